@@ -1,0 +1,53 @@
+# Every target works alone on a fresh clone: what it needs is installed first, once.
+PYTHON ?= python3
+# Where pip may also look for torch, e.g. PyTorch's index of CPU builds (gigabytes less than the CUDA build).
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+STAMP := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow lint format bench bench-quick leaderboard pretrain
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install cpbench, editable, with the pinned versions
+
+test: $(STAMP) ## run the tests
+	$(PYTEST)
+
+test-slow: $(STAMP) ## run the tests that take minutes
+	$(PYTEST) -m slow
+
+lint: $(STAMP) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## mend style and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## run the frame methods over dreambench10 and write the leaderboard
+	$(BIN)/python -m cpbench.bench
+
+bench-quick: $(STAMP) ## the same over a short sequence with few prompts
+	$(BIN)/python -m cpbench.bench --quick
+
+leaderboard: $(STAMP) ## rebuild the leaderboard from results/
+	$(BIN)/cpbench leaderboard
+
+pretrain: $(STAMP) ## train the miniature and its judges again
+	$(BIN)/cpbench pretrain
+
+# torch comes first and alone, at its pinned version: a CPU build of that version counts, and is kept.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'cpbench needs Python 3.11 or newer; name one: make setup PYTHON=python3.12' >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) -e '.[dev]'
+	@touch $@

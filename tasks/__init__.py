@@ -1,0 +1,1 @@
+"""The sequences: one YAML file each, and the prompt sets they use."""
