@@ -1,0 +1,293 @@
+"""The metrics against the formulas, written again here as plain loops over concepts counted from 1."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from cpbench import metrics as m
+
+NAN = float("nan")
+SCORES = st.floats(-1, 1, allow_subnormal=False)
+ON_MATRIX = (
+    m.final_average,
+    m.plasticity,
+    m.forgetting,
+    m.forgetting_all_rows,
+    m.backward_transfer,
+    m.share_lost,
+)
+WITH_CEILING = (m.normalised_retention, m.gap_closed)
+
+
+@st.composite
+def matrices(draw, least=1):
+    """A retention matrix and its ceilings, which lie above the floor."""
+    T = draw(st.integers(least, 6))
+    R = draw(arrays(np.float64, (T + 1, T), elements=SCORES))
+    C = R[0] + draw(arrays(np.float64, (T,), elements=st.floats(0.01, 1)))
+    return R, C
+
+
+def embeddings(n, d):
+    # Each row has one coordinate that is far from 0, so that it has a direction.
+    rest = arrays(np.float64, (n, d), elements=st.floats(-1, 1, width=16))
+    return rest.map(lambda x: x + 2 * np.eye(n, d, k=0) + 2 * (np.arange(n)[:, None] >= d))
+
+
+def cosine(x, y):
+    dot = sum(p * q for p, q in zip(x, y, strict=True))
+    return dot / math.sqrt(sum(p * p for p in x)) / math.sqrt(sum(q * q for q in y))
+
+
+# The formulas as loops. R(i, j): row i, concept j, both as in the papers.
+
+
+def loops(matrix, ceiling):
+    T = len(matrix[0])
+
+    def R(i, j):
+        return matrix[i][j - 1]
+
+    def C(j):
+        return ceiling[j - 1]
+
+    everyone, earlier = range(1, T + 1), range(1, T)
+    gained_then = sum(R(j, j) - R(0, j) for j in earlier)
+    gained_now = sum(R(T, j) - R(0, j) for j in earlier)
+    span = sum(C(j) - R(0, j) for j in everyone)
+    dropped = [max(R(i, j) for i in range(j, T)) - R(T, j) for j in earlier]
+    dropped_all = [max(R(i, j) for i in range(j, T + 1)) - R(T, j) for j in everyone]
+    return {
+        "final_average": sum(R(T, j) for j in everyone) / T,
+        "plasticity": sum(R(j, j) for j in everyone) / T,
+        "forgetting": sum(dropped) / (T - 1) if T > 1 else NAN,
+        "forgetting_all_rows": sum(dropped_all) / T,
+        "backward_transfer": sum(R(T, j) - R(j, j) for j in earlier) / (T - 1) if T > 1 else NAN,
+        "normalised_retention": sum(R(T, j) - R(0, j) for j in everyone) / span,
+        "gap_closed": sum(R(j, j) - R(0, j) for j in everyone) / span,
+        "share_lost": 1 - gained_now / gained_then if gained_then > 1e-9 else NAN,
+    }
+
+
+@settings(deadline=None, max_examples=200)
+@given(matrices())
+def test_summary_is_what_the_formulas_say(case):
+    R, C = case
+    assert m.summary(R, C) == pytest.approx(loops(R.tolist(), C.tolist()), rel=1e-6, abs=1e-9, nan_ok=True)
+
+
+# Three tasks by hand.
+
+FORGETS = [  # concept 1: learned to 0.8, then 0.6, then 0.4; concept 2: 0.7, then 0.5; concept 3: 0.9
+    [0.2, 0.3, 0.1],
+    [0.8, 0.3, 0.1],
+    [0.6, 0.7, 0.1],
+    [0.4, 0.5, 0.9],
+]
+RECOVERS = [  # concept 1: 0.5, then 0.7, then 0.6; concept 2: 0.4, then 0.6
+    [0.1, 0.2, 0.3],
+    [0.5, 0.2, 0.3],
+    [0.7, 0.4, 0.3],
+    [0.6, 0.6, 0.6],
+]
+
+
+def test_three_tasks_that_forget():
+    assert m.summary(FORGETS, [0.9, 0.8, 1.0]) == pytest.approx(
+        {
+            "final_average": 0.6,
+            "plasticity": 0.8,
+            "forgetting": (0.4 + 0.2) / 2,
+            "forgetting_all_rows": (0.4 + 0.2 + 0) / 3,
+            "backward_transfer": (-0.4 - 0.2) / 2,
+            "normalised_retention": (0.2 + 0.2 + 0.8) / (0.7 + 0.5 + 0.9),
+            "gap_closed": (0.6 + 0.4 + 0.8) / (0.7 + 0.5 + 0.9),
+            "share_lost": 1 - (0.2 + 0.2) / (0.6 + 0.4),
+        }
+    )
+
+
+def test_three_tasks_that_recover():
+    assert m.summary(RECOVERS, [1.0, 1.0, 1.0]) == pytest.approx(
+        {
+            "final_average": 0.6,
+            "plasticity": 0.5,
+            "forgetting": (0.1 - 0.2) / 2,  # the last row is not in the maximum: negative
+            "forgetting_all_rows": (0.1 + 0 + 0) / 3,
+            "backward_transfer": (0.1 + 0.2) / 2,
+            "normalised_retention": (0.5 + 0.4 + 0.3) / (0.9 + 0.8 + 0.7),
+            "gap_closed": (0.4 + 0.2 + 0.3) / (0.9 + 0.8 + 0.7),
+            "share_lost": 1 - (0.5 + 0.4) / (0.4 + 0.2),
+        }
+    )
+
+
+def test_partly_finished_run_counts_the_finished_tasks():
+    two_done = np.array(FORGETS)[:3, :2]
+    assert m.final_average(two_done) == pytest.approx(0.65)
+    assert m.forgetting(two_done) == pytest.approx(0.2)
+    assert m.share_lost(two_done) == pytest.approx(1 - 0.4 / 0.6)
+
+
+# What must not change, and what must.
+
+
+@settings(deadline=None)
+@given(matrices(), st.randoms(use_true_random=False))
+def test_final_average_does_not_ask_for_the_concepts_order(case, random):
+    R, _ = case
+    columns = list(range(R.shape[1]))
+    random.shuffle(columns)
+    assert m.final_average(R[:, columns]) == pytest.approx(m.final_average(R))
+
+
+@settings(deadline=None)
+@given(matrices(least=2), st.data())
+def test_forgetting_does_not_see_a_concepts_level(case, data):
+    R, _ = case
+    shift = data.draw(arrays(np.float64, (R.shape[1],), elements=SCORES))
+    for metric in (m.forgetting, m.forgetting_all_rows, m.backward_transfer):
+        assert metric(R + shift) == pytest.approx(metric(R), abs=1e-9)
+
+
+@settings(deadline=None)
+@given(matrices(), st.floats(0.1, 10), SCORES)
+def test_shares_do_not_depend_on_the_scores_scale(case, scale, shift):
+    R, C = case
+    for metric in WITH_CEILING:
+        assert metric(scale * R + shift, scale * C + shift) == pytest.approx(metric(R, C), abs=1e-6)
+
+
+@settings(deadline=None)
+@given(matrices(least=2))
+def test_cells_of_concepts_not_yet_learned_do_not_count(case):
+    R, C = case
+    hidden = R.copy()
+    for t in range(1, R.shape[1]):
+        hidden[t, t:] = NAN
+    assert m.summary(hidden, C) == pytest.approx(m.summary(R, C), nan_ok=True)
+
+
+@settings(deadline=None)
+@given(matrices(least=2), st.data())
+def test_nan_in_the_last_row_is_never_dropped(case, data):
+    R, C = case
+    R[-1, data.draw(st.integers(0, R.shape[1] - 2))] = NAN
+    now = m.summary(R, C)
+    assert {k for k, v in now.items() if not math.isnan(v)} == {"plasticity", "gap_closed"}
+
+
+def test_nan_in_a_middle_row_makes_only_the_maxima_nan():
+    R = np.array(FORGETS)
+    R[2, 0] = NAN
+    nan = {k for k, v in m.summary(R, [0.9, 0.8, 1.0]).items() if math.isnan(v)}
+    assert nan == {"forgetting", "forgetting_all_rows"}
+
+
+def test_method_that_changes_nothing_scores_zero_and_forgets_nothing():
+    R = np.tile([0.3, 0.5, 0.4], (4, 1))
+    now = m.summary(R, [0.9, 0.9, 0.9])
+    assert [now[k] for k in ("normalised_retention", "gap_closed", "forgetting", "backward_transfer")] == [0] * 4
+    assert math.isnan(now["share_lost"])  # a share of nothing
+
+
+def test_score_at_the_ceiling_retains_everything():
+    R = np.array([[0.2, 0.3], [0.9, 0.3], [0.9, 0.8]])
+    assert m.normalised_retention(R, [0.9, 0.8]) == pytest.approx(1)
+    assert m.share_lost(R) == pytest.approx(0)
+
+
+def test_one_task_has_no_forgetting():
+    one = [[0.2], [0.8]]
+    assert all(math.isnan(f(one)) for f in (m.forgetting, m.backward_transfer, m.share_lost))
+    assert m.final_average(one) == m.plasticity(one) == 0.8
+
+
+@pytest.mark.filterwarnings("error")
+def test_before_the_first_task_nothing_is_defined():
+    assert all(math.isnan(v) for v in m.summary(np.empty((1, 0)), []).values())
+
+
+def test_ceiling_below_the_floor_gives_no_share():
+    assert math.isnan(m.normalised_retention([[0.5], [0.6]], [0.5]))
+    assert math.isnan(m.gap_closed([[0.5], [0.6]], [0.4]))
+    assert math.isnan(m.summary(FORGETS, [NAN] * 3)["gap_closed"])
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 3), (2, 3), (4, 2), (3, 2, 1)])
+@pytest.mark.parametrize("metric", ON_MATRIX + WITH_CEILING)
+def test_wrong_shape_is_named(metric, shape):
+    more = ([0.0] * shape[-1],) if metric in WITH_CEILING else ()
+    with pytest.raises(ValueError, match=str(shape).replace("(", r"\(").replace(")", r"\)")):
+        metric(np.zeros(shape), *more)
+
+
+@pytest.mark.parametrize("metric", (*WITH_CEILING, m.summary))
+def test_ceiling_of_the_wrong_length_is_named(metric):
+    with pytest.raises(ValueError, match=r"got \(2,\)"):
+        metric(FORGETS, [0.9, 0.9])
+
+
+# Cosines
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(1, 5), st.integers(1, 5), st.integers(1, 6))
+def test_cosine_all_pairs_is_the_mean_of_all_cosines(data, n, k, d):
+    a, b = data.draw(embeddings(n, d)), data.draw(embeddings(k, d))
+    expected = sum(cosine(x, y) for x in a for y in b) / (n * k)
+    assert m.cosine_all_pairs(a, b) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(2, 6), st.integers(1, 6))
+def test_cosine_self_pairs_leaves_out_a_picture_with_itself(data, n, d):
+    a = data.draw(embeddings(n, d))
+    expected = sum(cosine(a[i], a[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    assert m.cosine_self_pairs(a) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(0, 5), st.integers(1, 6))
+def test_paired_cosine_pairs_row_with_row(data, n, d):
+    a, b = data.draw(embeddings(n, d)), data.draw(embeddings(n, d))
+    assert m.paired_cosine(a, b).tolist() == pytest.approx([cosine(x, y) for x, y in zip(a, b, strict=True)])
+
+
+def test_cosines_agree_with_scikit_learn():
+    pairwise = pytest.importorskip("sklearn.metrics.pairwise").cosine_similarity
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(7, 384)).astype(np.float32), rng.normal(size=(5, 384)).astype(np.float32)
+    own = pairwise(a)
+    assert m.cosine_all_pairs(a, b) == pytest.approx(pairwise(a, b).mean(), abs=1e-6)
+    assert m.cosine_self_pairs(a) == pytest.approx(own[~np.eye(7, dtype=bool)].mean(), abs=1e-6)
+    assert m.paired_cosine(a[:5], b) == pytest.approx(np.diag(pairwise(a[:5], b)), abs=1e-6)
+
+
+def test_cosines_do_not_see_length_and_are_plain():
+    a = np.array([[3.0, 0.0], [0.0, 0.01]])
+    assert m.cosine_all_pairs(a, [[5.0, 0.0]]) == pytest.approx(0.5)
+    assert m.cosine_self_pairs(a) == pytest.approx(0)
+    assert m.paired_cosine([[1.0, 1.0]], [[-2.0, -2.0]]) == pytest.approx([-1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_cosine_of_nothing_is_nan():
+    some, none = np.ones((2, 4)), np.empty((0, 4))
+    assert math.isnan(m.cosine_self_pairs(some[:1])) and math.isnan(m.cosine_self_pairs(none))
+    assert math.isnan(m.cosine_all_pairs(some, none))
+    assert math.isnan(m.cosine_all_pairs(some, np.zeros((1, 4))))  # a zero vector has no direction
+    assert np.isnan(m.paired_cosine(some, [[1, 1, 1, 1], [0, 0, 0, 0]])).tolist() == [False, True]
+
+
+def test_cosine_shapes_are_named():
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 4\)"):
+        m.cosine_all_pairs(np.ones((2, 3)), np.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(1, 3\)"):
+        m.paired_cosine(np.ones((2, 3)), np.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"a must be .* got \(3,\)"):
+        m.cosine_self_pairs(np.ones(3))

@@ -1,0 +1,512 @@
+"""Sequences: the built-in ones, what YAML may say, and one clear line for whatever is wrong."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cpbench import sequences
+from cpbench.errors import UserError, near
+from cpbench.sequences import Concept, Evaluation, Sequence, content_hash, load, names, ordered
+
+REPO = Path(__file__).resolve().parent.parent
+PHOTOGRAPHS = REPO.parent / "shared" / "data" / "dreambooth" / "dataset"
+
+MINE = {
+    "name": "mine",
+    "version": 1,
+    "concepts": [
+        {"name": "rex", "class_noun": "dog", "kind": "live"},
+        {"name": "cup", "class_noun": "can", "kind": "object"},
+    ],
+    "evaluation": {"live": ["a {} in the snow"], "object": ["a wet {}"]},
+}
+
+
+def write(folder, content, name="mine.yaml"):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def complaint(action, *args):
+    """The one line of the UserError."""
+    with pytest.raises(UserError) as caught:
+        action(*args)
+    line = str(caught.value)
+    assert line.strip() and len(line.splitlines()) == 1 and "Traceback" not in line
+    return line
+
+
+# The built-in sequences
+
+
+def test_dreambench10_is_the_ten_subjects_in_their_order():
+    seq = load("dreambench10")
+    assert seq.version == 1
+    assert [(c.name, c.class_noun, c.kind) for c in seq.concepts] == [
+        ("dog", "dog", "live"),
+        ("backpack", "backpack", "object"),
+        ("cat", "cat", "live"),
+        ("teapot", "teapot", "object"),
+        ("dog2", "dog", "live"),
+        ("robot_toy", "toy", "object"),
+        ("cat2", "cat", "live"),
+        ("colorful_sneaker", "sneaker", "object"),
+        ("vase", "vase", "object"),
+        ("bear_plushie", "stuffed animal", "object"),
+    ]
+    test = seq.evaluation
+    assert {k: len(v) for k, v in test.prompts.items()} == {"live": 8, "object": 8}
+    assert (test.pictures_per_prompt, test.num_inference_steps, test.guidance_scale) == (2, 10, 4.0)
+
+
+def test_quick3_is_short():
+    seq = load("quick3")
+    assert [c.name for c in seq.concepts] == ["dog", "backpack", "dog2"]
+    assert [len(v) for v in seq.evaluation.prompts.values()] == [4, 4]
+
+
+def test_every_built_in_sequence_loads_drawn_with_all_25_prompts():
+    assert {"dreambench10", "quick3"} <= set(names())
+    for name in names():
+        seq = load(name)
+        assert seq.name == name and seq.description
+        for concept in seq.concepts:
+            assert concept.drawn and len(concept.prompts) == 25
+            assert concept.images and concept.images.endswith(f"/{concept.name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "digest"),
+    [
+        ("dreambench10", 1, "153b08684ab77ad3ad6bd0936ecef5250971772c3c5d0290c59585689dab41bb"),
+        ("quick3", 1, "61bb2053b4c34873f323f2d8a8e9e961555159946b47504836b6547f3cdbed4d"),
+    ],
+)
+def test_published_version_keeps_its_content(name, version, digest):
+    """Fails when something that moves a score was changed: then raise the version and its hash here."""
+    seq = load(name)
+    assert (seq.version, content_hash(seq)) == (version, digest)
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the DreamBench photographs are not in {PHOTOGRAPHS}")
+def test_prompts_and_class_nouns_are_dreambenchs_own():
+    text = (PHOTOGRAPHS / "prompts_and_classes.txt").read_text()
+    head, live = text.split("Live Subject Prompts")
+    classes, objects = head.split("Object Prompts")
+    for kind, part in (("object", objects), ("live", live)):
+        theirs = re.findall(r"^'(.*)'\.format", part, re.MULTILINE)
+        assert [t.replace("{}", "{0} {1}") for t in sequences.prompt_set("dreambench")[kind]] == theirs
+    nouns = dict(re.findall(r"^(\w+),([\w ]+)$", classes, re.MULTILINE))
+    for concept in (c for name in ("dreambench10", "quick3") for c in load(name).concepts):
+        assert concept.class_noun == nouns[concept.name]
+        assert (concept.kind == "live") == (concept.class_noun in ("dog", "cat"))
+        assert (PHOTOGRAPHS / concept.name).is_dir()
+
+
+def test_describing_a_sequence_needs_nothing_heavy():
+    code = (
+        "import sys; from cpbench.sequences import load; load('dreambench10'); "
+        "print(*{'torch', 'numpy', 'pandas', 'diffusers', 'transformers', 'PIL'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+# The user's own
+
+
+def test_own_file_with_defaults(tmp_path):
+    seq = load(write(tmp_path, MINE))
+    assert [c.name for c in seq.concepts] == ["rex", "cup"]
+    assert seq.concepts[0].prompts == sequences.prompt_set("dreambench")["live"]
+    assert seq.concepts[0].images is None and seq.concepts[0].drawn
+    assert seq.evaluation == Evaluation({"live": ("a {} in the snow",), "object": ("a wet {}",)}, 2, 10, 4.0)
+    assert load(str(tmp_path / "mine.yaml")) == seq
+
+
+def test_the_example_of_the_module_loads(tmp_path):
+    example = sequences.__doc__.split("\n\n")[1]
+    seq = load(write(tmp_path, example))
+    assert [c.images for c in seq.concepts] == [str(tmp_path / "photos" / n) for n in ("rex", "cup")]
+
+
+def test_file_is_found_without_a_suffix_and_from_the_working_directory(tmp_path, monkeypatch):
+    write(tmp_path, MINE, "plain")
+    monkeypatch.chdir(tmp_path)
+    assert load("plain").name == "mine"
+
+
+def test_folders_are_relative_to_the_file_and_a_concepts_own_comes_first(tmp_path):
+    own = {**MINE, "images": {"folder": "photos/{name}"}}
+    own["concepts"] = [
+        {**MINE["concepts"][0], "images": {"folder": "/data/dog 7", "drawn": True}},
+        MINE["concepts"][1],
+    ]
+    rex, cup = load(write(tmp_path, own)).concepts
+    assert (rex.images, rex.drawn) == ("/data/dog 7", True)
+    assert (cup.images, cup.drawn) == (str(tmp_path / "photos" / "cup"), False)
+
+
+def test_own_prompts(tmp_path):
+    own = {**MINE, "prompts": {"live": ["{} asleep"], "object": ["a {}", "one {}"]}}
+    own["evaluation"] = {"live": ["{} asleep"], "object": ["one {}"]}
+    seq = load(write(tmp_path, own))
+    assert [c.prompts for c in seq.concepts] == [("{} asleep",), ("a {}", "one {}")]
+
+
+def test_copy_of_a_built_in_sequence_may_keep_the_name_only_if_it_is_the_same(tmp_path):
+    text = (REPO / "tasks" / "quick3.yaml").read_text()
+    assert content_hash(load(write(tmp_path, text))) == content_hash(load("quick3"))
+    changed = text.replace("guidance_scale: 4.0", "guidance_scale: 5.0")
+    assert "give yours another name" in complaint(load, write(tmp_path, changed))
+    assert load(write(tmp_path, changed.replace("version: 1", "version: 7"))).version == 7
+
+
+def test_installed_package_adds_a_sequence(tmp_path, monkeypatch):
+    path = write(tmp_path, MINE)
+    (tmp_path / "added_sequences.py").write_text(f"mine = {str(path)!r}\nwrong = 3\n")
+    info = tmp_path / "added-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: added\nVersion: 1.0\n")
+    lines = "\n".join(f"{n} = added_sequences:{n}" for n in ("mine", "wrong", "gone"))
+    (info / "entry_points.txt").write_text(f"[cpbench.sequences]\n{lines}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "mine" in names()
+    assert load("mine") == load(path)
+    for name in ("wrong", "gone"):
+        assert name in (line := complaint(load, name)) and "uninstall" in line
+
+
+# Hash and order
+
+
+def change(seq, **fields):
+    return replace(seq, evaluation=replace(seq.evaluation, **fields))
+
+
+def test_hash_changes_with_everything_that_moves_a_score():
+    seq = load("quick3")
+    first, *rest = seq.concepts
+    prompts = seq.evaluation.prompts
+    others = [
+        replace(seq, version=2),
+        replace(seq, concepts=(*rest, first)),
+        replace(seq, concepts=tuple(rest)),
+        *(
+            replace(seq, concepts=(replace(first, **c), *rest))
+            for c in (
+                {"name": "d"},
+                {"class_noun": "cat"},
+                {"kind": "object"},
+                {"prompts": first.prompts[1:]},
+            )
+        ),
+        change(seq, pictures_per_prompt=3),
+        change(seq, num_inference_steps=11),
+        change(seq, guidance_scale=4.5),
+        change(seq, prompts={**prompts, "live": prompts["live"][1:]}),
+    ]
+    assert len({content_hash(s) for s in (seq, *others)}) == len(others) + 1
+
+
+def test_hash_does_not_change_with_names_paths_and_prompts_of_kinds_that_do_not_occur():
+    seq = load("quick3")
+    same = [
+        replace(seq, name="other", description="else"),
+        replace(seq, concepts=tuple(replace(c, images="/elsewhere") for c in seq.concepts)),
+        change(seq, guidance_scale=4),
+        change(seq, prompts={**seq.evaluation.prompts, "style": ("a {} as a woodcut",)}),
+    ]
+    assert {content_hash(s) for s in same} == {content_hash(seq)}
+
+
+def test_order_0_is_the_files():
+    seq = load("dreambench10")
+    assert ordered(seq, 0) == seq
+
+
+def test_orders_are_fixed_permutations_and_change_nothing_else():
+    seq = load("dreambench10")
+    seen = set()
+    for k in range(1, 6):
+        other = ordered(seq, k)
+        assert other == ordered(seq, k)
+        assert sorted(c.name for c in other.concepts) == sorted(c.name for c in seq.concepts)
+        assert replace(other, concepts=seq.concepts) == seq
+        seen.add(tuple(c.name for c in other.concepts))
+    assert len(seen) == 5
+    # The permutation is part of published results: it may not move with numpy.
+    assert [c.name for c in ordered(seq, 1).concepts][:4] == ["vase", "dog2", "colorful_sneaker", "dog"]
+
+
+@pytest.mark.parametrize("order", [-1, 1.0, True, "1"])
+def test_wrong_order(order):
+    assert "order" in complaint(ordered, load("quick3"), order)
+
+
+# Bad input: `change` is made to MINE, the line must contain all of `says`.
+
+
+def with_concept(**fields):
+    return {"concepts": [{**MINE["concepts"][0], **fields}, MINE["concepts"][1]]}
+
+
+def with_evaluation(**fields):
+    return {"evaluation": {**MINE["evaluation"], **fields}}
+
+
+BAD = {
+    "unknown key": ({"concpts": []}, ["'concpts'", "did you mean 'concepts'"]),
+    "unknown key that is not text": ({3: 4}, ["unknown key 3"]),
+    "unknown concept key": (with_concept(class_nown="dog"), ["concept 1", "'class_nown'", "'class_noun'"]),
+    "unknown evaluation key": (with_evaluation(guidance=4), ["evaluation", "did you mean 'guidance_scale'"]),
+    "unknown images key": ({"images": {"foldr": "x"}}, ["images", "did you mean 'folder'"]),
+    "duplicate concept": (with_concept(name="cup"), ["concept 2", "'cup' occurs twice"]),
+    "duplicate but for case": (with_concept(name="CUP"), ["concept 2", "'cup' occurs twice"]),
+    "no concepts": ({"concepts": []}, ["concepts", "at least one"]),
+    "concepts are not a list": ({"concepts": {"rex": {}}}, ["concepts", "list"]),
+    "concept is not a mapping": ({"concepts": ["rex"]}, ["concept 1", "'rex'", "mapping"]),
+    "concept without a noun": ({"concepts": [{"name": "rex", "kind": "live"}]}, ["'class_noun' is missing"]),
+    "wrong kind": (with_concept(kind="animal"), ["concept 1 (rex): kind", "'live' or 'object'", "'animal'"]),
+    "kind is a list": (with_concept(kind=["live"]), ["concept 1 (rex): kind"]),
+    "name is a path": (with_concept(name="../rex"), ["concept 1: name", "'../rex'"]),
+    "name is a number": (with_concept(name=7), ["concept 1: name", "not 7", "quotes"]),
+    "noun is true, as YAML reads on": (with_concept(class_noun=True), ["class_noun", "True", "quotes"]),
+    "noun of two lines": (with_concept(class_noun="a\nb"), ["class_noun", "one line"]),
+    "empty noun": (with_concept(class_noun=""), ["class_noun"]),
+    "version is text": ({"version": "1"}, ["version", "whole number", "'1'"]),
+    "version is a float": ({"version": 1.0}, ["version", "1.0"]),
+    "version is true": ({"version": True}, ["version", "True"]),
+    "version is 0": ({"version": 0}, ["version", "not 0"]),
+    "sequence name is a path": ({"name": "a/b"}, ["name", "'a/b'"]),
+    "description is a list": ({"description": ["a"]}, ["description", "text"]),
+    "unknown prompt set": ({"prompts": "dreambnch"}, ["prompts", "did you mean 'dreambench'"]),
+    "prompts are a number": ({"prompts": 3}, ["prompts", "not 3"]),
+    "prompts of an unknown kind": ({"prompts": {"lives": ["a {}"]}}, ["prompts", "did you mean 'live'"]),
+    "no prompts for a kind": (
+        {"prompts": {"live": ["a {} in the snow"]}},
+        ["concept 2 (cup): kind", "'object'"],
+    ),
+    "placeholder missing": (with_evaluation(live=["a dog"]), ["evaluation.live", "'a dog'", "{} once"]),
+    "placeholder twice": (with_evaluation(live=["a {} and a {}"]), ["evaluation.live", "{} once"]),
+    "another placeholder": (with_evaluation(live=["a {0} {1}"]), ["evaluation.live", "'a {0} {1}'"]),
+    "a brace more": (with_evaluation(live=["a {} {name}"]), ["evaluation.live", "no other brace"]),
+    "template that YAML reads as a mapping": (with_evaluation(live=[{}]), ["evaluation.live", "quotes"]),
+    "template twice": (with_evaluation(live=["a {} in the snow"] * 2), ["evaluation.live", "twice"]),
+    "no template": (with_evaluation(live=[]), ["evaluation.live", "at least one"]),
+    "prompt of the other kind": (
+        with_evaluation(live=["a {} floating on top of water"]),
+        ["evaluation.live", "unknown prompt", "25 prompts for live"],
+    ),
+    "prompt misspelled": (with_evaluation(object=["a {} in teh snow"]), ["did you mean 'a {} in the snow'"]),
+    "kind not evaluated": (
+        {"evaluation": {"live": ["a {} in the snow"]}},
+        ["evaluation", "'object' is missing"],
+    ),
+    "no evaluation": ({"evaluation": None}, ["evaluation", "mapping"]),
+    "half a picture": (with_evaluation(pictures_per_prompt=0.5), ["evaluation.pictures_per_prompt", "0.5"]),
+    "no steps": (with_evaluation(num_inference_steps=0), ["evaluation.num_inference_steps", "not 0"]),
+    "guidance is text": (with_evaluation(guidance_scale="4"), ["evaluation.guidance_scale", "'4'"]),
+    "guidance is nan": (with_evaluation(guidance_scale=float("nan")), ["evaluation.guidance_scale", "nan"]),
+    "guidance without end": (
+        with_evaluation(guidance_scale=float("inf")),
+        ["evaluation.guidance_scale", "inf"],
+    ),
+    "negative guidance": (with_evaluation(guidance_scale=-1), ["evaluation.guidance_scale", "-1"]),
+    "one folder for all": ({"images": {"folder": "photos"}}, ["images.folder", "{name}"]),
+    "folder is a list": ({"images": {"folder": ["photos"]}}, ["images.folder"]),
+    "drawn is a word": ({"images": {"drawn": "maybe"}}, ["images.drawn", "'maybe'"]),
+    "no pictures at all": ({"images": {"drawn": False}}, ["concept 1 (rex): images", "drawn: true"]),
+    "images are a path": (with_concept(images="photos"), ["concept 1 (rex): images", "folder"]),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_content_is_one_line_with_file_and_key(tmp_path, bad):
+    changed, says = BAD[bad]
+    path = write(tmp_path, {**MINE, **changed})
+    line = complaint(load, path)
+    assert line.startswith(f"{path}: ")
+    assert [s for s in says if s not in line] == [], line
+
+
+@pytest.mark.parametrize("key", ["name", "version", "concepts", "evaluation"])
+def test_missing_key_is_named(tmp_path, key):
+    assert f"'{key}' is missing" in complaint(load, write(tmp_path, {k: v for k, v in MINE.items() if k != key}))
+
+
+NOT_YAML = {
+    "unclosed": ("name: mine\nconcepts: [\n", "line 3"),
+    "tab": ("name: mine\n\tversion: 1\n", "line 2"),
+    "template unquoted in brackets": ("a: 1\nb: [a {} in the snow]\n", "line 2"),
+    "key twice": (
+        "name: mine\nversion: 1\nname: other\n",
+        "line 3: not valid YAML: the key 'name' occurs twice",
+    ),
+    "python object": ("name: !!python/object/apply:os.getcwd []\n", "line 1"),
+    "control character": ("name: \x01\n", "not valid YAML"),
+    "impossible date": ("name: 2024-13-45\n", "not valid YAML"),
+    "two documents": ("a: 1\n---\nb: 1\n", "not valid YAML"),
+    "key that is a list": ("? [a]\n: 1\n", "line 1"),
+    "nested without end": ("[" * 3000, "not valid YAML"),
+    "empty": ("", "must be a mapping"),
+    "a word": ("mine", "'mine'"),
+}
+
+
+@pytest.mark.parametrize("bad", NOT_YAML)
+def test_what_is_not_yaml_is_one_line_with_file_and_line(tmp_path, bad):
+    text, says = NOT_YAML[bad]
+    path = write(tmp_path, text)
+    line = complaint(load, path)
+    assert line.startswith(f"{path}: ") and says in line, line
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert "no such file" in complaint(load, tmp_path / "gone.yaml")
+    assert "called 'quick3'" in complaint(load, "quick3.yaml")
+    assert "cannot be read" in complaint(load, tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("name: café".encode("latin-1"))
+    assert "UTF-8" in complaint(load, tmp_path / "latin.yaml")
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbf" + yaml.safe_dump(MINE).encode())
+    assert load(tmp_path / "bom.yaml").name == "mine"
+
+
+@pytest.mark.parametrize("name", ["dreambench", "DreamBench10", "dreambench_10", "bench10"])
+def test_unknown_name_gets_near_matches(name):
+    assert f"unknown sequence {name!r}: did you mean 'dreambench10'?" in complaint(load, name)
+
+
+@pytest.mark.parametrize("name", ["", "xyzzy", "x" * 5000, "a\nb", "~nobody-of-this-name"])
+def test_unknown_name_without_a_near_match_lists_all(name):
+    line = complaint(load, name)
+    assert "the sequences are" in line and "quick3" in line and len(line) < 300
+
+
+# Any sequence, any content
+
+WORDS = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="{}/"), min_size=1, max_size=8)
+NAMES = st.from_regex(sequences.FILE_NAME, fullmatch=True).filter(lambda n: len(n) < 30)
+SETTINGS = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@st.composite
+def any_sequence(draw):
+    templates = st.tuples(WORDS, WORDS).map(lambda w: f"{w[0]} {{}} {w[1]}")
+    kinds = draw(st.sampled_from([("live",), ("object",), ("live", "object")]))
+    prompts = {k: tuple(draw(st.lists(templates, min_size=1, max_size=4, unique=True))) for k in kinds}
+    chosen = {k: tuple(draw(st.lists(st.sampled_from(v), min_size=1, unique=True))) for k, v in prompts.items()}
+    concepts = []
+    for name in draw(st.lists(NAMES, min_size=1, max_size=4, unique_by=str.lower)):
+        kind = draw(st.sampled_from(kinds))
+        images = draw(st.none() | WORDS.map("/photos/of {}".format))
+        drawn = images is None or draw(st.booleans())
+        concepts.append(Concept(name, draw(WORDS), kind, prompts[kind], images, drawn))
+    number = st.integers(1, 1000)
+    evaluation = Evaluation(chosen, draw(number), draw(number), draw(st.floats(0, 100)))
+    name = draw(NAMES.filter(lambda n: n not in names()))
+    description = " ".join(draw(st.lists(WORDS, max_size=3)))
+    return Sequence(name, draw(number), description, tuple(concepts), evaluation), prompts
+
+
+def as_yaml(seq, prompts):
+    def images(concept):
+        return {"drawn": concept.drawn} | ({"folder": concept.images} if concept.images else {})
+
+    test = seq.evaluation
+    return {
+        "name": seq.name,
+        "version": seq.version,
+        "description": seq.description,
+        "prompts": {k: list(v) for k, v in prompts.items()},
+        "concepts": [
+            {"name": c.name, "class_noun": c.class_noun, "kind": c.kind, "images": images(c)} for c in seq.concepts
+        ],
+        "evaluation": {k: list(v) for k, v in test.prompts.items()}
+        | {
+            "pictures_per_prompt": test.pictures_per_prompt,
+            "num_inference_steps": test.num_inference_steps,
+            "guidance_scale": test.guidance_scale,
+        },
+    }
+
+
+@SETTINGS
+@given(any_sequence(), st.booleans(), st.sampled_from([None, True, False]))
+def test_any_sequence_survives_yaml(tmp_path, made, allow_unicode, flow):
+    seq, prompts = made
+    path = tmp_path / "any.yaml"
+    text = yaml.safe_dump(as_yaml(seq, prompts), allow_unicode=allow_unicode, default_flow_style=flow)
+    path.write_text(text, encoding="utf-8")
+    assert load(path) == seq
+    assert content_hash(load(path)) == content_hash(seq)
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+TREES = st.recursive(
+    PLAIN,
+    lambda t: st.lists(t, max_size=3) | st.dictionaries(st.text(max_size=4), t, max_size=3),
+    max_leaves=6,
+)
+
+
+@SETTINGS
+@given(st.data())
+def test_any_content_anywhere_is_a_sequence_or_one_line(tmp_path, data):
+    content = json.loads(json.dumps({**MINE, "images": {"drawn": True}, "prompts": "dreambench"}))
+    spot = content
+    while True:
+        key = data.draw(st.sampled_from(list(spot) if isinstance(spot, dict) else range(len(spot))))
+        if not isinstance(spot[key], dict | list) or not spot[key] or data.draw(st.booleans()):
+            break
+        spot = spot[key]
+    spot[key] = data.draw(TREES)
+    path = write(tmp_path, content)
+    try:
+        assert isinstance(load(path), Sequence)
+    except UserError as error:
+        assert str(error).startswith(f"{path}: ") and len(str(error).splitlines()) == 1
+
+
+@SETTINGS
+@given(st.binary(max_size=40) | st.text("[]{}:-&*!|>'\"%@`?, \n\tab1", max_size=40).map(str.encode))
+def test_any_bytes_are_one_line(tmp_path, content):
+    path = tmp_path / "any.yaml"
+    path.write_bytes(content)
+    complaint(load, path)
+
+
+# The errors themselves
+
+
+def test_near_lists_few_choices_and_names_the_command_for_many():
+    few = [f"m{i}" for i in range(12)]
+    assert str(near("xyzzy", few, "method")) == f"unknown method 'xyzzy': the methods are {', '.join(few)}."
+    assert str(near("xyzzy", [*few, "n"], "method")).endswith("`cpbench list methods` shows all 13.")
+    assert str(near("xyzzy", [*few, "n"], "option", "See the page.")).endswith("'xyzzy': See the page.")
+    assert "there is no method" in str(near("x", [], "method"))
+
+
+def test_near_matches_ignore_case_and_find_parts():
+    choices = ["ewc", "clora", "stamina", "classdiffusion", "textualinversion"]
+    for name, meant in [
+        ("EWC", "ewc"),
+        ("c-lora", "clora"),
+        ("inversion", "textualinversion"),
+        ("ewc++", "ewc"),
+    ]:
+        assert f"did you mean '{meant}'" in str(near(name, choices, "method"))
+    assert "did you mean 'dog', 'dog2' or 'dog3'? Really." in str(near("dog1", ["dog", "dog2", "dog3"], "x", "Really."))
+
+
+def test_user_errors_are_one_line():
+    assert str(UserError("a\n  b\r\nc\u2028d")) == "a b c d"
