@@ -1,0 +1,23 @@
+"""cpbench: a benchmark harness for continual personalization of text-to-image diffusion models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def run(**given: Any) -> dict[str, Any]:
+    """Run (or go on with) one configuration, and return its results as pandas tables.
+
+    Keywords are those of `cpbench.config.RunConfig`: method, sequence, backbone, seed, order, output, options, ...
+    Returns {"scores": long form, "matrices": {metric: retention matrix}, "folder": path of the run folder}.
+    Raises cpbench.errors.UserError for bad input.
+    """
+    from cpbench import results
+    from cpbench.config import resolve
+    from cpbench.runner import execute
+
+    done = execute(*resolve(given))
+    scores = results.read_scores(done.folder / "scores.csv")
+    return {"scores": scores, "matrices": results.matrices(scores, done.concepts), "folder": done.folder}

@@ -1,0 +1,5 @@
+"""How the miniature is trained: `cpbench pretrain [vae|unet|clip|dino]`."""
+
+from cpbench import torchvision_cure
+
+torchvision_cure.apply()
