@@ -1,0 +1,18 @@
+"""Nothing is learned: the untouched model, asked for the class noun. The floor of every comparison."""
+
+from __future__ import annotations
+
+from cpbench.method import Method, State
+
+
+class Base(Method):
+    """Row t equals row 0: whatever a method gains, it gains over this."""
+
+    def learn(self, backbone, task, state):
+        return State({}, {"concepts": [*(state.concepts if state else []), task.concept]})
+
+    def install(self, backbone, state, concepts):
+        pass
+
+    def phrase(self, concept, class_noun, state):
+        return class_noun

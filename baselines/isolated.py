@@ -1,0 +1,40 @@
+"""One LoRA and one token a concept, each learned from the untouched model: the ceiling of what can be learned.
+
+Nothing is forgotten, since nothing is shared; the price is a state that grows with the sequence, and that no picture
+can show two concepts. Loss, layers and settings are those of `seqlora`, so the gap between the two is forgetting alone.
+"""
+
+from __future__ import annotations
+
+from cpbench import learning
+from cpbench.baselines.seqlora import Settings, token_of
+from cpbench.method import Method, NotDefined, State
+
+
+class Isolated(Method):
+    """Carries A, B and a token row for every concept learned so far."""
+
+    Options = Settings
+
+    def learn(self, backbone, task, state):
+        o = self.options
+        state = state or State({}, {"concepts": []})
+        after = State(dict(state.tensors), {**state.facts, "concepts": [*state.concepts, task.concept]})
+        row = backbone.add_token(token_of(task.concept, after), backbone.word_embedding(task.class_noun))
+        factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
+        groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
+        learning.train(backbone, task, self.phrase(task.concept, task.class_noun, after), groups, o.steps, o.batch_size)
+        after.tensors[f"token/{task.concept}"] = row.detach()
+        after.tensors |= {f"adapter/{task.concept}/{k}": v.detach() for k, v in factors.items()}
+        return after
+
+    def install(self, backbone, state, concepts):
+        if len(concepts) > 1:
+            raise NotDefined("isolated has one LoRA a concept and no way to use two at once")
+        for concept in concepts:
+            backbone.add_token(token_of(concept, state), state.tensors[f"token/{concept}"])
+            o = self.options
+            backbone.add_lora(o.rank, o.target_modules, values=state.part(f"adapter/{concept}"))
+
+    def phrase(self, concept, class_noun, state):
+        return f"{token_of(concept, state)} {class_noun}"

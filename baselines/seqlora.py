@@ -1,0 +1,73 @@
+"""One LoRA and the tokens, trained on and on: what happens when nothing protects the earlier concepts.
+
+Task t starts from the LoRA of task t-1 and minimises the plain denoising loss (Rombach et al. 2022, eq. 3)
+
+    L = E || eps - eps_theta(z_t, t, c("a photo of a <v_t> noun")) ||^2
+
+over A, B of every adapted layer, W = W_0 + A B with alpha = rank (Hu et al. 2021), and over the embedding row of
+<v_t> alone. Rows of earlier concepts stay as they are. This is the sequential LoRA baseline of C-LoRA, DC scores and
+continual-lora; the token's start at the class noun's embedding is the usual one (Custom Diffusion starts from a rare
+word), learning rates and layers are ours, in the presets.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from cpbench import adapters, learning
+from cpbench.method import Method, Options, State
+
+
+class Settings(Options):
+    rank: int = Field(8, ge=1, description="rank of A and B; alpha is the same")
+    target_modules: tuple[str, ...] = Field(
+        adapters.ATTENTION, description="ends of the UNet layers' names that get a LoRA"
+    )
+    steps: int = Field(500, ge=1, description="optimiser steps a task")
+    batch_size: int = Field(1, ge=1, description="pictures a step; steps x batch_size UNet evaluations a task")
+    learning_rate: float = Field(1e-4, gt=0, description="of A and B")
+    token_learning_rate: float = Field(5e-4, ge=0, description="of the new word's embedding row")
+
+
+def token_of(concept: str, state: State) -> str:
+    """The word made for a concept: <v1>, <v2>, ... in the order of learning."""
+    return f"<v{state.concepts.index(concept) + 1}>"
+
+
+def add_tokens(backbone, state: State) -> None:
+    """Put the words of all concepts in `state` back, in their order, so that they get their ids."""
+    rows = state.part("token")
+    for concept in state.concepts:
+        backbone.add_token(token_of(concept, state), rows[concept])
+
+
+class SequentialLora(Method):
+    """The floor among learners: full plasticity, no protection."""
+
+    Options = Settings
+
+    def learn(self, backbone, task, state):
+        o = self.options
+        state = state or State({}, {"concepts": []})
+        add_tokens(backbone, state)
+        facts = {**state.facts, "concepts": [*state.concepts, task.concept]}
+        after = State({}, facts)
+        row = backbone.add_token(token_of(task.concept, after), backbone.word_embedding(task.class_noun))
+        values = state.part("adapter") or None
+        factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values)
+        groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
+        learning.train(backbone, task, self.phrase(task.concept, task.class_noun, after), groups, o.steps, o.batch_size)
+        tokens = {k: v for k, v in state.tensors.items() if k.startswith("token/")}
+        after.tensors = {
+            **tokens,
+            f"token/{task.concept}": row.detach(),
+            **{f"adapter/{k}": v.detach() for k, v in factors.items()},
+        }
+        return after
+
+    def install(self, backbone, state, concepts):
+        add_tokens(backbone, state)
+        backbone.add_lora(self.options.rank, self.options.target_modules, values=state.part("adapter"))
+
+    def phrase(self, concept, class_noun, state):
+        return f"{token_of(concept, state)} {class_noun}"

@@ -1,0 +1,41 @@
+"""Pictures a second: one pipeline call for a cell of 16 pictures against one call a picture, as the peers draw.
+
+    taskset -c 0 .venv/bin/python benchmarks/sampling.py
+
+Prints the seconds of both and their ratio, on one thread, the best of three.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from cpbench import backbones
+from cpbench.sampling import Sampler, Wanted, draw
+
+
+def seconds(work: Callable[[], object], times: int = 3) -> float:
+    work()
+    found = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    backbone = backbones.load("miniature")
+    cell = [Wanted("a dog in the snow", 0, "dog", "a {} in the snow", k) for k in range(16)]
+    ours = seconds(lambda: draw(backbone, cell, Sampler(batch_size=16)))
+    singly = seconds(lambda: draw(backbone, cell, Sampler(batch_size=1)))
+    print(
+        f"16 pictures, 10 steps: {ours:.2f} s in one call, {singly:.2f} s in 16 calls; {singly / ours:.2f} times faster"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""LoRA on chosen projections (by peft) and learnable token rows, put into a backbone and taken out without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+class TokenRows(nn.Module):
+    """An embedding table with extra rows held as their own parameters, so that no other row can move.
+
+    Ids below the table's length look up the table; id length + i is row i of the extra ones.
+    """
+
+    def __init__(self, table: nn.Embedding):
+        super().__init__()
+        self.table = table
+        self.rows = nn.ParameterDict()
+        self.order: list[str] = []
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The table's own weight: transformers asks an embedding for its dtype and device."""
+        return self.table.weight
+
+    def add(self, name: str, value: torch.Tensor) -> nn.Parameter:
+        self.order.append(name)
+        self.rows[name] = nn.Parameter(value.detach().clone().to(self.table.weight))
+        return self.rows[name]
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        length = self.table.num_embeddings
+        out = self.table(ids.clamp(max=length - 1))
+        if not self.order:
+            return out
+        extra = torch.stack([self.rows[name] for name in self.order])
+        return torch.where((ids >= length).unsqueeze(-1), extra[(ids - length).clamp(min=0)].to(out.dtype), out)
+
+
+def matching_modules(root: nn.Module, target_modules: Iterable[str]) -> list[str]:
+    """Names of the linear and convolution layers whose path ends with one of `target_modules`.
+
+    Raises ValueError if one of the targets matches nothing: a silent miss would train less than was asked for.
+    """
+    wanted, found, hit = tuple(target_modules), [], set()
+    for name, module in root.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            ends = [w for w in wanted if name == w or name.endswith("." + w)]
+            if ends:
+                found.append(name)
+                hit.update(ends)
+    missed = [w for w in wanted if w not in hit]
+    if missed:
+        raise ValueError(f"target_modules: no layer's name ends with {', '.join(map(repr, missed))}")
+    return found
+
+
+def add_lora(
+    root: nn.Module,
+    names: list[str],
+    rank: int,
+    generator: torch.Generator | None = None,
+    values: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, nn.Parameter]:
+    """Wrap the named layers in peft's LoRA with alpha = rank, so that the weight change is A B (METHODS.md 0.9).
+
+    New factors start as peft's do (A uniform Kaiming, B zero) but from `generator`; `values`, by the same names as the
+    result, restores saved ones. Returns the factors by name "layer.lora_A" and "layer.lora_B".
+    """
+    if generator is None and values is None:
+        raise ValueError("add_lora: give a generator for new factors, or the values of saved ones")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    with torch.random.fork_rng(devices=[]):  # peft initialises from the global generator; ours must not move
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names, init_lora_weights=True), root)
+    factors: dict[str, nn.Parameter] = {}
+    for name in names:
+        layer = root.get_submodule(name)
+        for side in ("lora_A", "lora_B"):
+            factors[f"{name}.{side}"] = getattr(layer, side)["default"].weight
+    with torch.no_grad():
+        for name, factor in factors.items():
+            if values is not None:
+                factor.copy_(values[name])
+            elif name.endswith("lora_A"):
+                fan_in = factor[0].numel()
+                fresh = torch.rand(factor.shape, generator=generator) * 2 - 1
+                factor.copy_(fresh / fan_in**0.5)
+    return factors
+
+
+def remove_lora(root: nn.Module, originals: Mapping[str, nn.Module]) -> None:
+    """Put the original layers back and drop what peft left on the model."""
+    for name, module in originals.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(root.get_submodule(parent), leaf, module)
+    for attribute in ("peft_config", "_hf_peft_config_loaded"):
+        if attribute in root.__dict__:
+            delattr(root, attribute)

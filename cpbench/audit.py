@@ -1,0 +1,94 @@
+"""Keeps `learn` honest: while it runs, other concepts' data cannot be opened, and afterwards the state is searched.
+
+Python's audit hooks see every `open` of this process, from any library that opens files through Python. The drawn
+world raises an audit event of its own when a subject is asked for by name. A method written to escape both (through
+ctypes, say) can; this catches honest mistakes and lazy cheats, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".npy", ".npz")
+MOST_ALIKE = 0.9
+
+
+class ReplayError(RuntimeError):
+    """A method that must not see earlier data reached for it, or carries it."""
+
+
+_watch: dict | None = None
+_hooked = False
+
+
+def _hook(event: str, args: tuple) -> None:
+    if _watch is None:
+        return
+    if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
+        path = os.path.realpath(os.fsdecode(args[0]))
+        if any(path.startswith(folder) for folder in _watch["folders"]):
+            raise ReplayError(f"learn opened {path}: it holds another concept's pictures")
+        if path.startswith(_watch["run"]) and path.lower().endswith(PICTURE_SUFFIXES):
+            raise ReplayError(f"learn opened {path}: pictures of a run are not for learning from")
+    elif event == "cpbench.subject" and args[0] != _watch["concept"]:
+        raise ReplayError(f"learn asked the drawn world for {args[0]!r} while learning {_watch['concept']!r}")
+
+
+@contextmanager
+def learning_only(concept: str, other_folders: Iterable[Path], run_root: Path) -> Iterator[None]:
+    """While inside, only `concept` may be looked at: no file of `other_folders`, no picture below `run_root`."""
+    global _watch, _hooked
+    if not _hooked:
+        sys.addaudithook(_hook)
+        _hooked = True
+    folders = [os.path.realpath(f) + os.sep for f in other_folders]
+    _watch = {"concept": concept, "folders": folders, "run": os.path.realpath(run_root) + os.sep}
+    try:
+        yield
+    finally:
+        _watch = None
+
+
+def alike(slices: torch.Tensor, reference: torch.Tensor) -> float:
+    """Largest absolute correlation of the rows of `slices` (m, n) with the vector `reference` (n,)."""
+    a = slices - slices.mean(1, keepdim=True)
+    b = reference - reference.mean()
+    return float(((a @ b).abs() / (a.norm(dim=1) * b.norm()).clamp(min=1e-12)).max())
+
+
+def search_state(tensors: Mapping[str, torch.Tensor], seen: Mapping[str, tuple[np.ndarray, torch.Tensor]]) -> None:
+    """Raise ReplayError if a slice of a state tensor is a learned concept's image or latent, up to scale and offset.
+
+    `seen` maps each concept to its images, uint8 (n, h, w, 3), and its latents (n, c, h', w').
+    """
+    import torch
+
+    references: dict[str, list[tuple[str, torch.Tensor]]] = {}
+    for concept, (images, latents) in seen.items():
+        rows = torch.from_numpy(images).float()
+        forms = [
+            ("image", rows),
+            ("image", rows.permute(0, 3, 1, 2)),
+            ("image", rows.mean(-1)),
+            ("latent", latents.float().cpu()),
+        ]
+        references[concept] = [(what, v.reshape(-1)) for what, form in forms for v in form]
+    for name, tensor in tensors.items():
+        flat = tensor.detach().float().cpu().reshape(-1)
+        for concept, vectors in references.items():
+            for what, vector in vectors:
+                n = vector.numel()
+                count = flat.numel() // n
+                if count and alike(flat[: count * n].view(count, n), vector) > MOST_ALIKE:
+                    raise ReplayError(
+                        f"state tensor {name!r} holds an {what} of concept {concept!r}: methods carry no data of their concepts"
+                    )

@@ -1,0 +1,214 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from cpbench.errors import UserError
+
+USAGE, FAILED, INTERRUPTED = 2, 1, 130
+
+
+class Verbs(click.Group):
+    """A group that answers a mistyped verb with near matches, in one line."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from cpbench.errors import near
+
+            raise near(args[0], self.list_commands(ctx), "command", "`cpbench --help` says what each does.")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="cpbench", message="cpbench %(version)s")
+def cli() -> None:
+    """Benchmark continual personalization of text-to-image diffusion models.
+
+    Concepts arrive one at a time, no data of earlier ones is kept, and after every task everything learned so far is
+    drawn and judged: what was learned, what was kept, what was forgotten, and what it cost.
+
+    \b
+    cpbench run --method seqlora --sequence dreambench10
+    cpbench list methods
+    cpbench leaderboard
+    """
+
+
+@cli.command(epilog="Example: cpbench run --method seqlora --sequence dreambench10 --set steps=50 --seed 1")
+@click.option("--method", help="Built-in name (`cpbench list methods`) or path of a file with a Method in it.")
+@click.option("--sequence", help="Built-in name (`cpbench list sequences`) or path of a YAML file.")
+@click.option("--backbone", help="Built-in name or local diffusers folder.  [default: miniature]")
+@click.option("--seed", type=click.IntRange(min=0), help="Seeds everything that is random.  [default: 0]")
+@click.option(
+    "--order",
+    type=click.IntRange(min=0),
+    help="0: the file's order; k: a permutation seeded by k.  [default: 0]",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A method's option, or evaluation.<key>; may be repeated.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="YAML with any of these settings; the command line wins.",
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Where run folders go.  [default: results/runs]")
+@click.option("--device", help="cpu, cuda or mps.  [default: chosen]")
+def run(settings: tuple[str, ...], config: Path | None, **given: object) -> None:
+    """Run one method over one sequence; go on where a stopped run left off."""
+    from cpbench.config import resolve
+
+    resolved = resolve(given, config, settings)
+    from cpbench.runner import execute
+
+    execute(*resolved)
+
+
+@cli.command("list")
+@click.argument("what", type=click.Choice(["methods", "sequences", "backbones"]))
+def list_(what: str) -> None:
+    """List methods, sequences or backbones."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, words in _known(what).items():
+        table.add_row(f"[bold]{name}[/bold]", words)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _known(what: str) -> dict[str, str]:
+    if what == "methods":
+        from cpbench import config
+
+        built_in = config.built_in_methods()
+        return {
+            n: config.summary_of(n) if n in built_in else "(added by an installed package)"
+            for n in config.method_names()
+        }
+    if what == "sequences":
+        from cpbench import sequences
+
+        return {n: sequences.load(n).description for n in sequences.names()}
+    from cpbench import config
+
+    return config.BACKBONES
+
+
+@cli.command()
+@click.argument("name")
+def describe(name: str) -> None:
+    """Tell all about a method, a sequence or a backbone."""
+    from cpbench import config, describing, sequences
+    from cpbench.errors import near
+
+    if name in config.method_names() or name.endswith(".py"):
+        describing.method(name)
+    elif name in sequences.names() or name.endswith((".yaml", ".yml")):
+        describing.sequence(name)
+    elif name in _known("backbones"):
+        describing.backbone(name)
+    else:
+        everything = [*config.method_names(), *sequences.names(), *_known("backbones")]
+        raise near(
+            name,
+            everything,
+            "method, sequence or backbone",
+            "`cpbench list methods` (sequences, backbones) shows them.",
+        )
+
+
+@cli.command()
+@click.option(
+    "--results",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Where finished runs are looked for.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where leaderboard.md and .csv go.  [default: the results folder]",
+)
+def leaderboard(folder: Path, output: Path | None) -> None:
+    """Make the leaderboard (Markdown and CSV) from finished runs."""
+    from cpbench.leaderboard import write
+
+    write(folder, output or folder)
+
+
+@cli.command()
+@click.argument("parts", nargs=-1, type=click.Choice(["vae", "unet", "clip", "dino"]))
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=Path(".train"),
+    show_default=True,
+    help="Checkpoints and drawn pictures.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where the weights go.  [default: the package's own folder]",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu or cuda.")
+@click.option("--card", is_flag=True, help="Measure the model and write its card instead of training.")
+def pretrain(parts: tuple[str, ...], work: Path, output: Path | None, device: str, card: bool) -> None:
+    """Train the miniature's parts (all if none is named), from where a stopped training left off."""
+    from cpbench.backbones import MINIATURE
+    from cpbench.runner import pick_device
+
+    if card:
+        from cpbench.miniature.pretrain.card import write_card
+
+        write_card(output or MINIATURE)
+        return
+    from cpbench.miniature.pretrain.stages import pretrain as train
+    from cpbench.results import prepare_folder
+
+    prepare_folder(work)
+    train(parts, work, output or MINIATURE, pick_device(device), report=lambda line: click.echo(line))
+
+
+def main() -> None:
+    """Entry point: one clear line and exit code 2 for bad input, 130 when interrupted."""
+    try:
+        cli(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except UserError as error:
+        _leave(f"cpbench: {error}", USAGE)
+    except click.UsageError as error:
+        _leave(
+            f"cpbench: {error.format_message()} (see `{error.ctx.command_path if error.ctx else 'cpbench'} --help`)",
+            USAGE,
+        )
+    except click.ClickException as error:
+        _leave(f"cpbench: {error.format_message()}", USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        _leave("cpbench: interrupted; the same command goes on from the last whole task", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except RuntimeError as error:
+        if type(error).__name__ != "ReplayError":
+            raise
+        _leave(f"cpbench: the method broke the rules: {error}", FAILED)
+
+
+def _leave(line: str, code: int) -> None:
+    click.echo(line, err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

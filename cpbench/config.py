@@ -1,0 +1,212 @@
+"""RunConfig: what a run is asked to do, from the command line over --config over the preset over defaults."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cpbench.errors import UserError, near, quoted
+
+if TYPE_CHECKING:
+    from cpbench.method import Method
+
+ENTRY_POINTS = "cpbench.methods"
+DEFAULT_OUTPUT = Path("results/runs")
+BACKBONES = {"miniature": "the embedded model of the drawn world: offline, CPU, minutes"}
+
+
+class EvaluationChoices(BaseModel):
+    """How rows are drawn; what is None is the sequence's own choice."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    pictures_per_prompt: int | None = Field(None, ge=1, description="pictures a prompt")
+    num_inference_steps: int | None = Field(None, ge=1, description="sampler steps")
+    guidance_scale: float | None = Field(None, ge=0, description="classifier-free guidance")
+    batch_size: int = Field(16, ge=1, description="pictures a pipeline call")
+
+
+class RunConfig(BaseModel):
+    """One method x sequence x backbone x seed x order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    method: str
+    sequence: str
+    backbone: str = "miniature"
+    seed: int = Field(0, ge=0)
+    order: int = Field(0, ge=0)
+    output: Path = DEFAULT_OUTPUT
+    device: str = "auto"
+    options: dict[str, Any] = Field(default_factory=dict, description="the method's options")
+    evaluation: EvaluationChoices = Field(default_factory=EvaluationChoices)
+
+
+# Methods: one file each
+
+
+def _baselines() -> Any:
+    try:
+        return resources.files("cpbench.baselines")
+    except ModuleNotFoundError:  # a checkout that is not installed
+        return Path(__file__).resolve().parent.parent / "baselines"
+
+
+def built_in_methods() -> list[str]:
+    return sorted(f.name[:-3] for f in _baselines().iterdir() if f.name.endswith(".py") and not f.name.startswith("_"))
+
+
+def method_names() -> list[str]:
+    added = [e.name for e in metadata.entry_points(group=ENTRY_POINTS)]
+    return sorted({*built_in_methods(), *added})
+
+
+def summary_of(name: str) -> str:
+    """The first line of a built-in method's docstring, without importing it."""
+    import ast
+
+    text = (_baselines() / f"{name}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+
+
+def load_method(name: str) -> type[Method]:
+    """A method's class, by built-in name, entry point, or path of a file with one Method subclass in it."""
+    from cpbench.method import Method
+
+    if name in built_in_methods():
+        module = importlib.import_module(f"cpbench.baselines.{name}")
+    elif name.endswith(".py"):
+        module = _module_from(Path(name))
+    else:
+        entries = {e.name: e for e in metadata.entry_points(group=ENTRY_POINTS)}
+        if name not in entries:
+            raise near(name, method_names(), "method", "A path to a file with a Method in it does as well.")
+        try:
+            loaded = entries[name].load()
+        except Exception as error:  # any error of a foreign package
+            where = f"method {name}: the package that adds it ({entries[name].value})"
+            raise UserError(f"{where} cannot be imported: {error}; repair or uninstall it") from error
+        if isinstance(loaded, type):
+            return loaded
+        module = loaded
+    found = [
+        c
+        for _, c in inspect.getmembers(module, inspect.isclass)
+        if issubclass(c, Method) and c.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise UserError(
+            f"method {name}: its file must define one subclass of cpbench.method.Method, and defines {len(found)}"
+        )
+    return found[0]
+
+
+def _module_from(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"method {path}: there is no such file; check the path")
+    spec = importlib.util.spec_from_file_location(f"cpbench_user_{re.sub(r'[^A-Za-z0-9]', '_', path.stem)}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"method {path}: cannot be imported ({type(error).__name__}: {error})") from error
+    return module
+
+
+def method_file(method: type[Method]) -> Path:
+    return Path(inspect.getfile(method))
+
+
+# Layers of settings
+
+
+def preset(backbone: str, method: str) -> dict[str, Any]:
+    """The tuned settings of a method on a backbone; empty where there are none."""
+    file = _baselines() / "presets" / f"{Path(backbone).name}.yaml"
+    if not file.is_file():
+        return {}
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get(method, {})
+
+
+def parse_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`key=value` words from the command line, values read as YAML; "evaluation.x=y" sets an evaluation choice."""
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise UserError(f"--set {quoted(pair)}: must be key=value, e.g. --set steps=100")
+        try:
+            read = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2024-13-45
+            raise UserError(f"--set {quoted(pair)}: the value is not valid YAML; put it in quotes") from None
+        if isinstance(read, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", read):
+            read = float(read)  # YAML 1.1 wants a dot in 1e-4; people do not write one
+        out[key.replace("-", "_")] = read
+    return out
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read ({error.strerror or error}); check the path") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2024-13-45, not UTF-8
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        at = f"line {line + 1}: " if line is not None else ""
+        raise UserError(f"--config {path}: {at}not valid YAML; mend it") from None
+    if not isinstance(given, dict):
+        raise UserError(f"--config {path}: must be a mapping with keys such as method, sequence, options")
+    for key in given:
+        if key not in RunConfig.model_fields:
+            raise UserError(f"--config {path}: {near(key, RunConfig.model_fields, 'key')}")
+    return given
+
+
+def validated(model: type[BaseModel], values: dict[str, Any], what: str) -> Any:
+    """`model(**values)`, with one clear line for the first thing that is wrong."""
+    for key in values:
+        if key not in model.model_fields:
+            raise near(key, model.model_fields, f"{what} option")
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(p) for p in first["loc"])
+        raise UserError(
+            f"{what}: {key} = {quoted(first['input'])}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        ) from None
+
+
+def resolve(
+    given: dict[str, Any], config_file: Path | None = None, settings: tuple[str, ...] = ()
+) -> tuple[RunConfig, type[Method], BaseModel]:
+    """(config, method class, its options) from the command line's values (None = not given), a file and --set pairs."""
+    values = read_config_file(config_file) if config_file else {}
+    values |= {k: v for k, v in given.items() if v is not None}
+    for key in ("method", "sequence"):
+        if not values.get(key):
+            raise UserError(f"--{key} is missing; name one (`cpbench list {key}s` shows them)")
+    pairs = parse_settings(settings)
+    for part in ("options", "evaluation"):
+        if not isinstance(values.get(part, {}), dict):
+            raise UserError(f"{part}: must be a mapping, not {quoted(values[part])}")
+    own = {k: v for k, v in pairs.items() if not k.startswith("evaluation.")}
+    evaluation = values.get("evaluation", {}) | {
+        k.partition(".")[2]: v for k, v in pairs.items() if k.startswith("evaluation.")
+    }
+    method = load_method(str(values["method"]))
+    name = Path(str(values["method"])).stem
+    backbone = str(values.get("backbone", "miniature"))
+    options = validated(method.Options, preset(backbone, name) | values.get("options", {}) | own, f"method {name}")
+    values["evaluation"] = validated(EvaluationChoices, evaluation, "evaluation")
+    values["options"] = options.model_dump(mode="json")
+    return validated(RunConfig, values, "run"), method, options

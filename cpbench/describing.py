@@ -1,0 +1,70 @@
+"""What `cpbench describe` prints. Sequences and backbones are described without importing torch."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def method(name: str) -> None:
+    """Docstring, then every option with its default and the miniature's preset."""
+    from cpbench.config import load_method, preset
+
+    found, console = load_method(name), _console()
+    module = inspect.getmodule(found)
+    console.print(inspect.cleandoc(module.__doc__ or found.__doc__ or ""), markup=False)
+    tuned = preset("miniature", name)
+    if found.Options.model_fields:
+        table = Table(title="options (--set key=value)", title_justify="left", box=None)
+        for head in ("key", "default", "miniature", "what"):
+            table.add_column(head)
+        for key, field in found.Options.model_fields.items():
+            default = field.default if not isinstance(field.default, tuple) else ", ".join(field.default)
+            preset_value = tuned.get(key, "")
+            shown = ", ".join(preset_value) if isinstance(preset_value, list) else str(preset_value)
+            table.add_row(key, str(default), shown, field.description or "")
+        console.print()
+        console.print(table)
+
+
+def sequence(name: str) -> None:
+    """Concepts in order, what a run draws of each, and where the pictures come from."""
+    from cpbench import sequences
+
+    found, console = sequences.load(name), _console()
+    test = found.evaluation
+    console.print(f"[bold]{found.name}[/bold] version {found.version}: {found.description}")
+    table = Table(box=None)
+    for head in ("task", "concept", "class noun", "kind", "on the miniature", "elsewhere"):
+        table.add_column(head)
+    for t, c in enumerate(found.concepts, start=1):
+        table.add_row(
+            str(t),
+            c.name,
+            c.class_noun,
+            c.kind,
+            "drawn stand-in" if c.drawn else "photographs",
+            c.images or "none",
+        )
+    console.print(table)
+    console.print(
+        f"evaluation: {test.pictures_per_prompt} pictures a prompt, {test.num_inference_steps} sampler steps, guidance {test.guidance_scale}"
+    )
+    for kind, prompts in test.prompts.items():
+        console.print(f"  {kind}: " + "; ".join(prompts), markup=False)
+
+
+def backbone(name: str) -> None:
+    """The model card's beginning."""
+    from pathlib import Path
+
+    folder = Path(__file__).parent / "miniature" / "weights"
+    card = folder / "README.md"
+    _console().print(card.read_text() if card.exists() else f"{name}: {folder}", markup=False)

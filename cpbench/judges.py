@@ -1,0 +1,137 @@
+"""Judges: CLIP (open_clip) and DINO (timm) encoders with explicit preprocessing, and who they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from cpbench import torchvision_cure
+from cpbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize the shorter side to `resize` (bicubic, PIL), crop the middle `crop`, then (x - mean) / std."""
+
+    resize: int
+    crop: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, images: list[np.ndarray] | np.ndarray) -> torch.Tensor:
+        """uint8 pictures (h, w, 3), of any sizes -> float (n, 3, crop, crop)."""
+        return torch.stack([self.one(np.asarray(i)) for i in images])
+
+    def one(self, image: np.ndarray) -> torch.Tensor:
+        h, w = image.shape[:2]
+        if min(h, w) != self.resize:
+            size = (
+                int(w * self.resize / min(h, w)),
+                int(h * self.resize / min(h, w)),
+            )  # cut off, as torchvision's
+            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+        top, left = (round((side - self.crop) / 2) for side in image.shape[:2])  # half to even, as torchvision's
+        x = (
+            torch.from_numpy(np.array(image[top : top + self.crop, left : left + self.crop])).permute(2, 0, 1).float()
+            / 255
+        )
+        return (x - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
+
+
+@dataclass
+class Judge:
+    """An encoder to unit vectors. `identity` says which: model, weights' hash, preprocessing, rules."""
+
+    name: str
+    model: torch.nn.Module
+    preprocessing: Preprocessing
+    identity: dict[str, Any]
+    tokenizer: Any = None
+    _seen: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @torch.no_grad()
+    def images(self, pictures: np.ndarray | list[np.ndarray], batch_size: int = 64) -> np.ndarray:
+        """Unit vectors (n, d); a picture met before is not encoded again."""
+        keys = [hashlib.sha256(str(p.shape).encode() + p.tobytes()).hexdigest() for p in map(np.asarray, pictures)]
+        new = [i for i, k in enumerate(keys) if k not in self._seen]
+        for at in range(0, len(new), batch_size):
+            part = new[at : at + batch_size]
+            x = self.preprocessing([pictures[i] for i in part])
+            encode = getattr(self.model, "encode_image", self.model)
+            for i, v in zip(part, F.normalize(encode(x).float(), dim=-1).cpu().numpy(), strict=True):
+                self._seen[keys[i]] = v
+        return np.stack([self._seen[k] for k in keys])
+
+    @torch.no_grad()
+    def texts(self, prompts: list[str]) -> np.ndarray:
+        """Unit vectors (n, d) of the prompts; only CLIP reads."""
+        if self.tokenizer is None:
+            raise TypeError(f"judge {self.name} has no text encoder")
+        return F.normalize(self.model.encode_text(self.tokenizer(prompts)).float(), dim=-1).cpu().numpy()
+
+
+def _recorded(folder: Path, file: str) -> dict[str, Any]:
+    path = folder / file
+    if not path.is_file():
+        raise UserError(f"judge {folder}: {file} is missing; name a folder that holds the judge's weights")
+    return {"weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def load_clip(folder: Path) -> Judge:
+    """A CLIP in open_clip's format from a local folder, its preprocessing from the folder's own config."""
+    torchvision_cure.apply()
+    import open_clip
+
+    facts = _recorded(folder, "open_clip_model.safetensors")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    size = config["model_cfg"]["vision_cfg"]["image_size"]
+    cfg = config["preprocess_cfg"]
+    pre = Preprocessing(size, size, tuple(cfg["mean"]), tuple(cfg["std"]))
+    identity = {
+        "library": f"open_clip {open_clip.__version__}",
+        "model": folder.name,
+        **facts,
+        "preprocessing": f"resize {size} bicubic, centre crop {size}, mean {pre.mean}, std {pre.std}",
+        "text_rule": "the words for the concept are replaced by its class noun",
+        "pair_rule": "mean cosine over all pairs (drawn, real)",
+        "clip_t": "plain cosine of picture and prompt",
+    }
+    return Judge("clip", model.float().eval(), pre, identity, open_clip.get_tokenizer(f"local-dir:{folder}"))
+
+
+def load_dino(folder: Path) -> Judge:
+    """A ViT in timm's format from a local folder; the class token is the embedding."""
+    torchvision_cure.apply()
+    import timm
+
+    facts = _recorded(folder, "model.safetensors")
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
+    cfg = model.pretrained_cfg
+    size = cfg["input_size"][-1]
+    pre = Preprocessing(size, size, tuple(cfg["mean"]), tuple(cfg["std"]))
+    identity = {
+        "library": f"timm {timm.__version__}",
+        "model": folder.name,
+        **facts,
+        "preprocessing": f"resize {size} bicubic, centre crop {size}, mean {pre.mean}, std {pre.std}",
+        "feature": "class token after the final norm",
+        "pair_rule": "mean cosine over all pairs (drawn, real)",
+    }
+    return Judge("dino", model, pre, identity)
+
+
+def load_for(backbone_name: str) -> dict[str, Judge]:
+    """The judges that belong to a backbone, by name: clip and dino."""
+    from cpbench.backbones import MINIATURE
+
+    folder = MINIATURE / "judges"
+    return {"clip": load_clip(folder / "clip"), "dino": load_dino(folder / "dino")}

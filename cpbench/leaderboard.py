@@ -1,0 +1,105 @@
+"""The leaderboard: one row a (sequence, backbone, method, settings), from finished runs, as Markdown and CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cpbench import results
+from cpbench.errors import UserError
+from cpbench.report import FIGURES
+
+KEYS = ["sequence", "backbone", "pictures", "method", "hash"]
+
+
+def finished_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """(folder, record) of every finished run below `folder`, by path."""
+    found = []
+    for file in sorted(folder.glob("**/run.json")):
+        record = results.read_json(file)
+        if isinstance(record, dict) and record.get("status") == "finished" and record.get("schema") == results.SCHEMA:
+            found.append((file.parent, record))
+    return found
+
+
+def rows(folder: Path) -> pd.DataFrame:
+    """One row a run: its keys, the summary figures by metric, and its cost."""
+    out = []
+    for _, record in finished_runs(folder):
+        row: dict[str, Any] = {
+            "sequence": f"{record['sequence']['name']} v{record['sequence']['version']}",
+            "backbone": Path(record["config"]["backbone"]).name,
+            "pictures": record["pictures"],
+            "method": record["facts"]["method"] + ("*" if record["sees_earlier_data"] else ""),
+            "hash": record["hash"],
+            "seed": record["config"]["seed"],
+            "order": record["config"]["order"],
+        }
+        for metric, values in record["summary"].items():
+            row |= {f"{metric}_{k}": values[k] for k in FIGURES}
+        costs = list(record["costs"].values())
+        row["carried_kB"] = max((sum(c.get("carried_bytes", {}).values()) for c in costs), default=0) / 1000
+        row["trainable_parameters"] = max((c.get("trainable_parameters", 0) for c in costs), default=0)
+        row["learning_unet_evaluations"] = sum(c.get("learning_unet_evaluations", 0) for c in costs)
+        row["learning_seconds"] = sum(c.get("learning_seconds", 0) for c in costs)
+        out.append(row)
+    table = pd.DataFrame(out)  # a run counts once: of one in reference/ and one in runs/, the latter
+    return table if table.empty else table.drop_duplicates([*KEYS, "seed", "order"], keep="last")
+
+
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds and orders of runs with equal settings, and how many there are."""
+    numbers = [c for c in runs.columns if c not in (*KEYS, "seed", "order")]
+    grouped = runs.groupby(KEYS, sort=True)
+    table = grouped[numbers].mean().reset_index()
+    table.insert(len(KEYS), "runs", grouped.size().to_numpy())
+    order = ["sequence", "backbone", "pictures", "dino_normalised_retention"]
+    return table.sort_values(order, ascending=[True, True, True, False], kind="stable", na_position="last")
+
+
+def cell(value: float, places: int = 3) -> str:
+    return "-" if pd.isna(value) else f"{value:.{places}f}"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """One table a (sequence, backbone, pictures)."""
+    lines = ["# Leaderboard", ""]
+    for (sequence, backbone, pictures), part in table.groupby(["sequence", "backbone", "pictures"], sort=False):
+        source = "drawn stand-ins" if pictures == "drawn" else "photographs"
+        lines += [f"## {sequence} on {backbone} ({source})", ""]
+        lines += [
+            "| method | runs | DINO final | plasticity | forgetting | retention | CLIP-I final | CLIP-T final | carried kB | learning s | settings |"
+        ]
+        lines += ["|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"]
+        for _, r in part.iterrows():
+            figures = [r[f"dino_{k}"] for k in ("final_average", "plasticity", "forgetting", "normalised_retention")]
+            figures += [r["clip_i_final_average"], r["clip_t_final_average"]]
+            shown = " | ".join(map(cell, figures))
+            lines.append(
+                f"| {r['method']} | {r['runs']} | {shown} | {cell(r['carried_kB'], 0)} | {cell(r['learning_seconds'], 0)} | {r['hash']} |"
+            )
+        lines.append("")
+    lines += [
+        "DINO, CLIP-I: mean cosine of drawn and real pictures, all pairs; CLIP-T: plain cosine of picture and prompt.",
+        "Forgetting: Chaudhry's (lower is better). Retention: what was gained over the untouched model and kept to the end,",
+        "as a share of the gap to the real pictures (higher is better). Rows are ordered by it. Means over runs (seeds, orders).",
+        "Methods with * see earlier data.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path, output: Path) -> None:
+    """leaderboard.md and leaderboard.csv in `output`. UserError if there is no finished run below `folder`."""
+    if not folder.is_dir():
+        raise UserError(f"results folder {folder}: there is none; `cpbench run` or `make bench` makes one")
+    runs = rows(folder)
+    if runs.empty:
+        raise UserError(f"results folder {folder}: no finished run in it; `cpbench run` or `make bench` makes some")
+    table = summarise(runs)
+    results.prepare_folder(output)
+    results.write_atomically(output / "leaderboard.md", markdown(table).encode())
+    results.write_atomically(output / "leaderboard.csv", table.to_csv(index=False, float_format="%.6f").encode())
+    print(markdown(table))
+    print(f"wrote {output / 'leaderboard.md'} and {output / 'leaderboard.csv'}")

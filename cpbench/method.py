@@ -1,0 +1,174 @@
+"""What a method is: a function of (state, this concept). And what it is given (Task) and may carry (State).
+
+    state_t = method.learn(backbone, task_t, state_{t-1})
+    method.install(backbone, state_t, concepts)
+    method.phrase(concept, state_t)
+
+A method is one class in one file of `baselines/`, or of the user's own. The runner makes a new one for every task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from cpbench.errors import DamagedState
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from cpbench.backbones import Backbone
+
+KINDS = ("adapter", "token", "fisher", "anchor", "mask", "weights", "generated")
+SCHEMA = 1
+
+
+class NotDefined(Exception):
+    """A method cannot do this by its nature (two isolated concepts in one picture, say): the cell is "not defined"."""
+
+
+class Options(BaseModel):
+    """Base of a method's options: unknown keys and wrong types are errors, the docstrings of fields are help."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step of a sequence, all that `learn` is given: arrays, words and generators. No paths, no sequence.
+
+    number: t, 1-based; concept: the subject's name; images: uint8 (n, height, width, 3); seed: the run's;
+    log: called with a step and its figures, for the training curve.
+    """
+
+    number: int
+    concept: str
+    class_noun: str
+    images: np.ndarray
+    seed: int
+    log: Callable[..., None] = field(default=lambda step, **figures: None, repr=False)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A CPU generator seeded by (seed, purpose, concept); asked twice, it starts again."""
+        import torch
+
+        return torch.Generator().manual_seed(seed_of(self.seed, purpose, self.concept))
+
+
+def seed_of(*words: object) -> int:
+    """A 63-bit seed that depends on the words alone, on every machine."""
+    digest = hashlib.sha256("/".join(str(w) for w in words).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class State:
+    """Everything a method carries from task to task. Nothing else survives.
+
+    tensors: by name "kind/rest", kind one of KINDS, so that what is carried can be counted by kind.
+    facts: whatever JSON holds; `facts["concepts"]` lists the concepts learned, in order.
+    """
+
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def concepts(self) -> list[str]:
+        return self.facts.get("concepts", [])
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors whose names start with "prefix/", by the rest of their names."""
+        return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(prefix + "/")}
+
+    def bytes_by_kind(self) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        for name, tensor in self.tensors.items():
+            kind = name.split("/", 1)[0]
+            sizes[kind] = sizes.get(kind, 0) + tensor.numel() * tensor.element_size()
+        return sizes
+
+    def save(self, folder: Path) -> str:
+        """Write state.safetensors, then state.json with its checksum; each atomically. Returns the checksum.
+
+        Raises ValueError for a tensor without a declared kind.
+        """
+        from safetensors.torch import save
+
+        from cpbench.results import write_atomically
+
+        for name in self.tensors:
+            if name.split("/", 1)[0] not in KINDS or "/" not in name:
+                raise ValueError(
+                    f"state tensor {name!r} has no kind; begin its name with one of {', '.join(KINDS)} and '/'"
+                )
+        # cloned, since safetensors refuses two names for one memory (an anchor that is the adapter, say)
+        data = save({k: v.detach().cpu().contiguous().clone() for k, v in self.tensors.items()})
+        digest = hashlib.sha256(data).hexdigest()
+        write_atomically(folder / "state.safetensors", data)
+        record = json.loads(json.dumps({"schema": SCHEMA, "sha256": digest, "facts": self.facts}))
+        words = json.dumps({**record, "checksum": _checksum(record)}, indent=1, sort_keys=True)
+        write_atomically(folder / "state.json", words.encode())
+        return digest
+
+    @staticmethod
+    def load(folder: Path) -> State:
+        """Read a state back. FileNotFoundError if there is none; DamagedState, naming the file, if it is not whole."""
+        from safetensors.torch import load
+
+        words = folder / "state.json"
+        try:
+            record = json.loads(words.read_text())
+            checksum = record.pop("checksum", None)
+            schema, digest, facts = record["schema"], record["sha256"], record["facts"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedState(words, f"it is not a whole state record ({error})") from None
+        if schema != SCHEMA:
+            raise DamagedState(words, f"its schema is {schema}, and this cpbench reads {SCHEMA}")
+        if checksum != _checksum(record):
+            raise DamagedState(words, "its checksum is not the one recorded")
+        tensors = folder / "state.safetensors"
+        if not tensors.exists():
+            raise DamagedState(tensors, "it is missing")
+        data = tensors.read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise DamagedState(tensors, "its checksum is not the one recorded")
+        return State(load(data), facts)
+
+
+class Method:
+    """Base of all methods. A subclass gives `Options` and the three functions below.
+
+    Class facts: sees_earlier_data (joint training, replay: shown as such in tables).
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    sees_earlier_data: ClassVar[bool] = False
+
+    def __init__(self, options: Options | None = None):
+        self.options = options if options is not None else self.Options()
+
+    def learn(self, backbone: Backbone, task: Task, state: State | None) -> State:
+        """Learn one concept; `state` is what the last task returned, None before the first."""
+        raise NotImplementedError
+
+    def install(self, backbone: Backbone, state: State, concepts: Sequence[str]) -> None:
+        """Ready a pristine backbone to draw: () plain prompts, (c,) one concept, (c, d) two in one picture.
+
+        Raises NotDefined where the method has no way to do it.
+        """
+        raise NotImplementedError
+
+    def phrase(self, concept: str, class_noun: str, state: State) -> str:
+        """The words that stand for a learned concept in a prompt, e.g. "<v3> dog"."""
+        raise NotImplementedError

@@ -1,0 +1,151 @@
+"""What a run shows: the retention matrices as tables, the summary figures, and the picture of what was forgotten."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+from rich import box
+from rich.table import Table
+
+from cpbench import metrics, results
+
+TITLES = {"clip_i": "CLIP-I", "clip_t": "CLIP-T", "dino": "DINO"}
+FIGURES = (
+    "final_average",
+    "plasticity",
+    "forgetting",
+    "backward_transfer",
+    "normalised_retention",
+    "gap_closed",
+    "share_lost",
+)
+
+
+def number(value: float) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def summaries(scores: pd.DataFrame, concepts: list[str], t: int) -> dict[str, dict[str, float | None]]:
+    """By metric, the figures of `metrics.summary` after task t; None where a figure is not defined."""
+    learned, out = concepts[:t], {}
+    for metric, table in results.matrices(scores, learned).items():
+        ceiling = results.reference_row(scores, "real", metric, learned)
+        values = metrics.summary(table.loc[:t].to_numpy(), ceiling)
+        out[metric] = {k: None if math.isnan(v) else round(v, 6) for k, v in values.items()}
+    return out
+
+
+def compact(title: str) -> Table:
+    """A table without frame: eleven columns of figures fit a terminal of 80."""
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
+    """Rich tables after task t: one retention matrix a metric, then the summary."""
+    scores = results.read_scores(folder / "scores.csv")
+    out = []
+    for metric, matrix in results.matrices(scores, concepts).items():
+        table = compact(f"{TITLES[metric]} after task {t}: row = model after a task, column = concept")
+        table.add_column("model", no_wrap=True)
+        for concept in concepts:
+            table.add_column(concept, justify="right", overflow="fold", min_width=5)
+        for row, values in matrix.iterrows():
+            name = "untouched" if row == 0 else f"task {row}"
+            own = [f"[bold]{number(v)}[/bold]" if row == j + 1 else number(v) for j, v in enumerate(values)]
+            table.add_row(name, *own)
+        for kind, name in (("real", "real"), ("oracle", "oracle")):
+            values = results.reference_row(scores, kind, metric, concepts)
+            if not all(math.isnan(v) for v in values):
+                table.add_row(name, *map(number, values), style="dim")
+        out.append(table)
+    return [*out, summary_table(scores, concepts, t)]
+
+
+def summary_table(scores: pd.DataFrame, concepts: list[str], t: int) -> Table:
+    figures = summaries(scores, concepts, t)
+    table = compact(f"summary after task {t}")
+    table.add_column("", no_wrap=True)
+    for metric in figures:
+        table.add_column(TITLES[metric], justify="right")
+    for name in FIGURES:
+        values = [figures[m][name] for m in figures]
+        table.add_row(name.replace("_", " "), *(number(math.nan if v is None else v) for v in values))
+    return table
+
+
+def cost_table(costs: dict[int, dict]) -> Table:
+    """What each task cost; row 0 is drawing and judging the untouched model."""
+    table = compact("cost by task")
+    heads = (
+        "task",
+        "learn s",
+        "draw s",
+        "judge s",
+        "UNet evaluations",
+        "drawn",
+        "reused",
+        "trained",
+        "carried kB",
+        "peak MB",
+    )
+    for head in heads:
+        table.add_column(head, justify="right")
+    for t, c in sorted(costs.items()):
+        evaluations = c.get("learning_unet_evaluations", 0) + c.get("drawing_unet_evaluations", 0)
+        seconds = [f"{c.get(f'{stage}_seconds', 0):.1f}" for stage in ("learning", "drawing", "judging")]
+        carried = sum(c.get("carried_bytes", {}).values()) / 1000
+        rest = [c.get("pictures_drawn", 0), c.get("pictures_reused", 0), c.get("trainable_parameters", 0)]
+        table.add_row(
+            str(t),
+            *seconds,
+            str(evaluations),
+            *map(str, rest),
+            f"{carried:.0f}",
+            f"{c.get('peak_memory_bytes', 0) / 1e6:.0f}",
+        )
+    return table
+
+
+def retention_grid(
+    folder: Path, concepts: list[str], real: dict[str, np.ndarray], target: Path, prompt: int = 0
+) -> None:
+    """A picture: one row a concept, one column a task, each cell the same prompt and noise; the real one on the left.
+
+    A frame marks the column in which the concept was learned; what is right of it shows what was kept.
+    """
+    size, gap, label, top = 96, 4, 118, 34
+    columns = len(concepts) + 2
+    sheet = Image.new("RGB", (label + columns * (size + gap), top + len(concepts) * (size + gap)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    heads = ["real", "untouched", *(f"task {t}" for t in range(1, len(concepts) + 1))]
+    for k, head in enumerate(heads):
+        pen.text((label + k * (size + gap) + size / 2, top / 2), head, fill="black", font=font, anchor="mm")
+    for j, concept in enumerate(concepts):
+        y = top + j * (size + gap)
+        pen.text((4, y + size / 2), concept, fill="black", font=font, anchor="lm")
+        for k in range(columns):
+            x = label + k * (size + gap)
+            file = folder / f"task-{k - 1:02d}" / "pictures" / concept / f"{prompt:02d}-0.png"
+            if k == 0:
+                picture = Image.fromarray(real[concept][0])
+            elif file.exists() and (k == 1 or k - 1 > j):
+                picture = Image.open(file)
+            else:
+                continue
+            sheet.paste(
+                picture.resize(
+                    (size, size),
+                    Image.Resampling.NEAREST if size % picture.width == 0 else Image.Resampling.LANCZOS,
+                ),
+                (x, y),
+            )
+            if k - 2 == j:
+                pen.rectangle((x - 2, y - 2, x + size + 1, y + size + 1), outline=(210, 40, 40), width=3)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    results.write_atomically(target, buffer.getvalue())

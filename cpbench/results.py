@@ -1,0 +1,144 @@
+"""The run folder: where it is, what is in it, and how it is read and written without ever being half there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpbench.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+METRICS = ("clip_i", "clip_t", "dino")
+SCORE_COLUMNS = ["row", "kind", "concept", "prompt", "index", "metric", "value"]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """All of `data` or nothing: a temporary file beside it, synced and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> Any | None:
+    """The file's value; None where there is none or it is not whole."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def run_folder(output: Path, sequence: str, backbone: str, method: str, hash8: str, order: int, seed: int) -> Path:
+    return output / sequence / backbone / method / hash8 / f"order{order}-seed{seed}"
+
+
+def hash8(facts: dict) -> str:
+    """Eight hex digits over everything that moves a score."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder and see that it can be written. UserError, one line, if not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"output folder {folder}: cannot be written ({error.strerror or error}); name another with --output"
+        ) from None
+
+
+def write_scores(path: Path, scores: pd.DataFrame) -> None:
+    """The long form, one row a measurement, columns SCORE_COLUMNS, sorted so that equal runs give equal files."""
+    ordered = scores[SCORE_COLUMNS].sort_values(SCORE_COLUMNS[:-1], kind="stable")
+    write_atomically(path, ordered.to_csv(index=False, float_format="%.6f").encode())
+
+
+def read_scores(path: Path) -> pd.DataFrame | None:
+    import pandas as pd
+
+    try:
+        # a concept may be called 007, or null
+        words = {"kind": str, "concept": str, "prompt": str, "metric": str}
+        scores = pd.read_csv(path, dtype=words, keep_default_na=False, na_values={"value": [""]})
+    except (OSError, ValueError):
+        return None
+    return scores if list(scores.columns) == SCORE_COLUMNS else None
+
+
+def matrices(scores: pd.DataFrame, concepts: list[str]) -> dict[str, pd.DataFrame]:
+    """Retention matrix of each metric: rows 0..t (those that exist), columns the concepts in the order learned.
+
+    A cell is the mean over its pictures; cells that do not exist are NaN.
+    """
+    cells = scores[scores["kind"] == "cell"].groupby(["metric", "row", "concept"])["value"].mean()
+    out = {}
+    for metric in METRICS:
+        if metric in cells.index.get_level_values(0):
+            table = cells[metric].unstack("concept")
+            out[metric] = table.reindex(columns=concepts).sort_index()
+    return out
+
+
+def reference_row(scores: pd.DataFrame, kind: str, metric: str, concepts: list[str]) -> list[float]:
+    """Per concept, the mean of a reference row: kind "real" (ceiling 1) or "oracle" (ceiling 2)."""
+    part = scores[(scores["kind"] == kind) & (scores["metric"] == metric)].groupby("concept")["value"].mean()
+    return [float(part.get(c, float("nan"))) for c in concepts]
+
+
+def versions() -> dict[str, str]:
+    packages = (
+        "torch",
+        "diffusers",
+        "transformers",
+        "peft",
+        "open_clip_torch",
+        "timm",
+        "numpy",
+        "skia-python",
+    )
+    found = {}
+    for name in ("cpbench", *packages):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def commit() -> str | None:
+    """The checkout's commit, with "+" if it has changes; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        if head.returncode:
+            return None
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, timeout=10
+        ).stdout
+        return head.stdout.strip() + ("+" if dirty.strip() else "")
+    except (OSError, subprocess.TimeoutExpired):
+        return None

@@ -1,0 +1,429 @@
+"""The sequential runner: for every task learn, save, read back, draw every concept seen so far, judge.
+
+A method object and a pristine backbone are made new for every task; only the state, read back from disk, survives.
+Everything finished is on disk before the next thing starts, so a run that was stopped goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+from cpbench import adapters, audit, backbones, images, judges, metrics, report, results, sequences
+from cpbench.config import RunConfig, method_file
+from cpbench.cost import PeakMemory, Stopwatch
+from cpbench.errors import DamagedState, UserError, near
+from cpbench.method import Method, Options, State, Task
+from cpbench.progress import Reporter
+from cpbench.sampling import Sampler, Wanted, draw_once, place
+
+
+@dataclass
+class Run:
+    """One run at work: what was asked for, and the things made for it once."""
+
+    config: RunConfig
+    method_class: type[Method]
+    options: Options
+    sequence: sequences.Sequence
+    backbone: backbones.Backbone
+    judges: dict[str, judges.Judge]
+    images: dict[str, np.ndarray]
+    sampler: Sampler
+    pictures_per_prompt: int
+    folder: Path
+    facts: dict[str, Any]
+    costs: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def concepts(self) -> list[str]:
+        return [c.name for c in self.sequence.concepts]
+
+    @property
+    def cache(self) -> Path:
+        return self.config.output / ".cache" / "pictures"
+
+    def task_folder(self, t: int) -> Path:
+        return self.folder / f"task-{t:02d}"
+
+    def templates(self, concept: sequences.Concept) -> tuple[str, ...]:
+        return self.sequence.evaluation.prompts[concept.kind]
+
+    def cell_evaluations(self, concept: sequences.Concept) -> int:
+        """UNet evaluations one cell of the matrix costs when it is drawn."""
+        pictures = len(self.templates(concept)) * self.pictures_per_prompt
+        return pictures * self.sampler.num_inference_steps * (2 if self.sampler.guidance_scale > 1 else 1)
+
+
+def pick_device(wanted: str) -> str:
+    """The device asked for, or the best there is for "auto". UserError for one that is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    kind = wanted.partition(":")[0]
+    if kind not in there:
+        raise near(wanted, there, "device")
+    if not there[kind]:
+        raise UserError(f"device {wanted}: torch finds none on this machine; use --device cpu or leave it out")
+    return wanted
+
+
+def prepare(config: RunConfig, method_class: type[Method], options: Options) -> Run:
+    """Load and check everything a run needs, before anything is spent. UserError for bad input."""
+    in_file_order = sequences.load(config.sequence)
+    sequence = sequences.ordered(in_file_order, config.order)
+    device = pick_device(config.device)
+    backbone = backbones.load(config.backbone, device)
+    pictures = {c.name: images.load(c, config.backbone, backbone.picture_size) for c in sequence.concepts}
+    theirs = judges.load_for(config.backbone)
+    if targets := config.options.get("target_modules"):
+        try:
+            adapters.matching_modules(backbone.unet, targets)
+        except ValueError as error:
+            raise UserError(f"method {config.method}: {error}; name layers of the UNet, e.g. to_q") from None
+    chosen, test = config.evaluation, sequence.evaluation
+    sampler = Sampler(
+        chosen.num_inference_steps or test.num_inference_steps,
+        test.guidance_scale if chosen.guidance_scale is None else chosen.guidance_scale,
+        chosen.batch_size,
+    )
+    per_prompt = chosen.pictures_per_prompt or test.pictures_per_prompt
+    facts = {
+        "method": Path(config.method).stem,
+        "method_file": hashlib.sha256(method_file(method_class).read_bytes()).hexdigest(),
+        "options": config.options,
+        # order and seed have a folder level of their own: a sequence has one hash in all its orders
+        "sequence": sequences.content_hash(in_file_order),
+        "images": {name: images.content_hash(p) for name, p in pictures.items()},
+        "backbone": backbone.weights_hash,
+        "judges": {name: j.identity["weights_sha256"] for name, j in theirs.items()},
+        "sampler": asdict(sampler),
+        "pictures_per_prompt": per_prompt,
+        "dtype": str(backbone.unet.dtype),
+    }
+    folder = results.run_folder(
+        config.output,
+        sequence.name,
+        Path(config.backbone).name,
+        facts["method"],
+        results.hash8(facts),
+        config.order,
+        config.seed,
+    )
+    return Run(
+        config,
+        method_class,
+        options,
+        sequence,
+        backbone,
+        theirs,
+        pictures,
+        sampler,
+        per_prompt,
+        folder,
+        facts,
+    )
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The run folder for this process alone; a second one is told who holds it."""
+    lock, holder = FileLock(folder / ".lock"), folder / ".holder.json"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = results.read_json(holder) or {}
+        raise UserError(
+            f"run folder {folder}: process {who.get('pid', '?')} on {who.get('host', '?')} has held it since "
+            f"{who.get('since', '?')}; wait for it, or stop it and start again"
+        ) from None
+    try:
+        results.write_json(
+            holder,
+            {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")},
+        )
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def execute(config: RunConfig, method_class: type[Method], options: Options) -> Run:
+    """Run, or go on with, one configuration to its end; a finished one is left as it is."""
+    results.prepare_folder(config.output)
+    run = prepare(config, method_class, options)
+    results.prepare_folder(run.folder)
+    with held(run.folder):
+        if is_finished(run):
+            print(f"finished already: {run.folder} (delete it to run again)")
+            return run
+        write_record(run, "running")
+        try:
+            _execute(run)
+        except KeyboardInterrupt:
+            write_record(run, "interrupted")
+            raise
+        except Exception as error:
+            write_record(run, "failed", f"{type(error).__name__}: {error}")
+            raise
+        write_record(run, "finished")
+    return run
+
+
+def _execute(run: Run) -> None:
+    concepts = run.sequence.concepts
+    steps = run.config.options.get("steps", 0) * run.config.options.get("batch_size", 1)
+    cells = [run.cell_evaluations(c) for c in concepts]
+    total = sum(cells) + sum(3 * steps + sum(cells[:t]) for t in range(1, len(concepts) + 1))
+    title = f"{run.facts['method']} on {run.sequence.name}"
+    with Reporter(title, total) as reporter:
+        drawn = images.is_drawn(concepts[0], run.config.backbone)
+        what = "drawn stand-ins" if drawn else "photographs"
+        reporter.say(
+            f"{title}: {len(concepts)} concepts ({what}), backbone {run.backbone.name}, seed {run.config.seed}, order {run.config.order}"
+        )
+        reporter.say(f"folder: {run.folder}")
+        evaluate_row(run, 0, None, reporter)
+        state: State | None = None
+        for t in range(1, len(concepts) + 1):
+            state = learn_task(run, t, state, reporter)
+            fresh = evaluate_row(run, t, state, reporter)
+            write_tables(run, t)
+            if fresh or t == len(concepts):
+                for table in report.run_tables(run.folder, run.concepts, t):
+                    reporter.say(table)
+        reporter.say(report.cost_table(run.costs))
+    report.retention_grid(run.folder, run.concepts, run.images, run.folder / "grid.png")
+    print(f"finished: {run.folder} (scores.csv, matrix-*.csv, grid.png, run.json)")
+
+
+def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> State:
+    """State t: read back if it is there and whole, else learned, saved, and read back."""
+    folder, concept = run.task_folder(t), run.sequence.concepts[t - 1]
+    try:
+        saved = State.load(folder)
+        reporter.advance(3 * run.config.options.get("steps", 0) * run.config.options.get("batch_size", 1))
+        run.costs[t] = results.read_json(folder / "cost.json") or {}
+        return saved
+    except FileNotFoundError:
+        pass
+    except DamagedState as error:
+        aside = set_aside(folder, ("state.json", "state.safetensors", "scores.csv"))
+        raise UserError(
+            f"{error}; set aside as {aside}, nothing else is touched: run the same command again to do task {t} again"
+        ) from None
+    reporter.at(f"task {t} of {len(run.concepts)}: learning {concept.name}")
+    curve: list[dict[str, float]] = []
+    batch = run.config.options.get("batch_size", 1)
+
+    def log(step: int, **figures: float) -> None:
+        curve.append({"step": step, **figures})
+        reporter.advance(3 * batch)
+
+    task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed, log)
+    others = [Path(c.images) for c in run.sequence.concepts if c.images and c.name != concept.name]
+    backbone, watch = run.backbone, Stopwatch()
+    backbone.restore()
+    before, backbone.trainable_parameters = backbone.unet_evaluations, 0
+    method = run.method_class(run.options)
+    guard = (
+        contextlib.nullcontext()
+        if method.sees_earlier_data
+        else audit.learning_only(concept.name, others, run.config.output)
+    )
+    with PeakMemory(backbone.device.type) as memory, watch("learning"), guard:
+        learned = method.learn(backbone, task, state)
+    backbone.restore()
+    if not method.sees_earlier_data:
+        audit.search_state(
+            learned.tensors,
+            {name: (run.images[name], backbone.encode_images(run.images[name])[0]) for name in run.concepts[:t]},
+        )
+    if curve:
+        results.write_atomically(
+            folder / "curve.csv", pd.DataFrame(curve).to_csv(index=False, float_format="%.6g").encode()
+        )
+    cost = {
+        **watch.record(),
+        "learning_unet_evaluations": backbone.unet_evaluations - before,
+        "trainable_parameters": backbone.trainable_parameters,
+        "carried_parameters": sum(v.numel() for v in learned.tensors.values()),
+        "carried_bytes": learned.bytes_by_kind(),
+        "peak_memory_bytes": memory.peak,
+    }
+    results.write_json(folder / "cost.json", cost)
+    run.costs[t] = cost
+    learned.save(folder)
+    return State.load(folder)
+
+
+def set_aside(folder: Path, files: tuple[str, ...]) -> str:
+    """Rename, never delete: the files stay beside the new ones under the ending that is returned."""
+    n = 1
+    while any((folder / f"{name}.damaged-{n}").exists() for name in files):
+        n += 1
+    for name in files:
+        if (folder / name).exists():
+            (folder / name).rename(folder / f"{name}.damaged-{n}")
+    return f"*.damaged-{n}"
+
+
+def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
+    """Row t of the retention matrix, every concept learned so far; row 0 is the untouched model on all of them.
+
+    Returns False if the row was there already.
+    """
+    folder = run.task_folder(t)
+    seen = run.sequence.concepts[:t] if t else run.sequence.concepts
+    if complete_row(run, t):
+        run.costs.setdefault(t, results.read_json(folder / "cost.json") or {})
+        reporter.advance(sum(run.cell_evaluations(c) for c in seen))
+        return False
+    watch, rows = Stopwatch(), []
+    before, drawn, reused = run.backbone.unet_evaluations, 0, 0
+    for concept in seen:
+        reporter.at(f"task {t} of {len(run.concepts)}: drawing {concept.name}")
+        method = run.method_class(run.options)
+        words = method.phrase(concept.name, concept.class_noun, state) if state else concept.class_noun
+        templates = run.templates(concept)
+        wanted = [
+            Wanted(template.format(words), run.config.seed, concept.name, template, k)
+            for template in templates
+            for k in range(run.pictures_per_prompt)
+        ]
+        with watch("drawing"), run.backbone.installed(method, state, (concept.name,)):
+            pictures, files, fresh = draw_once(run.backbone, wanted, run.sampler, run.cache)
+        drawn, reused = drawn + fresh, reused + len(wanted) - fresh
+        for want, file in zip(wanted, files, strict=True):
+            place(
+                file,
+                folder / "pictures" / concept.name / f"{templates.index(want.template):02d}-{want.index}.png",
+            )
+        with watch("judging"):
+            rows += score(run, t, "cell", concept, [(w.template, w.index) for w in wanted], pictures)
+            if t == 0:
+                rows += reference_rows(run, concept, wanted)
+        reporter.advance(run.cell_evaluations(concept))
+    results.write_scores(folder / "scores.csv", pd.DataFrame(rows, columns=results.SCORE_COLUMNS))
+    cost = {
+        **watch.record(),
+        "drawing_unet_evaluations": run.backbone.unet_evaluations - before,
+        "pictures_drawn": drawn,
+        "pictures_reused": reused,
+    }
+    run.costs[t] = run.costs.get(t, {}) | cost
+    results.write_json(folder / "cost.json", run.costs[t])
+    return True
+
+
+def score(
+    run: Run,
+    t: int,
+    kind: str,
+    concept: sequences.Concept,
+    which: list[tuple[str, int]],
+    pictures: np.ndarray,
+) -> list[tuple]:
+    """CLIP-I, CLIP-T and DINO of each picture: mean cosine with every real picture; cosine with the prompt's words."""
+    real = run.images[concept.name]
+    clip, dino = run.judges["clip"], run.judges["dino"]
+    drawn_clip, texts = (
+        clip.images(pictures),
+        clip.texts([template.format(concept.class_noun) for template, _ in which]),
+    )
+    values = {
+        "clip_i": (drawn_clip @ clip.images(real).T).mean(1),
+        "clip_t": metrics.paired_cosine(drawn_clip, texts),
+        "dino": (dino.images(pictures) @ dino.images(real).T).mean(1),
+    }
+    return [
+        (t, kind, concept.name, template, index, metric, float(vector[i]))
+        for metric, vector in values.items()
+        for i, (template, index) in enumerate(which)
+    ]
+
+
+def reference_rows(run: Run, concept: sequences.Concept, wanted: list[Wanted]) -> list[tuple]:
+    """Ceiling 1, the real pictures against each other without self-pairs; on the miniature also the `oracle` row."""
+    real = run.images[concept.name]
+    rows: list[tuple] = [
+        (0, "real", concept.name, "", 0, metric, metrics.cosine_self_pairs(run.judges[judge].images(real)))
+        for metric, judge in (("clip_i", "clip"), ("dino", "dino"))
+    ]
+    if images.is_drawn(concept, run.config.backbone):
+        drawings = np.stack([images.oracle(w.concept, w.template, w.seed, w.index) for w in wanted])
+        rows += score(run, 0, "oracle", concept, [(w.template, w.index) for w in wanted], drawings)
+    return rows
+
+
+def complete_row(run: Run, t: int) -> bool:
+    scores = results.read_scores(run.task_folder(t) / "scores.csv")
+    if scores is None:
+        return False
+    cells = scores[scores["kind"] == "cell"]
+    seen = run.sequence.concepts[:t] if t else run.sequence.concepts
+    wanted = sum(len(run.templates(c)) for c in seen) * run.pictures_per_prompt * len(results.METRICS)
+    return len(cells) == wanted and set(cells["concept"]) == {c.name for c in seen}
+
+
+def write_tables(run: Run, t: int) -> None:
+    """scores.csv of the whole run so far, and one matrix file a metric."""
+    parts = [results.read_scores(run.task_folder(k) / "scores.csv") for k in range(t + 1)]
+    scores = pd.concat(parts, ignore_index=True)
+    results.write_scores(run.folder / "scores.csv", scores)
+    for metric, table in results.matrices(scores, run.concepts).items():
+        results.write_atomically(run.folder / f"matrix-{metric}.csv", table.to_csv(float_format="%.6f").encode())
+
+
+def is_finished(run: Run) -> bool:
+    """Whether states, scores and hash agree with a record that says so."""
+    record = results.read_json(run.folder / "run.json")
+    if (
+        not isinstance(record, dict)
+        or record.get("status") != "finished"
+        or record.get("facts") != json.loads(json.dumps(run.facts))
+    ):
+        return False
+    try:
+        for t in range(1, len(run.concepts) + 1):
+            State.load(run.task_folder(t))
+    except (FileNotFoundError, DamagedState):
+        return False
+    return all(complete_row(run, t) for t in range(len(run.concepts) + 1)) and (run.folder / "scores.csv").exists()
+
+
+def write_record(run: Run, status: str, reason: str = "") -> None:
+    """run.json: all one needs to know what the scores beside it mean."""
+    scores = results.read_scores(run.folder / "scores.csv")
+    done = 0 if scores is None else int(scores["row"].max())
+    record = {
+        "schema": results.SCHEMA,
+        "status": status,
+        "reason": reason,
+        "config": run.config.model_dump(mode="json") | {"output": None},
+        "facts": run.facts,
+        "hash": results.hash8(run.facts),
+        "sequence": {"name": run.sequence.name, "version": run.sequence.version, "concepts": run.concepts},
+        "pictures": "drawn" if images.is_drawn(run.sequence.concepts[0], run.config.backbone) else "photographs",
+        "sees_earlier_data": run.method_class.sees_earlier_data,
+        "judges": {name: j.identity for name, j in run.judges.items()},
+        "device": {"kind": run.backbone.device.type, "threads": torch.get_num_threads()},
+        "costs": {str(t): c for t, c in sorted(run.costs.items())},
+        "summary": report.summaries(scores, run.concepts, done) if done else {},
+        "versions": results.versions(),
+        "commit": results.commit(),
+    }
+    results.write_json(run.folder / "run.json", record)

@@ -1,0 +1,152 @@
+"""What the tests share: the miniature, a tiny Stable Diffusion with random weights, tasks of drawn pictures."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+
+from cpbench import torchvision_cure
+from cpbench.backbones import Backbone
+from cpbench.method import Task
+
+torchvision_cure.apply()  # before anything that imports torchvision
+torch.set_num_threads(1)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a network
+settings.register_profile("untimed", deadline=None)  # how busy the machine is must not decide a test
+settings.load_profile("untimed")
+
+TINY_CONTEXT = 32  # tokens, the context length of the miniature's tokenizer
+NOUNS = {"dog": "dog", "dog2": "dog", "backpack": "backpack", "vase": "vase"}
+
+
+def build_tiny(folder: Path, prediction_type: str = "epsilon") -> Path:
+    """Save a Stable Diffusion of random weights: 32-pixel pictures, latents 4 x 8 x 8, hidden states of 16.
+
+    The text config keeps the default `eos_token_id`, which this small vocabulary does not have: the trap that
+    `Backbone` must mend.
+    """
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from cpbench.miniature.pretrain.tokenizer import save_tokenizer
+
+    save_tokenizer(folder / "words")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "words")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = AutoencoderKL(
+            block_out_channels=[8, 8, 16],
+            down_block_types=["DownEncoderBlock2D"] * 3,
+            up_block_types=["UpDecoderBlock2D"] * 3,
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=32,
+            scaling_factor=0.5,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=[8, 16],
+            down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
+            up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+            layers_per_block=1,
+            cross_attention_dim=16,
+            attention_head_dim=4,
+            norm_num_groups=4,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=TINY_CONTEXT,
+                projection_dim=16,
+            )
+        )
+        # at CLIP's own scale, 0.02, so small a model hardly tells two prompts apart
+        text_encoder.get_input_embeddings().weight.data.normal_(std=0.5)
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def _loaded(tiny_folder: Path) -> Callable[[str], Backbone]:
+    from cpbench import backbones
+
+    kept: dict[str, Backbone] = {}
+
+    def load(name: str) -> Backbone:
+        if name not in kept:
+            kept[name] = backbones.load(name)
+        return kept[name]
+
+    return load
+
+
+@pytest.fixture
+def miniature(_loaded: Callable[[str], Backbone]) -> Iterator[Backbone]:
+    """The embedded backbone, loaded once, restored after every test."""
+    backbone = _loaded("miniature")
+    yield backbone
+    backbone.restore()
+
+
+@pytest.fixture
+def tiny(_loaded: Callable[[str], Backbone], tiny_folder: Path) -> Iterator[Backbone]:
+    """Stable Diffusion's architecture with random weights, loaded once, restored after every test."""
+    backbone = _loaded(str(tiny_folder))
+    yield backbone
+    backbone.restore()
+
+
+@pytest.fixture(scope="session")
+def make_task() -> Callable[..., Task]:
+    """make_task(backbone, concept, number, n, seed, log): a Task of `n` drawn pictures of the backbone's size."""
+    from cpbench import images
+
+    def make(
+        backbone: Backbone,
+        concept: str = "dog",
+        number: int = 1,
+        n: int = 2,
+        seed: int = 0,
+        log: Callable | None = None,
+    ) -> Task:
+        size = (backbone.picture_size, backbone.picture_size)
+        pictures = np.stack([np.asarray(Image.fromarray(p).resize(size)) for p in images.drawn(concept)[:n]])
+        noun = NOUNS[concept]
+        return Task(number, concept, noun, pictures, seed, *([log] if log else []))
+
+    return make

@@ -1,0 +1,244 @@
+"""Adapters against the dense computation they stand for: bigger tables, W + B A, and no trace when taken out."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cpbench import adapters
+from cpbench.adapters import TokenRows, add_lora, matching_modules, remove_lora
+from cpbench.backbones import Backbone
+
+WORDS, WIDTH = 7, 5
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def rows_and_table(extra: int, seed: int = 0) -> tuple[TokenRows, nn.Embedding]:
+    """TokenRows with `extra` rows, and one plain embedding that holds the same values."""
+    values = torch.randn(WORDS + extra, WIDTH, generator=seeded(seed))
+    rows = TokenRows(nn.Embedding.from_pretrained(values[:WORDS].clone()))
+    for i in range(extra):
+        rows.add(f"v{i + 1}", values[WORDS + i])
+    return rows, nn.Embedding.from_pretrained(values.clone(), freeze=False)
+
+
+class Layers(nn.Module):
+    """A linear layer without and with bias, and convolutions with stride, padding and a kernel of 1."""
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        self.to_q = nn.Linear(6, 4, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(6, 3), nn.Identity()])
+        self.conv = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.point = nn.Conv2d(4, 5, 1)
+        for p in self.parameters():
+            nn.init.normal_(p, generator=seeded(seed))
+        self.requires_grad_(False)
+
+
+LAYERS = ("to_q", "to_out.0", "conv", "point")
+INPUTS = {"to_q": (2, 6), "to_out.0": (2, 3, 6), "conv": (2, 4, 7, 5), "point": (2, 4, 3, 3)}
+
+
+# Token rows
+
+
+@given(st.integers(0, 4), st.lists(st.integers(0, WORDS + 3), min_size=1, max_size=12), st.integers(0, 2**32))
+def test_rows_look_up_as_one_bigger_table(extra: int, ids: list[int], seed: int) -> None:
+    rows, table = rows_and_table(extra, seed)
+    asked = torch.tensor([[i for i in ids if i < WORDS + extra] or [0]])
+    assert torch.equal(rows(asked), table(asked))
+
+
+@given(st.lists(st.integers(0, WORDS + 1), min_size=1, max_size=12))
+def test_gradients_reach_only_the_rows_and_are_those_of_the_bigger_table(ids: list[int]) -> None:
+    rows, table = rows_and_table(2)
+    asked, weights = torch.tensor([ids]), torch.randn(1, len(ids), WIDTH, generator=seeded(1))
+    if not any(i >= WORDS for i in ids):
+        weights = weights + 0 * rows.rows["v1"].sum()  # else there is nothing to go back to
+    (rows(asked) * weights).sum().backward()
+    (table(asked) * weights.detach()).sum().backward()
+    for i, row in enumerate(rows.rows.values()):
+        torch.testing.assert_close(row.grad, table.weight.grad[WORDS + i])
+    assert rows.table.weight.grad is None
+    assert [n for n, p in rows.named_parameters() if p.requires_grad] == ["rows.v1", "rows.v2"]
+
+
+def test_a_row_that_is_not_in_the_prompt_gets_no_gradient() -> None:
+    rows, _ = rows_and_table(3)
+    rows(torch.tensor([[0, WORDS + 1, 2]])).sum().backward()
+    moved = {name: float(row.grad.abs().sum()) for name, row in rows.rows.items()}
+    assert moved == {"v1": 0.0, "v2": float(WIDTH), "v3": 0.0}
+
+
+def test_rows_keep_the_order_they_were_added_in() -> None:
+    rows = TokenRows(nn.Embedding(WORDS, WIDTH))
+    names = ["v10", "v2", "v1"]
+    for i, name in enumerate(names):
+        rows.add(name, torch.full((WIDTH,), float(i)))
+    assert rows(torch.arange(WORDS, WORDS + 3)).mean(1).tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_row_is_a_copy_of_its_own() -> None:
+    rows, _ = rows_and_table(0)
+    value = rows.table.weight[3]
+    row = rows.add("v1", value)
+    with torch.no_grad():
+        row += 1
+    assert torch.equal(rows.table.weight[3], value)
+    assert rows.weight is rows.table.weight
+
+
+# LoRA
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_the_change_of_the_weights_is_b_times_a(rank: int) -> None:
+    """Output of each wrapped layer against the plain layer of weight W + B A, computed here: alpha is the rank."""
+    plain, wrapped, g = Layers(), Layers(), seeded(rank)
+    factors = add_lora(wrapped, list(LAYERS), rank, seeded(0))
+    values = {name: torch.randn(f.shape, generator=g) for name, f in factors.items()}
+    with torch.no_grad():
+        for name, factor in factors.items():
+            factor.copy_(values[name])
+    for name in LAYERS:
+        a, b = values[f"{name}.lora_A"], values[f"{name}.lora_B"]
+        assert (a.shape[0], b.shape[1]) == (rank, rank)
+        layer = plain.get_submodule(name)
+        with torch.no_grad():
+            layer.weight += (b.flatten(1) @ a.flatten(1)).view(layer.weight.shape)
+        x = torch.randn(INPUTS[name], generator=g)
+        torch.testing.assert_close(wrapped.get_submodule(name)(x), layer(x), atol=1e-4, rtol=1e-5)
+
+
+def test_saved_factors_come_back() -> None:
+    values = {k: v.detach().clone() for k, v in add_lora(Layers(), list(LAYERS), 2, seeded(0)).items()}
+    values = {k: v + 1 for k, v in values.items()}
+    factors = add_lora(Layers(), list(LAYERS), 2, values=values)
+    assert list(factors) == list(values)
+    assert all(torch.equal(factors[k], values[k]) for k in values)
+
+
+def test_a_saved_factor_that_is_missing_is_an_error() -> None:
+    values = add_lora(Layers(), list(LAYERS), 2, seeded(0))
+    del values["conv.lora_B"]
+    with pytest.raises(KeyError, match="conv.lora_B"):
+        add_lora(Layers(), list(LAYERS), 2, values=values)
+
+
+def test_a_new_lora_changes_nothing_and_is_trainable() -> None:
+    plain, wrapped = Layers(), Layers()
+    factors = add_lora(wrapped, list(LAYERS), 3, seeded(0))
+    for name in LAYERS:
+        x = torch.randn(INPUTS[name], generator=seeded(4))
+        assert torch.equal(wrapped.get_submodule(name)(x), plain.get_submodule(name)(x))
+    trainable = {id(p) for p in wrapped.parameters() if p.requires_grad}
+    assert trainable == {id(f) for f in factors.values()}
+
+
+def test_a_starts_uniform_within_one_over_the_root_of_the_fan_in() -> None:
+    """Kaiming's bound with gain 1/sqrt(3), as torch's own Linear and Conv2d begin; B is zero."""
+    root = nn.Module()
+    root.wide, root.conv = nn.Linear(400, 3), nn.Conv2d(64, 3, 3)
+    factors = add_lora(root, ["wide", "conv"], 16, seeded(0))
+    for name, fan_in in (("wide", 400), ("conv", 64 * 9)):
+        a, bound = factors[f"{name}.lora_A"].detach(), fan_in**-0.5
+        assert bound * 0.99 < float(a.abs().max()) <= bound
+        assert abs(float(a.mean())) < 0.03 * bound
+        assert float(a.std()) == pytest.approx(bound / 3**0.5, rel=0.03)
+        assert not factors[f"{name}.lora_B"].any()
+
+
+def test_factors_depend_on_the_generator_alone() -> None:
+    def factors(seed: int, world: int) -> dict[str, torch.Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(world)
+            return add_lora(Layers(), list(LAYERS), 2, seeded(seed))
+
+    first, again, other = factors(1, 10), factors(1, 11), factors(2, 10)
+    for name in first:
+        assert torch.equal(first[name], again[name])
+        assert name.endswith("lora_B") or not torch.equal(first[name], other[name])
+
+
+def test_the_global_generators_do_not_move() -> None:
+    root = Layers()
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    add_lora(root, list(LAYERS), 2, seeded(0))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.random.get_state()[1].tolist() == before[2]
+
+
+def test_taken_out_nothing_is_left() -> None:
+    root = Layers()
+    before = {**dict(root.named_modules()), **dict(root.named_parameters())}
+    attributes = set(vars(root))
+    originals = {name: root.get_submodule(name) for name in LAYERS}
+    add_lora(root, list(LAYERS), 2, seeded(0))
+    assert not isinstance(root.to_q, nn.Linear)
+    remove_lora(root, originals)
+    after = {**dict(root.named_modules()), **dict(root.named_parameters())}
+    assert list(after) == list(before)
+    assert all(after[name] is before[name] for name in before)
+    assert set(vars(root)) == attributes
+
+
+# Which layers
+
+
+def test_every_attention_projection_of_the_unet_is_wrapped(tiny: Backbone) -> None:
+    from diffusers.models.attention import BasicTransformerBlock
+    from peft.tuners.lora import LoraLayer
+
+    blocks = [m for m in tiny.unet.modules() if isinstance(m, BasicTransformerBlock)]
+    expected = {id(p) for b in blocks for a in (b.attn1, b.attn2) for p in (a.to_q, a.to_k, a.to_v, a.to_out[0])}
+    assert len(expected) == 8 * len(blocks) > 0
+    found = matching_modules(tiny.unet, adapters.ATTENTION)
+    assert {id(tiny.unet.get_submodule(n)) for n in found} == expected and len(found) == len(expected)
+    factors = tiny.add_lora(2, adapters.ATTENTION, seeded(0))
+    wrapped = [m for m in tiny.unet.modules() if isinstance(m, LoraLayer)]
+    assert {id(m.base_layer) for m in wrapped} == expected
+    assert len(factors) == 2 * len(expected)
+
+
+def test_targets_match_whole_ends_of_names_of_linear_and_convolution_layers() -> None:
+    root = nn.ModuleDict(
+        {
+            "attn": nn.ModuleDict({"to_k": nn.Linear(2, 2), "also_to_k": nn.Linear(2, 2)}),
+            "to_k": nn.Conv2d(1, 1, 1),
+            "norm": nn.ModuleDict({"to_k": nn.LayerNorm(2)}),
+        }
+    )
+    assert matching_modules(root, ["to_k"]) == ["attn.to_k", "to_k"]
+    assert matching_modules(root, ["attn.to_k", "to_k"]) == ["attn.to_k", "to_k"]
+    assert matching_modules(root, ["attn.to_k"]) == ["attn.to_k"]
+
+
+@pytest.mark.parametrize("missed", ["to_kk", "o_k", "norm", "", "attn"])
+def test_a_target_that_matches_nothing_is_named(tiny: Backbone, missed: str) -> None:
+    with pytest.raises(ValueError, match="no layer's name ends with") as caught:
+        tiny.add_lora(2, ["to_q", missed], seeded(0))
+    assert repr(missed) in str(caught.value) and "'to_q'" not in str(caught.value)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.sampled_from(["to_q", "to_k", "attn1.to_q", "attn2.to_v", "conv_in", "proj_in"]), unique=True))
+def test_matching_is_by_brute_force(targets: list[str]) -> None:
+    root = nn.Module()
+    for path in ("a.attn1.to_q", "a.attn2.to_q", "a.attn1.to_k", "b.attn2.to_v", "conv_in", "b.proj_in", "c"):
+        here = root
+        for part in path.split(".")[:-1]:
+            here = here._modules.setdefault(part, nn.Module())
+        here.add_module(path.split(".")[-1], nn.Linear(1, 1))
+    ends = [t.split(".") for t in targets]
+    paths = [n.split(".") for n, m in root.named_modules() if isinstance(m, nn.Linear)]
+    expected = [".".join(p) for p in paths if any(p[-len(e) :] == e for e in ends)]
+    assert matching_modules(root, targets) == expected

@@ -1,0 +1,219 @@
+"""The methods of baselines/, two tasks each on a tiny Stable Diffusion: what each is known for must show."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from cpbench import adapters, sampling
+from cpbench.backbones import Backbone
+from cpbench.baselines.base import Base
+from cpbench.baselines.isolated import Isolated
+from cpbench.baselines.seqlora import SequentialLora, Settings, token_of
+from cpbench.method import Method, NotDefined, State, Task
+from cpbench.sampling import Sampler, Wanted
+
+MakeTask = Callable[..., Task]
+CONCEPTS = ("dog", "vase", "dog2")
+SMALL = Settings(rank=2, steps=3, batch_size=2, learning_rate=1e-2, token_learning_rate=1e-2)
+STILL = Settings(rank=2, steps=1, batch_size=2, learning_rate=1e-9, token_learning_rate=0)
+
+
+def learn(
+    backbone: Backbone,
+    make_task: MakeTask,
+    kind: type[Method],
+    number: int,
+    state: State | None,
+    options: Settings | None = None,
+) -> State:
+    """Task `number` by a new method object, from a state of its own, as the runner does it; restored after."""
+    task = make_task(backbone, CONCEPTS[number - 1], number)
+    given = State({k: v.clone() for k, v in state.tensors.items()}, dict(state.facts)) if state else None
+    learned = kind(options or (SMALL if kind is not Base else None)).learn(backbone, task, given)
+    backbone.restore()
+    if given is not None:  # what was given is not written to
+        assert given.facts == state.facts
+        assert given.tensors.keys() == state.tensors.keys()
+        assert all(torch.equal(given.tensors[k], state.tensors[k]) for k in state.tensors)
+    return learned
+
+
+def both(backbone: Backbone, make_task: MakeTask, kind: type[Method]) -> tuple[State, State]:
+    first = learn(backbone, make_task, kind, 1, None)
+    return first, learn(backbone, make_task, kind, 2, first)
+
+
+def picture(backbone: Backbone, kind: type[Method], state: State | None, concept: str) -> torch.Tensor:
+    """One small drawing of the concept, by the method's own words for it."""
+    method = kind(SMALL if kind is not Base else None)
+    words = method.phrase(concept, "dog", state) if state else "dog"
+    with backbone.installed(method, state, (concept,)):
+        want = Wanted(f"a {words} in the snow", 0, concept, "a {} in the snow", 0)
+        return torch.from_numpy(sampling.draw(backbone, [want], Sampler(2, 4.0, 1)))
+
+
+def names_of(backbone: Backbone, rank: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that a LoRA on every attention projection has, counted from the layers themselves."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in backbone.unet.named_modules():
+        if isinstance(module, torch.nn.Linear) and any(name.endswith("." + t) for t in adapters.ATTENTION):
+            shapes[f"{name}.lora_A"] = (rank, module.in_features)
+            shapes[f"{name}.lora_B"] = (module.out_features, rank)
+    assert len(shapes) > 16
+    return shapes
+
+
+# base
+
+
+def test_base_carries_nothing_and_changes_nothing(tiny: Backbone, make_task: MakeTask) -> None:
+    untouched, evaluations = tiny.installed_hash(), tiny.unet_evaluations
+    first, second = both(tiny, make_task, Base)
+    assert (first.tensors, second.tensors) == ({}, {})
+    assert (first.concepts, second.concepts) == (["dog"], ["dog", "vase"])
+    assert tiny.unet_evaluations == evaluations
+    for concepts in ((), ("dog",), ("dog", "vase")):
+        with tiny.installed(Base(), second, concepts):
+            assert tiny.installed_hash() == untouched
+    assert Base().phrase("vase", "stuffed animal", second) == "stuffed animal"
+
+
+def test_base_draws_row_0_in_every_row(tiny: Backbone, make_task: MakeTask) -> None:
+    first, second = both(tiny, make_task, Base)
+    drawn = [picture(tiny, Base, state, "dog") for state in (None, first, second)]
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+
+
+# isolated
+
+
+def test_isolated_keeps_what_it_learned_bit_for_bit(tiny: Backbone, make_task: MakeTask) -> None:
+    first, second = both(tiny, make_task, Isolated)
+    assert first.tensors.keys() < second.tensors.keys()
+    assert all(torch.equal(first.tensors[k], second.tensors[k]) for k in first.tensors)
+    assert torch.equal(picture(tiny, Isolated, first, "dog"), picture(tiny, Isolated, second, "dog"))
+
+
+def test_isolated_carries_a_lora_and_a_row_a_concept(tiny: Backbone, make_task: MakeTask) -> None:
+    _, second = both(tiny, make_task, Isolated)
+    shapes = {}
+    for concept in ("dog", "vase"):
+        shapes |= {f"adapter/{concept}/{k}": s for k, s in names_of(tiny, rank=2).items()}
+        shapes[f"token/{concept}"] = (16,)
+    assert {k: tuple(v.shape) for k, v in second.tensors.items()} == shapes
+
+
+def test_isolated_starts_every_concept_from_the_untouched_model(tiny: Backbone, make_task: MakeTask) -> None:
+    """Task 2 after task 1, and the same concept learned alone, differ in nothing but the word's number."""
+    _, second = both(tiny, make_task, Isolated)
+    alone = learn(tiny, make_task, Isolated, 2, None)
+    for name, tensor in alone.tensors.items():
+        assert torch.equal(second.tensors[name], tensor), name
+    assert len(alone.tensors) == len(second.tensors) / 2
+
+
+def test_isolated_cannot_show_two_concepts(tiny: Backbone, make_task: MakeTask) -> None:
+    _, second = both(tiny, make_task, Isolated)
+    before = tiny.installed_hash()
+    with pytest.raises(NotDefined), tiny.installed(Isolated(SMALL), second, ("dog", "vase")):
+        pass
+    with tiny.installed(Isolated(SMALL), second, ()):
+        assert tiny.installed_hash() == before  # plain prompts get the untouched model
+
+
+def test_isolated_installs_each_concepts_own(tiny: Backbone, make_task: MakeTask) -> None:
+    _, second = both(tiny, make_task, Isolated)
+    for concept in ("dog", "vase"):
+        with tiny.installed(Isolated(SMALL), second, (concept,)):
+            assert all(torch.equal(v, second.tensors[f"adapter/{concept}/{k}"]) for k, v in tiny.factors.items())
+            (row,) = tiny.rows.rows.values()
+            assert torch.equal(row, second.tensors[f"token/{concept}"])
+            word = Isolated(SMALL).phrase(concept, "dog", second).split()[0]
+            assert tiny.tokenizer(word, add_special_tokens=False).input_ids == [len(tiny.tokenizer) - 1]
+
+
+# seqlora
+
+
+def test_seqlora_changes_the_one_adapter_and_keeps_earlier_words(tiny: Backbone, make_task: MakeTask) -> None:
+    first, second = both(tiny, make_task, SequentialLora)
+    third = learn(tiny, make_task, SequentialLora, 3, second)
+    shapes = {f"adapter/{k}": s for k, s in names_of(tiny, rank=2).items()} | {f"token/{c}": (16,) for c in CONCEPTS}
+    assert {k: tuple(v.shape) for k, v in third.tensors.items()} == shapes
+    factors = list(first.part("adapter"))
+    for before, after in ((first, second), (second, third)):
+        assert not any(torch.equal(before.part("adapter")[k], after.part("adapter")[k]) for k in factors)
+        for concept in before.concepts:
+            assert torch.equal(before.tensors[f"token/{concept}"], after.tensors[f"token/{concept}"])
+    assert third.concepts == list(CONCEPTS)
+
+
+def test_seqlora_forgets_in_pictures(tiny: Backbone, make_task: MakeTask) -> None:
+    first, second = both(tiny, make_task, SequentialLora)
+    assert not torch.equal(picture(tiny, SequentialLora, first, "dog"), picture(tiny, SequentialLora, second, "dog"))
+
+
+def test_seqlora_goes_on_from_the_last_adapter(tiny: Backbone, make_task: MakeTask) -> None:
+    """With next to no learning, task 2 ends where task 1 did, and not where a new LoRA begins."""
+    first = learn(tiny, make_task, SequentialLora, 1, None)
+    near = learn(tiny, make_task, SequentialLora, 2, first, STILL).part("adapter")
+    fresh = tiny.add_lora(2, adapters.ATTENTION, make_task(tiny, "vase", 2).generator("lora"))
+    for k, v in first.part("adapter").items():
+        torch.testing.assert_close(near[k], v, atol=1e-7, rtol=0)
+        assert float((fresh[k].detach() - v).abs().max()) > 1e-3
+
+
+def test_a_word_begins_as_its_class_noun(tiny: Backbone, make_task: MakeTask) -> None:
+    for kind in (SequentialLora, Isolated):
+        state = learn(tiny, make_task, kind, 1, None, STILL)
+        assert torch.equal(state.tensors["token/dog"], tiny.word_embedding("dog"))
+
+
+def test_seqlora_installs_the_adapter_and_all_words(tiny: Backbone, make_task: MakeTask) -> None:
+    _, second = both(tiny, make_task, SequentialLora)
+    hashes = set()
+    for concepts in ((), ("dog",), ("vase",), ("dog", "vase")):
+        with tiny.installed(SequentialLora(SMALL), second, concepts):
+            assert all(torch.equal(v, second.part("adapter")[k]) for k, v in tiny.factors.items())
+            for word, concept in (("v1", "dog"), ("v2", "vase")):
+                assert torch.equal(tiny.rows.rows[word], second.tensors[f"token/{concept}"])
+            ids = tiny.tokenizer("<v1> <v2>", add_special_tokens=False).input_ids
+            assert ids == [len(tiny.tokenizer) - 2, len(tiny.tokenizer) - 1]
+            hashes.add(tiny.installed_hash())
+    assert len(hashes) == 1  # one model for every concept
+
+
+# Both
+
+
+def test_isolated_and_seqlora_agree_on_task_1_bit_for_bit(tiny: Backbone, make_task: MakeTask) -> None:
+    alone = learn(tiny, make_task, Isolated, 1, None)
+    shared = learn(tiny, make_task, SequentialLora, 1, None)
+    assert alone.part("adapter/dog").keys() == shared.part("adapter").keys() == names_of(tiny, 2).keys()
+    for k, v in shared.part("adapter").items():
+        assert torch.equal(alone.part("adapter/dog")[k], v)
+        assert float(v.abs().max()) > 0  # B has left zero
+    assert torch.equal(alone.tensors["token/dog"], shared.tensors["token/dog"])
+    assert not torch.equal(alone.tensors["token/dog"], tiny.word_embedding("dog"))
+    assert torch.equal(picture(tiny, Isolated, alone, "dog"), picture(tiny, SequentialLora, shared, "dog"))
+
+
+@pytest.mark.parametrize("kind", [Isolated, SequentialLora])
+def test_options_say_what_is_adapted_and_what_it_costs(tiny: Backbone, make_task: MakeTask, kind: type[Method]) -> None:
+    options = Settings(rank=3, steps=2, batch_size=3, target_modules=("attn2.to_k", "conv_in"))
+    before, tiny.trainable_parameters = tiny.unet_evaluations, 0
+    state = learn(tiny, make_task, kind, 1, None, options)
+    assert tiny.unet_evaluations - before == 2 * 3
+    adapted = {k.rsplit(".", 1)[0].split("/")[-1] for k in state.tensors if k.startswith("adapter/")}
+    assert adapted == {n for n, _ in tiny.unet.named_modules() if n.endswith("attn2.to_k") or n == "conv_in"}
+    assert tiny.trainable_parameters == sum(v.numel() for v in state.tensors.values())
+
+
+def test_words_are_numbered_in_the_order_of_learning() -> None:
+    state = State({}, {"concepts": ["vase", "dog", "dog2"]})
+    assert [token_of(c, state) for c in ("dog", "dog2", "vase")] == ["<v2>", "<v3>", "<v1>"]
+    for kind in (Isolated, SequentialLora):
+        assert kind().phrase("dog2", "dog", state) == "<v3> dog"
+        with pytest.raises(ValueError, match="cat"):
+            kind().phrase("cat", "cat", state)

@@ -1,0 +1,196 @@
+"""The leaderboard from run records written by hand."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cpbench import leaderboard
+from cpbench.errors import UserError
+
+FIGURES = (
+    "final_average",
+    "plasticity",
+    "forgetting",
+    "backward_transfer",
+    "normalised_retention",
+    "gap_closed",
+    "share_lost",
+)
+
+
+def summary(retention: float | None, **others: float | None) -> dict[str, dict[str, float | None]]:
+    dino = dict.fromkeys(FIGURES, 0.5) | {"normalised_retention": retention} | others
+    text = dict.fromkeys(FIGURES, 0.25) | {"normalised_retention": None, "gap_closed": None}  # text has no ceiling
+    return {"dino": dino, "clip_i": dict.fromkeys(FIGURES, 0.75), "clip_t": text}
+
+
+def record(method: str, retention: float | None = 0.5, **changes: Any) -> dict[str, Any]:
+    """A run.json as the runner writes it, as far as the leaderboard reads it."""
+    plain = {
+        "schema": 1,
+        "status": "finished",
+        "config": {"backbone": "miniature", "seed": 0, "order": 0},
+        "facts": {"method": method},
+        "hash": f"{method:.8}".ljust(8, "0"),
+        "sequence": {"name": "seq", "version": 1, "concepts": ["a", "b"]},
+        "pictures": "drawn",
+        "sees_earlier_data": False,
+        "costs": {
+            "0": {"drawing_seconds": 9.0},
+            "1": cost(2000, 1.5),
+            "2": cost(3000, 2.5),
+        },
+        "summary": summary(retention),
+    }
+    return plain | changes
+
+
+def cost(carried: int, seconds: float) -> dict[str, Any]:
+    return {
+        "carried_bytes": {"adapter": carried - 500, "token": 500},
+        "trainable_parameters": carried // 4,
+        "learning_unet_evaluations": 40,
+        "learning_seconds": seconds,
+    }
+
+
+def write(folder: Path, *records: dict[str, Any] | str) -> None:
+    for n, content in enumerate(records):
+        path = folder / f"run-{n}" / "run.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def seed(n: int, order: int = 0) -> dict[str, Any]:
+    return {"config": {"backbone": "miniature", "seed": n, "order": order}}
+
+
+def made(folder: Path) -> tuple[pd.DataFrame, str]:
+    """The CSV and the Markdown that `write` makes of the runs in `folder`."""
+    leaderboard.write(folder, folder / "out")
+    csv = folder / "out" / "leaderboard.csv"
+    return pd.read_csv(csv, dtype={"hash": str}), csv.with_suffix(".md").read_text()
+
+
+def markdown_tables(text: str) -> dict[str, list[dict[str, str]]]:
+    """By heading, the rows of each pipe table. AssertionError if a row has more or fewer cells than the head."""
+    found: dict[str, list[dict[str, str]]] = {}
+    heading, head = "", None
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("## "):
+            heading = line[3:]
+        if not line.startswith("|"):
+            head = None
+            continue
+        cells = [c.strip() for c in line.strip().strip("|").split("|")]
+        if head is None:
+            head, found[heading] = cells, []
+        elif all(re.fullmatch(":?-+:?", c) for c in cells):
+            assert len(cells) == len(head)
+        else:
+            found[heading].append(dict(zip(head, cells, strict=True)))
+    return found
+
+
+def test_seeds_and_orders_of_equal_settings_are_averaged(tmp_path: Path) -> None:
+    a, b, c = (record("lora", **seed(*s)) for s in ((0, 0), (1, 0), (0, 1)))
+    a["summary"], b["summary"], c["summary"] = (
+        summary(r, final_average=f, forgetting=g) for r, f, g in ((0.2, 0.60, 0.1), (0.4, 0.66, 0.2), (0.9, 0.75, None))
+    )
+    b["costs"] = {"1": cost(5000, 6.0)}
+    write(tmp_path, a, b, c)
+    csv, text = made(tmp_path)
+    (row,) = csv.to_dict("records")
+    assert (row["sequence"], row["method"], row["hash"], row["runs"]) == ("seq v1", "lora", "lora0000", 3)
+    assert row["dino_normalised_retention"] == 0.5
+    assert row["dino_final_average"] == 0.67
+    assert row["dino_forgetting"] == 0.15  # of the two runs where it is defined
+    assert pd.isna(row["clip_t_normalised_retention"]) and row["clip_t_final_average"] == 0.25
+    assert row["carried_kB"] == pytest.approx((3 + 5 + 3) / 3, abs=1e-6)  # of the last state, the largest
+    assert row["trainable_parameters"] == pytest.approx((750 + 1250 + 750) / 3, abs=1e-6)
+    assert row["learning_seconds"] == pytest.approx((4 + 6 + 4) / 3, abs=1e-6)
+    assert row["learning_unet_evaluations"] == pytest.approx((80 + 40 + 80) / 3, abs=1e-6)
+    assert "seed" not in csv and "order" not in csv
+    ((shown,),) = markdown_tables(text).values()
+    assert shown["method"] == "lora" and shown["runs"] == "3" and shown["settings"] == "lora0000"
+    assert (shown["DINO final"], shown["forgetting"], shown["retention"]) == ("0.670", "0.150", "0.500")
+    assert (shown["CLIP-I final"], shown["CLIP-T final"]) == ("0.750", "0.250")
+    assert (shown["carried kB"], shown["learning s"]) == ("4", "5")
+
+
+def test_other_settings_have_rows_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path, record("lora"), record("lora", hash="ffffffff"), record("lora", hash="01234567"))
+    csv, _ = made(tmp_path)
+    assert sorted(csv["hash"]) == ["01234567", "ffffffff", "lora0000"] and list(csv["runs"]) == [1, 1, 1]
+
+
+def test_best_retention_comes_first_and_undefined_last(tmp_path: Path) -> None:
+    rows = {"worst": -0.5, "undefined": None, "best": 0.9, "second": 0.1}
+    write(tmp_path, *(record(name, value) for name, value in rows.items()))
+    csv, text = made(tmp_path)
+    expected = ["best", "second", "worst", "undefined"]
+    assert list(csv["method"]) == expected
+    ((*shown,),) = markdown_tables(text).values()
+    assert [r["method"] for r in shown] == expected
+    assert [r["retention"] for r in shown] == ["0.900", "0.100", "-0.500", "-"]
+
+
+def test_each_sequence_backbone_and_kind_of_pictures_has_a_table(tmp_path: Path) -> None:
+    other = {"sequence": {"name": "seq", "version": 2, "concepts": ["a"]}}
+    elsewhere = {"config": {"backbone": "/models/sd15", "seed": 0, "order": 0}, "pictures": "photographs"}
+    write(tmp_path, record("a"), record("b", **other), record("c", **elsewhere), record("d", pictures="photographs"))
+    tables = markdown_tables(made(tmp_path)[1])
+    assert {heading: [r["method"] for r in rows] for heading, rows in tables.items()} == {
+        "seq v1 on miniature (drawn stand-ins)": ["a"],
+        "seq v1 on miniature (photographs)": ["d"],
+        "seq v1 on sd15 (photographs)": ["c"],
+        "seq v2 on miniature (drawn stand-ins)": ["b"],
+    }
+
+
+def test_methods_that_see_earlier_data_are_marked(tmp_path: Path) -> None:
+    write(tmp_path, record("joint", sees_earlier_data=True), record("lora"))
+    csv, text = made(tmp_path)
+    assert set(csv["method"]) == {"joint*", "lora"}
+    assert "Methods with * see earlier data" in text
+
+
+def test_only_whole_finished_runs_count(tmp_path: Path) -> None:
+    unfinished = [record("lora", 0.0, status=s, **seed(7)) for s in ("running", "failed", "interrupted")]
+    foreign = [record("lora", 0.0, schema=99, **seed(8)), '{"schema": 1', "[1, 2]", "null", "3", "{}"]
+    write(tmp_path, record("lora", 0.5), *unfinished, *foreign)
+    csv, _ = made(tmp_path)
+    assert list(csv["runs"]) == [1] and list(csv["dino_normalised_retention"]) == [0.5]
+
+
+def test_copy_of_a_run_counts_once(tmp_path: Path) -> None:
+    write(tmp_path / "reference", record("lora", 0.3), record("lora", 0.7, **seed(1)))
+    write(tmp_path / "runs", record("lora", 0.5))  # the same run again: this one counts
+    csv, _ = made(tmp_path)
+    assert list(csv["runs"]) == [2] and list(csv["dino_normalised_retention"]) == [0.6]
+
+
+def test_made_again_it_is_the_same(tmp_path: Path) -> None:
+    write(tmp_path, record("lora"), record("base"))
+    made(tmp_path)
+    before = {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir()}
+    made(tmp_path)
+    assert {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir()} == before
+    assert set(before) == {"leaderboard.md", "leaderboard.csv"}
+
+
+@pytest.mark.parametrize("what", ["no folder", "empty", "only unfinished"])
+def test_nothing_to_show_is_one_line_with_the_folder(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "results"
+    if what != "no folder":
+        folder.mkdir()
+    if what == "only unfinished":
+        write(folder, record("lora", status="running"))
+    with pytest.raises(UserError) as caught:
+        leaderboard.write(folder, tmp_path / "out")
+    assert str(folder) in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "out").exists()

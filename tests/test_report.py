@@ -1,0 +1,186 @@
+"""Tables and the picture of what was forgotten, from scores and pictures made by hand."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.table import Table
+
+from cpbench import report, results
+
+CONCEPTS = ["cup", "dog"]
+DINO = {(0, "cup"): 0.2, (0, "dog"): 0.3, (1, "cup"): 0.6, (2, "cup"): 0.5, (2, "dog"): 0.8}
+TEXT = {(0, "cup"): 0.1, (0, "dog"): 0.2, (1, "cup"): 0.3, (2, "cup"): 0.3, (2, "dog"): 0.4}
+CEILING = {"cup": 0.9, "dog": 0.7}
+
+
+def rows(metric: str, cells: dict[tuple[int, str], float]) -> list[tuple]:
+    """Two pictures a cell, whose mean is the cell."""
+    return [
+        (row, "cell", concept, "p", k, metric, mean + (0.05 if k else -0.05))
+        for (row, concept), mean in cells.items()
+        for k in (0, 1)
+    ]
+
+
+@pytest.fixture
+def scores() -> pd.DataFrame:
+    real = [(0, "real", c, "", 0, "dino", v) for c, v in CEILING.items()]
+    oracle = [(0, "oracle", c, "p", 0, "dino", 0.95) for c in CONCEPTS]
+    return pd.DataFrame(rows("dino", DINO) + rows("clip_t", TEXT) + real + oracle, columns=results.SCORE_COLUMNS)
+
+
+@pytest.fixture
+def folder(scores: pd.DataFrame, tmp_path: Path) -> Path:
+    results.write_scores(tmp_path / "scores.csv", scores)
+    return tmp_path
+
+
+def cells(table: Table) -> list[list[str]]:
+    """The table's rows, without markup."""
+    columns = [[str(c).replace("[bold]", "").replace("[/bold]", "") for c in column.cells] for column in table.columns]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+# The figures: R = [[.2, .3], [.6, nan], [.5, .8]], C = [.9, .7]
+WHOLE = {
+    "final_average": 0.65,  # (.5 + .8) / 2
+    "plasticity": 0.7,  # (.6 + .8) / 2
+    "forgetting": 0.1,  # .6 - .5
+    "backward_transfer": -0.1,
+    "normalised_retention": 0.8 / 1.1,  # (.3 + .5) / (.7 + .4)
+    "gap_closed": 0.9 / 1.1,  # (.4 + .5) / (.7 + .4)
+    "share_lost": 0.25,  # 1 - .3 / .4
+}
+
+
+def test_summary_figures_are_those_counted_by_hand(scores: pd.DataFrame) -> None:
+    found = report.summaries(scores, CONCEPTS, 2)
+    assert {k: found["dino"][k] for k in WHOLE} == pytest.approx(WHOLE, abs=1e-6)
+    text = found["clip_t"]
+    assert (text["final_average"], text["forgetting"]) == pytest.approx((0.35, 0.0), abs=1e-6)
+    assert text["normalised_retention"] is None and text["gap_closed"] is None  # no real pictures: no ceiling
+
+
+def test_summary_in_the_middle_of_a_run(scores: pd.DataFrame) -> None:
+    found = report.summaries(scores[scores["row"] < 2], CONCEPTS, 1)["dino"]
+    expected = {"final_average": 0.6, "plasticity": 0.6, "normalised_retention": 0.4 / 0.7, "gap_closed": 0.4 / 0.7}
+    assert {k: found[k] for k in expected} == pytest.approx(expected, abs=1e-6)
+    assert found["forgetting"] is None and found["backward_transfer"] is None and found["share_lost"] is None
+
+
+def test_tables_show_the_matrices_and_the_figures(folder: Path) -> None:
+    text, dino, summary = report.run_tables(folder, CONCEPTS, 2)
+    assert "CLIP-T" in str(text.title) and "DINO" in str(dino.title) and "after task 2" in str(dino.title)
+    assert [str(c.header) for c in dino.columns[1:]] == CONCEPTS
+    assert cells(dino) == [
+        ["untouched", "0.200", "0.300"],
+        ["task 1", "0.600", "-"],
+        ["task 2", "0.500", "0.800"],
+        ["real", "0.900", "0.700"],
+        ["oracle", "0.950", "0.950"],
+    ]
+    assert len(cells(text)) == 3  # neither reference row: there are no scores of them
+    heads = [str(c.header) for c in summary.columns]
+    shown = {name.replace(" ", "_"): dict(zip(heads[1:], values, strict=True)) for name, *values in cells(summary)}
+    assert {name: shown[name]["DINO"] for name in WHOLE} == {name: f"{v:.3f}" for name, v in WHOLE.items()}
+    assert shown["normalised_retention"]["CLIP-T"] == "-"
+    assert shown["final_average"]["CLIP-T"] == "0.350"
+
+
+def test_costs_of_each_task_are_shown() -> None:
+    costs = {
+        1: {
+            "learning_seconds": 2.25,
+            "drawing_seconds": 1.0,
+            "judging_seconds": 0.5,
+            "learning_unet_evaluations": 40,
+            "drawing_unet_evaluations": 8,
+            "pictures_drawn": 2,
+            "pictures_reused": 3,
+            "trainable_parameters": 77,
+            "carried_bytes": {"adapter": 4000, "token": 1000},
+            "peak_memory_bytes": 123_400_000,
+        },
+        0: {"drawing_seconds": 4.0, "judging_seconds": 0.1, "drawing_unet_evaluations": 16, "pictures_drawn": 4},
+    }
+    shown = cells(report.cost_table(costs))
+    assert [row[0] for row in shown] == ["0", "1"]
+    heads = [str(c.header) for c in report.cost_table(costs).columns]
+    first, second = (dict(zip(heads, row, strict=True)) for row in shown)
+    assert (first["learn s"], first["draw s"], first["drawn"]) == ("0.0", "4.0", "4")
+    assert second["UNet evaluations"] == "48"
+    assert (second["drawn"], second["reused"], second["trained"]) == ("2", "3", "77")
+    assert (second["carried kB"], second["peak MB"]) == ("5", "123")
+
+
+# The grid: cells of 96 pixels, 4 apart, right of names 118 wide and below heads 34 high
+CELL, GAP, LEFT, TOP = 96, 4, 118, 34
+FRAME = (210, 40, 40)
+
+
+def colour(row: int, concept: int) -> tuple[int, int, int]:
+    return 20 + 30 * row, 200 - 60 * concept, 120
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> np.ndarray:
+    """The picture of a run of three tasks, every picture in a colour of its own."""
+    names = ["cup", "dog", "vase"]
+    real = {n: np.full((2, 64, 64, 3), colour(5, j), np.uint8) for j, n in enumerate(names)}
+    for t in range(4):
+        for j, name in enumerate(names[: t or 3]):
+            path = tmp_path / f"task-{t:02d}" / "pictures" / name / "00-0.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (64, 64), colour(t, j)).save(path)
+    stray = tmp_path / "task-01" / "pictures" / "dog" / "00-0.png"  # of a concept not learned yet: never shown
+    stray.parent.mkdir(parents=True)
+    Image.new("RGB", (64, 64), "black").save(stray)
+    report.retention_grid(tmp_path, names, real, tmp_path / "grid.png")
+    return np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+
+
+def inside(grid: np.ndarray, row: int, column: int) -> set[tuple[int, ...]]:
+    """The colours of a cell, without the outermost pixels, which a frame may cover."""
+    y, x = TOP + row * (CELL + GAP), LEFT + column * (CELL + GAP)
+    part = grid[y + 3 : y + CELL - 3, x + 3 : x + CELL - 3].reshape(-1, 3)
+    return {tuple(int(v) for v in p) for p in np.unique(part, axis=0)}
+
+
+def test_grid_has_a_row_a_concept_and_a_column_a_task(grid: np.ndarray) -> None:
+    assert grid.shape == (TOP + 3 * (CELL + GAP), LEFT + (3 + 2) * (CELL + GAP), 3)
+    for j in range(3):
+        assert inside(grid, j, 0) == {colour(5, j)}  # the real picture
+        assert inside(grid, j, 1) == {colour(0, j)}  # the untouched model's
+        for t in range(1, 4):
+            expected = colour(t, j) if t >= j + 1 else (255, 255, 255)
+            assert inside(grid, j, t + 1) == {expected}, (j, t)
+
+
+def test_frames_are_where_a_concept_was_learned_and_nowhere_else(grid: np.ndarray) -> None:
+    ys, xs = np.nonzero((grid == FRAME).all(-1))
+    found = {((y + 2 - TOP) // (CELL + GAP), (x + 2 - LEFT) // (CELL + GAP)) for y, x in zip(ys, xs, strict=True)}
+    assert found == {(0, 2), (1, 3), (2, 4)}
+    for row, column in found:
+        y, x = TOP + row * (CELL + GAP), LEFT + column * (CELL + GAP)
+        for edge in (grid[y - 1, x : x + CELL], grid[y + CELL, x : x + CELL]):
+            assert (edge == FRAME).all()
+        for edge in (grid[y : y + CELL, x - 1], grid[y : y + CELL, x + CELL]):
+            assert (edge == FRAME).all()
+
+
+def test_grid_of_a_run_cut_short_has_the_same_size_and_empty_cells(tmp_path: Path) -> None:
+    real = {n: np.zeros((1, 64, 64, 3), np.uint8) for n in CONCEPTS}
+    report.retention_grid(tmp_path, CONCEPTS, real, tmp_path / "grid.png")
+    grid = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    assert grid.shape == (TOP + 2 * (CELL + GAP), LEFT + 4 * (CELL + GAP), 3)
+    assert inside(grid, 0, 0) == {(0, 0, 0)}
+    assert all(inside(grid, j, k) == {(255, 255, 255)} for j in (0, 1) for k in (1, 2, 3))
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.12345, "0.123"), (-0.5, "-0.500"), (math.nan, "-"), (0.0, "0.000")])
+def test_numbers_have_three_digits_and_undefined_is_not_zero(value: float, shown: str) -> None:
+    assert report.number(value) == shown

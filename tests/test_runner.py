@@ -1,0 +1,433 @@
+"""A run from end to end: what is in its folder, what the numbers are, and that nothing that happens to it moves them."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+import cpbench
+from cpbench import cli, images, judges, sequences
+from cpbench.backbones import MINIATURE
+from cpbench.config import resolve
+from cpbench.errors import UserError
+from cpbench.runner import execute
+
+ROOT = Path(__file__).parents[1]
+CONCEPTS = ["dog", "backpack"]
+PROMPT = "a {} in the snow"
+STEPS, BATCH, RANK, SAMPLER_STEPS = 3, 2, 4, 2
+LORA = {"rank": RANK, "steps": STEPS, "batch_size": BATCH, "learning_rate": 1e-3, "token_learning_rate": 1e-3}
+METRICS = ("clip_i", "clip_t", "dino")
+ROUNDED = 1e-6  # scores are written with six digits
+
+# seqlora, except that task 2 can be made to stop half way, by the environment
+STOPPING = """
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from cpbench.baselines.seqlora import SequentialLora
+
+
+class Stopping(SequentialLora):
+    def learn(self, backbone, task, state):
+        def log(step, **figures):
+            task.log(step, **figures)
+            how = os.environ.get("STOP_TASK_2", "")
+            if task.number == 2 and step == 1 and how:
+                if how == "interrupt":
+                    signal.raise_signal(signal.SIGINT)
+                if how == "fail":
+                    raise ValueError("out of luck")
+                Path(how).touch()
+                time.sleep(300)  # to be killed in
+
+        return super().learn(backbone, replace(task, log=log), state)
+"""
+
+
+def run_json(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())
+
+
+def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
+    """The bytes of the files that a run must come to, however it comes to them."""
+    names = patterns or ("scores.csv", "matrix-*.csv", "task-*/scores.csv", "task-*/state.*", "task-*/curve.csv")
+    found = {str(f.relative_to(folder)): f.read_bytes() for n in names for f in sorted(folder.glob(n))}
+    return {name: data for name, data in found.items() if "damaged" not in name}
+
+
+def times(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of change of every file but the lock."""
+    files = [f for f in folder.rglob("*") if f.is_file() and f.name != ".lock"]
+    return {str(f): (f.stat().st_ino, f.stat().st_mtime_ns) for f in files}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sequence of two drawn concepts with one prompt each."""
+    path = tmp_path_factory.mktemp("sequence") / "small.yaml"
+    spec = {
+        "name": "small",
+        "version": 1,
+        "images": {"drawn": True},
+        "concepts": [
+            {"name": "dog", "class_noun": "dog", "kind": "live"},
+            {"name": "backpack", "class_noun": "backpack", "kind": "object"},
+        ],
+        "evaluation": {
+            "live": [PROMPT],
+            "object": [PROMPT],
+            "pictures_per_prompt": 1,
+            "num_inference_steps": SAMPLER_STEPS,
+        },
+    }
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("output")
+
+
+@pytest.fixture(scope="module")
+def base(small: Path, output: Path) -> dict[str, Any]:
+    return cpbench.run(method="base", sequence=str(small), output=output)
+
+
+@pytest.fixture(scope="module")
+def lora(small: Path, output: Path, base: dict[str, Any]) -> dict[str, Any]:
+    """seqlora in the output folder that `base` has run in."""
+    return cpbench.run(method="seqlora", sequence=str(small), output=output, options=LORA)
+
+
+# What is in the folder
+
+
+def test_record_says_what_was_run(small: Path, output: Path, lora: dict[str, Any]) -> None:
+    folder = lora["folder"]
+    record = run_json(folder)
+    assert record["status"] == "finished"
+    assert record["sequence"] == {"name": "small", "version": 1, "concepts": CONCEPTS}
+    assert record["pictures"] == "drawn" and record["sees_earlier_data"] is False
+    config = record["config"]
+    assert {k: config[k] for k in ("method", "backbone", "seed", "order")} == {
+        "method": "seqlora",
+        "backbone": "miniature",
+        "seed": 0,
+        "order": 0,
+    }
+    assert {k: config["options"][k] for k in LORA} == LORA  # resolved: what was not given is there as well
+    assert "target_modules" in config["options"]
+    assert folder == output / "small" / "miniature" / "seqlora" / record["hash"] / "order0-seed0"
+    assert record["device"] == {"kind": "cpu", "threads": torch.get_num_threads()}
+
+
+def test_hash_covers_the_bytes_of_all_that_moves_a_score(small: Path, lora: dict[str, Any]) -> None:
+    def sha256(path: Path) -> str:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    record = run_json(lora["folder"])
+    facts = record["facts"]
+    files = {
+        "clip": MINIATURE / "judges" / "clip" / "open_clip_model.safetensors",
+        "dino": MINIATURE / "judges" / "dino" / "model.safetensors",
+    }
+    assert facts["judges"] == {name: sha256(f) for name, f in files.items()}
+    assert {n: j["weights_sha256"] for n, j in record["judges"].items()} == facts["judges"]
+    assert all(j["preprocessing"] for j in record["judges"].values())
+    assert facts["method_file"] == sha256(ROOT / "baselines" / "seqlora.py")
+    assert facts["sequence"] == sequences.content_hash(sequences.load(small))
+    assert facts["images"] == {c: hashlib.sha256(images.drawn(c).tobytes()).hexdigest() for c in CONCEPTS}
+    assert facts["sampler"] == {"num_inference_steps": SAMPLER_STEPS, "guidance_scale": 4.0, "batch_size": 16}
+    assert facts["dtype"] == "torch.float32" and len(facts["backbone"]) == 64
+    canonical = json.dumps(facts, sort_keys=True).encode()
+    assert record["hash"] == hashlib.sha256(canonical).hexdigest()[:8]
+
+
+def test_files_of_each_task(lora: dict[str, Any]) -> None:
+    folder = lora["folder"]
+    for t, seen in enumerate([CONCEPTS, ["dog"], CONCEPTS]):
+        task = folder / f"task-{t:02d}"
+        assert (task / "scores.csv").is_file() and (task / "cost.json").is_file()
+        assert sorted(str(p.relative_to(task / "pictures")) for p in task.glob("pictures/*/*")) == sorted(
+            f"{c}/00-0.png" for c in seen
+        )
+        assert (task / "state.safetensors").is_file() == (task / "state.json").is_file() == (t > 0)
+    for t in (1, 2):
+        curve = pd.read_csv(folder / f"task-{t:02d}" / "curve.csv")
+        assert list(curve["step"]) == list(range(STEPS))
+        assert np.isfinite(curve["loss"]).all() and (curve["gradient_norm"] > 0).all()
+    assert Image.open(folder / "grid.png").size[0] > 0
+    assert not list(folder.rglob("*.tmp")) and not (folder / ".holder.json").exists()
+
+
+def test_costs_are_those_counted_by_hand(base: dict[str, Any], lora: dict[str, Any]) -> None:
+    # a picture: every sampler step sees it with and without the prompt
+    picture = SAMPLER_STEPS * 2
+    with safe_open(MINIATURE / "unet" / "diffusion_pytorch_model.safetensors", "np") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    ends = (".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weight")
+    adapted = [shape for name, shape in shapes.items() if name.endswith(ends)]
+    adapter = sum(RANK * (rows + columns) for rows, columns in adapted)  # B (rows, r) and A (r, columns)
+    token = json.loads((MINIATURE / "text_encoder" / "config.json").read_text())["hidden_size"]
+    unet_bytes = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
+
+    costs = run_json(lora["folder"])["costs"]
+    assert sorted(costs) == ["0", "1", "2"]
+    for t in (1, 2):
+        cost = costs[str(t)]
+        assert cost["learning_unet_evaluations"] == STEPS * BATCH
+        assert cost["drawing_unet_evaluations"] == t * picture
+        assert (cost["pictures_drawn"], cost["pictures_reused"]) == (t, 0)
+        assert cost["trainable_parameters"] == adapter + token
+        assert cost["carried_parameters"] == adapter + t * token
+        assert cost["carried_bytes"] == {"adapter": 4 * adapter, "token": 4 * t * token}
+        assert all(cost[f"{stage}_seconds"] > 0 for stage in ("learning", "drawing", "judging"))
+        assert unet_bytes < cost["peak_memory_bytes"] < psutil.virtual_memory().total
+    first = run_json(base["folder"])["costs"]
+    assert first["0"]["drawing_unet_evaluations"] == len(CONCEPTS) * picture
+    assert first["0"]["pictures_drawn"] == len(CONCEPTS)
+    assert first["1"]["trainable_parameters"] == first["1"]["learning_unet_evaluations"] == 0
+    assert first["1"]["carried_bytes"] == {}
+
+
+def test_row_0_is_drawn_once_for_all_methods_and_base_never_draws_again(
+    base: dict[str, Any], lora: dict[str, Any]
+) -> None:
+    first, second = (run_json(r["folder"])["costs"] for r in (base, lora))
+    assert (second["0"]["pictures_drawn"], second["0"]["pictures_reused"]) == (0, 2)
+    assert second["0"]["drawing_unet_evaluations"] == 0
+    assert [first[t]["pictures_drawn"] for t in ("1", "2")] == [0, 0]
+    assert [first[t]["drawing_unet_evaluations"] for t in ("1", "2")] == [0, 0]
+    assert contents(base["folder"], "task-00/pictures/*/*") == contents(lora["folder"], "task-00/pictures/*/*")
+    for metric in METRICS:
+        table = base["matrices"][metric]
+        assert (table.loc[2] == table.loc[0]).all() and table.loc[1, "dog"] == table.loc[0, "dog"]
+
+
+# What the numbers are
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b)))
+
+
+def test_matrix_cells_are_the_means_of_the_saved_pictures_scores(lora: dict[str, Any]) -> None:
+    folder, theirs = lora["folder"], judges.load_for("miniature")
+    for metric in METRICS:
+        saved = pd.read_csv(folder / f"matrix-{metric}.csv", index_col=0)
+        assert list(saved.index) == [0, 1, 2] and list(saved.columns) == CONCEPTS
+        expected = np.full((3, 2), np.nan)
+        for t, seen in enumerate([CONCEPTS, ["dog"], CONCEPTS]):
+            for concept in seen:
+                values = []
+                for file in sorted((folder / f"task-{t:02d}" / "pictures" / concept).iterdir()):
+                    drawn = np.asarray(Image.open(file))[None]
+                    judge = theirs["dino" if metric == "dino" else "clip"]
+                    if metric == "clip_t":
+                        others = theirs["clip"].texts([PROMPT.format(concept)])  # the name is the class noun here
+                    else:
+                        others = judge.images(images.drawn(concept))
+                    values.append(np.mean([cosine(judge.images(drawn)[0], o) for o in others]))
+                expected[t, CONCEPTS.index(concept)] = np.mean(values)
+        np.testing.assert_allclose(saved.to_numpy(), expected, atol=2 * ROUNDED)
+        np.testing.assert_array_equal(np.isnan(saved.to_numpy()), [[False, False], [False, True], [False, False]])
+        np.testing.assert_allclose(lora["matrices"][metric].to_numpy(), expected, atol=2 * ROUNDED)
+
+
+def test_reference_rows_are_the_real_pictures_and_the_worlds_own_drawings(lora: dict[str, Any]) -> None:
+    theirs, scores = judges.load_for("miniature"), lora["scores"]
+    kinds = scores.groupby("kind")["metric"].agg(set).to_dict()
+    assert kinds == {"cell": set(METRICS), "oracle": set(METRICS), "real": {"clip_i", "dino"}}
+
+    def value(kind: str, concept: str, metric: str) -> float:
+        (found,) = scores.query("kind == @kind and concept == @concept and metric == @metric")["value"]
+        return found
+
+    for concept in CONCEPTS:
+        oracle = images.oracle(concept, PROMPT, seed=0, index=0)[None]
+        text = theirs["clip"].texts([PROMPT.format(concept)])[0]
+        assert abs(value("oracle", concept, "clip_t") - cosine(theirs["clip"].images(oracle)[0], text)) < 2 * ROUNDED
+        for metric, judge in (("clip_i", "clip"), ("dino", "dino")):
+            real = theirs[judge].images(images.drawn(concept))
+            pairs = [cosine(a, b) for i, a in enumerate(real) for j, b in enumerate(real) if i != j]
+            assert abs(value("real", concept, metric) - np.mean(pairs)) < 2 * ROUNDED
+            by_hand = np.mean([cosine(theirs[judge].images(oracle)[0], r) for r in real])
+            assert abs(value("oracle", concept, metric) - by_hand) < 2 * ROUNDED
+
+
+def test_states_are_what_the_method_learned(lora: dict[str, Any]) -> None:
+    first, second = (load_file(lora["folder"] / f"task-0{t}" / "state.safetensors") for t in (1, 2))
+    assert set(second) - set(first) == {"token/backpack"}
+    np.testing.assert_array_equal(first["token/dog"], second["token/dog"])  # seqlora leaves earlier words alone
+    assert any((first[k] != second[k]).any() for k in first if k.startswith("adapter/"))
+
+
+# Again, elsewhere, in another order
+
+
+def test_finished_run_is_left_as_it_is(
+    small: Path, output: Path, lora: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = times(lora["folder"])
+    again = cpbench.run(method="seqlora", sequence=str(small), output=output, options=LORA)
+    assert "finished already" in (said := capsys.readouterr().out) and str(lora["folder"]) in said
+    assert times(lora["folder"]) == before
+    pd.testing.assert_frame_equal(again["scores"], lora["scores"])
+
+
+def test_same_settings_elsewhere_give_the_same_bytes(small: Path, tmp_path: Path, lora: dict[str, Any]) -> None:
+    options = {k: v for k, v in LORA.items() if k not in ("steps", "rank")}
+    settings = (f"steps={STEPS}", f"rank={RANK}")
+    given = {"method": "seqlora", "sequence": str(small), "output": tmp_path, "options": options}
+    other = execute(*resolve(given, settings=settings)).folder
+    assert other.relative_to(tmp_path) == Path(*lora["folder"].parts[-5:])
+    assert contents(other) == contents(lora["folder"])
+    assert len(contents(other)) == 1 + 3 + 3 + 4 + 2
+
+
+def test_another_order_has_its_own_folder_and_the_same_hash(small: Path, output: Path, base: dict[str, Any]) -> None:
+    other = cpbench.run(method="base", sequence=str(small), output=output, order=1)
+    assert other["folder"].name == "order1-seed0" and other["folder"].parent == base["folder"].parent
+    expected = [CONCEPTS[i] for i in np.random.default_rng(1).permutation(2)]
+    assert run_json(other["folder"])["sequence"]["concepts"] == expected
+    assert list(other["matrices"]["dino"].columns) == expected
+    for concept in CONCEPTS:  # the same pictures, whatever the order
+        assert other["matrices"]["dino"].loc[0, concept] == base["matrices"]["dino"].loc[0, concept]
+
+
+# What may happen to a run
+
+
+@pytest.fixture
+def stopping(tmp_path: Path) -> Path:
+    path = tmp_path / "stopping.py"
+    path.write_text(STOPPING)
+    return path
+
+
+def test_killed_run_goes_on_and_comes_to_the_same(
+    small: Path, tmp_path: Path, stopping: Path, lora: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    marker, output = tmp_path / "half way", tmp_path / "output"
+    words = ["--method", stopping, "--sequence", small, "--output", output]
+    words += [w for k, v in LORA.items() for w in ("--set", f"{k}={v}")]
+    environment = os.environ | {"STOP_TASK_2": str(marker), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with (tmp_path / "log").open("w") as log:
+        command = [sys.executable, "-m", "cpbench", "run", *map(str, words)]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(3000):
+            if marker.exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert marker.exists(), (tmp_path / "log").read_text()
+        with pytest.raises(UserError) as held:  # while it is at work
+            cpbench.run(method=str(stopping), sequence=str(small), output=output, options=LORA)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert f"process {process.pid} on " in str(held.value) and len(str(held.value).splitlines()) == 1
+
+    (folder,) = (f.parent for f in output.glob("**/run.json"))
+    assert run_json(folder)["status"] == "running"
+    assert (folder / "task-01" / "scores.csv").exists() and not (folder / "task-02" / "state.json").exists()
+    kept = {k: v for k, v in times(folder).items() if "/task-0" in k}
+    capsys.readouterr()
+    again = cpbench.run(method=str(stopping), sequence=str(small), output=output, options=LORA)
+    assert again["folder"] == folder
+    now = times(folder)
+    assert len(kept) == 10 and {k: now[k] for k in kept} == kept  # tasks 0 and 1 are not done again
+    assert contents(folder) == contents(lora["folder"])
+    costs, whole = run_json(folder)["costs"], run_json(lora["folder"])["costs"]
+    assert {t: sorted(c) for t, c in costs.items()} == {t: sorted(c) for t, c in whole.items()}
+    assert costs["0"]["pictures_drawn"] == 2
+
+
+def test_interrupted_and_failed_runs_say_so_and_go_on(
+    small: Path,
+    tmp_path: Path,
+    stopping: Path,
+    lora: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "output"
+    settings = [w for k, v in LORA.items() for w in ("--set", f"{k}={v}")]
+    words = ["cpbench", "run", "--method", stopping, "--sequence", small, "--output", output, *settings]
+    monkeypatch.setattr(sys, "argv", [str(w) for w in words])
+
+    monkeypatch.setenv("STOP_TASK_2", "interrupt")
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    said = capsys.readouterr().err.strip()  # click ends the line that ^C is shown on
+    assert left.value.code == 130 and len(said.splitlines()) == 1 and "interrupted" in said
+    (folder,) = (f.parent for f in output.glob("**/run.json"))
+    assert run_json(folder)["status"] == "interrupted"
+
+    monkeypatch.setenv("STOP_TASK_2", "fail")
+    with pytest.raises(ValueError, match="out of luck"):
+        cli.main()
+    record = run_json(folder)
+    assert (record["status"], record["reason"]) == ("failed", "ValueError: out of luck")
+
+    monkeypatch.delenv("STOP_TASK_2")
+    cli.main()
+    assert run_json(folder)["status"] == "finished" and not run_json(folder)["reason"]
+    assert contents(folder) == contents(lora["folder"])
+
+
+def test_damaged_state_is_named_kept_and_done_again(small: Path, tmp_path: Path, lora: dict[str, Any]) -> None:
+    output = tmp_path / "output"
+    folder = output.joinpath(*lora["folder"].parts[-5:])
+    shutil.copytree(lora["folder"], folder)
+    file = folder / "task-01" / "state.safetensors"
+    damaged = file.read_bytes()[: file.stat().st_size // 2]
+    file.write_bytes(damaged)
+    with pytest.raises(UserError) as caught:
+        cpbench.run(method="seqlora", sequence=str(small), output=output, options=LORA)
+    assert str(file) in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert file.with_name("state.safetensors.damaged-1").read_bytes() == damaged and not file.exists()
+    second = {k: v for k, v in times(folder).items() if "task-02" in k}
+    cpbench.run(method="seqlora", sequence=str(small), output=output, options=LORA)
+    assert contents(folder) == contents(lora["folder"])
+    assert {k: v for k, v in times(folder).items() if "task-02" in k} == second  # task 2 was whole
+    assert run_json(folder)["status"] == "finished"
+    assert file.with_name("state.safetensors.damaged-1").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("what", ["a file is in the way", "read-only"])
+def test_output_that_cannot_be_written_is_one_line(small: Path, tmp_path: Path, what: str) -> None:
+    if what == "read-only":
+        output = tmp_path / "shut"
+        output.mkdir()
+        output.chmod(0o500)
+        if os.access(output, os.W_OK):
+            pytest.skip("this user may write anywhere")
+    else:
+        (tmp_path / "file").touch()
+        output = tmp_path / "file" / "output"
+    with pytest.raises(UserError) as caught:
+        cpbench.run(method="base", sequence=str(small), output=output)
+    assert str(output) in str(caught.value) and len(str(caught.value).splitlines()) == 1
