@@ -32,7 +32,9 @@ ROOT = Path(__file__).parents[1]
 CONCEPTS = ["dog", "backpack"]
 PROMPT = "a {} in the snow"
 STEPS, BATCH, RANK, SAMPLER_STEPS = 3, 2, 4, 2
-LORA = {"rank": RANK, "steps": STEPS, "batch_size": BATCH, "learning_rate": 1e-3, "token_learning_rate": 1e-3}
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+LORA: dict[str, Any] = {"rank": RANK, "steps": STEPS, "batch_size": BATCH, "target_modules": list(TARGETS)}
+LORA |= {"learning_rate": 1e-3, "token_learning_rate": 1e-3}  # every option, so that no preset decides
 METRICS = ("clip_i", "clip_t", "dino")
 ROUNDED = 1e-6  # scores are written with six digits
 
@@ -186,7 +188,7 @@ def test_costs_are_those_counted_by_hand(base: dict[str, Any], lora: dict[str, A
     picture = SAMPLER_STEPS * 2
     with safe_open(MINIATURE / "unet" / "diffusion_pytorch_model.safetensors", "np") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    ends = (".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weight")
+    ends = tuple(f".{name}.weight" for name in TARGETS)
     adapted = [shape for name, shape in shapes.items() if name.endswith(ends)]
     adapter = sum(RANK * (rows + columns) for rows, columns in adapted)  # B (rows, r) and A (r, columns)
     token = json.loads((MINIATURE / "text_encoder" / "config.json").read_text())["hidden_size"]

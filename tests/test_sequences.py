@@ -81,7 +81,10 @@ def test_every_built_in_sequence_loads_drawn_with_all_25_prompts():
         assert seq.name == name and seq.description
         for concept in seq.concepts:
             assert concept.drawn and len(concept.prompts) == 25
-            assert concept.images and concept.images.endswith(f"/{concept.name}")
+            if concept.name.startswith("val_"):  # for tuning on the miniature: there are no photographs of them
+                assert concept.images is None
+            else:
+                assert concept.images and concept.images.endswith(f"/{concept.name}")
 
 
 @pytest.mark.parametrize(

@@ -88,12 +88,12 @@ def test_tasks_and_presets_are_in_the_wheel(members):
 
 def test_miniature_and_its_judges_are_in_the_wheel(members):
     weights = [name for name in members if name.startswith("cpbench/miniature/weights/")]
-    pipelines = [name.removesuffix("model_index.json") for name in weights if name.endswith("/model_index.json")]
-    assert pipelines
-    tensors = [name for name in weights if name.endswith(".safetensors")]
-    assert [name for name in tensors if name.startswith(tuple(pipelines))]
-    judges = [name for name in tensors if not name.startswith(tuple(pipelines))]
-    assert len(judges) >= 2  # CLIP and DINO
+    assert "cpbench/miniature/weights/model_index.json" in weights
+    tensors = {name.removeprefix("cpbench/miniature/weights/") for name in weights if name.endswith(".safetensors")}
+    parts = {PurePosixPath(name).parts[0] for name in tensors}
+    assert parts == {"unet", "vae", "text_encoder", "judges"}
+    assert {"judges/clip/open_clip_model.safetensors", "judges/dino/model.safetensors"} <= tensors
+    assert "cpbench/miniature/weights/README.md" in weights
 
 
 @pytest.mark.parametrize("verb, shown", [("list methods", "seqlora"), ("describe dreambench10", "backpack")])
