@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint format bench bench-quick leaderboard pretrain
+.PHONY: help setup test lint format bench bench-quick leaderboard pretrain
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,9 +19,6 @@ setup: $(STAMP) ## make .venv and install cpbench, editable, with the pinned ver
 
 test: $(STAMP) ## run the tests
 	$(PYTEST)
-
-test-slow: $(STAMP) ## run the tests that take minutes
-	$(PYTEST) -m slow
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .

@@ -166,6 +166,8 @@ def leaderboard(folder: Path, output: Path | None) -> None:
 @click.option("--card", is_flag=True, help="Measure the model and write its card instead of training.")
 def pretrain(parts: tuple[str, ...], work: Path, output: Path | None, device: str, card: bool) -> None:
     """Train the miniature's parts (all if none is named), from where a stopped training left off."""
+    from rich.console import Console
+
     from cpbench.backbones import MINIATURE
     from cpbench.runner import pick_device
 
@@ -178,7 +180,16 @@ def pretrain(parts: tuple[str, ...], work: Path, output: Path | None, device: st
     from cpbench.results import prepare_folder
 
     prepare_folder(work)
-    train(parts, work, output or MINIATURE, pick_device(device), report=lambda line: click.echo(line))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    with console.status("starting") as status:  # shows nothing in a log
+
+        def report(line: str) -> None:
+            if console.is_terminal and ": step " in line:
+                status.update(line)
+            else:
+                console.print(line)
+
+        train(parts, work, output or MINIATURE, pick_device(device), report)
 
 
 def main() -> None:

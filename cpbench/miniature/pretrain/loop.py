@@ -20,6 +20,8 @@ from cpbench.errors import UserError
 
 from ..world import seeded
 
+TELL_EVERY_SECONDS = 10.0
+
 StepFunction = Callable[[int, np.random.Generator, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
 
 
@@ -137,7 +139,7 @@ def train(
         for key, value in {"loss": float(loss.detach()), **logged}.items():
             figures[key] = 0.98 * figures.get(key, value) + 0.02 * value
         now = time.monotonic()
-        if now - told_at > 20 or step + 1 == recipe.steps:
+        if now - told_at > TELL_EVERY_SECONDS or step + 1 == recipe.steps:
             pace = (now - began) / (step + 1 - start)
             left = (recipe.steps - step - 1) * pace / 60
             shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items())

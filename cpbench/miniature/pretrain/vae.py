@@ -28,7 +28,7 @@ DECODER = Recipe("vae-decoder", steps=1200, batch=32, lr=1e-3, ema=0.998, seed=1
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
     """uint8 (n, h, w, 3) -> float (n, 3, h, w) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def crops(pictures: data.Pictures, rng: np.random.Generator, n: int, size: int = 32) -> torch.Tensor:
