@@ -22,7 +22,11 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".npy", ".npz")
 MOST_ALIKE = 0.9
 
 
-class ReplayError(RuntimeError):
+class RulesError(RuntimeError):
+    """A method did what methods may not do."""
+
+
+class ReplayError(RulesError):
     """A method that must not see earlier data reached for it, or carries it."""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cpbench import adapters, torchvision_cure
+from cpbench import adapters, audit, torchvision_cure
 from cpbench.config import BACKBONES
 from cpbench.errors import UserError, near
 
@@ -24,7 +24,7 @@ MINIATURE = Path(__file__).parent / "miniature" / "weights"
 class Backbone:
     """A Stable Diffusion pipeline with its parts at hand.
 
-    Methods change it only through `add_lora` and `add_token`; `restore` undoes both. `unet_evaluations` counts every
+    Methods change it only through `add_lora` and `add_token`; `restore` undoes both, and refuses any other change. `unet_evaluations` counts every
     picture that went through the UNet, in training and in drawing; `trainable_parameters` is what the last task trained.
     """
 
@@ -49,6 +49,14 @@ class Backbone:
         self.unet_evaluations = 0
         self.trainable_parameters = 0
         self.unet.register_forward_pre_hook(self._count, with_kwargs=True)
+        # tensors themselves, with torch's count of their in-place changes
+        self._pristine = {name: (tensor, tensor._version) for name, tensor in self._tensors()}
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for part in ("unet", "vae", "text_encoder"):
+            root = getattr(self, part)
+            for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
+                yield f"{part}.{name}", tensor
 
     def _count(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self.unet_evaluations += len(args[0] if args else kwargs["sample"])
@@ -120,6 +128,22 @@ class Backbone:
             self._embeddings.token_embedding = self._table
             self.pipe.tokenizer = self._tokenizer
             self.rows = None
+        self._refuse_changes()
+
+    def _refuse_changes(self) -> None:
+        """RulesError if a method changed, replaced, added or removed a tensor other than by the functions above."""
+        now = dict(self._tensors())
+        odd = [n for n, (tensor, _) in self._pristine.items() if now.get(n) is not tensor]
+        self._refuse(self._changed_in_place() + odd + [n for n in now if n not in self._pristine])
+
+    def _changed_in_place(self) -> list[str]:
+        return [n for n, (tensor, version) in self._pristine.items() if tensor._version != version]
+
+    def _refuse(self, odd: list[str]) -> None:
+        if odd:
+            raise audit.RulesError(
+                f"it changed {odd[0]} by itself; methods change the backbone by add_lora and add_token only"
+            )
 
     @contextmanager
     def installed(self, method: Any, state: Any, concepts: tuple[str, ...]) -> Iterator[None]:
@@ -127,6 +151,7 @@ class Backbone:
         try:
             if state is not None:
                 method.install(self, state, concepts)
+                self._refuse(self._changed_in_place())  # or its pictures would be kept under the pristine weights' key
             yield
         finally:
             self.restore()
@@ -180,12 +205,14 @@ def fingerprint(backbone: Backbone) -> dict[str, str]:
     return facts
 
 
-def hash_folder(folder: Path, pattern: str = "**/*.safetensors") -> str:
-    """SHA-256 over the names and bytes of the weight files in a folder."""
+def hash_folder(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a pipeline's files: weights, configs and vocabularies; not its judges'."""
     digest = hashlib.sha256()
-    for file in sorted(folder.glob(pattern)):
-        digest.update(str(file.relative_to(folder)).encode())
-        digest.update(file.read_bytes())
+    for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.suffix != ".md"):
+        name = file.relative_to(folder).as_posix()
+        if not name.startswith(("judges/", ".")):
+            digest.update(name.encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -27,7 +27,7 @@ BACKBONES = {"miniature": "the embedded model of the drawn world: offline, CPU, 
 class EvaluationChoices(BaseModel):
     """How rows are drawn; what is None is the sequence's own choice."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     pictures_per_prompt: int | None = Field(None, ge=1, description="pictures a prompt")
     num_inference_steps: int | None = Field(None, ge=1, description="sampler steps")
     guidance_scale: float | None = Field(None, ge=0, description="classifier-free guidance")
@@ -173,17 +173,21 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 def validated(model: type[BaseModel], values: dict[str, Any], what: str) -> Any:
     """`model(**values)`, with one clear line for the first thing that is wrong."""
-    for key in values:
+    for key, value in values.items():
+        if not model.model_fields:
+            raise UserError(f"{what}: has no options; leave out {quoted(key)}")
         if key not in model.model_fields:
             raise near(key, model.model_fields, f"{what} option")
+        if isinstance(value, bool) and model.model_fields[key].annotation in (int, float):
+            raise UserError(f"{what}: {key} = {quoted(value)}: must be a number")
     try:
         return model(**values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(p) for p in first["loc"])
-        raise UserError(
-            f"{what}: {key} = {quoted(first['input'])}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-        ) from None
+        hint = f"; write a list: --set '{key}=[a, b]'" if first["type"] in ("tuple_type", "list_type") else ""
+        reason = first["msg"][:1].lower() + first["msg"][1:] + hint
+        raise UserError(f"{what}: {key} = {quoted(first['input'])}: {reason}") from None
 
 
 def resolve(
@@ -206,7 +210,8 @@ def resolve(
     method = load_method(str(values["method"]))
     name = Path(str(values["method"])).stem
     backbone = str(values.get("backbone", "miniature"))
-    options = validated(method.Options, preset(backbone, name) | values.get("options", {}) | own, f"method {name}")
+    tuned = preset(backbone, name) if values["method"] in method_names() else {}  # a file's name is no method's
+    options = validated(method.Options, tuned | values.get("options", {}) | own, f"method {name}")
     values["evaluation"] = validated(EvaluationChoices, evaluation, "evaluation")
     values["options"] = options.model_dump(mode="json")
     return validated(RunConfig, values, "run"), method, options

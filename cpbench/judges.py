@@ -130,8 +130,13 @@ def load_dino(folder: Path) -> Judge:
 
 
 def load_for(backbone_name: str) -> dict[str, Judge]:
-    """The judges that belong to a backbone, by name: clip and dino."""
+    """The judges that belong to a backbone, from its folder's `judges/`, by name: clip and dino. UserError without."""
     from cpbench.backbones import MINIATURE
 
-    folder = MINIATURE / "judges"
+    folder = (MINIATURE if backbone_name == "miniature" else Path(backbone_name)) / "judges"
+    if not folder.is_dir():
+        raise UserError(
+            f"backbone {backbone_name}: has no judges; put a CLIP (open_clip's format) in {folder / 'clip'} "
+            f"and a DINO (timm's) in {folder / 'dino'}"
+        )
     return {"clip": load_clip(folder / "clip"), "dino": load_dino(folder / "dino")}

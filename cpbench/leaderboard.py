@@ -32,7 +32,9 @@ def rows(folder: Path) -> pd.DataFrame:
             "sequence": f"{record['sequence']['name']} v{record['sequence']['version']}",
             "backbone": Path(record["config"]["backbone"]).name,
             "pictures": record["pictures"],
-            "method": record["facts"]["method"] + ("*" if record["sees_earlier_data"] else ""),
+            "method": record["facts"]["method"]
+            + (" (own file)" if str(record["config"].get("method")).endswith(".py") else "")
+            + ("*" if record["sees_earlier_data"] else ""),
             "hash": record["hash"],
             "seed": record["config"]["seed"],
             "order": record["config"]["order"],

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cpbench.backbones import Backbone
+from cpbench.errors import UserError
 from cpbench.method import Task
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "a {}")
@@ -84,7 +85,8 @@ def train(
         strata = (
             torch.randperm(batch_size, generator=generator) + torch.rand(batch_size, generator=generator)
         ) / batch_size
-        t = (strata * scheduler.config.num_train_timesteps).long().to(z.device)
+        t = (strata * scheduler.config.num_train_timesteps).long()
+        t = t.clamp(max=scheduler.config.num_train_timesteps - 1).to(z.device)  # rounding may reach the end
         noise = torch.randn(z.shape, generator=generator).to(z)
         prompt = TEMPLATES[int(torch.randint(len(TEMPLATES), (1,), generator=generator))].format(phrase)
         batch = Batch(z, noise, scheduler.add_noise(z, noise, t), t, prompt)
@@ -96,6 +98,10 @@ def train(
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"concept {task.concept}: the loss is {float(loss)} at step {step}; lower the learning rate"
+            )
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         task.log(

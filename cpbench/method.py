@@ -37,7 +37,7 @@ class NotDefined(Exception):
 class Options(BaseModel):
     """Base of a method's options: unknown keys and wrong types are errors, the docstrings of fields are help."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

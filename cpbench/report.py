@@ -50,7 +50,7 @@ def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
     scores = results.read_scores(folder / "scores.csv")
     out = []
     for metric, matrix in results.matrices(scores, concepts).items():
-        table = compact(f"{TITLES[metric]} after task {t}: row = model after a task, column = concept")
+        table = compact(f"{TITLES[metric]} after task {t}")
         table.add_column("model", no_wrap=True)
         for concept in concepts:
             table.add_column(concept, justify="right", overflow="fold", min_width=5)

@@ -26,7 +26,7 @@ from cpbench import adapters, audit, backbones, images, judges, metrics, report,
 from cpbench.config import RunConfig, method_file
 from cpbench.cost import PeakMemory, Stopwatch
 from cpbench.errors import DamagedState, UserError, near
-from cpbench.method import Method, Options, State, Task
+from cpbench.method import Method, NotDefined, Options, State, Task
 from cpbench.progress import Reporter
 from cpbench.sampling import Sampler, Wanted, draw_once, place
 
@@ -73,9 +73,11 @@ def pick_device(wanted: str) -> str:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
         return "cuda" if there["cuda"] else "cpu"
-    kind = wanted.partition(":")[0]
+    kind, _, index = wanted.partition(":")
     if kind not in there:
         raise near(wanted, there, "device")
+    if index and not (kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count()):
+        raise UserError(f"device {wanted}: there is none of this number; leave out ':{index}'")
     if not there[kind]:
         raise UserError(f"device {wanted}: torch finds none on this machine; use --device cpu or leave it out")
     return wanted
@@ -89,8 +91,10 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
     backbone = backbones.load(config.backbone, device)
     pictures = {c.name: images.load(c, config.backbone, backbone.picture_size) for c in sequence.concepts}
     theirs = judges.load_for(config.backbone)
-    if targets := config.options.get("target_modules"):
+    if (targets := config.options.get("target_modules")) is not None:
         try:
+            if not targets:
+                raise ValueError("target_modules is empty")
             adapters.matching_modules(backbone.unet, targets)
         except ValueError as error:
             raise UserError(f"method {config.method}: {error}; name layers of the UNet, e.g. to_q") from None
@@ -247,6 +251,11 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
     with PeakMemory(backbone.device.type) as memory, watch("learning"), guard:
         learned = method.learn(backbone, task, state)
     backbone.restore()
+    for name, tensor in learned.tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"task {t}, {concept.name}: {name} came out as no number (NaN or infinity); lower the rates"
+            )
     if not method.sees_earlier_data:
         audit.search_state(
             learned.tensors,
@@ -304,8 +313,14 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
             for template in templates
             for k in range(run.pictures_per_prompt)
         ]
-        with watch("drawing"), run.backbone.installed(method, state, (concept.name,)):
-            pictures, files, fresh = draw_once(run.backbone, wanted, run.sampler, run.cache)
+        which = [(w.template, w.index) for w in wanted]
+        try:
+            with watch("drawing"), run.backbone.installed(method, state, (concept.name,)):
+                pictures, files, fresh = draw_once(run.backbone, wanted, run.sampler, run.cache)
+        except NotDefined as reason:
+            reporter.say(f"task {t}, {concept.name}: not defined ({reason})")
+            rows += [(t, "cell", concept.name, *w, metric, float("nan")) for metric in results.METRICS for w in which]
+            continue
         drawn, reused = drawn + fresh, reused + len(wanted) - fresh
         for want, file in zip(wanted, files, strict=True):
             place(
@@ -313,7 +328,7 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
                 folder / "pictures" / concept.name / f"{templates.index(want.template):02d}-{want.index}.png",
             )
         with watch("judging"):
-            rows += score(run, t, "cell", concept, [(w.template, w.index) for w in wanted], pictures)
+            rows += score(run, t, "cell", concept, which, pictures)
             if t == 0:
                 rows += reference_rows(run, concept, wanted)
         reporter.advance(run.cell_evaluations(concept))

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from cpbench.backbones import Backbone
+from cpbench.errors import UserError
 from cpbench.method import seed_of
 from cpbench.results import write_atomically
 
@@ -80,6 +81,8 @@ def draw(backbone: Backbone, wanted: list[Wanted], sampler: Sampler) -> np.ndarr
                 guidance_scale=sampler.guidance_scale,
                 output_type="np",
             ).images
+            if not np.isfinite(pictures).all():
+                raise UserError(f"prompt {part[0].prompt!r}: the model drew no numbers (NaN); lower the learning rate")
             out.append(np.rint(pictures * 255).astype(np.uint8))
     finally:
         pipe.scheduler = original
