@@ -100,7 +100,7 @@ def train(
         loss.backward()
         if not torch.isfinite(loss):
             raise UserError(
-                f"concept {task.concept}: the loss is {float(loss)} at step {step}; lower the learning rate"
+                f"concept {task.concept}: the loss is {float(loss.detach())} at step {step}; lower the learning rate"
             )
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

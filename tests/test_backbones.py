@@ -1,6 +1,5 @@
 """The backbone: whatever a method does to it, `restore` undoes, and learned words go through the text encoder."""
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from cpbench import adapters, backbones, config
+from cpbench.audit import RulesError
 from cpbench.backbones import MINIATURE, Backbone, fingerprint
 from cpbench.errors import UserError
 from cpbench.method import Method, State, Task
@@ -353,7 +353,11 @@ def test_the_weights_hash_is_of_all_that_moves_a_picture(tiny: Backbone, tiny_fo
     shutil.copytree(tiny_folder, copy)
     (copy / "README.md").write_text("words")
     assert backbones.hash_folder(copy) == tiny.weights_hash
-    for name in ("unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json", "tokenizer/merges.txt"):
+    for name in (
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer.json",
+    ):
         whole = (copy / name).read_bytes()
         (copy / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         assert backbones.hash_folder(copy) != tiny.weights_hash, name

@@ -433,3 +433,49 @@ def test_output_that_cannot_be_written_is_one_line(small: Path, tmp_path: Path, 
     with pytest.raises(UserError) as caught:
         cpbench.run(method="base", sequence=str(small), output=output)
     assert str(output) in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+UNDEFINED = """
+from cpbench.baselines.seqlora import SequentialLora
+from cpbench.method import NotDefined
+
+
+class Undefined(SequentialLora):
+    def install(self, backbone, state, concepts):
+        if "backpack" in concepts:
+            raise NotDefined("backpacks are beyond it")
+        super().install(backbone, state, concepts)
+"""
+
+
+def test_a_cell_that_is_not_defined_is_empty_and_the_run_goes_on(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "undefined.py").write_text(UNDEFINED)
+    run = cpbench.run(method=str(tmp_path / "undefined.py"), sequence=str(small), output=tmp_path / "out", options=LORA)
+    record = run_json(run["folder"])
+    assert record["status"] == "finished"
+    for metric in METRICS:
+        table = run["matrices"][metric]
+        assert np.isnan(table.loc[2, "backpack"]) and np.isfinite(table.loc[2, "dog"])
+        assert record["summary"][metric]["final_average"] is None  # never dropped in silence
+
+
+def test_a_learning_rate_that_blows_up_is_one_line_and_nothing_is_scored(small: Path, tmp_path: Path) -> None:
+    options = LORA | {"learning_rate": 1e30, "steps": 5}
+    with pytest.raises(UserError, match="learning rate"):
+        cpbench.run(method="seqlora", sequence=str(small), output=tmp_path, options=options)
+    (record,) = tmp_path.glob("**/run.json")
+    assert json.loads(record.read_text())["status"] == "failed"
+    assert not list(tmp_path.glob("**/task-01/scores.csv"))
+
+
+def test_a_backbone_without_judges_is_one_line(small: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(MINIATURE, folder, ignore=shutil.ignore_patterns("judges"))
+    photos = yaml.safe_load(small.read_text()) | {"images": {"folder": "photos/{name}"}}
+    (tmp_path / "photos.yaml").write_text(yaml.safe_dump(photos))
+    for name in CONCEPTS:
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.fromarray(images.drawn(name)[0]).save(tmp_path / "photos" / name / "0.png")
+    with pytest.raises(UserError, match="has no judges"):
+        words = {"sequence": str(tmp_path / "photos.yaml"), "backbone": str(folder), "output": tmp_path / "out"}
+        cpbench.run(method="base", **words)
