@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,7 +132,3 @@ RECIPES = {
 def is_done(checkpoint: Path) -> bool:
     saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
     return saved["step"] >= RECIPES[checkpoint.stem].steps
-
-
-def recipes_as_json() -> str:
-    return json.dumps({name: vars(r) for name, r in RECIPES.items()}, indent=1)

@@ -9,7 +9,7 @@ import skia
 
 from .canvas import COLORS, RGB, arc, ellipse, line, paint, polygon, polygon_path, rect, shade
 from .identity import Identity
-from .subjects import INK, badge, clothe, eyes, head_top
+from .subjects import INK, Pose, badge, clothe, eyes, head_top
 
 Outfit = Callable[[skia.Canvas, float, float, float], None]
 SKIN_TOP = 12.0  # hats sit this far down on the head
@@ -170,7 +170,7 @@ def cube(c: skia.Canvas, who: Identity) -> None:
     polygon(c, [(w, -h), (w + d, -h - d), (w + d, -d), (w, 0)], shade(who.main, 0.62))
     clothe(c, polygon_path([(-w, -h), (w, -h), (w, 0), (-w, 0)]), who, 1.1)
     if who.noun in ("dog", "cat", "toy", "stuffed animal"):
-        eyes(c, 0, -h * 0.68, 24, 9, _OPEN)
+        eyes(c, 0, -h * 0.68, 24, 9, Pose())
         ellipse(c, 0, -h * 0.46, 8, 6, INK)
     if who.noun in ("dog", "cat", "stuffed animal"):
         for x in (-w + 16, w - 4):
@@ -186,10 +186,3 @@ def cube(c: skia.Canvas, who: Identity) -> None:
         line(c, [(-24, -h + 40), (24, -h + 52)], who.accent, 8)
     line(c, [(-w, -8), (w, -8)], who.accent, 10)
     badge(c, 0, -h * 0.26, 16, who)
-
-
-class _Open:
-    swing, blink = 0.0, False
-
-
-_OPEN = _Open()
