@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format bench bench-quick leaderboard pretrain
+.PHONY: help setup test lint format bench bench-quick leaderboard reference pretrain
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ format: $(STAMP) ## mend style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## run the frame methods over dreambench10 and write the leaderboard
+bench: $(STAMP) ## run all methods over dreambench10 and write the leaderboard
 	$(BIN)/python -m cpbench.bench
 
 bench-quick: $(STAMP) ## the same over a short sequence with few prompts
@@ -36,6 +36,9 @@ bench-quick: $(STAMP) ## the same over a short sequence with few prompts
 
 leaderboard: $(STAMP) ## rebuild the leaderboard from results/
 	$(BIN)/cpbench leaderboard
+
+reference: $(STAMP) ## keep the finished runs' tables and grids in results/reference
+	$(BIN)/python -m cpbench.reference
 
 pretrain: $(STAMP) ## train the miniature and its judges again
 	$(BIN)/cpbench pretrain

@@ -23,7 +23,8 @@ class Isolated(Method):
         row = backbone.add_token(token_of(task.concept, after), backbone.word_embedding(task.class_noun))
         factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
         groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
-        learning.train(backbone, task, self.phrase(task.concept, task.class_noun, after), groups, o.steps, o.batch_size)
+        loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after))
+        learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = row.detach()
         after.tensors |= {f"adapter/{task.concept}/{k}": v.detach() for k, v in factors.items()}
         return after

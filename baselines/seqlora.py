@@ -12,6 +12,8 @@ word), learning rates and layers are ours, in the presets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pydantic import Field
 
 from cpbench import adapters, learning
@@ -34,11 +36,22 @@ def token_of(concept: str, state: State) -> str:
     return f"<v{state.concepts.index(concept) + 1}>"
 
 
-def add_tokens(backbone, state: State) -> None:
+def add_tokens(backbone, state: State, token_of: Callable[[str, State], str] = token_of) -> None:
     """Put the words of all concepts in `state` back, in their order, so that they get their ids."""
     rows = state.part("token")
     for concept in state.concepts:
         backbone.add_token(token_of(concept, state), rows[concept])
+
+
+def add_words(backbone, task, state: State, start, token_of: Callable[[str, State], str] = token_of):
+    """The earlier concepts' words and a new one with the embedding `start` (d,).
+
+    Returns the state to be filled, with the earlier rows as they were, and the new word's row.
+    """
+    add_tokens(backbone, state, token_of)
+    rows = {k: v for k, v in state.tensors.items() if k.startswith("token/")}
+    after = State(rows, {**state.facts, "concepts": [*state.concepts, task.concept]})
+    return after, backbone.add_token(token_of(task.concept, after), start)
 
 
 class SequentialLora(Method):
@@ -47,22 +60,15 @@ class SequentialLora(Method):
     Options = Settings
 
     def learn(self, backbone, task, state):
-        o = self.options
-        state = state or State({}, {"concepts": []})
-        add_tokens(backbone, state)
-        facts = {**state.facts, "concepts": [*state.concepts, task.concept]}
-        after = State({}, facts)
-        row = backbone.add_token(token_of(task.concept, after), backbone.word_embedding(task.class_noun))
+        o, state = self.options, state or State()
+        after, row = add_words(backbone, task, state, backbone.word_embedding(task.class_noun))
         values = state.part("adapter") or None
         factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values)
+        loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after))
         groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
-        learning.train(backbone, task, self.phrase(task.concept, task.class_noun, after), groups, o.steps, o.batch_size)
-        tokens = {k: v for k, v in state.tensors.items() if k.startswith("token/")}
-        after.tensors = {
-            **tokens,
-            f"token/{task.concept}": row.detach(),
-            **{f"adapter/{k}": v.detach() for k, v in factors.items()},
-        }
+        learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
+        after.tensors[f"token/{task.concept}"] = row.detach()
+        after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
         return after
 
     def install(self, backbone, state, concepts):

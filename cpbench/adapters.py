@@ -77,11 +77,8 @@ def add_lora(
 
     with torch.random.fork_rng(devices=[]):  # peft initialises from the global generator; ours must not move
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names, init_lora_weights=True), root)
-    factors: dict[str, nn.Parameter] = {}
-    for name in names:
-        layer = root.get_submodule(name)
-        for side in ("lora_A", "lora_B"):
-            factors[f"{name}.{side}"] = getattr(layer, side)["default"].weight
+    sides = [f"{name}.{side}" for name in names for side in ("lora_A", "lora_B")]
+    factors = {side: root.get_parameter(inner_name(side)) for side in sides}
     with torch.no_grad():
         for name, factor in factors.items():
             if values is not None:
@@ -91,6 +88,16 @@ def add_lora(
                 fresh = torch.rand(factor.shape, generator=generator) * 2 - 1
                 factor.copy_(fresh / fan_in**0.5)
     return factors
+
+
+def inner_name(factor: str) -> str:
+    """peft's name for the parameter that `add_lora` calls "layer.lora_A"."""
+    return f"{factor}.default.weight"
+
+
+def set_parameter(root: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, parameter)
 
 
 def remove_lora(root: nn.Module, originals: Mapping[str, nn.Module]) -> None:

@@ -24,8 +24,9 @@ MINIATURE = Path(__file__).parent / "miniature" / "weights"
 class Backbone:
     """A Stable Diffusion pipeline with its parts at hand.
 
-    Methods change it only through `add_lora` and `add_token`; `restore` undoes both, and refuses any other change. `unet_evaluations` counts every
-    picture that went through the UNet, in training and in drawing; `trainable_parameters` is what the last task trained.
+    Methods change it only through `add_lora`, `add_token` and `replace_weights`; `restore` undoes them all, and refuses any
+    other change. `unet_evaluations` counts every picture that went through the UNet, in training and in drawing;
+    `trainable_parameters` is what the last task trained.
     """
 
     def __init__(self, pipe: Any, name: str, device: str = "cpu", weights_hash: str = ""):
@@ -46,6 +47,7 @@ class Backbone:
         self._table: nn.Module = self._embeddings.token_embedding
         self.rows: adapters.TokenRows | None = None
         self.factors: dict[str, nn.Parameter] = {}
+        self.weights: dict[str, nn.Parameter] = {}
         self.unet_evaluations = 0
         self.trainable_parameters = 0
         self.unet.register_forward_pre_hook(self._count, with_kwargs=True)
@@ -115,15 +117,46 @@ class Backbone:
             raise RuntimeError(f"the word {token!r} became tokens {ids}, not the one new token {expected}")
         return self.rows.add(token.strip("<>"), value)
 
+    def replace_weights(self, values: Mapping[str, torch.Tensor]) -> dict[str, nn.Parameter]:
+        """The UNet's parameters of these names become new ones with these values; the originals wait for `restore`.
+
+        Call it before `add_lora`, which gives layers new names. Returns the new parameters, which ask for gradients.
+        """
+        if self._originals:
+            raise RuntimeError("replace_weights comes before add_lora: a layer with a LoRA has another name")
+        for name, value in values.items():
+            original = self.unet.get_parameter(name)
+            if value.shape != original.shape:
+                raise ValueError(f"{name} is {tuple(original.shape)}, and its new value {tuple(value.shape)}")
+            self.weights[name] = nn.Parameter(value.detach().to(original, copy=True))
+            adapters.set_parameter(self.unet, name, self.weights[name])
+        return {name: self.weights[name] for name in values}
+
     def word_embedding(self, word: str) -> torch.Tensor:
         """Mean embedding (d,) of a word's tokens in the pristine table."""
         ids = self._tokenizer(word, add_special_tokens=False).input_ids
         return self._table.weight[ids].detach().mean(0).clone()
 
+    def random_embedding(self, generator: torch.Generator) -> torch.Tensor:
+        """An embedding (d,) that means nothing: normal, with the mean and spread of the vocabulary's entries."""
+        table = self._table.weight.detach()
+        drawn = torch.randn(table.shape[1], generator=generator).to(table)
+        return table.mean(0) + table.std(0) * drawn
+
+    def train_only(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Of all that was put in, let these alone ask for gradients; what is as it was loaded never does."""
+        wanted = {id(p) for p in parameters}
+        rows = {} if self.rows is None else self.rows.rows
+        for parameter in (*rows.values(), *self.factors.values(), *self.weights.values()):
+            parameter.requires_grad_(id(parameter) in wanted)
+
     def restore(self) -> None:
         """Put every module that was touched back: parameters, module types and tokenizer as they were loaded."""
         adapters.remove_lora(self.unet, self._originals)
         self._originals, self.factors = {}, {}
+        for name in self.weights:
+            adapters.set_parameter(self.unet, name, self._pristine[f"unet.{name}"][0])
+        self.weights = {}
         if self.rows is not None:
             self._embeddings.token_embedding = self._table
             self.pipe.tokenizer = self._tokenizer
@@ -142,7 +175,7 @@ class Backbone:
     def _refuse(self, odd: list[str]) -> None:
         if odd:
             raise audit.RulesError(
-                f"it changed {odd[0]} by itself; methods change the backbone by add_lora and add_token only"
+                f"it changed {odd[0]} by itself; methods change the backbone by add_lora, add_token and replace_weights only"
             )
 
     @contextmanager
@@ -160,6 +193,7 @@ class Backbone:
         """SHA-256 of the backbone's weights and of everything put into it: equal hashes draw equal pictures."""
         digest = hashlib.sha256(self.weights_hash.encode())
         parts: dict[str, torch.Tensor] = {f"lora/{k}": v for k, v in self.factors.items()}
+        parts |= {f"weight/{k}": v for k, v in self.weights.items()}
         if self.rows is not None:
             parts |= {f"token/{k}": v for k, v in self.rows.rows.items()}
         for key in sorted(parts):
@@ -168,6 +202,19 @@ class Backbone:
         return digest.hexdigest()
 
     # Pictures, latents and words
+
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        words: torch.Tensor,
+        factors: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The UNet's output (n, c, h, w); with `factors`, as if the LoRA's A and B were these (a frozen teacher's, say)."""
+        if factors is None:
+            return self.unet(noisy, timesteps, words).sample
+        values = {adapters.inner_name(k): v for k, v in factors.items()}
+        return torch.func.functional_call(self.unet, values, (noisy, timesteps, words)).sample
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         """Hidden states (n, tokens, d) of the prompts, with gradients to token rows that ask for them."""

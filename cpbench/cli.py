@@ -33,7 +33,7 @@ def cli() -> None:
     drawn and judged: what was learned, what was kept, what was forgotten, and what it cost.
 
     \b
-    cpbench run --method seqlora --sequence dreambench10
+    cpbench run --method dcscore --sequence dreambench10
     cpbench list methods
     cpbench leaderboard
     """
@@ -141,11 +141,12 @@ def describe(name: str) -> None:
     type=click.Path(path_type=Path),
     help="Where leaderboard.md and .csv go.  [default: the results folder]",
 )
-def leaderboard(folder: Path, output: Path | None) -> None:
-    """Make the leaderboard (Markdown and CSV) from finished runs."""
+@click.option("--concept", help="Of which concept each method's pictures are shown.  [default: a sequence's first]")
+def leaderboard(folder: Path, output: Path | None, concept: str | None) -> None:
+    """Make the leaderboard (Markdown and CSV, and a picture of one concept by every method) from finished runs."""
     from cpbench.leaderboard import write
 
-    write(folder, output or folder)
+    write(folder, output or folder, concept)
 
 
 @cli.command()

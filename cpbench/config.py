@@ -137,6 +137,14 @@ def preset(backbone: str, method: str) -> dict[str, Any]:
     return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get(method, {})
 
 
+def changed(method: str, backbone: str, options: BaseModel) -> dict[str, Any]:
+    """The options that are not as the method's preset and defaults have them: what tells two of its runs apart."""
+    name = Path(method).stem
+    tuned = preset(backbone, name) if method in method_names() else {}
+    usual = validated(type(options), tuned, f"method {name}").model_dump(mode="json")
+    return {k: v for k, v in options.model_dump(mode="json").items() if v != usual[k]}
+
+
 def parse_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
     """`key=value` words from the command line, values read as YAML; "evaluation.x=y" sets an evaluation choice."""
     out: dict[str, Any] = {}

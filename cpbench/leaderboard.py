@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from cpbench import results
-from cpbench.errors import UserError
+from cpbench import report, results
+from cpbench.errors import UserError, near
 from cpbench.report import FIGURES
 
 KEYS = ["sequence", "backbone", "pictures", "method", "hash"]
@@ -24,20 +24,28 @@ def finished_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
+def name_of(record: dict[str, Any]) -> str:
+    """The method with the settings that are not its usual ones: "raretoken adapter=lora"."""
+    settings = [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in record.get("changed", {}).items()]
+    return " ".join([record["facts"]["method"], *settings])
+
+
 def rows(folder: Path) -> pd.DataFrame:
     """One row a run: its keys, the summary figures by metric, and its cost."""
     out = []
-    for _, record in finished_runs(folder):
+    for path, record in finished_runs(folder):
         row: dict[str, Any] = {
             "sequence": f"{record['sequence']['name']} v{record['sequence']['version']}",
             "backbone": Path(record["config"]["backbone"]).name,
             "pictures": record["pictures"],
-            "method": record["facts"]["method"]
+            "method": name_of(record)
             + (" (own file)" if str(record["config"].get("method")).endswith(".py") else "")
             + ("*" if record["sees_earlier_data"] else ""),
             "hash": record["hash"],
             "seed": record["config"]["seed"],
             "order": record["config"]["order"],
+            "folder": path,
+            "concepts": record["sequence"]["concepts"],
         }
         for metric, values in record["summary"].items():
             row |= {f"{metric}_{k}": values[k] for k in FIGURES}
@@ -53,7 +61,7 @@ def rows(folder: Path) -> pd.DataFrame:
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds and orders of runs with equal settings, and how many there are."""
-    numbers = [c for c in runs.columns if c not in (*KEYS, "seed", "order")]
+    numbers = [c for c in runs.columns if c not in (*KEYS, "seed", "order", "folder", "concepts")]
     grouped = runs.groupby(KEYS, sort=True)
     table = grouped[numbers].mean().reset_index()
     table.insert(len(KEYS), "runs", grouped.size().to_numpy())
@@ -65,11 +73,34 @@ def cell(value: float, places: int = 3) -> str:
     return "-" if pd.isna(value) else f"{value:.{places}f}"
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """One table a (sequence, backbone, pictures)."""
+def grids(runs: pd.DataFrame, table: pd.DataFrame, concept: str | None, output: Path) -> dict[tuple, str]:
+    """For each (sequence, backbone, pictures) a picture of one concept, one row a method, in the table's order.
+
+    It is the first concept where `concept` is not one of the sequence's. Only runs with their pictures (of the first
+    seed, in the file's order) are shown; where there are none, nothing is written. Returns the files' names.
+    """
+    made = {}
+    first = runs[(runs["seed"] == runs["seed"].min()) & (runs["order"] == 0)].set_index(KEYS)
+    for key, part in table.groupby(KEYS[:3], sort=False):
+        found = [first.loc[k] for k in part[KEYS].itertuples(index=False, name=None) if k in first.index]
+        shown = [r for r in found if (r["folder"] / "task-00" / "pictures").is_dir()]
+        if not shown:
+            continue
+        concepts = shown[0]["concepts"]
+        which = concept if concept in concepts else concepts[0]
+        name = f"methods-{key[0].replace(' ', '-')}-{key[1]}-{which}.png"
+        names = [(r.name[3], r["folder"]) for r in shown]
+        report.method_grid(names, concepts, which, output / name)
+        made[key] = name
+    return made
+
+
+def markdown(table: pd.DataFrame, pictures: dict[tuple, str] | None = None) -> str:
+    """One table a (sequence, backbone, pictures), and below it the picture of that name, if there is one."""
     lines = ["# Leaderboard", ""]
-    for (sequence, backbone, pictures), part in table.groupby(["sequence", "backbone", "pictures"], sort=False):
-        source = "drawn stand-ins" if pictures == "drawn" else "photographs"
+    for key, part in table.groupby(KEYS[:3], sort=False):
+        sequence, backbone, kind = key
+        source = "drawn stand-ins" if kind == "drawn" else "photographs"
         lines += [f"## {sequence} on {backbone} ({source})", ""]
         lines += [
             "| method | runs | DINO final | plasticity | forgetting | retention | CLIP-I final | CLIP-T final | carried kB | learning s | settings |"
@@ -83,6 +114,8 @@ def markdown(table: pd.DataFrame) -> str:
                 f"| {r['method']} | {r['runs']} | {shown} | {cell(r['carried_kB'], 0)} | {cell(r['learning_seconds'], 0)} | {r['hash']} |"
             )
         lines.append("")
+        if key in (pictures or {}):
+            lines += [f"![one concept after each task, one row a method]({pictures[key]})", ""]
     lines += [
         "DINO, CLIP-I: mean cosine of drawn and real pictures, all pairs; CLIP-T: plain cosine of picture and prompt.",
         "Forgetting: Chaudhry's (lower is better). Retention: what was gained over the untouched model and kept to the end,",
@@ -92,16 +125,22 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(folder: Path, output: Path) -> None:
-    """leaderboard.md and leaderboard.csv in `output`. UserError if there is no finished run below `folder`."""
+def write(folder: Path, output: Path, concept: str | None = None) -> None:
+    """leaderboard.md, leaderboard.csv and the grids of methods in `output`. UserError if there is no finished run below `folder`."""
     if not folder.is_dir():
         raise UserError(f"results folder {folder}: there is none; `cpbench run` or `make bench` makes one")
     runs = rows(folder)
     if runs.empty:
         raise UserError(f"results folder {folder}: no finished run in it; `cpbench run` or `make bench` makes some")
+    every = {name for names in runs["concepts"] for name in names}
+    if concept is not None and concept not in every:
+        raise near(concept, sorted(every), "concept")
     table = summarise(runs)
     results.prepare_folder(output)
-    results.write_atomically(output / "leaderboard.md", markdown(table).encode())
+    pictures = grids(runs, table, concept, output)
+    results.write_atomically(output / "leaderboard.md", markdown(table, pictures).encode())
     results.write_atomically(output / "leaderboard.csv", table.to_csv(index=False, float_format="%.6f").encode())
-    print(markdown(table))
-    print(f"wrote {output / 'leaderboard.md'} and {output / 'leaderboard.csv'}")
+    print(markdown(table, pictures))
+    print(
+        "wrote " + ", ".join(str(output / name) for name in ("leaderboard.md", "leaderboard.csv", *pictures.values()))
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +18,16 @@ TEMPLATES = ("a photo of a {}", "a picture of a {}", "a {}")
 
 @dataclass
 class Batch:
-    """What one step sees. latents, noise, noisy: (n, c, h, w); timesteps: (n,); prompt: the words of all n."""
+    """What one step sees. latents, noise, noisy: (n, c, h, w); timesteps: (n,); template: the prompt around a phrase."""
 
     latents: torch.Tensor
     noise: torch.Tensor
     noisy: torch.Tensor
     timesteps: torch.Tensor
-    prompt: str
+    template: str
+
+
+Loss = Callable[[Batch], dict[str, torch.Tensor]]
 
 
 class Latents:
@@ -59,27 +62,26 @@ def target(scheduler, batch: Batch) -> torch.Tensor:
     return batch.latents
 
 
-def train(
-    backbone: Backbone,
-    task: Task,
-    phrase: str,
-    groups: Sequence[tuple[float, Sequence[nn.Parameter]]],
-    steps: int,
-    batch_size: int,
-    purpose: str = "train",
-    penalty: Callable[[], dict[str, torch.Tensor]] | None = None,
-) -> None:
-    """Minimise the denoising error of the concept's pictures under `phrase`, plus the terms of `penalty`.
+def denoising(backbone: Backbone, phrase: str) -> Loss:
+    """The usual loss: mean squared error of what the UNet predicts under the words `phrase` (Rombach et al. 2022, eq. 3)."""
+    scheduler = noise_scheduler(backbone)
 
-    groups: (learning rate, parameters) pairs; nothing else moves. Figures of each step go to the task's log.
-    """
+    def loss(batch: Batch) -> dict[str, torch.Tensor]:
+        words = backbone.encode_prompts([batch.template.format(phrase)]).expand(len(batch.noisy), -1, -1)
+        guess = backbone.predict(batch.noisy, batch.timesteps, words)
+        return {"denoising": F.mse_loss(guess.float(), target(scheduler, batch).float())}
+
+    return loss
+
+
+def batches(
+    backbone: Backbone, task: Task, steps: int, batch_size: int, phase: str, templates: Sequence[str] = TEMPLATES
+) -> Iterator[Batch]:
+    """`steps` batches of the concept's noised latents: a function of (seed, phase, concept) alone."""
     latents = Latents(backbone, task)
     scheduler = noise_scheduler(backbone)
-    generator = task.generator(purpose)
-    parameters = [p for _, group in groups for p in group]
-    backbone.trainable_parameters = max(backbone.trainable_parameters, sum(p.numel() for p in parameters))
-    optimizer = torch.optim.AdamW([{"params": list(group), "lr": rate} for rate, group in groups], weight_decay=0.0)
-    for step in range(steps):
+    generator = task.generator(phase)
+    for _ in range(steps):
         z = latents.draw(batch_size, generator)
         # one timestep from each of batch_size equal strata, so that small batches see all noise levels
         strata = (
@@ -88,25 +90,39 @@ def train(
         t = (strata * scheduler.config.num_train_timesteps).long()
         t = t.clamp(max=scheduler.config.num_train_timesteps - 1).to(z.device)  # rounding may reach the end
         noise = torch.randn(z.shape, generator=generator).to(z)
-        prompt = TEMPLATES[int(torch.randint(len(TEMPLATES), (1,), generator=generator))].format(phrase)
-        batch = Batch(z, noise, scheduler.add_noise(z, noise, t), t, prompt)
-        words = backbone.encode_prompts([prompt]).expand(batch_size, -1, -1)
-        guess = backbone.unet(batch.noisy, t, words).sample
-        terms = {"denoising": F.mse_loss(guess.float(), target(scheduler, batch).float())}
-        if penalty is not None:
-            terms |= penalty()
-        loss = torch.stack(list(terms.values())).sum()
+        template = templates[int(torch.randint(len(templates), (1,), generator=generator))]
+        yield Batch(z, noise, scheduler.add_noise(z, noise, t), t, template)
+
+
+def train(
+    backbone: Backbone,
+    task: Task,
+    loss: Loss,
+    groups: Sequence[tuple[float, Sequence[nn.Parameter]]],
+    steps: int,
+    batch_size: int,
+    phase: str = "train",
+    templates: Sequence[str] = TEMPLATES,
+) -> None:
+    """Minimise the sum of the terms of `loss` over batches of the concept's pictures.
+
+    groups: (learning rate, parameters) pairs; nothing else moves. Terms that need no gradient are logged, not added.
+    Figures of each step go to the task's log, under the name of this phase.
+    """
+    parameters = [p for _, group in groups for p in group]
+    backbone.train_only(parameters)
+    backbone.trainable_parameters = max(backbone.trainable_parameters, sum(p.numel() for p in parameters))
+    optimizer = torch.optim.AdamW([{"params": list(group), "lr": rate} for rate, group in groups], weight_decay=0.0)
+    for step, batch in enumerate(batches(backbone, task, steps, batch_size, phase, templates)):
+        terms = loss(batch)
+        total = torch.stack([v for v in terms.values() if v.requires_grad]).sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if not torch.isfinite(loss):
+        total.backward()
+        if not torch.isfinite(total):
             raise UserError(
-                f"concept {task.concept}: the loss is {float(loss.detach())} at step {step}; lower the learning rate"
+                f"concept {task.concept}: the loss is {float(total.detach())} at step {step}; lower the learning rate"
             )
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        task.log(
-            step,
-            loss=float(loss.detach()),
-            gradient_norm=float(norm),
-            **{k: float(v.detach()) for k, v in terms.items()},
-        )
+        figures = {"loss": total, "gradient_norm": norm, **terms}
+        task.log(step, phase=phase, **{k: float(v.detach()) for k, v in figures.items()})

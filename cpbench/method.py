@@ -45,7 +45,7 @@ class Task:
     """One step of a sequence, all that `learn` is given: arrays, words and generators. No paths, no sequence.
 
     number: t, 1-based; concept: the subject's name; images: uint8 (n, height, width, 3); seed: the run's;
-    log: called with a step and its figures, for the training curve.
+    log: called with a step, the name of its phase and its figures, for the training curve.
     """
 
     number: int
@@ -87,9 +87,9 @@ class State:
     def concepts(self) -> list[str]:
         return self.facts.get("concepts", [])
 
-    def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors whose names start with "prefix/", by the rest of their names."""
-        return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(prefix + "/")}
+    def part(self, prefix: str, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+        """The tensors whose names start with "prefix/", by the rest of their names, on `device`."""
+        return {k[len(prefix) + 1 :]: v.to(device) for k, v in self.tensors.items() if k.startswith(prefix + "/")}
 
     def bytes_by_kind(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
@@ -157,6 +157,10 @@ class Method:
 
     def __init__(self, options: Options | None = None):
         self.options = options if options is not None else self.Options()
+
+    def unet_evaluations(self, number: int) -> int:
+        """Pictures that go through the UNet while task `number` (1-based) is learned: what it will cost."""
+        return getattr(self.options, "steps", 0) * getattr(self.options, "batch_size", 1)
 
     def learn(self, backbone: Backbone, task: Task, state: State | None) -> State:
         """Learn one concept; `state` is what the last task returned, None before the first."""

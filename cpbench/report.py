@@ -6,7 +6,6 @@ import io
 import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from rich import box
@@ -111,40 +110,58 @@ def cost_table(costs: dict[int, dict]) -> Table:
     return table
 
 
-def retention_grid(
-    folder: Path, concepts: list[str], real: dict[str, np.ndarray], target: Path, prompt: int = 0
-) -> None:
+def retention_grid(folder: Path, concepts: list[str], target: Path, prompt: int = 0) -> None:
     """A picture: one row a concept, one column a task, each cell the same prompt and noise; the real one on the left.
 
     A frame marks the column in which the concept was learned; what is right of it shows what was kept.
     """
-    size, gap, label, top = 96, 4, 118, 34
-    columns = len(concepts) + 2
-    sheet = Image.new("RGB", (label + columns * (size + gap), top + len(concepts) * (size + gap)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    heads = ["real", "untouched", *(f"task {t}" for t in range(1, len(concepts) + 1))]
+    rows = [(c, cells(folder, concepts, c, prompt), j + 2) for j, c in enumerate(concepts)]
+    write_sheet(["real", *columns(len(concepts))], rows, target)
+
+
+def method_grid(runs: list[tuple[str, Path]], concepts: list[str], concept: str, target: Path, prompt: int = 0) -> None:
+    """The same for one concept: one row a run, (its name, its folder), from the task in which it was learned on."""
+    t = concepts.index(concept) + 1
+    keep = [0, 1, *range(t + 1, len(concepts) + 2)]
+    heads = ["real", *columns(len(concepts))]
+    rows = []
+    for name, folder in runs:
+        found = cells(folder, concepts, concept, prompt)
+        rows.append((name, [found[k] for k in keep], 2))
+    write_sheet([heads[k] for k in keep], rows, target)
+
+
+def columns(tasks: int) -> list[str]:
+    return ["untouched", *(f"task {t}" for t in range(1, tasks + 1))]
+
+
+def cells(folder: Path, concepts: list[str], concept: str, prompt: int) -> list[Path | None]:
+    """Files of a concept's row: the real picture, the untouched model's, then each task's from its own on."""
+    learned = concepts.index(concept) + 1
+    rows = [0, *range(learned, len(concepts) + 1)]
+    drawn = {t: folder / f"task-{t:02d}" / "pictures" / concept / f"{prompt:02d}-0.png" for t in rows}
+    real = folder / "task-00" / "pictures" / concept / "real.png"
+    return [real, *(drawn.get(t) for t in range(len(concepts) + 1))]
+
+
+def write_sheet(heads: list[str], rows: list[tuple[str, list[Path | None], int]], target: Path) -> None:
+    """Rows of (name, files, framed column) as one PNG; a cell without a file stays empty."""
+    size, gap, top, font = 96, 4, 34, ImageFont.load_default(13)
+    label = max(118, *(int(font.getlength(name)) + 12 for name, _, _ in rows))
+    sheet = Image.new("RGB", (label + len(heads) * (size + gap), top + len(rows) * (size + gap)), "white")
+    pen = ImageDraw.Draw(sheet)
     for k, head in enumerate(heads):
         pen.text((label + k * (size + gap) + size / 2, top / 2), head, fill="black", font=font, anchor="mm")
-    for j, concept in enumerate(concepts):
+    for j, (name, files, framed) in enumerate(rows):
         y = top + j * (size + gap)
-        pen.text((4, y + size / 2), concept, fill="black", font=font, anchor="lm")
-        for k in range(columns):
-            x = label + k * (size + gap)
-            file = folder / f"task-{k - 1:02d}" / "pictures" / concept / f"{prompt:02d}-0.png"
-            if k == 0:
-                picture = Image.fromarray(real[concept][0])
-            elif file.exists() and (k == 1 or k - 1 > j):
-                picture = Image.open(file)
-            else:
+        pen.text((4, y + size / 2), name, fill="black", font=font, anchor="lm")
+        for k, file in enumerate(files):
+            if file is None or not file.exists():
                 continue
-            sheet.paste(
-                picture.resize(
-                    (size, size),
-                    Image.Resampling.NEAREST if size % picture.width == 0 else Image.Resampling.LANCZOS,
-                ),
-                (x, y),
-            )
-            if k - 2 == j:
+            x, picture = label + k * (size + gap), Image.open(file)
+            whole = Image.Resampling.NEAREST if size % picture.width == 0 else Image.Resampling.LANCZOS
+            sheet.paste(picture.resize((size, size), whole), (x, y))
+            if k == framed:
                 pen.rectangle((x - 2, y - 2, x + size + 1, y + size + 1), outline=(210, 40, 40), width=3)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)

@@ -23,12 +23,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from cpbench import adapters, audit, backbones, images, judges, metrics, report, results, sequences
-from cpbench.config import RunConfig, method_file
+from cpbench.config import RunConfig, changed, method_file
 from cpbench.cost import PeakMemory, Stopwatch
 from cpbench.errors import DamagedState, UserError, near
 from cpbench.method import Method, NotDefined, Options, State, Task
 from cpbench.progress import Reporter
-from cpbench.sampling import Sampler, Wanted, draw_once, place
+from cpbench.sampling import Sampler, Wanted, draw_once, place, png_bytes
 
 
 @dataclass
@@ -61,6 +61,10 @@ class Run:
 
     def templates(self, concept: sequences.Concept) -> tuple[str, ...]:
         return self.sequence.evaluation.prompts[concept.kind]
+
+    def learning_work(self, t: int) -> int:
+        """Progress that task t is worth: a training step's evaluation counts three times, for its way back."""
+        return 3 * self.method_class(self.options).unet_evaluations(t)
 
     def cell_evaluations(self, concept: sequences.Concept) -> int:
         """UNet evaluations one cell of the matrix costs when it is drawn."""
@@ -189,9 +193,8 @@ def execute(config: RunConfig, method_class: type[Method], options: Options) -> 
 
 def _execute(run: Run) -> None:
     concepts = run.sequence.concepts
-    steps = run.config.options.get("steps", 0) * run.config.options.get("batch_size", 1)
     cells = [run.cell_evaluations(c) for c in concepts]
-    total = sum(cells) + sum(3 * steps + sum(cells[:t]) for t in range(1, len(concepts) + 1))
+    total = sum(cells) + sum(run.learning_work(t) + sum(cells[:t]) for t in range(1, len(concepts) + 1))
     title = f"{run.facts['method']} on {run.sequence.name}"
     with Reporter(title, total) as reporter:
         drawn = images.is_drawn(concepts[0], run.config.backbone)
@@ -210,7 +213,7 @@ def _execute(run: Run) -> None:
                 for table in report.run_tables(run.folder, run.concepts, t):
                     reporter.say(table)
         reporter.say(report.cost_table(run.costs))
-    report.retention_grid(run.folder, run.concepts, run.images, run.folder / "grid.png")
+    report.retention_grid(run.folder, run.concepts, run.folder / "grid.png")
     print(f"finished: {run.folder} (scores.csv, matrix-*.csv, grid.png, run.json)")
 
 
@@ -219,7 +222,7 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
     folder, concept = run.task_folder(t), run.sequence.concepts[t - 1]
     try:
         saved = State.load(folder)
-        reporter.advance(3 * run.config.options.get("steps", 0) * run.config.options.get("batch_size", 1))
+        reporter.advance(run.learning_work(t))
         run.costs[t] = results.read_json(folder / "cost.json") or {}
         return saved
     except FileNotFoundError:
@@ -230,12 +233,14 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
             f"{error}; set aside as {aside}, nothing else is touched: run the same command again to do task {t} again"
         ) from None
     reporter.at(f"task {t} of {len(run.concepts)}: learning {concept.name}")
-    curve: list[dict[str, float]] = []
-    batch = run.config.options.get("batch_size", 1)
+    curve: list[dict[str, float | str]] = []
+    shown = run.backbone.unet_evaluations
 
-    def log(step: int, **figures: float) -> None:
-        curve.append({"step": step, **figures})
-        reporter.advance(3 * batch)
+    def log(step: int, phase: str = "train", **figures: float) -> None:
+        nonlocal shown
+        curve.append({"phase": phase, "step": step, **figures})
+        reporter.advance(3 * (run.backbone.unet_evaluations - shown))
+        shown = run.backbone.unet_evaluations
 
     task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed, log)
     others = [Path(c.images) for c in run.sequence.concepts if c.images and c.name != concept.name]
@@ -331,6 +336,8 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
             rows += score(run, t, "cell", concept, which, pictures)
             if t == 0:
                 rows += reference_rows(run, concept, wanted)
+                first = folder / "pictures" / concept.name / "real.png"
+                results.write_atomically(first, png_bytes(run.images[concept.name][0]))
         reporter.advance(run.cell_evaluations(concept))
     results.write_scores(folder / "scores.csv", pd.DataFrame(rows, columns=results.SCORE_COLUMNS))
     cost = {
@@ -429,6 +436,7 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
         "status": status,
         "reason": reason,
         "config": run.config.model_dump(mode="json") | {"output": None},
+        "changed": changed(run.config.method, run.config.backbone, run.options),
         "facts": run.facts,
         "hash": results.hash8(run.facts),
         "sequence": {"name": run.sequence.name, "version": run.sequence.version, "concepts": run.concepts},

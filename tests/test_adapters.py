@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cpbench import adapters
-from cpbench.adapters import TokenRows, add_lora, matching_modules, remove_lora
+from cpbench.adapters import TokenRows, add_lora, inner_name, matching_modules, remove_lora, set_parameter
 from cpbench.backbones import Backbone
 
 WORDS, WIDTH = 7, 5
@@ -189,6 +189,45 @@ def test_taken_out_nothing_is_left() -> None:
     assert list(after) == list(before)
     assert all(after[name] is before[name] for name in before)
     assert set(vars(root)) == attributes
+
+
+def test_the_inner_name_is_where_peft_keeps_the_factor() -> None:
+    root = Layers()
+    factors = add_lora(root, list(LAYERS), 2, seeded(0))
+    for name, factor in factors.items():
+        assert root.get_parameter(inner_name(name)) is factor
+    inner = {inner_name(name) for name in factors}
+    assert inner == {n for n, p in root.named_parameters() if p.requires_grad} and len(inner) == len(factors)
+
+
+# Single parameters
+
+
+@pytest.mark.parametrize("name", ["to_q.weight", "to_out.0.weight", "to_out.0.bias", "conv.weight", "scale"])
+def test_a_parameter_that_is_set_takes_the_place_of_the_other(name: str) -> None:
+    root = Layers()
+    root.scale = nn.Parameter(torch.ones(3), requires_grad=False)
+    before = dict(root.named_parameters())
+    new = nn.Parameter(before[name].detach() * 2)
+    set_parameter(root, name, new)
+    after = dict(root.named_parameters())
+    assert list(after) == list(before) and name in after
+    assert after[name] is new
+    assert all(after[n] is before[n] for n in before if n != name)
+
+
+def test_a_layer_computes_with_the_parameter_that_was_set() -> None:
+    root, x = Layers(), torch.randn(INPUTS["to_out.0"], generator=seeded(1))
+    layer = root.get_submodule("to_out.0")
+    weight = torch.randn(layer.weight.shape, generator=seeded(2))
+    set_parameter(root, "to_out.0.weight", nn.Parameter(weight))
+    torch.testing.assert_close(layer(x), x @ weight.T + layer.bias)
+
+
+def test_a_parameter_of_a_layer_that_is_not_there_cannot_be_set() -> None:
+    root = Layers()
+    with pytest.raises(AttributeError, match="nowhere"):
+        set_parameter(root, "to_out.nowhere.weight", nn.Parameter(torch.ones(1)))
 
 
 # Which layers

@@ -117,10 +117,17 @@ def test_carrying_the_concept_itself_is_caught(run: Runs, place: Path, form: str
 # The honest
 
 
-@pytest.mark.parametrize("sequence", ["drawn", "photos"])
-def test_an_honest_method_is_not_caught(run: Runs, sequence: str) -> None:
-    lora = {"rank": 1, "steps": 2, "batch_size": 1, "target_modules": ["to_v"]}
-    done = run("seqlora", sequence, **lora)
+LORA = {"rank": 1, "steps": 2, "batch_size": 1, "target_modules": ["to_v"]}
+WEIGHTS = {"adapter": "full", "token_steps": 1, "steps": 1, "batch_size": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "sequence", "options"),
+    [("seqlora", "drawn", LORA), ("seqlora", "photos", LORA), ("raretoken", "drawn", WEIGHTS)],
+)
+def test_an_honest_method_is_not_caught(run: Runs, method: str, sequence: str, options: dict[str, object]) -> None:
+    """Whether it carries a LoRA or all of the UNet's weights, whatever shapes these have."""
+    done = run(method, sequence, **options)
     assert json.loads((done.folder / "run.json").read_text())["status"] == "finished"
 
 

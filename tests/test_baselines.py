@@ -9,7 +9,7 @@ from cpbench import adapters, sampling
 from cpbench.backbones import Backbone
 from cpbench.baselines.base import Base
 from cpbench.baselines.isolated import Isolated
-from cpbench.baselines.seqlora import SequentialLora, Settings, token_of
+from cpbench.baselines.seqlora import SequentialLora, Settings, add_tokens, add_words, token_of
 from cpbench.method import Method, NotDefined, State, Task
 from cpbench.sampling import Sampler, Wanted
 
@@ -182,6 +182,59 @@ def test_seqlora_installs_the_adapter_and_all_words(tiny: Backbone, make_task: M
             assert ids == [len(tiny.tokenizer) - 2, len(tiny.tokenizer) - 1]
             hashes.add(tiny.installed_hash())
     assert len(hashes) == 1  # one model for every concept
+
+
+# Words, for all methods that have one a concept
+
+
+def two_words(backbone: Backbone) -> State:
+    g = torch.Generator().manual_seed(0)
+    tensors = {f"token/{c}": torch.randn(16, generator=g) for c in ("vase", "dog")}
+    tensors["adapter/a"] = torch.ones(3)
+    return State(tensors, {"concepts": ["vase", "dog"], "nouns": {"vase": "vase"}})
+
+
+def ids_of(backbone: Backbone, *words: str) -> list[list[int]]:
+    return [backbone.tokenizer(w, add_special_tokens=False).input_ids for w in words]
+
+
+def test_a_new_word_comes_after_the_earlier_ones(tiny: Backbone, make_task: MakeTask) -> None:
+    state, plain, start = two_words(tiny), len(tiny.tokenizer), torch.linspace(-1, 1, 16)
+    kept = {k: v.clone() for k, v in state.tensors.items()}
+    after, row = add_words(tiny, make_task(tiny, "dog2", 3), state, start)
+    assert ids_of(tiny, "<v1>", "<v2>", "<v3>") == [[plain], [plain + 1], [plain + 2]]
+    for i, concept in enumerate(("vase", "dog"), 1):
+        assert torch.equal(tiny.rows.rows[f"v{i}"], kept[f"token/{concept}"])
+    assert tiny.rows.rows["v3"] is row and torch.equal(row, start) and row.requires_grad
+    # the state to be filled: earlier rows as they were, earlier facts, and nothing else yet
+    assert after.tensors.keys() == {"token/vase", "token/dog"}
+    assert all(torch.equal(after.tensors[k], kept[k]) for k in after.tensors)
+    assert after.facts == {"concepts": ["vase", "dog", "dog2"], "nouns": {"vase": "vase"}}
+    # what was given is not written to
+    assert state.concepts == ["vase", "dog"] and state.tensors.keys() == kept.keys()
+    after.tensors["token/dog2"] = row.detach()
+    assert "token/dog2" not in state.tensors
+
+
+def test_the_first_word_needs_no_state(tiny: Backbone, make_task: MakeTask) -> None:
+    after, row = add_words(tiny, make_task(tiny), State(), torch.zeros(16))
+    assert after.concepts == ["dog"] and after.tensors == {}
+    assert list(tiny.rows.rows) == ["v1"] and tiny.rows.rows["v1"] is row
+
+
+def test_words_may_have_names_of_their_own(tiny: Backbone, make_task: MakeTask) -> None:
+    def name_of(concept: str, state: State) -> str:
+        return f"<my-{concept}-{state.concepts.index(concept)}>"
+
+    state, plain = two_words(tiny), len(tiny.tokenizer)
+    add_words(tiny, make_task(tiny, "dog2", 3), state, torch.zeros(16), name_of)
+    words = ("<my-vase-0>", "<my-dog-1>", "<my-dog2-2>")
+    assert ids_of(tiny, *words) == [[plain], [plain + 1], [plain + 2]]
+    assert all(len(i) > 1 for i in ids_of(tiny, "<v1>", "<v2>", "<v3>"))
+    tiny.restore()
+    add_tokens(tiny, state, name_of)
+    assert ids_of(tiny, *words[:2]) == [[plain], [plain + 1]] and len(tiny.tokenizer) == plain + 2
+    assert torch.equal(tiny.rows.rows["my-dog-1"], state.tensors["token/dog"])
 
 
 # Both

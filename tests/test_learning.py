@@ -1,4 +1,4 @@
-"""The training loop against formulas written out here: targets, noisy latents, the loss of the first step."""
+"""The training loop against formulas written out here: targets, noisy latents, batches, the loss of the first step."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +10,9 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from cpbench import adapters
-from cpbench.backbones import Backbone, fingerprint
-from cpbench.learning import TEMPLATES, Batch, Latents, noise_scheduler, target, train
+from cpbench.backbones import Backbone
+from cpbench.errors import UserError
+from cpbench.learning import TEMPLATES, Batch, Latents, Loss, batches, denoising, noise_scheduler, target, train
 from cpbench.method import Task
 
 MakeTask = Callable[..., Task]
@@ -28,10 +29,15 @@ def lora_and_word(backbone: Backbone, task: Task) -> tuple[dict[str, nn.Paramete
     return backbone.add_lora(2, adapters.ATTENTION, task.generator("lora")), row
 
 
+def usual(backbone: Backbone) -> Loss:
+    return denoising(backbone, "<v1> dog")
+
+
 def learn(backbone: Backbone, task: Task, steps: int = 3, batch_size: int = 2, **more) -> list[torch.Tensor]:
     """A LoRA and a word after a short training; the backbone is restored."""
     factors, row = lora_and_word(backbone, task)
-    train(backbone, task, "<v1> dog", [(1e-2, list(factors.values())), (1e-2, [row])], steps, batch_size, **more)
+    groups = [(1e-2, list(factors.values())), (1e-2, [row])]
+    train(backbone, task, usual(backbone), groups, steps, batch_size, **more)
     learned = [p.detach().clone() for p in (*factors.values(), row)]
     backbone.restore()
     return learned
@@ -113,28 +119,65 @@ def test_a_draw_is_a_sample_of_the_posterior_of_any_of_them(tiny: Backbone, make
 # Training
 
 
-@pytest.mark.parametrize("named", ["lora", "word", "both", "one factor"])
+WEIGHTS = ("conv_in.weight", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", "conv_out.bias")
+
+
+def full_of_parts(backbone: Backbone, task: Task) -> dict[str, list[nn.Parameter]]:
+    """Replaced weights (one of them below a LoRA), two words and a LoRA, all of them with something to learn."""
+    weights = backbone.replace_weights({k: backbone.unet.get_parameter(k) * 1.1 for k in WEIGHTS})
+    earlier = backbone.add_token("<v0>", backbone.word_embedding("vase"))
+    row = backbone.add_token("<v1>", backbone.word_embedding("dog"))
+    factors = backbone.add_lora(2, adapters.ATTENTION, task.generator("lora"))
+    for i, factor in enumerate(factors.values()):
+        factor.data = torch.randn(factor.shape, generator=torch.Generator().manual_seed(i)) * 0.1
+    return {
+        "lora": list(factors.values()),
+        "one factor": list(factors.values())[3:4],
+        "word": [row],
+        "both": [*factors.values(), row],
+        "weights": list(weights.values()),
+        "one weight": [weights[WEIGHTS[1]]],
+        "all": [*factors.values(), row, *weights.values(), earlier],
+    }
+
+
+def everything(backbone: Backbone) -> dict[str, nn.Parameter]:
+    """All parameters by name; the same parameter has another name below a wrapped layer."""
+    roots = {part: getattr(backbone, part) for part in ("unet", "vae", "text_encoder")}
+    return {f"{part}.{name}": p for part, root in roots.items() for name, p in root.named_parameters()}
+
+
+@pytest.mark.parametrize("named", ["lora", "one factor", "word", "both", "weights", "one weight", "all"])
 def test_only_the_named_parameters_move(tiny: Backbone, make_task: MakeTask, named: str) -> None:
     task = make_task(tiny)
-    tiny.add_token("<v0>", tiny.word_embedding("vase"))
-    row = tiny.add_token("<v1>", tiny.word_embedding("dog"))
-    values = {
-        k: torch.randn(v.shape, generator=torch.Generator().manual_seed(i)) * 0.1
-        for i, (k, v) in enumerate(tiny.add_lora(2, adapters.ATTENTION, task.generator("lora")).items())
-    }
-    for k, v in tiny.factors.items():
-        v.data.copy_(values[k])
-    factors = list(tiny.factors.values())
-    some = {"lora": factors, "word": [row], "both": [*factors, row], "one factor": factors[3:4]}[named]
-    # ids, since the same parameter has other names below a wrapped layer
-    names = {
-        id(p): f"{part}.{n}:" for part in ("unet", "text_encoder") for n, p in getattr(tiny, part).named_parameters()
-    }
-    before = fingerprint(tiny)
-    train(tiny, task, "<v1> dog", [(1e-2, some)], steps=2, batch_size=2)
-    after = fingerprint(tiny)
-    assert {k for k in before if before[k] != after[k]} == {names[id(p)] for p in some}
-    assert before.keys() == after.keys()
+    some = full_of_parts(tiny, task)[named]
+    parameters = everything(tiny)
+    names = {id(p): n for n, p in parameters.items()}
+    expected = {names[id(p)] for p in some}
+    before = {n: p.detach().clone() for n, p in parameters.items()}
+
+    def loss(batch: Batch) -> dict[str, torch.Tensor]:
+        words = tiny.encode_prompts(["a <v0> and a <v1> dog"]).expand(len(batch.noisy), -1, -1)
+        return {"mse": (tiny.predict(batch.noisy, batch.timesteps, words) - batch.noise).square().mean()}
+
+    train(tiny, task, loss, [(1e-2, some)], steps=2, batch_size=2)
+    after = everything(tiny)
+    assert after.keys() == before.keys() and all(after[n] is parameters[n] for n in after)
+    assert {n for n in before if not torch.equal(before[n], after[n])} == expected
+    # and nothing else was asked for a gradient, or given one
+    assert {n for n in after if after[n].requires_grad} == expected
+    assert {n for n in after if after[n].grad is not None} == expected
+
+
+def test_a_second_training_trains_its_own_parameters_alone(tiny: Backbone, make_task: MakeTask) -> None:
+    task = make_task(tiny)
+    factors, row = lora_and_word(tiny, task)
+    train(tiny, task, usual(tiny), [(1e-2, [row])], steps=2, batch_size=2, phase="first")
+    frozen = row.detach().clone()
+    row.grad = None
+    train(tiny, task, usual(tiny), [(1e-2, list(factors.values()))], steps=2, batch_size=2, phase="second")
+    assert torch.equal(row, frozen) and row.grad is None and not row.requires_grad
+    assert all(f.requires_grad and f.any() for f in factors.values())
 
 
 def test_each_group_has_its_own_learning_rate(tiny: Backbone, make_task: MakeTask) -> None:
@@ -143,7 +186,7 @@ def test_each_group_has_its_own_learning_rate(tiny: Backbone, make_task: MakeTas
     factors, row = lora_and_word(tiny, task)
     factors = {k: v for k, v in factors.items() if k.endswith("lora_B")}  # A's gradient is 0 while B is
     before = [p.detach().clone() for p in (*factors.values(), row)]
-    train(tiny, task, "<v1> dog", [(1e-2, list(factors.values())), (3e-3, [row])], steps=1, batch_size=2)
+    train(tiny, task, usual(tiny), [(1e-2, list(factors.values())), (3e-3, [row])], steps=1, batch_size=2)
     moved = [float((p.detach() - b).abs().max()) for p, b in zip((*factors.values(), row), before, strict=True)]
     assert moved[:-1] == pytest.approx([1e-2] * len(factors), rel=1e-2)
     assert moved[-1] == pytest.approx(3e-3, rel=1e-2)
@@ -159,10 +202,10 @@ def test_the_same_task_twice_gives_the_same_bits(tiny: Backbone, make_task: Make
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("other", ["seed", "purpose"])
-def test_another_seed_or_purpose_gives_other_bits(tiny: Backbone, make_task: MakeTask, other: str) -> None:
+@pytest.mark.parametrize("other", ["seed", "phase"])
+def test_another_seed_or_phase_gives_other_bits(tiny: Backbone, make_task: MakeTask, other: str) -> None:
     first = learn(tiny, make_task(tiny))
-    changed = learn(tiny, make_task(tiny, seed=1)) if other == "seed" else learn(tiny, make_task(tiny), purpose="more")
+    changed = learn(tiny, make_task(tiny, seed=1)) if other == "seed" else learn(tiny, make_task(tiny), phase="more")
     assert not any(torch.equal(a, b) for a, b in zip(first, changed, strict=True))
 
 
@@ -174,7 +217,7 @@ def test_the_first_loss_is_the_mean_square_of_what_was_predicted_against_the_noi
     task = make_task(tiny, log=lambda step, **figures: said.append((step, figures)))
     factors, row = lora_and_word(tiny, task)
     with watched(tiny) as calls:
-        train(tiny, task, "<v1> dog", [(1e-4, [*factors.values(), row])], steps=1, batch_size=n)
+        train(tiny, task, usual(tiny), [(1e-4, [*factors.values(), row])], steps=1, batch_size=n)
     ((noisy, timesteps, words, guess),) = calls
 
     latents, g = Latents(tiny, task), task.generator("train")
@@ -195,7 +238,7 @@ def test_the_first_loss_is_the_mean_square_of_what_was_predicted_against_the_noi
         torch.testing.assert_close(words, tiny.text_encoder(ids).last_hidden_state, atol=1e-5, rtol=1e-4)
     ((step, figures),) = said
     by_hand = float(((guess.double() - noise.double()) ** 2).sum() / guess.numel())
-    assert step == 0
+    assert (step, figures["phase"]) == (0, "train")
     assert figures["loss"] == pytest.approx(by_hand, rel=1e-5)
     assert figures["denoising"] == pytest.approx(by_hand, rel=1e-5)
 
@@ -211,7 +254,7 @@ def test_the_first_loss_follows_the_prediction_type(tiny: Backbone, make_task: M
         try:
             factors, _ = lora_and_word(tiny, task)
             with watched(tiny) as calls:
-                train(tiny, task, "<v1> dog", [(1e-4, list(factors.values()))], steps=1, batch_size=3)
+                train(tiny, task, usual(tiny), [(1e-4, list(factors.values()))], steps=1, batch_size=3)
         finally:
             tiny.pipe.scheduler = original
             tiny.restore()
@@ -232,7 +275,7 @@ def test_every_step_sees_one_timestep_of_each_stratum(tiny: Backbone, make_task:
     task = make_task(tiny)
     factors, _ = lora_and_word(tiny, task)
     with watched(tiny) as calls:
-        train(tiny, task, "<v1> dog", [(1e-4, list(factors.values()))], steps=steps, batch_size=n)
+        train(tiny, task, usual(tiny), [(1e-4, list(factors.values()))], steps=steps, batch_size=n)
     timesteps = torch.stack([t for _, t, _, _ in calls])
     assert sorted(map(tuple, (timesteps // 200).sort(1).values.tolist())) == [(0, 1, 2, 3, 4)] * steps
     assert len({tuple(row) for row in timesteps.tolist()}) == steps
@@ -261,12 +304,74 @@ def test_a_penalty_is_added_to_the_loss_and_to_the_gradient(tiny: Backbone, make
         pull = torch.stack([(v - apart[k]).square().sum() for k, v in factors.items()]).sum()
         return {"pull": pull, "nothing": 0 * row.sum()}
 
-    train(tiny, task, "<v1> dog", [(1e-2, [*factors.values(), row])], 5, 2, penalty=penalty)
+    plain = usual(tiny)
+    train(tiny, task, lambda batch: plain(batch) | penalty(), [(1e-2, [*factors.values(), row])], 5, 2)
     assert said[0]["pull"] == pytest.approx(start, rel=1e-5)
     assert said[0]["loss"] == pytest.approx(said[0]["denoising"] + said[0]["pull"], rel=1e-6)
     assert said[-1]["pull"] < said[0]["pull"]
     for k, v in factors.items():  # the pull is much the stronger: five steps of Adam, all upwards
         assert float((v.detach() - before[k]).min()) == pytest.approx(0.05, rel=0.05)
+
+
+def test_a_term_without_gradient_is_logged_and_not_added(tiny: Backbone, make_task: MakeTask) -> None:
+    bare, said = learn(tiny, make_task(tiny)), []
+    task = make_task(tiny, log=lambda step, **figures: said.append(figures))
+    factors, row = lora_and_word(tiny, task)
+    plain, sizes = usual(tiny), []
+
+    def loss(batch: Batch) -> dict[str, torch.Tensor]:
+        sizes.append(float(row.detach().square().sum()))
+        return {"watched": row.detach().square().sum() + 1e3, **plain(batch), "number": torch.tensor(7)}
+
+    groups = [(1e-2, list(factors.values())), (1e-2, [row])]
+    train(tiny, task, loss, groups, steps=3, batch_size=2)
+    assert [f["watched"] for f in said] == pytest.approx([1e3 + size for size in sizes], rel=1e-6)
+    assert [f["number"] for f in said] == [7.0] * 3
+    for figures in said:
+        assert figures["loss"] == pytest.approx(figures["denoising"], rel=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(bare, (*factors.values(), row), strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_before_anything_moves(tiny: Backbone, make_task: MakeTask, bad: float) -> None:
+    said: list[int] = []
+    task = make_task(tiny, log=lambda step, **figures: said.append(step))
+    factors, row = lora_and_word(tiny, task)
+    trained, seen = [*factors.values(), row], []
+    plain = usual(tiny)
+
+    def loss(batch: Batch) -> dict[str, torch.Tensor]:
+        seen.append([p.detach().clone() for p in trained])
+        return plain(batch) | {"odd": (bad if len(seen) == 3 else 0.0) * row.square().sum()}
+
+    with pytest.raises(UserError, match="learning rate") as caught:
+        train(tiny, task, loss, [(1e-2, trained)], steps=5, batch_size=2)
+    assert "concept dog" in str(caught.value) and f"the loss is {bad} at step 2" in str(caught.value)
+    assert said == [0, 1] and len(seen) == 3
+    assert all(torch.equal(p, kept) for p, kept in zip(trained, seen[-1], strict=True))
+
+
+@pytest.mark.parametrize("below_a_lora", [False, True])
+def test_replaced_weights_are_trained_and_the_originals_stay(
+    tiny: Backbone, make_task: MakeTask, below_a_lora: bool
+) -> None:
+    """Adam's first step takes every entry with a gradient by the learning rate, from the value it was given."""
+    task = make_task(tiny)
+    originals = dict(tiny.unet.named_parameters())
+    kept = {k: v.detach().clone() for k, v in originals.items()}
+    weights = tiny.replace_weights({k: kept[k] * 1.5 for k in WEIGHTS})
+    factors, row = (
+        lora_and_word(tiny, task) if below_a_lora else ({}, tiny.add_token("<v1>", tiny.word_embedding("dog")))
+    )
+    train(tiny, task, usual(tiny), [(1e-3, list(weights.values()))], steps=1, batch_size=4)
+    for name, weight in weights.items():
+        moved = (weight.detach() - kept[name] * 1.5).abs()
+        assert float(moved.max()) == pytest.approx(1e-3, rel=1e-2) and float(moved.median()) > 0.9e-3
+    assert torch.equal(row, tiny.word_embedding("dog"))
+    assert not any(f.any() for k, f in factors.items() if k.endswith("lora_B"))
+    tiny.restore()
+    for name, parameter in tiny.unet.named_parameters():
+        assert parameter is originals[name] and torch.equal(parameter, kept[name]) and parameter.grad is None
 
 
 @pytest.mark.parametrize(("steps", "batch_size"), [(1, 1), (3, 2), (2, 5)])
@@ -281,3 +386,118 @@ def test_trainable_parameters_are_counted(tiny: Backbone, make_task: MakeTask) -
     tiny.trainable_parameters = 0
     learn(tiny, make_task(tiny), steps=1)
     assert tiny.trainable_parameters == sum(p.numel() for p in learned)
+
+
+def test_of_two_phases_the_larger_number_of_trainable_parameters_counts(tiny: Backbone, make_task: MakeTask) -> None:
+    task = make_task(tiny)
+    factors, row = lora_and_word(tiny, task)
+    tiny.trainable_parameters = 0
+    for phase, some in (("small", [row]), ("large", list(factors.values())), ("small again", [row])):
+        train(tiny, task, usual(tiny), [(1e-4, some)], steps=1, batch_size=1, phase=phase)
+    assert tiny.trainable_parameters == sum(f.numel() for f in factors.values())
+
+
+# Batches
+
+
+def tensors_of(batch: Batch) -> tuple[torch.Tensor, ...]:
+    return batch.latents, batch.noise, batch.noisy, batch.timesteps
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    pairs = list(zip(first, second, strict=True))
+    return all(a.template == b.template for a, b in pairs) and all(
+        torch.equal(x, y) for a, b in pairs for x, y in zip(tensors_of(a), tensors_of(b), strict=True)
+    )
+
+
+def alike(first: list[Batch], second: list[Batch]) -> bool:
+    """Whether any tensor is the same in both."""
+    pairs = zip(first, second, strict=True)
+    return any(torch.equal(x, y) for a, b in pairs for x, y in zip(tensors_of(a), tensors_of(b), strict=True))
+
+
+def test_batches_depend_on_seed_phase_and_concept_alone(tiny: Backbone, make_task: MakeTask) -> None:
+    def drawn(phase: str = "train", steps: int = 6, **of_the_task) -> list[Batch]:
+        return list(batches(tiny, make_task(tiny, **of_the_task), steps, 3, phase))
+
+    first = drawn()
+    torch.manual_seed(99)
+    np.random.seed(99)
+    before = torch.get_rng_state()
+    full_of_parts(tiny, make_task(tiny, "vase"))  # whatever is installed, and in whichever task
+    assert same(drawn(number=4, log=print), first)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(drawn(steps=4), first[:4])
+    for other in ({"seed": 1}, {"phase": "fisher"}, {"concept": "dog2"}):
+        assert not alike(drawn(**other), first), other
+    assert not alike(first[:3], first[3:])
+
+
+def test_batches_come_one_by_one_and_disturb_nobody(tiny: Backbone, make_task: MakeTask) -> None:
+    """Two that are drawn in turns are those that are drawn one after the other."""
+    task, kept = make_task(tiny), []
+    for pair in zip(batches(tiny, task, 4, 2, "a"), batches(tiny, task, 4, 2, "b"), strict=True):
+        kept.append(pair)
+    assert same([a for a, _ in kept], list(batches(tiny, task, 4, 2, "a")))
+    assert same([b for _, b in kept], list(batches(tiny, task, 4, 2, "b")))
+
+
+def test_a_batch_holds_the_noised_latents_of_its_concept(tiny: Backbone, make_task: MakeTask) -> None:
+    task, latents = make_task(tiny), Latents(tiny, make_task(tiny))
+    for batch in batches(tiny, task, 5, 4, "train"):
+        a = alphas_cumprod()[batch.timesteps].float().view(4, 1, 1, 1)
+        expected = a.sqrt() * batch.latents + (1 - a).sqrt() * batch.noise
+        torch.testing.assert_close(batch.noisy, expected, atol=1e-5, rtol=1e-4)
+        for z in batch.latents:  # a draw lies within the posterior of one of the pictures
+            far = ((z - latents.mean) / latents.std).abs().flatten(1).max(1).values
+            assert float(far.min()) < 6
+        assert not any(t.requires_grad for t in tensors_of(batch))
+
+
+def test_training_consumes_exactly_the_batches(tiny: Backbone, make_task: MakeTask) -> None:
+    task, met = make_task(tiny), []
+    factors, _ = lora_and_word(tiny, task)
+    plain = usual(tiny)
+
+    def loss(batch: Batch) -> dict[str, torch.Tensor]:
+        met.append(batch)
+        return plain(batch)
+
+    for phase, templates in (("train", TEMPLATES), ("stage 2", ("my {}", "the {} here"))):
+        met.clear()
+        train(tiny, task, loss, [(1e-2, list(factors.values()))], 5, 3, phase, templates)
+        assert same(met, list(batches(tiny, task, 5, 3, phase, templates)))
+        assert len(met) == 5
+
+
+def test_templates_are_drawn_from_those_given(tiny: Backbone, make_task: MakeTask) -> None:
+    task = make_task(tiny)
+    usual_ones = list(batches(tiny, task, 40, 1, "train"))
+    assert {b.template for b in usual_ones} == {"a photo of a {}", "a picture of a {}", "a {}"}
+    two = list(batches(tiny, task, 40, 1, "train", ("my {}", "the {} here")))
+    assert {b.template for b in two} == {"my {}", "the {} here"}
+    # the words move none of the rest
+    for a, b in zip(usual_ones, two, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(tensors_of(a), tensors_of(b), strict=True))
+
+
+def test_the_given_template_is_what_the_unet_reads(tiny: Backbone, make_task: MakeTask) -> None:
+    task = make_task(tiny)
+    factors, _ = lora_and_word(tiny, task)
+    with torch.no_grad():
+        expected = tiny.encode_prompts(["the <v1> dog here"])
+    with watched(tiny) as calls:
+        train(tiny, task, usual(tiny), [(1e-4, list(factors.values()))], 3, 2, templates=("the {} here",))
+    assert len(calls) == 3
+    for _, _, words, _ in calls:
+        assert words.shape[0] == 2 and torch.equal(words, expected.expand(2, -1, -1))
+
+
+def test_the_phase_is_logged_with_every_step(tiny: Backbone, make_task: MakeTask) -> None:
+    said: list[tuple[str, int]] = []
+    task = make_task(tiny, log=lambda step, phase, **figures: said.append((phase, step)))
+    factors, row = lora_and_word(tiny, task)
+    train(tiny, task, usual(tiny), [(1e-4, [row])], 2, 1, "stage 1")
+    train(tiny, task, usual(tiny), [(1e-4, list(factors.values()))], 3, 1, phase="stage 2")
+    assert said == [("stage 1", 0), ("stage 1", 1), ("stage 2", 0), ("stage 2", 1), ("stage 2", 2)]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpbench.errors import DamagedState
-from cpbench.method import KINDS, Options, State, Task, seed_of
+from cpbench.method import KINDS, Method, Options, State, Task, seed_of
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -182,6 +182,41 @@ def test_a_part_is_taken_by_whole_words() -> None:
     state = State({f"adapter/{k}": torch.zeros(i) for i, k in enumerate(["dog/a", "dog/b", "dog2/a"])})
     assert {k: len(v) for k, v in state.part("adapter/dog").items()} == {"a": 0, "b": 1}
     assert State().concepts == [] and State({}, {"concepts": ["dog"]}).concepts == ["dog"]
+
+
+def test_a_part_comes_to_the_device_that_is_asked_for() -> None:
+    tensors = {"adapter/a": torch.arange(3.0), "adapter/b": torch.ones(2, 2), "token/dog": torch.zeros(4)}
+    state = State(tensors, {})
+    here = state.part("adapter")
+    assert {k: (v.device.type, v.tolist()) for k, v in here.items()} == {
+        "a": ("cpu", [0.0, 1.0, 2.0]),
+        "b": ("cpu", [[1.0, 1.0], [1.0, 1.0]]),
+    }
+    for device in ("meta", torch.device("meta")):  # the one other device that every machine has
+        there = state.part("adapter", device)
+        assert {k: (v.device.type, tuple(v.shape)) for k, v in there.items()} == {
+            "a": ("meta", (3,)),
+            "b": ("meta", (2, 2)),
+        }
+    assert all(v.device.type == "cpu" for v in state.tensors.values())  # the state stays where it is
+
+
+def test_a_task_can_be_logged_to_without_anybody_listening() -> None:
+    import numpy as np
+
+    Task(1, "dog", "dog", np.zeros((1, 2, 2, 3), np.uint8), 0).log(3, phase="train", loss=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 0), ({"steps": 7}, 7), ({"steps": 7, "batch_size": 4}, 28), ({"batch_size": 4}, 0)],
+)
+def test_a_task_is_foretold_to_cost_steps_times_batch(options: dict[str, int], expected: int) -> None:
+    from pydantic import create_model
+
+    Mine = create_model("Mine", __base__=Options, **{k: (int, v) for k, v in options.items()})
+    method = type("Own", (Method,), {"Options": Mine})()
+    assert [method.unet_evaluations(number) for number in (1, 2, 9)] == [expected] * 3
 
 
 def test_a_seed_is_half_of_the_first_eight_bytes_of_sha256() -> None:

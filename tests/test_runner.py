@@ -22,10 +22,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import cpbench
-from cpbench import cli, images, judges, sequences
+from cpbench import cli, images, judges, runner, sequences
 from cpbench.backbones import MINIATURE
 from cpbench.config import resolve
 from cpbench.errors import UserError
+from cpbench.progress import Reporter
 from cpbench.runner import execute
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,8 @@ STEPS, BATCH, RANK, SAMPLER_STEPS = 3, 2, 4, 2
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 LORA: dict[str, Any] = {"rank": RANK, "steps": STEPS, "batch_size": BATCH, "target_modules": list(TARGETS)}
 LORA |= {"learning_rate": 1e-3, "token_learning_rate": 1e-3}  # every option, so that no preset decides
+RARE: dict[str, Any] = {"adapter": "lora", "token_steps": 2, "steps": 3, "batch_size": 2, "rank": 1}
+RARE |= {"target_modules": ["to_v"], "token_learning_rate": 1e-3, "learning_rate": 1e-3, "lora_learning_rate": 1e-3}
 METRICS = ("clip_i", "clip_t", "dino")
 ROUNDED = 1e-6  # scores are written with six digits
 
@@ -122,6 +125,29 @@ def lora(small: Path, output: Path, base: dict[str, Any]) -> dict[str, Any]:
     return cpbench.run(method="seqlora", sequence=str(small), output=output, options=LORA)
 
 
+@pytest.fixture(scope="module")
+def rare(small: Path, output: Path, base: dict[str, Any]) -> tuple[dict[str, Any], Reporter]:
+    """A method of two phases, in the same output folder; and what counted its progress."""
+    with pytest.MonkeyPatch.context() as patch:
+        reporters = counted(patch)
+        run = cpbench.run(method="raretoken", sequence=str(small), output=output, options=RARE)
+    (reporter,) = reporters
+    return run, reporter
+
+
+def counted(patch: pytest.MonkeyPatch) -> list[Reporter]:
+    """The reporters that are made from now on."""
+    made: list[Reporter] = []
+
+    class Kept(Reporter):
+        def __init__(self, title: str, total: int):
+            super().__init__(title, total)
+            made.append(self)
+
+    patch.setattr(runner, "Reporter", Kept)
+    return made
+
+
 # What is in the folder
 
 
@@ -172,13 +198,17 @@ def test_files_of_each_task(lora: dict[str, Any]) -> None:
         task = folder / f"task-{t:02d}"
         assert (task / "scores.csv").is_file() and (task / "cost.json").is_file()
         assert sorted(str(p.relative_to(task / "pictures")) for p in task.glob("pictures/*/*")) == sorted(
-            f"{c}/00-0.png" for c in seen
+            [f"{c}/00-0.png" for c in seen] + [f"{c}/real.png" for c in seen if t == 0]
         )
         assert (task / "state.safetensors").is_file() == (task / "state.json").is_file() == (t > 0)
     for t in (1, 2):
         curve = pd.read_csv(folder / f"task-{t:02d}" / "curve.csv")
+        assert list(curve.columns[:2]) == ["phase", "step"] and set(curve["phase"]) == {"train"}
         assert list(curve["step"]) == list(range(STEPS))
         assert np.isfinite(curve["loss"]).all() and (curve["gradient_norm"] > 0).all()
+    for concept in CONCEPTS:  # what the grid shows beside the drawings
+        real = np.asarray(Image.open(folder / "task-00" / "pictures" / concept / "real.png"))
+        np.testing.assert_array_equal(real, images.drawn(concept)[0])
     assert Image.open(folder / "grid.png").size[0] > 0
     assert not list(folder.rglob("*.tmp")) and not (folder / ".holder.json").exists()
 
@@ -227,6 +257,59 @@ def test_row_0_is_drawn_once_for_all_methods_and_base_never_draws_again(
         assert (table.loc[2] == table.loc[0]).all() and table.loc[1, "dog"] == table.loc[0, "dog"]
 
 
+# What is logged and shown while it learns
+
+
+def test_the_curve_has_every_phase_of_a_task(rare: tuple[dict[str, Any], Reporter]) -> None:
+    folder = rare[0]["folder"]
+    for t in (1, 2):
+        curve = pd.read_csv(folder / f"task-{t:02d}" / "curve.csv")
+        assert list(zip(curve["phase"], curve["step"], strict=True)) == [
+            *(("stage 1", step) for step in range(2)),
+            *(("stage 2", step) for step in range(3)),
+        ]
+        assert np.isfinite(curve["loss"]).all() and (curve["gradient_norm"] > 0).all()
+        np.testing.assert_allclose(curve["denoising"], curve["loss"], rtol=1e-5)
+    costs = run_json(folder)["costs"]
+    assert [costs[t]["learning_unet_evaluations"] for t in ("1", "2")] == [(2 + 3) * 2] * 2
+
+
+LOGGING = """
+from cpbench.baselines.base import Base
+
+
+class Logging(Base):
+    def learn(self, backbone, task, state):
+        task.log(0, loss=1.5)
+        task.log(0, phase="more", other=0.25)
+        return super().learn(backbone, task, state)
+"""
+
+
+def test_what_is_logged_without_a_phase_is_training(small: Path, output: Path, tmp_path: Path, base: dict) -> None:
+    (tmp_path / "logging_method.py").write_text(LOGGING)
+    run = cpbench.run(method=str(tmp_path / "logging_method.py"), sequence=str(small), output=output)
+    curve = (run["folder"] / "task-01" / "curve.csv").read_text()
+    assert curve.splitlines() == ["phase,step,loss,other", "train,0,1.5,", "more,0,,0.25"]
+
+
+def test_progress_comes_to_what_was_planned(
+    small: Path, tmp_path: Path, rare: tuple[dict[str, Any], Reporter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of row 0 (two), 1 (one) and 2 (two); and three for each evaluation of two tasks of two phases."""
+    by_hand = (2 + 1 + 2) * SAMPLER_STEPS * 2 + 2 * 3 * (2 + 3) * 2
+    run, reporter = rare
+    assert reporter.total == by_hand and reporter.done == by_hand
+    # and where all of it is there already
+    folder = tmp_path.joinpath(*run["folder"].parts[-5:])
+    shutil.copytree(run["folder"], folder)
+    (folder / "run.json").write_text(json.dumps(run_json(folder) | {"status": "interrupted"}))
+    reporters = counted(monkeypatch)
+    cpbench.run(method="raretoken", sequence=str(small), output=tmp_path, options=RARE)
+    assert [(r.total, r.done) for r in reporters] == [(by_hand, by_hand)]
+    assert contents(folder) == contents(run["folder"])
+
+
 # What the numbers are
 
 
@@ -244,7 +327,7 @@ def test_matrix_cells_are_the_means_of_the_saved_pictures_scores(lora: dict[str,
         for t, seen in enumerate([CONCEPTS, ["dog"], CONCEPTS]):
             for concept in seen:
                 values = []
-                for file in sorted((folder / f"task-{t:02d}" / "pictures" / concept).iterdir()):
+                for file in sorted((folder / f"task-{t:02d}" / "pictures" / concept).glob("[0-9]*.png")):
                     drawn = np.asarray(Image.open(file))[None]
                     judge = theirs["dino" if metric == "dino" else "clip"]
                     if metric == "clip_t":
@@ -360,7 +443,7 @@ def test_killed_run_goes_on_and_comes_to_the_same(
     again = cpbench.run(method=str(stopping), sequence=str(small), output=output, options=LORA)
     assert again["folder"] == folder
     now = times(folder)
-    assert len(kept) == 10 and {k: now[k] for k in kept} == kept  # tasks 0 and 1 are not done again
+    assert len(kept) == 12 and {k: now[k] for k in kept} == kept  # tasks 0 and 1 are not done again
     assert contents(folder) == contents(lora["folder"])
     costs, whole = run_json(folder)["costs"], run_json(lora["folder"])["costs"]
     assert {t: sorted(c) for t, c in costs.items()} == {t: sorted(c) for t, c in whole.items()}

@@ -1,0 +1,100 @@
+"""C-LoRA: a new LoRA a task on the keys and values of cross-attention, kept off what earlier tasks changed.
+
+Smith et al. 2024, "Continual Diffusion: Continual Customization of Text-to-Image Diffusion with C-LoRA" (TMLR,
+arXiv 2304.06027). For W the K and V projections of every cross-attention layer, and t' the earlier tasks,
+
+    W_t = W_init + sum_{t'<t} A_t' B_t' + A_t B_t                                         (Eq. 2)
+    L = L_diff + lambda L_forget                                                          (Eq. 1)
+    L_forget = sum over layers of || |sum_{t'<t} A_t' B_t'| * (A_t B_t) ||_F^2            (Eq. 3, * element by element)
+
+L_forget is summed over elements, not averaged: lambda means nothing else. A_t, B_t and the embedding of one new word
+are trained, all else is frozen. From the paper: the layers, Eq. 1-3, the word's random start, and that the class noun
+is dropped ("a photo of V*"). Its rank (16), rates and lambda (1e6 to 1e8 on Stable Diffusion) are known at second hand.
+Our reading: A_t, B_t start as LoRA usually does (A random, B zero), and the random word has the mean and spread of
+the vocabulary. `keep_noun` puts the noun back. No pictures of the class are generated for regularisation.
+
+Jha et al. 2025 report that the penalty drives A_t B_t to zero from task 2 on, so that the word alone carries the
+concept: `log_norm` (log of the sum of |A_t B_t|) and `log_penalty` (log of L_forget) in the training curve show
+whether it does.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from cpbench import learning
+from cpbench.baselines.seqlora import Settings, add_tokens, add_words, token_of
+from cpbench.method import Method, State
+
+KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
+TINY = 1e-30  # B starts at zero, and its logarithm must be a number
+
+
+class CLoraSettings(Settings):
+    rank: int = Field(16, ge=1, description="rank of A_t and B_t; alpha is the same")
+    target_modules: tuple[str, ...] = Field(KEYS_AND_VALUES, description="ends of the names of the layers W")
+    steps: int = Field(1000, ge=1, description="optimiser steps a task")
+    learning_rate: float = Field(5e-4, gt=0, description="of A_t and B_t")
+    forgetting_weight: float = Field(1e8, ge=0, description="lambda, the weight of L_forget")
+    keep_noun: bool = Field(False, description='say "V* noun", not "V*" alone')
+
+
+def products(factors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A B of every layer, in the shape (out, in) of its W: peft's lora_B (out, r) @ lora_A (r, in)."""
+    layers = [name.removesuffix(".lora_A") for name in factors if name.endswith(".lora_A")]
+    return {layer: factors[f"{layer}.lora_B"] @ factors[f"{layer}.lora_A"] for layer in layers}
+
+
+def forgetting(past: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> torch.Tensor:
+    """L_forget (Eq. 3) from the products' past sum and the current ones, by layer."""
+    return torch.stack([(past[layer].abs() * product).square().sum() for layer, product in now.items()]).sum()
+
+
+def add_to_weights(backbone, state: State) -> dict[str, torch.Tensor]:
+    """W = W_init + sum_{t'<t} A_t' B_t'. Returns the sum by layer; empty before the first task."""
+    past: dict[str, torch.Tensor] = {}
+    for concept in state.concepts:
+        for layer, product in products(state.part(f"adapter/{concept}", backbone.device)).items():
+            past[layer] = past.get(layer, 0) + product
+    unet = backbone.unet
+    backbone.replace_weights({f"{k}.weight": unet.get_parameter(f"{k}.weight") + v for k, v in past.items()})
+    return past
+
+
+class CLora(Method):
+    """Carries A and B of every task, and a token row a concept."""
+
+    Options = CLoraSettings
+
+    def learn(self, backbone, task, state):
+        o, state = self.options, state or State()
+        past = add_to_weights(backbone, state)
+        after, row = add_words(backbone, task, state, backbone.random_embedding(task.generator("word")))
+        factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
+        diffusion = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after))
+
+        def loss(batch):
+            now, terms = products(factors), diffusion(batch)
+            norm = torch.stack([product.detach().abs().sum() for product in now.values()]).sum()
+            terms["log_norm"] = norm.clamp(min=TINY).log()
+            if past:
+                L_forget = forgetting(past, now)
+                terms["forgetting"] = o.forgetting_weight * L_forget
+                terms["log_penalty"] = L_forget.detach().clamp(min=TINY).log()
+            return terms
+
+        groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
+        learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
+        after.tensors |= {k: v for k, v in state.tensors.items() if k.startswith("adapter/")}
+        after.tensors |= {f"adapter/{task.concept}/{k}": v.detach() for k, v in factors.items()}
+        after.tensors[f"token/{task.concept}"] = row.detach()
+        return after
+
+    def install(self, backbone, state, concepts):
+        add_to_weights(backbone, state)
+        add_tokens(backbone, state)
+
+    def phrase(self, concept, class_noun, state):
+        word = token_of(concept, state)
+        return f"{word} {class_noun}" if self.options.keep_noun else word

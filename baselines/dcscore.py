@@ -1,0 +1,155 @@
+"""DC scores: elastic weights and double distillation, both guided by the model as a classifier of its own concepts.
+
+Jha et al. 2025, "Mining Your Own Secrets: Diffusion Classifier Scores for Continual Personalization of Text-to-Image
+Diffusion Models" (ICLR, arXiv 2410.00700). LoRA_n starts from LoRA_{n-1}, with a word V_n of its own. P is the diffusion
+classifier of `diffusion_classifier` over a set S of concepts, c^0 (pretrained) and learned ones; H is cross-entropy.
+
+EWC     L = L_denoise(c^n) + lambda/2 sum_j F_bar_{n-1,j} (phi_j - phi*_{n-1,j})^2, phi the entries of all A and B;
+        F_bar is an online Fisher, F_n = E (dL_FIM / dphi)^2 on task n's pictures after it is learned.
+EWC DC  L_FIM = e_n + w_dc [ H(1_n, P) - sum_{i in N} H(1_i, P) ] (their Eq. 5), S = {c^0, c^n, some past concepts},
+        |S| <= k, N the past ones in S. Plain EWC is w_dc = 0.
+DSC     after learning, from teacher 1 (LoRA_n just trained) and teacher 2 (a random past LoRA_m), S = {c^0, c^m, c^n}:
+        w_n [ |eps_S(c^n) - eps_T1(c^n)|^2 + |eps_S(c^m) - eps_T2(c^m)|^2 ] + w_d [ H(P_T1, P_S) + H(P_T2, P_S) ]
+        with the same EWC penalty where the variant has one.
+
+From the paper (its project page's figures): this flow, the arrows of L_FIM, the four terms of DSC, one noise and one
+timestep shared by all candidates, k = 5. Not published, hence ours: all weights, tau, c^0 = the bare class noun, F_n
+brought to mean 1 before it is added, Fisher on A and B apart, x_t made of the current task's pictures, m drawn anew in
+every step. Negatives may be averaged: the bracket is then (e_n - mean_{i in N} e_i) / tau, without normaliser and c^0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from cpbench import diffusion_classifier as dc
+from cpbench import fisher as ewc
+from cpbench import learning
+from cpbench.baselines.seqlora import Settings, add_tokens, add_words, token_of
+from cpbench.method import Method, State
+
+
+class DCSettings(Settings):
+    variant: Literal["ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc"] = Field(
+        "dsc-ewc-dc", description="what protects: ewc, ewc-dc (F from DC scores), dsc, dsc-ewc or dsc-ewc-dc"
+    )
+    steps: int = Field(1000, ge=1, description="optimiser steps a task, before consolidation")
+    ewc_weight: float = Field(1e3, ge=0, description="lambda of the EWC penalty")
+    fisher_decay: float = Field(1.0, ge=0, le=1, description="of the online Fisher, a task")
+    fisher_draws: int = Field(500, ge=1, description="(picture, noise, timestep) draws of F_n")
+    candidates: int = Field(5, ge=2, description="k, concepts the Fisher's classifier chooses from")
+    dc_weight: float = Field(1.0, ge=0, description="w_dc in L_FIM")
+    negatives: Literal["summed", "averaged"] = Field("summed", description="how H of the past concepts enters L_FIM")
+    temperature: float = Field(0.01, gt=0, description="tau of the classifier")
+    reduction: dc.Reduction = Field("mean", description="of errors over a latent; sum is mean with tau / size")
+    c0: str = Field("{noun}", description="the pretrained concept's words; {noun}: the class noun; empty: no c^0")
+    dsc_steps: int = Field(250, ge=1, description="optimiser steps of DSC")
+    dsc_learning_rate: float = Field(2e-5, gt=0, description="of A and B in DSC")
+    noise_weight: float = Field(1.0, ge=0, description="w_n of DSC's two terms on predicted noise")
+    score_weight: float = Field(0.1, ge=0, description="w_d of DSC's two terms on DC scores")
+
+
+def fisher_loss(e: torch.Tensor, n_past: int, w_dc: float, tau: float, negatives: str) -> torch.Tensor:
+    """L_FIM, the mean over pictures, from errors e (n, k): the last column is c^n's, the n_past before it are N's."""
+    h = -dc.log_scores(e, tau)  # H(1_i, P) of every candidate (n, k)
+    others = h[:, -1 - n_past : -1].sum(1) / (max(n_past, 1) if negatives == "averaged" else 1)
+    return (e[:, -1] + w_dc * (h[:, -1] - others)).mean()
+
+
+def distillation(student, teacher, own: int, noise: torch.Tensor, tau: float, reduction: str):
+    """|eps_S - eps_T|^2 under the teacher's `own` concept, and H(P_T, P_S), from predicted noises (k, n, c, h, w)."""
+    P_S, P_T = (dc.log_scores(dc.errors(x, noise, reduction), tau) for x in (student, teacher))
+    return F.mse_loss(student[own], teacher[own]), dc.cross_entropy(P_T, P_S)
+
+
+class DCScore(Method):
+    """Carries the LoRAs (all of them for DSC, else the last), the online Fisher and a token row a concept."""
+
+    Options = DCSettings
+
+    def unet_evaluations(self, number):
+        o, c0 = self.options, bool(self.options.c0)
+        k = min(number + c0, o.candidates) if o.variant.endswith("dc") else 1
+        dsc = o.dsc_steps * o.batch_size * 3 * (2 + c0) if "dsc" in o.variant and number > 1 else 0
+        return o.steps * o.batch_size + dsc + ("ewc" in o.variant) * o.fisher_draws * k
+
+    def learn(self, backbone, task, state):
+        o, state = self.options, state or State()
+        after, v = add_words(backbone, task, state, backbone.word_embedding(task.class_noun))
+        after.facts["nouns"] = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
+        kept = slice(None) if "dsc" in o.variant else slice(-1, None)  # the LoRAs that are carried on
+        pool = {m: state.part(f"adapter/{m}", backbone.device) for m in state.concepts[kept]}
+        anchor = pool[state.concepts[-1]] if pool else None
+        F_bar = state.part("fisher", backbone.device)
+        phi = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), anchor)
+        denoise = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after))
+
+        def protect():
+            return {"ewc": o.ewc_weight * ewc.penalty(F_bar, phi, anchor)} if F_bar else {}
+
+        groups = [(o.learning_rate, list(phi.values())), (o.token_learning_rate, [v])]
+        learning.train(backbone, task, lambda batch: denoise(batch) | protect(), groups, o.steps, o.batch_size)
+        if "dsc" in o.variant and pool:
+            self.consolidate(backbone, task, after, phi, pool, protect)
+        if "ewc" in o.variant:
+            F_bar = ewc.online(F_bar, self.fisher(backbone, task, after, phi), o.fisher_decay)
+        pool[task.concept] = {k: x.detach() for k, x in phi.items()}
+        after.tensors |= {f"token/{task.concept}": v.detach(), **{f"fisher/{k}": x for k, x in F_bar.items()}}
+        after.tensors |= {f"adapter/{m}/{k}": x for m in after.concepts[kept] for k, x in pool[m].items()}
+        return after
+
+    def phrases(self, task, state, past):
+        """The candidates S: c^0, then past concepts, and last the current one."""
+        c0 = [self.options.c0.replace("{noun}", task.class_noun)] if self.options.c0 else []
+        return c0 + [self.phrase(m, state.facts["nouns"][m], state) for m in (*past, task.concept)]
+
+    def consolidate(self, backbone, task, state, phi, pool, protect):
+        o, choice = self.options, task.generator("teachers")
+        first = {k: x.detach().clone() for k, x in phi.items()}
+
+        def loss(batch):
+            m = list(pool)[int(torch.randint(len(pool), (1,), generator=choice))]
+            S, terms = self.phrases(task, state, [m]), protect()
+            student = dc.predicted_noise(backbone, batch, S)
+            for name, factors, own in (("current", first, -1), ("past", pool[m], -2)):
+                with torch.no_grad():
+                    teacher = dc.predicted_noise(backbone, batch, S, factors)
+                noise, scores = distillation(student, teacher, own, batch.noise, o.temperature, o.reduction)
+                terms |= {f"noise_{name}": o.noise_weight * noise, f"scores_{name}": o.score_weight * scores}
+            return terms
+
+        groups = [(o.dsc_learning_rate, list(phi.values()))]
+        learning.train(backbone, task, loss, groups, o.dsc_steps, o.batch_size, "dsc")
+
+    def fisher(self, backbone, task, state, phi):
+        o, choice, learned = self.options, task.generator("candidates"), state.concepts[:-1]
+        with_dc = o.variant.endswith("dc")
+        n_past = min(len(learned), o.candidates - 1 - bool(o.c0))
+        backbone.train_only(phi.values())
+
+        def losses():
+            for draw, batch in enumerate(learning.batches(backbone, task, o.fisher_draws, 1, "fisher")):
+                past = [learned[i] for i in torch.randperm(len(learned), generator=choice)[:n_past].tolist()]
+                S = self.phrases(task, state, past) if with_dc else self.phrases(task, state, [])[-1:]
+                e = dc.errors(dc.predicted_noise(backbone, batch, S), batch.noise, o.reduction)
+                e_n, log_p = e[:, -1].mean(), dc.log_scores(e.detach(), o.temperature)
+                L_FIM = fisher_loss(e, n_past, o.dc_weight, o.temperature, o.negatives) if with_dc else e_n
+                figures = {"loss": L_FIM.detach(), "entropy": dc.cross_entropy(log_p, log_p), "p_n": log_p[:, -1].exp()}
+                task.log(draw, phase="fisher", **{k: float(x) for k, x in figures.items()})
+                yield L_FIM, e_n
+
+        F_n, plain = ewc.estimate(losses(), phi)
+        task.log(o.fisher_draws, phase="fisher", cosine_to_plain=ewc.cosine(F_n, plain))  # near 1: DC changed nothing
+        return F_n
+
+    def install(self, backbone, state, concepts):
+        add_tokens(backbone, state)
+        latest = state.part(f"adapter/{state.concepts[-1]}")
+        backbone.add_lora(self.options.rank, self.options.target_modules, values=latest)
+
+    def phrase(self, concept, class_noun, state):
+        return f"{token_of(concept, state)} {class_noun}"

@@ -1,0 +1,55 @@
+"""The diagonal Fisher information of chosen tensors, kept online over tasks, and the penalty it weighs (EWC).
+
+Kirkpatrick et al. 2017 (elastic weight consolidation) with the running Fisher of Schwarz et al. 2018 (online EWC). Every
+task's Fisher is brought to mean 1 before it is added: its scale is that of the loss it came from, and without this the
+first task's, or the last one's, would be the only one that counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def squared_gradients(loss: torch.Tensor, parameters: Tensors) -> dict[str, torch.Tensor]:
+    """(d loss / d phi_j)^2 of every entry; zero where the loss does not depend on a tensor. Keeps the graph."""
+    gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
+    pairs = zip(parameters.items(), gradients, strict=True)
+    return {k: torch.zeros_like(p) if g is None else g.detach().square() for (k, p), g in pairs}
+
+
+def estimate(draws: Iterable[Sequence[torch.Tensor]], parameters: Tensors) -> list[dict[str, torch.Tensor]]:
+    """Empirical diagonal Fishers, one for each loss that a draw gives: means over draws of the squared gradients.
+
+    A draw's losses must be of one example: the square of a batch's mean gradient is too small.
+    """
+    sums: list[dict[str, torch.Tensor]] = []
+    count = 0
+    for losses in draws:
+        count += 1
+        found = [squared_gradients(loss, parameters) for loss in losses]
+        sums = [{k: a[k] + b[k] for k in a} for a, b in zip(sums, found, strict=True)] if sums else found
+    return [{k: v / count for k, v in total.items()} for total in sums]
+
+
+def flat(tensors: Tensors) -> torch.Tensor:
+    return torch.cat([v.reshape(-1) for _, v in sorted(tensors.items())])
+
+
+def online(running: Tensors | None, new: Tensors, decay: float = 1.0) -> dict[str, torch.Tensor]:
+    """F_bar = decay * F_bar + F / mean(F), the mean over all entries of all tensors."""
+    scale = flat(new).mean().clamp(min=1e-30)
+    return {k: (decay * running[k] if running else 0.0) + v / scale for k, v in new.items()}
+
+
+def penalty(fisher: Tensors, parameters: Tensors, anchor: Tensors) -> torch.Tensor:
+    """1/2 sum_j F_j (phi_j - phi*_j)^2."""
+    return 0.5 * torch.stack([(fisher[k] * (p - anchor[k]).square()).sum() for k, p in parameters.items()]).sum()
+
+
+def cosine(a: Tensors, b: Tensors) -> float:
+    """How alike two Fishers are: 1 where one is a multiple of the other."""
+    return float(torch.nn.functional.cosine_similarity(flat(a), flat(b), dim=0))
