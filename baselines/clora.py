@@ -42,7 +42,7 @@ class CLoraSettings(Settings):
 
 def products(factors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A B of every layer, in the shape (out, in) of its W: peft's lora_B (out, r) @ lora_A (r, in)."""
-    layers = [name.removesuffix(".lora_A") for name in factors if name.endswith(".lora_A")]
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in factors)
     return {layer: factors[f"{layer}.lora_B"] @ factors[f"{layer}.lora_A"] for layer in layers}
 
 

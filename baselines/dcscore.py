@@ -42,7 +42,7 @@ class DCSettings(Settings):
     fisher_decay: float = Field(1.0, ge=0, le=1, description="of the online Fisher, a task")
     fisher_draws: int = Field(500, ge=1, description="(picture, noise, timestep) draws of F_n")
     candidates: int = Field(5, ge=2, description="k, concepts the Fisher's classifier chooses from")
-    dc_weight: float = Field(1.0, ge=0, description="w_dc in L_FIM")
+    dc_weight: float = Field(0.01, ge=0, description="w_dc in L_FIM; as large as tau, both of its parts weigh alike")
     negatives: Literal["summed", "averaged"] = Field("summed", description="how H of the past concepts enters L_FIM")
     temperature: float = Field(0.01, gt=0, description="tau of the classifier")
     reduction: dc.Reduction = Field("mean", description="of errors over a latent; sum is mean with tau / size")

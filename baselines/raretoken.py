@@ -81,10 +81,11 @@ class RareToken(Method):
     def install_weights(self, backbone, state):
         """What stage 2 left: all of Theta, or A and B; nothing before the first task."""
         o = self.options
-        if weights := state.part("weights"):
-            backbone.replace_weights(weights)
-        if factors := state.part("adapter"):
-            backbone.add_lora(o.rank, o.target_modules, values=factors)
+        if state.concepts and o.adapter == "full":
+            theta = state.part("weights")
+            backbone.replace_weights({name: theta[name] for name, _ in backbone.unet.named_parameters()})
+        elif state.concepts:
+            backbone.add_lora(o.rank, o.target_modules, values=state.part("adapter"))
 
     def phrase(self, concept, class_noun, state):
         return f"{token_of(concept, state)} {class_noun}"

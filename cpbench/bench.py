@@ -10,11 +10,13 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-# a method and, where it is not run as its preset has it, one setting; the longest first, so that none is left alone
+# a method and the settings that are not its preset's (their best on miniature-val6); the longest first, so that no
+# core is idle at the end
 QUICK = ("dcscore", "raretoken", "clora", "seqlora", "isolated", "base")
 WHOLE = (
     "dcscore",
-    "dcscore variant=ewc",
+    "dcscore variant=ewc-dc ewc_weight=0.002",
+    "dcscore variant=ewc ewc_weight=0.001",
     "raretoken",
     "raretoken adapter=lora",
     "clora",

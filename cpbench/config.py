@@ -141,8 +141,9 @@ def changed(method: str, backbone: str, options: BaseModel) -> dict[str, Any]:
     """The options that are not as the method's preset and defaults have them: what tells two of its runs apart."""
     name = Path(method).stem
     tuned = preset(backbone, name) if method in method_names() else {}
-    usual = validated(type(options), tuned, f"method {name}").model_dump(mode="json")
-    return {k: v for k, v in options.model_dump(mode="json").items() if v != usual[k]}
+    usual = {k: f.default for k, f in type(options).model_fields.items()} | tuned
+    listed = {k: list(v) if isinstance(v, tuple) else v for k, v in usual.items()}
+    return {k: v for k, v in options.model_dump(mode="json").items() if v != listed[k]}
 
 
 def parse_settings(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def rows(folder: Path) -> pd.DataFrame:
             "seed": record["config"]["seed"],
             "order": record["config"]["order"],
             "folder": path,
-            "concepts": record["sequence"]["concepts"],
+            "concepts": record["sequence"].get("concepts", []),
         }
         for metric, values in record["summary"].items():
             row |= {f"{metric}_{k}": values[k] for k in FIGURES}

@@ -109,16 +109,7 @@ def test_a_failure_while_installing_leaves_no_trace(tiny: Backbone, make_task: M
         assert differing(before, fingerprint(tiny)) == []
 
 
-SILENT = {"clora", "clora-noun", "raretoken"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason="installs what is left")] if n in SILENT else [])
-        for n in LEARNERS
-    ],
-)
+@pytest.mark.parametrize("name", LEARNERS)
 def test_a_state_that_lacks_a_tensor_is_not_installed(tiny: Backbone, make_task: MakeTask, name: str) -> None:
     state = new_method(name).learn(tiny, make_task(tiny), None)
     tiny.restore()

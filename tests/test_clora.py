@@ -338,6 +338,8 @@ def test_a_word_starts_as_a_random_entry_of_the_vocabulary(tiny: Backbone, make_
     table = tiny.text_encoder.get_input_embeddings().weight.detach().double()
     spread = ((table - table.mean(0)) ** 2).mean(0).sqrt()
     z = (starts.double() - table.mean(0)) / spread
+    own = torch.randn(16, generator=make_task(tiny, seed=3).generator("word"))
+    torch.testing.assert_close(z[3].float(), own, atol=5e-3, rtol=5e-3)  # its standard deviation may divide by n - 1
     assert z.mean(0).abs().max() < 4 / 20  # four standard errors
     assert (z.std(0) - 1).abs().max() < 4 / 28
     assert abs(float(torch.corrcoef(z.T).triu(1).abs().max())) < 0.25  # a draw of its own for each coordinate

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cpbench import config
 from cpbench.config import load_method, method_names, parse_settings, resolve, summary_of
 from cpbench.errors import UserError
-from cpbench.method import Method
+from cpbench.method import Method, Options
 
 ROOT = Path(__file__).parents[1]
 PRESET = yaml.safe_load((ROOT / "baselines" / "presets" / "miniature.yaml").read_text())["seqlora"]
@@ -257,3 +257,24 @@ def test_installed_package_adds_methods(tmp_path: Path, monkeypatch: pytest.Monk
     assert load_method("by_class") is load_method("by_module") is sys.modules["added_method"].Mine
     line = complaint(load_method, "gone")
     assert "added_method:Gone" in line and "uninstall" in line
+
+
+# What tells two runs of a method apart
+
+
+class Needs(Options):
+    folder: str
+    words: tuple[str, ...] = ("a", "b")
+    rate: float = 1.0
+
+
+def test_options_unlike_the_defaults_or_the_preset_are_the_changed_ones() -> None:
+    assert config.changed("mine.py", "miniature", Needs(folder="x")) == {"folder": "x"}  # it has no default
+    other = Needs(folder="x", words=["a"], rate=1)
+    assert config.changed("mine.py", "miniature", other) == {"folder": "x", "words": ["a"]}
+    for method in config.built_in_methods():
+        _, _, options = config.resolve({"method": method, "sequence": "quick3"})
+        assert config.changed(method, "miniature", options) == {}, method
+    _, _, options = config.resolve({"method": "clora", "sequence": "quick3"}, None, ("keep_noun=true", "rank=3"))
+    assert config.changed("clora", "miniature", options) == {"keep_noun": True, "rank": 3}
+    assert set(config.changed("clora", "some/folder", options)) >= {"steps", "forgetting_weight"}  # no preset there

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
-from cpbench import leaderboard
+from cpbench import leaderboard, reference
 from cpbench.errors import UserError
 
 FIGURES = (
@@ -126,6 +127,65 @@ def test_other_settings_have_rows_of_their_own(tmp_path: Path) -> None:
     write(tmp_path, record("lora"), record("lora", hash="ffffffff"), record("lora", hash="01234567"))
     csv, _ = made(tmp_path)
     assert sorted(csv["hash"]) == ["01234567", "ffffffff", "lora0000"] and list(csv["runs"]) == [1, 1, 1]
+
+
+def test_settings_that_are_not_the_usual_ones_are_named(tmp_path: Path) -> None:
+    other = {"hash": "ffffffff", "changed": {"adapter": "lora", "keep_noun": True, "steps": 5}}
+    write(tmp_path, record("lora", 0.2, changed={}), record("lora", 0.1, **other))
+    csv, text = made(tmp_path)
+    assert list(csv["method"]) == ["lora", "lora adapter=lora keep_noun=true steps=5"]
+    assert "| lora adapter=lora keep_noun=true steps=5 | 1 |" in text
+
+
+def drawings(run: Path, *concepts: str) -> None:
+    for concept in concepts:
+        folder = run / "task-00" / "pictures" / concept
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(folder / "real.png")
+
+
+def test_pictures_of_one_concept_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    write(tmp_path, record("second", 0.1), record("bare", 0.3), record("first", 0.9), record("again", 0.9, **seed(1)))
+    for n in (0, 2):
+        drawings(tmp_path / f"run-{n}", "a", "b")
+    _, text = made(tmp_path)
+    assert "(methods-seq-v1-miniature-a.png)" in text
+    grid = Image.open(tmp_path / "out" / "methods-seq-v1-miniature-a.png")
+    assert grid.height == 34 + 2 * 100  # of the runs that have their pictures
+    leaderboard.write(tmp_path, tmp_path / "out", concept="b")
+    assert "(methods-seq-v1-miniature-b.png)" in (tmp_path / "out" / "leaderboard.md").read_text()
+
+
+def test_an_unknown_concept_gets_the_near_match(tmp_path: Path) -> None:
+    names = {"sequence": {"name": "seq", "version": 1, "concepts": ["backpack", "dog"]}}
+    write(tmp_path, record("lora", **names))
+    with pytest.raises(UserError, match="'bakpack': did you mean 'backpack'"):
+        leaderboard.write(tmp_path, tmp_path / "out", concept="bakpack")
+
+
+def test_what_is_kept_for_reference_are_tables_and_grids(tmp_path: Path) -> None:
+    runs, kept = tmp_path / "runs", tmp_path / "reference"
+    for sequence in ("seq", "other"):
+        write(runs / sequence, record("lora"), record("base", status="running"))
+        for name in (
+            "scores.csv",
+            "matrix-dino.csv",
+            "grid.png",
+            "task-01/state.safetensors",
+            "task-01/pictures/0.png",
+        ):
+            path = runs / sequence / "run-0" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(name.encode())
+    write(kept / "seq", record("old"))
+    write(kept / "third", record("lora"))
+    assert reference.keep(runs, kept) == 2
+    found = {f.relative_to(kept).as_posix() for f in kept.rglob("*") if f.is_file()}
+    files = {
+        f"{s}/run-0/{n}" for s in ("seq", "other") for n in ("run.json", "scores.csv", "matrix-dino.csv", "grid.png")
+    }
+    assert found == files | {"third/run-0/run.json", "leaderboard.md", "leaderboard.csv"}
+    assert json.loads((kept / "seq" / "run-0" / "run.json").read_text())["facts"]["method"] == "lora"
 
 
 def test_best_retention_comes_first_and_undefined_last(tmp_path: Path) -> None:

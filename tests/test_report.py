@@ -126,20 +126,23 @@ def colour(row: int, concept: int) -> tuple[int, int, int]:
     return 20 + 30 * row, 200 - 60 * concept, 120
 
 
+def picture(folder: Path, t: int, name: str, shade: tuple[int, int, int], file: str = "00-0.png") -> None:
+    path = folder / f"task-{t:02d}" / "pictures" / name / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64), shade).save(path)
+
+
 @pytest.fixture
 def grid(tmp_path: Path) -> np.ndarray:
     """The picture of a run of three tasks, every picture in a colour of its own."""
     names = ["cup", "dog", "vase"]
-    real = {n: np.full((2, 64, 64, 3), colour(5, j), np.uint8) for j, n in enumerate(names)}
+    for j, name in enumerate(names):
+        picture(tmp_path, 0, name, colour(5, j), "real.png")
     for t in range(4):
         for j, name in enumerate(names[: t or 3]):
-            path = tmp_path / f"task-{t:02d}" / "pictures" / name / "00-0.png"
-            path.parent.mkdir(parents=True)
-            Image.new("RGB", (64, 64), colour(t, j)).save(path)
-    stray = tmp_path / "task-01" / "pictures" / "dog" / "00-0.png"  # of a concept not learned yet: never shown
-    stray.parent.mkdir(parents=True)
-    Image.new("RGB", (64, 64), "black").save(stray)
-    report.retention_grid(tmp_path, names, real, tmp_path / "grid.png")
+            picture(tmp_path, t, name, colour(t, j))
+    picture(tmp_path, 1, "dog", (0, 0, 0))  # of a concept not learned yet: never shown
+    report.retention_grid(tmp_path, names, tmp_path / "grid.png")
     return np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
 
 
@@ -173,12 +176,39 @@ def test_frames_are_where_a_concept_was_learned_and_nowhere_else(grid: np.ndarra
 
 
 def test_grid_of_a_run_cut_short_has_the_same_size_and_empty_cells(tmp_path: Path) -> None:
-    real = {n: np.zeros((1, 64, 64, 3), np.uint8) for n in CONCEPTS}
-    report.retention_grid(tmp_path, CONCEPTS, real, tmp_path / "grid.png")
+    picture(tmp_path, 0, CONCEPTS[0], (0, 0, 0), "real.png")
+    report.retention_grid(tmp_path, CONCEPTS, tmp_path / "grid.png")
     grid = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
     assert grid.shape == (TOP + 2 * (CELL + GAP), LEFT + 4 * (CELL + GAP), 3)
     assert inside(grid, 0, 0) == {(0, 0, 0)}
     assert all(inside(grid, j, k) == {(255, 255, 255)} for j in (0, 1) for k in (1, 2, 3))
+
+
+def test_the_grid_of_methods_has_a_row_a_run_and_the_tasks_from_the_concepts_own_on(tmp_path: Path) -> None:
+    names = ["cup", "dog", "vase"]
+    for j, run in enumerate(("one", "two")):
+        picture(tmp_path / run, 0, "dog", colour(5, j), "real.png")
+        for t in (0, 1, 2, 3):
+            picture(tmp_path / run, t, "dog", colour(t, j))
+    runs = [(run, tmp_path / run) for run in ("one", "two", "none")]
+    report.method_grid(runs, names, "dog", tmp_path / "methods.png")
+    grid = np.asarray(Image.open(tmp_path / "methods.png").convert("RGB"))
+    assert grid.shape == (TOP + 3 * (CELL + GAP), LEFT + 4 * (CELL + GAP), 3)  # real, untouched, task 2, task 3
+    for j in range(2):
+        assert [inside(grid, j, k) for k in range(4)] == [{colour(t, j)} for t in (5, 0, 2, 3)]
+    assert all(inside(grid, 2, k) == {(255, 255, 255)} for k in range(4))
+    ys, xs = np.nonzero((grid == FRAME).all(-1))
+    assert {((y + 2 - TOP) // 100, (x + 2 - LEFT) // 100) for y, x in zip(ys, xs, strict=True)} == {(0, 2), (1, 2)}
+
+
+def test_long_names_get_the_room_they_need(tmp_path: Path) -> None:
+    name = "raretoken adapter=lora lora_learning_rate=0.002"
+    picture(tmp_path, 0, "dog", (9, 9, 9), "real.png")
+    report.method_grid([(name, tmp_path)], ["dog"], "dog", tmp_path / "methods.png")
+    grid = np.asarray(Image.open(tmp_path / "methods.png").convert("RGB"))
+    left = grid.shape[1] - 3 * (CELL + GAP)
+    assert left > LEFT and (grid[TOP : TOP + CELL, left - 6 : left] == 255).all()  # the words end before the pictures
+    assert (grid[TOP : TOP + CELL, left : left + CELL] == 9).all()
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0.12345, "0.123"), (-0.5, "-0.500"), (math.nan, "-"), (0.0, "0.000")])
