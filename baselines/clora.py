@@ -9,13 +9,13 @@ arXiv 2304.06027). For W the K and V projections of every cross-attention layer,
 
 L_forget is summed over elements, not averaged: lambda means nothing else. A_t, B_t and the embedding of one new word
 are trained, all else is frozen. From the paper: the layers, Eq. 1-3, the word's random start, and that the class noun
-is dropped ("a photo of V*"). Its rank (16), rates and lambda (1e6 to 1e8 on Stable Diffusion) are known at second hand.
+is dropped ("a photo of V*"; around V* stand the harness's own templates, as for the other methods). Its rank (16), rates and lambda (1e6 to 1e8 on Stable Diffusion) are known at second hand.
 Our reading: A_t, B_t start as LoRA usually does (A random, B zero), and the random word has the mean and spread of
 the vocabulary. `keep_noun` puts the noun back. No pictures of the class are generated for regularisation.
 
 Jha et al. 2025 report that the penalty drives A_t B_t to zero from task 2 on, so that the word alone carries the
 concept: `log_norm` (log of the sum of |A_t B_t|) and `log_penalty` (log of L_forget) in the training curve show
-whether it does.
+whether it does. The loop clips the gradient of all that is trained together, so a large penalty also slows the word.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ class CLoraSettings(Settings):
 
 
 def products(factors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A B of every layer, in the shape (out, in) of its W: peft's lora_B (out, r) @ lora_A (r, in)."""
+    """A B of every layer, in the shape of its W (out, in, ...): peft's lora_B (out, r, ...) @ lora_A (r, in, ...)."""
     layers = dict.fromkeys(name.rpartition(".")[0] for name in factors)
-    return {layer: factors[f"{layer}.lora_B"] @ factors[f"{layer}.lora_A"] for layer in layers}
+    pairs = {layer: (factors[f"{layer}.lora_A"], factors[f"{layer}.lora_B"]) for layer in layers}
+    return {layer: (B.flatten(1) @ A.flatten(1)).view(len(B), *A.shape[1:]) for layer, (A, B) in pairs.items()}
 
 
 def forgetting(past: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> torch.Tensor:

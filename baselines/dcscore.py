@@ -2,7 +2,7 @@
 
 Jha et al. 2025, "Mining Your Own Secrets: Diffusion Classifier Scores for Continual Personalization of Text-to-Image
 Diffusion Models" (ICLR, arXiv 2410.00700). LoRA_n starts from LoRA_{n-1}, with a word V_n of its own. P is the diffusion
-classifier of `diffusion_classifier` over a set S of concepts, c^0 (pretrained) and learned ones; H is cross-entropy.
+classifier over a set S of concepts, c^0 (pretrained) and learned ones; H is cross-entropy, |.|^2 a mean over a latent.
 
 EWC     L = L_denoise(c^n) + lambda/2 sum_j F_bar_{n-1,j} (phi_j - phi*_{n-1,j})^2, phi the entries of all A and B;
         F_bar is an online Fisher, F_n = E (dL_FIM / dphi)^2 on task n's pictures after it is learned.
@@ -13,9 +13,10 @@ DSC     after learning, from teacher 1 (LoRA_n just trained) and teacher 2 (a ra
         with the same EWC penalty where the variant has one.
 
 From the paper (its project page's figures): this flow, the arrows of L_FIM, the four terms of DSC, one noise and one
-timestep shared by all candidates, k = 5. Not published, hence ours: all weights, tau, c^0 = the bare class noun, F_n
-brought to mean 1 before it is added, Fisher on A and B apart, x_t made of the current task's pictures, m drawn anew in
-every step. Negatives may be averaged: the bracket is then (e_n - mean_{i in N} e_i) / tau, without normaliser and c^0.
+timestep shared by all candidates, k = 5. Not published, hence ours: all weights and rates, rank and layers, tau, c^0 =
+the bare class noun, V_n's start there, F_n brought to mean 1 before it is added, Fisher on A and B apart, x_t made of
+the current task's pictures, m drawn anew in every step, and averaged negatives: with them the bracket is
+(e_n - mean_{i in N} e_i) / tau, without normaliser and c^0; summed, they outweigh e_n more with every task.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ class DCSettings(Settings):
         "dsc-ewc-dc", description="what protects: ewc, ewc-dc (F from DC scores), dsc, dsc-ewc or dsc-ewc-dc"
     )
     steps: int = Field(1000, ge=1, description="optimiser steps a task, before consolidation")
-    ewc_weight: float = Field(1e3, ge=0, description="lambda of the EWC penalty")
+    ewc_weight: float = Field(1e-2, ge=0, description="lambda of the EWC penalty, a sum over entries with mean F 1")
     fisher_decay: float = Field(1.0, ge=0, le=1, description="of the online Fisher, a task")
     fisher_draws: int = Field(500, ge=1, description="(picture, noise, timestep) draws of F_n")
     candidates: int = Field(5, ge=2, description="k, concepts the Fisher's classifier chooses from")
-    dc_weight: float = Field(0.01, ge=0, description="w_dc in L_FIM; as large as tau, both of its parts weigh alike")
+    dc_weight: float = Field(0.01, ge=0, description="w_dc in L_FIM; its gradient is that of errors times w_dc / tau")
     negatives: Literal["summed", "averaged"] = Field("summed", description="how H of the past concepts enters L_FIM")
     temperature: float = Field(0.01, gt=0, description="tau of the classifier")
-    reduction: dc.Reduction = Field("mean", description="of errors over a latent; sum is mean with tau / size")
-    c0: str = Field("{noun}", description="the pretrained concept's words; {noun}: the class noun; empty: no c^0")
+    reduction: dc.Reduction = Field("mean", description="of errors over a latent; sum: tau and w_dc shrink by its size")
+    c0: str | None = Field("{noun}", description="words of the pretrained concept ({noun}: class noun); empty: none")
     dsc_steps: int = Field(250, ge=1, description="optimiser steps of DSC")
     dsc_learning_rate: float = Field(2e-5, gt=0, description="of A and B in DSC")
     noise_weight: float = Field(1.0, ge=0, description="w_n of DSC's two terms on predicted noise")
@@ -122,8 +123,9 @@ class DCScore(Method):
                 terms |= {f"noise_{name}": o.noise_weight * noise, f"scores_{name}": o.score_weight * scores}
             return terms
 
-        groups = [(o.dsc_learning_rate, list(phi.values()))]
-        learning.train(backbone, task, loss, groups, o.dsc_steps, o.batch_size, "dsc")
+        learning.train(
+            backbone, task, loss, [(o.dsc_learning_rate, list(phi.values()))], o.dsc_steps, o.batch_size, "dsc"
+        )
 
     def fisher(self, backbone, task, state, phi):
         o, choice, learned = self.options, task.generator("candidates"), state.concepts[:-1]
@@ -131,19 +133,23 @@ class DCScore(Method):
         n_past = min(len(learned), o.candidates - 1 - bool(o.c0))
         backbone.train_only(phi.values())
 
-        def losses():
-            for draw, batch in enumerate(learning.batches(backbone, task, o.fisher_draws, 1, "fisher")):
-                past = [learned[i] for i in torch.randperm(len(learned), generator=choice)[:n_past].tolist()]
-                S = self.phrases(task, state, past) if with_dc else self.phrases(task, state, [])[-1:]
-                e = dc.errors(dc.predicted_noise(backbone, batch, S), batch.noise, o.reduction)
-                e_n, log_p = e[:, -1].mean(), dc.log_scores(e.detach(), o.temperature)
-                L_FIM = fisher_loss(e, n_past, o.dc_weight, o.temperature, o.negatives) if with_dc else e_n
-                figures = {"loss": L_FIM.detach(), "entropy": dc.cross_entropy(log_p, log_p), "p_n": log_p[:, -1].exp()}
-                task.log(draw, phase="fisher", **{k: float(x) for k, x in figures.items()})
-                yield L_FIM, e_n
+        def losses(numbered):
+            draw, batch = numbered
+            past = [learned[i] for i in torch.randperm(len(learned), generator=choice)[:n_past].tolist()]
+            S = self.phrases(task, state, past) if with_dc else self.phrases(task, state, [])[-1:]
+            e = dc.errors(dc.predicted_noise(backbone, batch, S), batch.noise, o.reduction)
+            found, figures = [e[:, -1].mean()], {}
+            if with_dc:
+                found.insert(0, fisher_loss(e, n_past, o.dc_weight, o.temperature, o.negatives))
+                log_p = dc.log_scores(e.detach(), o.temperature)
+                figures = {"entropy": dc.cross_entropy(log_p, log_p), "p_n": log_p[:, -1].exp()}
+            task.log(draw, phase="fisher", loss=float(found[0].detach()), **{k: float(x) for k, x in figures.items()})
+            return found
 
-        F_n, plain = ewc.estimate(losses(), phi)
-        task.log(o.fisher_draws, phase="fisher", cosine_to_plain=ewc.cosine(F_n, plain))  # near 1: DC changed nothing
+        draws = enumerate(learning.batches(backbone, task, o.fisher_draws, 1, "fisher"))
+        F_n, *plain = ewc.estimate(map(losses, draws), phi)
+        if plain:  # near 1: DC changed nothing
+            task.log(o.fisher_draws, phase="fisher", cosine_to_plain=ewc.cosine(F_n, plain[0]))
         return F_n
 
     def install(self, backbone, state, concepts):

@@ -9,6 +9,7 @@ only); stage 2 over the weights Theta of the whole UNet (200 to 400 steps at 5e-
 frozen. No pictures of the class are generated for prior preservation. All of this is the paper's, on Stable Diffusion
 2.1. Our reading, since the paper learns one concept only: task t starts from what task t-1 left, with a new word
 <rare-t>; `adapter=lora` trains a LoRA in stage 2 instead of Theta, at a rate of its own, and goes on with it.
+`adapter=full` carries all of Theta from task to task: 3.4 GB on Stable Diffusion, written after every task.
 """
 
 from __future__ import annotations

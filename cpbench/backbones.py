@@ -198,7 +198,7 @@ class Backbone:
             parts |= {f"token/{k}": v for k, v in self.rows.rows.items()}
         for key in sorted(parts):
             digest.update(key.encode())
-            digest.update(parts[key].detach().float().cpu().contiguous().numpy().tobytes())
+            digest.update(memoryview(parts[key].detach().float().cpu().contiguous().numpy()).cast("B"))
         return digest.hexdigest()
 
     # Pictures, latents and words

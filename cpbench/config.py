@@ -129,19 +129,26 @@ def method_file(method: type[Method]) -> Path:
 # Layers of settings
 
 
-def preset(backbone: str, method: str) -> dict[str, Any]:
-    """The tuned settings of a method on a backbone; empty where there are none."""
+def preset(backbone: str, method: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The tuned settings of a method on a backbone; empty where there are none.
+
+    An entry called "method key=value" adds to the method's where `given` asks for that value.
+    """
     file = _baselines() / "presets" / f"{Path(backbone).name}.yaml"
     if not file.is_file():
         return {}
-    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get(method, {})
+    table = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    settings = dict(table.get(method, {}))
+    for key, value in (given or {}).items():
+        settings |= table.get(f"{method} {key}={value}", {})
+    return settings
 
 
 def changed(method: str, backbone: str, options: BaseModel) -> dict[str, Any]:
     """The options that are not as the method's preset and defaults have them: what tells two of its runs apart."""
     name = Path(method).stem
-    tuned = preset(backbone, name) if method in method_names() else {}
-    usual = {k: f.default for k, f in type(options).model_fields.items()} | tuned
+    tuned = preset(backbone, name, options.model_dump()) if method in method_names() else {}
+    usual = {k: f.get_default(call_default_factory=True) for k, f in type(options).model_fields.items()} | tuned
     listed = {k: list(v) if isinstance(v, tuple) else v for k, v in usual.items()}
     return {k: v for k, v in options.model_dump(mode="json").items() if v != listed[k]}
 
@@ -219,8 +226,9 @@ def resolve(
     method = load_method(str(values["method"]))
     name = Path(str(values["method"])).stem
     backbone = str(values.get("backbone", "miniature"))
-    tuned = preset(backbone, name) if values["method"] in method_names() else {}  # a file's name is no method's
-    options = validated(method.Options, tuned | values.get("options", {}) | own, f"method {name}")
+    given = values.get("options", {}) | own
+    tuned = preset(backbone, name, given) if values["method"] in method_names() else {}  # a file's name is no method's
+    options = validated(method.Options, tuned | given, f"method {name}")
     values["evaluation"] = validated(EvaluationChoices, evaluation, "evaluation")
     values["options"] = options.model_dump(mode="json")
     return validated(RunConfig, values, "run"), method, options

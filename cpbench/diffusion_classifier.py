@@ -29,6 +29,7 @@ def to_epsilon(scheduler, output: torch.Tensor, noisy: torch.Tensor, timesteps: 
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return output
+    output, noisy = output.float(), noisy.float()
     alphas = scheduler.alphas_cumprod.to(noisy)[timesteps].view(-1, 1, 1, 1)
     a, s = alphas.sqrt(), (1 - alphas).sqrt()
     return a * output + s * noisy if kind == "v_prediction" else (noisy - a * output) / s

@@ -14,9 +14,9 @@ import torch
 Tensors = Mapping[str, torch.Tensor]
 
 
-def squared_gradients(loss: torch.Tensor, parameters: Tensors) -> dict[str, torch.Tensor]:
-    """(d loss / d phi_j)^2 of every entry; zero where the loss does not depend on a tensor. Keeps the graph."""
-    gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
+def squared_gradients(loss: torch.Tensor, parameters: Tensors, retain_graph: bool = False) -> dict[str, torch.Tensor]:
+    """(d loss / d phi_j)^2 of every entry; zero where the loss does not depend on a tensor."""
+    gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=retain_graph, allow_unused=True)
     pairs = zip(parameters.items(), gradients, strict=True)
     return {k: torch.zeros_like(p) if g is None else g.detach().square() for (k, p), g in pairs}
 
@@ -30,12 +30,15 @@ def estimate(draws: Iterable[Sequence[torch.Tensor]], parameters: Tensors) -> li
     count = 0
     for losses in draws:
         count += 1
-        found = [squared_gradients(loss, parameters) for loss in losses]
+        more = [i + 1 < len(losses) for i in range(len(losses))]
+        found = [squared_gradients(loss, parameters, m) for loss, m in zip(losses, more, strict=True)]
+        del losses  # or this draw's graph would live while the next one is built
         sums = [{k: a[k] + b[k] for k in a} for a, b in zip(sums, found, strict=True)] if sums else found
     return [{k: v / count for k, v in total.items()} for total in sums]
 
 
 def flat(tensors: Tensors) -> torch.Tensor:
+    """All entries as one vector, tensors in the order of their names."""
     return torch.cat([v.reshape(-1) for _, v in sorted(tensors.items())])
 
 
@@ -52,5 +55,5 @@ def penalty(fisher: Tensors, parameters: Tensors, anchor: Tensors) -> torch.Tens
 
 def cosine(a: Tensors, b: Tensors) -> float:
     """How alike two Fishers are: 1 where one is a multiple of the other."""
-    x, y = flat(a).double(), flat(b).double()  # squared gradients are small, their squares smaller
+    x, y = flat(a).cpu().double(), flat(b).cpu().double()  # squared gradients are small, their squares smaller
     return float(x @ y / (x.norm() * y.norm()))

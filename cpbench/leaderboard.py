@@ -26,7 +26,11 @@ def finished_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def name_of(record: dict[str, Any]) -> str:
     """The method with the settings that are not its usual ones: "raretoken adapter=lora"."""
-    settings = [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in record.get("changed", {}).items()]
+    chosen = {f"evaluation.{k}": v for k, v in record["config"].get("evaluation", {}).items()}
+    chosen = {k: v for k, v in chosen.items() if v is not None and k != "evaluation.batch_size"}
+    settings = [
+        f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in (record.get("changed", {}) | chosen).items()
+    ]
     return " ".join([record["facts"]["method"], *settings])
 
 
@@ -55,8 +59,15 @@ def rows(folder: Path) -> pd.DataFrame:
         row["learning_unet_evaluations"] = sum(c.get("learning_unet_evaluations", 0) for c in costs)
         row["learning_seconds"] = sum(c.get("learning_seconds", 0) for c in costs)
         out.append(row)
-    table = pd.DataFrame(out)  # a run counts once: of one in reference/ and one in runs/, the latter
-    return table if table.empty else table.drop_duplicates([*KEYS, "seed", "order"], keep="last")
+    table = pd.DataFrame(out)
+    if table.empty:
+        return table
+    # a reference run gives way to one of the reader's own of that name, whatever their hashes
+    run = [k for k in (*KEYS, "seed", "order") if k != "hash"]
+    theirs = pd.Series(["reference" in path.relative_to(folder).parts for path in table["folder"]])
+    own = table[~theirs].set_index(run).index
+    stale = theirs & table.set_index(run).index.isin(own)
+    return table[~stale].drop_duplicates([*run, "hash"], keep="last").reset_index(drop=True)
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
@@ -80,15 +91,16 @@ def grids(runs: pd.DataFrame, table: pd.DataFrame, concept: str | None, output: 
     seed, in the file's order) are shown; where there are none, nothing is written. Returns the files' names.
     """
     made = {}
-    first = runs[(runs["seed"] == runs["seed"].min()) & (runs["order"] == 0)].set_index(KEYS)
     for key, part in table.groupby(KEYS[:3], sort=False):
+        group = runs[(runs[KEYS[:3]] == pd.Series(key, KEYS[:3])).all(axis=1) & (runs["order"] == 0)]
+        first = group[group["seed"] == group["seed"].min()].set_index(KEYS)
         found = [first.loc[k] for k in part[KEYS].itertuples(index=False, name=None) if k in first.index]
         shown = [r for r in found if (r["folder"] / "task-00" / "pictures").is_dir()]
         if not shown:
             continue
         concepts = shown[0]["concepts"]
         which = concept if concept in concepts else concepts[0]
-        name = f"methods-{key[0].replace(' ', '-')}-{key[1]}-{which}.png"
+        name = f"methods-{key[0].replace(' ', '-')}-{key[1]}-{key[2]}-{which}.png"
         names = [(r.name[3], r["folder"]) for r in shown]
         report.method_grid(names, concepts, which, output / name)
         made[key] = name
@@ -103,15 +115,15 @@ def markdown(table: pd.DataFrame, pictures: dict[tuple, str] | None = None) -> s
         source = "drawn stand-ins" if kind == "drawn" else "photographs"
         lines += [f"## {sequence} on {backbone} ({source})", ""]
         lines += [
-            "| method | runs | DINO final | plasticity | forgetting | retention | CLIP-I final | CLIP-T final | carried kB | learning s | settings |"
+            "| method | runs | DINO final | plasticity | forgetting | retention | CLIP-I final | CLIP-T final | carried kB | learning s | UNet evaluations | settings |"
         ]
-        lines += ["|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"]
+        lines += ["|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"]
         for _, r in part.iterrows():
             figures = [r[f"dino_{k}"] for k in ("final_average", "plasticity", "forgetting", "normalised_retention")]
             figures += [r["clip_i_final_average"], r["clip_t_final_average"]]
             shown = " | ".join(map(cell, figures))
             lines.append(
-                f"| {r['method']} | {r['runs']} | {shown} | {cell(r['carried_kB'], 0)} | {cell(r['learning_seconds'], 0)} | {r['hash']} |"
+                f"| {r['method']} | {r['runs']} | {shown} | {cell(r['carried_kB'], 0)} | {cell(r['learning_seconds'], 0)} | {cell(r['learning_unet_evaluations'], 0)} | {r['hash']} |"
             )
         lines.append("")
         if key in (pictures or {}):
@@ -120,6 +132,7 @@ def markdown(table: pd.DataFrame, pictures: dict[tuple, str] | None = None) -> s
         "DINO, CLIP-I: mean cosine of drawn and real pictures, all pairs; CLIP-T: plain cosine of picture and prompt.",
         "Forgetting: Chaudhry's (lower is better). Retention: what was gained over the untouched model and kept to the end,",
         "as a share of the gap to the real pictures (higher is better). Rows are ordered by it. Means over runs (seeds, orders).",
+        "UNet evaluations: pictures that went through the UNet to learn the sequence (a step's way back not counted).",
         "Methods with * see earlier data.",
     ]
     return "\n".join(lines) + "\n"

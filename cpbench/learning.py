@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cpbench.audit import RulesError
 from cpbench.backbones import Backbone
 from cpbench.errors import UserError
 from cpbench.method import Task
@@ -107,10 +108,15 @@ def train(
     """Minimise the sum of the terms of `loss` over batches of the concept's pictures.
 
     groups: (learning rate, parameters) pairs; nothing else moves. Terms that need no gradient are logged, not added.
-    Figures of each step go to the task's log, under the name of this phase.
+    Figures of each step go to the task's log, under the name of this phase. The gradient of all
+    groups together is clipped to norm 1. Raises RulesError for a parameter of the backbone's own: no method may move it.
     """
     parameters = [p for _, group in groups for p in group]
     backbone.train_only(parameters)
+    if not all(p.requires_grad for p in parameters):
+        raise RulesError(
+            "it trains a parameter that is as it was loaded; put a copy in by replace_weights, and train that"
+        )
     backbone.trainable_parameters = max(backbone.trainable_parameters, sum(p.numel() for p in parameters))
     optimizer = torch.optim.AdamW([{"params": list(group), "lr": rate} for rate, group in groups], weight_decay=0.0)
     for step, batch in enumerate(batches(backbone, task, steps, batch_size, phase, templates)):

@@ -12,10 +12,13 @@ KEPT = ("run.json", "scores.csv", "matrix-*.csv", "grid.png")
 
 
 def keep(runs: Path, reference: Path) -> int:
-    """Copy what is KEPT of every finished run below `runs`; other runs of its sequence go. Returns how many."""
+    """Copy what is KEPT of every finished run below `runs`, in place of what was there for its sequence and backbone.
+
+    Returns how many there are. The leaderboard in `reference` is of all its runs, with the pictures of those in `runs`.
+    """
     found = [path for path, _ in leaderboard.finished_runs(runs)]
-    for sequence in {path.relative_to(runs).parts[0] for path in found}:
-        shutil.rmtree(reference / sequence, ignore_errors=True)
+    for parts in {path.relative_to(runs).parts[:2] for path in found}:
+        shutil.rmtree(reference.joinpath(*parts), ignore_errors=True)
     for path in found:
         target = reference / path.relative_to(runs)
         target.mkdir(parents=True)
@@ -23,7 +26,7 @@ def keep(runs: Path, reference: Path) -> int:
             for file in path.glob(pattern):
                 shutil.copyfile(file, target / file.name)
     if found:
-        leaderboard.write(runs, reference)
+        leaderboard.write(runs.parent, reference)
     return len(found)
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -29,6 +31,8 @@ from cpbench.errors import DamagedState, UserError, near
 from cpbench.method import Method, NotDefined, Options, State, Task
 from cpbench.progress import Reporter
 from cpbench.sampling import Sampler, Wanted, draw_once, place, png_bytes
+
+MOVES_SCORES = ("adapters", "backbones", "diffusion_classifier", "fisher", "judges", "learning", "metrics", "sampling")
 
 
 @dataclass
@@ -87,6 +91,22 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
+def code_hash(method_class: type[Method]) -> str:
+    """SHA-256 over the files that learn, draw and judge: the method's, those in baselines/ it builds on, and MOVES_SCORES."""
+    here, files = Path(__file__).parent, {method_file(method_class)}
+    todo = [sys.modules[method_class.__module__]]
+    while todo:
+        for part in vars(todo.pop()).values():
+            module = inspect.getmodule(part)
+            if module and module.__name__.startswith("cpbench.baselines.") and Path(module.__file__) not in files:
+                files.add(Path(module.__file__))
+                todo.append(module)
+    digest = hashlib.sha256()
+    for file in [*sorted(files, key=lambda f: f.name), *(here / f"{name}.py" for name in MOVES_SCORES)]:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def prepare(config: RunConfig, method_class: type[Method], options: Options) -> Run:
     """Load and check everything a run needs, before anything is spent. UserError for bad input."""
     in_file_order = sequences.load(config.sequence)
@@ -111,7 +131,7 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
     per_prompt = chosen.pictures_per_prompt or test.pictures_per_prompt
     facts = {
         "method": Path(config.method).stem,
-        "method_file": hashlib.sha256(method_file(method_class).read_bytes()).hexdigest(),
+        "code": code_hash(method_class),
         "options": config.options,
         # order and seed have a folder level of their own: a sequence has one hash in all its orders
         "sequence": sequences.content_hash(in_file_order),
@@ -255,6 +275,7 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
     )
     with PeakMemory(backbone.device.type) as memory, watch("learning"), guard:
         learned = method.learn(backbone, task, state)
+    reporter.advance(3 * (backbone.unet_evaluations - shown))
     backbone.restore()
     for name, tensor in learned.tensors.items():
         if not torch.isfinite(tensor).all():

@@ -111,11 +111,11 @@ def draw_once(
 ) -> tuple[np.ndarray, list[Path], int]:
     """The pictures, from `cache` if every one of them is there, else drawn (all of them: batches must not depend on
     what happened before). Returns (pictures, their files in the cache, how many were drawn)."""
-    keys = []
+    keys, installed = [], backbone.installed_hash()
     for i in range(0, len(wanted), sampler.batch_size):
         part = wanted[i : i + sampler.batch_size]
         # its batch counts as well: the same picture drawn in other company may differ in its last bits
-        company = hashlib.sha256(json.dumps([backbone.installed_hash(), *map(astuple, part)]).encode()).hexdigest()
+        company = hashlib.sha256(json.dumps([installed, *map(astuple, part)]).encode()).hexdigest()
         keys += [picture_key(company, w, sampler, backbone) for w in part]
     files = [cache / k[:2] / f"{k}.png" for k in keys]
     kept = [read_picture(f) for f in files] if all(f.exists() for f in files) else [None]

@@ -190,6 +190,19 @@ def test_the_product_is_the_change_that_an_installed_lora_makes(tiny: Backbone) 
     np.testing.assert_allclose(found[layer].detach().numpy(), product_by_loop(factors, layer), rtol=1e-5, atol=1e-6)
 
 
+def test_the_product_of_a_convolution_is_the_change_of_its_kernel(tiny: Backbone) -> None:
+    x = drawn(0, 2, 8, 5, 5).float()
+    layer = next(n for n, m in tiny.unet.named_modules() if n.endswith("conv1") and m.in_channels == 8)
+    module = tiny.unet.get_submodule(layer)
+    plain = module(x).detach()
+    factors = tiny.add_lora(2, ("conv1",), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        factors[f"{layer}.lora_B"].normal_(generator=torch.Generator().manual_seed(1))
+        change, kernel = tiny.unet.get_submodule(layer)(x) - plain, products(factors)[layer]
+    assert kernel.shape == module.weight.shape and kernel.shape[2:] == (3, 3)
+    torch.testing.assert_close(torch.nn.functional.conv2d(x, kernel, padding=1), change, atol=1e-4, rtol=1e-4)
+
+
 # Training
 
 

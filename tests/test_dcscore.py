@@ -329,9 +329,7 @@ def test_the_carried_fisher_is_that_of_the_equation_draw_by_draw(
 @pytest.mark.parametrize("variant", ["ewc", "dsc-ewc"])
 def test_plain_ewc_squares_the_denoising_error_alone(three: Callable[[str], list[Learned]], variant: str) -> None:
     for learned in three(variant):
-        *draws, last = learned.phase("fisher")
-        assert last["cosine_to_plain"] == pytest.approx(1)
-        assert all(f["entropy"] == 0 and f["p_n"] == 1 for f in draws)  # no candidates beside c^n
+        assert [set(f) for f in learned.phase("fisher")] == [{"phase", "step", "loss"}] * 2  # no candidates beside c^n
 
 
 @pytest.mark.parametrize(
@@ -454,6 +452,8 @@ def test_a_variant_has_exactly_its_terms(three: Callable[[str], list[Learned]], 
         assert [set(f) for f in train] == [plain | {"denoising"} | ewc] * 2
         assert [set(f) for f in dsc] == [plain | DSC_TERMS | ewc] * (2 if "dsc" in variant and number > 1 else 0)
         draws = [{"phase", "step", "loss", "entropy", "p_n"}] * 2 + [{"phase", "step", "cosine_to_plain"}]
+        if not variant.endswith("dc"):
+            draws = [{"phase", "step", "loss"}] * 2
         assert [set(f) for f in fisher] == (draws if "ewc" in variant else [])
         if ewc:
             assert train[0]["ewc"] == 0 and all(f["ewc"] > 0 for f in [*train[1:], *dsc])

@@ -1,5 +1,6 @@
 """The online Fisher and its penalty against loops, closed forms and finite differences on small tensors."""
 
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -81,11 +82,23 @@ def test_estimate_agrees_with_finite_differences() -> None:
             assert float(F[name].view(-1)[i]) == pytest.approx(np.mean(np.square(slopes)), rel=1e-5, abs=1e-10)
 
 
+def test_a_draws_graph_is_gone_before_the_next_is_built() -> None:
+    phi, alive = drawn(0, grad=True), []
+
+    def draw(i: int) -> list[torch.Tensor]:
+        assert not any(ref() is not None for ref in alive)
+        loss = (i * phi["a"]).square().sum()
+        alive.append(weakref.ref(loss))
+        return [loss, 2 * loss]
+
+    assert len(fisher.estimate(map(draw, range(3)), phi)) == 2 and len(alive) == 3
+
+
 def test_a_tensor_that_the_loss_does_not_know_gets_zeros() -> None:
     phi = drawn(0, grad=True)
     loss = (2 * phi["a"]).sum()
     for _ in range(2):  # the graph is kept
-        squares = fisher.squared_gradients(loss, phi)
+        squares = fisher.squared_gradients(loss, phi, retain_graph=True)
     assert torch.equal(squares["a"], torch.full((4,), 4.0, dtype=torch.float64))
     assert torch.equal(squares["b"], torch.zeros(2, 3, dtype=torch.float64)) and squares["c"].tolist() == [0.0]
 

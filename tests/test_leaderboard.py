@@ -149,11 +149,11 @@ def test_pictures_of_one_concept_are_shown_where_there_are_any(tmp_path: Path) -
     for n in (0, 2):
         drawings(tmp_path / f"run-{n}", "a", "b")
     _, text = made(tmp_path)
-    assert "(methods-seq-v1-miniature-a.png)" in text
-    grid = Image.open(tmp_path / "out" / "methods-seq-v1-miniature-a.png")
+    assert "(methods-seq-v1-miniature-drawn-a.png)" in text
+    grid = Image.open(tmp_path / "out" / "methods-seq-v1-miniature-drawn-a.png")
     assert grid.height == 34 + 2 * 100  # of the runs that have their pictures
     leaderboard.write(tmp_path, tmp_path / "out", concept="b")
-    assert "(methods-seq-v1-miniature-b.png)" in (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "(methods-seq-v1-miniature-drawn-b.png)" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
 def test_an_unknown_concept_gets_the_near_match(tmp_path: Path) -> None:
@@ -232,6 +232,43 @@ def test_copy_of_a_run_counts_once(tmp_path: Path) -> None:
     write(tmp_path / "runs", record("lora", 0.5))  # the same run again: this one counts
     csv, _ = made(tmp_path)
     assert list(csv["runs"]) == [2] and list(csv["dino_normalised_retention"]) == [0.6]
+
+
+def test_own_run_stands_in_for_the_reference_run_of_its_name(tmp_path: Path) -> None:
+    """Whatever the hash: after an edit of the code the two have different ones."""
+    write(
+        tmp_path / "reference",
+        record("lora", 0.3, hash="aaaaaaaa"),
+        record("base", 0.0),
+        record("lora", 0.4, **seed(5)),
+    )
+    write(tmp_path / "runs", record("lora", 0.5, hash="bbbbbbbb"), record("lora", 0.6, hash="cccccccc"))
+    csv, _ = made(tmp_path)
+    found = sorted(zip(csv["method"], csv["hash"], csv["dino_normalised_retention"], strict=True))
+    assert found == [
+        ("base", "base0000", 0.0),
+        ("lora", "bbbbbbbb", 0.5),
+        ("lora", "cccccccc", 0.6),
+        ("lora", "lora0000", 0.4),
+    ]
+
+
+def test_each_sequence_has_its_grid_whatever_the_seeds_of_others(tmp_path: Path) -> None:
+    other = {"sequence": {"name": "other", "version": 1, "concepts": ["b"]}} | seed(3)
+    write(tmp_path, record("lora"), record("lora", **other))
+    drawings(tmp_path / "run-0", "a")
+    drawings(tmp_path / "run-1", "b")
+    made(tmp_path)
+    assert {f.name for f in (tmp_path / "out").glob("*.png")} == {
+        "methods-seq-v1-miniature-drawn-a.png",
+        "methods-other-v1-miniature-drawn-b.png",
+    }
+
+
+def test_other_evaluation_settings_are_named(tmp_path: Path) -> None:
+    drawn = {"num_inference_steps": 5, "guidance_scale": None, "batch_size": 16}
+    write(tmp_path, record("lora", config={"backbone": "miniature", "seed": 0, "order": 0, "evaluation": drawn}))
+    assert list(made(tmp_path)[0]["method"]) == ["lora evaluation.num_inference_steps=5"]
 
 
 def test_made_again_it_is_the_same(tmp_path: Path) -> None:

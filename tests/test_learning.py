@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from cpbench import adapters
+from cpbench.audit import RulesError
 from cpbench.backbones import Backbone
 from cpbench.errors import UserError
 from cpbench.learning import TEMPLATES, Batch, Latents, Loss, batches, denoising, noise_scheduler, target, train
@@ -501,3 +502,12 @@ def test_the_phase_is_logged_with_every_step(tiny: Backbone, make_task: MakeTask
     train(tiny, task, usual(tiny), [(1e-4, [row])], 2, 1, "stage 1")
     train(tiny, task, usual(tiny), [(1e-4, list(factors.values()))], 3, 1, phase="stage 2")
     assert said == [("stage 1", 0), ("stage 1", 1), ("stage 2", 0), ("stage 2", 1), ("stage 2", 2)]
+
+
+def test_a_parameter_of_the_backbone_itself_is_not_trained_in_silence(tiny: Backbone, make_task: MakeTask) -> None:
+    task = make_task(tiny)
+    factors, _ = lora_and_word(tiny, task)
+    own = tiny.unet.get_parameter("conv_in.weight")
+    for named in ([own], [*factors.values(), own]):
+        with pytest.raises(RulesError, match="replace_weights"):
+            train(tiny, task, denoising(tiny, "<v1> dog"), [(1e-3, named)], 1, 1)
