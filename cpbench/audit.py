@@ -64,9 +64,19 @@ def learning_only(concept: str, other_folders: Iterable[Path], run_root: Path) -
 
 def alike(slices: torch.Tensor, reference: torch.Tensor) -> float:
     """Largest absolute correlation of the rows of `slices` (m, n) with the vector `reference` (n,)."""
-    a = slices - slices.mean(1, keepdim=True)
-    b = reference - reference.mean()
-    return float(((a @ b).abs() / (a.norm(dim=1) * b.norm()).clamp(min=1e-12)).max())
+    return float(correlations(slices, reference[None]).max())
+
+
+def correlations(slices: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+    """Absolute correlations (m, r) of the rows of `slices` (m, n) and of `references` (r, n); 0 for a constant row."""
+
+    def unit(x: torch.Tensor) -> torch.Tensor:
+        centred = x - x.mean(1, keepdim=True)
+        norm = centred.norm(dim=1, keepdim=True)
+        # what is left of a constant row is rounding, and may point anywhere
+        return centred / norm.clamp(min=1e-12) * (norm > 1e-6 * x.norm(dim=1, keepdim=True))
+
+    return (unit(slices) @ unit(references).T).abs()
 
 
 def search_state(tensors: Mapping[str, torch.Tensor], seen: Mapping[str, tuple[np.ndarray, torch.Tensor]]) -> None:
@@ -76,7 +86,7 @@ def search_state(tensors: Mapping[str, torch.Tensor], seen: Mapping[str, tuple[n
     """
     import torch
 
-    references: dict[str, list[tuple[str, torch.Tensor]]] = {}
+    by_size: dict[int, list[tuple[str, str, torch.Tensor]]] = {}
     for concept, (images, latents) in seen.items():
         rows = torch.from_numpy(images).float()
         forms = [
@@ -85,14 +95,17 @@ def search_state(tensors: Mapping[str, torch.Tensor], seen: Mapping[str, tuple[n
             ("image", rows.mean(-1)),
             ("latent", latents.float().cpu()),
         ]
-        references[concept] = [(what, v.reshape(-1)) for what, form in forms for v in form]
+        for what, form in forms:
+            for vector in form.flatten(1):
+                by_size.setdefault(len(vector), []).append((concept, what, vector))
     for name, tensor in tensors.items():
         flat = tensor.detach().float().cpu().reshape(-1)
-        for concept, vectors in references.items():
-            for what, vector in vectors:
-                n = vector.numel()
-                count = flat.numel() // n
-                if count and alike(flat[: count * n].view(count, n), vector) > MOST_ALIKE:
-                    raise ReplayError(
-                        f"state tensor {name!r} holds an {what} of concept {concept!r}: methods carry no data of their concepts"
-                    )
+        for n, references in by_size.items():
+            if not (count := len(flat) // n):
+                continue
+            found = correlations(flat[: count * n].view(count, n), torch.stack([v for *_, v in references])).amax(0)
+            if found.max() > MOST_ALIKE:
+                concept, what, _ = references[int(found.argmax())]
+                raise ReplayError(
+                    f"state tensor {name!r} holds an {what} of concept {concept!r}: methods carry no data of their concepts"
+                )

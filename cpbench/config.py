@@ -140,7 +140,7 @@ def preset(backbone: str, method: str, given: dict[str, Any] | None = None) -> d
     table = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     settings = dict(table.get(method, {}))
     for key, value in (given or {}).items():
-        settings |= table.get(f"{method} {key}={value}", {})
+        settings |= table.get(f"{method} {key}={str(value).lower() if isinstance(value, bool) else value}", {})
     return settings
 
 

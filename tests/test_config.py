@@ -282,4 +282,5 @@ def test_options_unlike_the_defaults_or_the_preset_are_the_changed_ones() -> Non
     assert options.ewc_weight == 3
     _, _, options = config.resolve({"method": "clora", "sequence": "quick3"}, None, ("keep_noun=true", "rank=3"))
     assert config.changed("clora", "miniature", options) == {"keep_noun": True, "rank": 3}
+    assert options.forgetting_weight == 1e4
     assert set(config.changed("clora", "some/folder", options)) >= {"steps", "forgetting_weight"}  # no preset there
