@@ -59,6 +59,7 @@ class Stopping(SequentialLora):
             how = os.environ.get("STOP_TASK_2", "")
             if task.number == 2 and step == 1 and how:
                 if how == "interrupt":
+                    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs begin with it ignored
                     signal.raise_signal(signal.SIGINT)
                 if how == "fail":
                     raise ValueError("out of luck")
