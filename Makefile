@@ -41,7 +41,7 @@ reference: $(STAMP) ## keep the finished runs' tables and grids in results/refer
 	$(BIN)/python -m cpbench.reference
 
 pretrain: $(STAMP) ## train the miniature and its judges again
-	$(BIN)/cpbench pretrain
+	$(BIN)/cpbench pretrain --all
 
 # torch comes first and alone, at its pinned version: a CPU build of that version counts, and is kept.
 $(STAMP): pyproject.toml constraints.txt

@@ -1,6 +1,6 @@
 """How wide the interval of a difference between two methods is, by how many prompts and pictures a prompt are drawn.
 
-    python benchmarks/intervals.py results/reference/dreambench10
+    python benchmarks/intervals.py results/runs/miniature-val6
 
 The final row's DINO scores of every pair of finished runs are subtracted picture by picture (the draws are the same), and
 the differences' variance is split into concepts, prompts within a concept and pictures within a prompt (nested analysis of

@@ -149,8 +149,39 @@ def leaderboard(folder: Path, output: Path | None, concept: str | None) -> None:
     write(folder, output or folder, concept)
 
 
+@cli.command(epilog='Example: cpbench world "a dog in the snow" --subject dog2 --count 8 --output dog.png')
+@click.argument("caption", required=False)
+@click.option("--subject", help="Who is drawn.  [default: strangers of the class that the caption names]")
+@click.option("--count", type=click.IntRange(1, 400), default=8, show_default=True, help="Pictures of a caption.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Other poses, lights, strangers."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder of the sheets, or the caption's PNG file.  [default: sheets, or caption.png]",
+)
+def world(caption: str | None, subject: str | None, count: int, seed: int, output: Path | None) -> None:
+    """Draw contact sheets of the miniature's world, or any caption.
+
+    Without a caption: subjects.png, places.png, outfits.png, finishes.png and individuals.png in the output folder.
+    """
+    if caption is None and subject is not None:
+        raise UserError(f'--subject {subject} needs a caption: cpbench world "a dog in the snow" --subject {subject}')
+    from cpbench.miniature.world import sheets
+
+    if caption is None:
+        for path in sheets.write_sheets(output or Path("sheets")):
+            click.echo(path)
+        return
+    target = output or Path("caption.png")
+    sheets.write_caption(caption, target, subject, count, seed)
+    click.echo(target)
+
+
 @cli.command()
-@click.argument("parts", nargs=-1, type=click.Choice(["vae", "unet", "clip", "dino"]))
+@click.argument("parts", nargs=-1, type=click.Choice(["vae", "unet", "clip", "dino", "checks"]))
+@click.option("--all", "everything", is_flag=True, help="Every part.")
 @click.option(
     "--work",
     type=click.Path(path_type=Path),
@@ -164,9 +195,18 @@ def leaderboard(folder: Path, output: Path | None, concept: str | None) -> None:
     help="Where the weights go.  [default: the package's own folder]",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu or cuda.")
-@click.option("--card", is_flag=True, help="Measure the model and write its card instead of training.")
-def pretrain(parts: tuple[str, ...], work: Path, output: Path | None, device: str, card: bool) -> None:
-    """Train the miniature's parts (all if none is named), from where a stopped training left off."""
+@click.option(
+    "--card", is_flag=True, help="Measure the model and write its card, docs/miniature.md, instead of training."
+)
+def pretrain(
+    parts: tuple[str, ...], everything: bool, work: Path, output: Path | None, device: str, card: bool
+) -> None:
+    """Train parts of the miniature from where a stopped training left off, and write the weights that are complete.
+
+    checks: what the card is measured with, a classifier and a second DINO judge.
+    """
+    if bool(parts) + everything + card != 1:
+        raise UserError("pretrain: name parts (vae, unet, clip, dino, checks), or --all, or --card")
     from rich.console import Console
 
     from cpbench.backbones import MINIATURE
@@ -175,8 +215,9 @@ def pretrain(parts: tuple[str, ...], work: Path, output: Path | None, device: st
     if card:
         from cpbench.miniature.pretrain.card import write_card
 
-        write_card(output or MINIATURE)
+        write_card(output or MINIATURE, work, Path("docs/miniature.md"), Path("results/runs"))
         return
+    from cpbench.miniature.pretrain.stages import PARTS
     from cpbench.miniature.pretrain.stages import pretrain as train
     from cpbench.results import prepare_folder
 
@@ -190,7 +231,7 @@ def pretrain(parts: tuple[str, ...], work: Path, output: Path | None, device: st
             else:
                 console.print(line)
 
-        train(parts, work, output or MINIATURE, pick_device(device), report)
+        train(parts or PARTS, work, output or MINIATURE, pick_device(device), report)
 
 
 def main() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from cpbench.errors import UserError, near
 from cpbench.sequences import Concept
+
+if TYPE_CHECKING:
+    from cpbench.miniature.world import Identity
 
 REFERENCES = 5  # drawn pictures a concept, as many as DreamBooth's subjects have photographs (4 to 6)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -31,15 +35,21 @@ def load(concept: Concept, backbone: str, size: int) -> np.ndarray:
 
 
 def drawn(name: str) -> np.ndarray:
-    """The drawn stand-in in five pictures: two plain rooms, three places, each in its own pose and light."""
-    from cpbench.miniature.world import SUBJECTS, Setting, draw, seeded, subject
-    from cpbench.miniature.world.places import PLACES
+    """The drawn stand-in's pictures, uint8 (5, 64, 64, 3). UserError for a name the world does not have."""
+    from cpbench.miniature.world import SUBJECTS, subject
 
     if name not in SUBJECTS:
         raise near(name, sorted(SUBJECTS), "subject", "The drawn world has no other subjects.")
-    chosen = seeded("reference places", name).choice(list(PLACES), 3, replace=False)
+    return references(subject(name), name)
+
+
+def references(who: Identity, name: str) -> np.ndarray:
+    """Five pictures of an individual: two plain rooms, three places, each in its own pose and light, by the name."""
+    from cpbench.miniature.world import Setting, draw, seeded
+    from cpbench.miniature.world.places import PLACES
+
+    chosen = seeded("reference places", name).choice(list(PLACES), REFERENCES - 2, replace=False)
     settings = [Setting(), *(Setting(str(p)) for p in chosen), Setting()]
-    who = subject(name)
     return np.stack([draw(who, s, seeded("reference", name, k)) for k, s in enumerate(settings)])
 
 

@@ -16,6 +16,8 @@ from PIL import Image
 from cpbench import torchvision_cure
 from cpbench.errors import UserError
 
+PROJECTED = "projected class token"  # a DINO's config.json that says so under "feature" ends in its embedding
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -109,12 +111,17 @@ def load_clip(folder: Path) -> Judge:
 
 
 def load_dino(folder: Path) -> Judge:
-    """A ViT in timm's format from a local folder; the class token is the embedding."""
+    """A ViT in timm's format from a local folder; the class token is the embedding.
+
+    Where the folder's config.json says `"feature": "projected class token"`, it is the output of the model's last layer.
+    """
     torchvision_cure.apply()
     import timm
 
     facts = _recorded(folder, "model.safetensors")
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
+    projected = json.loads((folder / "config.json").read_text()).get("feature") == PROJECTED
+    last_layer = {} if projected else {"num_classes": 0}
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, **last_layer).eval()
     cfg = model.pretrained_cfg
     size = cfg["input_size"][-1]
     pre = Preprocessing(size, size, tuple(cfg["mean"]), tuple(cfg["std"]))
@@ -123,7 +130,7 @@ def load_dino(folder: Path) -> Judge:
         "model": folder.name,
         **facts,
         "preprocessing": f"resize {size} bicubic, centre crop {size}, mean {pre.mean}, std {pre.std}",
-        "feature": "class token after the final norm",
+        "feature": PROJECTED if projected else "class token after the final norm",
         "pair_rule": "mean cosine over all pairs (drawn, real)",
     }
     return Judge("dino", model, pre, identity)

@@ -149,7 +149,7 @@ def test_drawn_pictures_are_always_the_same_and_leave_numpy_alone() -> None:
 
 
 def test_every_subject_has_pictures_of_its_own_no_two_alike() -> None:
-    every = np.concatenate([images.drawn(name) for name in SUBJECTS]).astype(float)
+    every = np.concatenate([images.drawn(name) for name in SUBJECTS]).astype(np.int16)
     assert len(every) == 5 * len(SUBJECTS)
     for i, picture in enumerate(every):
         assert np.abs(every[:i] - picture).mean(axis=(1, 2, 3)).min(initial=255) > 3

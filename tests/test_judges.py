@@ -219,13 +219,37 @@ def test_open_clips_own_calls_give_the_same_features(loaded: dict[str, Judge], p
 def test_timms_own_calls_give_the_same_features(loaded: dict[str, Judge], pictures: np.ndarray) -> None:
     import timm
 
-    model = timm.create_model(f"local-dir:{FOLDER / 'dino'}", pretrained=True, num_classes=0).eval()
+    model = timm.create_model(f"local-dir:{FOLDER / 'dino'}", pretrained=True).eval()
     preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     with torch.no_grad():
         x = torch.stack([preprocess(Image.fromarray(p)) for p in pictures])
         token = model.forward_features(x)[:, 0]
-        expected = (token / token.norm(dim=1, keepdim=True)).numpy()
+        projected = token @ model.head.weight.T + model.head.bias
+        expected = (projected / projected.norm(dim=1, keepdim=True)).numpy()
     np.testing.assert_allclose(loaded["dino"].images(pictures), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+def test_a_dino_that_does_not_say_it_is_projected_gives_its_class_token(
+    tmp_path: Path, pictures: np.ndarray, classes: int
+) -> None:
+    """Also where a classifier was left on it: its answers are no embedding."""
+    import timm
+    from safetensors.torch import save_file
+
+    size = {"img_size": 64, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=classes, **size).eval()
+    half = (0.5, 0.5, 0.5)
+    cfg = {"input_size": [3, 64, 64], "num_classes": classes, "mean": half, "std": half, "classifier": "head", "first_conv": "patch_embed.proj"}  # fmt: skip
+    facts = {"architecture": "vit_tiny_patch16_224", "num_classes": classes, "model_args": size, "pretrained_cfg": cfg}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    judge = judges.load_dino(tmp_path)
+    with torch.no_grad():
+        token = model.forward_features(judge.preprocessing(pictures))[:, 0].numpy()
+    expected = token / np.linalg.norm(token, axis=1, keepdims=True)
+    np.testing.assert_allclose(judge.images(pictures), expected, atol=1e-5)
+    assert judge.identity["feature"] == "class token after the final norm"
 
 
 def test_the_weights_in_the_folder_are_the_weights_that_judge(loaded: dict[str, Judge]) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cpbench.errors import UserError
-from cpbench.miniature.pretrain import clip, data, dino, loop, stages, tokenizer, unet, vae
+from cpbench.miniature.pretrain import classifier, clip, data, dino, loop, stages, tokenizer, unet, vae
 from cpbench.miniature.pretrain.loop import Recipe, learning_rate, train
 from cpbench.miniature.world import NOUNS, SUBJECTS, subject
 
@@ -211,6 +211,22 @@ def test_min_snr_weights() -> None:
     np.testing.assert_allclose(found, [1, 1, 5 / 9, 5 / 99], rtol=1e-5)
 
 
+def test_noise_comes_faster_than_stable_diffusions_and_ends_where_it_ends() -> None:
+    def ratios(schedule: dict) -> np.ndarray:
+        ends = schedule["beta_start"], schedule["beta_end"]
+        betas = (
+            np.linspace(*ends, 1000)
+            if schedule["beta_schedule"] == "linear"
+            else np.linspace(*np.sqrt(ends), 1000) ** 2
+        )
+        left = np.cumprod(1 - betas)
+        return left / (1 - left)
+
+    theirs, ours = ratios(unet.STABLE_DIFFUSIONS), ratios(unet.SCHEDULER)
+    assert theirs[-1] == pytest.approx(0.0047, abs=1e-4) and ours[-1] == pytest.approx(0.0040, abs=1e-4)
+    assert (theirs > 1).sum() == 354 and (ours > 1).sum() < 120
+
+
 # Words
 
 
@@ -295,8 +311,9 @@ def test_views_of_one_individual_stand_together(tmp_path: Path) -> None:
 
 def test_dinos_views_show_the_identity(tmp_path: Path) -> None:
     pictures = data.load(tmp_path, 64, report=silent)
-    groups = dino.views(pictures)
-    assert groups
+    people = dino.views(pictures)
+    assert people and all({pictures.nouns[k] for g in some for k in g} == {noun} for noun, some in people.items())
+    groups = [g for some in people.values() for g in some]
     for group in groups:
         assert len(group) >= dino.VIEWS and len(set(group // data.VIEWS)) == 1
         assert not {pictures.finishes[k] for k in group} & {"red", "purple", "cube shaped"}
@@ -317,8 +334,10 @@ def shortest(recipe: Recipe, batch: int) -> Recipe:
 def tiny_stages() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         recipes = {"vae": vae.ENCODER, "vae-decoder": vae.DECODER, "clip-text": clip.TEXT}
-        recipes |= {"clip-judge": clip.JUDGE, "unet": unet.RECIPE, "dino": dino.RECIPE}
-        tiny = {name: shortest(r, 4 if "clip" in name else 2) for name, r in recipes.items()}
+        recipes |= {"clip-judge": clip.JUDGE, "unet": unet.FIRST, "unet-last": unet.LAST, "dino": dino.FIRST}
+        recipes |= {"dino-last": dino.LAST, "dino-second": dino.SECOND, "classifier": classifier.RECIPE}
+        batch = {"clip-text": 4, "clip-judge": 4, "dino": 3, "dino-last": 3, "dino-second": 3}
+        tiny = {name: shortest(r, batch.get(name, 2)) for name, r in recipes.items()}
         assert set(tiny) == set(stages.RECIPES)
         patch.setattr(stages, "RECIPES", tiny)
         for module, name, key in (
@@ -326,11 +345,15 @@ def tiny_stages() -> Iterator[None]:
             (vae, "DECODER", "vae-decoder"),
             (clip, "TEXT", "clip-text"),
             (clip, "JUDGE", "clip-judge"),
-            (dino, "RECIPE", "dino"),
+            (dino, "SECOND", "dino-second"),
+            (classifier, "RECIPE", "classifier"),
         ):
             patch.setattr(module, name, tiny[key])
-        patch.setattr(unet, "train_unet", functools.partial(unet.train_unet, recipe=tiny["unet"]))
-        for name, n in (("PICTURES", 64), ("ENCODED", 32), ("REBUILT", 16)):
+        for module, name, first in ((unet, "train_unet", "unet"), (dino, "train_dino", "dino")):
+            both = tiny[first], tiny[f"{first}-last"]
+            patch.setattr(module, name, functools.partial(getattr(module, name), recipes=both))
+        patch.setattr(dino, "OF_A_CLASS", 1)  # eight individuals, no two of one class
+        for name, n in (("PICTURES", 64), ("SECOND_PICTURES", 64)):
             patch.setattr(stages, name, n)
         yield
 
@@ -343,7 +366,7 @@ def trained(tiny_stages: None, tmp_path_factory: pytest.TempPathFactory) -> tupl
     with torch.random.fork_rng(devices=[]):
         stages.pretrain(("vae",), root / "work", root / "weights", "cpu", report=said.append)
         assert not (root / "weights").exists()
-        stages.pretrain((), root / "work", root / "weights", "cpu", report=said.append)
+        stages.pretrain(stages.PARTS, root / "work", root / "weights", "cpu", report=said.append)
     return root / "work", root / "weights", said
 
 
@@ -376,13 +399,16 @@ def test_every_stage_changes_its_weights(trained: tuple[Path, Path, list[str]], 
     work, _, _ = trained
     first = seeded(vae.ENCODER.seed, lambda: AutoencoderKL(**vae.CONFIG))
     assert changed(first, checkpoint(work, "vae")["average"]) > 0.95
-    assert changed(seeded(unet.RECIPE.seed, lambda: UNet2DConditionModel(**unet.CONFIG)), checkpoint(work, "unet")["average"]) > 0.95  # fmt: skip
-    assert changed(seeded(dino.RECIPE.seed, dino.Network), {k.removeprefix("student."): v for k, v in checkpoint(work, "dino")["model"].items() if k.startswith("student.")}) > 0.9  # fmt: skip
+    assert changed(seeded(unet.FIRST.seed, lambda: UNet2DConditionModel(**unet.CONFIG)), checkpoint(work, "unet")["average"]) > 0.95  # fmt: skip
+    assert changed(checkpoint(work, "unet")["average"], checkpoint(work, "unet-last")["average"]) > 0.95
+    assert changed(seeded(dino.FIRST.seed, dino.Network), {k.removeprefix("student."): v for k, v in checkpoint(work, "dino")["model"].items() if k.startswith("student.")}) > 0.9  # fmt: skip
     from open_clip.model import CLIP
 
     judge = seeded(clip.JUDGE.seed, lambda: CLIP(**clip.judge_config(len(words))))
-    assert changed(judge, checkpoint(work, "clip-judge")["average"]) > 0.9
-    for name in ("vae", "vae-decoder", "clip-text", "clip-judge", "unet", "dino"):
+    # each residual branch ends in a scale that starts at zero: after one step the layers before it have no gradient yet
+    assert changed(judge, checkpoint(work, "clip-judge")["average"]) > 0.85
+    assert changed(checkpoint(work, "dino")["model"], checkpoint(work, "dino-last")["model"]) > 0.9
+    for name in stages.RECIPES:
         saved = checkpoint(work, name)
         assert saved["step"] == 1
         assert all(torch.isfinite(v).all() for v in saved["average"].values()), name
@@ -396,9 +422,9 @@ def test_second_stage_of_the_autoencoder_leaves_the_latents_as_they_were(trained
 
 def test_teacher_follows_the_student(trained: tuple[Path, Path, list[str]]) -> None:
     weights = checkpoint(trained[0], "dino")["model"]
-    start = seeded(dino.RECIPE.seed, dino.Network)
+    start = seeded(dino.FIRST.seed, dino.Network)
     at = 1 - dino.TEACHER_MOMENTUM  # the share of the student after the first step
-    for name in ("head.prototypes", "head.mlp.0.weight"):
+    for name in ("prototypes", "backbone.head.weight"):
         student, teacher = weights[f"student.{name}"], weights[f"teacher.{name}"]
         torch.testing.assert_close(teacher, (1 - at) * start[name] + at * student, rtol=1e-5, atol=1e-7)
         assert not torch.equal(teacher, start[name])
@@ -411,7 +437,7 @@ def test_weights_load_as_a_pipeline_and_judges_and_are_the_averages_in_half_prec
 
     work, weights, _ = trained
     saved = load_file(weights / "unet" / "diffusion_pytorch_model.safetensors")
-    average = checkpoint(work, "unet")["average"]
+    average = checkpoint(work, "unet-last")["average"]
     assert set(saved) == set(average) and all(torch.equal(v, average[k].half()) for k, v in saved.items())
     words_of = {k.removeprefix("text_model."): v for k, v in load_file(weights / "text_encoder" / "model.safetensors").items()}  # fmt: skip
     trained_words = {k.removeprefix("text_model."): v for k, v in checkpoint(work, "clip-text")["average"].items() if k.startswith("text_model.")}  # fmt: skip
@@ -421,7 +447,7 @@ def test_weights_load_as_a_pipeline_and_judges_and_are_the_averages_in_half_prec
     pictures = np.array(data.load(work, 64, report=silent).images[:3])
     latents, spread = backbone.encode_images(pictures)
     assert latents.shape == (3, *backbone.latent_shape) and torch.isfinite(latents).all() and (spread > 0).all()
-    mean, std = (np.load(work / f"latents-32-{part}.npy").astype(np.float32) for part in ("mean", "std"))
+    mean, std = (np.load(work / f"latents-64-{part}.npy").astype(np.float32) for part in ("mean", "std"))
     factor = backbone.vae.config.scaling_factor
     assert factor == pytest.approx(1 / math.sqrt(mean.var() + (std**2).mean()), rel=1e-4)
     np.testing.assert_allclose(latents.numpy(), mean[:3] * factor, atol=0.02 * float(latents.abs().max()))
@@ -439,7 +465,7 @@ def test_pretraining_that_is_done_trains_nothing_and_writes_the_same(trained: tu
     written = {f: f.read_bytes() for f in weights.rglob("*.safetensors")}
     said: list[str] = []
     with torch.random.fork_rng(devices=[]):
-        stages.pretrain((), work, weights, "cpu", report=said.append)
-    assert len(checkpoints) == 6 and {f.name: f.stat().st_mtime_ns for f in work.glob("*.pt")} == checkpoints
+        stages.pretrain(stages.PARTS, work, weights, "cpu", report=said.append)
+    assert len(checkpoints) == 10 and {f.name: f.stat().st_mtime_ns for f in work.glob("*.pt")} == checkpoints
     assert not [line for line in said if "step 1 of 1 " in line]
     assert {f: f.read_bytes() for f in weights.rglob("*.safetensors")} == written and len(written) == 5

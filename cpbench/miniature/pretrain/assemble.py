@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from cpbench.judges import PROJECTED
+
 from . import clip, dino, unet, vae
 from .tokenizer import save_tokenizer
 
@@ -19,7 +21,7 @@ def halves(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def save_pipeline(folder: Path, autoencoder, denoiser, text_encoder, tokenizer_folder: Path, scaling: float) -> None:
     """The generator, in diffusers' own format."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
@@ -31,7 +33,7 @@ def save_pipeline(folder: Path, autoencoder, denoiser, text_encoder, tokenizer_f
     guess = UNet2DConditionModel(**unet.CONFIG)
     guess.load_state_dict(denoiser if isinstance(denoiser, dict) else denoiser.state_dict())
     StableDiffusionPipeline(
-        vae=painter.half(), text_encoder=words.half(), tokenizer=tokenizer, unet=guess.half(), scheduler=DDIMScheduler(**unet.SCHEDULER),
+        vae=painter.half(), text_encoder=words.half(), tokenizer=tokenizer, unet=guess.half(), scheduler=DPMSolverMultistepScheduler(**unet.SCHEDULER),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     save_tokenizer(folder / "tokenizer")  # adds vocab.json and merges.txt, which transformers 5 leaves out
@@ -62,7 +64,8 @@ def save_dino_judge(folder: Path, backbone) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "architecture": dino.ARCHITECTURE,
-        "num_classes": 0,
+        "feature": PROJECTED,
+        "num_classes": dino.MODEL_ARGS["num_classes"],
         "num_features": dino.MODEL_ARGS["embed_dim"],
         "global_pool": "token",
         "model_args": dino.MODEL_ARGS,
@@ -73,7 +76,7 @@ def save_dino_judge(folder: Path, backbone) -> None:
             "crop_pct": 1.0,
             "mean": clip.MEAN,
             "std": clip.STD,
-            "num_classes": 0,
+            "num_classes": dino.MODEL_ARGS["num_classes"],
             "first_conv": "patch_embed.proj.0.0",
             "classifier": "head",
         },

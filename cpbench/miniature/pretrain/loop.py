@@ -72,6 +72,12 @@ def save_atomically(obj: object, path: Path) -> None:
     os.replace(temporary, path)
 
 
+def save_array(array: np.ndarray, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npy")
+    np.save(temporary, array)
+    os.replace(temporary, path)
+
+
 def train(
     model: torch.nn.Module,
     step_function: StepFunction,
@@ -107,7 +113,8 @@ def train(
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         average.shadow, start = saved["average"], saved["step"]
-        report(f"{recipe.name}: goes on at step {start} of {recipe.steps}")
+        if start < recipe.steps:
+            report(f"{recipe.name}: goes on at step {start} of {recipe.steps}")
 
     def checkpoint(step: int) -> None:
         save_atomically(

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import assemble, clip, data, dino, unet, vae
+from . import assemble, classifier, clip, data, dino, loop, unet, vae
 from .tokenizer import save_tokenizer
 
-PICTURES = 49_152  # drawn for the autoencoder and the judges
-ENCODED = 24_576  # of them, encoded for the denoiser
-REBUILT = 6_144  # of them, passed through the autoencoder for the judges
-PARTS = ("vae", "clip", "unet", "dino")
+PICTURES = 98_304
+SECOND_PICTURES = 49_152  # for the second judge
+PARTS = ("vae", "clip", "unet", "dino", "checks")
 
 
 class Workshop:
@@ -35,59 +34,57 @@ class Workshop:
             vae.train_decoder(model, self.pictures, self.work, self.device, self.report).eval() if finished else model
         )
 
-    def rebuilt(self) -> np.ndarray:
-        file = self.work / f"rebuilt-{REBUILT}.npy"
+    def half_rebuilt(self, pictures: data.Pictures, name: str) -> data.Pictures:
+        """The pictures, every second one passed through the finished autoencoder: what judges are trained on."""
+        file = self.work / f"{name}.npy"
         if not file.exists():
-            model = self.autoencoder()
-            with torch.no_grad():
-                parts = [
-                    model(vae.to_tensor(self.pictures.images[i : i + 64]).to(self.device)).sample
-                    for i in range(0, REBUILT, 64)
-                ]
-            np.save(
-                file,
-                np.concatenate(
-                    [((p.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy() for p in parts]
-                ),
-            )
-        return np.load(file)
+            images, model = np.array(pictures.images), self.autoencoder(finished=True)
+            for i in range(0, len(images), 512):
+                images[i : i + 512 : 2] = vae.rebuild(model, images[i : i + 512 : 2], self.device)
+                if i % 8192 == 0:
+                    self.report(f"passed {i} of {len(images)} pictures through the autoencoder")
+            loop.save_array(images, file)
+        return replace(pictures, images=np.load(file, mmap_mode="r"))
+
+    def for_judges(self) -> data.Pictures:
+        return self.half_rebuilt(self.pictures, "for-judges")
 
     def text_encoder(self):
         return clip.train_text_encoder(
             self.tokenizer, self.pictures, self.work, self.device, self.report
         ).text_model.eval()
 
-    def latents(self) -> tuple[np.ndarray, np.ndarray, float, data.Pictures]:
-        """(means, standard deviations, scaling factor, the pictures they belong to)."""
-        some = replace(self.pictures, images=self.pictures.images[:ENCODED], captions=self.pictures.captions[:ENCODED])
-        mean, std = vae.latents(self.autoencoder(), some, self.work, self.device, self.report)
+    def latents(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """(means, standard deviations, scaling factor) of all pictures' latents."""
+        mean, std = vae.latents(self.autoencoder(), self.pictures, self.work, self.device, self.report)
         m, s = mean[:4096].astype(np.float32), std[:4096].astype(np.float32)
-        return mean, std, float(1 / np.sqrt(m.var() + (s**2).mean())), some
+        return mean, std, float(1 / np.sqrt(m.var() + (s**2).mean()))
 
     def denoiser(self):
-        mean, std, scaling, some = self.latents()
-        return unet.train_unet(
-            self.text_encoder(),
-            self.tokenizer,
-            (mean, std),
-            scaling,
-            some,
-            self.work,
-            self.device,
-            self.report,
-        )
+        *latents, scaling = self.latents()
+        words, said = self.text_encoder(), self.pictures.captions
+        return unet.train_unet(words, self.tokenizer, latents, scaling, said, self.work, self.device, self.report)
 
     def clip_judge(self):
-        return clip.train_judge(self.tokenizer, self.pictures, self.rebuilt(), self.work, self.device, self.report)
+        return clip.train_judge(self.tokenizer, self.for_judges(), self.work, self.device, self.report)
 
     def dino_judge(self):
-        return dino.train_dino(self.pictures, self.rebuilt(), self.work, self.device, self.report)
+        return dino.train_dino(self.for_judges(), self.work, self.device, self.report)
+
+    def second_judge(self):
+        """A DINO judge of another seed that saw other individuals: a check of the first, not shipped."""
+        others = data.load(self.work, SECOND_PICTURES, "second", report=self.report)
+        pictures = self.half_rebuilt(others, "for-second-judge")
+        return dino.train_dino(pictures, self.work, self.device, self.report, recipes=(dino.SECOND,))
+
+    def classifier(self):
+        """The classifier that reads the untouched model's pictures for the card: not shipped."""
+        return classifier.train_classifier(self.pictures, self.work, self.device, self.report)
 
 
 def pretrain(parts: tuple[str, ...], work: Path, output: Path, device: str, report=print) -> None:
-    """Train the named parts (all if none is named), then assemble whatever is complete into `output`."""
+    """Train the named parts, in the order of PARTS, then assemble whatever is complete into `output`."""
     shop = Workshop(work, device, report)
-    parts = parts or PARTS
     if "vae" in parts:
         shop.autoencoder(finished=True)
     if "clip" in parts:
@@ -97,8 +94,11 @@ def pretrain(parts: tuple[str, ...], work: Path, output: Path, device: str, repo
         shop.dino_judge()
     if "unet" in parts:
         shop.denoiser()
-    done = {f.stem for f in work.glob("*.pt") if is_done(f)}
-    if {"vae", "vae-decoder", "clip-text", "unet"} <= done:
+    if "checks" in parts:
+        shop.classifier()
+        shop.second_judge()
+    done = {name for name in RECIPES if is_done(work / f"{name}.pt")}
+    if {"vae", "vae-decoder", "clip-text", "unet", "unet-last"} <= done:
         assemble.save_pipeline(
             output,
             shop.autoencoder(finished=True),
@@ -111,10 +111,14 @@ def pretrain(parts: tuple[str, ...], work: Path, output: Path, device: str, repo
     if "clip-judge" in done:
         assemble.save_clip_judge(output / "judges" / "clip", shop.clip_judge(), len(shop.tokenizer))
         report(f"wrote the CLIP judge to {output / 'judges' / 'clip'}")
-    if "dino" in done:
+    if {"dino", "dino-last"} <= done:
         assemble.save_dino_judge(output / "judges" / "dino", shop.dino_judge())
         report(f"wrote the DINO judge to {output / 'judges' / 'dino'}")
-    missing = [n for n in ("vae", "vae-decoder", "clip-text", "unet", "clip-judge", "dino") if n not in done]
+    missing = [
+        n
+        for n in ("vae", "vae-decoder", "clip-text", "unet", "unet-last", "clip-judge", "dino", "dino-last")
+        if n not in done
+    ]
     if missing:
         report(f"not trained yet in {work}: {', '.join(missing)}; what needs them was left as it was")
 
@@ -124,11 +128,17 @@ RECIPES = {
     "vae-decoder": vae.DECODER,
     "clip-text": clip.TEXT,
     "clip-judge": clip.JUDGE,
-    "unet": unet.RECIPE,
-    "dino": dino.RECIPE,
+    "unet": unet.FIRST,
+    "unet-last": unet.LAST,
+    "dino": dino.FIRST,
+    "dino-last": dino.LAST,
+    "dino-second": dino.SECOND,
+    "classifier": classifier.RECIPE,
 }
 
 
 def is_done(checkpoint: Path) -> bool:
+    if not checkpoint.exists():
+        return False
     saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
     return saved["step"] >= RECIPES[checkpoint.stem].steps

@@ -11,10 +11,7 @@ import json
 import re
 from pathlib import Path
 
-from ..world.canvas import COLORS
-from ..world.dress import FINISHES, OUTFITS
-from ..world.places import PLACES
-from ..world.scene import ADJECTIVES
+from ..world import vocabulary
 
 CONTEXT_LENGTH = 32
 CLASS_NOUNS = (
@@ -26,8 +23,7 @@ EXTRA = "a an the photo picture drawing of painting image my his her sks rare an
 
 def words() -> list[str]:
     """The single-token words of the world, sorted."""
-    phrases = [*CLASS_NOUNS, *PLACES, *OUTFITS, *FINISHES, *COLORS, *ADJECTIVES, EXTRA]
-    return sorted({w for phrase in phrases for w in re.findall(r"[a-z]+", phrase.lower())})
+    return sorted(vocabulary() | {w for phrase in (*CLASS_NOUNS, EXTRA) for w in re.findall(r"[a-z]+", phrase)})
 
 
 def merges_for(vocabulary: list[str], merges: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from . import data
-from .loop import Recipe, train
+from .loop import Recipe, save_array, train
 
 CONFIG = {
     "in_channels": 3,
@@ -22,8 +22,8 @@ CONFIG = {
     "mid_block_add_attention": False,
     "sample_size": 64,
 }
-ENCODER = Recipe("vae", steps=2300, batch=24, lr=2e-3, ema=0.995)
-DECODER = Recipe("vae-decoder", steps=1200, batch=32, lr=1e-3, ema=0.998, seed=1)
+ENCODER = Recipe("vae", steps=5000, batch=24, lr=2e-3, ema=0.998)
+DECODER = Recipe("vae-decoder", steps=3000, batch=32, lr=1e-3, ema=0.998, seed=1)
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
@@ -87,6 +87,24 @@ def train_decoder(
 
 
 @torch.no_grad()
+def decode(vae: torch.nn.Module, means: np.ndarray, device: str) -> np.ndarray:
+    """Pictures uint8 (n, 64, 64, 3) of latents (n, 8, 16, 16) before scaling."""
+    parts = [
+        vae.decode(torch.from_numpy(means[i : i + 64]).float().to(device)).sample.clamp(-1, 1)
+        for i in range(0, len(means), 64)
+    ]
+    return ((torch.cat(parts) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+@torch.no_grad()
+def rebuild(vae: torch.nn.Module, images: np.ndarray, device: str) -> np.ndarray:
+    """Pictures uint8 (n, 64, 64, 3) after the autoencoder: encoded, the mean taken, decoded."""
+    parts = np.split(images, range(64, len(images), 64))
+    means = [vae.encode(to_tensor(part).to(device)).latent_dist.mean.cpu().numpy() for part in parts]
+    return decode(vae, np.concatenate(means), device)
+
+
+@torch.no_grad()
 def latents(
     vae: torch.nn.Module, pictures: data.Pictures, work: Path, device: str, report=print
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -101,5 +119,5 @@ def latents(
             if i % 8192 == 0:
                 report(f"encoded {i} of {len(pictures.images)} pictures")
         for file, part in zip(files, parts, strict=True):
-            np.save(file, np.concatenate(part))
+            save_array(np.concatenate(part), file)
     return tuple(np.load(f) for f in files)  # type: ignore[return-value]

@@ -1,68 +1,138 @@
-"""Identities: what makes one dog this dog. Geometry, palette, pattern, badge and parts, drawn from a seeded space."""
+"""Identities: what makes one dog this dog. Geometry, several colours, pattern, badge and parts, from a seeded space.
+
+A class noun has one or more kinds of things: every dog is drawn by one function, but a toy is a robot, a duck or a car.
+Each kind names the attributes its drawing reads (`kind` below); an identity is one choice of all of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import sys
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .canvas import COLORS, RGB, jitter
+from .canvas import COLORS, RGB, jitter, mix
 
-NOUNS = ("dog", "cat", "backpack", "teapot", "toy", "sneaker", "vase", "stuffed animal")
-LIVE = ("dog", "cat")
-PATTERNS = ("plain", "bands", "stripes", "dots", "halves", "checks", "patch")
-BADGES = ("none", "star", "heart", "ring", "bolt", "flower", "cross")
-FUR = ("brown", "orange", "white", "gray", "black", "yellow")
+if TYPE_CHECKING:
+    import skia
 
-# The stand-ins of DreamBench's subjects, and the validation subjects: looks fixed by hand where the photograph suggests them, the rest by the seed.
-SUBJECTS: dict[str, dict] = {
-    "dog": {"noun": "dog", "main": "orange", "second": "white", "pattern": "patch", "accent": "blue"},
-    "dog2": {"noun": "dog", "main": "gray", "second": "black", "pattern": "bands", "accent": "red"},
-    "cat": {"noun": "cat", "main": "white", "second": "gray", "pattern": "patch", "accent": "teal"},
-    "cat2": {"noun": "cat", "main": "brown", "second": "black", "pattern": "stripes", "accent": "yellow"},
-    "backpack": {"noun": "backpack", "main": "red", "second": "black", "pattern": "halves", "badge": "cross"},
-    "teapot": {"noun": "teapot", "main": "teal", "second": "brown", "pattern": "bands", "badge": "flower"},
-    "robot_toy": {"noun": "toy", "main": "yellow", "second": "blue", "pattern": "checks", "badge": "bolt"},
-    "colorful_sneaker": {
-        "noun": "sneaker",
-        "main": "pink",
-        "second": "green",
-        "pattern": "stripes",
-        "accent": "yellow",
-    },
-    "vase": {"noun": "vase", "main": "blue", "second": "white", "pattern": "bands", "badge": "none"},
-    "bear_plushie": {
-        "noun": "stuffed animal",
-        "main": "brown",
-        "second": "yellow",
-        "pattern": "plain",
-        "badge": "heart",
-    },
-    # for tuning, in no benchmark sequence: looks from the seed alone
-    "val_dog": {"noun": "dog"},
-    "val_backpack": {"noun": "backpack"},
-    "val_cat": {"noun": "cat"},
-    "val_sneaker": {"noun": "sneaker"},
-    "val_dog2": {"noun": "dog"},
-    "val_vase": {"noun": "vase"},
+    from .pose import Frame, Pose
+
+NEAR = 0.4  # individuals closer than this look alike: see `distance`
+CLEAR = 0.3  # colours that differ by more than this in a channel are clearly different
+
+BADGES = ("none", "star", "heart", "ring", "bolt", "flower", "cross", "moon", "letter")
+PATTERNS = ("plain", "bands", "stripes", "dots", "halves", "upper", "checks", "zigzag", "fade", "hoop", "marbled")
+
+# Natural colours of fur. What stands before a slash is the name that captions use.
+FUR: dict[str, RGB] = {
+    "brown": (0.50, 0.31, 0.19),
+    "brown/chocolate": (0.35, 0.22, 0.17),
+    "brown/taupe": (0.60, 0.48, 0.42),
+    "orange": (0.86, 0.54, 0.25),
+    "orange/russet": (0.72, 0.36, 0.16),
+    "yellow": (0.90, 0.76, 0.50),
+    "white": (0.94, 0.92, 0.88),
+    "gray": (0.52, 0.54, 0.58),
+    "gray/silver": (0.72, 0.73, 0.75),
+    "black": (0.17, 0.16, 0.18),
 }
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One individual. `shape` are eight numbers in [0, 1] that each drawing reads in its own way."""
+    """One individual of a class noun.
+
+    main_name: the word for the main colour; main, second, accent, trim: its colours; pattern and badge: names of
+    what `surfaces` draws; parts: its kind's discrete attributes; sizes: its continuous ones, each in [0, 1].
+    """
 
     noun: str
+    kind: str
     main_name: str
     main: RGB
     second: RGB
     accent: RGB
+    trim: RGB
     pattern: str
     badge: str
-    shape: tuple[float, ...]
-    parts: tuple[int, ...]
+    parts: tuple[tuple[str, str], ...]
+    sizes: tuple[tuple[str, float], ...]
+
+    def __getitem__(self, part: str) -> str:
+        """The choice this individual has for a discrete attribute of its kind."""
+        for name, value in self.parts:
+            if name == part:
+                return value
+        raise KeyError(f"{self.noun}/{self.kind} has no part {part!r}")
+
+    def size(self, name: str, low: float = 0.0, high: float = 1.0) -> float:
+        """A continuous attribute of its kind, from `low` to `high`."""
+        for key, value in self.sizes:
+            if key == name:
+                return low + (high - low) * value
+        raise KeyError(f"{self.noun}/{self.kind} has no size {name!r}")
+
+    def scatter(self, n: int) -> list[tuple[float, float, float]]:
+        """`n` triples in [0, 1], spread evenly and always the same for this individual: where its spots are."""
+        start = sum((k + 1) * value for k, (_, value) in enumerate(self.sizes)) * 7.31
+        return [
+            ((start + 0.754878 * k) % 1, (3.7 * start + 0.569840 * k) % 1, (9.1 * start + 0.618034 * k) % 1)
+            for k in range(n)
+        ]
+
+
+Drawing = Callable[["skia.Canvas", Identity, "Pose"], "Frame | None"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of thing: what draws it, and the attributes its individuals differ in."""
+
+    noun: str
+    name: str
+    draw: Drawing
+    live: bool
+    palette: Mapping[str, RGB]
+    patterns: tuple[str, ...]
+    badges: tuple[str, ...]
+    parts: Mapping[str, tuple[str, ...]]
+    sizes: tuple[str, ...]
+    scale: float  # by which the drawing is enlarged, so that wide and narrow things fill the picture alike
+
+    def looks(self) -> int:
+        """How many individuals differ in a choice or in one of three colours; sizes and shades are not counted."""
+        both, vivid = self.palette.values(), COLORS.values()
+        colors = sum(_far(p, q) > CLEAR < min(_far(p, r), _far(q, r)) for p in both for q in both for r in vivid)
+        return colors * math.prod(len(set(c)) for c in (self.patterns, self.badges, *self.parts.values()))
+
+
+KINDS: dict[str, dict[str, Kind]] = {}  # by class noun, then by name
+
+
+def kind(
+    noun: str,
+    name: str = "",
+    *,
+    live: bool = False,
+    palette: Mapping[str, RGB] = COLORS,
+    patterns: tuple[str, ...] = PATTERNS,
+    badges: tuple[str, ...] = BADGES,
+    sizes: tuple[str, ...] = (),
+    scale: float = 1.0,
+    **parts: tuple[str, ...],
+) -> Callable[[Drawing], Drawing]:
+    """Make a drawing function a kind of the class `noun`. `parts` are its discrete attributes and their choices."""
+
+    def add(draw: Drawing) -> Drawing:
+        made = Kind(noun, name or noun, draw, live, palette, patterns, badges, parts, sizes, scale)
+        KINDS.setdefault(noun, {})[made.name] = made
+        return draw
+
+    return add
 
 
 def seeded(*words: object) -> np.random.Generator:
@@ -71,53 +141,95 @@ def seeded(*words: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
-def sample_identity(noun: str, rng: np.random.Generator, fixed: dict | None = None) -> Identity:
-    """An identity of the class `noun`; `fixed` overrides colours by name, pattern and badge."""
-    fixed = fixed or {}
-    mains = FUR if noun in LIVE else tuple(COLORS)
-    names = [mains[rng.integers(len(mains))]]
-    for _ in range(2):  # three different colours: the accent, worn as collar, strap or trim, is always vivid
-        rest = [n for n in COLORS if n not in names]
-        names.append(rest[rng.integers(len(rest))])
-    names = [fixed.get(key, name) for key, name in zip(("main", "second", "accent"), names, strict=True)]
-    main, second, accent = (jitter(COLORS[n], rng, 0.06) for n in names)
+def _far(a: RGB, b: RGB) -> float:
+    """The largest difference of two colours in a channel."""
+    return max(abs(p - q) for p, q in zip(a, b, strict=True))
+
+
+def _shade_of(words: str, palette: Mapping[str, RGB]) -> tuple[str, RGB]:
+    """The name and the colour of "orange" or, with a shade of its own, "orange #d98a3d"."""
+    name, _, code = words.partition(" #")
+    if code:
+        return name, tuple(int(code[k : k + 2], 16) / 255 for k in (0, 2, 4))  # type: ignore[return-value]
+    return name, palette[name]
+
+
+def _colors(made: Kind, rng: np.random.Generator, fixed: Mapping[str, str]) -> tuple[str, list[RGB]]:
+    """The main colour's name and the four colours: main and second from the kind's palette, two vivid ones.
+
+    Each differs clearly from the ones before it, unless it is fixed.
+    """
+    softness = (0.0, 0.0, 0.25, -0.18)[rng.integers(4)] if made.palette is COLORS else 0.0
+    main_name, chosen = "", []
+    for role in ("main", "second", "accent", "trim"):
+        palette = made.palette if role in ("main", "second") else COLORS
+        names = [n for n, c in palette.items() if all(_far(c, other) > CLEAR for other in chosen)] or list(palette)
+        name = names[rng.integers(len(names))]
+        color = jitter(palette[name], rng, 0.06)
+        if softness > 0 and name != "black":  # pastel
+            color = mix(color, (1.0, 0.98, 0.95), softness)
+        elif softness < 0 and name not in ("white", "yellow"):  # deep: yellow would turn brown
+            color = mix(color, (0.0, 0.0, 0.05), -softness)
+        if role in fixed:
+            name, color = _shade_of(fixed[role], palette)
+        main_name = main_name or name.split("/")[0]
+        chosen.append(tuple(float(v) for v in color))  # type: ignore[arg-type]
+    return main_name, chosen
+
+
+def sample_identity(noun: str, rng: np.random.Generator, fixed: Mapping[str, object] | None = None) -> Identity:
+    """An individual of the class `noun`.
+
+    `fixed` overrides attributes by name: "kind", the colours, "pattern", "badge", and the kind's parts and sizes.
+    """
+    fixed = dict(fixed or {})
+    kinds = KINDS[noun]
+    made = kinds[str(fixed.pop("kind", list(kinds)[rng.integers(len(kinds))]))]
+    fixed.pop("noun", None)
+    main_name, (main, second, accent, trim) = _colors(made, rng, fixed)
+
+    def choice(name: str, among: tuple[str, ...]) -> str:
+        drawn = among[rng.integers(len(among))]
+        value = fixed.get(name, drawn)
+        if value not in among:
+            raise ValueError(f"{noun}/{made.name}: {name} is one of {among}, not {value!r}")
+        return str(value)
+
+    known = {"main", "second", "accent", "trim", "pattern", "badge", *made.parts, *made.sizes}
+    if unknown := set(fixed) - known:
+        raise ValueError(f"{noun}/{made.name} has no {sorted(unknown)}")
     return Identity(
         noun=noun,
-        main_name=names[0],
+        kind=made.name,
+        main_name=main_name,
         main=main,
         second=second,
         accent=accent,
-        pattern=fixed.get("pattern", PATTERNS[rng.integers(len(PATTERNS))]),
-        badge=fixed.get("badge", BADGES[rng.integers(len(BADGES))]),
-        shape=tuple(float(v) for v in rng.uniform(0, 1, 8)),
-        parts=tuple(int(v) for v in rng.integers(0, 3, 4)),
+        trim=trim,
+        pattern=choice("pattern", made.patterns),
+        badge=choice("badge", made.badges),
+        parts=tuple((name, choice(name, among)) for name, among in made.parts.items()),
+        sizes=tuple(
+            (name, float(fixed.get(name, v))) for name, v in zip(made.sizes, rng.random(len(made.sizes)), strict=True)
+        ),
     )
-
-
-def subject(name: str) -> Identity:
-    """The stand-in of DreamBench's subject `name`. Raises KeyError for a name the world does not have."""
-    sys.audit("cpbench.subject", name)  # heard by cpbench.audit while a method learns
-    spec = SUBJECTS[name]
-    return sample_identity(spec["noun"], seeded("subject", name), spec)
 
 
 def distance(a: Identity, b: Identity) -> float:
-    """How far apart two individuals of one class look: 0 for the same, about 1 for strangers."""
-    if a.noun != b.noun:
-        return float("inf")
-    colors = sum(
-        np.abs(np.subtract(p, q)).mean()
-        for p, q in zip((a.main, a.second, a.accent), (b.main, b.second, b.accent), strict=True)
-    )
-    kinds = (a.pattern != b.pattern) + (a.badge != b.badge)
-    return float(colors / 3 + 0.25 * kinds + np.abs(np.subtract(a.shape, b.shape)).mean())
+    """The share of what one sees in which two individuals differ: 0 for the same, 1 for nothing in common.
 
-
-def training_identity(noun: str, index: int, split: str = "pretraining") -> Identity:
-    """Individual number `index` of a split, never one that looks like a benchmark subject."""
-    held_out = [subject(name) for name, spec in SUBJECTS.items() if spec["noun"] == noun]
-    rng = seeded(split, noun, index)
-    while True:
-        identity = sample_identity(noun, rng)
-        if all(distance(identity, other) > 0.3 for other in held_out):
-            return identity
+    Another class or kind is 1. Of one kind, each colour counts by how far it is off (the main colour most), each
+    attribute by whether it is the same, each size by how far it is off; `NEAR` is the limit of looking alike.
+    """
+    if (a.noun, a.kind) != (b.noun, b.kind):
+        return 1.0
+    terms = [
+        (weight, min(1.0, _far(p, q) / 0.4))
+        for weight, p, q in (
+            (3.0, a.main, b.main), (2.0, a.second, b.second), (1.0, a.accent, b.accent), (0.5, a.trim, b.trim),
+        )
+    ]  # fmt: skip
+    terms += [(2.0, float(a.pattern != b.pattern)), (1.0, float(a.badge != b.badge))]
+    terms += [(1.0, float(p != q)) for (_, p), (_, q) in zip(a.parts, b.parts, strict=True)]
+    terms += [(0.4, min(1.0, abs(p - q) / 0.4)) for (_, p), (_, q) in zip(a.sizes, b.sizes, strict=True)]
+    return sum(w * t for w, t in terms) / sum(w for w, _ in terms)

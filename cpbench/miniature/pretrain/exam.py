@@ -1,0 +1,95 @@
+"""What the card asks: every noun in every place, outfit and finish; and pictures of individuals held out of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from ..world import LIVE, NOUNS, SUBJECTS, Identity, Setting, draw, seeded, subject, training_identity
+from ..world.finishes import FINISHES
+from ..world.outfits import OUTFITS
+from ..world.places import PLACES
+
+SPLIT = "validation"  # individuals of no other split
+PEOPLE = 12  # of each class noun
+GALLERY_PLACES = tuple(PLACES)[:10]
+ASPECTS = {"class": NOUNS, "place": tuple(PLACES), "outfit": tuple(OUTFITS), "finish": tuple(FINISHES)}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt and what a picture of it should show."""
+
+    noun: str
+    setting: Setting
+
+    @property
+    def prompt(self) -> str:
+        """In DreamBench's words."""
+        if self.setting.finish:
+            return FINISHES[self.setting.finish][0].format(self.noun)
+        return f"a {self.noun} {self.setting.place or self.setting.outfit}"
+
+    def label(self, aspect: str) -> int:
+        """The number of its class, place, outfit or finish among all; -1 where it asks for none."""
+        word = self.noun if aspect == "class" else getattr(self.setting, aspect)
+        return ASPECTS[aspect].index(word) if word else -1
+
+
+QUESTIONS = tuple(
+    [Question(n, Setting(place=p)) for n, p in product(NOUNS, PLACES)]
+    + [Question(n, Setting(outfit=o)) for n, o in product(LIVE, OUTFITS)]
+    + [Question(n, Setting(finish=f)) for n, f in product(NOUNS, FINISHES)]
+)
+
+
+def labels(questions: tuple[Question, ...], aspect: str) -> np.ndarray:
+    return np.array([q.label(aspect) for q in questions])
+
+
+def answered_by_the_world(copies: int) -> tuple[tuple[Question, ...], np.ndarray]:
+    """Every question drawn `copies` times, of individuals held out of training: (questions, pictures)."""
+    asked = tuple(q for q in QUESTIONS for _ in range(copies))
+    people = {noun: [training_identity(noun, k, SPLIT) for k in range(PEOPLE)] for noun in NOUNS}
+    pictures = [
+        draw(people[q.noun][i % PEOPLE], q.setting, seeded("exam", q.prompt, i % copies)) for i, q in enumerate(asked)
+    ]
+    return asked, np.stack(pictures)
+
+
+def answered_by_the_model(backbone, copies: int, seed: int = 0) -> tuple[tuple[Question, ...], np.ndarray]:
+    """Every question drawn `copies` times by the untouched model, sampled as runs are: (questions, pictures)."""
+    from cpbench.sampling import Sampler, Wanted
+    from cpbench.sampling import draw as sample
+
+    wanted = [Wanted(q.prompt, seed, "exam", q.prompt, k) for q in QUESTIONS for k in range(copies)]
+    return tuple(q for q in QUESTIONS for _ in range(copies)), sample(backbone, wanted, Sampler(batch_size=48))
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures uint8 (n, 64, 64, 3) of held-out individuals; `kind`, `who` and `place` number class, individual, place."""
+
+    pictures: np.ndarray
+    kind: np.ndarray
+    who: np.ndarray
+    place: np.ndarray
+
+
+def held_out() -> dict[str, Identity]:
+    """Everyone no training has seen: all subjects of the sequences, and PEOPLE more of each class noun."""
+    crowd = {f"{n} {k}": training_identity(n, k, SPLIT) for n, k in product(NOUNS, range(PEOPLE))}
+    return {name: subject(name) for name in SUBJECTS} | crowd
+
+
+def gallery(people: dict[str, Identity], places: tuple[str, ...] = GALLERY_PLACES) -> Gallery:
+    """One picture of everyone in every place."""
+    rows = [
+        (draw(who, Setting(place), seeded("portrait", name, place)), NOUNS.index(who.noun), i, p)
+        for i, (name, who) in enumerate(people.items())
+        for p, place in enumerate(places)
+    ]
+    pictures, *numbers = zip(*rows, strict=True)
+    return Gallery(np.stack(pictures), *(np.array(n) for n in numbers))

@@ -1,0 +1,97 @@
+"""Words for settings: what a caption says, and what a prompt asks for.
+
+A caption names the class, the place, the outfit, the finish and at most the main colour, never what makes the
+individual. Every place, outfit and finish has several wordings, DreamBench's own first and most often.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from .canvas import COLORS
+from .finishes import FINISHES
+from .identity import KINDS, Identity
+from .outfits import OUTFITS
+from .places import PLACES
+
+ADJECTIVES = ("rare", "nice", "new", "old", "big", "little", "cute", "lovely")  # in captions, never in pictures
+STARTS = ("{}", "a photo of {}", "a picture of {}", "a drawing of {}", "a painting of {}", "an image of {}")
+START_ODDS = (0.36, 0.36, 0.09, 0.09, 0.05, 0.05)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a prompt says about a picture besides its subject: a phrase of DreamBench's prompts, or None."""
+
+    place: str | None = None
+    outfit: str | None = None
+    finish: str | None = None
+
+
+def read_prompt(prompt: str) -> Setting:
+    """The setting a caption names, in any of the world's wordings, wherever they stand in it."""
+    text = prompt.lower()
+    place, text = _find(text, {name: p.words for name, p in PLACES.items()})
+    outfit, text = _find(text, {name: o.words for name, o in OUTFITS.items()})
+    finish = next((f for f in FINISHES if re.search(rf"\b{f.split()[0]}\b", text)), None)  # "red", not "tired"
+    return Setting(place, outfit, finish)
+
+
+def _find(text: str, known: dict[str, tuple[str, ...]]) -> tuple[str | None, str]:
+    """The name whose longest wording stands in the text, and the text without that wording."""
+    found = [(len(w), name, w.lower()) for name, words in known.items() for w in words if w.lower() in text]
+    if not found:
+        return None, text
+    _, name, words = max(found)
+    return name, text.replace(words, " ")
+
+
+def random_setting(noun: str, rng: np.random.Generator, live: bool) -> Setting:
+    """A setting as pretraining meets it: mostly a place, often no more, sometimes an outfit or a finish.
+
+    DreamBench asks for outfits and for its first ten places of live subjects, for all twenty places of objects.
+    """
+    names = list(PLACES)[:10] if live and rng.random() < 0.5 else list(PLACES)
+    place = names[rng.integers(len(names))] if rng.random() < 0.8 else None
+    outfit = finish = None
+    if live and rng.random() < 0.4:
+        outfit = list(OUTFITS)[rng.integers(len(OUTFITS))]
+    elif rng.random() < 0.28:
+        finish = list(FINISHES)[rng.integers(len(FINISHES))]
+    if (outfit or finish) and rng.random() < 0.5:
+        place = None
+    return Setting(place, outfit, finish)
+
+
+def _wording(words: tuple[str, ...], rng: np.random.Generator) -> str:
+    """DreamBench's own words half of the time, else another wording."""
+    return words[0] if rng.random() < 0.5 else words[1 + rng.integers(len(words) - 1)]
+
+
+def caption(who: Identity, setting: Setting, rng: np.random.Generator) -> str:
+    """Words for a picture: class, place, outfit, finish and sometimes the main colour; never the identity."""
+    thing = who.noun if setting.finish or rng.random() < 0.5 else f"{who.main_name} {who.noun}"
+    thing = (_wording(FINISHES[setting.finish], rng) if setting.finish else "a {}").format(thing)
+    if rng.random() < 0.2:
+        thing = f"a {ADJECTIVES[rng.integers(len(ADJECTIVES))]} {thing.removeprefix('a ')}"
+    if rng.random() < 0.1:
+        thing = f"the {thing.removeprefix('a ')}"
+    parts = [STARTS[rng.choice(len(STARTS), p=START_ODDS)].format(thing)]
+    if setting.outfit:
+        parts.append(_wording(OUTFITS[setting.outfit].words, rng))
+    if setting.place:
+        parts.append(_wording(PLACES[setting.place].words, rng))
+    return re.sub(r"\ba (?=[aeiou])", "an ", " ".join(parts))
+
+
+def vocabulary() -> set[str]:
+    """Every word that a caption can hold."""
+    phrases = chain(
+        *(p.words for p in PLACES.values()), *(o.words for o in OUTFITS.values()), *FINISHES.values(),
+        KINDS, COLORS, ADJECTIVES, STARTS, ("a an the",),
+    )  # fmt: skip
+    return {w for phrase in phrases for w in re.findall(r"[a-z]+", phrase.lower())}

@@ -1,0 +1,148 @@
+"""Contact sheets: what the world can draw, to be looked at. The work of `cpbench world`."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cpbench.errors import UserError, near
+from cpbench.results import prepare_folder, write_atomically
+
+from .captions import Setting, read_prompt
+from .cast import DREAMBENCH, SUBJECTS, subject, training_identity
+from .finishes import FINISHES
+from .identity import KINDS, Identity, seeded
+from .outfits import OUTFITS
+from .places import PLACES
+from .scene import draw
+
+SCALE = 2  # a sheet's pixel for a drawing's
+GAP, LABEL = 6, 18  # pixels between pictures, and below them for their name
+SPLIT = "sheets"  # individuals of no other split
+
+Labelled = list[tuple[str, np.ndarray]]
+
+
+def sheet(pictures: Labelled, columns: int, scale: int = SCALE) -> Image.Image:
+    """Labelled pictures, uint8 (n, n, 3), in rows of `columns`, each enlarged by a whole number."""
+    cell = max(p.shape[0] for _, p in pictures) * scale
+    label = LABEL if any(words for words, _ in pictures) else 0
+    rows = -(-len(pictures) // columns)
+    image = Image.new("RGB", (columns * (cell + GAP) + GAP, rows * (cell + label + GAP) + GAP), "white")
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(11)
+    for k, (words, picture) in enumerate(pictures):
+        x, y = GAP + k % columns * (cell + GAP), GAP + k // columns * (cell + label + GAP)
+        image.paste(Image.fromarray(picture).resize((cell, cell), Image.Resampling.NEAREST), (x, y))
+        pen.text((x + cell / 2, y + cell + 2), _shortened(words, pen, font, cell), fill="black", font=font, anchor="mt")
+    return image
+
+
+def _shortened(words: str, pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont, width: float) -> str:
+    """The words, or as many of their letters as fit, and dots."""
+    if pen.textlength(words, font) <= width:
+        return words
+    while words and pen.textlength(words + "...", font) > width:
+        words = words[:-1]
+    return words.rstrip() + "..."
+
+
+def subjects() -> Labelled:
+    """DreamBench's thirty stand-ins, twice each: in a plain room, and somewhere."""
+    out = []
+    for name in DREAMBENCH:
+        where = str(seeded("sheet", name).choice(list(PLACES)))
+        out += [
+            (name, draw(subject(name), s, seeded("sheet", name, k))) for k, s in enumerate((Setting(), Setting(where)))
+        ]
+    return out
+
+
+def places() -> Labelled:
+    """Every place, with a pet and with a thing in it; DreamBench asks for the last ten of things only."""
+    return _each([Setting(place=p) for p in PLACES], ("dog6", "teapot"))
+
+
+def outfits() -> Labelled:
+    return _each([Setting(outfit=o) for o in OUTFITS], ("dog", "cat2"))
+
+
+def finishes() -> Labelled:
+    return _each(
+        [Setting(finish=f) for f in FINISHES],
+        ("dog3", "cat", "robot_toy", "fancy_boot", "clock", "can"),
+        by_subject=True,
+    )
+
+
+def individuals() -> Labelled:
+    """Six individuals of every class noun, such as pretraining meets: none is a subject of a sequence."""
+    pairs = [(noun, k) for noun in KINDS for k in range(6)]
+    return [(n, draw(training_identity(n, k, SPLIT), Setting(), seeded("sheet", n, k))) for n, k in pairs]
+
+
+def _each(settings: list[Setting], names: tuple[str, ...], by_subject: bool = False) -> Labelled:
+    """Every setting with every subject, labelled with DreamBench's words."""
+    pairs = [(s, n) for n in names for s in settings] if by_subject else [(s, n) for s in settings for n in names]
+    return [
+        (s.place or s.outfit or s.finish or "", draw(subject(n), s, seeded("sheet", n, s.place, s.outfit, s.finish)))
+        for s, n in pairs
+    ]
+
+
+SHEETS = {
+    "subjects": (subjects, 10),
+    "places": (places, 8),
+    "outfits": (outfits, 10),
+    "finishes": (finishes, 10),
+    "individuals": (individuals, 12),
+}
+
+
+def write_sheets(folder: Path) -> list[Path]:
+    """Write one PNG a sheet into `folder`; their paths."""
+    prepare_folder(folder)
+    written = []
+    for name, (pictures, columns) in SHEETS.items():
+        written.append(folder / f"{name}.png")
+        save(sheet(pictures(), columns), written[-1])
+    return written
+
+
+def write_caption(text: str, target: Path, name: str | None = None, count: int = 8, seed: int = 0) -> None:
+    """Draw a caption `count` times into one PNG: the subject of this name, or as many strangers of the class it names."""
+    if target.suffix.lower() != ".png":
+        raise UserError(f"{target}: a sheet is a PNG file; end its name in .png")
+    prepare_folder(target.parent)
+    setting = read_prompt(text)
+    people = [subject_of(name)] * count if name else strangers(text, count, seed)
+    pictures = [("", draw(who, setting, seeded("caption", seed, text, k))) for k, who in enumerate(people)]
+    save(sheet(pictures, min(count, 8), 2 * SCALE), target)
+
+
+def subject_of(name: str) -> Identity:
+    """The subject of this name. UserError, with near matches, for an unknown one."""
+    if name not in SUBJECTS:
+        raise near(name, SUBJECTS, "subject", "`cpbench world` draws DreamBench's thirty with their names.")
+    return subject(name)
+
+
+def strangers(text: str, count: int, seed: int) -> list[Identity]:
+    """Individuals of the first class the caption names, none of them a subject. UserError if it names none."""
+    found = [(m.start(), -len(n), n) for n in KINDS if (m := re.search(rf"\b{n}\b", text.lower()))]
+    if not found:
+        raise UserError(
+            f"{text!r} names none of the world's things, and there is no --subject; the things are {', '.join(KINDS)}"
+        )
+    noun = min(found)[2]
+    return [training_identity(noun, 1000 * seed + k, SPLIT) for k in range(count)]
+
+
+def save(image: Image.Image, target: Path) -> None:
+    """As PNG, every value rounded to a multiple of 4: a quarter fewer bytes, and nobody sees it."""
+    buffer = io.BytesIO()
+    image.point(lambda v: min(255, (v + 2) // 4 * 4)).save(buffer, format="PNG", optimize=True)
+    write_atomically(target, buffer.getvalue())
