@@ -9,7 +9,8 @@ arXiv 2304.06027). For W the K and V projections of every cross-attention layer,
 
 L_forget is summed over elements, not averaged: lambda means nothing else. A_t, B_t and the embedding of one new word
 are trained, all else is frozen. From the paper: the layers, Eq. 1-3, the word's random start, and that the class noun
-is dropped ("a photo of V*"; around V* stand the harness's own templates, as for the other methods). Its rank (16), rates and lambda (1e6 to 1e8 on Stable Diffusion) are known at second hand.
+is dropped ("a photo of V*"; around V* stand the harness's own templates, as for the other methods). Its rank (16), rates
+and lambda (1e6 to 1e8 on Stable Diffusion) are known at second hand.
 Our reading: A_t, B_t start as LoRA usually does (A random, B zero), and the random word has the mean and spread of
 the vocabulary. `keep_noun` puts the noun back. No pictures of the class are generated for regularisation.
 

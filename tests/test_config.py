@@ -272,15 +272,16 @@ def test_options_unlike_the_defaults_or_the_preset_are_the_changed_ones() -> Non
     assert config.changed("mine.py", "miniature", Needs(folder="x")) == {"folder": "x"}  # it has no default
     other = Needs(folder="x", words=["a"], rate=1)
     assert config.changed("mine.py", "miniature", other) == {"folder": "x", "words": ["a"]}
+    presets = yaml.safe_load((Path(__file__).parents[1] / "baselines" / "presets" / "miniature.yaml").read_text())
     for method in config.built_in_methods():
         _, _, options = config.resolve({"method": method, "sequence": "quick3"})
         assert config.changed(method, "miniature", options) == {}, method
     _, _, options = config.resolve({"method": "dcscore", "sequence": "quick3"}, None, ("variant=ewc",))
     assert config.changed("dcscore", "miniature", options) == {"variant": "ewc"}  # its rates come from a preset as well
-    assert options.ewc_weight == 1e-3
+    assert options.ewc_weight == presets["dcscore variant=ewc"]["ewc_weight"] != presets["dcscore"]["ewc_weight"]
     _, _, options = config.resolve({"method": "dcscore", "sequence": "quick3"}, None, ("variant=ewc", "ewc_weight=3.0"))
     assert options.ewc_weight == 3
     _, _, options = config.resolve({"method": "clora", "sequence": "quick3"}, None, ("keep_noun=true", "rank=3"))
     assert config.changed("clora", "miniature", options) == {"keep_noun": True, "rank": 3}
-    assert options.forgetting_weight == 1e4
+    assert options.forgetting_weight == float(presets["clora keep_noun=true"]["forgetting_weight"])
     assert set(config.changed("clora", "some/folder", options)) >= {"steps", "forgetting_weight"}  # no preset there
