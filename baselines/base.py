@@ -16,3 +16,6 @@ class Base(Method):
 
     def phrase(self, concept, class_noun, state):
         return class_noun
+
+    def lora(self, state, concepts):
+        return {}

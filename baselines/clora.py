@@ -100,3 +100,8 @@ class CLora(Method):
     def phrase(self, concept, class_noun, state):
         word = token_of(concept, state)
         return f"{word} {class_noun}" if self.options.keep_noun else word
+
+    def lora(self, state, concepts):
+        """sum_t A_t B_t as one product: the factors of all tasks side by side."""
+        factors = [state.part(f"adapter/{concept}") for concept in state.concepts]
+        return {k: torch.cat([f[k] for f in factors], 0 if k.endswith("lora_A") else 1) for k in factors[0]}

@@ -159,3 +159,6 @@ class DCScore(Method):
 
     def phrase(self, concept, class_noun, state):
         return f"{token_of(concept, state)} {class_noun}"
+
+    def lora(self, state, concepts):
+        return state.part(f"adapter/{state.concepts[-1]}")

@@ -30,12 +30,15 @@ class Isolated(Method):
         return after
 
     def install(self, backbone, state, concepts):
-        if len(concepts) > 1:
-            raise NotDefined("isolated has one LoRA a concept and no way to use two at once")
+        values, o = self.lora(state, concepts), self.options
         for concept in concepts:
             backbone.add_token(token_of(concept, state), state.tensors[f"token/{concept}"])
-            o = self.options
-            backbone.add_lora(o.rank, o.target_modules, values=state.part(f"adapter/{concept}"))
+            backbone.add_lora(o.rank, o.target_modules, values=values)
 
     def phrase(self, concept, class_noun, state):
         return f"{token_of(concept, state)} {class_noun}"
+
+    def lora(self, state, concepts):
+        if len(concepts) > 1:
+            raise NotDefined("isolated has one LoRA a concept and no way to use two at once")
+        return state.part(f"adapter/{concepts[0]}") if concepts else {}

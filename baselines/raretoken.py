@@ -20,6 +20,7 @@ from pydantic import Field
 
 from cpbench import adapters, learning
 from cpbench.baselines.seqlora import add_tokens, add_words
+from cpbench.cost import refuse_full_training
 from cpbench.method import Method, Options, State
 
 TEMPLATES = ("a photo of {}",)
@@ -54,6 +55,10 @@ class RareToken(Method):
     def unet_evaluations(self, number):
         o = self.options
         return (o.token_steps + o.steps) * o.batch_size
+
+    def check(self, backbone):
+        if self.options.adapter == "full":
+            refuse_full_training("raretoken", backbone, "use --set adapter=lora")
 
     def learn(self, backbone, task, state):
         o, state = self.options, state or State()
@@ -90,3 +95,6 @@ class RareToken(Method):
 
     def phrase(self, concept, class_noun, state):
         return f"{token_of(concept, state)} {class_noun}"
+
+    def lora(self, state, concepts):
+        return state.part("adapter") if self.options.adapter == "lora" else None

@@ -77,3 +77,6 @@ class SequentialLora(Method):
 
     def phrase(self, concept, class_noun, state):
         return f"{token_of(concept, state)} {class_noun}"
+
+    def lora(self, state, concepts):
+        return state.part("adapter")

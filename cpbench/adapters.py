@@ -13,32 +13,25 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 class TokenRows(nn.Module):
     """An embedding table with extra rows held as their own parameters, so that no other row can move.
 
-    Ids below the table's length look up the table; id length + i is row i of the extra ones.
+    Ids below the table's length look up the table; id length + i is row i of `rows`, of which `part` is this table's.
     """
 
-    def __init__(self, table: nn.Embedding):
+    def __init__(self, table: nn.Embedding, rows: Mapping[str, nn.Parameter], part: slice = slice(None)):
         super().__init__()
-        self.table = table
-        self.rows = nn.ParameterDict()
-        self.order: list[str] = []
+        self.table, self.rows, self.part = table, rows, part
 
     @property
     def weight(self) -> torch.Tensor:
         """The table's own weight: transformers asks an embedding for its dtype and device."""
         return self.table.weight
 
-    def add(self, name: str, value: torch.Tensor) -> nn.Parameter:
-        self.order.append(name)
-        self.rows[name] = nn.Parameter(value.detach().clone().to(self.table.weight))
-        return self.rows[name]
-
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         length = self.table.num_embeddings
         out = self.table(ids.clamp(max=length - 1))
-        if not self.order:
+        if not self.rows:
             return out
-        extra = torch.stack([self.rows[name] for name in self.order])
-        return torch.where((ids >= length).unsqueeze(-1), extra[(ids - length).clamp(min=0)].to(out.dtype), out)
+        extra = torch.stack([row[self.part] for row in self.rows.values()]).to(out.dtype)
+        return torch.where((ids >= length).unsqueeze(-1), extra[(ids - length).clamp(min=0)], out)
 
 
 def matching_modules(root: nn.Module, target_modules: Iterable[str]) -> list[str]:
@@ -79,6 +72,8 @@ def add_lora(
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names, init_lora_weights=True), root)
     sides = [f"{name}.{side}" for name in names for side in ("lora_A", "lora_B")]
     factors = {side: root.get_parameter(inner_name(side)) for side in sides}
+    for factor in factors.values():
+        factor.data = factor.data.float()  # peft gives them the layer's precision, in which small steps are lost
     with torch.no_grad():
         for name, factor in factors.items():
             if values is not None:

@@ -48,13 +48,14 @@ def _hook(event: str, args: tuple) -> None:
 
 
 @contextmanager
-def learning_only(concept: str, other_folders: Iterable[Path], run_root: Path) -> Iterator[None]:
-    """While inside, only `concept` may be looked at: no file of `other_folders`, no picture below `run_root`."""
+def learning_only(concept: str, others: Iterable[Path], run_root: Path) -> Iterator[None]:
+    """While inside, only `concept` may be looked at: none of `others` (folders and files), no picture below `run_root`."""
     global _watch, _hooked
     if not _hooked:
         sys.addaudithook(_hook)
         _hooked = True
-    folders = [os.path.realpath(f) + os.sep for f in other_folders]
+    # files too: links in a folder, as in the hub's cache, lead out of it
+    folders = [path if os.path.isfile(path) else path + os.sep for path in map(os.path.realpath, others)]
     _watch = {"concept": concept, "folders": folders, "run": os.path.realpath(run_root) + os.sep}
     try:
         yield

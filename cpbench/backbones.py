@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from cpbench import adapters, audit, torchvision_cure
-from cpbench.config import BACKBONES
-from cpbench.errors import UserError, near
+from cpbench import adapters, audit, hub, torchvision_cure
+from cpbench.config import Loading
+from cpbench.errors import UserError
+from cpbench.hub import MINIATURE as MINIATURE
+from cpbench.hub import hash_folder as hash_folder
+from cpbench.words import Vocabulary
 
-MINIATURE = Path(__file__).parent / "miniature" / "weights"
+MEGAPIXEL = 2**20
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 
 
 class Backbone:
@@ -29,34 +32,35 @@ class Backbone:
     `trainable_parameters` is what the last task trained.
     """
 
-    def __init__(self, pipe: Any, name: str, device: str = "cpu", weights_hash: str = ""):
-        self.pipe, self.name, self.device, self.weights_hash = (
-            pipe.to(device),
-            name,
-            torch.device(device),
-            weights_hash,
-        )
-        self.unet: nn.Module = pipe.unet.requires_grad_(False).eval()
-        self.vae: nn.Module = pipe.vae.requires_grad_(False).eval()
-        self.text_encoder: nn.Module = pipe.text_encoder.requires_grad_(False).eval()
-        self._tokenizer = pipe.tokenizer
-        # a text config whose eos_token_id is not the tokenizer's pools at the wrong place (METHODS.md 0.7)
-        self.text_encoder.config.eos_token_id = self._tokenizer.eos_token_id
-        self._text_model.eos_token_id = self._tokenizer.eos_token_id
+    def __init__(
+        self, pipe: Any, name: str, device: str = "cpu", weights_hash: str = "", picture_size: int | None = None
+    ):
+        self.pipe, self.name, self.device, self.weights_hash = pipe, name, torch.device(device), weights_hash
+        self.picture_size = picture_size or pipe.unet.config.sample_size * pipe.vae_scale_factor
+        self.dtype = pipe.unet.dtype
+        self.unet: nn.Module = pipe.unet
+        self.vae: nn.Module = pipe.vae
+        self.vocabulary = Vocabulary(pipe)
+        for _, part in self.parts():
+            part.requires_grad_(False).eval().to(device)
         self._originals: dict[str, nn.Module] = {}
-        self._table: nn.Module = self._embeddings.token_embedding
-        self.rows: adapters.TokenRows | None = None
         self.factors: dict[str, nn.Parameter] = {}
         self.weights: dict[str, nn.Parameter] = {}
         self.unet_evaluations = 0
         self.trainable_parameters = 0
+        self.facts: dict[str, Any] = {}
         self.unet.register_forward_pre_hook(self._count, with_kwargs=True)
         # tensors themselves, with torch's count of their in-place changes
         self._pristine = {name: (tensor, tensor._version) for name, tensor in self._tensors()}
 
+    def parts(self) -> Iterator[tuple[str, nn.Module]]:
+        """The pipeline's networks by name: unet, vae, text_encoder, and text_encoder_2 where there is one."""
+        yield "unet", self.unet
+        yield "vae", self.vae
+        yield from self.vocabulary.named_encoders()
+
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for part in ("unet", "vae", "text_encoder"):
-            root = getattr(self, part)
+        for part, root in self.parts():
             for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
                 yield f"{part}.{name}", tensor
 
@@ -64,26 +68,30 @@ class Backbone:
         self.unet_evaluations += len(args[0] if args else kwargs["sample"])
 
     @property
-    def _text_model(self) -> nn.Module:
-        return getattr(self.text_encoder, "text_model", self.text_encoder)
-
-    @property
-    def _embeddings(self) -> nn.Module:
-        return self._text_model.embeddings
+    def text_encoder(self) -> nn.Module:
+        return self.pipe.text_encoder
 
     @property
     def tokenizer(self) -> Any:
         return self.pipe.tokenizer
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one picture's latent."""
-        size = self.unet.config.sample_size
-        return self.unet.config.in_channels, size, size
+    def rows(self) -> dict[str, nn.Parameter]:
+        """The rows of the words that were added."""
+        return self.vocabulary.rows
 
     @property
-    def picture_size(self) -> int:
-        return self.unet.config.sample_size * self.pipe.vae_scale_factor
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one picture's latent."""
+        side = self.picture_size // self.pipe.vae_scale_factor
+        return self.unet.config.in_channels, side, side
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Mixed precision where the backbone is not in float32: what methods train is, and stays, in float32."""
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+            yield
 
     # What a method may change, and the way back
 
@@ -104,18 +112,7 @@ class Backbone:
 
     def add_token(self, token: str, value: torch.Tensor) -> nn.Parameter:
         """A new word `token` with the embedding `value` (d,). Returns its row, a parameter of its own."""
-        if self.rows is None:
-            self.rows = adapters.TokenRows(self._table)
-            self._embeddings.token_embedding = self.rows
-            self.pipe.tokenizer = copy.deepcopy(self._tokenizer)
-        known = len(self.tokenizer(token, add_special_tokens=False).input_ids) == 1  # "dog" is "dog</w>" in there
-        if known or self.tokenizer.add_tokens(token) != 1:
-            raise ValueError(f"the word {token!r} is in the vocabulary already")
-        ids = self.tokenizer(token, add_special_tokens=False).input_ids
-        expected = self._table.num_embeddings + len(self.rows.order)
-        if ids != [expected]:
-            raise RuntimeError(f"the word {token!r} became tokens {ids}, not the one new token {expected}")
-        return self.rows.add(token.strip("<>"), value)
+        return self.vocabulary.add(token, value)
 
     def replace_weights(self, values: Mapping[str, torch.Tensor]) -> dict[str, nn.Parameter]:
         """The UNet's parameters of these names become new ones with these values; the originals wait for `restore`.
@@ -128,26 +125,22 @@ class Backbone:
             original = self.unet.get_parameter(name)
             if value.shape != original.shape:
                 raise ValueError(f"{name} is {tuple(original.shape)}, and its new value {tuple(value.shape)}")
-            self.weights[name] = nn.Parameter(value.detach().to(original, copy=True))
+            self.weights[name] = nn.Parameter(value.detach().to(original.device, torch.float32, copy=True))
             adapters.set_parameter(self.unet, name, self.weights[name])
         return {name: self.weights[name] for name in values}
 
     def word_embedding(self, word: str) -> torch.Tensor:
         """Mean embedding (d,) of a word's tokens in the pristine table."""
-        ids = self._tokenizer(word, add_special_tokens=False).input_ids
-        return self._table.weight[ids].detach().mean(0).clone()
+        return self.vocabulary.embedding(word)
 
     def random_embedding(self, generator: torch.Generator) -> torch.Tensor:
         """An embedding (d,) that means nothing: normal, with the mean and spread of the vocabulary's entries."""
-        table = self._table.weight.detach()
-        drawn = torch.randn(table.shape[1], generator=generator).to(table)
-        return table.mean(0) + table.std(0) * drawn
+        return self.vocabulary.random_embedding(generator)
 
     def train_only(self, parameters: Iterable[nn.Parameter]) -> None:
         """Of all that was put in, let these alone ask for gradients; what is as it was loaded never does."""
         wanted = {id(p) for p in parameters}
-        rows = {} if self.rows is None else self.rows.rows
-        for parameter in (*rows.values(), *self.factors.values(), *self.weights.values()):
+        for parameter in (*self.rows.values(), *self.factors.values(), *self.weights.values()):
             parameter.requires_grad_(id(parameter) in wanted)
 
     def restore(self) -> None:
@@ -157,10 +150,7 @@ class Backbone:
         for name in self.weights:
             adapters.set_parameter(self.unet, name, self._pristine[f"unet.{name}"][0])
         self.weights = {}
-        if self.rows is not None:
-            self._embeddings.token_embedding = self._table
-            self.pipe.tokenizer = self._tokenizer
-            self.rows = None
+        self.vocabulary.restore()
         self._refuse_changes()
 
     def _refuse_changes(self) -> None:
@@ -194,8 +184,7 @@ class Backbone:
         digest = hashlib.sha256(self.weights_hash.encode())
         parts: dict[str, torch.Tensor] = {f"lora/{k}": v for k, v in self.factors.items()}
         parts |= {f"weight/{k}": v for k, v in self.weights.items()}
-        if self.rows is not None:
-            parts |= {f"token/{k}": v for k, v in self.rows.rows.items()}
+        parts |= {f"token/{k}": v for k, v in self.rows.items()}
         for key in sorted(parts):
             digest.update(key.encode())
             digest.update(memoryview(parts[key].detach().float().cpu().contiguous().numpy()).cast("B"))
@@ -211,77 +200,132 @@ class Backbone:
         factors: Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """The UNet's output (n, c, h, w); with `factors`, as if the LoRA's A and B were these (a frozen teacher's, say)."""
-        if factors is None:
-            return self.unet(noisy, timesteps, words).sample
-        values = {adapters.inner_name(k): v for k, v in factors.items()}
-        return torch.func.functional_call(self.unet, values, (noisy, timesteps, words)).sample
+        hidden, pooled = self.vocabulary.split(words)
+        given = (noisy.to(self.dtype), timesteps, hidden.to(self.dtype))
+        added = {} if pooled is None else {"added_cond_kwargs": self._added(pooled)}
+        with self.precision():
+            if factors is None:
+                return self.unet(*given, **added).sample
+            values = {adapters.inner_name(k): v for k, v in factors.items()}
+            return torch.func.functional_call(self.unet, values, given, added).sample
+
+    def _added(self, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What SDXL's UNet wants besides words: pooled embeddings, and sizes and crop (Podell et al. 2023, 2.2): none cut."""
+        size = self.picture_size
+        ids = torch.tensor([size, size, 0, 0, size, size], dtype=self.dtype, device=pooled.device)
+        return {"text_embeds": pooled.to(self.dtype), "time_ids": ids.expand(len(pooled), -1)}
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """Hidden states (n, tokens, d) of the prompts, with gradients to token rows that ask for them."""
-        ids = self.tokenizer(
-            prompts,
-            padding="max_length",
-            truncation=True,
-            max_length=self._tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
-        return self.text_encoder(ids.to(self.device))[0]
+        """Words (n, tokens, d) for `predict`, with gradients to token rows that ask for them; see `Vocabulary.encode`."""
+        with self.precision():
+            return self.vocabulary.encode(prompts)
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of the latents of uint8 (n, h, w, 3) images, in the UNet's scale."""
-        x = (
-            torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device, self.vae.dtype) / 127.5
-            - 1
-        )
-        posterior = self.vae.encode(x).latent_dist
-        factor = self.vae.config.scaling_factor
-        shift = self.vae.config.shift_factor or 0.0
-        return (posterior.mean - shift) * factor, posterior.std * factor
+        """Mean and standard deviation of the latents of uint8 (n, h, w, 3) images, in the UNet's scale, float32.
+
+        A tiny autoencoder (TAESD) has no deviation: it is 0.
+        """
+        means, stds = [], []
+        for part in self._few(np.ascontiguousarray(images)):
+            x = torch.from_numpy(part).permute(0, 3, 1, 2).to(self.device, self.vae.dtype) / 127.5 - 1
+            encoded = self.vae.encode(x)
+            if hasattr(encoded, "latent_dist"):
+                mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
+            else:
+                mean, std = encoded.latents, torch.zeros_like(encoded.latents)
+            means.append((mean.float() - self._shift) * self.vae.config.scaling_factor)
+            stds.append(std.float() * self.vae.config.scaling_factor)
+        return torch.cat(means), torch.cat(stds)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
+        """Pictures (n, h, w, 3), float32 in [0, 1], of latents in the UNet's scale."""
+        out = []
+        for part in self._few(latents):
+            z = part.to(self.vae.dtype) / self.vae.config.scaling_factor + self._shift
+            x = self.vae.decode(z).sample.float()
+            out.append((x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+        return np.concatenate(out)
+
+    @property
+    def _shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    def _few(self, things: Any) -> Iterator[Any]:
+        """`things` in parts of a million pixels: an autoencoder needs far more memory for a picture than the UNet."""
+        n = max(1, MEGAPIXEL // self.picture_size**2)
+        return (things[i : i + n] for i in range(0, len(things), n))
 
 
 def fingerprint(backbone: Backbone) -> dict[str, str]:
     """Names, module types and bits of all parameters and buffers, and the tokenizer's length: what `restore` restores."""
-    facts = {"tokenizer": str(len(backbone.tokenizer))}
-    for part in ("unet", "vae", "text_encoder"):
-        root = getattr(backbone, part)
+    facts = {e.tokenizer_name: str(len(getattr(backbone.pipe, e.tokenizer_name))) for e in backbone.vocabulary.encoders}
+    for part, root in backbone.parts():
         facts |= {f"{part}.{n}": type(m).__qualname__ for n, m in root.named_modules()}
         for n, t in [*root.named_parameters(), *root.named_buffers()]:
-            bits = hashlib.sha256(t.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+            bits = hashlib.sha256(t.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
             facts[f"{part}.{n}:"] = f"{bits} {t.requires_grad}"
     return facts
 
 
-def hash_folder(folder: Path) -> str:
-    """SHA-256 over the names and bytes of a pipeline's files: weights, configs and vocabularies; not its judges'."""
-    digest = hashlib.sha256()
-    for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.suffix != ".md"):
-        name = file.relative_to(folder).as_posix()
-        if not name.startswith(("judges/", ".")):
-            digest.update(name.encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+def load(name: str, device: str = "cpu", loading: Loading | None = None) -> Backbone:
+    """A backbone by its built-in name, hub id, or local diffusers folder; see `Loading` for the choices.
 
-
-def load(name: str, device: str = "cpu") -> Backbone:
-    """A built-in backbone by name, or a local diffusers folder. UserError for anything else."""
+    Only safetensors are read, and never a safety checker. UserError for what cannot be had, or is no Stable Diffusion.
+    """
     torchvision_cure.apply()
-    from diffusers import StableDiffusionPipeline
+    import diffusers
     from diffusers.utils import logging
     from transformers.utils import logging as transformers_logging
 
     logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    folder = MINIATURE if name == "miniature" else Path(name)
-    if not (folder / "model_index.json").is_file():
-        if folder.exists():
-            raise UserError(f"backbone {name}: not a diffusers folder (no model_index.json in it)")
-        raise near(name, BACKBONES, "backbone", "A local diffusers folder does as well.")
+    chosen = loading or Loading()
+    folder, revision = hub.folder_of(name, chosen.revision)
     kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise UserError(f"backbone {name}: is a {kind}; this version personalizes StableDiffusionPipeline folders only")
-    pipe = StableDiffusionPipeline.from_pretrained(
-        folder, safety_checker=None, requires_safety_checker=False, dtype=torch.float32, local_files_only=True
-    )
+    if kind not in PIPELINES:
+        raise UserError(f"backbone {name}: is a {kind}; cpbench personalizes {' and '.join(PIPELINES)}")
+    dtype = pick_dtype(chosen.dtype, device)
+    without = {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
+    weights_hash = hub.hash_folder(folder)
+    vae, vae_hash = load_vae(chosen.vae or str(folder / "vae"), dtype)
+    if chosen.vae:
+        weights_hash = hashlib.sha256(f"{weights_hash} {vae_hash}".encode()).hexdigest()
+    pipe = getattr(diffusers, kind).from_pretrained(folder, dtype=dtype, local_files_only=True, vae=vae, **without)
     pipe.set_progress_bar_config(disable=True)
-    return Backbone(pipe, name, device, hash_folder(folder))
+    step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    if chosen.resolution and chosen.resolution % step:
+        raise UserError(f"backbone {name}: resolution {chosen.resolution} must be a multiple of {step}")
+    if chosen.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+    if chosen.attention_slicing:
+        pipe.enable_attention_slicing()
+    backbone = Backbone(pipe, name, device, weights_hash, chosen.resolution)
+    backbone.facts = {"kind": kind, "revision": revision, "safety_checker": False, **chosen.model_dump()}
+    return backbone
+
+
+def pick_dtype(wanted: str, device: str) -> torch.dtype:
+    """The precision asked for; "auto" is bfloat16 on a CUDA device that has it, else float32."""
+    if wanted == "auto":
+        return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+    return getattr(torch, wanted)
+
+
+def load_vae(name: str, dtype: torch.dtype) -> tuple[nn.Module, str]:
+    """An autoencoder by hub id or folder, usual or tiny (TAESD's kind), and its hash.
+
+    One that overflows in half precision, as SDXL's, says so in its config (force_upcast), and is loaded in float32.
+    """
+    import diffusers
+
+    folder, _ = hub.folder_of(name, None, "config.json")
+    config = json.loads((folder / "config.json").read_text())
+    if (kind := config.get("_class_name")) not in AUTOENCODERS:
+        raise UserError(f"vae {name}: is a {kind}; one of {', '.join(AUTOENCODERS)} is needed")
+    upcast = config.get("force_upcast", False)
+    vae = getattr(diffusers, kind).from_pretrained(
+        folder, torch_dtype=torch.float32 if upcast else dtype, local_files_only=True
+    )
+    return vae, hub.hash_folder(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -39,30 +40,66 @@ def cli() -> None:
     """
 
 
+RUN_OPTIONS = (
+    click.option("--method", help="Built-in name (`cpbench list methods`) or path of a file with a Method in it."),
+    click.option("--sequence", help="Built-in name (`cpbench list sequences`) or path of a YAML file."),
+    click.option(
+        "--backbone",
+        help="Built-in name (`cpbench list backbones`), hub id or local diffusers folder.  [default: miniature]",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), help="Seeds everything that is random.  [default: 0]"),
+    click.option(
+        "--order",
+        type=click.IntRange(min=0),
+        help="0: the file's order; k: a permutation seeded by k.  [default: 0]",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="A method's option, or evaluation.<key>; may be repeated.",
+    ),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="YAML with any of these settings; the command line wins.",
+    ),
+    click.option("--output", type=click.Path(path_type=Path), help="Where run folders go.  [default: results/runs]"),
+    click.option("--device", help="cpu, cuda or mps.  [default: chosen]"),
+    click.option(
+        "--keep-states",
+        type=click.Choice(["all", "last"]),
+        help="States of which tasks stay on disk.  [default: last where whole weights are learned, else all]",
+    ),
+    click.option(
+        "--data", help="Where photographs are: a folder, or hub.  [default: CPBENCH_DATA, or the sequence's own]"
+    ),
+    click.option("--fit", type=click.Choice(["crop", "pad"]), help="How a photograph becomes square.  [default: crop]"),
+    click.option("--clip", help="CLIP judge: published name, .safetensors file or folder.  [default: the backbone's]"),
+    click.option("--dino", help="DINO judge, likewise.  [default: the backbone's]"),
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        help="Precision of the backbone.  [default: float32; bfloat16 on CUDA]",
+    ),
+    click.option("--resolution", type=click.IntRange(min=32), help="Pixels a side.  [default: the backbone's]"),
+    click.option("--revision", help="Commit, tag or branch of the hub's repository.  [default: pinned, or main]"),
+    click.option("--vae", help="Another autoencoder, tiny ones too: hub id or folder."),
+    click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory in learning, more time."),
+    click.option("--attention-slicing", is_flag=True, default=None, help="Less memory in attention, more time."),
+)
+
+
+def run_options(command: Callable) -> Callable:
+    """The options of a run, which `run` and `plan` share."""
+    for option in reversed(RUN_OPTIONS):
+        command = option(command)
+    return command
+
+
 @cli.command(epilog="Example: cpbench run --method seqlora --sequence dreambench10 --set steps=50 --seed 1")
-@click.option("--method", help="Built-in name (`cpbench list methods`) or path of a file with a Method in it.")
-@click.option("--sequence", help="Built-in name (`cpbench list sequences`) or path of a YAML file.")
-@click.option("--backbone", help="Built-in name or local diffusers folder.  [default: miniature]")
-@click.option("--seed", type=click.IntRange(min=0), help="Seeds everything that is random.  [default: 0]")
-@click.option(
-    "--order",
-    type=click.IntRange(min=0),
-    help="0: the file's order; k: a permutation seeded by k.  [default: 0]",
-)
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="A method's option, or evaluation.<key>; may be repeated.",
-)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help="YAML with any of these settings; the command line wins.",
-)
-@click.option("--output", type=click.Path(path_type=Path), help="Where run folders go.  [default: results/runs]")
-@click.option("--device", help="cpu, cuda or mps.  [default: chosen]")
+@run_options
 def run(settings: tuple[str, ...], config: Path | None, **given: object) -> None:
     """Run one method over one sequence; go on where a stopped run left off."""
     from cpbench.config import resolve
@@ -71,6 +108,104 @@ def run(settings: tuple[str, ...], config: Path | None, **given: object) -> None
     from cpbench.runner import execute
 
     execute(*resolved)
+
+
+@cli.command(epilog="Example: cpbench plan --method dcscore --sequence dreambench10 --backbone sd15")
+@run_options
+def plan(settings: tuple[str, ...], config: Path | None, **given: object) -> None:
+    """Say what a run would cost on this machine, before it is spent: steps, pictures, disk, memory and time."""
+    from cpbench.config import resolve
+
+    resolved = resolve(given, config, settings)
+    from cpbench.plan import lines
+    from cpbench.plan import plan as rehearse
+    from cpbench.runner import prepare
+
+    for what, how_much in lines(rehearse(prepare(*resolved))):
+        click.echo(f"{what:9} {how_much}")
+
+
+@cli.command("new-sequence", epilog="Example: cpbench new-sequence my.yaml ~/photos/rex:dog ~/photos/mug:mug")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("items", nargs=-1, required=True, metavar="FOLDER:NOUN...")
+def new_sequence(target: Path, items: tuple[str, ...]) -> None:
+    """Write a sequence of your own concepts: folders of pictures, each with the noun for what it shows.
+
+    The pictures are checked first: number, size, copies, unreadable files.
+    """
+    from cpbench.new_sequence import report_lines, write
+
+    for line in report_lines(write(target, list(items))):
+        click.echo(line)
+
+
+@cli.command()
+@click.option("--data", help="Where photographs are: a folder, or hub.  [default: CPBENCH_DATA, or data/]")
+def doctor(data: str | None) -> None:
+    """Say what is installed, which devices, weights and photographs are within reach, and what to do about the rest."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cpbench.doctor import findings
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for f in findings(data):
+        table.add_row(
+            "[green]ok[/green]" if f.good else "[yellow]--[/yellow]",
+            f.what,
+            f.found if f.good else f"{f.found}: {f.todo}",
+        )
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+RUN = click.argument("run_", metavar="RUN", type=click.Path(path_type=Path))
+AFTER = click.option("--after", type=click.IntRange(min=1), help="The state after this task.  [default: the last]")
+
+
+@cli.command(epilog='Example: cpbench sample results/runs/... --after 5 --prompt "a {dog2} in the snow" -n 4')
+@RUN
+@AFTER
+@click.option("--prompt", required=True, help='A concept stands in braces: "a {dog} beside a {vase}".')
+@click.option("--count", "-n", "n", type=click.IntRange(1, 1000), default=4, show_default=True, help="Pictures.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Other noise.")
+@click.option("--num-inference-steps", type=click.IntRange(min=1), help="Sampler steps.  [default: the sequence's]")
+@click.option("--guidance-scale", type=click.FloatRange(min=0), help="Guidance.  [default: the sequence's]")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("sample"), show_default=True, help="Folder.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps.")
+def sample(
+    run_: Path,
+    after: int | None,
+    prompt: str,
+    n: int,
+    seed: int,
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+    output: Path,
+    device: str,
+) -> None:
+    """Draw any prompt with what a run has learned; several concepts at once where the method can."""
+    from cpbench import finished
+    from cpbench.results import prepare_folder, write_atomically
+    from cpbench.sampling import png_bytes
+
+    prepare_folder(output)
+    it = finished.open_run(run_, after, device)
+    for k, picture in enumerate(finished.sample(it, prompt, n, seed, num_inference_steps, guidance_scale)):
+        write_atomically(output / f"{k:02d}.png", png_bytes(picture))
+        click.echo(output / f"{k:02d}.png")
+
+
+@cli.command(epilog="Example: cpbench export results/runs/... out/ --after 10")
+@RUN
+@click.argument("out", type=click.Path(path_type=Path))
+@AFTER
+@click.option("--concept", help="Which one, for a method that cannot use several at once.")
+def export(run_: Path, out: Path, after: int | None, concept: str | None) -> None:
+    """Write what a run has learned as files that plain diffusers loads; README.md in the folder says how."""
+    from cpbench import finished
+
+    for path in finished.export(finished.open_run(run_, after, "cpu"), out, concept):
+        click.echo(path)
 
 
 @cli.command("list")

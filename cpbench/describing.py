@@ -54,9 +54,12 @@ def sequence(name: str) -> None:
             c.images or "none",
         )
     console.print(table)
-    console.print(
-        f"evaluation: {test.pictures_per_prompt} pictures a prompt, {test.num_inference_steps} sampler steps, guidance {test.guidance_scale}"
-    )
+    for where, drawn in (("on the miniature", True), ("elsewhere", False)):
+        how = test.drawing(drawn)
+        console.print(
+            f"evaluation {where}: {how.pictures_per_prompt} pictures a prompt, {how.num_inference_steps} sampler steps, "
+            f"guidance {how.guidance_scale}"
+        )
     for kind, prompts in test.prompts.items():
         console.print(f"  {kind}: " + "; ".join(prompts), markup=False)
 

@@ -16,6 +16,8 @@ from PIL import Image
 from cpbench import torchvision_cure
 from cpbench.errors import UserError
 
+TEXT_RULE = "the words for the concept are replaced by its class noun"
+PAIR_RULE = "mean cosine over all pairs (drawn, real)"
 PROJECTED = "projected class token"  # a DINO's config.json that says so under "feature" ends in its embedding
 
 
@@ -27,6 +29,10 @@ class Preprocessing:
     crop: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @property
+    def words(self) -> str:
+        return f"resize {self.resize} bicubic, centre crop {self.crop}, mean {self.mean}, std {self.std}"
 
     def __call__(self, images: list[np.ndarray] | np.ndarray) -> torch.Tensor:
         """uint8 pictures (h, w, 3), of any sizes -> float (n, 3, crop, crop)."""
@@ -59,6 +65,10 @@ class Judge:
     tokenizer: Any = None
     _seen: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     @torch.no_grad()
     def images(self, pictures: np.ndarray | list[np.ndarray], batch_size: int = 64) -> np.ndarray:
         """Unit vectors (n, d); a picture met before is not encoded again."""
@@ -68,6 +78,7 @@ class Judge:
             part = new[at : at + batch_size]
             x = self.preprocessing([pictures[i] for i in part])
             encode = getattr(self.model, "encode_image", self.model)
+            x = x.to(self.device)
             for i, v in zip(part, F.normalize(encode(x).float(), dim=-1).cpu().numpy(), strict=True):
                 self._seen[keys[i]] = v
         return np.stack([self._seen[k] for k in keys])
@@ -77,17 +88,23 @@ class Judge:
         """Unit vectors (n, d) of the prompts; only CLIP reads."""
         if self.tokenizer is None:
             raise TypeError(f"judge {self.name} has no text encoder")
-        return F.normalize(self.model.encode_text(self.tokenizer(prompts)).float(), dim=-1).cpu().numpy()
+        tokens = self.tokenizer(prompts).to(self.device)
+        return F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu().numpy()
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _recorded(folder: Path, file: str) -> dict[str, Any]:
     path = folder / file
     if not path.is_file():
         raise UserError(f"judge {folder}: {file} is missing; name a folder that holds the judge's weights")
-    return {"weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"weights_sha256": file_hash(path)}
 
 
-def load_clip(folder: Path) -> Judge:
+def load_clip(folder: Path, device: str = "cpu") -> Judge:
     """A CLIP in open_clip's format from a local folder, its preprocessing from the folder's own config."""
     torchvision_cure.apply()
     import open_clip
@@ -102,15 +119,15 @@ def load_clip(folder: Path) -> Judge:
         "library": f"open_clip {open_clip.__version__}",
         "model": folder.name,
         **facts,
-        "preprocessing": f"resize {size} bicubic, centre crop {size}, mean {pre.mean}, std {pre.std}",
-        "text_rule": "the words for the concept are replaced by its class noun",
-        "pair_rule": "mean cosine over all pairs (drawn, real)",
+        "preprocessing": pre.words,
+        "text_rule": TEXT_RULE,
+        "pair_rule": PAIR_RULE,
         "clip_t": "plain cosine of picture and prompt",
     }
-    return Judge("clip", model.float().eval(), pre, identity, open_clip.get_tokenizer(f"local-dir:{folder}"))
+    return Judge("clip", model.float().to(device).eval(), pre, identity, open_clip.get_tokenizer(f"local-dir:{folder}"))
 
 
-def load_dino(folder: Path) -> Judge:
+def load_dino(folder: Path, device: str = "cpu") -> Judge:
     """A ViT in timm's format from a local folder; the class token is the embedding.
 
     Where the folder's config.json says `"feature": "projected class token"`, it is the output of the model's last layer.
@@ -129,21 +146,27 @@ def load_dino(folder: Path) -> Judge:
         "library": f"timm {timm.__version__}",
         "model": folder.name,
         **facts,
-        "preprocessing": f"resize {size} bicubic, centre crop {size}, mean {pre.mean}, std {pre.std}",
+        "preprocessing": pre.words,
         "feature": PROJECTED if projected else "class token after the final norm",
-        "pair_rule": "mean cosine over all pairs (drawn, real)",
+        "pair_rule": PAIR_RULE,
     }
-    return Judge("dino", model, pre, identity)
+    return Judge("dino", model.to(device), pre, identity)
 
 
-def load_for(backbone_name: str) -> dict[str, Judge]:
-    """The judges that belong to a backbone, from its folder's `judges/`, by name: clip and dino. UserError without."""
+def load_for(
+    backbone_name: str, clip: str | None = None, dino: str | None = None, device: str = "cpu"
+) -> dict[str, Judge]:
+    """The judges of a run, by kind: those asked for, else those in the backbone's own folder, else DreamBooth's.
+
+    clip, dino: a published name, a .safetensors file of one, or a folder in open_clip's or timm's format.
+    """
+    from cpbench import published_judges
     from cpbench.backbones import MINIATURE
 
-    folder = (MINIATURE if backbone_name == "miniature" else Path(backbone_name)) / "judges"
-    if not folder.is_dir():
-        raise UserError(
-            f"backbone {backbone_name}: has no judges; put a CLIP (open_clip's format) in {folder / 'clip'} "
-            f"and a DINO (timm's) in {folder / 'dino'}"
-        )
-    return {"clip": load_clip(folder / "clip"), "dino": load_dino(folder / "dino")}
+    own = (MINIATURE if backbone_name == "miniature" else Path(backbone_name)) / "judges"
+    found = {}
+    for kind, asked, load in (("clip", clip, load_clip), ("dino", dino, load_dino)):
+        wanted = asked or (str(own / kind) if (own / kind).is_dir() else published_judges.USUAL[kind])
+        folder = Path(wanted).expanduser()
+        found[kind] = load(folder, device) if folder.is_dir() else published_judges.load(kind, wanted, device)
+    return found

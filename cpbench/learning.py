@@ -119,16 +119,20 @@ def train(
         )
     backbone.trainable_parameters = max(backbone.trainable_parameters, sum(p.numel() for p in parameters))
     optimizer = torch.optim.AdamW([{"params": list(group), "lr": rate} for rate, group in groups], weight_decay=0.0)
+    # gradients in float16 vanish unless they are scaled up; in other precisions this does nothing
+    scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
     for step, batch in enumerate(batches(backbone, task, steps, batch_size, phase, templates)):
         terms = loss(batch)
         total = torch.stack([v for v in terms.values() if v.requires_grad]).sum()
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        scaler.scale(total).backward()
         if not torch.isfinite(total):
             raise UserError(
                 f"concept {task.concept}: the loss is {float(total.detach())} at step {step}; lower the learning rate"
             )
+        scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         figures = {"loss": total, "gradient_norm": norm, **terms}
         task.log(step, phase=phase, **{k: float(v.detach()) for k, v in figures.items()})

@@ -162,6 +162,9 @@ class Method:
         """Pictures that go through the UNet while task `number` (1-based) is learned: what it will cost."""
         return getattr(self.options, "steps", 0) * getattr(self.options, "batch_size", 1)
 
+    def check(self, backbone: Backbone) -> None:
+        """Raise UserError, before anything is spent, where this method cannot work on this backbone and device."""
+
     def learn(self, backbone: Backbone, task: Task, state: State | None) -> State:
         """Learn one concept; `state` is what the last task returned, None before the first."""
         raise NotImplementedError
@@ -176,3 +179,10 @@ class Method:
     def phrase(self, concept: str, class_noun: str, state: State) -> str:
         """The words that stand for a learned concept in a prompt, e.g. "<v3> dog"."""
         raise NotImplementedError
+
+    def lora(self, state: State, concepts: Sequence[str]) -> dict[str, torch.Tensor] | None:
+        """What `install` puts into the UNet as one LoRA with alpha = rank, by name "layer.lora_A"; {} if it puts nothing.
+
+        None where it is whole weights: then a pipeline is exported. Raises NotDefined as `install` does.
+        """
+        return None

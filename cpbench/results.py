@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 METRICS = ("clip_i", "clip_t", "dino")
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "timm", "numpy", "skia-python")
 SCORE_COLUMNS = ["row", "kind", "concept", "prompt", "index", "metric", "value"]
 
 
@@ -112,18 +113,8 @@ def reference_row(scores: pd.DataFrame, kind: str, metric: str, concepts: list[s
 
 
 def versions() -> dict[str, str]:
-    packages = (
-        "torch",
-        "diffusers",
-        "transformers",
-        "peft",
-        "open_clip_torch",
-        "timm",
-        "numpy",
-        "skia-python",
-    )
     found = {}
-    for name in ("cpbench", *packages):
+    for name in ("cpbench", *PACKAGES):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

@@ -32,7 +32,19 @@ from cpbench.method import Method, NotDefined, Options, State, Task
 from cpbench.progress import Reporter
 from cpbench.sampling import Sampler, Wanted, draw_once, place, png_bytes
 
-MOVES_SCORES = ("adapters", "backbones", "diffusion_classifier", "fisher", "judges", "learning", "metrics", "sampling")
+DROPPED = "dropped"  # in a task's folder: its state's tensors were taken off the disk on purpose
+MOVES_SCORES = (
+    "adapters",
+    "backbones",
+    "diffusion_classifier",
+    "fisher",
+    "judges",
+    "learning",
+    "metrics",
+    "published_judges",
+    "sampling",
+    "words",
+)
 
 
 @dataclass
@@ -80,7 +92,7 @@ def pick_device(wanted: str) -> str:
     """The device asked for, or the best there is for "auto". UserError for one that is not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
-        return "cuda" if there["cuda"] else "cpu"
+        return next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
     kind, _, index = wanted.partition(":")
     if kind not in there:
         raise near(wanted, there, "device")
@@ -112,9 +124,13 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
     in_file_order = sequences.load(config.sequence)
     sequence = sequences.ordered(in_file_order, config.order)
     device = pick_device(config.device)
-    backbone = backbones.load(config.backbone, device)
-    pictures = {c.name: images.load(c, config.backbone, backbone.picture_size) for c in sequence.concepts}
-    theirs = judges.load_for(config.backbone)
+    backbone = backbones.load(config.backbone, device, config.loading)
+    method_class(options).check(backbone)
+    pictures = {
+        c.name: images.load(c, config.backbone, backbone.picture_size, config.data, config.fit)
+        for c in sequence.concepts
+    }
+    theirs = judges.load_for(config.backbone, config.clip, config.dino, device)
     if (targets := config.options.get("target_modules")) is not None:
         try:
             if not targets:
@@ -122,7 +138,8 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
             adapters.matching_modules(backbone.unet, targets)
         except ValueError as error:
             raise UserError(f"method {config.method}: {error}; name layers of the UNet, e.g. to_q") from None
-    chosen, test = config.evaluation, sequence.evaluation
+    chosen = config.evaluation
+    test = sequence.evaluation.drawing(images.is_drawn(sequence.concepts[0], config.backbone))
     sampler = Sampler(
         chosen.num_inference_steps or test.num_inference_steps,
         test.guidance_scale if chosen.guidance_scale is None else chosen.guidance_scale,
@@ -140,7 +157,7 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
         "judges": {name: j.identity["weights_sha256"] for name, j in theirs.items()},
         "sampler": asdict(sampler),
         "pictures_per_prompt": per_prompt,
-        "dtype": str(backbone.unet.dtype),
+        "dtype": str(backbone.dtype),
     }
     folder = results.run_folder(
         config.output,
@@ -229,6 +246,8 @@ def _execute(run: Run) -> None:
             state = learn_task(run, t, state, reporter)
             fresh = evaluate_row(run, t, state, reporter)
             write_tables(run, t)
+            if t > 1:
+                drop_state(run, t - 1)
             if fresh or t == len(concepts):
                 for table in report.run_tables(run.folder, run.concepts, t):
                     reporter.say(table)
@@ -237,9 +256,33 @@ def _execute(run: Run) -> None:
     print(f"finished: {run.folder} (scores.csv, matrix-*.csv, grid.png, run.json)")
 
 
-def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> State:
-    """State t: read back if it is there and whole, else learned, saved, and read back."""
+def drop_state(run: Run, t: int) -> None:
+    """Take the tensors of state t off the disk, once task t + 1 is learned and drawn, where they are not to be kept."""
+    folder = run.task_folder(t)
+    if run.config.keep_states == "all" or not (folder / "state.safetensors").exists():
+        return
+    if run.config.keep_states == "last" or "weights" in State.load(folder).bytes_by_kind():
+        (folder / DROPPED).touch()  # first: a state without tensors is damaged unless this says why
+        (folder / "state.safetensors").unlink()
+
+
+def is_dropped(run: Run, t: int) -> bool:
+    """Whether state t was taken off the disk, and a later one, and its row, make up for it."""
+    if not (run.task_folder(t) / DROPPED).exists() or not complete_row(run, t):
+        return False
+    return t < len(run.concepts) and ((run.task_folder(t + 1) / "state.safetensors").exists() or is_dropped(run, t + 1))
+
+
+def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> State | None:
+    """State t: read back if it is there and whole, else learned, saved, and read back. None if it was dropped."""
     folder, concept = run.task_folder(t), run.sequence.concepts[t - 1]
+    if is_dropped(run, t):
+        reporter.advance(run.learning_work(t))
+        run.costs[t] = results.read_json(folder / "cost.json") or {}
+        return None
+    if (folder / DROPPED).exists():  # and nothing makes up for it
+        for name in ("state.json", DROPPED):
+            (folder / name).unlink(missing_ok=True)
     try:
         saved = State.load(folder)
         reporter.advance(run.learning_work(t))
@@ -263,7 +306,12 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
         shown = run.backbone.unet_evaluations
 
     task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed, log)
-    others = [Path(c.images) for c in run.sequence.concepts if c.images and c.name != concept.name]
+    others = [
+        path
+        for c in run.sequence.concepts
+        if c.name != concept.name
+        for path in images.guarded(c, run.config.backbone, run.config.data)
+    ]
     backbone, watch = run.backbone, Stopwatch()
     backbone.restore()
     before, backbone.trainable_parameters = backbone.unet_evaluations, 0
@@ -353,6 +401,12 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
                 file,
                 folder / "pictures" / concept.name / f"{templates.index(want.template):02d}-{want.index}.png",
             )
+        if failed := [w for w, p in zip(which, pictures, strict=True) if is_blank(p)]:
+            prompt, index = failed[0]
+            reporter.say(
+                f"task {t}, {concept.name}: {len(failed)} of {len(which)} pictures failed, of one colour all over and not "
+                f"scored (the first: {prompt!r}, {index})"
+            )
         with watch("judging"):
             rows += score(run, t, "cell", concept, which, pictures)
             if t == 0:
@@ -380,7 +434,10 @@ def score(
     which: list[tuple[str, int]],
     pictures: np.ndarray,
 ) -> list[tuple]:
-    """CLIP-I, CLIP-T and DINO of each picture: mean cosine with every real picture; cosine with the prompt's words."""
+    """CLIP-I, CLIP-T and DINO of each picture: mean cosine with every real picture; cosine with the prompt's words.
+
+    No number for a picture of one colour all over: that is a model that broke, or a filter, not a bad likeness.
+    """
     real = run.images[concept.name]
     clip, dino = run.judges["clip"], run.judges["dino"]
     drawn_clip, texts = (
@@ -392,11 +449,17 @@ def score(
         "clip_t": metrics.paired_cosine(drawn_clip, texts),
         "dino": (dino.images(pictures) @ dino.images(real).T).mean(1),
     }
+    blank = [is_blank(p) for p in pictures]
     return [
-        (t, kind, concept.name, template, index, metric, float(vector[i]))
+        (t, kind, concept.name, template, index, metric, float("nan") if blank[i] else float(vector[i]))
         for metric, vector in values.items()
         for i, (template, index) in enumerate(which)
     ]
+
+
+def is_blank(picture: np.ndarray) -> bool:
+    """Whether a picture (h, w, 3) is of one colour all over."""
+    return bool((picture == picture[:1, :1]).all())
 
 
 def reference_rows(run: Run, concept: sequences.Concept, wanted: list[Wanted]) -> list[tuple]:
@@ -442,7 +505,8 @@ def is_finished(run: Run) -> bool:
         return False
     try:
         for t in range(1, len(run.concepts) + 1):
-            State.load(run.task_folder(t))
+            if not is_dropped(run, t):
+                State.load(run.task_folder(t))
     except (FileNotFoundError, DamagedState):
         return False
     return all(complete_row(run, t) for t in range(len(run.concepts) + 1)) and (run.folder / "scores.csv").exists()
@@ -460,10 +524,16 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
         "changed": changed(run.config.method, run.config.backbone, run.options),
         "facts": run.facts,
         "hash": results.hash8(run.facts),
-        "sequence": {"name": run.sequence.name, "version": run.sequence.version, "concepts": run.concepts},
+        "sequence": {
+            "name": run.sequence.name,
+            "version": run.sequence.version,
+            "concepts": run.concepts,
+            "class_nouns": {c.name: c.class_noun for c in run.sequence.concepts},
+        },
         "pictures": "drawn" if images.is_drawn(run.sequence.concepts[0], run.config.backbone) else "photographs",
         "sees_earlier_data": run.method_class.sees_earlier_data,
         "judges": {name: j.identity for name, j in run.judges.items()},
+        "backbone": run.backbone.facts,
         "device": {"kind": run.backbone.device.type, "threads": torch.get_num_threads()},
         "costs": {str(t): c for t, c in sorted(run.costs.items())},
         "summary": report.summaries(scores, run.concepts, done) if done else {},

@@ -14,7 +14,9 @@
       pictures_per_prompt: 2             # this and what follows may be left out
       num_inference_steps: 10
       guidance_scale: 4.0
+      photographs: {num_inference_steps: 50}   # other values where the pictures are photographs
 
+A kind is live, object or style, and says which prompts suit the concept: a dog wears a hat, a style paints a dog.
 In a template `{}` stands for the words for the concept, such as "<v3> dog". A `drawn` concept has a stand-in
 of the same name in the miniature's world; that is the default where no folder is named. A relative folder is
 relative to the user's YAML file; in a built-in sequence, to the folder cpbench is started in. Whether it
@@ -26,8 +28,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import astuple, dataclass, replace
 from importlib import metadata, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -37,7 +39,7 @@ import yaml
 
 from cpbench.errors import UserError, near, quoted
 
-Kind = Literal["live", "object"]
+Kind = Literal["live", "object", "style"]
 KINDS: tuple[str, ...] = get_args(Kind)
 SLOT = "{}"  # where a template takes the words for the concept
 DEFAULT_PROMPTS = "dreambench"
@@ -63,6 +65,15 @@ class Concept:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """How the pictures of a cell are drawn; the values are usual for photographs' backbones."""
+
+    pictures_per_prompt: int = 4
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What is drawn for every cell of the retention matrix: templates by kind, pictures a prompt, sampler."""
 
@@ -70,6 +81,13 @@ class Evaluation:
     pictures_per_prompt: int = 2
     num_inference_steps: int = 10
     guidance_scale: float = 4.0
+    photographs: Drawing = Drawing()
+
+    def drawing(self, drawn: bool) -> Drawing:
+        """The values for the miniature's drawn concepts, or for photographs."""
+        if not drawn:
+            return self.photographs
+        return Drawing(self.pictures_per_prompt, self.num_inference_steps, self.guidance_scale)
 
 
 @dataclass(frozen=True)
@@ -131,6 +149,7 @@ def content_hash(seq: Sequence) -> str:
         "pictures_per_prompt": test.pictures_per_prompt,
         "num_inference_steps": test.num_inference_steps,
         "guidance_scale": float(test.guidance_scale),
+        "photographs": [float(value) for value in astuple(test.photographs)],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -285,7 +304,7 @@ def _evaluation(value: object, where: str, concepts: list[Concept], prompts: dic
         value,
         where,
         required=[k for k in KINDS if k in used],
-        optional=(*KINDS, "pictures_per_prompt", "num_inference_steps", "guidance_scale"),
+        optional=(*KINDS, *DRAWING, "photographs"),
     )
     chosen = {k: _templates(given[k], f"{where}.{k}") for k in KINDS if k in given}
     for kind, templates in chosen.items():
@@ -293,16 +312,14 @@ def _evaluation(value: object, where: str, concepts: list[Concept], prompts: dic
             if template not in (known := prompts.get(kind, ())):
                 cure = f"Take one of the {len(known)} prompts for {kind} concepts, or give your own."
                 raise UserError(f"{where}.{kind}: {near(template, known, 'prompt', cure)}")
-    settings: dict[str, Any] = {
-        key: read(given[key], f"{where}.{key}")
-        for key, read in (
-            ("pictures_per_prompt", _whole),
-            ("num_inference_steps", _whole),
-            ("guidance_scale", _number),
-        )
-        if key in given
-    }
-    return Evaluation(chosen, **settings)
+    settings = _drawing(given, where)
+    elsewhere = given.get("photographs", {})
+    elsewhere = _drawing(_keys(elsewhere, f"{where}.photographs", optional=DRAWING), f"{where}.photographs")
+    return Evaluation(chosen, **settings, photographs=Drawing(**(settings | elsewhere)))
+
+
+def _drawing(given: dict[str, Any], where: str) -> dict[str, Any]:
+    return {key: read(given[key], f"{where}.{key}") for key, read in DRAWING.items() if key in given}
 
 
 def _bad(where: str, reason: str) -> NoReturn:
@@ -353,7 +370,7 @@ def _description(value: object, where: str) -> str:
 
 def _kind(value: object, where: str) -> Kind:
     if value not in KINDS:
-        _bad(where, f"must be 'live' or 'object', not {quoted(value)}")
+        _bad(where, f"must be 'live', 'object' or 'style', not {quoted(value)}")
     return value
 
 
@@ -378,6 +395,13 @@ def _number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         _bad(where, f"must be a number from 0 on, not {quoted(value)}")
     return float(value)
+
+
+DRAWING: dict[str, Callable[[object, str], Any]] = {
+    "pictures_per_prompt": _whole,
+    "num_inference_steps": _whole,
+    "guidance_scale": _number,
+}
 
 
 # Reading YAML

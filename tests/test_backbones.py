@@ -414,7 +414,10 @@ def test_gradients_are_asked_for_by_the_named_alone(tiny: Backbone) -> None:
     for chosen in choices:
         tiny.train_only(p for p in chosen)
         asking = {
-            id(p) for part in (tiny.unet, tiny.vae, tiny.text_encoder) for p in part.parameters() if p.requires_grad
+            id(p)
+            for part in (*(m.parameters() for _, m in tiny.parts()), tiny.rows.values())
+            for p in part
+            if p.requires_grad
         }
         assert asking == {id(p) for p in chosen}
 

@@ -127,7 +127,7 @@ def test_isolated_installs_each_concepts_own(tiny: Backbone, make_task: MakeTask
     for concept in ("dog", "vase"):
         with tiny.installed(Isolated(SMALL), second, (concept,)):
             assert all(torch.equal(v, second.tensors[f"adapter/{concept}/{k}"]) for k, v in tiny.factors.items())
-            (row,) = tiny.rows.rows.values()
+            (row,) = tiny.rows.values()
             assert torch.equal(row, second.tensors[f"token/{concept}"])
             word = Isolated(SMALL).phrase(concept, "dog", second).split()[0]
             assert tiny.tokenizer(word, add_special_tokens=False).input_ids == [len(tiny.tokenizer) - 1]
@@ -177,7 +177,7 @@ def test_seqlora_installs_the_adapter_and_all_words(tiny: Backbone, make_task: M
         with tiny.installed(SequentialLora(SMALL), second, concepts):
             assert all(torch.equal(v, second.part("adapter")[k]) for k, v in tiny.factors.items())
             for word, concept in (("v1", "dog"), ("v2", "vase")):
-                assert torch.equal(tiny.rows.rows[word], second.tensors[f"token/{concept}"])
+                assert torch.equal(tiny.rows[word], second.tensors[f"token/{concept}"])
             ids = tiny.tokenizer("<v1> <v2>", add_special_tokens=False).input_ids
             assert ids == [len(tiny.tokenizer) - 2, len(tiny.tokenizer) - 1]
             hashes.add(tiny.installed_hash())
@@ -204,8 +204,8 @@ def test_a_new_word_comes_after_the_earlier_ones(tiny: Backbone, make_task: Make
     after, row = add_words(tiny, make_task(tiny, "dog2", 3), state, start)
     assert ids_of(tiny, "<v1>", "<v2>", "<v3>") == [[plain], [plain + 1], [plain + 2]]
     for i, concept in enumerate(("vase", "dog"), 1):
-        assert torch.equal(tiny.rows.rows[f"v{i}"], kept[f"token/{concept}"])
-    assert tiny.rows.rows["v3"] is row and torch.equal(row, start) and row.requires_grad
+        assert torch.equal(tiny.rows[f"v{i}"], kept[f"token/{concept}"])
+    assert tiny.rows["v3"] is row and torch.equal(row, start) and row.requires_grad
     # the state to be filled: earlier rows as they were, earlier facts, and nothing else yet
     assert after.tensors.keys() == {"token/vase", "token/dog"}
     assert all(torch.equal(after.tensors[k], kept[k]) for k in after.tensors)
@@ -219,7 +219,7 @@ def test_a_new_word_comes_after_the_earlier_ones(tiny: Backbone, make_task: Make
 def test_the_first_word_needs_no_state(tiny: Backbone, make_task: MakeTask) -> None:
     after, row = add_words(tiny, make_task(tiny), State(), torch.zeros(16))
     assert after.concepts == ["dog"] and after.tensors == {}
-    assert list(tiny.rows.rows) == ["v1"] and tiny.rows.rows["v1"] is row
+    assert list(tiny.rows) == ["v1"] and tiny.rows["v1"] is row
 
 
 def test_words_may_have_names_of_their_own(tiny: Backbone, make_task: MakeTask) -> None:
@@ -234,7 +234,7 @@ def test_words_may_have_names_of_their_own(tiny: Backbone, make_task: MakeTask) 
     tiny.restore()
     add_tokens(tiny, state, name_of)
     assert ids_of(tiny, *words[:2]) == [[plain], [plain + 1]] and len(tiny.tokenizer) == plain + 2
-    assert torch.equal(tiny.rows.rows["my-dog-1"], state.tensors["token/dog"])
+    assert torch.equal(tiny.rows["my-dog-1"], state.tensors["token/dog"])
 
 
 # Both

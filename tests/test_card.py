@@ -238,7 +238,7 @@ def test_mechanisms_train_what_they_name_and_leave_no_trace() -> None:
             assert moved == layers and not weights
         else:
             assert len(weights) > 0.99 * len(every)
-        row = backbone.rows.rows["v1"]
+        row = backbone.rows["v1"]
         assert not torch.equal(row, backbone.word_embedding("dog"))
         backbone.restore()
     assert backbones.fingerprint(backbone) == before

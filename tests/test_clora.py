@@ -297,7 +297,7 @@ def test_installed_weights_are_the_first_ones_plus_all_products(tiny: Backbone, 
                     assert torch.equal(parameter, pristine[name])
             assert tiny.factors == {}
             for n, concept in enumerate(CONCEPTS, 1):
-                assert torch.equal(tiny.rows.rows[f"v{n}"], state.tensors[f"token/{concept}"])
+                assert torch.equal(tiny.rows[f"v{n}"], state.tensors[f"token/{concept}"])
 
 
 def test_the_installed_model_is_the_last_lora_on_the_sum_of_the_earlier(tiny: Backbone, three: list[Learned]) -> None:

@@ -508,7 +508,7 @@ def test_what_is_carried_is_what_training_ended_with(
     last: dict[str, tuple[Tensors, torch.Tensor]] = {}
 
     def look(phase: str, step: int) -> None:
-        rows = tiny.rows.rows["v2"].detach().clone()
+        rows = tiny.rows["v2"].detach().clone()
         last[phase] = ({k: v.detach().clone() for k, v in tiny.factors.items()}, rows)
 
     before = three(variant)[0].state
@@ -531,7 +531,7 @@ def test_the_last_lora_and_all_words_are_installed(
         with tiny.installed(method, state, concepts):
             assert same({k: v.detach() for k, v in tiny.factors.items()}, state.part("adapter/dog2"))
             for n, concept in enumerate(CONCEPTS[:3], 1):
-                assert torch.equal(tiny.rows.rows[f"v{n}"], state.tensors[f"token/{concept}"])
+                assert torch.equal(tiny.rows[f"v{n}"], state.tensors[f"token/{concept}"])
     assert [method.phrase(c, "thing", state) for c in CONCEPTS[:3]] == ["<v1> thing", "<v2> thing", "<v3> thing"]
 
 

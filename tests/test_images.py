@@ -1,4 +1,4 @@
-"""Where a concept's pictures come from: photographs as PIL reads them, drawings that are always the same."""
+"""Where a concept's pictures come from, and that drawings are always the same. Photographs: test_photographs.py."""
 
 from pathlib import Path
 
@@ -11,9 +11,6 @@ from cpbench.errors import UserError
 from cpbench.miniature.world import SUBJECTS
 from cpbench.sequences import Concept
 
-PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "dreambooth" / "dataset"
-there = pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the DreamBench photographs are not in {PHOTOGRAPHS}")
-
 
 def complaint(*args: object) -> str:
     with pytest.raises(UserError) as caught:
@@ -25,90 +22,6 @@ def complaint(*args: object) -> str:
 
 def concept(name: str = "rex", folder: Path | None = None, drawn: bool = False) -> Concept:
     return Concept(name, "dog", "live", ("a {}",), None if folder is None else str(folder), drawn)
-
-
-def middle_square(picture: np.ndarray, size: int) -> np.ndarray:
-    """The largest square in the middle, cut by slicing, resized by PIL's Lanczos filter."""
-    h, w = picture.shape[:2]
-    side = min(h, w)
-    y, x = (h - side) // 2, (w - side) // 2
-    cut = Image.fromarray(picture[y : y + side, x : x + side])
-    return np.asarray(cut.resize((size, size), Image.Resampling.LANCZOS))
-
-
-# Photographs
-
-
-@there
-@pytest.mark.parametrize("name", ["dog", "backpack", "vase"])
-def test_photographs_are_cut_and_resized_as_pil_does(name: str) -> None:
-    files = sorted((PHOTOGRAPHS / name).glob("*.jpg"))
-    found = images.load(concept(name, PHOTOGRAPHS / name), "some/backbone", 64)
-    assert found.dtype == np.uint8 and found.shape == (len(files), 64, 64, 3) and len(files) >= 4
-    for file, picture in zip(files, found, strict=True):
-        np.testing.assert_array_equal(picture, middle_square(np.asarray(Image.open(file).convert("RGB")), 64))
-
-
-@pytest.mark.parametrize("shape", [(40, 70), (71, 40), (33, 33), (20, 21)])
-def test_middle_of_any_shape(tmp_path: Path, shape: tuple[int, int]) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    found = images.load(concept(folder=tmp_path), "sd", 16)
-    np.testing.assert_array_equal(found, [middle_square(pixels, 16)])
-
-
-def test_files_come_in_order_of_name_and_only_pictures_count(tmp_path: Path) -> None:
-    for k, name in enumerate(["b.png", "a.JPG", "c.webp", "d.jpeg"]):
-        Image.new("RGB", (8, 8), (60 * k, 0, 0)).save(tmp_path / name, quality=100)
-    for name in ("notes.txt", "prompts.yaml", ".DS_Store"):
-        (tmp_path / name).write_text("no picture")
-    found = images.load(concept(folder=tmp_path), "sd", 8)
-    np.testing.assert_allclose(found[:, 4, 4, 0], [60, 0, 120, 180], atol=4)
-
-
-@pytest.mark.parametrize(("mode", "colour"), [("L", 90), ("RGBA", (90, 90, 90, 255)), ("P", 90), ("CMYK", (0,) * 4)])
-def test_all_modes_become_rgb(tmp_path: Path, mode: str, colour: object) -> None:
-    picture = Image.new(mode, (8, 8), colour)
-    if mode == "P":
-        picture.putpalette([90] * 768)
-    picture.save(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"))
-    found = images.load(concept(folder=tmp_path), "sd", 8)
-    assert found.shape == (1, 8, 8, 3)
-    np.testing.assert_allclose(found, 255 if mode == "CMYK" else 90, atol=2)
-
-
-def test_pictures_stand_upright_as_the_camera_noted(tmp_path: Path) -> None:
-    upright = np.zeros((8, 8, 3), np.uint8)
-    upright[:4] = 250  # light above, dark below
-    lying, exif = Image.fromarray(np.rot90(upright)), Image.Exif()
-    exif[274] = 6  # orientation: show it turned by 90 degrees clockwise
-    lying.save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(images.load(concept(folder=tmp_path), "sd", 8), [upright])
-
-
-def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
-    line = complaint(concept("rex", tmp_path / "gone"), "sd", 64)
-    assert "concept rex" in line and str(tmp_path / "gone") in line
-    (tmp_path / "notes.txt").write_text("no picture")
-    line = complaint(concept("rex", tmp_path), "sd", 64)
-    assert "concept rex" in line and str(tmp_path) in line and ".png" in line
-
-
-@pytest.mark.parametrize("broken", ["not a picture", "cut short", "empty", "a folder"])
-def test_broken_pictures_are_named(tmp_path: Path, broken: str) -> None:
-    file = tmp_path / "b.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
-    if broken == "not a picture":
-        file.write_text("words")
-    elif broken == "cut short":
-        whole = (tmp_path / "a.png").read_bytes()
-        file.write_bytes(whole[: len(whole) // 2])
-    elif broken == "empty":
-        file.touch()
-    else:
-        file.mkdir()
-    line = complaint(concept("rex", tmp_path), "sd", 64)
-    assert "concept rex" in line and str(file) in line
 
 
 def test_backbones_that_do_not_draw_need_a_folder() -> None:

@@ -144,8 +144,8 @@ def full_of_parts(backbone: Backbone, task: Task) -> dict[str, list[nn.Parameter
 
 def everything(backbone: Backbone) -> dict[str, nn.Parameter]:
     """All parameters by name; the same parameter has another name below a wrapped layer."""
-    roots = {part: getattr(backbone, part) for part in ("unet", "vae", "text_encoder")}
-    return {f"{part}.{name}": p for part, root in roots.items() for name, p in root.named_parameters()}
+    own = {f"{part}.{name}": p for part, root in backbone.parts() for name, p in root.named_parameters()}
+    return own | {f"word {name}": row for name, row in backbone.rows.items()}
 
 
 @pytest.mark.parametrize("named", ["lora", "one factor", "word", "both", "weights", "one weight", "all"])

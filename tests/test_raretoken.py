@@ -91,7 +91,7 @@ def everything(backbone: Backbone) -> Tensors:
         for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
             plain = name.replace(".base_layer.", ".").replace("token_embedding.table.", "token_embedding.")
             found[f"{part}.{plain}"] = tensor.detach().clone()
-    return found
+    return found | {f"text_encoder.word.{name}": row.detach().clone() for name, row in backbone.rows.items()}
 
 
 def changed(before: Tensors, after: Tensors) -> set[str]:
@@ -254,7 +254,7 @@ def test_a_state_of_either_kind_is_installed(
     for concepts in ((), ("dog",), ("dog", "vase")):
         with tiny.installed(method, state, concepts), torch.no_grad():
             for n, concept in enumerate(CONCEPTS[:number], 1):
-                assert torch.equal(tiny.rows.rows[f"rare-{n}"], state.tensors[f"token/{concept}"])
+                assert torch.equal(tiny.rows[f"rare-{n}"], state.tensors[f"token/{concept}"])
                 ids = tiny.tokenizer(f"<rare-{n}> dog", add_special_tokens=False).input_ids
                 assert len(ids) == 2 and ids[0] == len(tiny.tokenizer) - number + n - 1
             if kind == "full":

@@ -156,7 +156,8 @@ def test_record_says_what_was_run(small: Path, output: Path, lora: dict[str, Any
     folder = lora["folder"]
     record = run_json(folder)
     assert record["status"] == "finished"
-    assert record["sequence"] == {"name": "small", "version": 1, "concepts": CONCEPTS}
+    nouns = {"dog": "dog", "backpack": "backpack"}
+    assert record["sequence"] == {"name": "small", "version": 1, "concepts": CONCEPTS, "class_nouns": nouns}
     assert record["pictures"] == "drawn" and record["sees_earlier_data"] is False
     config = record["config"]
     assert {k: config[k] for k in ("method", "backbone", "seed", "order")} == {
@@ -569,7 +570,11 @@ def test_a_learning_rate_that_blows_up_is_one_line_and_nothing_is_scored(small: 
     assert not list(tmp_path.glob("**/task-01/scores.csv"))
 
 
-def test_a_backbone_without_judges_is_one_line(small: Path, tmp_path: Path) -> None:
+def test_a_backbone_without_judges_needs_the_published_ones(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "copy"
     shutil.copytree(MINIATURE, folder, ignore=shutil.ignore_patterns("judges"))
     photos = yaml.safe_load(small.read_text()) | {"images": {"folder": "photos/{name}"}}
@@ -577,6 +582,16 @@ def test_a_backbone_without_judges_is_one_line(small: Path, tmp_path: Path) -> N
     for name in CONCEPTS:
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.fromarray(images.drawn(name)[0]).save(tmp_path / "photos" / name / "0.png")
-    with pytest.raises(UserError, match="has no judges"):
+    with pytest.raises(UserError, match="judge clip-vit-b-32: .* pass --clip FILE.safetensors"):
         words = {"sequence": str(tmp_path / "photos.yaml"), "backbone": str(folder), "output": tmp_path / "out"}
         cpbench.run(method="base", **words)
+
+
+def test_a_picture_of_one_colour_fails_and_is_not_scored(small: Path, tmp_path: Path) -> None:
+    from cpbench.config import resolve
+
+    run = runner.prepare(*resolve({"method": "base", "sequence": str(small), "output": tmp_path}))
+    concept = run.sequence.concepts[0]
+    pictures = np.stack([images.drawn("dog")[0], np.full((64, 64, 3), 7, np.uint8)])
+    rows = runner.score(run, 0, "cell", concept, [("a {} in the snow", 0), ("a {} in the snow", 1)], pictures)
+    assert {r[4]: bool(np.isnan(r[6])) for r in rows} == {0: False, 1: True} and len(rows) == 6

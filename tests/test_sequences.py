@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cpbench import sequences
 from cpbench.errors import UserError, near
-from cpbench.sequences import Concept, Evaluation, Sequence, content_hash, load, names, ordered
+from cpbench.sequences import Concept, Drawing, Evaluation, Sequence, content_hash, load, names, ordered
 
 REPO = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = REPO.parent / "shared" / "data" / "dreambooth" / "dataset"
@@ -86,9 +86,9 @@ def test_longer_sequences_go_on_from_the_shorter() -> None:
     assert all(len(prompts) < 8 for prompts in fifty.evaluation.prompts.values())
 
 
-def test_every_built_in_sequence_loads_drawn_with_all_25_prompts():
+def test_every_sequence_of_our_own_loads_drawn_with_all_25_prompts():
     assert {"dreambench10", "quick3"} <= set(names())
-    for name in names():
+    for name in set(names()) - set(LITERATURE):
         seq = load(name)
         assert seq.name == name and seq.description
         for concept in seq.concepts:
@@ -102,12 +102,17 @@ def test_every_built_in_sequence_loads_drawn_with_all_25_prompts():
 @pytest.mark.parametrize(
     ("name", "version", "digest"),
     [
-        ("dreambench10", 2, "e5ed050017f9bcd5910880b590e744132d3f56679c74d3cd9f2442f233865280"),
-        ("dreambench30", 1, "b83075a9062ac71371e9cc81ee89ce29bb1a820f24ee29641cfbf146deeb6b22"),
-        ("dreambench-dogs", 1, "c2dc128ddaa41796d7ffd4cd4bc48b263bead6655f0897b267426e08a1596f40"),
-        ("miniature-val6", 2, "541ad4e4da2a5ff3d261f6363d87d9ff388cd529764f237d02a4527d4bf2a412"),
-        ("miniature50", 1, "6ba8083a530c9949998814123821ae2712527fefd08b5d003bce07759db459a9"),
-        ("quick3", 2, "5069faf8b067d6ac4a8bf7ad150c68da76fbd915ac110090c6a1d12a946f3067"),
+        ("dreambench10", 2, "fe126ddbb2c8e576b6e2ea54588ded9a52141e4dea2b0c54cb83123da8221f66"),
+        ("dreambench30", 1, "f828d5682279421c7830840177cef44b36758e9f25bd98c21027165d7bd26bab"),
+        ("dreambench-dogs", 1, "6293808e48d42a4fa64df16358163670018a1ffe1191046fb9d5d029767000f4"),
+        ("miniature-val6", 2, "42db77d214f5c514c0a7f9ce67e054d4e387771fdd4a01001e776e7b3d05e4bd"),
+        ("miniature50", 1, "47563312ba257c0720f04a1bc08b0cb373991e14d80c98c956f17e598e3911ca"),
+        ("quick3", 2, "39467f2b856cf2515c3b35b81982f71264aa678c6da23782f49200fc92a300fe"),
+        ("cifc10", 1, "5e0b8513c711adcc1c288309239ed01aa1a8fdadc87a324c7870655220cf993f"),
+        ("continual-lora10", 1, "063cf8c2c16f43b57868b66c2931835a236260182cfc73fba9b2126f82e8c8b6"),
+        ("customconcept50", 1, "de39fededbbeaca634cda0fbd271fabe034678414515001f4eb14ed18662436e"),
+        ("customconcept6", 1, "2ff0265003f3840723c0ba28ed13f2056fbb0335644e1b8c3bba27e2f63fec3f"),
+        ("t2i-conbench4", 1, "b1041faeaed6170e2e65e74638453055df8fed9cc0073bccc7dd2fbb6a73146c"),
     ],
 )
 def test_published_version_keeps_its_content(name, version, digest):
@@ -125,7 +130,14 @@ def test_prompts_and_class_nouns_are_dreambenchs_own():
         theirs = re.findall(r"^'(.*)'\.format", part, re.MULTILINE)
         assert [t.replace("{}", "{0} {1}") for t in sequences.prompt_set("dreambench")[kind]] == theirs
     nouns = dict(re.findall(r"^(\w+),([\w ]+)$", classes, re.MULTILINE))
-    photographed = ("dreambench10", "dreambench30", "dreambench-dogs", "quick3")
+    photographed = (
+        "dreambench10",
+        "dreambench30",
+        "dreambench-dogs",
+        "quick3",
+        "t2i-conbench4",
+        "continual-lora10",
+    )
     assert nouns.pop("subject_name") == "class"  # the table's head
     assert {c.name: c.class_noun for c in load("dreambench30").concepts} == nouns
     for concept in (c for name in photographed for c in load(name).concepts):
@@ -143,6 +155,150 @@ def test_describing_a_sequence_needs_nothing_heavy():
     assert done.stdout.strip() == ""
 
 
+# Sequences of the literature: what their sources say, written here apart from the YAML files.
+
+LITERATURE = {
+    "cifc10": [
+        ("dog", "dog", "live"),
+        ("duck_toy", "duck toy", "object"),
+        ("cat", "cat", "live"),
+        ("backpack", "backpack", "object"),
+        ("teddybear", "teddy bear", "object"),
+        ("painting", "painting", "style"),
+        ("dog2", "dog", "live"),
+        ("drawing", "drawing", "style"),
+        ("cat2", "cat", "live"),
+        ("ink_painting", "ink painting", "style"),
+    ],
+    "t2i-conbench4": [
+        ("dog", "dog", "live"),
+        ("dog3", "dog", "live"),
+        ("cat2", "cat", "live"),
+        ("shiny_sneaker", "sneaker", "object"),
+    ],
+    "continual-lora10": [
+        ("colorful_sneaker", "sneaker", "object"),
+        ("fancy_boot", "boot", "object"),
+        ("backpack", "backpack", "object"),
+        ("bear_plushie", "stuffed animal", "object"),
+        ("candle", "candle", "object"),
+        ("can", "can", "object"),
+        ("pink_sunglasses", "glasses", "object"),
+        ("berry_bowl", "bowl", "object"),
+        ("red_cartoon", "cartoon", "object"),
+        ("teapot", "teapot", "object"),
+    ],
+    "customconcept6": None,  # of these two the papers give only some tasks: KNOWN
+    "customconcept50": None,
+}
+KNOWN = {
+    "customconcept6": (6, {1: "panda plushie", 3: "tortoise plushie", 6: "sunglasses"}),
+    "customconcept50": (50, {1: "cat", 25: "waterfall", 50: "car"}),
+}
+# The class words of CustomConcept101's folders (its dataset.json), as far as they occur.
+CUSTOM_CONCEPTS = {
+    "action figure": "actionfigure_1 actionfigure_2",
+    "backpack": "luggage_backpack1",
+    "barn": "scene_barn",
+    "bear": "toy_bear",
+    "bike": "transport_bike",
+    "book": "things_book things_book2",
+    "bottle": "things_bottle1",
+    "bunny plushie": "plushie_bunny",
+    "car": (
+        "transport_car1 transport_car10 transport_car11 transport_car2 transport_car3 transport_car4 "
+        "transport_car5 transport_car6 transport_car7 transport_car8 transport_car9"
+    ),
+    "castle": "scene_castle",
+    "cat": "pet_cat1 pet_cat2 pet_cat3 pet_cat4 pet_cat5 pet_cat6 pet_cat7",
+    "chair": "furniture_chair1 furniture_chair2 furniture_chair3",
+    "cow plushie": "plushie_cow",
+    "cup": "things_cup1 things_cup2 things_cup3",
+    "dish": "dish_1 dish_2",
+    "dog": "pet_dog1 pet_dog2 pet_dog3 pet_dog4",
+    "figurine": "actionfigure_3",
+    "flower": "flower_1 flower_2",
+    "garden": "scene_garden",
+    "glasses": "wearable_glasses",
+    "guitar": "instrument_music1 instrument_music2",
+    "headphone": "things_headphone1 things_headphone2",
+    "houseplant": "decoritems_houseplant1 decoritems_houseplant2 decoritems_houseplant3",
+    "jacket": "wearable_jacket1 wearable_jacket2",
+    "lamp": "decoritems_lamp1",
+    "lighthouse": "scene_lighthouse",
+    "lobster plushie": "plushie_lobster",
+    "motorbike": "transport_motorbike1",
+    "panda plushie": "plushie_panda",
+    "penguin plushie": "plushie_penguin",
+    "purse": "luggage_purse1 luggage_purse2 luggage_purse3 luggage_purse4",
+    "ring": "jewelry_ring",
+    "shoes": "wearable_shoes1 wearable_shoes2",
+    "sofa": "furniture_sofa1 furniture_sofa2",
+    "sunglasses": "wearable_sunglasses1 wearable_sunglasses2",
+    "table": "furniture_table1",
+    "tank": "transport_tank",
+    "teddybear": "plushie_teddybear",
+    "tortoise plushie": "plushie_tortoise",
+    "toy": "toy_unicorn",
+    "toy gnome": "toy_gnome",
+    "vase": "decoritems_vase2",
+    "violin": "instrument_music3",
+    "waterfall": "scene_waterfall",
+    "wooden pot": "decoritems_woodenpot",
+}
+# Templates a kind, those evaluated, and the source's sampler.
+PROMPTS = {
+    "cifc10": ({"live": 20, "object": 20, "style": 20}, 8, (1, 50, 7.5)),
+    "t2i-conbench4": ({"live": 10, "object": 10}, 10, (2, 25, 4.5)),
+    "continual-lora10": ({"object": 5}, 5, (2, 50, 5.0)),
+    "customconcept6": ({"live": 16, "object": 15}, 8, (1, 50, 6.0)),
+    "customconcept50": ({"live": 16, "object": 15}, 8, (1, 50, 6.0)),
+}
+
+
+@pytest.mark.parametrize("name", [n for n, concepts in LITERATURE.items() if concepts])
+def test_sequence_of_the_literature_is_its_sources(name: str) -> None:
+    assert [(c.name, c.class_noun, c.kind) for c in load(name).concepts] == LITERATURE[name]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_customconcept_has_the_known_tasks_and_the_sources_class_words(name: str) -> None:
+    length, known = KNOWN[name]
+    concepts = load(name).concepts
+    assert len(concepts) == length
+    assert {t: concepts[t - 1].class_noun for t in known} == known
+    for c in concepts:
+        assert c.name in CUSTOM_CONCEPTS[c.class_noun].split()
+        assert c.kind == ("live" if c.class_noun in ("cat", "dog") else "object")
+        assert c.images == f"data/customconcept101/{c.name}"
+
+
+def test_customconcept50_is_spread_over_the_categories() -> None:
+    fifty = load("customconcept50").concepts
+    assert {c.name for c in load("customconcept6").concepts} < {c.name for c in fifty}
+    categories = [c.name.split("_")[0] for c in fifty]
+    assert len(set(categories)) == 15 and "person" not in categories
+    assert all(a != b for a, b in zip(categories, categories[1:], strict=False))
+
+
+@pytest.mark.parametrize("name", LITERATURE)
+def test_sequence_of_the_literature_has_prompts_and_pictures(name: str) -> None:
+    seq = load(name)
+    assert (seq.name, seq.version) == (name, 1) and seq.description
+    templates, evaluated, sampler = PROMPTS[name]
+    assert {c.kind: len(c.prompts) for c in seq.concepts} == templates
+    assert {k: len(v) for k, v in seq.evaluation.prompts.items()} == dict.fromkeys(templates, evaluated)
+    assert astuple(seq.evaluation.drawing(drawn=False)) == sampler
+    if seq.concepts[0].drawn:
+        assert astuple(seq.evaluation.drawing(drawn=True)) == (1, 10, 4.0)
+    dreambooth = {c.name: (c.class_noun, c.kind, c.images) for c in load("dreambench30").concepts}
+    for concept in seq.concepts:
+        assert concept.images and concept.images.endswith(f"/{concept.name}")
+        assert concept.drawn == (name in ("t2i-conbench4", "continual-lora10"))
+        if concept.drawn:
+            assert dreambooth[concept.name] == (concept.class_noun, concept.kind, concept.images)
+
+
 # The user's own
 
 
@@ -152,7 +308,16 @@ def test_own_file_with_defaults(tmp_path):
     assert seq.concepts[0].prompts == sequences.prompt_set("dreambench")["live"]
     assert seq.concepts[0].images is None and seq.concepts[0].drawn
     assert seq.evaluation == Evaluation({"live": ("a {} in the snow",), "object": ("a wet {}",)}, 2, 10, 4.0)
+    assert astuple(seq.evaluation.drawing(drawn=True)) == (2, 10, 4.0)
+    assert astuple(seq.evaluation.drawing(drawn=False)) == (4, 50, 7.5)
     assert load(str(tmp_path / "mine.yaml")) == seq
+
+
+def test_what_is_given_once_holds_for_photographs_unless_they_have_their_own(tmp_path):
+    given = {"pictures_per_prompt": 3, "guidance_scale": 5, "photographs": {"guidance_scale": 6}}
+    test = load(write(tmp_path, MINE | {"evaluation": MINE["evaluation"] | given})).evaluation
+    assert astuple(test.drawing(drawn=True)) == (3, 10, 5.0)
+    assert astuple(test.drawing(drawn=False)) == (3, 50, 6.0)
 
 
 def test_the_example_of_the_module_loads(tmp_path):
@@ -183,6 +348,16 @@ def test_own_prompts(tmp_path):
     own["evaluation"] = {"live": ["{} asleep"], "object": ["one {}"]}
     seq = load(write(tmp_path, own))
     assert [c.prompts for c in seq.concepts] == [("{} asleep",), ("a {}", "one {}")]
+
+
+def test_style_is_a_kind_with_prompts_of_its_own(tmp_path: Path) -> None:
+    own = {**MINE, "prompts": {"live": ["{} asleep"], "style": ["a {} of a boat"]}}
+    own["concepts"] = [MINE["concepts"][0], {"name": "ink", "class_noun": "ink painting", "kind": "style"}]
+    own["evaluation"] = {"live": ["{} asleep"], "style": ["a {} of a boat"]}
+    seq = load(write(tmp_path, own))
+    assert [(c.kind, c.prompts) for c in seq.concepts] == [("live", ("{} asleep",)), ("style", ("a {} of a boat",))]
+    del own["evaluation"]["style"]
+    assert "'style' is missing" in complaint(load, write(tmp_path, own))
 
 
 def test_copy_of_a_built_in_sequence_may_keep_the_name_only_if_it_is_the_same(tmp_path):
@@ -235,6 +410,7 @@ def test_hash_changes_with_everything_that_moves_a_score():
         change(seq, pictures_per_prompt=3),
         change(seq, num_inference_steps=11),
         change(seq, guidance_scale=4.5),
+        change(seq, photographs=Drawing(3, 50, 7.5)),
         change(seq, prompts={**prompts, "live": prompts["live"][1:]}),
     ]
     assert len({content_hash(s) for s in (seq, *others)}) == len(others) + 1
@@ -298,7 +474,7 @@ BAD = {
     "concepts are not a list": ({"concepts": {"rex": {}}}, ["concepts", "list"]),
     "concept is not a mapping": ({"concepts": ["rex"]}, ["concept 1", "'rex'", "mapping"]),
     "concept without a noun": ({"concepts": [{"name": "rex", "kind": "live"}]}, ["'class_noun' is missing"]),
-    "wrong kind": (with_concept(kind="animal"), ["concept 1 (rex): kind", "'live' or 'object'", "'animal'"]),
+    "wrong kind": (with_concept(kind="animal"), ["concept 1 (rex): kind", "'live', 'object' or 'style'", "'animal'"]),
     "kind is a list": (with_concept(kind=["live"]), ["concept 1 (rex): kind"]),
     "name is a path": (with_concept(name="../rex"), ["concept 1: name", "'../rex'"]),
     "name is a number": (with_concept(name=7), ["concept 1: name", "not 7", "quotes"]),
@@ -412,7 +588,7 @@ def test_unknown_name_gets_near_matches(name):
 @pytest.mark.parametrize("name", ["", "xyzzy", "x" * 5000, "a\nb", "~nobody-of-this-name"])
 def test_unknown_name_without_a_near_match_lists_all(name):
     line = complaint(load, name)
-    assert "the sequences are" in line and "quick3" in line and len(line) < 300
+    assert "the sequences are" in line and "quick3" in line and len(line) < 400
 
 
 # Any sequence, any content
@@ -425,7 +601,7 @@ SETTINGS = settings(deadline=None, max_examples=60, suppress_health_check=[Healt
 @st.composite
 def any_sequence(draw):
     templates = st.tuples(WORDS, WORDS).map(lambda w: f"{w[0]} {{}} {w[1]}")
-    kinds = draw(st.sampled_from([("live",), ("object",), ("live", "object")]))
+    kinds = draw(st.sampled_from([("live",), ("object",), ("live", "object"), ("object", "style")]))
     prompts = {k: tuple(draw(st.lists(templates, min_size=1, max_size=4, unique=True))) for k in kinds}
     chosen = {k: tuple(draw(st.lists(st.sampled_from(v), min_size=1, unique=True))) for k, v in prompts.items()}
     concepts = []
@@ -435,7 +611,8 @@ def any_sequence(draw):
         drawn = images is None or draw(st.booleans())
         concepts.append(Concept(name, draw(WORDS), kind, prompts[kind], images, drawn))
     number = st.integers(1, 1000)
-    evaluation = Evaluation(chosen, draw(number), draw(number), draw(st.floats(0, 100)))
+    photographs = Drawing(draw(number), draw(number), draw(st.floats(0, 100)))
+    evaluation = Evaluation(chosen, draw(number), draw(number), draw(st.floats(0, 100)), photographs)
     name = draw(NAMES.filter(lambda n: n not in names()))
     description = " ".join(draw(st.lists(WORDS, max_size=3)))
     return Sequence(name, draw(number), description, tuple(concepts), evaluation), prompts
@@ -459,6 +636,7 @@ def as_yaml(seq, prompts):
             "pictures_per_prompt": test.pictures_per_prompt,
             "num_inference_steps": test.num_inference_steps,
             "guidance_scale": test.guidance_scale,
+            "photographs": asdict(test.photographs),
         },
     }
 

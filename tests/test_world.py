@@ -431,7 +431,7 @@ def test_validation_subjects_are_in_no_benchmark_sequence() -> None:
     assert tuned_on == set(VALIDATION)
     for name in sequences.names():
         concepts = sequences.load(name).concepts
-        assert all(SUBJECTS[c.name]["noun"] == c.class_noun for c in concepts), name
+        assert all(SUBJECTS[c.name]["noun"] == c.class_noun for c in concepts if c.drawn), name
         if name != "miniature-val6":
             assert not tuned_on & {c.name for c in concepts}, name
 

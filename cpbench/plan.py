@@ -1,0 +1,104 @@
+"""What a run would cost on this machine, before it is spent: counted exactly, timed by a rehearsal of single steps."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from cpbench.cost import PeakMemory
+from cpbench.method import Options, Task
+from cpbench.runner import Run
+from cpbench.sampling import Sampler, Wanted, draw, png_bytes
+
+REPEATED = ("steps", "draws")  # a method's options that end so count repetitions: the rehearsal does each once
+SAMPLED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Counts, bytes and seconds of a whole run from its beginning; drawing is an upper bound.
+
+    Pictures that would come out as they were drawn before are not drawn again, so methods that leave learned concepts
+    alone cost less than `pictures` says.
+    """
+
+    tasks: int
+    learning_evaluations: int
+    drawing_evaluations: int
+    pictures: int
+    state_bytes: int
+    picture_bytes: int
+    peak_memory_bytes: int
+    learning_seconds: float
+    drawing_seconds: float
+
+
+def once(options: Options) -> Options:
+    """The options with every repetition done once."""
+    counts = [name for name in type(options).model_fields if name.rpartition("_")[2] in REPEATED]
+    return options.model_copy(update=dict.fromkeys(counts, 1))
+
+
+def plan(run: Run) -> Plan:
+    """Count the run, and rehearse on its backbone two tasks of single steps and one batch of two sampler steps."""
+    concepts, backbone = run.sequence.concepts, run.backbone
+    numbers = range(1, len(concepts) + 1)
+    learning = sum(run.method_class(run.options).unet_evaluations(t) for t in numbers)
+    cells = [run.cell_evaluations(c) for c in concepts]
+    drawn = [len(run.templates(c)) * run.pictures_per_prompt for c in concepts]
+    rows = [sum(cells), *(sum(cells[:t]) for t in numbers)]
+    pictures = sum(drawn) + sum(sum(drawn[:t]) for t in numbers)
+
+    short, state, sizes, evaluations = once(run.options), None, [0], backbone.unet_evaluations
+    with PeakMemory(backbone.device.type) as memory:
+        began = time.perf_counter()
+        for t, concept in list(zip(numbers, concepts, strict=True))[:2]:
+            task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed)
+            state = run.method_class(short).learn(backbone, task, state)
+            backbone.restore()
+            sizes.append(sum(state.bytes_by_kind().values()))
+        learning_seconds, evaluations = time.perf_counter() - began, backbone.unet_evaluations - evaluations
+        n = run.sampler.batch_size
+        wanted = [Wanted(f"a {concepts[0].class_noun}", run.config.seed, "plan", "a {}", k) for k in range(n)]
+        began = time.perf_counter()
+        sample = draw(backbone, wanted, Sampler(SAMPLED_STEPS, run.sampler.guidance_scale, n))
+        drawing_seconds = time.perf_counter() - began
+    per_learning = learning_seconds / evaluations if evaluations else 0.0
+    per_drawing = drawing_seconds / (n * SAMPLED_STEPS * (2 if run.sampler.guidance_scale > 1 else 1))
+    growth = sizes[-1] - sizes[-2]
+    return Plan(
+        tasks=len(concepts),
+        learning_evaluations=learning,
+        drawing_evaluations=sum(rows),
+        pictures=pictures,
+        state_bytes=sum(sizes[1] + (t - 1) * (growth if len(sizes) > 2 else 0) for t in numbers),
+        picture_bytes=pictures * len(png_bytes(sample[0])),
+        peak_memory_bytes=memory.peak,
+        learning_seconds=learning * per_learning,
+        drawing_seconds=sum(rows) * per_drawing,
+    )
+
+
+def lines(it: Plan) -> list[tuple[str, str]]:
+    """(what, how much) as a person reads it."""
+
+    def span(seconds: float) -> str:
+        for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+            if seconds >= 2 * unit:
+                return f"{seconds / unit:.1f} {name}"
+        return f"{seconds:.0f} seconds"
+
+    def size(n: int) -> str:
+        return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
+
+    return [
+        ("tasks", str(it.tasks)),
+        ("learning", f"{it.learning_evaluations:,} UNet evaluations, about {span(it.learning_seconds)}"),
+        (
+            "drawing",
+            f"{it.pictures:,} pictures, {it.drawing_evaluations:,} UNet evaluations, about {span(it.drawing_seconds)} at most",
+        ),
+        ("disk", f"{size(it.state_bytes)} of states, {size(it.picture_bytes)} of pictures at most"),
+        ("memory", f"{size(it.peak_memory_bytes)} at the peak of a rehearsal"),
+        ("time", f"about {span(it.learning_seconds + it.drawing_seconds)} at most, judging apart"),
+    ]

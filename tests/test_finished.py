@@ -1,0 +1,160 @@
+"""Using what was learned: drawing with several concepts, and exports that plain diffusers draws the same pictures with."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import architectures
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from test_architectures import CASES, SHORT, folders  # noqa: F401
+
+import cpbench
+from cpbench import backbones, config, finished
+from cpbench.cli import cli
+from cpbench.config import RunConfig
+from cpbench.errors import UserError
+from cpbench.finished import Finished, concepts_in, export, open_run, sample
+from cpbench.sampling import Sampler, Wanted, draw, noise, read_picture
+
+NOUNS = {"dog": "dog", "backpack": "backpack"}
+
+
+@pytest.fixture(scope="module", params=architectures.ARCHITECTURES)
+def backbone(request: pytest.FixtureRequest, folders: Callable[..., Path]):  # noqa: F811
+    return backbones.load(str(folders(request.param)))
+
+
+@pytest.fixture(params=[c for c in CASES if c != "base"])
+def it(request: pytest.FixtureRequest, backbone, make_task: Callable[..., object], tmp_path: Path) -> Finished:
+    """Two concepts learned by a method on an architecture, hard enough that one sees it."""
+    name, chosen = CASES[request.param]
+    kind = config.load_method(name)
+    rates = {k: 1e-2 for k in ("learning_rate", "lora_learning_rate", "token_learning_rate")}
+    if request.param == "raretoken":
+        rates["learning_rate"] = 1e-3
+    given = {k: v for k, v in (SHORT | rates).items() if k in kind.Options.model_fields} | chosen
+    options, state = kind.Options(**given), None
+    for number, concept in enumerate(NOUNS, 1):
+        state = kind(options).learn(backbone, make_task(backbone, concept, number), state)
+        backbone.restore()
+    run = RunConfig(method=name, sequence="quick3", backbone=backbone.name, options=options.model_dump(mode="json"))
+    return Finished(tmp_path, run, kind(options), state, backbone, NOUNS)
+
+
+def as_the_readme_says(folder: Path) -> object:
+    """The pipeline of the README's code, all lines but the one that draws."""
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    *lines, last = code.strip().splitlines()
+    assert last.startswith('pipe("a photo of a ')
+    told: dict[str, object] = {}
+    with contextlib.chdir(folder):
+        exec("\n".join(lines), told)
+    return told["pipe"]
+
+
+def test_plain_diffusers_draws_the_same_with_what_was_exported(it: Finished, tmp_path: Path) -> None:
+    from diffusers import DPMSolverMultistepScheduler
+
+    backbone, alone = it.backbone, it.config.method == "isolated"
+    written = export(it, tmp_path / "out", "dog" if alone else None)
+    assert all(path.exists() for path in written)
+    pipe = as_the_readme_says(tmp_path / "out")
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    plain = draw(backbone, [Wanted("a photo of a dog", 0, "dog", "x", 0)], Sampler(3, 4.0))[0] / 255
+    for concept in ("dog",) if alone else NOUNS:
+        want = Wanted(f"a photo of a {it.phrase(concept)}", 0, "dog", "x", 0)
+        with backbone.installed(it.method, it.state, (concept,)):
+            ours = draw(backbone, [want], Sampler(3, 4.0))[0] / 255
+        size = backbone.picture_size
+        theirs = pipe(
+            want.prompt,
+            height=size,
+            width=size,
+            latents=noise(backbone, want)[None],
+            num_inference_steps=3,
+            guidance_scale=4.0,
+            output_type="np",
+        ).images[0]
+        assert np.abs(ours - theirs).max() < 2e-3 + 0.5 / 255
+        assert np.abs(plain - theirs).max() > 0.02  # what was learned is in the picture
+
+
+def test_an_export_into_a_folder_with_things_in_it_is_refused(it: Finished, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    with pytest.raises(UserError, match="is not empty"):
+        export(it, tmp_path / "out", "dog")
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_what_cannot_be_used_together_says_so(it: Finished, tmp_path: Path) -> None:
+    if it.config.method != "isolated":
+        pictures = sample(it, "a {dog} beside a {backpack}", 1, 0, 2, 4.0)
+        assert pictures.shape == (1, it.backbone.picture_size, it.backbone.picture_size, 3)
+        return
+    with pytest.raises(UserError, match="name one with --concept"):
+        export(it, tmp_path / "out")
+    with pytest.raises(UserError, match="name one concept"):
+        sample(it, "a {dog} beside a {backpack}", 1, 0, 2, 4.0)
+
+
+# Prompts
+
+
+def test_a_prompt_names_concepts_in_braces() -> None:
+    assert concepts_in("a {dog} and a {vase}, {dog} again", ["dog", "vase"]) == ("dog", "vase")
+    assert concepts_in("a dog", ["dog"]) == ()
+    with pytest.raises(UserError, match="did you mean 'dog'"):
+        concepts_in("a {dgo} in the snow", ["dog", "vase"])
+    with pytest.raises(UserError, match="write a concept as {dog}"):
+        concepts_in("a {dog in the snow", ["dog"])
+
+
+# A run, from the command line
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    options = {"steps": 2, "batch_size": 1}
+    evaluation = {"num_inference_steps": 2, "pictures_per_prompt": 1}
+    done = cpbench.run(method="seqlora", sequence="quick3", output=folder, options=options, evaluation=evaluation)
+    return done["folder"]
+
+
+def test_a_runs_state_draws_any_prompt(run: Path, tmp_path: Path) -> None:
+    told = ["sample", str(run), "--after", "2", "--prompt", "a {dog} with a {backpack}", "-n", "2"]
+    told += ["--num-inference-steps", "2", "--output", str(tmp_path / "pictures")]
+    done = CliRunner().invoke(cli, told, catch_exceptions=False)
+    assert done.exit_code == 0
+    pictures = [read_picture(Path(line)) for line in done.output.split()]
+    assert len(pictures) == 2 and not np.array_equal(*pictures)
+    it = open_run(run, 2, "cpu")
+    assert list(it.nouns) == ["dog", "backpack"]
+    assert np.array_equal(sample(it, "a {dog} with a {backpack}", 2, 0, 2, None), np.stack(pictures))
+
+
+def test_a_runs_state_is_exported(run: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["export", str(run), str(tmp_path / "out")], catch_exceptions=False)
+    assert done.exit_code == 0
+    names = sorted(f.name for f in (tmp_path / "out").rglob("*.*"))
+    assert names == ["README.md", finished.LORA_FILE, "v1.safetensors", "v2.safetensors", "v3.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("after", "prompt", "said"),
+    [(7, "a {dog}", "no state after task 7"), (1, "a {backpack}", "Learned at that point: dog")],
+)
+def test_what_is_not_there_is_named(run: Path, after: int, prompt: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        sample(open_run(run, after, "cpu"), prompt, 1, 0, 2, None)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(UserError, match="there is no run.json"):
+        open_run(tmp_path)
+    assert finished.find(run.parents[1]) == run

@@ -1,0 +1,89 @@
+"""A plan's counts are what the run then does."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cpbench import cli, plan, runner
+from cpbench.config import resolve
+from cpbench.results import read_json
+
+GIVEN = {
+    "sequence": "quick3",
+    "options": {"steps": 2, "batch_size": 2},
+    "evaluation": {"num_inference_steps": 2, "pictures_per_prompt": 1},
+}
+
+
+@pytest.mark.parametrize("method", ["seqlora", "isolated"])
+def test_the_counts_are_those_of_the_run(method: str, tmp_path: Path) -> None:
+    resolved = resolve(GIVEN | {"method": method, "output": tmp_path})
+    foretold = plan.plan(runner.prepare(*resolved))
+    run = runner.execute(*resolved)
+    costs = run.costs.values()
+    assert foretold.tasks == 3
+    assert foretold.learning_evaluations == sum(c.get("learning_unet_evaluations", 0) for c in costs)
+    drawn = sum(c["pictures_drawn"] for c in costs)
+    assert foretold.pictures == sum(c["pictures_drawn"] + c["pictures_reused"] for c in costs)
+    assert (drawn < foretold.pictures) == (method == "isolated")
+    if method == "seqlora":
+        assert foretold.drawing_evaluations == sum(c["drawing_unet_evaluations"] for c in costs)
+    states = sum(f.stat().st_size for f in run.folder.rglob("state.safetensors"))
+    assert foretold.state_bytes == pytest.approx(states, rel=0.1)
+    assert foretold.learning_seconds > 0 and foretold.drawing_seconds > 0 and foretold.peak_memory_bytes > 10**8
+
+
+def test_a_plan_writes_nothing_and_says_all(tmp_path: Path) -> None:
+    told = ["plan", "--method", "dcscore", "--sequence", "quick3", "--output", str(tmp_path)]
+    done = CliRunner().invoke(cli.cli, told, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert [line.split()[0] for line in done.output.splitlines()] == [
+        "tasks", "learning", "drawing", "disk", "memory", "time"
+    ]  # fmt: skip
+    assert "UNet evaluations" in done.output and not list(tmp_path.iterdir())
+
+
+def test_every_repetition_is_rehearsed_once() -> None:
+    from cpbench.config import load_method
+
+    options = load_method("dcscore").Options()
+    short = plan.once(options)
+    assert (short.steps, short.dsc_steps, short.fisher_draws) == (1, 1, 1)
+    assert short.model_dump(exclude={"steps", "dsc_steps", "fisher_draws"}) == options.model_dump(
+        exclude={"steps", "dsc_steps", "fisher_draws"}
+    )
+
+
+# States that are not kept
+
+
+def test_states_that_are_not_kept_are_gone_and_the_run_is_finished(tmp_path: Path, capsys) -> None:
+    given = GIVEN | {"method": "seqlora", "output": tmp_path, "keep_states": "last"}
+    run = runner.execute(*resolve(given))
+    left = sorted(f.parent.name for f in run.folder.rglob("state.safetensors"))
+    assert left == ["task-03"] and read_json(run.folder / "run.json")["status"] == "finished"
+    capsys.readouterr()
+    runner.execute(*resolve(given))
+    assert capsys.readouterr().out.startswith("finished already")
+
+
+def test_a_run_with_dropped_states_goes_on(tmp_path: Path) -> None:
+    given = GIVEN | {"method": "seqlora", "output": tmp_path, "keep_states": "last"}
+    run = runner.execute(*resolve(given))
+    whole = (run.folder / "scores.csv").read_bytes()
+    for name in ("scores.csv", "cost.json"):
+        (run.task_folder(3) / name).unlink()
+    again = runner.execute(*resolve(given))
+    assert (again.folder / "scores.csv").read_bytes() == whole
+    # nothing makes up for a state that is gone: everything from there on is learned again, and comes out the same
+    (run.task_folder(3) / "state.safetensors").unlink()
+    (run.task_folder(3) / "state.json").unlink()
+    again = runner.execute(*resolve(given))
+    assert (again.folder / "scores.csv").read_bytes() == whole
+
+
+def test_whole_weights_are_kept_for_the_last_task_alone(tmp_path: Path) -> None:
+    given = GIVEN | {"method": "raretoken", "output": tmp_path, "options": {"steps": 1, "token_steps": 1}}
+    run = runner.execute(*resolve(given))
+    assert [f.parent.name for f in run.folder.rglob("state.safetensors")] == ["task-03"]
