@@ -29,12 +29,19 @@ class Backbone:
 
     Methods change it only through `add_lora`, `add_token` and `replace_weights`; `restore` undoes them all, and refuses any
     other change. `unet_evaluations` counts every picture that went through the UNet, in training and in drawing;
-    `trainable_parameters` is what the last task trained.
+    `trainable_parameters` is what the last task trained. `offload`: see `drawing`.
     """
 
     def __init__(
-        self, pipe: Any, name: str, device: str = "cpu", weights_hash: str = "", picture_size: int | None = None
+        self,
+        pipe: Any,
+        name: str,
+        device: str = "cpu",
+        weights_hash: str = "",
+        picture_size: int | None = None,
+        offload: bool = False,
     ):
+        self.offload = offload
         self.pipe, self.name, self.device, self.weights_hash = pipe, name, torch.device(device), weights_hash
         self.picture_size = picture_size or pipe.unet.config.sample_size * pipe.vae_scale_factor
         self.dtype = pipe.unet.dtype
@@ -92,6 +99,22 @@ class Backbone:
         mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
             yield
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """With `offload`, networks wait in main memory while another draws (diffusers' enable_model_cpu_offload)."""
+        if not self.offload:
+            yield
+            return
+        moved = [(m, n, b) for _, part in self.parts() for m in part.modules() for n, b in m._buffers.items()]
+        self.pipe.enable_model_cpu_offload(device=self.device)
+        try:
+            yield
+        finally:
+            self.pipe.remove_all_hooks()
+            self.pipe.to(self.device)
+            for module, name, buffer in moved:  # moving makes new tensors of buffers, and `restore` looks for the old
+                module._buffers[name] = buffer
 
     # What a method may change, and the way back
 
@@ -286,6 +309,8 @@ def load(name: str, device: str = "cpu", loading: Loading | None = None) -> Back
     kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
     if kind not in PIPELINES:
         raise UserError(f"backbone {name}: is a {kind}; cpbench personalizes {' and '.join(PIPELINES)}")
+    if chosen.offload and device == "cpu":
+        raise UserError("offload: moves networks off a GPU, and this run is on the CPU; leave out --offload")
     dtype = pick_dtype(chosen.dtype, device)
     without = {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
     weights_hash = hub.hash_folder(folder)
@@ -301,7 +326,7 @@ def load(name: str, device: str = "cpu", loading: Loading | None = None) -> Back
         pipe.unet.enable_gradient_checkpointing()
     if chosen.attention_slicing:
         pipe.enable_attention_slicing()
-    backbone = Backbone(pipe, name, device, weights_hash, chosen.resolution)
+    backbone = Backbone(pipe, name, device, weights_hash, chosen.resolution, chosen.offload)
     backbone.facts = {"kind": kind, "revision": revision, "safety_checker": False, **chosen.model_dump()}
     return backbone
 
@@ -320,7 +345,7 @@ def load_vae(name: str, dtype: torch.dtype) -> tuple[nn.Module, str]:
     """
     import diffusers
 
-    folder, _ = hub.folder_of(name, None, "config.json")
+    folder, _ = hub.folder_of(name, None, "vae")
     config = json.loads((folder / "config.json").read_text())
     if (kind := config.get("_class_name")) not in AUTOENCODERS:
         raise UserError(f"vae {name}: is a {kind}; one of {', '.join(AUTOENCODERS)} is needed")

@@ -88,6 +88,9 @@ RUN_OPTIONS = (
     click.option("--vae", help="Another autoencoder, tiny ones too: hub id or folder."),
     click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory in learning, more time."),
     click.option("--attention-slicing", is_flag=True, default=None, help="Less memory in attention, more time."),
+    click.option(
+        "--offload", is_flag=True, default=None, help="Less memory in drawing: on the GPU only what is at work."
+    ),
 )
 
 

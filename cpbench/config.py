@@ -50,6 +50,9 @@ class Loading(BaseModel):
     vae: str | None = Field(None, description="another autoencoder, tiny ones too: hub id or folder")
     gradient_checkpointing: bool = Field(False, description="less memory in learning, a third more time")
     attention_slicing: bool = Field(False, description="less memory in attention, more time")
+    offload: bool = Field(
+        False, description="in drawing, only the network at work is on the GPU: less memory, more time"
+    )
 
 
 class RunConfig(BaseModel):

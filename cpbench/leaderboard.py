@@ -1,4 +1,4 @@
-"""The leaderboard: one row a (sequence, backbone, method, settings), from finished runs, as Markdown and CSV."""
+"""The leaderboard: one row a (sequence, backbone, judges, method, settings), from finished runs, as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from cpbench import report, results
 from cpbench.errors import UserError, near
 from cpbench.report import FIGURES
 
-KEYS = ["sequence", "backbone", "pictures", "method", "hash"]
+GROUP = ["sequence", "backbone", "pictures", "judges"]  # only rows that agree in these can be compared
+KEYS = [*GROUP, "method", "hash"]
 
 
 def finished_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -34,6 +35,11 @@ def name_of(record: dict[str, Any]) -> str:
     return " ".join([record["facts"]["method"], *settings])
 
 
+def judges_of(record: dict[str, Any]) -> str:
+    """The judges by name, each with the beginning of its weights' hash."""
+    return ", ".join(f"{it['model']} [{it['weights_sha256'][:8]}]" for _, it in sorted(record["judges"].items()))
+
+
 def rows(folder: Path) -> pd.DataFrame:
     """One row a run: its keys, the summary figures by metric, and its cost."""
     out = []
@@ -42,6 +48,7 @@ def rows(folder: Path) -> pd.DataFrame:
             "sequence": f"{record['sequence']['name']} v{record['sequence']['version']}",
             "backbone": Path(record["config"]["backbone"]).name,
             "pictures": record["pictures"],
+            "judges": judges_of(record),
             "method": name_of(record)
             + (" (own file)" if str(record["config"].get("method")).endswith(".py") else "")
             + ("*" if record["sees_earlier_data"] else ""),
@@ -76,8 +83,8 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     grouped = runs.groupby(KEYS, sort=True)
     table = grouped[numbers].mean().reset_index()
     table.insert(len(KEYS), "runs", grouped.size().to_numpy())
-    order = ["sequence", "backbone", "pictures", "dino_normalised_retention"]
-    return table.sort_values(order, ascending=[True, True, True, False], kind="stable", na_position="last")
+    order = [*GROUP, "dino_normalised_retention"]
+    return table.sort_values(order, ascending=[True] * len(GROUP) + [False], kind="stable", na_position="last")
 
 
 def cell(value: float, places: int = 3) -> str:
@@ -85,14 +92,14 @@ def cell(value: float, places: int = 3) -> str:
 
 
 def grids(runs: pd.DataFrame, table: pd.DataFrame, concept: str | None, output: Path) -> dict[tuple, str]:
-    """For each (sequence, backbone, pictures) a picture of one concept, one row a method, in the table's order.
+    """For each group of rows that can be compared a picture of one concept, one row a method, in the table's order.
 
     It is the first concept where `concept` is not one of the sequence's. Only runs with their pictures (of the first
     seed, in the file's order) are shown; where there are none, nothing is written. Returns the files' names.
     """
     made = {}
-    for key, part in table.groupby(KEYS[:3], sort=False):
-        group = runs[(runs[KEYS[:3]] == pd.Series(key, KEYS[:3])).all(axis=1) & (runs["order"] == 0)]
+    for key, part in table.groupby(GROUP, sort=False):
+        group = runs[(runs[GROUP] == pd.Series(key, GROUP)).all(axis=1) & (runs["order"] == 0)]
         first = group[group["seed"] == group["seed"].min()].set_index(KEYS)
         found = [first.loc[k] for k in part[KEYS].itertuples(index=False, name=None) if k in first.index]
         shown = [r for r in found if (r["folder"] / "task-00" / "pictures").is_dir()]
@@ -101,19 +108,21 @@ def grids(runs: pd.DataFrame, table: pd.DataFrame, concept: str | None, output: 
         concepts = shown[0]["concepts"]
         which = concept if concept in concepts else concepts[0]
         name = f"methods-{key[0].replace(' ', '-')}-{key[1]}-{key[2]}-{which}.png"
-        names = [(r.name[3], r["folder"]) for r in shown]
+        if name in made.values():  # the same but for its judges
+            name = name.replace(".png", f"-{results.hash8(key[3])}.png")
+        names = [(r.name[KEYS.index("method")], r["folder"]) for r in shown]
         report.method_grid(names, concepts, which, output / name)
         made[key] = name
     return made
 
 
 def markdown(table: pd.DataFrame, pictures: dict[tuple, str] | None = None) -> str:
-    """One table a (sequence, backbone, pictures), and below it the picture of that name, if there is one."""
+    """One table for each group of rows that can be compared, and below it the picture of that name, if there is one."""
     lines = ["# Leaderboard", ""]
-    for key, part in table.groupby(KEYS[:3], sort=False):
-        sequence, backbone, kind = key
+    for key, part in table.groupby(GROUP, sort=False):
+        sequence, backbone, kind, judges = key
         source = "drawn stand-ins" if kind == "drawn" else "photographs"
-        lines += [f"## {sequence} on {backbone} ({source})", ""]
+        lines += [f"## {sequence} on {backbone} ({source})", "", f"Judges: {judges}.", ""]
         lines += [
             "| method | runs | DINO final | plasticity | forgetting | retention | CLIP-I final | CLIP-T final | carried kB | learning s | UNet evaluations | settings |"
         ]

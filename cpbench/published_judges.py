@@ -7,13 +7,12 @@ token DreamBooth (Ruiz et al. 2023) introduced as the measure of a subject; DINO
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpbench import torchvision_cure
+from cpbench import hub, torchvision_cure
 from cpbench.errors import UserError, near
-from cpbench.judges import PAIR_RULE, TEXT_RULE, Judge, Preprocessing, file_hash
+from cpbench.judges import PAIR_RULE, TEXT_RULE, Judge, Preprocessing
 
 CLIP = Preprocessing(224, 224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 DINO = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -110,11 +109,9 @@ def _recognised(kind: str, path: Path) -> str:
     for name, published in of_kind(kind).items():
         if shapes.get(published.known_by) == published.shape:
             return name
-    raise UserError(f"judge {path}: holds no {kind} judge that is known ({_list(of_kind(kind))}); name one of these")
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(names)
+    raise UserError(
+        f"judge {path}: holds no {kind} judge that is known ({', '.join(of_kind(kind))}); name one of these"
+    )
 
 
 def _download(name: str) -> Path:
@@ -137,7 +134,7 @@ def _judge(name: str, path: Path, device: str) -> Judge:
     it = PUBLISHED[name]
     identity = {
         "model": f"{name} ({it.architecture})",
-        "weights_sha256": file_hash(path),
+        "weights_sha256": hub.file_hash(path),
         "preprocessing": it.preprocessing.words,
         "pair_rule": PAIR_RULE,
     }

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from cpbench import adapters, audit, backbones, images, judges, metrics, report, results, sequences
+from cpbench import adapters, audit, backbones, images, judges, metrics, photographs, report, results, sequences
 from cpbench.config import RunConfig, changed, method_file
 from cpbench.cost import PeakMemory, Stopwatch
 from cpbench.errors import DamagedState, UserError, near
@@ -158,6 +158,7 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
         "sampler": asdict(sampler),
         "pictures_per_prompt": per_prompt,
         "dtype": str(backbone.dtype),
+        "picture_size": backbone.picture_size,
     }
     folder = results.run_folder(
         config.output,
@@ -235,10 +236,11 @@ def _execute(run: Run) -> None:
     title = f"{run.facts['method']} on {run.sequence.name}"
     with Reporter(title, total) as reporter:
         drawn = images.is_drawn(concepts[0], run.config.backbone)
-        what = "drawn stand-ins" if drawn else "photographs"
+        what = "drawn stand-ins" if drawn else f"photographs in {where_photographs_are(run)}"
         reporter.say(
             f"{title}: {len(concepts)} concepts ({what}), backbone {run.backbone.name}, seed {run.config.seed}, order {run.config.order}"
         )
+        reporter.say("judges: " + ", ".join(f"{name} {j.identity['model']}" for name, j in sorted(run.judges.items())))
         reporter.say(f"folder: {run.folder}")
         evaluate_row(run, 0, None, reporter)
         state: State | None = None
@@ -254,6 +256,12 @@ def _execute(run: Run) -> None:
         reporter.say(report.cost_table(run.costs))
     report.retention_grid(run.folder, run.concepts, run.folder / "grid.png")
     print(f"finished: {run.folder} (scores.csv, matrix-*.csv, grid.png, run.json)")
+
+
+def where_photographs_are(run: Run) -> Path:
+    """The folder above the concepts' own, or the first's own where they have none in common."""
+    folders = [photographs.folder_of(c, run.config.data).absolute() for c in run.sequence.concepts]
+    return Path(os.path.commonpath(folders))
 
 
 def drop_state(run: Run, t: int) -> None:

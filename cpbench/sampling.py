@@ -54,6 +54,7 @@ def picture_key(installed: str, want: Wanted, sampler: Sampler, backbone: Backbo
         sampler.batch_size,
         backbone.device.type,
         str(backbone.dtype),
+        backbone.picture_size,
     ]
     return hashlib.sha256(json.dumps([facts, how]).encode()).hexdigest()
 
@@ -67,25 +68,28 @@ def draw(backbone: Backbone, wanted: list[Wanted], sampler: Sampler) -> np.ndarr
     original = pipe.scheduler
     out = []
     try:
-        for i in range(0, len(wanted), sampler.batch_size):
-            part = wanted[i : i + sampler.batch_size]
-            # a fresh scheduler a call: a multistep solver remembers its last steps
-            pipe.scheduler = DPMSolverMultistepScheduler.from_config(original.config)
-            latents = torch.stack([noise(backbone, w) for w in part]).to(backbone.device, backbone.dtype)
-            with backbone.precision():
-                drawn = pipe(
-                    prompt=[w.prompt for w in part],
-                    height=backbone.picture_size,
-                    width=backbone.picture_size,
-                    latents=latents,
-                    num_inference_steps=sampler.num_inference_steps,
-                    guidance_scale=sampler.guidance_scale,
-                    output_type="latent",  # decoded outside of mixed precision
-                ).images
-            pictures = backbone.decode_latents(drawn)
-            if not np.isfinite(pictures).all():
-                raise UserError(f"prompt {part[0].prompt!r}: the model drew no numbers (NaN); lower the learning rate")
-            out.append(np.rint(pictures * 255).astype(np.uint8))
+        with backbone.drawing():
+            for i in range(0, len(wanted), sampler.batch_size):
+                part = wanted[i : i + sampler.batch_size]
+                # a fresh scheduler a call: a multistep solver remembers its last steps
+                pipe.scheduler = DPMSolverMultistepScheduler.from_config(original.config)
+                latents = torch.stack([noise(backbone, w) for w in part]).to(backbone.device, backbone.dtype)
+                with backbone.precision():
+                    drawn = pipe(
+                        prompt=[w.prompt for w in part],
+                        height=backbone.picture_size,
+                        width=backbone.picture_size,
+                        latents=latents,
+                        num_inference_steps=sampler.num_inference_steps,
+                        guidance_scale=sampler.guidance_scale,
+                        output_type="latent",  # decoded outside of mixed precision
+                    ).images
+                pictures = backbone.decode_latents(drawn)
+                if not np.isfinite(pictures).all():
+                    raise UserError(
+                        f"prompt {part[0].prompt!r}: the model drew no numbers (NaN); lower the learning rate"
+                    )
+                out.append(np.rint(pictures * 255).astype(np.uint8))
     finally:
         pipe.scheduler = original
     return np.concatenate(out)

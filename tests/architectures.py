@@ -82,6 +82,19 @@ def vae(name: str, small: bool):
     )
 
 
+def drawn_by(pipe, size: int, prompt: str, noise: torch.Tensor, steps: int, guidance: float):
+    """What a plain pipeline draws of one prompt from this noise (c, h, w): float (size, size, 3)."""
+    return pipe(
+        prompt,
+        height=size,
+        width=size,
+        latents=noise[None],
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        output_type="np",
+    ).images[0]
+
+
 def build(name: str, folder: Path, small: bool = True, prediction_type: str = "epsilon", dtype=torch.float32) -> Path:
     """Save the pipeline in diffusers' format, and return its folder."""
     from diffusers import EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -89,9 +102,9 @@ def build(name: str, folder: Path, small: bool = True, prediction_type: str = "e
 
     from cpbench.miniature.pretrain.tokenizer import save_tokenizer
 
-    save_tokenizer(folder / "words")
+    save_tokenizer(folder / "words", whole=not small)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "words", model_max_length=77)
-    n = len(tokenizer) if small else 49408
+    n = len(tokenizer)
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
     betas["prediction_type"] = prediction_type
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):

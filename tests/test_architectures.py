@@ -93,16 +93,8 @@ def test_a_batch_is_drawn_as_the_pipeline_draws_one_by_one(backbone: Backbone) -
     ours = draw(backbone, WANTED, sampler).astype(float) / 255
     pipe = plain_pipeline(Path(backbone.name))
     for picture, want in zip(ours, WANTED, strict=True):
-        size = backbone.picture_size
-        theirs = pipe(
-            want.prompt,
-            height=size,
-            width=size,
-            latents=noise(backbone, want)[None],
-            num_inference_steps=4,
-            guidance_scale=5.0,
-            output_type="np",
-        ).images[0]
+        start = noise(backbone, want)
+        theirs = architectures.drawn_by(pipe, backbone.picture_size, want.prompt, start, 4, 5.0)
         assert np.abs(picture - theirs).max() < 1e-4 + 0.5 / 255  # ours is rounded to bytes
 
 
@@ -307,6 +299,40 @@ def test_checkpointing_and_slicing_change_no_gradient(
         grads.append(torch.cat([p.grad.flatten() for p in factors.values()]))
     for other in grads[1:]:
         torch.testing.assert_close(other, grads[0], atol=1e-7, rtol=1e-4)
+
+
+def test_networks_that_take_turns_draw_the_same_and_come_back(backbone: Backbone) -> None:
+    """On a CPU diffusers' hooks move nothing, but run; see `test_offload_on_a_gpu` for the rest."""
+    before, plain = fingerprint(backbone), draw(backbone, WANTED, Sampler(2, 4.0, batch_size=4))
+    backbone.offload = True
+    try:
+        backbone.add_token("<v1>", backbone.word_embedding("backpack"))
+        backbone.add_lora(2, adapters.ATTENTION, torch.Generator().manual_seed(0))
+        np.testing.assert_array_equal(draw(backbone, WANTED, Sampler(2, 4.0, batch_size=4)), plain)
+    finally:
+        backbone.offload = False
+    backbone.restore()  # which refuses what is not the very tensor that was loaded
+    assert fingerprint(backbone) == before and not hasattr(backbone.unet, "_hf_hook")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+def test_offload_on_a_gpu(folders: Callable[..., Path], name: str) -> None:
+    plain = backbones.load(str(folders(name)), "cuda", Loading(dtype="float32"))
+    turns = backbones.load(str(folders(name)), "cuda", Loading(dtype="float32", offload=True))
+    row = turns.word_embedding("backpack")
+    for backbone in (plain, turns):
+        backbone.add_token("<v1>", row)
+    first, second = (draw(b, [ON_A_BEACH], Sampler(2, 4.0)) for b in (plain, turns))
+    np.testing.assert_array_equal(first, second)
+    turns.restore()
+
+
+def test_offload_is_refused_where_there_is_no_gpu(folders: Callable[..., Path]) -> None:
+    from cpbench.errors import UserError
+
+    with pytest.raises(UserError, match="offload: .* leave out --offload"):
+        backbones.load(str(folders("sd15")), "cpu", Loading(offload=True))
 
 
 def test_what_trains_all_of_a_unet_is_refused_where_it_does_not_fit(

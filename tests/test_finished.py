@@ -69,16 +69,7 @@ def test_plain_diffusers_draws_the_same_with_what_was_exported(it: Finished, tmp
         want = Wanted(f"a photo of a {it.phrase(concept)}", 0, "dog", "x", 0)
         with backbone.installed(it.method, it.state, (concept,)):
             ours = draw(backbone, [want], Sampler(3, 4.0))[0] / 255
-        size = backbone.picture_size
-        theirs = pipe(
-            want.prompt,
-            height=size,
-            width=size,
-            latents=noise(backbone, want)[None],
-            num_inference_steps=3,
-            guidance_scale=4.0,
-            output_type="np",
-        ).images[0]
+        theirs = architectures.drawn_by(pipe, backbone.picture_size, want.prompt, noise(backbone, want), 3, 4.0)
         assert np.abs(ours - theirs).max() < 2e-3 + 0.5 / 255
         assert np.abs(plain - theirs).max() > 0.02  # what was learned is in the picture
 

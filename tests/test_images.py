@@ -40,6 +40,11 @@ def test_hash_changes_with_every_pixel() -> None:
 # Drawings
 
 
+def test_drawings_have_one_size() -> None:
+    line = complaint(concept("dog", None, drawn=True), "miniature", 32)
+    assert "concept dog" in line and "64 pixels" in line and "--resolution" in line
+
+
 def test_miniature_draws_and_other_backbones_read_photographs(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     both = concept("dog", tmp_path, drawn=True)

@@ -39,6 +39,7 @@ def record(method: str, retention: float | None = 0.5, **changes: Any) -> dict[s
         "hash": f"{method:.8}".ljust(8, "0"),
         "sequence": {"name": "seq", "version": 1, "concepts": ["a", "b"]},
         "pictures": "drawn",
+        "judges": judges("dino", "clip"),
         "sees_earlier_data": False,
         "costs": {
             "0": {"drawing_seconds": 9.0},
@@ -48,6 +49,10 @@ def record(method: str, retention: float | None = 0.5, **changes: Any) -> dict[s
         "summary": summary(retention),
     }
     return plain | changes
+
+
+def judges(dino: str, clip: str) -> dict[str, dict[str, str]]:
+    return {k: {"model": v, "weights_sha256": f"{v:f<64}"} for k, v in (("dino", dino), ("clip", clip))}
 
 
 def cost(carried: int, seconds: float) -> dict[str, Any]:
@@ -210,6 +215,15 @@ def test_each_sequence_backbone_and_kind_of_pictures_has_a_table(tmp_path: Path)
         "seq v1 on sd15 (photographs)": ["c"],
         "seq v2 on miniature (drawn stand-ins)": ["b"],
     }
+
+
+def test_scores_of_other_judges_are_in_a_table_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path, record("a"), record("b", judges=judges("dinov2", "clip")))
+    csv, text = made(tmp_path)
+    assert list(csv["judges"]) == ["clip [clipffff], dino [dinoffff]", "clip [clipffff], dinov2 [dinov2ff]"]
+    parts = text.split("## ")[1:]
+    assert ["dinov2" in p for p in parts] == ["| b |" in p for p in parts] == [False, True]
+    assert ["| a |" in p for p in parts] == [True, False]
 
 
 def test_methods_that_see_earlier_data_are_marked(tmp_path: Path) -> None:

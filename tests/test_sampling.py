@@ -168,6 +168,11 @@ def test_a_key_changes_with_the_precision(tiny: Backbone, tiny_folder: Path) -> 
     assert picture_key("installed", CELL[0], TWO_STEPS, half) != picture_key("installed", CELL[0], TWO_STEPS, tiny)
 
 
+def test_a_key_changes_with_the_size_of_the_picture(tiny: Backbone, tiny_folder: Path) -> None:
+    larger = backbones.load(str(tiny_folder), loading=Loading(resolution=2 * tiny.picture_size))
+    assert picture_key("installed", CELL[0], TWO_STEPS, larger) != picture_key("installed", CELL[0], TWO_STEPS, tiny)
+
+
 # Drawn once
 
 

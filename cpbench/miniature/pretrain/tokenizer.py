@@ -49,13 +49,14 @@ def merges_for(vocabulary: list[str], merges: list[tuple[str, str]]) -> list[tup
     return sorted(used, key=rank.__getitem__)
 
 
-def save_tokenizer(folder: Path) -> None:
-    """Write vocab.json, merges.txt, tokenizer.json and configs of a CLIPTokenizer into `folder`."""
+def save_tokenizer(folder: Path, whole: bool = False) -> None:
+    """Write vocab.json, merges.txt, tokenizer.json and configs of a CLIPTokenizer into `folder`; `whole`: all of CLIP's."""
     from open_clip.tokenizer import bytes_to_unicode, default_bpe
     from transformers import CLIPTokenizer
 
     lines = gzip.decompress(Path(default_bpe()).read_bytes()).decode("utf-8").split("\n")
-    merges = merges_for(words(), [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]])
+    all_merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    merges = all_merges if whole else merges_for(words(), all_merges)
     letters = list(bytes_to_unicode().values())
     tokens = [
         *letters,

@@ -1,0 +1,164 @@
+"""One task at Stable Diffusion's true size, with random weights: peak memory, seconds a step, pictures a second.
+
+    .venv/bin/python benchmarks/true_size.py sd15 --resolution 256 --dtype bfloat16 --num-inference-steps 2 \
+        seqlora clora "raretoken adapter=lora"
+
+builds the architecture once in --work (5 GB for sd15, 7 GB for sdxl in bfloat16), then for each method, in a process of its
+own: loads it, learns --steps steps of one concept, writes and reads the state, installs it, and draws. One line a method,
+a Markdown table at the end, and all figures in --output (JSON). Without methods: all of them on sd15, those that do not
+train the whole UNet on sdxl. Learning is timed without its first step, which warms up.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+SHORT = ("steps", "token_steps", "dsc_steps", "fisher_draws")
+COLUMNS = {
+    "method": "method",
+    "trained": "trained, millions",
+    "state_mb": "state, MB",
+    "learning_peak_gb": "peak in learning, GB",
+    "seconds_a_step": "s a step",
+    "drawing_peak_gb": "peak in drawing, GB",
+    "pictures_a_second": "pictures a second",
+}
+
+
+def all_methods(architecture: str) -> list[str]:
+    from cpbench import config
+
+    known = [*config.built_in_methods(), "raretoken adapter=lora"]
+    return [m for m in known if architecture != "sdxl" or m != "raretoken"]
+
+
+def one(method: str, folder: Path, o: dict) -> dict[str, object]:
+    """Learn, save, read back, install and draw; the figures of it."""
+    import numpy as np
+    import torch
+
+    from cpbench import backbones, config
+    from cpbench.config import Loading
+    from cpbench.cost import PeakMemory
+    from cpbench.method import State, Task
+    from cpbench.sampling import Sampler, Wanted, draw
+
+    name, *settings = method.split()
+    kind = config.load_method(name)
+    given = {k: o["steps"] for k in SHORT if k in kind.Options.model_fields} | config.parse_settings(tuple(settings))
+    if "batch_size" in kind.Options.model_fields:
+        given["batch_size"] = o["batch_size"]
+    options = config.validated(kind.Options, given, f"method {name}")
+    loading = Loading(
+        dtype=o["dtype"],
+        resolution=o["resolution"],
+        gradient_checkpointing=o["gradient_checkpointing"],
+        offload=o["offload"],
+    )
+    backbone = backbones.load(str(folder), o["device"], loading)
+    kind(options).check(backbone)
+    size = backbone.picture_size
+    pictures = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
+    stamps: list[float] = []
+
+    def log(step: int, phase: str = "train", **figures: float) -> None:
+        stamps.append(time.perf_counter())
+
+    state = None
+    with PeakMemory(backbone.device.type) as learning:
+        state = kind(options).learn(backbone, Task(1, "dog", "dog", pictures, 0, log), None)
+        backbone.restore()
+        trained = backbone.trainable_parameters
+        with tempfile.TemporaryDirectory(dir=folder.parent) as there:
+            state.save(Path(there))
+            state = State.load(Path(there))
+    per_step = (stamps[-1] - stamps[0]) / (len(stamps) - 1) if len(stamps) > 1 else float("nan")
+    fresh, n = kind(options), o["pictures"]
+    wanted = [Wanted(f"a {fresh.phrase('dog', 'dog', state)}", 0, "dog", "a {}", k) for k in range(n)]
+    with PeakMemory(backbone.device.type) as drawing, backbone.installed(fresh, state, ("dog",)):
+        began = time.perf_counter()
+        drawn = draw(backbone, wanted, Sampler(o["num_inference_steps"], 5.0, n))
+        seconds = time.perf_counter() - began
+    assert drawn.shape == (n, size, size, 3)
+    return {
+        "method": method,
+        "trained": trained / 1e6,
+        "state_mb": sum(state.bytes_by_kind().values()) / 1e6,
+        "learning_peak_gb": learning.peak / 1e9,
+        "seconds_a_step": per_step,
+        "drawing_peak_gb": drawing.peak / 1e9,
+        "pictures_a_second": n / seconds,
+        "device": torch.cuda.get_device_name() if o["device"] == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+    }
+
+
+def pipeline_of(architecture: str, dtype: str, work: Path) -> Path:
+    """The random-weight pipeline, built the first time."""
+    import torch
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    import architectures
+
+    folder = work / f"{architecture}-{dtype}"
+    if not (folder / "pipeline" / "model_index.json").exists():
+        architectures.build(architecture, folder, small=False, dtype=getattr(torch, dtype))
+    return folder / "pipeline"
+
+
+@click.command(help=__doc__)
+@click.argument("architecture", type=click.Choice(["sd15", "sd21-base", "sdxl"]))
+@click.argument("methods", nargs=-1)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--dtype", default="bfloat16", show_default=True)
+@click.option("--resolution", default=256, show_default=True)
+@click.option("--steps", default=2, show_default=True, help="Optimiser steps of each phase.")
+@click.option("--batch-size", default=1, show_default=True)
+@click.option("--pictures", default=2, show_default=True, help="Pictures drawn, in one batch.")
+@click.option("--num-inference-steps", default=2, show_default=True)
+@click.option("--gradient-checkpointing", is_flag=True)
+@click.option("--offload", is_flag=True)
+@click.option("--work", type=click.Path(path_type=Path), default=Path(".cache/true-size"), show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="JSON file of all figures.")
+@click.option("--one", "alone", hidden=True, help="Work of one process: this method.")
+def main(architecture: str, methods: tuple[str, ...], work: Path, output: Path | None, alone: str | None, **o) -> None:
+    from cpbench import torchvision_cure
+
+    torchvision_cure.apply()
+    folder = pipeline_of(architecture, o["dtype"], work)
+    if alone:
+        click.echo(json.dumps(one(alone, folder, o)))
+        return
+    rows = []
+    for method in methods or all_methods(architecture):
+        flags = [f"--{k.replace('_', '-')}{'' if v is True else f'={v}'}" for k, v in o.items() if v is not False]
+        told = subprocess.run(
+            [sys.executable, __file__, architecture, f"--work={work}", f"--one={method}", *flags],
+            capture_output=True,
+            text=True,
+        )
+        if told.returncode:
+            rows.append({"method": method, "failed": (told.stderr.strip() or "killed").splitlines()[-1]})
+        else:
+            rows.append(json.loads(told.stdout.strip().splitlines()[-1]))
+        click.echo(rows[-1])
+        if output:
+            output.write_text(json.dumps({"architecture": architecture, **o, "rows": rows}, indent=1))
+    click.echo(f"\n{architecture}, {json.dumps(o)}\n")
+    click.echo("| " + " | ".join(COLUMNS.values()) + " |\n|---" + "|--:" * (len(COLUMNS) - 1) + "|")
+    for row in rows:
+        if "failed" in row:
+            click.echo(f"| {row['method']} | {row['failed']} |")
+            continue
+        click.echo("| " + " | ".join(f"{row[c]:.3g}" if c != "method" else str(row[c]) for c in COLUMNS) + " |")
+
+
+if __name__ == "__main__":
+    main()
