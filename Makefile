@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format bench bench-quick leaderboard reference pretrain
+.PHONY: help setup test test-slow lint format bench bench-quick leaderboard reference pretrain
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ setup: $(STAMP) ## make .venv and install cpbench, editable, with the pinned ver
 
 test: $(STAMP) ## run the tests
 	$(PYTEST)
+
+test-slow: $(STAMP) ## run the tests that take minutes: kills at random moments, Ray with lost workers and nodes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .
@@ -29,10 +32,10 @@ format: $(STAMP) ## mend style and formatting
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## run all methods over dreambench10 and write the leaderboard
-	$(BIN)/python -m cpbench.bench
+	$(BIN)/cpbench sweep --grid bench; code=$$?; $(BIN)/cpbench leaderboard && exit $$code
 
 bench-quick: $(STAMP) ## the same over a short sequence with few prompts
-	$(BIN)/python -m cpbench.bench --quick
+	$(BIN)/cpbench sweep --grid bench-quick; code=$$?; $(BIN)/cpbench leaderboard && exit $$code
 
 leaderboard: $(STAMP) ## rebuild the leaderboard from results/
 	$(BIN)/cpbench leaderboard

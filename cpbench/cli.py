@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def cli() -> None:
     """
 
 
-RUN_OPTIONS = (
+ONE_RUN = (
     click.option("--method", help="Built-in name (`cpbench list methods`) or path of a file with a Method in it."),
     click.option("--sequence", help="Built-in name (`cpbench list sequences`) or path of a YAML file."),
     click.option(
@@ -53,6 +54,8 @@ RUN_OPTIONS = (
         type=click.IntRange(min=0),
         help="0: the file's order; k: a permutation seeded by k.  [default: 0]",
     ),
+)
+SHARED = (
     click.option(
         "--set",
         "settings",
@@ -71,6 +74,11 @@ RUN_OPTIONS = (
         "--keep-states",
         type=click.Choice(["all", "last"]),
         help="States of which tasks stay on disk.  [default: last where whole weights are learned, else all]",
+    ),
+    click.option(
+        "--overlap/--no-overlap",
+        default=None,
+        help="Draw and judge while the next task is learned.  [default: if there is a second GPU, or spare cores]",
     ),
     click.option(
         "--data", help="Where photographs are: a folder, or hub.  [default: CPBENCH_DATA, or the sequence's own]"
@@ -94,9 +102,17 @@ RUN_OPTIONS = (
 )
 
 
+def shared_options(command: Callable) -> Callable:
+    """The options of a run that many runs may have in common."""
+    for option in reversed(SHARED):
+        command = option(command)
+    return command
+
+
 def run_options(command: Callable) -> Callable:
     """The options of a run, which `run` and `plan` share."""
-    for option in reversed(RUN_OPTIONS):
+    command = shared_options(command)
+    for option in reversed(ONE_RUN):
         command = option(command)
     return command
 
@@ -126,6 +142,63 @@ def plan(settings: tuple[str, ...], config: Path | None, **given: object) -> Non
 
     for what, how_much in lines(rehearse(prepare(*resolved))):
         click.echo(f"{what:9} {how_much}")
+
+
+def _listed(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[str] | None:
+    """a,b --methods c: [a, b, c]; brackets keep their commas."""
+    import re
+
+    words = [w.strip() for value in given for w in re.split(r",(?![^\[]*\])", value)]
+    if "" in words:
+        raise click.BadParameter("has an empty entry; write a,b,c", context, parameter)
+    return words or None
+
+
+def _numbered(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[int] | None:
+    words = _listed(context, parameter, given)
+    if words and not all(w.isdigit() for w in words):
+        raise click.BadParameter("must be whole numbers, such as 0,1,2", context, parameter)
+    return words and [int(w) for w in words]
+
+
+@cli.command(
+    epilog="Example: cpbench sweep --methods seqlora,'dcscore variant=ewc' --sequences dreambench10 --seeds 0,1,2"
+)
+@click.option("--grid", help="Built-in name (bench, bench-quick) or YAML file with any of the next five.")
+@click.option("--methods", multiple=True, callback=_listed, help="A comma between; settings behind a method's name.")
+@click.option("--sequences", multiple=True, callback=_listed, help="A comma between.")
+@click.option("--backbones", multiple=True, callback=_listed, help="A comma between.  [default: miniature]")
+@click.option("--seeds", multiple=True, callback=_numbered, help="A comma between.  [default: 0]")
+@click.option("--orders", multiple=True, callback=_numbered, help="A comma between.  [default: 0]")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What runs it.")
+@click.option("--address", help="Of a Ray cluster; auto: this machine's.  [default: a new one here]")
+@click.option("--jobs", type=click.IntRange(min=1), help="Runs at a time, here.  [default: as many as fit]")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of a run.")
+@click.option(
+    "--gpus-per-run",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="0.5: two runs share a GPU.",
+)
+@click.option("--copy-to", help="fsspec URL that finished run folders are copied to, e.g. s3://bucket/runs.")
+@click.option("--dry-run", is_flag=True, help="Say what would run, what is done, and the cost; do nothing.")
+@shared_options
+def sweep(grid: str | None, config: Path | None, settings: tuple[str, ...], dry_run: bool, **given: object) -> None:
+    """Run many: methods x sequences x backbones x seeds x orders, one process a run.
+
+    What is finished is left alone, what was stopped goes on; one run's failure stops no other.
+    """
+    from cpbench import sweep
+
+    axes = {axis: given.pop(axis) for axis in sweep.AXES}
+    how = {name: given.pop(name) for name in ("engine", "address", "jobs", "threads", "gpus_per_run", "copy_to")}
+    wanted, output = sweep.asked_for(grid, axes, config, settings, given)
+    if dry_run:
+        for line in sweep.dry_run(wanted, output):
+            click.echo(line)
+        return
+    sys.exit(sweep.start(wanted, output, **how))
 
 
 @cli.command("new-sequence", epilog="Example: cpbench new-sequence my.yaml ~/photos/rex:dog ~/photos/mug:mug")
@@ -390,10 +463,23 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
+    except OSError as error:
+        if error.errno is None:  # a library's own, which is no disk's
+            raise
+        _leave(f"cpbench: {error.filename or 'a file'}: {error.strerror}; {_disk_advice(error.errno)}", FAILED)
     except RuntimeError as error:
         if "RulesError" not in (c.__name__ for c in type(error).__mro__):  # by name: audit is not imported yet
             raise
         _leave(f"cpbench: the method broke the rules: {error}", FAILED)
+
+
+def _disk_advice(number: int) -> str:
+    again = "run the same command again: it goes on from the last whole task"
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"make room there and {again}"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"make it writable, or name another --output, and {again}"
+    return f"see that its disk or network mount is there and {again}"
 
 
 def _leave(line: str, code: int) -> None:

@@ -74,6 +74,9 @@ class RunConfig(BaseModel):
     keep_states: Literal["all", "last"] | None = Field(
         None, description="last where whole weights are learned, else all"
     )
+    overlap: bool | None = Field(
+        None, description="rows in a second process; None: where there is a second GPU or spare cores"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="the method's options")
     evaluation: EvaluationChoices = Field(default_factory=EvaluationChoices)
 
@@ -199,6 +202,12 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
     return out
 
 
+def split_settings(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the method's options, the evaluation's choices), from what `parse_settings` returns."""
+    own = {k: v for k, v in pairs.items() if not k.startswith("evaluation.")}
+    return own, {k.partition(".")[2]: v for k, v in pairs.items() if k.startswith("evaluation.")}
+
+
 def read_config_file(path: Path) -> dict[str, Any]:
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -244,15 +253,12 @@ def resolve(
     for key in ("method", "sequence"):
         if not values.get(key):
             raise UserError(f"--{key} is missing; name one (`cpbench list {key}s` shows them)")
-    pairs = parse_settings(settings)
+    own, chosen = split_settings(parse_settings(settings))
     own_loading = {k: values.pop(k) for k in Loading.model_fields if k in values}
     for part in ("options", "evaluation", "loading"):
         if not isinstance(values.get(part, {}), dict):
             raise UserError(f"{part}: must be a mapping, not {quoted(values[part])}")
-    own = {k: v for k, v in pairs.items() if not k.startswith("evaluation.")}
-    evaluation = values.get("evaluation", {}) | {
-        k.partition(".")[2]: v for k, v in pairs.items() if k.startswith("evaluation.")
-    }
+    evaluation = values.get("evaluation", {}) | chosen
     method = load_method(str(values["method"]))
     name = Path(str(values["method"])).stem
     backbone = str(values.get("backbone", "miniature"))

@@ -73,4 +73,7 @@ class DamagedState(UserError):
 
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"{path}: is damaged: {reason}")
-        self.path = path
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple:  # as it comes back from another process
+        return DamagedState, (self.path, self.reason)

@@ -6,6 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from cpbench import results
 from cpbench.config import BACKBONES
 from cpbench.errors import UserError, near
 
@@ -86,5 +87,4 @@ def file_hash(file: Path) -> str:
     """SHA-256 of a file's bytes; the hub's cache names its large files by it, which saves reading gigabytes."""
     if file.is_symlink() and BLOB.fullmatch(file.resolve().name):
         return file.resolve().name
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return results.file_hash(file)

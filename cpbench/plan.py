@@ -59,12 +59,13 @@ def plan(run: Run) -> Plan:
             sizes.append(sum(state.bytes_by_kind().values()))
         learning_seconds, evaluations = time.perf_counter() - began, backbone.unet_evaluations - evaluations
         n = run.sampler.batch_size
+        short_sampler = Sampler(SAMPLED_STEPS, run.sampler.guidance_scale, n)
         wanted = [Wanted(f"a {concepts[0].class_noun}", run.config.seed, "plan", "a {}", k) for k in range(n)]
         began = time.perf_counter()
-        sample = draw(backbone, wanted, Sampler(SAMPLED_STEPS, run.sampler.guidance_scale, n))
+        sample = draw(backbone, wanted, short_sampler)
         drawing_seconds = time.perf_counter() - began
     per_learning = learning_seconds / evaluations if evaluations else 0.0
-    per_drawing = drawing_seconds / (n * SAMPLED_STEPS * (2 if run.sampler.guidance_scale > 1 else 1))
+    per_drawing = drawing_seconds / short_sampler.evaluations(n)
     growth = sizes[-1] - sizes[-2]
     return Plan(
         tasks=len(concepts),

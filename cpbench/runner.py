@@ -7,6 +7,7 @@ Everything finished is on disk before the next thing starts, so a run that was s
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import inspect
 import json
@@ -15,7 +16,8 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Executor, Future
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,15 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from cpbench import adapters, audit, backbones, images, judges, metrics, photographs, report, results, sequences
+from cpbench import adapters, audit, backbones, images, judges, photographs, report, results, rows, sequences
 from cpbench.config import RunConfig, changed, method_file
 from cpbench.cost import PeakMemory, Stopwatch
 from cpbench.errors import DamagedState, UserError, near
-from cpbench.method import Method, NotDefined, Options, State, Task
+from cpbench.method import Method, Options, State, Task
 from cpbench.progress import Reporter
-from cpbench.sampling import Sampler, Wanted, draw_once, place, png_bytes
+from cpbench.sampling import Sampler
 
+LEARNING_COST = "cost.json"
 DROPPED = "dropped"  # in a task's folder: its state's tensors were taken off the disk on purpose
 MOVES_SCORES = (
     "adapters",
@@ -42,6 +45,7 @@ MOVES_SCORES = (
     "learning",
     "metrics",
     "published_judges",
+    "rows",
     "sampling",
     "words",
 )
@@ -62,7 +66,6 @@ class Run:
     pictures_per_prompt: int
     folder: Path
     facts: dict[str, Any]
-    costs: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def concepts(self) -> list[str]:
@@ -78,14 +81,24 @@ class Run:
     def templates(self, concept: sequences.Concept) -> tuple[str, ...]:
         return self.sequence.evaluation.prompts[concept.kind]
 
+    @property
+    def costs(self) -> dict[int, dict[str, Any]]:
+        """What each task that is on disk cost, its learning and its row, by number; row 0 is that of the untouched model."""
+        found = {}
+        for t in range(len(self.concepts) + 1):
+            learning = results.read_json(self.task_folder(t) / LEARNING_COST) or {}
+            row = results.read_json(self.task_folder(t) / rows.ROW) or {}
+            if learning or row:
+                found[t] = learning | row.get("cost", {})
+        return found
+
     def learning_work(self, t: int) -> int:
         """Progress that task t is worth: a training step's evaluation counts three times, for its way back."""
         return 3 * self.method_class(self.options).unet_evaluations(t)
 
     def cell_evaluations(self, concept: sequences.Concept) -> int:
         """UNet evaluations one cell of the matrix costs when it is drawn."""
-        pictures = len(self.templates(concept)) * self.pictures_per_prompt
-        return pictures * self.sampler.num_inference_steps * (2 if self.sampler.guidance_scale > 1 else 1)
+        return self.sampler.evaluations(len(self.templates(concept)) * self.pictures_per_prompt)
 
 
 def pick_device(wanted: str) -> str:
@@ -119,6 +132,18 @@ def code_hash(method_class: type[Method]) -> str:
     return digest.hexdigest()
 
 
+def drawing_of(config: RunConfig, sequence: sequences.Sequence) -> tuple[Sampler, int]:
+    """How a run's pictures are drawn, and how many of a prompt: its own choices over the sequence's."""
+    chosen = config.evaluation
+    test = sequence.evaluation.drawing(images.is_drawn(sequence.concepts[0], config.backbone))
+    sampler = Sampler(
+        chosen.num_inference_steps or test.num_inference_steps,
+        test.guidance_scale if chosen.guidance_scale is None else chosen.guidance_scale,
+        chosen.batch_size,
+    )
+    return sampler, chosen.pictures_per_prompt or test.pictures_per_prompt
+
+
 def prepare(config: RunConfig, method_class: type[Method], options: Options) -> Run:
     """Load and check everything a run needs, before anything is spent. UserError for bad input."""
     in_file_order = sequences.load(config.sequence)
@@ -138,14 +163,7 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
             adapters.matching_modules(backbone.unet, targets)
         except ValueError as error:
             raise UserError(f"method {config.method}: {error}; name layers of the UNet, e.g. to_q") from None
-    chosen = config.evaluation
-    test = sequence.evaluation.drawing(images.is_drawn(sequence.concepts[0], config.backbone))
-    sampler = Sampler(
-        chosen.num_inference_steps or test.num_inference_steps,
-        test.guidance_scale if chosen.guidance_scale is None else chosen.guidance_scale,
-        chosen.batch_size,
-    )
-    per_prompt = chosen.pictures_per_prompt or test.pictures_per_prompt
+    sampler, per_prompt = drawing_of(config, sequence)
     facts = {
         "method": Path(config.method).stem,
         "code": code_hash(method_class),
@@ -185,11 +203,14 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The run folder for this process alone; a second one is told who holds it."""
+def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """The run folder for this process alone; a second one is told, after `patience` seconds, who holds it.
+
+    The lock is the operating system's: it ends with the process that had it, however that ended.
+    """
     lock, holder = FileLock(folder / ".lock"), folder / ".holder.json"
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except Timeout:
         who = results.read_json(holder) or {}
         raise UserError(
@@ -207,34 +228,46 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def execute(config: RunConfig, method_class: type[Method], options: Options) -> Run:
-    """Run, or go on with, one configuration to its end; a finished one is left as it is."""
+def execute(
+    config: RunConfig,
+    method_class: type[Method],
+    options: Options,
+    patience: float = 0.0,
+    progress: Path | None = None,
+) -> Run:
+    """Run, or go on with, one configuration to its end; a finished one is left as it is.
+
+    patience: see `held`; progress: a file that says how far it is, for whoever watches many.
+    """
     results.prepare_folder(config.output)
     run = prepare(config, method_class, options)
     results.prepare_folder(run.folder)
-    with held(run.folder):
+    with held(run.folder, patience):
+        remove_temporary(run.folder)
         if is_finished(run):
             print(f"finished already: {run.folder} (delete it to run again)")
             return run
         write_record(run, "running")
         try:
-            _execute(run)
+            _execute(run, progress)
         except KeyboardInterrupt:
-            write_record(run, "interrupted")
+            with contextlib.suppress(OSError):
+                write_record(run, "interrupted")
             raise
         except Exception as error:
-            write_record(run, "failed", f"{type(error).__name__}: {error}")
+            with contextlib.suppress(OSError):  # a full disk, say, which is what is told then
+                write_record(run, "failed", f"{type(error).__name__}: {error}")
             raise
         write_record(run, "finished")
     return run
 
 
-def _execute(run: Run) -> None:
+def _execute(run: Run, progress: Path | None) -> None:
     concepts = run.sequence.concepts
     cells = [run.cell_evaluations(c) for c in concepts]
     total = sum(cells) + sum(run.learning_work(t) + sum(cells[:t]) for t in range(1, len(concepts) + 1))
     title = f"{run.facts['method']} on {run.sequence.name}"
-    with Reporter(title, total) as reporter:
+    with Reporter(title, total, progress) as reporter:
         drawn = images.is_drawn(concepts[0], run.config.backbone)
         what = "drawn stand-ins" if drawn else f"photographs in {where_photographs_are(run)}"
         reporter.say(
@@ -242,26 +275,69 @@ def _execute(run: Run) -> None:
         )
         reporter.say("judges: " + ", ".join(f"{name} {j.identity['model']}" for name, j in sorted(run.judges.items())))
         reporter.say(f"folder: {run.folder}")
-        evaluate_row(run, 0, None, reporter)
         state: State | None = None
-        for t in range(1, len(concepts) + 1):
-            state = learn_task(run, t, state, reporter)
-            fresh = evaluate_row(run, t, state, reporter)
-            write_tables(run, t)
-            if t > 1:
-                drop_state(run, t - 1)
-            if fresh or t == len(concepts):
-                for table in report.run_tables(run.folder, run.concepts, t):
-                    reporter.say(table)
+        with rows.second_process(run) as pool:
+            made = Rows(run, pool, reporter)
+            made.make(0, None)
+            for t in range(1, len(concepts) + 1):
+                state = learn_task(run, t, state, reporter)
+                made.make(t, state)
+            made.wait()
         reporter.say(report.cost_table(run.costs))
     report.retention_grid(run.folder, run.concepts, run.folder / "grid.png")
     print(f"finished: {run.folder} (scores.csv, matrix-*.csv, grid.png, run.json)")
+
+
+class Rows:
+    """Rows on their way: made here at once, or in `pool` while the next task is learned; finished in their order."""
+
+    def __init__(self, run: Run, pool: Executor | None, reporter: Reporter):
+        self.run, self.pool, self.reporter = run, pool, reporter
+        self.waiting: dict[int, Future] = {}
+
+    def make(self, t: int, state: State | None) -> None:
+        if self.pool is None:
+            self.finish(t, rows.evaluate(self.run, t, state, self.reporter))
+            return
+        self.waiting[t] = self.pool.submit(rows.elsewhere, t)
+        while self.waiting and next(iter(self.waiting.values())).done():
+            self.collect(next(iter(self.waiting)))
+
+    def wait(self) -> None:
+        """Until every row is finished."""
+        for t in list(self.waiting):
+            self.reporter.at(f"waiting for row {t}")
+            self.collect(t)
+
+    def collect(self, t: int) -> None:
+        fresh, said = self.waiting.pop(t).result()
+        for line in said:
+            self.reporter.say(line)
+        self.reporter.advance(rows.work(self.run, t))
+        self.finish(t, fresh)
+
+    def finish(self, t: int, fresh: bool) -> None:
+        """What follows when row t is there: the run's tables, and the state before that is not to be kept."""
+        if t == 0:
+            return
+        write_tables(self.run, t)
+        if t > 1:
+            drop_state(self.run, t - 1)
+        if fresh or t == len(self.run.concepts):
+            for table in report.run_tables(self.run.folder, self.run.concepts, t):
+                self.reporter.say(table)
 
 
 def where_photographs_are(run: Run) -> Path:
     """The folder above the concepts' own, or the first's own where they have none in common."""
     folders = [photographs.folder_of(c, run.config.data).absolute() for c in run.sequence.concepts]
     return Path(os.path.commonpath(folders))
+
+
+def remove_temporary(folder: Path) -> None:
+    """What was being written when an earlier process was killed; nobody reads it."""
+    for file in folder.rglob(".*.tmp"):
+        file.unlink(missing_ok=True)
 
 
 def drop_state(run: Run, t: int) -> None:
@@ -276,7 +352,7 @@ def drop_state(run: Run, t: int) -> None:
 
 def is_dropped(run: Run, t: int) -> bool:
     """Whether state t was taken off the disk, and a later one, and its row, make up for it."""
-    if not (run.task_folder(t) / DROPPED).exists() or not complete_row(run, t):
+    if not (run.task_folder(t) / DROPPED).exists() or not rows.is_complete(run, t):
         return False
     return t < len(run.concepts) and ((run.task_folder(t + 1) / "state.safetensors").exists() or is_dropped(run, t + 1))
 
@@ -286,7 +362,6 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
     folder, concept = run.task_folder(t), run.sequence.concepts[t - 1]
     if is_dropped(run, t):
         reporter.advance(run.learning_work(t))
-        run.costs[t] = results.read_json(folder / "cost.json") or {}
         return None
     if (folder / DROPPED).exists():  # and nothing makes up for it
         for name in ("state.json", DROPPED):
@@ -294,15 +369,12 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
     try:
         saved = State.load(folder)
         reporter.advance(run.learning_work(t))
-        run.costs[t] = results.read_json(folder / "cost.json") or {}
         return saved
     except FileNotFoundError:
         pass
     except DamagedState as error:
         aside = set_aside(folder, ("state.json", "state.safetensors", "scores.csv"))
-        raise UserError(
-            f"{error}; set aside as {aside}, nothing else is touched: run the same command again to do task {t} again"
-        ) from None
+        reporter.say(f"{error}; set aside as {aside}, task {t} is done again")
     reporter.at(f"task {t} of {len(run.concepts)}: learning {concept.name}")
     curve: list[dict[str, float | str]] = []
     shown = run.backbone.unet_evaluations
@@ -355,8 +427,7 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
         "carried_bytes": learned.bytes_by_kind(),
         "peak_memory_bytes": memory.peak,
     }
-    results.write_json(folder / "cost.json", cost)
-    run.costs[t] = cost
+    results.write_json(folder / LEARNING_COST, cost)
     learned.save(folder)
     return State.load(folder)
 
@@ -372,130 +443,13 @@ def set_aside(folder: Path, files: tuple[str, ...]) -> str:
     return f"*.damaged-{n}"
 
 
-def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
-    """Row t of the retention matrix, every concept learned so far; row 0 is the untouched model on all of them.
-
-    Returns False if the row was there already.
-    """
-    folder = run.task_folder(t)
-    seen = run.sequence.concepts[:t] if t else run.sequence.concepts
-    if complete_row(run, t):
-        run.costs.setdefault(t, results.read_json(folder / "cost.json") or {})
-        reporter.advance(sum(run.cell_evaluations(c) for c in seen))
-        return False
-    watch, rows = Stopwatch(), []
-    before, drawn, reused = run.backbone.unet_evaluations, 0, 0
-    for concept in seen:
-        reporter.at(f"task {t} of {len(run.concepts)}: drawing {concept.name}")
-        method = run.method_class(run.options)
-        words = method.phrase(concept.name, concept.class_noun, state) if state else concept.class_noun
-        templates = run.templates(concept)
-        wanted = [
-            Wanted(template.format(words), run.config.seed, concept.name, template, k)
-            for template in templates
-            for k in range(run.pictures_per_prompt)
-        ]
-        which = [(w.template, w.index) for w in wanted]
-        try:
-            with watch("drawing"), run.backbone.installed(method, state, (concept.name,)):
-                pictures, files, fresh = draw_once(run.backbone, wanted, run.sampler, run.cache)
-        except NotDefined as reason:
-            reporter.say(f"task {t}, {concept.name}: not defined ({reason})")
-            rows += [(t, "cell", concept.name, *w, metric, float("nan")) for metric in results.METRICS for w in which]
-            continue
-        drawn, reused = drawn + fresh, reused + len(wanted) - fresh
-        for want, file in zip(wanted, files, strict=True):
-            place(
-                file,
-                folder / "pictures" / concept.name / f"{templates.index(want.template):02d}-{want.index}.png",
-            )
-        if failed := [w for w, p in zip(which, pictures, strict=True) if is_blank(p)]:
-            prompt, index = failed[0]
-            reporter.say(
-                f"task {t}, {concept.name}: {len(failed)} of {len(which)} pictures failed, of one colour all over and not "
-                f"scored (the first: {prompt!r}, {index})"
-            )
-        with watch("judging"):
-            rows += score(run, t, "cell", concept, which, pictures)
-            if t == 0:
-                rows += reference_rows(run, concept, wanted)
-                first = folder / "pictures" / concept.name / "real.png"
-                results.write_atomically(first, png_bytes(run.images[concept.name][0]))
-        reporter.advance(run.cell_evaluations(concept))
-    results.write_scores(folder / "scores.csv", pd.DataFrame(rows, columns=results.SCORE_COLUMNS))
-    cost = {
-        **watch.record(),
-        "drawing_unet_evaluations": run.backbone.unet_evaluations - before,
-        "pictures_drawn": drawn,
-        "pictures_reused": reused,
-    }
-    run.costs[t] = run.costs.get(t, {}) | cost
-    results.write_json(folder / "cost.json", run.costs[t])
-    return True
-
-
-def score(
-    run: Run,
-    t: int,
-    kind: str,
-    concept: sequences.Concept,
-    which: list[tuple[str, int]],
-    pictures: np.ndarray,
-) -> list[tuple]:
-    """CLIP-I, CLIP-T and DINO of each picture: mean cosine with every real picture; cosine with the prompt's words.
-
-    No number for a picture of one colour all over: that is a model that broke, or a filter, not a bad likeness.
-    """
-    real = run.images[concept.name]
-    clip, dino = run.judges["clip"], run.judges["dino"]
-    drawn_clip, texts = (
-        clip.images(pictures),
-        clip.texts([template.format(concept.class_noun) for template, _ in which]),
-    )
-    values = {
-        "clip_i": (drawn_clip @ clip.images(real).T).mean(1),
-        "clip_t": metrics.paired_cosine(drawn_clip, texts),
-        "dino": (dino.images(pictures) @ dino.images(real).T).mean(1),
-    }
-    blank = [is_blank(p) for p in pictures]
-    return [
-        (t, kind, concept.name, template, index, metric, float("nan") if blank[i] else float(vector[i]))
-        for metric, vector in values.items()
-        for i, (template, index) in enumerate(which)
-    ]
-
-
-def is_blank(picture: np.ndarray) -> bool:
-    """Whether a picture (h, w, 3) is of one colour all over."""
-    return bool((picture == picture[:1, :1]).all())
-
-
-def reference_rows(run: Run, concept: sequences.Concept, wanted: list[Wanted]) -> list[tuple]:
-    """Ceiling 1, the real pictures against each other without self-pairs; on the miniature also the `oracle` row."""
-    real = run.images[concept.name]
-    rows: list[tuple] = [
-        (0, "real", concept.name, "", 0, metric, metrics.cosine_self_pairs(run.judges[judge].images(real)))
-        for metric, judge in (("clip_i", "clip"), ("dino", "dino"))
-    ]
-    if images.is_drawn(concept, run.config.backbone):
-        drawings = np.stack([images.oracle(w.concept, w.template, w.seed, w.index) for w in wanted])
-        rows += score(run, 0, "oracle", concept, [(w.template, w.index) for w in wanted], drawings)
-    return rows
-
-
-def complete_row(run: Run, t: int) -> bool:
-    scores = results.read_scores(run.task_folder(t) / "scores.csv")
-    if scores is None:
-        return False
-    cells = scores[scores["kind"] == "cell"]
-    seen = run.sequence.concepts[:t] if t else run.sequence.concepts
-    wanted = sum(len(run.templates(c)) for c in seen) * run.pictures_per_prompt * len(results.METRICS)
-    return len(cells) == wanted and set(cells["concept"]) == {c.name for c in seen}
-
-
 def write_tables(run: Run, t: int) -> None:
     """scores.csv of the whole run so far, and one matrix file a metric."""
-    parts = [results.read_scores(run.task_folder(k) / "scores.csv") for k in range(t + 1)]
+    files = [run.task_folder(k) / "scores.csv" for k in range(t + 1)]
+    parts = [results.read_scores(file) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        if part is None:  # a mount that went away, say
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
     scores = pd.concat(parts, ignore_index=True)
     results.write_scores(run.folder / "scores.csv", scores)
     for metric, table in results.matrices(scores, run.concepts).items():
@@ -517,7 +471,15 @@ def is_finished(run: Run) -> bool:
                 State.load(run.task_folder(t))
     except (FileNotFoundError, DamagedState):
         return False
-    return all(complete_row(run, t) for t in range(len(run.concepts) + 1)) and (run.folder / "scores.csv").exists()
+    if not all(rows.is_complete(run, t) for t in range(len(run.concepts) + 1)):
+        return False
+    return record.get("files") == shown_files(run.folder) != {}
+
+
+def shown_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of what a run shows: scores, matrices, grid."""
+    found = [f for pattern in ("scores.csv", "matrix-*.csv", "grid.png") for f in sorted(folder.glob(pattern))]
+    return {f.name: results.file_hash(f) for f in found}
 
 
 def write_record(run: Run, status: str, reason: str = "") -> None:
@@ -545,6 +507,7 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
         "device": {"kind": run.backbone.device.type, "threads": torch.get_num_threads()},
         "costs": {str(t): c for t, c in sorted(run.costs.items())},
         "summary": report.summaries(scores, run.concepts, done) if done else {},
+        "files": shown_files(run.folder),
         "versions": results.versions(),
         "commit": results.commit(),
     }

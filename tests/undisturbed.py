@@ -1,0 +1,78 @@
+"""One short run, in processes that can be killed: at a moment, or at the n-th file they write."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+PATTERNS = ("scores.csv", "matrix-*.csv", "grid.png", "task-*/scores.csv", "task-*/state.*", "task-*/curve.csv")
+PATTERNS += ("task-*/pictures/*/*.png",)
+LORA = {"rank": 2, "steps": 4, "batch_size": 2, "target_modules": ["to_q", "to_v"], "learning_rate": 1e-3}
+SEQUENCE = """
+name: short
+version: 1
+concepts:
+  - {name: dog, class_noun: dog, kind: live}
+  - {name: backpack, class_noun: backpack, kind: object}
+  - {name: dog2, class_noun: dog, kind: live}
+evaluation: {live: ["a {} in the snow"], object: ["a {} in the snow"], pictures_per_prompt: 1, num_inference_steps: 2}
+"""
+
+
+def server() -> Any:
+    """Processes are forks of one that has imported everything, and done nothing: a second each, not ten."""
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the server looks for what it is to import
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["warm"])
+    return context
+
+
+def given(folder: Path, output: Path, **more: Any) -> dict[str, Any]:
+    file = folder / "short.yaml"
+    if not file.exists():
+        file.write_text(SEQUENCE)
+    options = LORA | {"token_learning_rate": 1e-3}
+    return {"method": "seqlora", "sequence": str(file), "output": output, "options": options} | more
+
+
+def go(words: dict[str, Any], log: Path, die_at: int | None = None, die_on: str = "") -> None:
+    """The run, its words to `log`. die_at: kill this process at the n-th rename; die_on: at that of this file, after it.
+
+    At an odd n before the rename, at an even one after it.
+    """
+    import torch
+
+    from cpbench import results
+    from cpbench.config import resolve
+    from cpbench.runner import execute
+
+    torch.set_num_threads(1)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    count, replace = 0, os.replace
+
+    def counted(source: Any, target: Any) -> None:
+        nonlocal count
+        count += 1
+        if die_at is not None and (count, count % 2) == (die_at, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+        if count == die_at or (die_on and Path(target).name == die_on):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    results.os.replace = counted
+    execute(*resolve(words))
+    (log.parent / "renames").write_text(str(count))
+    sys.stdout.flush()
+    os._exit(0)  # no more can happen to the files
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    """The bytes of all that a run must come to, by path below its folder."""
+    (folder,) = (f.parent for f in output.glob("**/run.json"))
+    found = [f for pattern in PATTERNS for f in sorted(folder.glob(pattern)) if ".damaged-" not in f.name]
+    return {str(f.relative_to(folder)): f.read_bytes() for f in found}
