@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,21 @@ def cli() -> None:
     """
 
 
+def _listed(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[str] | None:
+    """a,b --methods c: [a, b, c]; brackets keep their commas."""
+    words = [w.strip() for value in given for w in re.split(r",(?![^\[]*\])", value)]
+    if "" in words:
+        raise click.BadParameter("has an empty entry; write a,b,c", context, parameter)
+    return words or None
+
+
+def _numbered(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[int] | None:
+    words = _listed(context, parameter, given)
+    if words and not all(w.isdigit() for w in words):
+        raise click.BadParameter("must be whole numbers, such as 0,1,2", context, parameter)
+    return words and [int(w) for w in words]
+
+
 ONE_RUN = (
     click.option("--method", help="Built-in name (`cpbench list methods`) or path of a file with a Method in it."),
     click.option("--sequence", help="Built-in name (`cpbench list sequences`) or path of a YAML file."),
@@ -74,6 +90,12 @@ SHARED = (
         "--keep-states",
         type=click.Choice(["all", "last"]),
         help="States of which tasks stay on disk.  [default: last where whole weights are learned, else all]",
+    ),
+    click.option(
+        "--rows",
+        multiple=True,
+        callback=_numbered,
+        help="Which rows to draw, e.g. 10,20,30, beside row 0 and the last.  [default: all]",
     ),
     click.option(
         "--overlap/--no-overlap",
@@ -144,23 +166,6 @@ def plan(settings: tuple[str, ...], config: Path | None, **given: object) -> Non
         click.echo(f"{what:9} {how_much}")
 
 
-def _listed(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[str] | None:
-    """a,b --methods c: [a, b, c]; brackets keep their commas."""
-    import re
-
-    words = [w.strip() for value in given for w in re.split(r",(?![^\[]*\])", value)]
-    if "" in words:
-        raise click.BadParameter("has an empty entry; write a,b,c", context, parameter)
-    return words or None
-
-
-def _numbered(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[int] | None:
-    words = _listed(context, parameter, given)
-    if words and not all(w.isdigit() for w in words):
-        raise click.BadParameter("must be whole numbers, such as 0,1,2", context, parameter)
-    return words and [int(w) for w in words]
-
-
 @cli.command(
     epilog="Example: cpbench sweep --methods seqlora,'dcscore variant=ewc' --sequences dreambench10 --seeds 0,1,2"
 )
@@ -199,6 +204,20 @@ def sweep(grid: str | None, config: Path | None, settings: tuple[str, ...], dry_
             click.echo(line)
         return
     sys.exit(sweep.start(wanted, output, **how))
+
+
+@cli.command(epilog="Example: cpbench tune --method 'dcscore variant=ewc' --budget 4")
+@click.option("--method", "words", required=True, help="A method; settings behind it make it a variant.")
+@click.option("--budget", type=click.IntRange(min=1), default=4, show_default=True, help="Trials.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("results/tune"), show_default=True, help="Study and runs."
+)
+def tune(words: str, budget: int, output: Path) -> None:
+    """Search for a method's settings on miniature-val6, and write the best into its preset."""
+    from cpbench.tune import tune as search
+
+    for key, value in search(words, budget, output).items():
+        click.echo(f"{key:9} {value}")
 
 
 @cli.command("new-sequence", epilog="Example: cpbench new-sequence my.yaml ~/photos/rex:dog ~/photos/mug:mug")

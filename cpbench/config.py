@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cpbench.method import Method
 
 ENTRY_POINTS = "cpbench.methods"
+PROVENANCE = "_provenance"  # in a preset: where its values are from
 DEFAULT_OUTPUT = Path("results/runs")
 BACKBONES = {
     "miniature": "the embedded model of the drawn world: offline, CPU, minutes",
@@ -73,6 +74,9 @@ class RunConfig(BaseModel):
     loading: Loading = Field(default_factory=Loading)
     keep_states: Literal["all", "last"] | None = Field(
         None, description="last where whole weights are learned, else all"
+    )
+    rows: tuple[int, ...] | None = Field(
+        None, description="rows of the matrix to draw, beside row 0 and the last; None: every row"
     )
     overlap: bool | None = Field(
         None, description="rows in a second process; None: where there is a second GPU or spare cores"
@@ -173,7 +177,7 @@ def preset(backbone: str, method: str, given: dict[str, Any] | None = None) -> d
     settings = dict(table.get(method, {}))
     for key, value in (given or {}).items():
         settings |= table.get(f"{method} {key}={str(value).lower() if isinstance(value, bool) else value}", {})
-    return settings
+    return {k: v for k, v in settings.items() if k != PROVENANCE}
 
 
 def changed(method: str, backbone: str, options: BaseModel) -> dict[str, Any]:

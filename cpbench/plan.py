@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from cpbench import rows
 from cpbench.cost import PeakMemory
 from cpbench.method import Options, Task
+from cpbench.progress import span
 from cpbench.runner import Run
 from cpbench.sampling import Sampler, Wanted, draw, png_bytes
 
@@ -44,10 +46,8 @@ def plan(run: Run) -> Plan:
     concepts, backbone = run.sequence.concepts, run.backbone
     numbers = range(1, len(concepts) + 1)
     learning = sum(run.method_class(run.options).unet_evaluations(t) for t in numbers)
-    cells = [run.cell_evaluations(c) for c in concepts]
-    drawn = [len(run.templates(c)) * run.pictures_per_prompt for c in concepts]
-    rows = [sum(cells), *(sum(cells[:t]) for t in numbers)]
-    pictures = sum(drawn) + sum(sum(drawn[:t]) for t in numbers)
+    pictures = sum(len(run.templates(c)) for t in run.rows for c in rows.concepts_of(run, t)) * run.pictures_per_prompt
+    drawing = sum(rows.work(run, t) for t in run.rows)
 
     short, state, sizes, evaluations = once(run.options), None, [0], backbone.unet_evaluations
     with PeakMemory(backbone.device.type) as memory:
@@ -70,24 +70,18 @@ def plan(run: Run) -> Plan:
     return Plan(
         tasks=len(concepts),
         learning_evaluations=learning,
-        drawing_evaluations=sum(rows),
+        drawing_evaluations=drawing,
         pictures=pictures,
         state_bytes=sum(sizes[1] + (t - 1) * (growth if len(sizes) > 2 else 0) for t in numbers),
         picture_bytes=pictures * len(png_bytes(sample[0])),
         peak_memory_bytes=memory.peak,
         learning_seconds=learning * per_learning,
-        drawing_seconds=sum(rows) * per_drawing,
+        drawing_seconds=drawing * per_drawing,
     )
 
 
 def lines(it: Plan) -> list[tuple[str, str]]:
     """(what, how much) as a person reads it."""
-
-    def span(seconds: float) -> str:
-        for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
-            if seconds >= 2 * unit:
-                return f"{seconds / unit:.1f} {name}"
-        return f"{seconds:.0f} seconds"
 
     def size(n: int) -> str:
         return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"

@@ -16,6 +16,16 @@ LOG_EVERY_SECONDS = 30.0
 WRITE_EVERY_SECONDS = 1.0
 
 
+def span(seconds: float | None) -> str:
+    """A time as a person says it; "?" where it is not known yet."""
+    if seconds is None:
+        return "?"
+    for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} seconds"
+
+
 class Reporter:
     """Counts UNet evaluations done against those planned; `with` it around the work.
 
@@ -76,7 +86,11 @@ class Reporter:
     def _write(self) -> None:
         if self.file and time.monotonic() - self._written >= WRITE_EVERY_SECONDS:
             self._written = time.monotonic()
-            now = {"stage": self.stage, "share": min(self.done / self.total, 1.0), "left": self._left}
+            now = {
+                "stage": self.stage,
+                "share": min(self.done / self.total, 1.0),
+                "left": self._left if self.done else None,
+            }
             with contextlib.suppress(OSError):  # nobody's result depends on it
                 write_json(self.file, now)
 

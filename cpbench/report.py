@@ -34,7 +34,8 @@ def summaries(scores: pd.DataFrame, concepts: list[str], t: int) -> dict[str, di
     learned, out = concepts[:t], {}
     for metric, table in results.matrices(scores, learned).items():
         ceiling = results.reference_row(scores, "real", metric, learned)
-        values = metrics.summary(table.loc[:t].to_numpy(), ceiling)
+        whole = table.reindex(range(t + 1))  # a row that was not drawn defines nothing
+        values = metrics.summary(whole.to_numpy(), ceiling)
         out[metric] = {k: None if math.isnan(v) else round(v, 6) for k, v in values.items()}
     return out
 

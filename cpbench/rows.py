@@ -173,7 +173,7 @@ def spare_device(run: Run) -> str | None:
     Unless told: a second GPU, or as many spare cores as this process has threads, if there is much to draw.
     """
     overlap, device = run.config.overlap, str(run.backbone.device)
-    much = sum(work(run, t) for t in range(len(run.concepts) + 1)) >= WORTH_A_PROCESS
+    much = sum(work(run, t) for t in run.rows) >= WORTH_A_PROCESS
     if not (much if overlap is None else overlap):
         return None
     if device.startswith("cuda"):

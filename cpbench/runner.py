@@ -72,6 +72,13 @@ class Run:
         return [c.name for c in self.sequence.concepts]
 
     @property
+    def rows(self) -> list[int]:
+        """The rows of the matrix that are drawn."""
+        last = len(self.concepts)
+        wanted = range(last + 1) if self.config.rows is None else self.config.rows
+        return sorted({0, last, *wanted})
+
+    @property
     def cache(self) -> Path:
         return self.config.output / ".cache" / "pictures"
 
@@ -164,6 +171,8 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
         except ValueError as error:
             raise UserError(f"method {config.method}: {error}; name layers of the UNet, e.g. to_q") from None
     sampler, per_prompt = drawing_of(config, sequence)
+    if config.rows and max(config.rows) > len(sequence.concepts):
+        raise UserError(f"rows: there is no row {max(config.rows)}; the sequence has {len(sequence.concepts)} tasks")
     facts = {
         "method": Path(config.method).stem,
         "code": code_hash(method_class),
@@ -178,6 +187,8 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
         "dtype": str(backbone.dtype),
         "picture_size": backbone.picture_size,
     }
+    if config.rows is not None:
+        facts["rows"] = sorted(config.rows)
     folder = results.run_folder(
         config.output,
         sequence.name,
@@ -264,8 +275,8 @@ def execute(
 
 def _execute(run: Run, progress: Path | None) -> None:
     concepts = run.sequence.concepts
-    cells = [run.cell_evaluations(c) for c in concepts]
-    total = sum(cells) + sum(run.learning_work(t) + sum(cells[:t]) for t in range(1, len(concepts) + 1))
+    learning = sum(run.learning_work(t) for t in range(1, len(concepts) + 1))
+    total = learning + sum(rows.work(run, t) for t in run.rows)
     title = f"{run.facts['method']} on {run.sequence.name}"
     with Reporter(title, total, progress) as reporter:
         drawn = images.is_drawn(concepts[0], run.config.backbone)
@@ -296,6 +307,8 @@ class Rows:
         self.waiting: dict[int, Future] = {}
 
     def make(self, t: int, state: State | None) -> None:
+        if t not in self.run.rows:
+            return
         if self.pool is None:
             self.finish(t, rows.evaluate(self.run, t, state, self.reporter))
             return
@@ -321,8 +334,8 @@ class Rows:
         if t == 0:
             return
         write_tables(self.run, t)
-        if t > 1:
-            drop_state(self.run, t - 1)
+        for before in range(max(1, *(row for row in self.run.rows if row < t)), t):
+            drop_state(self.run, before)
         if fresh or t == len(self.run.concepts):
             for table in report.run_tables(self.run.folder, self.run.concepts, t):
                 self.reporter.say(table)
@@ -352,7 +365,8 @@ def drop_state(run: Run, t: int) -> None:
 
 def is_dropped(run: Run, t: int) -> bool:
     """Whether state t was taken off the disk, and a later one, and its row, make up for it."""
-    if not (run.task_folder(t) / DROPPED).exists() or not rows.is_complete(run, t):
+    drawn = t not in run.rows or rows.is_complete(run, t)
+    if not (run.task_folder(t) / DROPPED).exists() or not drawn:
         return False
     return t < len(run.concepts) and ((run.task_folder(t + 1) / "state.safetensors").exists() or is_dropped(run, t + 1))
 
@@ -445,7 +459,7 @@ def set_aside(folder: Path, files: tuple[str, ...]) -> str:
 
 def write_tables(run: Run, t: int) -> None:
     """scores.csv of the whole run so far, and one matrix file a metric."""
-    files = [run.task_folder(k) / "scores.csv" for k in range(t + 1)]
+    files = [run.task_folder(k) / "scores.csv" for k in run.rows if k <= t]
     parts = [results.read_scores(file) for file in files]
     for file, part in zip(files, parts, strict=True):
         if part is None:  # a mount that went away, say
@@ -471,7 +485,7 @@ def is_finished(run: Run) -> bool:
                 State.load(run.task_folder(t))
     except (FileNotFoundError, DamagedState):
         return False
-    if not all(rows.is_complete(run, t) for t in range(len(run.concepts) + 1)):
+    if not all(rows.is_complete(run, t) for t in run.rows):
         return False
     return record.get("files") == shown_files(run.folder) != {}
 

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cpbench import config, results, sequences
 from cpbench.errors import UserError, near
+from cpbench.progress import span
 
 LOG_EVERY_SECONDS = 60.0
 PATIENCE_SECONDS = 60.0  # a run that Ray starts again waits so long for its folder: its first process may be dying
@@ -431,16 +432,6 @@ def state(outcome: Outcome) -> str:
     return f"failed with exit code {outcome.code}"
 
 
-def span(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds >= 5400
-        else f"{seconds / 60:.1f} min"
-        if seconds >= 90
-        else f"{seconds:.0f} s"
-    )
-
-
 def summary(jobs: list[Job], outcomes: dict[str, Outcome], places: Places) -> Iterator[str]:
     """How many finished; of each that did not, why, and where it says more."""
     bad = [job for job in jobs if outcomes[job.name].code != 0]
@@ -485,7 +476,8 @@ def outlook(grid: Grid, output: Path) -> list[Outlook]:
         seconds = [sum(v for c in r["costs"].values() for k, v in c.items() if k.endswith("_seconds")) for r in alike]
         learning = sum(kind(options).unet_evaluations(t) for t in range(1, len(seq.concepts) + 1))
         cells = [sampler.evaluations(len(seq.evaluation.prompts[c.kind]) * per_prompt) for c in seq.concepts]
-        drawing = sum(cells) + sum(sum(cells[: t + 1]) for t in range(len(cells)))
+        rows = {0, len(cells), *(range(len(cells) + 1) if chosen.rows is None else chosen.rows)}
+        drawing = sum(sum(cells[:t]) if t else sum(cells) for t in rows)
         found.append(Outlook(job, bool(same), learning, drawing, sum(seconds) / len(seconds) if seconds else None))
     return found
 

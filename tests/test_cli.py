@@ -167,6 +167,7 @@ def test_leaderboard_of_nothing_is_one_line_and_of_something_is_written(call: Ca
         "facts": {"method": "base"},
         "sees_earlier_data": False,
         "pictures": "drawn",
+        "judges": {"dino": {"model": "dino", "weights_sha256": "0" * 64}},
         "hash": "abcdef01",
         "summary": {m: dict.fromkeys(figures, 0.125) for m in ("clip_i", "clip_t", "dino")},
         "costs": {},

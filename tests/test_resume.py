@@ -135,6 +135,16 @@ def test_a_truncated_picture_is_drawn_again(whole: dict, tmp_path: Path) -> None
     assert finish(tmp_path) == whole["contents"]
 
 
+def test_poisoned_global_generators_change_nothing(whole: dict, tmp_path: Path) -> None:
+    """Other seeds of Python's, numpy's and torch's, and draws from them between any two files that are written."""
+    words = undisturbed.given(tmp_path, tmp_path / "output")
+    process = undisturbed.server().Process(target=undisturbed.go_poisoned, args=(words, tmp_path / "log"))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    assert undisturbed.contents(tmp_path / "output") == whole["contents"]
+
+
 def test_rows_made_by_a_second_process_are_the_same(whole: dict, tmp_path: Path) -> None:
     words = undisturbed.given(tmp_path, str(tmp_path / "output"), overlap=True)
     (tmp_path / "given.yaml").write_text(yaml.safe_dump(words))
@@ -161,4 +171,19 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(whole: dict, tmp_path: Path
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 1 and line.startswith("cpbench: ") and "state.safetensors: File too large" in line
     assert "run the same command again" in line
+    assert finish(tmp_path) == whole["contents"]
+
+
+def test_an_output_folder_that_vanishes_is_told_and_the_run_goes_on_when_it_is_back(
+    whole: dict, tmp_path: Path
+) -> None:
+    words = undisturbed.given(tmp_path, tmp_path / "output")
+    process = undisturbed.server().Process(
+        target=undisturbed.go_while_the_folder_vanishes, args=(words, tmp_path / "log")
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 1 and "No such file or directory: " in (tmp_path / "log").read_text()
+    shutil.rmtree(tmp_path / "output", ignore_errors=True)  # what was written where the mount had been
+    (tmp_path / "gone").rename(tmp_path / "output")
     assert finish(tmp_path) == whole["contents"]

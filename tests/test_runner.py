@@ -141,8 +141,8 @@ def counted(patch: pytest.MonkeyPatch) -> list[Reporter]:
     made: list[Reporter] = []
 
     class Kept(Reporter):
-        def __init__(self, title: str, total: int):
-            super().__init__(title, total)
+        def __init__(self, title: str, total: int, file: Path | None = None):
+            super().__init__(title, total, file)
             made.append(self)
 
     patch.setattr(runner, "Reporter", Kept)
@@ -596,3 +596,18 @@ def test_a_picture_of_one_colour_fails_and_is_not_scored(small: Path, tmp_path: 
     pictures = np.stack([images.drawn("dog")[0], np.full((64, 64, 3), 7, np.uint8)])
     found = rows.score(run, 0, "cell", concept, [("a {} in the snow", 0), ("a {} in the snow", 1)], pictures)
     assert {r[4]: bool(np.isnan(r[6])) for r in found} == {0: False, 1: True} and len(found) == 6
+
+
+def test_only_the_rows_that_are_wanted_are_drawn(small: Path, tmp_path: Path, lora: dict[str, Any]) -> None:
+    """And what they say is what they say in a run that draws all."""
+    run = cpbench.run(method="seqlora", sequence=str(small), output=tmp_path, options=LORA, rows=(2,))
+    rows_drawn = sorted(set(run["scores"]["row"]))
+    assert rows_drawn == [0, 2] and not (run["folder"] / "task-01" / "scores.csv").exists()
+    pd.testing.assert_frame_equal(run["matrices"]["dino"].loc[[0, 2]], lora["matrices"]["dino"].loc[[0, 2]])
+    record, whole = run_json(run["folder"]), run_json(lora["folder"])
+    assert record["status"] == "finished" and record["hash"] != whole["hash"]
+    final = ("final_average", "normalised_retention")
+    assert {k: record["summary"]["dino"][k] for k in final} == {k: whole["summary"]["dino"][k] for k in final}
+    assert record["summary"]["dino"]["plasticity"] is None and record["summary"]["dino"]["forgetting"] is None
+    with pytest.raises(UserError, match="no row 3"):
+        cpbench.run(method="seqlora", sequence=str(small), output=tmp_path, options=LORA, rows=(3,))

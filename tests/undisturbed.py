@@ -71,6 +71,43 @@ def go(words: dict[str, Any], log: Path, die_at: int | None = None, die_on: str 
     os._exit(0)  # no more can happen to the files
 
 
+def go_poisoned(words: dict[str, Any], log: Path) -> None:
+    """The run, while somebody else seeds and uses the global generators."""
+    import random
+
+    import numpy as np
+    import torch
+
+    from cpbench import results
+
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(12345)
+    replace = os.replace
+
+    def poisoned(source: Any, target: Any) -> None:
+        replace(source, target)
+        torch.rand(random.randrange(1, 5)), np.random.rand(3)
+        torch.manual_seed(random.randrange(1000))
+
+    results.os.replace = poisoned
+    go(words, log)
+
+
+def go_while_the_folder_vanishes(words: dict[str, Any], log: Path) -> None:
+    """The run, while its output folder goes away, as a mount does, when task 2 is learned."""
+    from cpbench import results
+
+    replace, output = os.replace, Path(words["output"])
+
+    def vanishing(source: Any, target: Any) -> None:
+        replace(source, target)
+        if Path(target).parts[-2:] == ("task-02", "state.json"):
+            output.rename(output.with_name("gone"))
+
+    results.os.replace = vanishing
+    go(words, log)
+
+
 def contents(output: Path) -> dict[str, bytes]:
     """The bytes of all that a run must come to, by path below its folder."""
     (folder,) = (f.parent for f in output.glob("**/run.json"))
