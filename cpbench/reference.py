@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cpbench import leaderboard
 
-KEPT = ("run.json", "scores.csv", "matrix-*.csv", "grid.png")
+KEPT = ("run.json", "scores.csv", "matrix-*.csv", "grid.png", "curves.png")
 
 
 def keep(runs: Path, reference: Path) -> int:

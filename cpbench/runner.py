@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from cpbench import adapters, audit, backbones, images, judges, photographs, report, results, rows, sequences
+from cpbench import adapters, audit, backbones, curves, images, judges, photographs, report, results, rows, sequences
 from cpbench.config import RunConfig, changed, method_file
 from cpbench.cost import PeakMemory, Stopwatch
 from cpbench.errors import DamagedState, UserError, near
@@ -296,7 +296,8 @@ def _execute(run: Run, progress: Path | None) -> None:
             made.wait()
         reporter.say(report.cost_table(run.costs))
     report.retention_grid(run.folder, run.concepts, run.folder / "grid.png")
-    print(f"finished: {run.folder} (scores.csv, matrix-*.csv, grid.png, run.json)")
+    curves.plot(run.folder, run.concepts, run.folder / "curves.png")
+    print(f"finished: {run.folder} (scores.csv, matrix-*.csv, grid.png, curves.png, run.json)")
 
 
 class Rows:
@@ -492,7 +493,7 @@ def is_finished(run: Run) -> bool:
 
 def shown_files(folder: Path) -> dict[str, str]:
     """SHA-256 of what a run shows: scores, matrices, grid."""
-    found = [f for pattern in ("scores.csv", "matrix-*.csv", "grid.png") for f in sorted(folder.glob(pattern))]
+    found = [f for pattern in ("scores.csv", "matrix-*.csv", "*.png") for f in sorted(folder.glob(pattern))]
     return {f.name: results.file_hash(f) for f in found}
 
 
