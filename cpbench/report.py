@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cpbench import metrics, results
 
+MOST_COLUMNS = 15
 TITLES = {"clip_i": "CLIP-I", "clip_t": "CLIP-T", "dino": "DINO"}
 FIGURES = (
     "final_average",
@@ -46,10 +47,11 @@ def compact(title: str) -> Table:
 
 
 def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
-    """Rich tables after task t: one retention matrix a metric, then the summary."""
+    """Rich tables after task t: one retention matrix a metric if it fits a terminal, then the summary."""
     scores = results.read_scores(folder / "scores.csv")
     out = []
-    for metric, matrix in results.matrices(scores, concepts).items():
+    shown = results.matrices(scores, concepts) if len(concepts) <= MOST_COLUMNS else {}
+    for metric, matrix in shown.items():
         table = compact(f"{TITLES[metric]} after task {t}")
         table.add_column("model", no_wrap=True)
         for concept in concepts:

@@ -47,5 +47,5 @@ def test_nothing_is_written_where_nothing_was_learned(tmp_path: Path) -> None:
 def test_smoothing_keeps_length_and_mean_of_a_line() -> None:
     line = pd.Series(np.linspace(0, 1, 200))
     smooth = curves.smoothed(line)
-    assert len(smooth) == 200 and abs(smooth.mean() - line.mean()) < 1e-3
+    assert len(smooth) == 200 and abs(smooth.mean() - line.mean()) < 1e-2
     np.testing.assert_allclose(curves.smoothed(line[:10]), line[:10])  # a short one as it is
