@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cpbench.errors import DamagedState
 from cpbench.method import KINDS, Method, Options, State, Task, seed_of
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
-WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda w: w != "concepts")
 NAMES = st.builds("{}/{}".format, st.sampled_from(KINDS), WORDS)
 FACTS = st.dictionaries(
     WORDS,
@@ -146,6 +147,51 @@ def test_no_flipped_bit_of_the_record_changes_the_facts(saved: tuple[State, Path
 def test_a_record_of_another_form_is_damage(saved: tuple[State, Path], content: str) -> None:
     file = saved[1] / "state.json"
     file.write_text(content)
+    assert damage(saved[1]).path == file
+
+
+def rewritten(folder: Path, **changes: object) -> None:
+    """A record with other values whose checksum is right, as anybody can make one."""
+    file = folder / "state.json"
+    record = json.loads(file.read_text()) | changes
+    record.pop("checksum")
+    checksum = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps(record | {"checksum": checksum}))
+
+
+@pytest.mark.parametrize("facts", [None, 3, [], "words", {"concepts": "dog"}, {"concepts": [1]}, {"concepts": None}])
+def test_facts_of_another_form_are_damage(saved: tuple[State, Path], facts: object) -> None:
+    rewritten(saved[1], facts=facts)
+    assert damage(saved[1]).path == saved[1] / "state.json"
+
+
+def test_a_record_that_is_nested_without_end_or_no_file_is_damage(saved: tuple[State, Path]) -> None:
+    file = saved[1] / "state.json"
+    file.write_text('{"facts": ' + "[" * 10**5)
+    assert damage(saved[1]).path == file
+    rewritten_schema = "x" * 10**5
+    file.write_text(json.dumps({"schema": rewritten_schema, "sha256": "", "facts": {}}))
+    assert len(str(damage(saved[1]))) < len(str(file)) + 300
+    file.unlink()
+    file.mkdir()
+    assert damage(saved[1]).path == file
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not safetensors",
+        struct.pack("<Q", 2**62),
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 60) + b'{"adapter/a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}'[:60],
+        struct.pack("<Q", 62) + b'{"adapter/a":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}' + b"abcd",
+    ],
+)
+def test_tensors_whose_checksum_alone_is_right_are_damage(saved: tuple[State, Path], data: bytes) -> None:
+    file = saved[1] / "state.safetensors"
+    file.write_bytes(data)
+    rewritten(saved[1], sha256=hashlib.sha256(data).hexdigest())
     assert damage(saved[1]).path == file
 
 
