@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,13 +14,14 @@ from torch import nn
 
 from cpbench import adapters, audit, hub, torchvision_cure
 from cpbench.config import Loading
-from cpbench.errors import UserError
+from cpbench.errors import UserError, quoted
 from cpbench.hub import MINIATURE as MINIATURE
 from cpbench.hub import hash_folder as hash_folder
 from cpbench.words import Vocabulary
 
 MEGAPIXEL = 2**20
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 
 
@@ -295,7 +296,8 @@ def fingerprint(backbone: Backbone) -> dict[str, str]:
 def load(name: str, device: str = "cpu", loading: Loading | None = None) -> Backbone:
     """A backbone by its built-in name, hub id, or local diffusers folder; see `Loading` for the choices.
 
-    Only safetensors are read, and never a safety checker. UserError for what cannot be had, or is no Stable Diffusion.
+    Only safetensors are read and no code is run, unless `loading` says so, and never a safety checker. UserError for what
+    cannot be had, is broken, or is no Stable Diffusion.
     """
     torchvision_cure.apply()
     import diffusers
@@ -305,30 +307,87 @@ def load(name: str, device: str = "cpu", loading: Loading | None = None) -> Back
     logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     chosen = loading or Loading()
-    folder, revision = hub.folder_of(name, chosen.revision)
-    kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
-    if kind not in PIPELINES:
-        raise UserError(f"backbone {name}: is a {kind}; cpbench personalizes {' and '.join(PIPELINES)}")
+    folder, revision = hub.folder_of(name, chosen.revision, loading=chosen)
+    index = hub.check_pipeline(folder, name, chosen)
+    kind = index.get("_class_name")
+    if kind not in PIPELINES and not isinstance(kind, list):  # a list: a class of its own, and the user trusts it
+        raise UserError(f"backbone {name}: is a {quoted(kind)}; cpbench personalizes {' and '.join(PIPELINES)}")
     if chosen.offload and device == "cpu":
         raise UserError("offload: moves networks off a GPU, and this run is on the CPU; leave out --offload")
     dtype = pick_dtype(chosen.dtype, device)
-    without = {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
+    without = {} if kind == PIPELINES[1] else {"safety_checker": None, "requires_safety_checker": False}
+    trusted = {"trust_remote_code": True} if chosen.trust_remote_code else {}
     weights_hash = hub.hash_folder(folder)
-    vae, vae_hash = load_vae(chosen.vae or str(folder / "vae"), dtype)
+    vae, vae_hash = load_vae(chosen.vae or str((folder / "vae").absolute()), dtype, chosen)
     if chosen.vae:
         weights_hash = hashlib.sha256(f"{weights_hash} {vae_hash}".encode()).hexdigest()
-    pipe = getattr(diffusers, kind).from_pretrained(folder, dtype=dtype, local_files_only=True, vae=vae, **without)
-    pipe.set_progress_bar_config(disable=True)
-    step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    if chosen.resolution and chosen.resolution % step:
-        raise UserError(f"backbone {name}: resolution {chosen.resolution} must be a multiple of {step}")
-    if chosen.gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
-    if chosen.attention_slicing:
-        pipe.enable_attention_slicing()
-    backbone = Backbone(pipe, name, device, weights_hash, chosen.resolution, chosen.offload)
+    with _quietly(), hub.loading(f"backbone {name}: {folder}"):
+        pipe = getattr(diffusers, kind if isinstance(kind, str) else "DiffusionPipeline").from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=None if chosen.allow_pickle else True,
+            vae=vae,
+            **without,
+            **trusted,
+        )
+        if not isinstance(pipe, tuple(getattr(diffusers, k) for k in PIPELINES)):
+            raise TypeError(f"it is no {' or '.join(PIPELINES)}")
+        _refuse_odd(pipe)
+        pipe.set_progress_bar_config(disable=True)
+        step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+        if chosen.resolution and chosen.resolution % step:
+            raise UserError(f"backbone {name}: resolution {chosen.resolution} must be a multiple of {step}")
+        if chosen.gradient_checkpointing:
+            pipe.unet.enable_gradient_checkpointing()
+        if chosen.attention_slicing:
+            pipe.enable_attention_slicing()
+        backbone = Backbone(pipe, name, device, weights_hash, chosen.resolution, chosen.offload)
+        with torch.no_grad():
+            backbone.encode_prompts(["a"])  # what is wrong with a tokenizer shows when it is used
     backbone.facts = {"kind": kind, "revision": revision, "safety_checker": False, **chosen.model_dump()}
     return backbone
+
+
+def _refuse_odd(pipe: Any) -> None:
+    """TypeError or ValueError for what the libraries take from files in silence, and fail of when they draw."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    def number(value: Any) -> bool:
+        several = isinstance(value, list | tuple) and len(value) > 0
+        return all(map(number, value)) if several else isinstance(value, int | float)
+
+    for part in (pipe.unet, pipe.vae):
+        if lacking := [name for name, tensor in part.named_parameters() if tensor.is_meta]:
+            raise ValueError(f"the weights of {type(part).__name__} lack {lacking[0]} and {len(lacking) - 1} more")
+        for key, declared in inspect.signature(type(part).__init__).parameters.items():
+            kind, value = str(declared.annotation), part.config.get(key)
+            left_out = value is None and ("None" in kind or "Optional" in kind)
+            if ("int" in kind or "float" in kind) and not (number(value) or left_out):
+                raise TypeError(f"{key} of {type(part).__name__} must be a number, not {quoted(value)}")
+    if (side := pipe.unet.config.sample_size) is not None and (not isinstance(side, int) or side < 1):
+        raise TypeError(f"sample_size of its UNet must be a whole number, not {quoted(side)}")
+    for suffix in ("", "_2"):
+        if (encoder := getattr(pipe, f"text_encoder{suffix}", None)) is not None:
+            most, longest = encoder.config.max_position_embeddings, getattr(pipe, f"tokenizer{suffix}").model_max_length
+            if not isinstance(longest, int) or not 0 < longest <= most:
+                raise ValueError(f"model_max_length of its tokenizer{suffix} is not 1 to {most}")
+    if (kind := pipe.scheduler.config.prediction_type) not in PREDICTIONS:
+        raise ValueError(f"its scheduler's prediction_type is {quoted(kind)}, not one of {', '.join(PREDICTIONS)}")
+    DPMSolverMultistepScheduler.from_config(pipe.scheduler.config).set_timesteps(1)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what diffusers prints of odd files, which is said in one line if it matters."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def pick_dtype(wanted: str, device: str) -> torch.dtype:
@@ -338,19 +397,24 @@ def pick_dtype(wanted: str, device: str) -> torch.dtype:
     return getattr(torch, wanted)
 
 
-def load_vae(name: str, dtype: torch.dtype) -> tuple[nn.Module, str]:
+def load_vae(name: str, dtype: torch.dtype, loading: Loading | None = None) -> tuple[nn.Module, str]:
     """An autoencoder by hub id or folder, usual or tiny (TAESD's kind), and its hash.
 
     One that overflows in half precision, as SDXL's, says so in its config (force_upcast), and is loaded in float32.
     """
     import diffusers
 
-    folder, _ = hub.folder_of(name, None, "vae")
-    config = json.loads((folder / "config.json").read_text())
+    chosen = loading or Loading()
+    folder, _ = hub.folder_of(name, None, "vae", chosen)
+    hub.check_part(folder, f"vae {name}", chosen)
+    config = hub.read_json(folder / hub.INDEX["vae"], f"vae {name}")
     if (kind := config.get("_class_name")) not in AUTOENCODERS:
-        raise UserError(f"vae {name}: is a {kind}; one of {', '.join(AUTOENCODERS)} is needed")
-    upcast = config.get("force_upcast", False)
-    vae = getattr(diffusers, kind).from_pretrained(
-        folder, torch_dtype=torch.float32 if upcast else dtype, local_files_only=True
-    )
+        raise UserError(f"vae {name}: is a {quoted(kind)}; one of {', '.join(AUTOENCODERS)} is needed")
+    with _quietly(), hub.loading(f"vae {name}: {folder}"):
+        vae = getattr(diffusers, kind).from_pretrained(
+            folder,
+            torch_dtype=torch.float32 if config.get("force_upcast", False) else dtype,
+            local_files_only=True,
+            use_safetensors=None if chosen.allow_pickle else True,
+        )
     return vae, hub.hash_folder(folder)

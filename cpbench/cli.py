@@ -42,6 +42,23 @@ def cli() -> None:
     """
 
 
+# Of every verb that loads a backbone.
+TRUST_OPTIONS = (
+    click.option(
+        "--allow-pickle",
+        is_flag=True,
+        default=None,
+        help="Load .bin and .pt weights too. Dangerous: such a file can run any code when it is loaded.",
+    ),
+    click.option(
+        "--trust-remote-code",
+        is_flag=True,
+        default=None,
+        help="Run Python code that comes with a backbone or a run. Dangerous: read it before.",
+    ),
+)
+
+
 def _listed(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[str] | None:
     """a,b --methods c: [a, b, c]; brackets keep their commas."""
     words = [w.strip() for value in given for w in re.split(r",(?![^\[]*\])", value)]
@@ -121,6 +138,7 @@ SHARED = (
     click.option(
         "--offload", is_flag=True, default=None, help="Less memory in drawing: on the GPU only what is at work."
     ),
+    *TRUST_OPTIONS,
 )
 
 
@@ -254,6 +272,14 @@ def doctor(data: str | None) -> None:
 
 
 RUN = click.argument("run_", metavar="RUN", type=click.Path(path_type=Path))
+
+
+def trust_options(command: Callable) -> Callable:
+    for option in reversed(TRUST_OPTIONS):
+        command = option(command)
+    return command
+
+
 AFTER = click.option("--after", type=click.IntRange(min=1), help="The state after this task.  [default: the last]")
 
 
@@ -267,6 +293,7 @@ AFTER = click.option("--after", type=click.IntRange(min=1), help="The state afte
 @click.option("--guidance-scale", type=click.FloatRange(min=0), help="Guidance.  [default: the sequence's]")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("sample"), show_default=True, help="Folder.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps.")
+@trust_options
 def sample(
     run_: Path,
     after: int | None,
@@ -277,6 +304,7 @@ def sample(
     guidance_scale: float | None,
     output: Path,
     device: str,
+    **trusted: bool | None,
 ) -> None:
     """Draw any prompt with what a run has learned; several concepts at once where the method can."""
     from cpbench import finished
@@ -284,7 +312,7 @@ def sample(
     from cpbench.sampling import png_bytes
 
     prepare_folder(output)
-    it = finished.open_run(run_, after, device)
+    it = finished.open_run(run_, after, device, **trusted)
     for k, picture in enumerate(finished.sample(it, prompt, n, seed, num_inference_steps, guidance_scale)):
         write_atomically(output / f"{k:02d}.png", png_bytes(picture))
         click.echo(output / f"{k:02d}.png")
@@ -295,11 +323,12 @@ def sample(
 @click.argument("out", type=click.Path(path_type=Path))
 @AFTER
 @click.option("--concept", help="Which one, for a method that cannot use several at once.")
-def export(run_: Path, out: Path, after: int | None, concept: str | None) -> None:
+@trust_options
+def export(run_: Path, out: Path, after: int | None, concept: str | None, **trusted: bool | None) -> None:
     """Write what a run has learned as files that plain diffusers loads; README.md in the folder says how."""
     from cpbench import finished
 
-    for path in finished.export(finished.open_run(run_, after, "cpu"), out, concept):
+    for path in finished.export(finished.open_run(run_, after, "cpu", **trusted), out, concept):
         click.echo(path)
 
 

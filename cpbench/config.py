@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from importlib import metadata, resources
@@ -15,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpbench.errors import UserError, near, quoted
+from cpbench.sequences import MOST_BYTES, from_yaml
 
 if TYPE_CHECKING:
     from cpbench.method import Method
@@ -53,6 +55,12 @@ class Loading(BaseModel):
     attention_slicing: bool = Field(False, description="less memory in attention, more time")
     offload: bool = Field(
         False, description="in drawing, only the network at work is on the GPU: less memory, more time"
+    )
+    allow_pickle: bool = Field(
+        False, description="also load .bin and .pt weights: dangerous, they can run any code when they are loaded"
+    )
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with the backbone: dangerous, read it before"
     )
 
 
@@ -145,7 +153,7 @@ def load_method(name: str) -> type[Method]:
 
 
 def _module_from(path: Path) -> Any:
-    if not path.is_file():
+    if not os.path.isfile(path):  # which, unlike pathlib's, is calm about a name too long to be a file's
         raise UserError(f"method {path}: there is no such file; check the path")
     spec = importlib.util.spec_from_file_location(f"cpbench_user_{re.sub(r'[^A-Za-z0-9]', '_', path.stem)}", path)
     assert spec and spec.loader
@@ -170,10 +178,11 @@ def preset(backbone: str, method: str, given: dict[str, Any] | None = None) -> d
 
     An entry called "method key=value" adds to the method's where `given` asks for that value.
     """
-    file = _baselines() / "presets" / f"{Path(backbone).name}.yaml"
-    if not file.is_file():
+    file = f"{Path(backbone).name}.yaml"
+    there = {f.name: f for f in (_baselines() / "presets").iterdir()}
+    if file not in there:
         return {}
-    table = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    table = yaml.safe_load(there[file].read_text(encoding="utf-8")) or {}
     settings = dict(table.get(method, {}))
     for key, value in (given or {}).items():
         settings |= table.get(f"{method} {key}={str(value).lower() if isinstance(value, bool) else value}", {})
@@ -196,10 +205,7 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
         key, sign, value = pair.partition("=")
         if not sign or not key:
             raise UserError(f"--set {quoted(pair)}: must be key=value, e.g. --set steps=100")
-        try:
-            read = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2024-13-45
-            raise UserError(f"--set {quoted(pair)}: the value is not valid YAML; put it in quotes") from None
+        read = from_yaml(value, f"--set {quoted(pair)}")
         if isinstance(read, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", read):
             read = float(read)  # YAML 1.1 wants a dot in 1e-4; people do not write one
         out[key.replace("-", "_")] = read
@@ -214,13 +220,12 @@ def split_settings(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 def read_config_file(path: Path) -> dict[str, Any]:
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path}: cannot be read ({error.strerror or error}); check the path") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2024-13-45, not UTF-8
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        at = f"line {line + 1}: " if line is not None else ""
-        raise UserError(f"--config {path}: {at}not valid YAML; mend it") from None
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--config {path}: cannot be read ({reason}); check the path") from None
+    given = from_yaml(text, f"--config {path}")
     if not isinstance(given, dict):
         raise UserError(f"--config {path}: must be a mapping with keys such as method, sequence, options")
     for key in given:
@@ -238,6 +243,8 @@ def validated(model: type[BaseModel], values: dict[str, Any], what: str) -> Any:
             raise near(key, model.model_fields, f"{what} option")
         if isinstance(value, bool) and model.model_fields[key].annotation in (int, float):
             raise UserError(f"{what}: {key} = {quoted(value)}: must be a number")
+        if isinstance(value, str) and "\0" in value:
+            raise UserError(f"{what}: {key} = {quoted(value)}: has a NUL byte in it; leave it out")
     try:
         return model(**values)
     except ValidationError as error:

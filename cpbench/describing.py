@@ -6,6 +6,7 @@ import inspect
 import sys
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -40,7 +41,8 @@ def sequence(name: str) -> None:
 
     found, console = sequences.load(name), _console()
     test = found.evaluation
-    console.print(f"[bold]{found.name}[/bold] version {found.version}: {found.description}")
+    # what stands in brackets in somebody's file is not for rich to read
+    console.print(f"[bold]{found.name}[/bold] version {found.version}: {escape(found.description)}")
     table = Table(box=None)
     for head in ("task", "concept", "class noun", "kind", "on the miniature", "elsewhere"):
         table.add_column(head)
@@ -48,10 +50,10 @@ def sequence(name: str) -> None:
         table.add_row(
             str(t),
             c.name,
-            c.class_noun,
+            escape(c.class_noun),
             c.kind,
             "drawn stand-in" if c.drawn else "photographs",
-            c.images or "none",
+            escape(c.images or "none"),
         )
     console.print(table)
     for where, drawn in (("on the miniature", True), ("elsewhere", False)):

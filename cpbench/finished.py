@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpbench import hub, results
+from cpbench.audit import RulesError
 from cpbench.config import RunConfig, load_method, validated
-from cpbench.errors import DamagedState, UserError, near
+from cpbench.errors import DamagedState, UserError, near, quoted
 from cpbench.method import Method, NotDefined, State
+from cpbench.results import plain
+from cpbench.sequences import FILE_NAME
 
 if TYPE_CHECKING:
     from cpbench.backbones import Backbone
@@ -35,15 +41,29 @@ class Finished:
         return self.method.phrase(concept, self.nouns[concept], self.state)
 
 
-def open_run(run: Path, after: int | None = None, device: str = "auto") -> Finished:
-    """The state after task `after`, the last one that is there if None. UserError, in one line, for what is missing."""
+def open_run(
+    run: Path,
+    after: int | None = None,
+    device: str = "auto",
+    allow_pickle: bool | None = None,
+    trust_remote_code: bool | None = None,
+) -> Finished:
+    """The state after task `after`, the last one that is there if None. UserError, in one line, for what is missing.
+
+    The folder may come from anybody: what it says of its method and its backbone is no reason to run code or to unpickle
+    weights, which the two last arguments allow.
+    """
     folder = find(run)
     record = results.read_json(folder / "run.json")
-    if not isinstance(record, dict) or "config" not in record:
-        raise UserError(f"run {folder}: run.json cannot be read; name another run, or run it again")
-    concepts: dict[str, str] = record["sequence"]["class_nouns"]
-    given = {k: v for k, v in record["config"].items() if v is not None} | {"device": device}
-    config = validated(RunConfig, given, f"run {folder}")
+    config, concepts, weights = _recorded(record, folder)
+    loading = config.loading.model_copy(
+        update={"allow_pickle": bool(allow_pickle), "trust_remote_code": bool(trust_remote_code)}
+    )
+    config = config.model_copy(update={"device": device, "loading": loading})
+    if config.method.endswith(".py") and not trust_remote_code:
+        raise UserError(
+            f"run {folder}: its method is the Python file {config.method}; if you trust what is in it, pass --trust-remote-code"
+        )
     there = [t for t in range(1, len(concepts) + 1) if (folder / f"task-{t:02d}" / "state.safetensors").exists()]
     if not there:
         raise UserError(f"run {folder}: has no state yet; let it finish a task first")
@@ -52,23 +72,62 @@ def open_run(run: Path, after: int | None = None, device: str = "auto") -> Finis
         raise UserError(f"run {folder}: there is no state after task {t}; it has those after {_listed(there)}")
     try:
         state = State.load(folder / f"task-{t:02d}")
-    except DamagedState as error:
+    except (DamagedState, FileNotFoundError) as error:
         raise UserError(f"run {folder}: {error}; run the same command again to do task {t} again") from None
+    if not state.concepts or not set(state.concepts) <= set(concepts):
+        raise UserError(
+            f"run {folder}: the state after task {t} is of concepts that run.json does not know; run it again"
+        )
     from cpbench import backbones, runner
 
     backbone = backbones.load(config.backbone, runner.pick_device(device), config.loading)
-    if backbone.weights_hash != record["facts"]["backbone"]:
+    if backbone.weights_hash != weights:
         raise UserError(f"run {folder}: was made with other weights than those of {config.backbone} here; use those")
     kind = load_method(config.method)
     method = kind(validated(kind.Options, config.options, f"run {folder}: method {config.method}"))
-    return Finished(folder, config, method, state, backbone, {c: concepts[c] for c in state.concepts})
+    it = Finished(folder, config, method, state, backbone, {c: concepts[c] for c in state.concepts})
+    with suppress(NotDefined), installed(it, (state.concepts[0],)):
+        it.phrase(state.concepts[0])  # what is missing in the state shows here
+    return it
+
+
+def _recorded(record: Any, folder: Path) -> tuple[RunConfig, dict[str, str], str]:
+    """(config, class nouns by concept, hash of the backbone's weights) of a run.json. UserError for any other content."""
+    try:
+        nouns, weights = record["sequence"]["class_nouns"], record["facts"]["backbone"]
+        given = {k: v for k, v in record["config"].items() if v is not None}
+        if not all(
+            FILE_NAME.fullmatch(c) and isinstance(noun, str) and noun.isprintable() for c, noun in nouns.items()
+        ):
+            raise ValueError("names that no concepts have")
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"run {folder}: run.json cannot be read; name another run, or run it again") from None
+    return validated(RunConfig, given, f"run {folder}"), nouns, weights
+
+
+@contextmanager
+def installed(it: Finished, concepts: tuple[str, ...]) -> Iterator[None]:
+    """The backbone with the state for `concepts`. UserError if the state is not this method's, or not for this backbone."""
+    try:
+        with it.backbone.installed(it.method, it.state, concepts):
+            yield
+    except (NotDefined, UserError, RulesError, OSError):
+        raise
+    except Exception as error:  # the state may come from anybody, and a method looks for what it saved itself
+        if "out of memory" in str(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UserError(
+            f"run {it.folder}: its state is not one that {it.config.method} can use on {it.config.backbone} ({reason}); "
+            "run it again"
+        ) from error
 
 
 def find(run: Path) -> Path:
     """The run folder that is meant: `run` itself, or the only one below it."""
-    if (run / "run.json").is_file():
+    if os.path.isfile(run / "run.json"):  # unlike pathlib's, calm about names too long to be a file's
         return run
-    below = sorted(f.parent for f in run.glob("**/run.json")) if run.is_dir() else []
+    below = sorted(f.parent for f in run.glob("**/run.json")) if os.path.isdir(run) else []
     if len(below) == 1:
         return below[0]
     if not below:
@@ -89,12 +148,12 @@ def sample(it: Finished, prompt: str, n: int, seed: int, steps: int | None, guid
     from cpbench.sampling import Sampler, Wanted, draw
 
     named = concepts_in(prompt, list(it.nouns))
-    words = prompt.format(**{c: it.phrase(c) for c in named})
+    words = "".join(text + (it.phrase(c) if c else "") for text, c, *_ in string.Formatter().parse(prompt))
     sequence = sequences.load(it.config.sequence)
     usual = sequence.evaluation.drawing(images.is_drawn(sequence.concepts[0], it.config.backbone))
     sampler = Sampler(steps or usual.num_inference_steps, usual.guidance_scale if guidance is None else guidance)
     try:
-        with it.backbone.installed(it.method, it.state, named):
+        with installed(it, named):
             return draw(it.backbone, [Wanted(words, seed, "sample", prompt, k) for k in range(n)], sampler)
     except NotDefined as reason:
         raise UserError(f"prompt {prompt!r}: {reason}; name one concept") from None
@@ -103,9 +162,12 @@ def sample(it: Finished, prompt: str, n: int, seed: int, steps: int | None, guid
 def concepts_in(prompt: str, learned: list[str]) -> tuple[str, ...]:
     """The concepts that a prompt names in braces, each once. UserError for one that is not learned yet."""
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(prompt) if field is not None]
+        parsed = [rest for _, *rest in string.Formatter().parse(prompt) if rest[0] is not None]
+        if odd := [field for field, form, conversion in parsed if form or conversion]:
+            raise ValueError(f"{odd[0]} is followed by more than a brace")
     except ValueError as error:
         raise UserError(f"prompt {prompt!r}: {error}; write a concept as {{{learned[0]}}}") from None
+    fields = [field for field, *_ in parsed]
     for field in fields:
         if field not in learned:
             raise near(field, learned, "concept", f"Learned at that point: {', '.join(learned)}.")
@@ -131,9 +193,11 @@ def export(it: Finished, out: Path, concept: str | None = None) -> list[Path]:
     results.prepare_folder(out)
     written = []
     try:
-        lora = it.method.lora(it.state, concepts)
-        with it.backbone.installed(it.method, it.state, concepts):
+        with installed(it, concepts):
+            lora = it.method.lora(it.state, concepts)
             rows = {name: row.detach().cpu() for name, row in it.backbone.rows.items()}
+            if odd := [name for name in rows if not FILE_NAME.fullmatch(name)]:
+                raise UserError(f"run {it.folder}: its state's word {quoted(odd[0])} cannot name a file; run it again")
             if lora is None:
                 it.backbone.vocabulary.restore()  # the words go into files of their own
                 it.backbone.pipe.save_pretrained(out / "pipeline")
@@ -156,12 +220,22 @@ def export(it: Finished, out: Path, concept: str | None = None) -> list[Path]:
     return [*written, out / "README.md"]
 
 
+def _python(words: str) -> str:
+    """The words as Python writes them, in quotes that people use, and with no backtick that would end the code."""
+    return json.dumps(words).replace("`", "\\u0060")
+
+
+def _code(words: str) -> str:
+    """The words in a table of Markdown, as code."""
+    return "`" + " ".join(words.split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
 def how_to_load(it: Finished, concepts: Sequence[str], lora: bool, whole: bool, rows: list[str]) -> str:
     kind = type(it.backbone.pipe).__name__
     name, revision = hub.BUILT_IN.get(it.config.backbone, (it.config.backbone, it.config.loading.revision))
     source = "pipeline" if whole else str(hub.MINIATURE) if name == "miniature" else name
-    pinned = f', revision="{it.config.loading.revision or revision}"' if revision and not whole else ""
-    code = ["from diffusers import " + kind, "", f'pipe = {kind}.from_pretrained("{source}"{pinned})']
+    pinned = f", revision={_python(it.config.loading.revision or revision)}" if revision and not whole else ""
+    code = ["from diffusers import " + kind, "", f"pipe = {kind}.from_pretrained({_python(source)}{pinned})"]
     if lora:
         code.append('pipe.load_lora_weights(".")')
     if len(it.backbone.vocabulary.encoders) == 1:
@@ -175,13 +249,15 @@ def how_to_load(it: Finished, concepts: Sequence[str], lora: bool, whole: bool, 
             code.append(f"        text_encoder=pipe.text_encoder{suffix}, tokenizer=pipe.tokenizer{suffix})")
         code.append("# a config that names another end of text than the tokenizer's pools at the new words instead")
         code.append("pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id")
-    code.append(f'pipe("a photo of a {it.phrase(concepts[0])}").images[0].save("picture.png")')
-    words = [f"| {c} | {it.nouns[c]} | `{it.phrase(c)}` |" for c in concepts]
+    prompt = _python(f"a photo of a {it.phrase(concepts[0])}")
+    code.append(f'pipe({prompt}).images[0].save("picture.png")')
+    words = [f"| {c} | {plain(it.nouns[c])} | {_code(it.phrase(c))} |" for c in concepts]
+    method, sequence, backbone = map(plain, (it.config.method, it.config.sequence, it.config.backbone))
     return "\n".join(
         [
-            f"# {it.config.method} after {len(it.nouns)} of the tasks of {it.config.sequence}",
+            f"# {method} after {len(it.nouns)} of the tasks of {sequence}",
             "",
-            f"Learned by cpbench on {it.config.backbone}, seed {it.config.seed}. In this folder:",
+            f"Learned by cpbench on {backbone}, seed {it.config.seed}. In this folder:",
             "",
             "```python",
             *code,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cpbench.errors import UserError
 
 TEXT_RULE = "the words for the concept are replaced by its class noun"
 PAIR_RULE = "mean cosine over all pairs (drawn, real)"
+MOST_PIXELS = 4096  # a side
 PROJECTED = "projected class token"  # a DINO's config.json that says so under "feature" ends in its embedding
 
 
@@ -29,6 +30,13 @@ class Preprocessing:
     crop: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @staticmethod
+    def of(size: Any, mean: Any, std: Any) -> Preprocessing:
+        """From a config's values. TypeError or ValueError for what is no size and no colours."""
+        if not isinstance(size, int) or not 0 < size <= MOST_PIXELS or len(mean) != 3 or len(std) != 3:
+            raise ValueError(f"no preprocessing: {size}, {mean}, {std}")
+        return Preprocessing(size, size, tuple(map(float, mean)), tuple(map(float, std)))
 
     @property
     def words(self) -> str:
@@ -95,7 +103,16 @@ class Judge:
 def _recorded(folder: Path, file: str) -> dict[str, Any]:
     path = folder / file
     if not path.is_file():
-        raise UserError(f"judge {folder}: {file} is missing; name a folder that holds the judge's weights")
+        hint = "name a folder that holds the judge's weights"
+        if pickles := sorted(f.name for f in folder.iterdir() if f.suffix in hub.PICKLES):
+            hint = f"convert {pickles[0]} to it: pickled weights can run any code when they are loaded"
+        raise UserError(f"judge {folder}: {file} is missing; {hint}")
+    hub.check_safetensors(path, f"judge {folder}")
+    for config in sorted(folder.glob("*.json")):
+        if hub.names_code(hub.read_json(config, f"judge {folder}", mapping=False)):
+            raise UserError(
+                f"judge {folder}: {config} names Python code, and no judge may bring any; name another judge"
+            )
     return {"weights_sha256": hub.file_hash(path)}
 
 
@@ -105,11 +122,15 @@ def load_clip(folder: Path, device: str = "cpu") -> Judge:
     import open_clip
 
     facts = _recorded(folder, "open_clip_model.safetensors")
-    config = json.loads((folder / "open_clip_config.json").read_text())
-    model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-    size = config["model_cfg"]["vision_cfg"]["image_size"]
-    cfg = config["preprocess_cfg"]
-    pre = Preprocessing(size, size, tuple(cfg["mean"]), tuple(cfg["std"]))
+    config = hub.read_json(folder / "open_clip_config.json", f"judge {folder}")
+    with hub.loading(f"judge {folder}"):
+        if "hf_model_name" in config["model_cfg"]["text_cfg"]:  # then open_clip asks the hub for it, and runs its code
+            raise UserError(f"judge {folder}: builds on another model of the hub; name a CLIP that is whole")
+        model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+        size = config["model_cfg"]["vision_cfg"]["image_size"]
+        cfg = config["preprocess_cfg"]
+        pre = Preprocessing.of(size, cfg["mean"], cfg["std"])
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     identity = {
         "library": f"open_clip {open_clip.__version__}",
         "model": folder.name,
@@ -119,7 +140,7 @@ def load_clip(folder: Path, device: str = "cpu") -> Judge:
         "pair_rule": PAIR_RULE,
         "clip_t": "plain cosine of picture and prompt",
     }
-    return Judge("clip", model.float().to(device).eval(), pre, identity, open_clip.get_tokenizer(f"local-dir:{folder}"))
+    return Judge("clip", model.float().to(device).eval(), pre, identity, tokenizer)
 
 
 def load_dino(folder: Path, device: str = "cpu") -> Judge:
@@ -131,12 +152,12 @@ def load_dino(folder: Path, device: str = "cpu") -> Judge:
     import timm
 
     facts = _recorded(folder, "model.safetensors")
-    projected = json.loads((folder / "config.json").read_text()).get("feature") == PROJECTED
+    projected = hub.read_json(folder / "config.json", f"judge {folder}").get("feature") == PROJECTED
     last_layer = {} if projected else {"num_classes": 0}
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True, **last_layer).eval()
-    cfg = model.pretrained_cfg
-    size = cfg["input_size"][-1]
-    pre = Preprocessing(size, size, tuple(cfg["mean"]), tuple(cfg["std"]))
+    with hub.loading(f"judge {folder}"):
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True, **last_layer).eval()
+        cfg = model.pretrained_cfg
+        pre = Preprocessing.of(cfg["input_size"][-1], cfg["mean"], cfg["std"])
     identity = {
         "library": f"timm {timm.__version__}",
         "model": folder.name,
@@ -161,7 +182,7 @@ def load_for(
     own = (MINIATURE if backbone_name == "miniature" else Path(backbone_name)) / "judges"
     found = {}
     for kind, asked, load in (("clip", clip, load_clip), ("dino", dino, load_dino)):
-        wanted = asked or (str(own / kind) if (own / kind).is_dir() else published_judges.USUAL[kind])
-        folder = Path(wanted).expanduser()
-        found[kind] = load(folder, device) if folder.is_dir() else published_judges.load(kind, wanted, device)
+        wanted = asked or (str(own / kind) if os.path.isdir(own / kind) else published_judges.USUAL[kind])
+        folder = Path(os.path.expanduser(wanted))
+        found[kind] = load(folder, device) if os.path.isdir(folder) else published_judges.load(kind, wanted, device)
     return found

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from cpbench import report, results
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, near, quoted
 from cpbench.report import FIGURES
+from cpbench.results import plain
+from cpbench.sequences import FILE_NAME
 
 GROUP = ["sequence", "backbone", "pictures", "judges"]  # only rows that agree in these can be compared
 KEYS = [*GROUP, "method", "hash"]
+MOST_CONCEPTS = 500  # of a sequence in a record
+MOST_SAID = 500  # characters of a name or a reason
 
 
 def finished_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """(folder, record) of every finished run below `folder`, by path."""
+    """(folder, record) of every finished run below `folder`, by path. What cannot be read is named in a line, and left out."""
     found = []
     for file in sorted(folder.glob("**/run.json")):
         record = results.read_json(file)
-        if isinstance(record, dict) and record.get("status") == "finished" and record.get("schema") == results.SCHEMA:
+        if not isinstance(record, dict) or record.get("schema") != results.SCHEMA:
+            skip(file.parent, f"its run.json is damaged, or not of schema {results.SCHEMA}")
+        elif record.get("status") == "finished":
             found.append((file.parent, record))
     return found
+
+
+def skip(folder: Path, reason: str) -> None:
+    line = f"left out {folder}: {reason}; run it again, or remove it"
+    print("".join(c if c.isprintable() else " " for c in line))
 
 
 def name_of(record: dict[str, Any]) -> str:
@@ -41,31 +55,13 @@ def judges_of(record: dict[str, Any]) -> str:
 
 
 def rows(folder: Path) -> pd.DataFrame:
-    """One row a run: its keys, the summary figures by metric, and its cost."""
+    """One row a run: its keys, the summary figures by metric, and its cost. Records of other content are left out."""
     out = []
     for path, record in finished_runs(folder):
-        row: dict[str, Any] = {
-            "sequence": f"{record['sequence']['name']} v{record['sequence']['version']}",
-            "backbone": Path(record["config"]["backbone"]).name,
-            "pictures": record["pictures"],
-            "judges": judges_of(record),
-            "method": name_of(record)
-            + (" (own file)" if str(record["config"].get("method")).endswith(".py") else "")
-            + ("*" if record["sees_earlier_data"] else ""),
-            "hash": record["hash"],
-            "seed": record["config"]["seed"],
-            "order": record["config"]["order"],
-            "folder": path,
-            "concepts": record["sequence"].get("concepts", []),
-        }
-        for metric, values in record["summary"].items():
-            row |= {f"{metric}_{k}": values[k] for k in FIGURES}
-        costs = list(record["costs"].values())
-        row["carried_kB"] = max((sum(c.get("carried_bytes", {}).values()) for c in costs), default=0) / 1000
-        row["trainable_parameters"] = max((c.get("trainable_parameters", 0) for c in costs), default=0)
-        row["learning_unet_evaluations"] = sum(c.get("learning_unet_evaluations", 0) for c in costs)
-        row["learning_seconds"] = sum(c.get("learning_seconds", 0) for c in costs)
-        out.append(row)
+        try:
+            out.append(row(path, record))
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            skip(path, f"its run.json is not as cpbench writes it ({type(error).__name__}: {error})"[:MOST_SAID])
     table = pd.DataFrame(out)
     if table.empty:
         return table
@@ -75,6 +71,63 @@ def rows(folder: Path) -> pd.DataFrame:
     own = table[~theirs].set_index(run).index
     stale = theirs & table.set_index(run).index.isin(own)
     return table[~stale].drop_duplicates([*run, "hash"], keep="last").reset_index(drop=True)
+
+
+def row(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Of one run. An error of some kind where the record, which may come from anybody, is not as the runner writes it."""
+    sequence, config, costs = record["sequence"], record["config"], list(record["costs"].values())
+    if record["pictures"] not in ("drawn", "photographs"):
+        raise ValueError(f"pictures that are {quoted(record['pictures'])}")
+    concepts = sequence.get("concepts", [])
+    if not isinstance(concepts, list) or len(concepts) > MOST_CONCEPTS:
+        raise ValueError("concepts that are no list")
+    out: dict[str, Any] = {
+        "sequence": f"{named(sequence['name'])} v{whole(sequence['version'])}",
+        "backbone": Path(text(config["backbone"])).name,
+        "pictures": record["pictures"],
+        "judges": text(judges_of(record)),
+        "method": text(name_of(record))
+        + (" (own file)" if str(config.get("method")).endswith(".py") else "")
+        + ("*" if record["sees_earlier_data"] else ""),
+        "hash": text(record["hash"]),
+        "seed": whole(config["seed"]),
+        "order": whole(config["order"]),
+        "folder": path,
+        "concepts": [named(c) for c in concepts],
+    }
+    for metric in results.METRICS:  # those that are not there too, or the table might lack a column
+        values = record["summary"].get(metric, {})
+        out |= {f"{metric}_{k}": float("nan") if values.get(k) is None else number(values[k]) for k in FIGURES}
+    out["carried_kB"] = max((number(sum(c.get("carried_bytes", {}).values())) for c in costs), default=0.0) / 1000
+    out["trainable_parameters"] = max((number(c.get("trainable_parameters", 0)) for c in costs), default=0.0)
+    out["learning_unet_evaluations"] = number(sum(c.get("learning_unet_evaluations", 0) for c in costs))
+    out["learning_seconds"] = number(sum(c.get("learning_seconds", 0) for c in costs))
+    return out
+
+
+def number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise ValueError(f"{quoted(value)} is no number")
+    return float(value)
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MOST_SAID or not value.isprintable():
+        raise ValueError(f"{quoted(value)} is no name")
+    return value
+
+
+def named(value: object) -> str:
+    """The value, if it can be part of a file's name."""
+    if not FILE_NAME.fullmatch(text(value)):
+        raise ValueError(f"{quoted(value)} is no name")
+    return str(value)
+
+
+def whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{quoted(value)} is no whole number")
+    return value
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
@@ -103,15 +156,23 @@ def grids(runs: pd.DataFrame, table: pd.DataFrame, concept: str | None, output: 
         first = group[group["seed"] == group["seed"].min()].set_index(KEYS)
         found = [first.loc[k] for k in part[KEYS].itertuples(index=False, name=None) if k in first.index]
         shown = [r for r in found if (r["folder"] / "task-00" / "pictures").is_dir()]
-        if not shown:
+        if not shown or not shown[0]["concepts"]:
             continue
         concepts = shown[0]["concepts"]
         which = concept if concept in concepts else concepts[0]
-        name = f"methods-{key[0].replace(' ', '-')}-{key[1]}-{key[2]}-{which}.png"
+        name = re.sub(r"[^A-Za-z0-9_.]+", "-", f"methods-{key[0]}-{key[1]}-{key[2]}-{which}") + ".png"
         if name in made.values():  # the same but for its judges
-            name = name.replace(".png", f"-{results.hash8(key[3])}.png")
+            name = name.replace(".png", f"-{results.hash8(list(key))}.png")
         names = [(r.name[KEYS.index("method")], r["folder"]) for r in shown]
-        report.method_grid(names, concepts, which, output / name)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                report.method_grid(names, concepts, which, output / name)
+        except (
+            Exception
+        ) as error:  # pictures from anybody, and decoders that answer broken ones with errors of any type
+            skip(output / name, f"a picture of one of its runs cannot be read ({type(error).__name__}: {error})")
+            continue
         made[key] = name
     return made
 
@@ -122,7 +183,7 @@ def markdown(table: pd.DataFrame, pictures: dict[tuple, str] | None = None) -> s
     for key, part in table.groupby(GROUP, sort=False):
         sequence, backbone, kind, judges = key
         source = "drawn stand-ins" if kind == "drawn" else "photographs"
-        lines += [f"## {sequence} on {backbone} ({source})", "", f"Judges: {judges}.", ""]
+        lines += [f"## {plain(sequence)} on {plain(backbone)} ({source})", "", f"Judges: {plain(judges)}.", ""]
         lines += [
             "| method | runs | DINO final | plasticity | forgetting | retention | CLIP-I final | CLIP-T final | carried kB | learning s | UNet evaluations | settings |"
         ]
@@ -132,7 +193,7 @@ def markdown(table: pd.DataFrame, pictures: dict[tuple, str] | None = None) -> s
             figures += [r["clip_i_final_average"], r["clip_t_final_average"]]
             shown = " | ".join(map(cell, figures))
             lines.append(
-                f"| {r['method']} | {r['runs']} | {shown} | {cell(r['carried_kB'], 0)} | {cell(r['learning_seconds'], 0)} | {cell(r['learning_unet_evaluations'], 0)} | {r['hash']} |"
+                f"| {plain(r['method'])} | {r['runs']} | {shown} | {cell(r['carried_kB'], 0)} | {cell(r['learning_seconds'], 0)} | {cell(r['learning_unet_evaluations'], 0)} | {plain(r['hash'])} |"
             )
         lines.append("")
         if key in (pictures or {}):

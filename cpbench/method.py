@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from cpbench.errors import DamagedState
+from cpbench.errors import DamagedState, UserError, quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,19 +131,32 @@ class State:
             record = json.loads(words.read_text())
             checksum = record.pop("checksum", None)
             schema, digest, facts = record["schema"], record["sha256"], record["facts"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            concepts = facts.get("concepts", [])
+            expected = _checksum(record)
+        except (IsADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedState(words, f"it is not a whole state record ({error})") from None
-        if schema != SCHEMA:
-            raise DamagedState(words, f"its schema is {schema}, and this cpbench reads {SCHEMA}")
-        if checksum != _checksum(record):
+        if checksum != expected:
             raise DamagedState(words, "its checksum is not the one recorded")
+        if isinstance(schema, int) and schema != SCHEMA:  # no damage, and not to be done again by this version
+            whose = "a newer" if schema > SCHEMA else "an older"
+            raise UserError(
+                f"{words}: its schema is {schema}, and this cpbench reads {SCHEMA}: {whose} one wrote it; use that, or "
+                "name another --output"
+            )
+        if schema != SCHEMA:
+            raise DamagedState(words, f"its schema is {quoted(schema)}, and this cpbench reads {SCHEMA}")
+        if not isinstance(concepts, list) or not all(isinstance(c, str) for c in concepts):
+            raise DamagedState(words, f"its concepts are no list of names, but {quoted(concepts)}")
         tensors = folder / "state.safetensors"
-        if not tensors.exists():
+        if not tensors.is_file():
             raise DamagedState(tensors, "it is missing")
         data = tensors.read_bytes()
         if hashlib.sha256(data).hexdigest() != digest:
             raise DamagedState(tensors, "its checksum is not the one recorded")
-        return State(load(data), facts)
+        try:
+            return State(load(data), facts)
+        except Exception as error:  # the checksum is whole, and what it is of is not: the library raises many types
+            raise DamagedState(tensors, f"it cannot be read as safetensors ({error})") from None
 
 
 class Method:

@@ -65,7 +65,7 @@ def write(target: Path | str, items: list[str]) -> Written:
         raise UserError(f"{target.name}: no concepts; name at least one folder, such as ~/photos/rex:dog")
     folders = [folder for folder, _ in parsed]
     for k, folder in enumerate(folders):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise UserError(f"{quoted(items[k])}: there is no folder {folder}; check the path")
         if any(os.path.samefile(folder, other) for other in folders[:k]):
             raise UserError(f"{quoted(items[k])}: {folder} is named twice; a concept needs a folder of its own")
@@ -147,13 +147,15 @@ def _name_of(target: Path) -> str:
         raise UserError(f"{quoted(target.name)}: no name can be made of it; use letters and digits")
     if name in sequences.names():
         raise UserError(f"{quoted(target.name)}: {name} is a built-in sequence; give yours another name")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise UserError(f"{target}: there is no folder {target.parent}; make it first")
     return name
 
 
 def _as_written(folder: Path, home: Path) -> str:
     """How the file in `home` names the folder: relative if it is below, so that both can be moved together."""
+    if sequences.outside(folder, home if folder.is_relative_to(home) else folder.parent):
+        folder = Path(os.path.realpath(folder))  # a link: refused in a sequence, and named by the user here
     text = folder.relative_to(home).as_posix() if folder.is_relative_to(home) else str(folder)
     if text != text.strip() or not text.isprintable() or "{name}" in text:
         raise UserError(f"{quoted(str(folder))}: a YAML file cannot name this folder; give it a plainer name")

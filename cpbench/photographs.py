@@ -63,11 +63,11 @@ def folder_of(concept: Concept, data: Path | str | None = None) -> Path:
     assert concept.images is not None
     folder = Path(concept.images)
     if folder.is_absolute():
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # unlike pathlib's, calm about names too long to be a folder's
             raise UserError(
                 f"concept {concept.name}: there is no folder {folder}; put its pictures there or mend `images` in the sequence"
             )
-        return folder
+        return _refuse_links(folder, concept.name)
     given, flag = (data, "--data") if data else (os.environ.get("CPBENCH_DATA"), "CPBENCH_DATA")
     inside, known, base = folder.parts[1:] or folder.parts, data_set(concept), None
     if not given:
@@ -80,7 +80,7 @@ def folder_of(concept: Concept, data: Path | str | None = None) -> Path:
         places = [from_hub().joinpath(*inside[1:])]
     else:
         base = Path(os.path.expanduser(given))
-        if not base.is_dir():
+        if not os.path.isdir(base):
             raise UserError(
                 f"{flag} {given}: there is no such folder; mend it, or leave it out and {_ways(known, None)}"
             )
@@ -88,10 +88,24 @@ def folder_of(concept: Concept, data: Path | str | None = None) -> Path:
         # name must be in the path: CIFC has a folder `dog2` too, with another dog.
         places = [base.joinpath(*inside[k:]) for k in range(len(inside) if known == DREAMBOOTH else 1)]
     for place in places:
-        if place.is_dir():
-            return place
+        if os.path.isdir(place):
+            return _refuse_links(place, concept.name)
     where = " or ".join(str(place) for place in places)
     raise UserError(f"concept {concept.name}: there are no photographs in {where}; {_ways(known, base)}")
+
+
+def _refuse_links(path: Path, concept: str) -> Path:
+    """The path itself. UserError if it is a link out of the folder it is in: who made it may mean any picture of yours.
+
+    The hub's cache consists of such links, all into the folder `blobs` beside its `snapshots`.
+    """
+    elsewhere = sequences.outside(path, path.parent)
+    cache = next((p.parent for p in Path(os.path.realpath(path.parent)).parents if p.name == "snapshots"), None)
+    if elsewhere and not (cache and Path(elsewhere).parent == cache / "blobs"):
+        raise UserError(
+            f"concept {concept}: {path} is a link to {elsewhere}, out of its folder; name or copy what it leads to"
+        )
+    return path
 
 
 def data_set(concept: Concept) -> str | None:
@@ -177,6 +191,7 @@ def files_of(folder: Path, concept: str) -> list[Path]:
     """The folder's picture files, in order of name. UserError if there is none, or one of a kind that is not read."""
     files = _pictures(folder, concept)
     for file in files:
+        _refuse_links(file, concept)
         if file.suffix.lower() in UNREAD:
             raise UserError(
                 f"concept {concept}: {file} is a kind of picture that is not read; convert it to JPEG or PNG, or remove it"
@@ -202,6 +217,8 @@ def upright(file: Path, concept: str) -> Image.Image:
     """
     picture = None
     try:
+        if not file.is_file():  # a pipe, say, which would be waited for without end
+            raise OSError("it is no file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of broken notes beside a good picture, say
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -7,6 +7,7 @@ token DreamBooth (Ruiz et al. 2023) introduced as the measure of a subject; DINO
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,10 +82,10 @@ def load(kind: str, wanted: str, device: str = "cpu") -> Judge:
 
     UserError where there is no such name or file, or the hub is out of reach.
     """
-    path = Path(wanted).expanduser()
-    if path.suffix in (".pt", ".pth", ".bin"):
+    path = Path(os.path.expanduser(wanted))
+    if path.suffix in hub.PICKLES:
         raise UserError(
-            f"judge {wanted}: pickled weights can run code; convert them to .safetensors and name that file"
+            f"judge {wanted}: pickled weights can run any code when they are loaded; convert them to .safetensors and name that file"
         )
     if path.suffix == ".safetensors":
         name = _recognised(kind, path)
@@ -97,15 +98,13 @@ def load(kind: str, wanted: str, device: str = "cpu") -> Judge:
 
 def _recognised(kind: str, path: Path) -> str:
     """The name of the published judge whose weights this file holds."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"judge {path}: there is no such file; check the path")
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"judge {path}: cannot be read as safetensors ({error}); fetch it again") from None
+    hub.check_safetensors(path, "judge")
+    with safe_open(path, framework="pt") as file:
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     for name, published in of_kind(kind).items():
         if shapes.get(published.known_by) == published.shape:
             return name
@@ -131,6 +130,11 @@ def _download(name: str) -> Path:
 
 def _judge(name: str, path: Path, device: str) -> Judge:
     torchvision_cure.apply()
+    with hub.loading(f"judge {path}"):
+        return _loaded(name, path, device)
+
+
+def _loaded(name: str, path: Path, device: str) -> Judge:
     it = PUBLISHED[name]
     identity = {
         "model": f"{name} ({it.architecture})",

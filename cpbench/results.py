@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import html
+import io
 import json
 import os
+import re
 import subprocess
 import tempfile
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 METRICS = ("clip_i", "clip_t", "dino")
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "timm", "numpy", "skia-python")
+MOST_JSON = 2**26  # bytes of a JSON file that is read; a record of 50 tasks has 100 thousand
 SCORE_COLUMNS = ["row", "kind", "concept", "prompt", "index", "metric", "value"]
 
 
@@ -60,8 +65,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any | None:
     """The file's value; None where there is none or it is not whole."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return json.loads(path.read_text()) if path.is_file() and path.stat().st_size <= MOST_JSON else None
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -69,6 +74,13 @@ def file_hash(file: Path) -> str:
     """SHA-256 of a file's bytes."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def plain(text: object) -> str:
+    """Somebody's words in Markdown, in one line: no cell, HTML, code, picture or link is made of them."""
+    line = html.escape(" ".join(str(text).split()), quote=False)
+    line = re.sub(r"([\\`|\[\]])", r"\\\1", line)
+    return line.replace("://", "&#58;//").replace("www.", "www&#46;")  # which many readers make links of
 
 
 def run_folder(output: Path, sequence: str, backbone: str, method: str, hash8: str, order: int, seed: int) -> Path:
@@ -100,13 +112,19 @@ def write_scores(path: Path, scores: pd.DataFrame) -> None:
 
 
 def read_scores(path: Path) -> pd.DataFrame | None:
+    """The table of `write_scores`; None where there is none, or it is not whole, or a number in it is none."""
     import pandas as pd
 
     try:
+        data = path.read_bytes() if path.is_file() else b""
+        if not data.endswith(b"\n"):
+            return None  # cut in its last number, perhaps, which would be another number
         # a concept may be called 007, or null
-        words = {"kind": str, "concept": str, "prompt": str, "metric": str}
-        scores = pd.read_csv(path, dtype=words, keep_default_na=False, na_values={"value": [""]})
-    except (OSError, ValueError):
+        kinds = {"kind": str, "concept": str, "prompt": str, "metric": str, "row": int, "index": int, "value": float}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers that do not fit, which are errors besides
+            scores = pd.read_csv(io.BytesIO(data), dtype=kinds, keep_default_na=False, na_values={"value": [""]})
+    except (OSError, ValueError, OverflowError):
         return None
     return scores if list(scores.columns) == SCORE_COLUMNS else None
 

@@ -21,6 +21,9 @@ In a template `{}` stands for the words for the concept, such as "<v3> dog". A `
 of the same name in the miniature's world; that is the default where no folder is named. A relative folder is
 relative to the user's YAML file; in a built-in sequence, to the folder cpbench is started in. Whether it
 exists is for the image source to check: this module reads YAML only, and imports next to nothing.
+
+The file may come from anybody: its size, its aliases and its numbers are bounded, `..` is refused, and a folder below
+the file may not be a link that leads away from it.
 """
 
 import hashlib
@@ -37,14 +40,17 @@ from typing import Any, Literal, NoReturn, get_args
 
 import yaml
 
-from cpbench.errors import UserError, near, quoted
+from cpbench.errors import MOST_SHOWN, UserError, near, quoted
 
 Kind = Literal["live", "object", "style"]
 KINDS: tuple[str, ...] = get_args(Kind)
 SLOT = "{}"  # where a template takes the words for the concept
 DEFAULT_PROMPTS = "dreambench"
 ENTRY_POINTS = "cpbench.sequences"  # each names the path of a YAML file
-FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # names become folders of the run
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # names become folders of the run
+MOST_BYTES = 2**18  # of a YAML file; the longest of our own has 6 kB
+MOST_VALUES = 20_000  # in a YAML file, those that an alias repeats counted each time
+LONGEST_NUMBER = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -263,12 +269,17 @@ def _concept(
         images, drawn = _images(given["images"], f"{where}: images", folder)
     if images is None and not drawn:
         _bad(f"{where}: images", "has neither a folder nor drawn: true; name one of them")
+    if images is not None:
+        images = images.replace("{name}", name)
+        below = folder is not None and Path(images).is_relative_to(os.path.abspath(folder))
+        if below and (elsewhere := outside(images, folder)):
+            _bad(f"{where}: images.folder", f"is a link, out of this file's folder; if you trust it, name {elsewhere}")
     return Concept(
         name=name,
         class_noun=_text(given["class_noun"], f"{where}: class_noun"),
         kind=kind,
         prompts=prompts[kind],
-        images=None if images is None else images.replace("{name}", name),
+        images=images,
         drawn=drawn,
     )
 
@@ -281,9 +292,17 @@ def _images(value: object, where: str, folder: Path | None) -> tuple[str | None,
     if not isinstance(drawn, bool):
         _bad(f"{where}.drawn", f"must be true or false, not {quoted(drawn)}")
     if path is not None:
-        path = os.path.expanduser(_text(path, f"{where}.folder"))
+        if ".." in re.split(r"[/\\]", _text(path, f"{where}.folder")):
+            _bad(f"{where}.folder", f"{quoted(path)} leads out by '..'; name the folder by its absolute path")
+        path = os.path.expanduser(path)
         path = path if folder is None else os.path.abspath(folder / path)
     return path, drawn
+
+
+def outside(path: Path | str, base: Path | str) -> str | None:
+    """Where links lead from `path`, if that is not below `base`, which may be a link itself."""
+    real = os.path.realpath(path)
+    return None if Path(real).is_relative_to(os.path.realpath(base)) else real
 
 
 def _prompts(value: object, where: str) -> dict[str, tuple[str, ...]]:
@@ -358,7 +377,7 @@ def _text(value: object, where: str) -> str:
 def _name(value: object, where: str) -> str:
     value = _text(value, where)
     if not FILE_NAME.fullmatch(value):
-        _bad(where, f"{quoted(value)} cannot name a folder; use letters, digits, '_', '-' and '.'")
+        _bad(where, f"{quoted(value)} cannot name a folder; use up to 100 letters, digits, '_', '-' and '.'")
     return value
 
 
@@ -408,38 +427,84 @@ DRAWING: dict[str, Callable[[object, str], Any]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that a key written twice is an error: PyYAML keeps the last in silence."""
+    """PyYAML's safe loader, but some files that it takes are errors.
+
+    A key that is written twice (PyYAML keeps the last in silence), aliases of aliases that grow without end, and numbers
+    of thousands of digits.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.values = 0
+        self.values_in: dict[int, int] = {}  # by a node's id
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        before, alias = self.values, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        self.values += self.values_in.get(id(node), MOST_VALUES) if alias else 1  # not there: it contains itself
+        self.values_in.setdefault(id(node), self.values - before)
+        if self.values > MOST_VALUES:
+            reason = f"more than {MOST_VALUES:,} values, with those that aliases repeat"
+            raise yaml.MarkedYAMLError(None, None, reason, node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
             if key.value in seen:
-                raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} occurs twice", key.start_mark)
+                raise yaml.MarkedYAMLError(None, None, f"the key {quoted(key.value)} occurs twice", key.start_mark)
             seen.add(key.value)
         return node
 
+    def construct_whole_number(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > LONGEST_NUMBER:
+            reason = f"a number of {len(node.value):,} digits; put it in quotes if it is a name"
+            raise yaml.MarkedYAMLError(None, None, reason, node.start_mark)
+        return self.construct_yaml_int(node)
 
-def _read(file: Traversable, shown: str) -> object:
-    """What the YAML file says. UserError with the line if it is not YAML."""
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole_number)
+
+
+def from_yaml(text: str | bytes, shown: str) -> Any:
+    """What YAML text says. UserError, in one line that begins with `shown`, with the line's number if there is one."""
+    if len(text) > MOST_BYTES:
+        raise UserError(f"{shown}: has more than {MOST_BYTES // 2**10} kB, too many for what it should say; shorten it")
     try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        stem = Path(shown).stem
-        hint = f"the built-in sequence is called {stem!r}" if stem in _built_in() else "check the path"
-        raise UserError(f"{shown}: there is no such file; {hint}") from None
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
     except UnicodeDecodeError:
-        raise UserError(f"{shown}: is not a text file in UTF-8; save it as one") from None
-    except OSError as error:
-        raise UserError(f"{shown}: cannot be read ({error.strerror or error}); name a YAML file") from None
+        raise UserError(f"{shown}: not valid YAML: not a text file in UTF-8; save it as one") from None
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
-        why, hint = error.problem or error.context, ""
+        why, hint = f"{error.problem or error.context}"[:MOST_SHOWN], ""
         if "{}" in text and "flow" in f"{error.context}":
             hint = "; inside [...] put templates in quotes"
         raise UserError(f"{shown}: {line}not valid YAML: {why}{hint}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # control characters; 2024-13-45; [[[[...
+    except RecursionError:  # [[[[...
+        raise UserError(f"{shown}: not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # control characters; 2024-13-45
         raise UserError(f"{shown}: not valid YAML: {error}") from None
+    except Exception:  # !!bool maybe, !!int "": PyYAML's constructors raise anything
+        raise UserError(
+            f"{shown}: not valid YAML: a value is not what its tag (!!...) says; leave the tag out"
+        ) from None
+
+
+def _read(file: Traversable, shown: str) -> Any:
+    """What the YAML file says. UserError, in one line, if it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        stem = Path(shown).stem
+        hint = f"the built-in sequence is called {stem!r}" if stem in _built_in() else "check the path"
+        raise UserError(f"{shown}: there is no such file; {hint}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        raise UserError(
+            f"{shown}: cannot be read ({getattr(error, 'strerror', None) or error}); name a YAML file"
+        ) from None
+    return from_yaml(text, shown)

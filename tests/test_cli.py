@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -167,8 +168,8 @@ def test_leaderboard_of_nothing_is_one_line_and_of_something_is_written(call: Ca
         "facts": {"method": "base"},
         "sees_earlier_data": False,
         "pictures": "drawn",
-        "judges": {"dino": {"model": "dino", "weights_sha256": "0" * 64}},
         "hash": "abcdef01",
+        "judges": {"dino": {"model": "dino", "weights_sha256": "0" * 64}},
         "summary": {m: dict.fromkeys(figures, 0.125) for m in ("clip_i", "clip_t", "dino")},
         "costs": {},
     }
@@ -244,6 +245,32 @@ def test_describe_a_sequence_tells_its_concepts_and_prompts(call: Call, name: st
     for kind in set(sequences.KINDS) & given["evaluation"].keys():
         assert all(prompt in told for prompt in given["evaluation"][kind])
     assert given["description"] in told
+
+
+def test_what_stands_in_brackets_in_a_sequence_is_shown_as_it_stands(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        'name: mine\nversion: 1\ndescription: "[/bold] [red]words[/red]"\n'
+        'concepts: [{name: rex, class_noun: "[/x] dog", kind: live, images: {folder: "/data/[/y]"}}]\n'
+        'evaluation: {live: ["a {} in the snow"]}\n'
+    )
+    code, shown, _ = call("describe", "mine.yaml")
+    assert code == 0 and "[/bold] [red]words[/red]" in shown and "[/x] dog" in shown and "/data/[/y]" in shown
+
+
+def test_pickled_weights_are_refused_and_allowed_by_name(call: Call, tmp_path: Path, tiny_folder: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = shutil.copytree(tiny_folder, tmp_path / "theirs")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    words = (*RUN, "--backbone", "theirs")
+    assert "diffusion_pytorch_model.bin" in (line := complaint(call, *words)) and "--allow-pickle" in line
+    assert "diffusion_pytorch_model.bin" not in complaint(call, *words, "--allow-pickle", "--data", "gone")
+    (folder / "unet" / "own.py").write_text("1 / 0")
+    assert "--trust-remote-code" in complaint(call, *words, "--allow-pickle")
+    assert "own.py" not in complaint(call, *words, "--allow-pickle", "--trust-remote-code", "--data", "gone")
 
 
 def test_describe_a_file_and_the_backbone(call: Call, tmp_path: Path) -> None:

@@ -107,6 +107,13 @@ def test_resolved_options_are_complete_and_plain(tmp_path: Path) -> None:
         ({"method": "seqlora", "sequence": "quick3", "evaluation": "fast"}, (), ["evaluation: must be a mapping"]),
         ({"method": "seqlora", "sequence": "quick3", "colour": 1}, (), ["unknown run option 'colour'"]),
         ({"method": "base", "sequence": "quick3"}, ("steps=3",), ["'steps'", "method base"]),
+        ({"method": "base", "sequence": "quick3", "output": "a\0b"}, (), ["run: output", "NUL"]),
+        ({"method": "base", "sequence": "quick3", "vae": "a\0b"}, (), ["backbone: vae", "NUL"]),
+        ({"method": "x" * 5000 + ".py", "sequence": "quick3"}, (), ["method", "no such file"]),
+        ({"method": "base", "sequence": "quick3", "backbone": "x" * 5000, "seed": 1e400}, (), ["run: seed"]),
+        ({"method": "seqlora", "sequence": "quick3"}, ("steps=1e400",), ["steps"]),
+        ({"method": "seqlora", "sequence": "quick3"}, ("steps=" + "9" * 4000,), ["--set", "4,000 digits"]),
+        ({"method": "seqlora", "sequence": "quick3"}, ("learning_rate=.nan",), ["learning_rate"]),
     ],
 )
 def test_wrong_settings_are_one_line(given_: dict[str, Any], settings: tuple[str, ...], says: list[str]) -> None:
@@ -125,6 +132,11 @@ def test_wrong_settings_are_one_line(given_: dict[str, Any], settings: tuple[str
         ("", "must be a mapping"),
         ("methd: base", "did you mean 'method'"),
         ("3: base", "unknown key 3"),
+        ("method: base\nmethod: seqlora", "line 2: not valid YAML: the key 'method' occurs twice"),
+        ("\n".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9 if n else 'x'}]" for n in range(20)), "more than 20,000 values"),
+        ("seed: " + "9" * 4000, "a number of 4,000 digits"),
+        ("method: !!int ''", "leave the tag out"),
+        ("method: " + "x" * 300_000, "more than 256 kB"),
     ],
 )
 def test_broken_config_files_are_one_line_with_the_file(tmp_path: Path, text: str, says: str) -> None:

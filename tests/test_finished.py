@@ -1,22 +1,28 @@
 """Using what was learned: drawing with several concepts, and exports that plain diffusers draws the same pictures with."""
 
+import ast
 import contextlib
+import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import architectures
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from test_architectures import CASES, SHORT, folders  # noqa: F401
 
 import cpbench
 from cpbench import backbones, config, finished
+from cpbench.backbones import Backbone
 from cpbench.cli import cli
 from cpbench.config import RunConfig
 from cpbench.errors import UserError
 from cpbench.finished import Finished, concepts_in, export, open_run, sample
+from cpbench.method import Method, State
 from cpbench.sampling import Sampler, Wanted, draw, noise, read_picture
 
 NOUNS = {"dog": "dog", "backpack": "backpack"}
@@ -145,7 +151,159 @@ def test_what_is_not_there_is_named(run: Path, after: int, prompt: str, said: st
         sample(open_run(run, after, "cpu"), prompt, 1, 0, 2, None)
 
 
+# A run from a stranger
+
+
+@pytest.fixture
+def theirs(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run, without its pictures, to be spoiled."""
+    return Path(shutil.copytree(run, tmp_path / "theirs", ignore=shutil.ignore_patterns("pictures")))
+
+
+def change(folder: Path, *keys: str, value: object) -> None:
+    """run.json with another value at the end of `keys`."""
+    record = json.loads((folder / "run.json").read_text())
+    spot = record
+    for key in keys[:-1]:
+        spot = spot[key]
+    spot[keys[-1]] = value
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def refused(folder: Path, **given: object) -> str:
+    with pytest.raises(UserError) as caught:
+        open_run(folder, device="cpu", **given)
+    line = str(caught.value)
+    assert len(line.splitlines()) == 1 and "Traceback" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("config",), None),
+        (("config",), [1]),
+        (("config", "seed"), "one"),
+        (("config", "seed"), -1),
+        (("config", "options"), [1]),
+        (("config", "options"), {"steps": "many"}),
+        (("config", "options"), {"own": 1}),
+        (("config", "evaluation"), {"own": 1}),
+        (("config", "loading"), "fast"),
+        (("config", "method"), 3),
+        (("config", "output"), "a\0b"),
+        (("sequence",), None),
+        (("sequence", "class_nouns"), ["dog"]),
+        (("sequence", "class_nouns"), {"../../x": "dog"}),
+        (("sequence", "class_nouns"), {"dog": {}}),
+        (("sequence", "class_nouns"), {"dog": "dog\n# x"}),
+        (("sequence", "class_nouns"), {"rex": "dog", "max": "dog", "cup": "cup"}),
+        (("sequence", "class_nouns"), {}),
+        (("facts",), None),
+        (("facts", "backbone"), {"a": 1}),
+    ],
+)
+def test_a_strange_record_is_one_line(theirs: Path, keys: tuple[str, ...], value: object) -> None:
+    change(theirs, *keys, value=value)
+    assert str(theirs) in refused(theirs)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", "3", "{}", "[" * 10**5, '{"config": {}, "sequence": 1e400}']
+)
+def test_a_damaged_record_is_one_line(theirs: Path, content: str) -> None:
+    (theirs / "run.json").write_text(content)
+    assert f"run {theirs}: run.json cannot be read" in refused(theirs)
+
+
+def test_a_record_is_no_reason_to_run_code(theirs: Path, tmp_path: Path) -> None:
+    code = theirs / "method.py"
+    code.write_text(f"import os\nos.mkdir({str(tmp_path / 'marker')!r})\n")
+    change(theirs, "config", "method", value=str(code))
+    line = refused(theirs)
+    assert str(code) in line and "--trust-remote-code" in line and not (tmp_path / "marker").exists()
+    assert "defines 0" in refused(theirs, trust_remote_code=True) and (tmp_path / "marker").exists()
+
+
+def test_what_a_record_says_of_trust_does_not_count(theirs: Path) -> None:
+    for option in ("allow_pickle", "trust_remote_code"):
+        change(theirs, "config", "loading", option, value=True)
+    loading = open_run(theirs, device="cpu").config.loading
+    assert not loading.allow_pickle and not loading.trust_remote_code
+    assert open_run(theirs, device="cpu", allow_pickle=True).config.loading.allow_pickle
+
+
+def test_a_state_that_is_damaged_or_not_this_methods_is_one_line(theirs: Path) -> None:
+    task = theirs / "task-03"
+    state = State.load(task)
+    (task / "state.json").unlink()
+    assert "state.json" in refused(theirs)
+    State({"adapter/odd": torch.ones(3)}, {"concepts": ["dog"]}).save(task)
+    assert "its state is not one that seqlora can use" in refused(theirs)
+    State({k: torch.ones(7, 5, 3) for k in state.tensors}, state.facts).save(task)
+    assert "its state is not one that seqlora can use" in refused(theirs)
+    State(state.tensors, {"concepts": ["../../x"]}).save(task)
+    assert "concepts that run.json does not know" in refused(theirs)
+
+
+class Words(Method):
+    """A method whose words are what its state says."""
+
+    def install(self, backbone: Backbone, state: State, concepts: tuple[str, ...]) -> None:
+        for name, row in state.part("token").items():
+            backbone.add_token(f"<{name}>", row)
+
+    def phrase(self, concept: str, class_noun: str, state: State) -> str:
+        return state.facts["phrase"]
+
+    def lora(self, state: State, concepts: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        return {}
+
+
+ODD_PATH = '../<b>/`x`"+str(1)+"'
+
+
+def stranger(backbone: Backbone, folder: Path, word: str = "v", phrase: str = "<v> dog", noun: str = "dog") -> Finished:
+    state = State({f"token/{word}": backbone.word_embedding("dog")}, {"concepts": ["dog"], "phrase": phrase})
+    config = RunConfig(method="words", sequence="quick3", backbone=ODD_PATH)
+    return Finished(folder, config, Words(), state, backbone, {"dog": noun})
+
+
+@pytest.mark.parametrize("word", ["../../x", "a/b", "..", "x" * 300])
+def test_words_of_a_state_are_part_of_no_path(tiny: Backbone, tmp_path: Path, word: str) -> None:
+    with pytest.raises(UserError, match="cannot name a file"):
+        export(stranger(tiny, tmp_path, word), tmp_path / "deep" / "er" / "out")
+    assert [f for f in tmp_path.rglob("*") if f.is_file()] == []
+
+
+def test_words_of_a_record_are_only_words_in_the_readme(tiny: Backbone, tmp_path: Path) -> None:
+    phrase = 'a | `b` ``` " + 1/0 + " <i>\n\n# c'
+    export(stranger(tiny, tmp_path, phrase=phrase, noun="<img> | [a](http://b)"), tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    strings = [n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant)]
+    assert f"a photo of a {phrase}" in strings and ODD_PATH in strings and "`" not in code
+    (row,) = [line for line in text.splitlines() if line.startswith("| dog ")]
+    shown = r"a \| 'b' ''' " + '" + 1/0 + " <i> # c'
+    assert row == rf"| dog | &lt;img&gt; \| \[a\](http&#58;//b) | `{shown}` |"
+    assert "<b>" not in text.replace(code, "")
+
+
+@pytest.mark.parametrize("prompt", ["{dog!r}", "{dog:>99999999}", "{dog.__class__}", "{dog[0]}", "{0}", "{}", "{dog"])
+def test_a_prompt_is_no_format(tiny: Backbone, tmp_path: Path, prompt: str) -> None:
+    with pytest.raises(UserError):
+        sample(stranger(tiny, tmp_path), f"a {prompt}", 1, 0, 1, None)
+
+
+def test_concepts_with_dots_stand_in_prompts_and_braces_that_are_doubled_stay(tiny: Backbone, tmp_path: Path) -> None:
+    it = stranger(tiny, tmp_path)
+    it.nouns = {"rex.2": "dog"}
+    assert sample(it, "a {rex.2} in {{braces}}", 1, 0, 1, None).shape == (1, 32, 32, 3)
+
+
 def test_a_folder_without_a_run_is_named(tmp_path: Path, run: Path) -> None:
     with pytest.raises(UserError, match="there is no run.json"):
         open_run(tmp_path)
+    with pytest.raises(UserError, match="there is no run.json"):
+        open_run(tmp_path / ("x" * 300))
     assert finished.find(run.parents[1]) == run

@@ -241,6 +241,122 @@ def test_only_whole_finished_runs_count(tmp_path: Path) -> None:
     assert list(csv["runs"]) == [1] and list(csv["dino_normalised_retention"]) == [0.5]
 
 
+# Records from strangers
+
+
+def left_out(shown: str) -> list[str]:
+    return [line for line in shown.splitlines() if line.startswith("left out ")]
+
+
+STRANGE = {
+    "damaged": '{"schema": 1, "status": "fini',
+    "nested without end": "[" * 10**5,
+    "not a mapping": "[1, 2]",
+    "of another schema": json.dumps({"schema": 99}),
+    "without a sequence": {"sequence": None},
+    "sequence of wrong types": {"sequence": {"name": 3, "version": "1", "concepts": []}},
+    "sequence with a path": {"sequence": {"name": "../../x", "version": 1, "concepts": []}},
+    "version that is huge": {"sequence": {"name": "seq", "version": 10**400, "concepts": []}},
+    "concept with a path": {"sequence": {"name": "seq", "version": 1, "concepts": ["../../x"]}},
+    "concepts by the thousand": {"sequence": {"name": "seq", "version": 1, "concepts": ["x"] * 1000}},
+    "seed that is text": {"config": {"backbone": "miniature", "seed": "0", "order": 0}},
+    "backbone that is a list": {"config": {"backbone": ["miniature"], "seed": 0, "order": 0}},
+    "judges that are a list": {"judges": ["dino"]},
+    "judges without a model": {"judges": {"dino": {}}},
+    "method of a thousand letters": {"facts": {"method": "x" * 1000}},
+    "method of two lines": {"facts": {"method": "x\n# y"}},
+    "hash that is a number": {"hash": 1},
+    "summary that is text": {"summary": {"dino": dict.fromkeys(FIGURES, "much")}},
+    "summary of huge numbers": {"summary": {"dino": dict.fromkeys(FIGURES, 10**400)}},
+    "summary that is a list": {"summary": []},
+    "costs that are text": {"costs": {"1": {"learning_seconds": "long"}}},
+    "costs that are a list": {"costs": [3]},
+    "pictures of another kind": {"pictures": "../../x"},
+    "pictures that are a list": {"pictures": ["drawn"]},
+    "changes that are a list": {"changed": ["x"]},
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_a_strange_record_is_left_out_and_said_so_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    strange = STRANGE[what]
+    write(tmp_path, strange if isinstance(strange, str) else record("other", **strange), record("lora"))
+    csv, text = made(tmp_path)
+    assert list(csv["method"]) == ["lora"] and "other" not in text
+    (line,) = left_out(capsys.readouterr().out)
+    assert str(tmp_path / "run-0") in line and "run.json" in line and len(line) < 900
+
+
+def test_only_strange_records_are_nothing_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "{", record("lora", summary=3))
+    with pytest.raises(UserError, match="no finished run"):
+        leaderboard.write(tmp_path, tmp_path / "out")
+    assert len(left_out(capsys.readouterr().out)) == 2
+
+
+EXTREME = [float("nan"), float("inf"), float("-inf"), 1e308, -1e308, 0, None]
+
+
+@pytest.mark.parametrize("value", EXTREME)
+def test_extreme_numbers_are_shown(tmp_path: Path, value: float | None) -> None:
+    figures = {"summary": {m: dict.fromkeys(FIGURES, value) for m in ("dino", "clip_i", "clip_t")}}
+    costs = {"costs": {"1": cost(1000, value or 0.0)}}
+    write(tmp_path, record("odd", **figures, **costs), record("odd", **figures, **costs, **seed(1)), record("lora"))
+    csv, text = made(tmp_path)
+    assert sorted(csv["method"]) == ["lora", "odd"] and sorted(csv["runs"]) == [1, 2]
+    ((*shown,),) = markdown_tables(text).values()
+    assert len(shown) == 2
+
+
+def test_numbers_too_large_for_json_are_infinite(tmp_path: Path) -> None:
+    text = json.dumps(record("lora", 12345.0)).replace("12345.0", "1e400")
+    write(tmp_path, text)
+    assert made(tmp_path)[0]["dino_normalised_retention"].tolist() == [float("inf")]
+
+
+def test_names_are_words_in_markdown_and_part_of_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "<img src=x> | [a](http://b) `c` ../../d"
+    odd = record("x", facts={"method": hostile}, hash="<b>|", changed={"a|b": "<i>"})
+    odd["config"]["backbone"] = "../.. /[e](f)|<u>"
+    odd["judges"] = {"dino": {"model": hostile, "weights_sha256": "<b>|`<b>|"}}
+    write(tmp_path / "results", odd)
+    drawings(tmp_path / "results" / "run-0", "a")
+    before = {f for f in tmp_path.rglob("*")}
+    leaderboard.write(tmp_path / "results", tmp_path / "out")
+    assert left_out(capsys.readouterr().out) == []
+    new = {f for f in tmp_path.rglob("*")} - before
+    names = {"leaderboard.md", "leaderboard.csv", "methods-seq-v1-e-f-u-drawn-a.png"}
+    assert {f.relative_to(tmp_path / "out").name for f in new} - {""} == names
+    text = (tmp_path / "out" / "leaderboard.md").read_text()
+    for line in text.splitlines():
+        if not line.startswith("!["):
+            assert "<" not in line and "http://" not in line and not re.search(r"(?<!\\)[\[`]", line), line
+    (row,) = [line for line in text.splitlines() if "&lt;img" in line and line.startswith("|")]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 13  # a row of twelve cells
+
+
+@pytest.mark.parametrize("how", ["words", "half", "bomb", "a folder"])
+def test_broken_pictures_of_others_make_no_grid_and_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    write(tmp_path, record("lora"))
+    drawings(tmp_path / "run-0", "a")
+    file = tmp_path / "run-0" / "task-00" / "pictures" / "a" / "real.png"
+    if how == "bomb":
+        Image.new("1", (10_000, 10_000)).save(file)
+    elif how == "a folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_bytes(b"words" if how == "words" else file.read_bytes()[:40])
+    csv, text = made(tmp_path)
+    assert list(csv["method"]) == ["lora"] and ".png" not in text and not list(tmp_path.glob("out/*.png"))
+    (line,) = left_out(capsys.readouterr().out)
+    assert "picture" in line
+
+
 def test_copy_of_a_run_counts_once(tmp_path: Path) -> None:
     write(tmp_path / "reference", record("lora", 0.3), record("lora", 0.7, **seed(1)))
     write(tmp_path / "runs", record("lora", 0.5))  # the same run again: this one counts

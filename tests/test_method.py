@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpbench.errors import DamagedState
+from cpbench.errors import DamagedState, UserError
 from cpbench.method import KINDS, Method, Options, State, Task, seed_of
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
-WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda w: w != "concepts")
 NAMES = st.builds("{}/{}".format, st.sampled_from(KINDS), WORDS)
 FACTS = st.dictionaries(
     WORDS,
@@ -149,6 +150,51 @@ def test_a_record_of_another_form_is_damage(saved: tuple[State, Path], content: 
     assert damage(saved[1]).path == file
 
 
+def rewritten(folder: Path, **changes: object) -> None:
+    """A record with other values whose checksum is right, as anybody can make one."""
+    file = folder / "state.json"
+    record = json.loads(file.read_text()) | changes
+    record.pop("checksum")
+    checksum = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps(record | {"checksum": checksum}))
+
+
+@pytest.mark.parametrize("facts", [None, 3, [], "words", {"concepts": "dog"}, {"concepts": [1]}, {"concepts": None}])
+def test_facts_of_another_form_are_damage(saved: tuple[State, Path], facts: object) -> None:
+    rewritten(saved[1], facts=facts)
+    assert damage(saved[1]).path == saved[1] / "state.json"
+
+
+def test_a_record_that_is_nested_without_end_or_no_file_is_damage(saved: tuple[State, Path]) -> None:
+    file = saved[1] / "state.json"
+    file.write_text('{"facts": ' + "[" * 10**5)
+    assert damage(saved[1]).path == file
+    rewritten_schema = "x" * 10**5
+    file.write_text(json.dumps({"schema": rewritten_schema, "sha256": "", "facts": {}}))
+    assert len(str(damage(saved[1]))) < len(str(file)) + 300
+    file.unlink()
+    file.mkdir()
+    assert damage(saved[1]).path == file
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not safetensors",
+        struct.pack("<Q", 2**62),
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 60) + b'{"adapter/a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}'[:60],
+        struct.pack("<Q", 62) + b'{"adapter/a":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}' + b"abcd",
+    ],
+)
+def test_tensors_whose_checksum_alone_is_right_are_damage(saved: tuple[State, Path], data: bytes) -> None:
+    file = saved[1] / "state.safetensors"
+    file.write_bytes(data)
+    rewritten(saved[1], sha256=hashlib.sha256(data).hexdigest())
+    assert damage(saved[1]).path == file
+
+
 def test_missing_tensors_are_named(saved: tuple[State, Path]) -> None:
     file = saved[1] / "state.safetensors"
     file.unlink()
@@ -157,12 +203,14 @@ def test_missing_tensors_are_named(saved: tuple[State, Path]) -> None:
     assert "missing" in str(error)
 
 
-def test_a_newer_schema_says_both_numbers(saved: tuple[State, Path]) -> None:
-    file = saved[1] / "state.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 87}))
-    error = damage(saved[1])
-    assert error.path == file
-    assert "schema is 87" in str(error) and "reads 1" in str(error)
+@pytest.mark.parametrize(("schema", "whose"), [(87, "a newer one"), (0, "an older one")])
+def test_another_schema_is_no_damage_and_says_both_numbers(saved: tuple[State, Path], schema: int, whose: str) -> None:
+    """It must not be set aside, and its task done again by this version."""
+    rewritten(saved[1], schema=schema)
+    with pytest.raises(UserError) as caught:
+        State.load(saved[1])
+    assert not isinstance(caught.value, DamagedState) and len(str(caught.value).splitlines()) == 1
+    assert f"schema is {schema}" in str(caught.value) and "reads 1" in str(caught.value) and whose in str(caught.value)
 
 
 def test_bytes_are_counted_by_kind() -> None:

@@ -82,6 +82,21 @@ def test_folders_below_the_file_are_relative_and_others_absolute(tmp_path: Path,
     assert sequences.load(tmp_path / "there" / "my.yaml").concepts[1].images == str(tmp_path / "there" / "deep" / "cup")
 
 
+def test_a_folder_that_is_a_link_is_named_as_what_it_leads_to(tmp_path: Path, rex_and_mug: list[str]) -> None:
+    """A sequence may not lead anywhere by links; the user who names one may."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "photos").symlink_to(tmp_path / "photos")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "max").symlink_to(tmp_path / "photos" / "mug")
+    written = write(tmp_path / "here" / "my.yaml", [f"{tmp_path}/here/photos/rex:dog", f"{tmp_path}/there/max:mug"])
+    assert [c.name for c in written.sequence.concepts] == ["rex", "max"]
+    assert [c.images for c in written.sequence.concepts] == [
+        os.path.realpath(tmp_path / "photos" / n) for n in ("rex", "mug")
+    ]
+    for concept in sequences.load(written.path).concepts:
+        assert len(images.load(concept, "sd15", 32)) == 4
+
+
 def test_relative_and_home_folders_are_understood(tmp_path: Path, rex_and_mug: list[str], monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))

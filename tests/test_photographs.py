@@ -269,6 +269,67 @@ def test_closed_files_and_folders_are_named(tmp_path: Path) -> None:
     folder.chmod(0o700)
 
 
+# Links and things that are no files
+
+
+def test_a_picture_that_is_a_link_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(noise(8, 8)).save(tmp_path / name / "a.png")
+    (tmp_path / "theirs" / "b.png").symlink_to("a.png")
+    assert len(images.load(concept(tmp_path / "theirs"), "sd", 8)) == 2  # it stays inside
+    (tmp_path / "theirs" / "c.png").symlink_to(tmp_path / "mine" / "a.png")
+    line = complaint(images.load, concept(tmp_path / "theirs"), "sd", 8)
+    assert str(tmp_path / "theirs" / "c.png") in line and str(tmp_path / "mine" / "a.png") in line and "link" in line
+
+
+@pytest.mark.parametrize("target", ["gone.png", "c.png", "/dev/zero"])
+def test_a_link_to_nothing_to_itself_or_to_a_device_is_refused(tmp_path: Path, target: str) -> None:
+    (tmp_path / "c.png").symlink_to(target)
+    assert "c.png" in complaint(images.load, concept(tmp_path), "sd", 8)
+
+
+def test_a_concepts_folder_that_is_a_link_out_of_its_own_is_refused(tmp_path: Path) -> None:
+    real = subject_folder(tmp_path / "mine" / "cat")
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "cat").symlink_to(real)
+    line = complaint(images.load, concept(tmp_path / "dataset" / "cat"), "sd", 8)
+    assert str(tmp_path / "dataset" / "cat") in line and str(real) in line
+    assert "is a link" in complaint(images.load, built_in("cat"), "sd", 8, tmp_path)
+    assert len(images.load(concept(real), "sd", 8)) == CAT
+
+
+def test_a_data_folder_of_the_users_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject_folder(tmp_path / "disk" / "dreambooth" / "dataset" / "cat")
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    assert len(images.load(built_in("cat"), "sd", 8, tmp_path / "data")) == CAT
+    monkeypatch.setenv("CPBENCH_DATA", str(tmp_path / "data"))
+    assert len(images.load(built_in("cat"), "sd", 8)) == CAT
+    monkeypatch.delenv("CPBENCH_DATA")
+    monkeypatch.chdir(tmp_path)
+    assert len(images.load(built_in("cat"), "sd", 8)) == CAT  # ./data
+
+
+def test_links_like_the_hubs_lead_to_its_blobs_only(tmp_path: Path) -> None:
+    cat = hub_cache(tmp_path)
+    assert len(images.load(concept(cat, "cat"), "sd", 8)) == CAT
+    Image.fromarray(noise(8, 8)).save(tmp_path / "mine.png")
+    (cat / "00.jpg").unlink()
+    (cat / "00.jpg").symlink_to(tmp_path / "mine.png")
+    assert "00.jpg" in (line := complaint(images.load, concept(cat, "cat"), "sd", 8)) and "mine.png" in line
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert "a.png" in complaint(images.load, concept(tmp_path), "sd", 8)
+
+
+def test_names_too_long_for_a_folder_are_not_there(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 300)
+    assert "there is no folder" in complaint(images.load, concept(long), "sd", 8)
+    assert "there is no such folder" in complaint(images.load, built_in("cat"), "sd", 8, long)
+
+
 def encoded(form: str) -> bytes:
     exif, out = Image.Exif(), io.BytesIO()
     exif[274], exif[271] = 6, "a camera"

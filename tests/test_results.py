@@ -233,6 +233,21 @@ def test_names_that_look_like_something_else_stay_names(tmp_path: Path, name: st
         b"row,kind,concept,prompt,index,metric,value,more\n0,cell,a,p,0,dino,0.5,1\n",
         b"row,kind,concept,prompt,index,metric,value\n0,cell,a,p,0,dino,0.5\n0,ce,a,p,0,dino,0.5,0.5,0.5\n",
         b"\xff\xfe\x00\x01",
+        *(
+            b"row,kind,concept,prompt,index,metric,value\n" + row
+            for row in (
+                b"zero,cell,a,p,0,dino,0.5\n",
+                b"0,cell,a,p,0,dino,much\n",
+                b"0.5,cell,a,p,0,dino,0.5\n",
+                b",cell,a,p,0,dino,0.5\n",
+                b"9" * 400 + b",cell,a,p,0,dino,0.5\n",
+                b"0,cell,a,p,1e99,dino,0.5\n",
+                b'0,cell,"a,p,0,dino,0.5\n',
+                b"\0" * 400,
+                b"0,cell,a,p,0,dino,0.5\n1,cell,a,p,0,dino,0.12",
+                b"0,cell,a,p,0,dino,0.5\n1,cell,a,p,0,dino",
+            )
+        ),
         None,
     ],
 )
@@ -241,6 +256,54 @@ def test_broken_scores_are_none(tmp_path: Path, data: bytes | None) -> None:
     if data is not None:
         path.write_bytes(data)
     assert results.read_scores(path) is None
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "1e308", "1e400", "-1e400", ""])
+def test_extreme_scores_are_read_and_averaged(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text(f"row,kind,concept,prompt,index,metric,value\n0,cell,a,p,0,dino,{value}\n1,cell,a,p,0,dino,0.5\n")
+    read = results.read_scores(path)
+    assert read is not None and results.matrices(read, ["a"])["dino"].loc[1, "a"] == 0.5
+
+
+def test_a_record_that_is_nested_without_end_too_large_or_no_file_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text("[" * 10**5)
+    assert results.read_json(path) is None
+    path.write_text("1" * 5000)
+    assert results.read_json(path) is None
+    with path.open("wb") as file:
+        file.truncate(results.MOST_JSON + 1)  # takes no room on the disk
+    assert results.read_json(path) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert results.read_json(path) is None  # and is not waited for
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert results.read_json(path) is None
+
+
+# Somebody's words in Markdown
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("dcscore variant=ewc-dc", "dcscore variant=ewc-dc"),
+        ("joint*", "joint*"),
+        ("a | b", r"a \| b"),
+        ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
+        ("&lt;b&gt;", "&amp;lt;b&amp;gt;"),
+        ("`rm`", r"\`rm\`"),
+        ("[click](http://evil)", r"\[click\](http&#58;//evil)"),
+        ("![](x.png)", r"!\[\](x.png)"),
+        ("www.evil.com", "www&#46;evil.com"),
+        ("a\n\n# b\t| c", r"a # b \| c"),
+        ("\\|", r"\\\|"),
+    ],
+)
+def test_words_of_others_are_only_words_in_markdown(words: str, shown: str) -> None:
+    assert results.plain(words) == shown
 
 
 # Where things are

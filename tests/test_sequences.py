@@ -2,8 +2,11 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
 
@@ -521,6 +524,11 @@ BAD = {
     ),
     "negative guidance": (with_evaluation(guidance_scale=-1), ["evaluation.guidance_scale", "-1"]),
     "one folder for all": ({"images": {"folder": "photos"}}, ["images.folder", "{name}"]),
+    "folder that leads out": ({"images": {"folder": "../{name}"}}, ["images.folder", "'../{name}'", "'..'"]),
+    "folder that leads out further down": (with_concept(images={"folder": "a/../../b"}), ["concept 1 (rex)", "'..'"]),
+    "folder that leads out of another": ({"images": {"folder": "/data/../{name}"}}, ["images.folder", "'..'"]),
+    "folder with a NUL byte": ({"images": {"folder": "a\0{name}"}}, ["images.folder", "one line of text"]),
+    "name too long for a folder": (with_concept(name="x" * 300), ["concept 1: name", "up to 100"]),
     "folder is a list": ({"images": {"folder": ["photos"]}}, ["images.folder"]),
     "drawn is a word": ({"images": {"drawn": "maybe"}}, ["images.drawn", "'maybe'"]),
     "no pictures at all": ({"images": {"drawn": False}}, ["concept 1 (rex): images", "drawn: true"]),
@@ -559,6 +567,93 @@ NOT_YAML = {
     "empty": ("", "must be a mapping"),
     "a word": ("mine", "'mine'"),
 }
+
+
+# Files that would take the memory or the time of whoever reads them.
+LAUGHS = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+MERGES = [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 30)]
+BOMBS = {
+    "a billion laughs": ("\n".join(["a0: &a0 [ha, ha]", *LAUGHS]), "not valid YAML: more than 20,000 values"),
+    "merges of merges": ("\n".join(["a0: &a0 {b: 1, c: 2}", *MERGES]), "not valid YAML: more than 20,000 values"),
+    "a list in itself": ("name: &a [*a]", "line 1: not valid YAML"),
+    "many values": ("[" + "a," * 30_000 + "]", "more than 20,000 values"),
+    "many letters": ("name: " + "x" * 300_000, "more than 256 kB"),
+    "many digits": ("version: " + "9" * 4_000, "line 1: not valid YAML: a number of 4,000 digits"),
+    "many hexadecimal digits": ("version: 0x" + "f" * 200_000, "a number of 200,002 digits"),
+    "many parts of an hour": ("version: " + ":".join(["1"] * 100_000), "a number of 199,999 digits"),
+    "nested lists": ("[" * 200_000, "nested too deeply"),
+    "nested dashes": ("- " * 100_000, "nested too deeply"),
+    "nested mappings": ("{a: " * 50_000, "nested too deeply"),
+    "a truth that is none": ("name: !!bool maybe", "leave the tag out"),
+    "a number that is empty": ("version: !!int ''", "leave the tag out"),
+    "a date that is none": ("name: !!timestamp soon", "leave the tag out"),
+    "hours without end": ("version: " + ":".join(["1"] * 1_000) + ".5", "leave the tag out"),
+    "a NUL byte": ("name: a\0b", "not valid YAML"),
+    "a long unknown name": ("name: *" + "a" * 100_000, "undefined alias"),
+}
+
+
+@pytest.mark.parametrize("bad", BOMBS)
+def test_what_would_fill_the_memory_is_one_short_line(tmp_path, bad):
+    text, says = BOMBS[bad]
+    path = write(tmp_path, text)
+    with little_memory(2**30):
+        line = complaint(load, path)
+    assert line.startswith(f"{path}: ") and says in line and len(line) < len(str(path)) + 200, line
+
+
+@contextmanager
+def little_memory(more: int) -> Iterator[None]:
+    """As many bytes of address space as this process has, and `more`, where the system can say (Linux)."""
+    used, (soft, hard) = Path("/proc/self/statm"), resource.getrlimit(resource.RLIMIT_AS)
+    if used.exists():
+        resource.setrlimit(resource.RLIMIT_AS, (int(used.read_text().split()[0]) * resource.getpagesize() + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_aliases_that_are_meant_are_read(tmp_path):
+    text = "\n".join(
+        [
+            "name: mine",
+            "version: 0x10",
+            "prompts: {live: &live [a {} in the snow]}".replace("a {} in the snow", '"a {} in the snow"'),
+            "concepts: [{name: rex, class_noun: dog, kind: live}]",
+            "evaluation: {live: *live, photographs: &how {guidance_scale: 2.0}}",
+        ]
+    )
+    seq = load(write(tmp_path, text))
+    assert seq.version == 16 and seq.evaluation.prompts["live"] == seq.concepts[0].prompts == ("a {} in the snow",)
+
+
+# Links
+
+
+def linked(tmp_path, folder):
+    return write(tmp_path / "theirs", {**MINE, "images": {"folder": folder}, "concepts": MINE["concepts"][:1]})
+
+
+@pytest.mark.parametrize("link", ["photos", "photos/rex"])
+def test_a_folder_below_the_file_may_not_lead_out_by_a_link(tmp_path, link):
+    (tmp_path / "mine" / "rex").mkdir(parents=True)
+    (tmp_path / "theirs" / link).parent.mkdir(parents=True)
+    (tmp_path / "theirs" / link).symlink_to(tmp_path / "mine" / ("rex" if link.endswith("rex") else ""))
+    for folder in ("photos/{name}", str(tmp_path / "theirs" / "photos" / "{name}")):
+        line = complaint(load, linked(tmp_path, folder))
+        assert "concept 1 (rex): images.folder: is a link" in line and str(tmp_path / "mine" / "rex") in line
+    (seq_folder,) = {c.images for c in load(linked(tmp_path, str(tmp_path / "mine" / "{name}"))).concepts}
+    assert seq_folder == str(tmp_path / "mine" / "rex")  # named as it is
+
+
+def test_links_that_stay_below_the_file_and_links_to_the_file_are_followed(tmp_path):
+    (tmp_path / "theirs" / "all" / "rex").mkdir(parents=True)
+    (tmp_path / "theirs" / "photos").symlink_to("all")
+    path = linked(tmp_path, "photos/{name}")
+    (tmp_path / "here").symlink_to(tmp_path / "theirs")
+    for file in (path, tmp_path / "here" / path.name):
+        assert load(file).concepts[0].images == str(file.parent / "photos" / "rex")
 
 
 @pytest.mark.parametrize("bad", NOT_YAML)
