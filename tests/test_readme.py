@@ -16,7 +16,9 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 CONSOLES = "\n".join(re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL))
 INLINE = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
-COMMANDS = re.findall(r"^cpbench ([a-z-]+)(.*)", CONSOLES, re.MULTILINE) + re.findall(r"`cpbench ([a-z-]+)([^`]*)`", INLINE)
+COMMANDS = re.findall(r"^cpbench ([a-z-]+)(.*)", CONSOLES, re.MULTILINE) + re.findall(
+    r"`cpbench ([a-z-]+)([^`]*)`", INLINE
+)
 
 
 def test_there_are_commands() -> None:
