@@ -21,12 +21,16 @@ whether it does. The loop clips the gradient of all that is trained together, so
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from pydantic import Field
 
 from cpbench import learning
+from cpbench.adapters import add_to_weights, products, side_by_side, sum_of_products
+from cpbench.backbones import Backbone
 from cpbench.baselines.seqlora import Settings, add_tokens, add_words, token_of
-from cpbench.method import Method, State
+from cpbench.method import Method, State, Task
 
 KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 TINY = 1e-30  # B starts at zero, and its logarithm must be a number
@@ -41,27 +45,50 @@ class CLoraSettings(Settings):
     keep_noun: bool = Field(False, description='say "V* noun", not "V*" alone')
 
 
-def products(factors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A B of every layer, in the shape of its W (out, in, ...): peft's lora_B (out, r, ...) @ lora_A (r, in, ...)."""
-    layers = dict.fromkeys(name.rpartition(".")[0] for name in factors)
-    pairs = {layer: (factors[f"{layer}.lora_A"], factors[f"{layer}.lora_B"]) for layer in layers}
-    return {layer: (B.flatten(1) @ A.flatten(1)).view(len(B), *A.shape[1:]) for layer, (A, B) in pairs.items()}
-
-
 def forgetting(past: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> torch.Tensor:
     """L_forget (Eq. 3) from the products' past sum and the current ones, by layer."""
     return torch.stack([(past[layer].abs() * product).square().sum() for layer, product in now.items()]).sum()
 
 
-def add_to_weights(backbone, state: State) -> dict[str, torch.Tensor]:
-    """W = W_init + sum_{t'<t} A_t' B_t'. Returns the sum by layer; empty before the first task."""
-    past: dict[str, torch.Tensor] = {}
-    for concept in state.concepts:
-        for layer, product in products(state.part(f"adapter/{concept}", backbone.device)).items():
-            past[layer] = past.get(layer, 0) + product
-    unet = backbone.unet
-    backbone.replace_weights({f"{k}.weight": unet.get_parameter(f"{k}.weight") + v for k, v in past.items()})
-    return past
+def past_loras(state: State, device: torch.device | str = "cpu") -> list[dict[str, torch.Tensor]]:
+    """A_t', B_t' of all earlier tasks, in their order."""
+    return [state.part(f"adapter/{concept}", device) for concept in state.concepts]
+
+
+def learn_lora(
+    method: Method,
+    backbone: Backbone,
+    task: Task,
+    state: State,
+    protect: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda factors: {},
+    start: torch.Tensor | None = None,
+    changes: dict[str, torch.Tensor] | None = None,
+    values: dict[str, torch.Tensor] | None = None,
+) -> tuple[State, dict[str, torch.Tensor]]:
+    """A task as most methods do it: train one LoRA and one new word by the denoising loss and what `protect` adds.
+
+    protect: further terms of the loss, from the factors; start: the word's embedding, else its class noun's; changes:
+    of the frozen weights, by layer; values: the factors to begin with, else new ones. Returns the state to be filled,
+    with all words in it, and the factors, which stay in the UNet.
+    """
+    o = method.options
+    add_to_weights(backbone, changes or {})
+    start = backbone.word_embedding(task.class_noun) if start is None else start
+    after, row = add_words(backbone, task, state, start)
+    factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values)
+    phrase = method.phrase(task.concept, task.class_noun, after)
+    loss = learning.denoising(backbone, phrase, lambda: protect(factors))
+    groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
+    learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
+    after.tensors[f"token/{task.concept}"] = row.detach()
+    return after, factors
+
+
+def stacked(state: State, after: State, concept: str, factors: dict[str, torch.Tensor]) -> State:
+    """`after` with the LoRAs of `state` and, beside them, the one just trained."""
+    after.tensors |= {k: v for k, v in state.tensors.items() if k.startswith("adapter/")}
+    after.tensors |= {f"adapter/{concept}/{k}": v.detach() for k, v in factors.items()}
+    return after
 
 
 class CLora(Method):
@@ -70,31 +97,25 @@ class CLora(Method):
     Options = CLoraSettings
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
-        past = add_to_weights(backbone, state)
-        after, row = add_words(backbone, task, state, backbone.random_embedding(task.generator("word")))
-        factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
-        diffusion = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after))
+        state = state or State()
+        past = sum_of_products(past_loras(state, backbone.device))
 
-        def loss(batch):
-            now, terms = products(factors), diffusion(batch)
+        def protect(factors):
+            now = products(factors)
             norm = torch.stack([product.detach().abs().sum() for product in now.values()]).sum()
-            terms["log_norm"] = norm.clamp(min=TINY).log()
+            terms = {"log_norm": norm.clamp(min=TINY).log()}
             if past:
                 L_forget = forgetting(past, now)
-                terms["forgetting"] = o.forgetting_weight * L_forget
+                terms["forgetting"] = self.options.forgetting_weight * L_forget
                 terms["log_penalty"] = L_forget.detach().clamp(min=TINY).log()
             return terms
 
-        groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
-        learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
-        after.tensors |= {k: v for k, v in state.tensors.items() if k.startswith("adapter/")}
-        after.tensors |= {f"adapter/{task.concept}/{k}": v.detach() for k, v in factors.items()}
-        after.tensors[f"token/{task.concept}"] = row.detach()
-        return after
+        word = backbone.random_embedding(task.generator("word"))
+        after, factors = learn_lora(self, backbone, task, state, protect, word, past)
+        return stacked(state, after, task.concept, factors)
 
     def install(self, backbone, state, concepts):
-        add_to_weights(backbone, state)
+        add_to_weights(backbone, sum_of_products(past_loras(state, backbone.device)))
         add_tokens(backbone, state)
 
     def phrase(self, concept, class_noun, state):
@@ -102,6 +123,5 @@ class CLora(Method):
         return f"{word} {class_noun}" if self.options.keep_noun else word
 
     def lora(self, state, concepts):
-        """sum_t A_t B_t as one product: the factors of all tasks side by side."""
-        factors = [state.part(f"adapter/{concept}") for concept in state.concepts]
-        return {k: torch.cat([f[k] for f in factors], 0 if k.endswith("lora_A") else 1) for k in factors[0]}
+        """sum_t A_t B_t as one product."""
+        return side_by_side(past_loras(state))

@@ -30,7 +30,8 @@ from pydantic import Field
 from cpbench import diffusion_classifier as dc
 from cpbench import fisher as ewc
 from cpbench import learning
-from cpbench.baselines.seqlora import Settings, add_tokens, add_words, token_of
+from cpbench.baselines.clora import learn_lora
+from cpbench.baselines.seqlora import Settings, add_tokens, token_of
 from cpbench.method import Method, State
 
 
@@ -80,26 +81,22 @@ class DCScore(Method):
 
     def learn(self, backbone, task, state):
         o, state = self.options, state or State()
-        after, v = add_words(backbone, task, state, backbone.word_embedding(task.class_noun))
-        after.facts["nouns"] = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
         kept = slice(None) if "dsc" in o.variant else slice(-1, None)  # the LoRAs that are carried on
         pool = {m: state.part(f"adapter/{m}", backbone.device) for m in state.concepts[kept]}
         anchor = pool[state.concepts[-1]] if pool else None
         F_bar = state.part("fisher", backbone.device)
-        phi = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), anchor)
-        denoise = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after))
 
-        def protect():
+        def protect(phi):
             return {"ewc": o.ewc_weight * ewc.penalty(F_bar, phi, anchor)} if F_bar else {}
 
-        groups = [(o.learning_rate, list(phi.values())), (o.token_learning_rate, [v])]
-        learning.train(backbone, task, lambda batch: denoise(batch) | protect(), groups, o.steps, o.batch_size)
+        after, phi = learn_lora(self, backbone, task, state, protect, values=anchor)
+        after.facts["nouns"] = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
         if "dsc" in o.variant and pool:
             self.consolidate(backbone, task, after, phi, pool, protect)
         if "ewc" in o.variant:
             F_bar = ewc.online(F_bar, self.fisher(backbone, task, after, phi), o.fisher_decay)
         pool[task.concept] = {k: x.detach() for k, x in phi.items()}
-        after.tensors |= {f"token/{task.concept}": v.detach(), **{f"fisher/{k}": x for k, x in F_bar.items()}}
+        after.tensors |= {f"fisher/{k}": x for k, x in F_bar.items()}
         after.tensors |= {f"adapter/{m}/{k}": x for m in after.concepts[kept] for k, x in pool[m].items()}
         return after
 
@@ -114,7 +111,7 @@ class DCScore(Method):
 
         def loss(batch):
             m = list(pool)[int(torch.randint(len(pool), (1,), generator=choice))]
-            S, terms = self.phrases(task, state, [m]), protect()
+            S, terms = self.phrases(task, state, [m]), protect(phi)
             student = dc.predicted_noise(backbone, batch, S)
             for name, factors, own in (("current", first, -1), ("past", pool[m], -2)):
                 with torch.no_grad():

@@ -7,14 +7,15 @@ can show two concepts. Loss, layers and settings are those of `seqlora`, so the 
 from __future__ import annotations
 
 from cpbench import learning
-from cpbench.baselines.seqlora import Settings, token_of
+from cpbench.baselines.seqlora import LoraSettings, token_of
 from cpbench.method import Method, NotDefined, State
+from cpbench.semantic_preservation import semantic
 
 
 class Isolated(Method):
     """Carries A, B and a token row for every concept learned so far."""
 
-    Options = Settings
+    Options = LoraSettings
 
     def learn(self, backbone, task, state):
         o = self.options
@@ -23,7 +24,8 @@ class Isolated(Method):
         row = backbone.add_token(token_of(task.concept, after), backbone.word_embedding(task.class_noun))
         factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
         groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
-        loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after))
+        phrase = self.phrase(task.concept, task.class_noun, after)
+        loss = learning.denoising(backbone, phrase, semantic(backbone, phrase, task.class_noun, o))
         learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = row.detach()
         after.tensors |= {f"adapter/{task.concept}/{k}": v.detach() for k, v in factors.items()}

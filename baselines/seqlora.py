@@ -7,7 +7,7 @@ Task t starts from the LoRA of task t-1 and minimises the plain denoising loss (
 over A, B of every adapted layer, W = W_0 + A B with alpha = rank (Hu et al. 2021), and over the embedding row of
 <v_t> alone. Rows of earlier concepts stay as they are. This is the sequential LoRA baseline of C-LoRA, DC scores and
 continual-lora; the token's start at the class noun's embedding is the usual one (Custom Diffusion starts from a rare
-word), learning rates and layers are ours, in the presets.
+word), learning rates and layers are ours, in the presets. `spl_weight` adds ClassDiffusion's semantic preservation.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import Field
 
 from cpbench import adapters, learning
 from cpbench.method import Method, Options, State
+from cpbench.semantic_preservation import Preservation, semantic
 
 
 class Settings(Options):
@@ -54,17 +55,22 @@ def add_words(backbone, task, state: State, start, token_of: Callable[[str, Stat
     return after, backbone.add_token(token_of(task.concept, after), start)
 
 
+class LoraSettings(Settings, Preservation):
+    """Those of `seqlora` and `isolated`; methods that build on `Settings` alone do not have the loss."""
+
+
 class SequentialLora(Method):
     """The floor among learners: full plasticity, no protection."""
 
-    Options = Settings
+    Options = LoraSettings
 
     def learn(self, backbone, task, state):
         o, state = self.options, state or State()
         after, row = add_words(backbone, task, state, backbone.word_embedding(task.class_noun))
         values = state.part("adapter") or None
         factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values)
-        loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after))
+        phrase = self.phrase(task.concept, task.class_noun, after)
+        loss = learning.denoising(backbone, phrase, semantic(backbone, phrase, task.class_noun, o))
         groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
         learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = row.detach()

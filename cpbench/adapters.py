@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from cpbench.backbones import Backbone
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -103,3 +107,34 @@ def remove_lora(root: nn.Module, originals: Mapping[str, nn.Module]) -> None:
     for attribute in ("peft_config", "_hf_peft_config_loaded"):
         if attribute in root.__dict__:
             delattr(root, attribute)
+
+
+# LoRAs as what they stand for: the change of the weights W, in the shape of W (out, in, ...)
+
+
+def products(factors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A B of every layer, in the shape of its W: peft's lora_B (out, r, ...) @ lora_A (r, in, ...)."""
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in factors)
+    pairs = {layer: (factors[f"{layer}.lora_A"], factors[f"{layer}.lora_B"]) for layer in layers}
+    return {layer: (B.flatten(1) @ A.flatten(1)).view(len(B), *A.shape[1:]) for layer, (A, B) in pairs.items()}
+
+
+def sum_of_products(loras: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """sum_t A_t B_t of every layer; empty where there is no LoRA."""
+    total: dict[str, torch.Tensor] = {}
+    for factors in loras:
+        for layer, product in products(factors).items():
+            total[layer] = total.get(layer, 0) + product
+    return total
+
+
+def side_by_side(loras: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """One LoRA whose product is sum_t A_t B_t: the factors of all, beside each other; empty where there is no LoRA."""
+    names = loras[0] if loras else ()
+    return {k: torch.cat([factors[k] for factors in loras], 0 if k.endswith("lora_A") else 1) for k in names}
+
+
+def add_to_weights(backbone: Backbone, changes: Mapping[str, torch.Tensor]) -> None:
+    """W + change for the weights of the named layers; see `Backbone.replace_weights`."""
+    names = {f"{layer}.weight": change for layer, change in changes.items()}
+    backbone.replace_weights({k: backbone.unet.get_parameter(k) + v for k, v in names.items()})

@@ -139,19 +139,27 @@ class Backbone:
         return self.vocabulary.add(token, value)
 
     def replace_weights(self, values: Mapping[str, torch.Tensor]) -> dict[str, nn.Parameter]:
-        """The UNet's parameters of these names become new ones with these values; the originals wait for `restore`.
+        """The parameters of these names become new ones with these values; the originals wait for `restore`.
 
-        Call it before `add_lora`, which gives layers new names. Returns the new parameters, which ask for gradients.
+        Names are the UNet's; with "text_encoder." or "text_encoder_2." before them, that part's. Call it before `add_lora`
+        and `add_token`, which give layers new names. Returns the new parameters, which ask for gradients.
         """
         if self._originals:
             raise RuntimeError("replace_weights comes before add_lora: a layer with a LoRA has another name")
         for name, value in values.items():
-            original = self.unet.get_parameter(name)
+            root, own = self._part_of(name)
+            original = root.get_parameter(own)
             if value.shape != original.shape:
                 raise ValueError(f"{name} is {tuple(original.shape)}, and its new value {tuple(value.shape)}")
             self.weights[name] = nn.Parameter(value.detach().to(original.device, torch.float32, copy=True))
-            adapters.set_parameter(self.unet, name, self.weights[name])
+            adapters.set_parameter(root, own, self.weights[name])
         return {name: self.weights[name] for name in values}
+
+    def _part_of(self, name: str) -> tuple[nn.Module, str]:
+        """The network that a name of `replace_weights` belongs to, and the parameter's name in it."""
+        part, _, own = name.partition(".")
+        encoders = dict(self.vocabulary.named_encoders())
+        return (encoders[part], own) if part in encoders else (self.unet, name)
 
     def word_embedding(self, word: str) -> torch.Tensor:
         """Mean embedding (d,) of a word's tokens in the pristine table."""
@@ -171,10 +179,11 @@ class Backbone:
         """Put every module that was touched back: parameters, module types and tokenizer as they were loaded."""
         adapters.remove_lora(self.unet, self._originals)
         self._originals, self.factors = {}, {}
-        for name in self.weights:
-            adapters.set_parameter(self.unet, name, self._pristine[f"unet.{name}"][0])
-        self.weights = {}
         self.vocabulary.restore()
+        for name in self.weights:
+            root, own = self._part_of(name)
+            adapters.set_parameter(root, own, self._pristine[f"unet.{name}" if root is self.unet else name][0])
+        self.weights = {}
         self._refuse_changes()
 
     def _refuse_changes(self) -> None:

@@ -19,16 +19,20 @@ TEMPLATES = ("a photo of a {}", "a picture of a {}", "a {}")
 
 @dataclass
 class Batch:
-    """What one step sees. latents, noise, noisy: (n, c, h, w); timesteps: (n,); template: the prompt around a phrase."""
+    """What one step sees. latents, noise, noisy: (n, c, h, w); timesteps: (n,); template: the prompt around a phrase;
+    which: (n,) the pictures they come from, by their place in the task's images.
+    """
 
     latents: torch.Tensor
     noise: torch.Tensor
     noisy: torch.Tensor
     timesteps: torch.Tensor
     template: str
+    which: torch.Tensor
 
 
 Loss = Callable[[Batch], dict[str, torch.Tensor]]
+Terms = Callable[[], dict[str, torch.Tensor]]  # those of a loss that do not look at the batch
 
 
 class Latents:
@@ -39,11 +43,11 @@ class Latents:
         pairs = [backbone.encode_images(images) for images in (task.images, mirrored)]
         self.mean, self.std = (torch.cat(part) for part in zip(*pairs, strict=True))
 
-    def draw(self, n: int, generator: torch.Generator) -> torch.Tensor:
+    def draw(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """(latents (n, c, h, w), the pictures (n,) they are of, mirrored or not)."""
         which = torch.randint(len(self.mean), (n,), generator=generator)
-        return self.mean[which] + self.std[which] * torch.randn(self.mean[which].shape, generator=generator).to(
-            self.mean
-        )
+        fresh = torch.randn(self.mean[which].shape, generator=generator).to(self.mean)
+        return self.mean[which] + self.std[which] * fresh, which % (len(self.mean) // 2)
 
 
 def noise_scheduler(backbone: Backbone):
@@ -63,16 +67,26 @@ def target(scheduler, batch: Batch) -> torch.Tensor:
     return batch.latents
 
 
-def denoising(backbone: Backbone, phrase: str) -> Loss:
-    """The usual loss: mean squared error of what the UNet predicts under the words `phrase` (Rombach et al. 2022, eq. 3)."""
-    scheduler = noise_scheduler(backbone)
+def denoising(backbone: Backbone, phrase: str, *more: Terms) -> Loss:
+    """The usual loss: mean squared error of what the UNet predicts under the words `phrase` (Rombach et al. 2022, eq. 3).
+
+    Each of `more` is called once a step, and its terms go beside this one.
+    """
 
     def loss(batch: Batch) -> dict[str, torch.Tensor]:
         words = backbone.encode_prompts([batch.template.format(phrase)]).expand(len(batch.noisy), -1, -1)
-        guess = backbone.predict(batch.noisy, batch.timesteps, words)
-        return {"denoising": F.mse_loss(guess.float(), target(scheduler, batch).float())}
+        terms = {"denoising": error(backbone, batch, words)}
+        for also in more:
+            terms |= also()
+        return terms
 
     return loss
+
+
+def error(backbone: Backbone, batch: Batch, words: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of what the UNet predicts under words (n, tokens, d), one of them a picture."""
+    guess = backbone.predict(batch.noisy, batch.timesteps, words)
+    return F.mse_loss(guess.float(), target(noise_scheduler(backbone), batch).float())
 
 
 def batches(
@@ -83,7 +97,7 @@ def batches(
     scheduler = noise_scheduler(backbone)
     generator = task.generator(phase)
     for _ in range(steps):
-        z = latents.draw(batch_size, generator)
+        z, which = latents.draw(batch_size, generator)
         # one timestep from each of batch_size equal strata, so that small batches see all noise levels
         strata = (
             torch.randperm(batch_size, generator=generator) + torch.rand(batch_size, generator=generator)
@@ -92,7 +106,7 @@ def batches(
         t = t.clamp(max=scheduler.config.num_train_timesteps - 1).to(z.device)  # rounding may reach the end
         noise = torch.randn(z.shape, generator=generator).to(z)
         template = templates[int(torch.randint(len(templates), (1,), generator=generator))]
-        yield Batch(z, noise, scheduler.add_noise(z, noise, t), t, template)
+        yield Batch(z, noise, scheduler.add_noise(z, noise, t), t, template, which)
 
 
 def train(

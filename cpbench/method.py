@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cpbench.backbones import Backbone
 
-KINDS = ("adapter", "token", "fisher", "anchor", "mask", "weights", "generated")
+KINDS = ("adapter", "token", "fisher", "anchor", "mask", "weights", "generated", "pictures")
 SCHEMA = 1
 
 

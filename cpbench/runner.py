@@ -41,12 +41,16 @@ MOVES_SCORES = (
     "backbones",
     "diffusion_classifier",
     "fisher",
+    "functional",
     "judges",
     "learning",
     "metrics",
     "published_judges",
+    "regularisation",
     "rows",
     "sampling",
+    "semantic_preservation",
+    "structured_prompts",
     "words",
 )
 
@@ -426,6 +430,8 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
                 f"task {t}, {concept.name}: {name} came out as no number (NaN or infinity); lower the rates"
             )
     if not method.sees_earlier_data:
+        if kept := [name for name in learned.tensors if name.startswith("pictures/")]:
+            raise audit.RulesError(f"it carries {kept[0]}, and does not say that it sees earlier data")
         audit.search_state(
             learned.tensors,
             {name: (run.images[name], backbone.encode_images(run.images[name])[0]) for name in run.concepts[:t]},

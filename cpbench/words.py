@@ -117,15 +117,19 @@ class Vocabulary:
         last = nn.functional.pad(pooled, (0, hidden.shape[-1] - pooled.shape[-1])).unsqueeze(1)
         return torch.cat([hidden, last], dim=1)
 
-    def _run(self, encoder: Encoder, prompts: list[str]) -> Any:
-        ids = getattr(self.pipe, encoder.tokenizer_name)(
+    def ids(self, encoder: Encoder, prompts: list[str]) -> torch.Tensor:
+        """Token ids (n, tokens) of the prompts; those of words that were added are not below the table's length."""
+        found = getattr(self.pipe, encoder.tokenizer_name)(
             prompts,
             padding="max_length",
             truncation=True,
             max_length=encoder.tokenizer.model_max_length,
             return_tensors="pt",
         ).input_ids
-        return encoder.model(ids.to(encoder.table.weight.device), output_hidden_states=self.pooled)
+        return found.to(encoder.table.weight.device)
+
+    def _run(self, encoder: Encoder, prompts: list[str]) -> Any:
+        return encoder.model(self.ids(encoder, prompts), output_hidden_states=self.pooled)
 
     def split(self, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What `encode` returned, as (hidden states, pooled embeddings or None)."""

@@ -275,3 +275,47 @@ def test_matching_is_by_brute_force(targets: list[str]) -> None:
     paths = [n.split(".") for n, m in root.named_modules() if isinstance(m, nn.Linear)]
     expected = [".".join(p) for p in paths if any(p[-len(e) :] == e for e in ends)]
     assert matching_modules(root, targets) == expected
+
+
+# What LoRAs stand for
+
+
+def random_lora(seed: int, rank: int) -> dict[str, torch.Tensor]:
+    """Factors of all layers of `Layers`, named and shaped as `add_lora` makes them."""
+    factors = add_lora(Layers(), list(LAYERS), rank, seeded(seed))
+    return {k: torch.randn(v.shape, generator=seeded(seed + i)) for i, (k, v) in enumerate(factors.items())}
+
+
+@pytest.mark.parametrize("ranks", [(2,), (1, 3), (2, 5, 1)])
+def test_loras_add_up_whether_as_products_or_side_by_side(ranks: tuple[int, ...]) -> None:
+    """Against outputs of layers whose weights are W + sum B A, each product by numpy."""
+    loras = [random_lora(100 * i, rank) for i, rank in enumerate(ranks)]
+    total, one = adapters.sum_of_products(loras), adapters.side_by_side(loras)
+    assert set(total) == set(LAYERS) and one.keys() == loras[0].keys()
+    wide = Layers()
+    add_lora(wide, list(LAYERS), sum(ranks), values=one)
+    for name in LAYERS:
+        W = Layers().get_submodule(name).weight
+        pairs = [(x[f"{name}.lora_B"].flatten(1).numpy(), x[f"{name}.lora_A"].flatten(1).numpy()) for x in loras]
+        expected = sum(B @ A for B, A in pairs).reshape(W.shape)
+        np.testing.assert_allclose(total[name].numpy(), expected, rtol=1e-4, atol=1e-5)
+        plain, x = Layers().get_submodule(name), torch.randn(INPUTS[name], generator=seeded(7))
+        plain.weight.data += torch.from_numpy(expected)
+        torch.testing.assert_close(wide.get_submodule(name)(x), plain(x), atol=1e-4, rtol=1e-4)
+
+
+def test_no_lora_adds_up_to_nothing() -> None:
+    assert adapters.products({}) == adapters.sum_of_products([]) == adapters.side_by_side([]) == {}
+
+
+def test_changes_go_on_top_of_the_weights_of_their_layers_alone(tiny: Backbone) -> None:
+    names = matching_modules(tiny.unet, ("attn2.to_v", "conv1"))
+    before = {n: p.detach().clone() for n, p in tiny.unet.named_parameters()}
+    changes = {n: torch.randn(before[f"{n}.weight"].shape, generator=seeded(0)) for n in names}
+    adapters.add_to_weights(tiny, changes)
+    for n, p in tiny.unet.named_parameters():
+        expected = before[n] + changes.get(n.removesuffix(".weight"), 0) if n.endswith(".weight") else before[n]
+        assert torch.equal(p, expected), n
+    tiny.restore()
+    adapters.add_to_weights(tiny, {})
+    assert tiny.weights == {} and all(torch.equal(p, before[n]) for n, p in tiny.unet.named_parameters())

@@ -810,3 +810,17 @@ def test_the_weights_hash_is_of_all_that_moves_a_picture(tiny: Backbone, tiny_fo
         assert backbones.hash_folder(copy) != tiny.weights_hash, name
         (copy / name).write_bytes(whole)
     assert backbones.hash_folder(copy) == tiny.weights_hash
+
+
+def test_a_text_encoders_weights_can_be_replaced_too(tiny: Backbone) -> None:
+    before, words = fingerprint(tiny), tiny.encode_prompts(["a dog"])
+    own = [n for n, _ in tiny.text_encoder.named_parameters() if "token_embedding" not in n]
+    new = tiny.replace_weights({f"text_encoder.{n}": tiny.text_encoder.get_parameter(n) * 1.5 for n in own})
+    tiny.add_token("<v1>", tiny.word_embedding("dog"))
+    assert not torch.allclose(tiny.encode_prompts(["a dog"]), words)
+    tiny.train_only(new.values())
+    tiny.encode_prompts(["a <v1>"]).sum().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in new.values())
+    tiny.restore()
+    assert fingerprint(tiny) == before
+    torch.testing.assert_close(tiny.encode_prompts(["a dog"]), words)

@@ -9,14 +9,15 @@ from cpbench import adapters, sampling
 from cpbench.backbones import Backbone
 from cpbench.baselines.base import Base
 from cpbench.baselines.isolated import Isolated
-from cpbench.baselines.seqlora import SequentialLora, Settings, add_tokens, add_words, token_of
+from cpbench.baselines.seqlora import LoraSettings, SequentialLora, add_tokens, add_words, token_of
 from cpbench.method import Method, NotDefined, State, Task
 from cpbench.sampling import Sampler, Wanted
+from cpbench.semantic_preservation import Preservation, semantic
 
 MakeTask = Callable[..., Task]
 CONCEPTS = ("dog", "vase", "dog2")
-SMALL = Settings(rank=2, steps=3, batch_size=2, learning_rate=1e-2, token_learning_rate=1e-2)
-STILL = Settings(rank=2, steps=1, batch_size=2, learning_rate=1e-9, token_learning_rate=0)
+SMALL = LoraSettings(rank=2, steps=3, batch_size=2, learning_rate=1e-2, token_learning_rate=1e-2)
+STILL = LoraSettings(rank=2, steps=1, batch_size=2, learning_rate=1e-9, token_learning_rate=0)
 
 
 def learn(
@@ -25,7 +26,7 @@ def learn(
     kind: type[Method],
     number: int,
     state: State | None,
-    options: Settings | None = None,
+    options: LoraSettings | None = None,
 ) -> State:
     """Task `number` by a new method object, from a state of its own, as the runner does it; restored after."""
     task = make_task(backbone, CONCEPTS[number - 1], number)
@@ -254,13 +255,33 @@ def test_isolated_and_seqlora_agree_on_task_1_bit_for_bit(tiny: Backbone, make_t
 
 @pytest.mark.parametrize("kind", [Isolated, SequentialLora])
 def test_options_say_what_is_adapted_and_what_it_costs(tiny: Backbone, make_task: MakeTask, kind: type[Method]) -> None:
-    options = Settings(rank=3, steps=2, batch_size=3, target_modules=("attn2.to_k", "conv_in"))
+    options = LoraSettings(rank=3, steps=2, batch_size=3, target_modules=("attn2.to_k", "conv_in"))
     before, tiny.trainable_parameters = tiny.unet_evaluations, 0
     state = learn(tiny, make_task, kind, 1, None, options)
     assert tiny.unet_evaluations - before == 2 * 3
     adapted = {k.rsplit(".", 1)[0].split("/")[-1] for k in state.tensors if k.startswith("adapter/")}
     assert adapted == {n for n, _ in tiny.unet.named_modules() if n.endswith("attn2.to_k") or n == "conv_in"}
     assert tiny.trainable_parameters == sum(v.numel() for v in state.tensors.values())
+
+
+@pytest.mark.parametrize("kind", [Isolated, SequentialLora])
+def test_semantic_preservation_keeps_the_words_near_the_noun(
+    tiny: Backbone, make_task: MakeTask, kind: type[Method]
+) -> None:
+    far: dict[float, float] = {}
+    for weight in (0.0, 10.0):
+        figures: list[dict[str, float]] = []
+        task = make_task(tiny, log=lambda step, figures=figures, **found: figures.append(found))
+        options = SMALL.model_copy(update={"spl_weight": weight, "steps": 30, "token_learning_rate": 3e-3})
+        state = kind(options).learn(tiny, task, None)
+        measured = Preservation(spl_weight=1)
+        far[weight] = float(
+            semantic(tiny, kind(options).phrase("dog", "dog", state), "dog", measured)()["semantic"].detach()
+        )
+        tiny.restore()
+        assert ("semantic" in figures[0]) is (weight > 0)
+        assert all(f["loss"] == pytest.approx(f["denoising"] + f.get("semantic", 0), rel=1e-5) for f in figures)
+    assert far[10.0] < 0.7 * far[0.0]
 
 
 def test_words_are_numbered_in_the_order_of_learning() -> None:

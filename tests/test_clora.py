@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import cpbench
 from cpbench import adapters
+from cpbench.adapters import products
 from cpbench.backbones import Backbone
-from cpbench.baselines.clora import CLora, CLoraSettings, forgetting, products
+from cpbench.baselines.clora import CLora, CLoraSettings, forgetting
 from cpbench.method import State, Task
 
 MakeTask = Callable[..., Task]

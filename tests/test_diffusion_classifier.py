@@ -39,7 +39,7 @@ def batch_of(timesteps: tuple[int, ...], shape: tuple[int, ...], template: str =
     t = torch.tensor(timesteps)
     x, noise = normal(len(t), *shape), normal(len(t), *shape, seed=1)
     a, s = roots(t)
-    return Batch(x, noise, (a * x + s * noise).float(), t, template)
+    return Batch(x, noise, (a * x + s * noise).float(), t, template, torch.arange(len(x)))
 
 
 def softmax(e: list[float], tau: float) -> list[float]:

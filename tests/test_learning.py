@@ -72,7 +72,7 @@ def test_the_target_is_the_formula_of_the_prediction_type(tiny: Backbone, kind: 
     x, e = (torch.randn(4, 2, 3, 3, generator=g) for _ in range(2))
     a = alphas_cumprod()[t].float().view(4, 1, 1, 1)
     expected = {"epsilon": e, "v_prediction": a.sqrt() * e - (1 - a).sqrt() * x, "sample": x}[kind]
-    got = target(scheduler, Batch(x, e, scheduler.add_noise(x, e, t), t, ""))
+    got = target(scheduler, Batch(x, e, scheduler.add_noise(x, e, t), t, "", torch.arange(len(x))))
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -107,13 +107,13 @@ def test_a_draw_is_a_sample_of_the_posterior_of_any_of_them(tiny: Backbone, make
     # means far apart, and a spread of its own for each, so that a draw tells where it comes from
     latents.mean = torch.arange(4.0).view(4, 1, 1, 1).expand(shape) * 100
     latents.std = torch.tensor([0.5, 1.0, 2.0, 4.0]).view(4, 1, 1, 1).expand(shape)
-    drawn = latents.draw(400, torch.Generator().manual_seed(0)).flatten(1)
+    drawn = latents.draw(400, torch.Generator().manual_seed(0))[0].flatten(1)
     which = (drawn.mean(1) / 100).round().long()
     assert (which.bincount(minlength=4) > 60).all()
     for i, spread in enumerate([0.5, 1.0, 2.0, 4.0]):
         z = (drawn[which == i] - 100 * i) / spread
         assert abs(float(z.mean())) < 0.05 and float(z.std()) == pytest.approx(1, abs=0.05)
-    again = latents.draw(400, torch.Generator().manual_seed(0)).flatten(1)
+    again = latents.draw(400, torch.Generator().manual_seed(0))[0].flatten(1)
     assert torch.equal(drawn, again)
 
 
@@ -262,7 +262,7 @@ def test_the_first_loss_follows_the_prediction_type(tiny: Backbone, make_task: M
         ((noisy, t, _, guess),) = calls
         g = task.generator("train")
         latents = Latents(tiny, task)
-        z = latents.draw(3, g)
+        z, _ = latents.draw(3, g)
         torch.randperm(3, generator=g), torch.rand(3, generator=g)
         e, a = torch.randn(z.shape, generator=g), alphas_cumprod()[t].float().view(3, 1, 1, 1)
         wanted = {"epsilon": e, "v_prediction": a.sqrt() * e - (1 - a).sqrt() * z, "sample": z}[kind]
@@ -511,3 +511,30 @@ def test_a_parameter_of_the_backbone_itself_is_not_trained_in_silence(tiny: Back
     for named in ([own], [*factors.values(), own]):
         with pytest.raises(RulesError, match="replace_weights"):
             train(tiny, task, denoising(tiny, "<v1> dog"), [(1e-3, named)], 1, 1)
+
+
+def test_a_draw_names_the_pictures_it_is_made_of(tiny: Backbone, make_task: Callable[..., Task]) -> None:
+    latents = Latents(tiny, make_task(tiny, n=3))
+    latents.std.zero_()
+    drawn, which = latents.draw(50, torch.Generator().manual_seed(0))
+    assert set(which.tolist()) == {0, 1, 2}
+    for z, k in zip(drawn, which.tolist(), strict=True):
+        assert torch.equal(z, latents.mean[k]) or torch.equal(z, latents.mean[k + 3])  # as it is, or mirrored
+
+
+def test_further_terms_are_asked_for_once_a_step_and_added(tiny: Backbone, make_task: MakeTask) -> None:
+    row = tiny.add_token("<v1>", tiny.word_embedding("dog"))
+    asked: list[int] = []
+    curve: list[dict[str, float]] = []
+
+    def far() -> dict[str, torch.Tensor]:
+        asked.append(1)
+        return {"far": (row - 1).square().sum()}
+
+    task = make_task(tiny, log=lambda step, **figures: curve.append(figures))
+    loss = denoising(tiny, "<v1> dog", far, dict, lambda: {"shown": torch.tensor(5.0)})
+    expected = float((row.detach() - 1).square().sum())
+    train(tiny, task, loss, [(1e-3, [row])], steps=2, batch_size=1)
+    assert len(asked) == 2 and curve[0]["far"] == pytest.approx(expected) and curve[0]["shown"] == 5
+    for figures in curve:
+        assert figures["loss"] == pytest.approx(figures["denoising"] + figures["far"], rel=1e-6)

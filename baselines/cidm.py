@@ -1,0 +1,117 @@
+"""CIDM (keeps every LoRA and mixes them): a LoRA a task, kept off the earlier ones, with shares by likeness of words.
+
+Dong et al. 2024, "How to Continually Adapt Text-to-Image Diffusion Models for Flexible Customization?" (NeurIPS, arXiv
+2410.17594; code: CIFC). With B_t, or U_t, the up weight (out, r) of task t's LoRA in a layer, t' the earlier tasks,
+
+    L = L_denoise + 0.1 sum over layers and t' < t of [ mean | U_t U_t'^T | + mean (U_t - 1)^2 ]       consolidation
+    W = W_init + sum_t w_t A_t B_t,   w_t = s_t^4 / sum_t' s_t'^4                                     aggregation
+    s_t = mean over the two words v of task t of   max over the words p of the prompt of   cos(v, p)
+
+From the paper and its code: the loss as released (the second term keeps U from vanishing; `towards_ones` false leaves it out),
+rank 4 on the linear layers of cross-attention, rates, two words a concept, a random one and one that starts as the noun,
+which stand for it alone ("a photo of <v1a> <v1b>"), and the elastic shares in drawing.
+Left out: layer-wise words (an embedding for every cross-attention layer: here one for all, so the shares are the
+same in every layer), the loop's linear decay, the stop of words of norm 0.55, attention regularisation and noise offset
+(both 0.01), regions with boxes; 200 to 300 repeats of a picture are `steps`.
+Our reading: every LoRA is learned on the untouched model, from its own two words; the model is readied for concepts,
+not for one prompt, so p runs over the words of the installed concepts, and other words of a prompt have no say. A plain
+prompt has none of these words and nothing tells the tasks apart: since shares add up to one whatever the prompt,
+every task gets 1/T, and plain prompts show what all that was learned does to the rest of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from cpbench import learning
+from cpbench.adapters import side_by_side
+from cpbench.baselines.clora import past_loras, stacked
+from cpbench.baselines.seqlora import Settings
+from cpbench.method import Method, State
+
+CROSS_ATTENTION = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+POWER = 4
+
+
+class CidmSettings(Settings):
+    rank: int = Field(4, ge=1, description="rank of A_t and B_t; alpha is the same")
+    target_modules: tuple[str, ...] = Field(CROSS_ATTENTION, description="ends of the names of the layers W")
+    steps: int = Field(1000, ge=1, description="optimiser steps a task")
+    token_learning_rate: float = Field(1e-3, ge=0, description="of the new words' embedding rows")
+    consolidation_weight: float = Field(0.1, ge=0, description="of the consolidation loss, a sum over layers and tasks")
+    towards_ones: bool = Field(True, description="the consolidation loss draws U_t towards ones as well, as released")
+
+
+def consolidation(
+    now: Mapping[str, torch.Tensor], past: Sequence[Mapping[str, torch.Tensor]], towards_ones: bool
+) -> torch.Tensor:
+    """sum over layers and t' of mean |U_t U_t'^T| (+ mean (U_t - 1)^2), from the factors by name."""
+    terms = []
+    for name in (k for k in now if k.endswith("lora_B")):
+        U = now[name].flatten(1)
+        terms += [(U @ earlier[name].flatten(1).T).abs().mean() for earlier in past]
+        if towards_ones:
+            terms += [(U - 1).square().mean()] * len(past)
+    return torch.stack(terms).sum()
+
+
+def shares(words: Mapping[str, torch.Tensor], prompt: Sequence[str]) -> dict[str, float]:
+    """w_t of every concept, from its words (2, d), for a prompt with the words of some of them; equal for one with none."""
+    if not prompt:
+        return dict.fromkeys(words, 1 / len(words))
+    p = F.normalize(torch.cat([words[concept] for concept in prompt]), dim=1)
+    s = torch.stack([(F.normalize(v, dim=1) @ p.T).amax(1).mean() for v in words.values()]) ** POWER
+    return dict(zip(words, (s / s.sum()).tolist(), strict=True))
+
+
+def words_of(concept: str, state: State) -> tuple[str, str]:
+    """The two words made for a concept: <v1a> <v1b>, <v2a> <v2b>, ... in the order of learning."""
+    number = state.concepts.index(concept) + 1
+    return f"<v{number}a>", f"<v{number}b>"
+
+
+class Cidm(Method):
+    """Carries A and B of every task and two token rows a concept."""
+
+    Options = CidmSettings
+
+    def learn(self, backbone, task, state):
+        o, state = self.options, state or State()
+        rows = {k: v for k, v in state.tensors.items() if k.startswith("token/")}
+        after = State(rows, {"concepts": [*state.concepts, task.concept]})
+        past = past_loras(state, backbone.device)
+        start = (backbone.random_embedding(task.generator("word")), backbone.word_embedding(task.class_noun))
+        v = [backbone.add_token(*pair) for pair in zip(words_of(task.concept, after), start, strict=True)]
+        factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
+
+        def consolidate():
+            if not past:
+                return {}
+            return {"consolidation": o.consolidation_weight * consolidation(factors, past, o.towards_ones)}
+
+        loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after), consolidate)
+        groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, v)]
+        learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
+        after.tensors[f"token/{task.concept}"] = torch.stack(v).detach()
+        return stacked(state, after, task.concept, factors)
+
+    def install(self, backbone, state, concepts):
+        for concept in state.concepts:
+            for word, row in zip(words_of(concept, state), state.tensors[f"token/{concept}"], strict=True):
+                backbone.add_token(word, row)
+        rank = self.options.rank * len(state.concepts)
+        backbone.add_lora(rank, self.options.target_modules, values=self.lora(state, concepts))
+
+    def phrase(self, concept, class_noun, state):
+        return " ".join(words_of(concept, state))
+
+    def lora(self, state, concepts):
+        """sum_t w_t A_t B_t as one product."""
+        w = shares({concept: state.tensors[f"token/{concept}"] for concept in state.concepts}, concepts)
+        scales = [{"lora_A": 1.0, "lora_B": w[concept]} for concept in state.concepts]
+        loras = zip(scales, past_loras(state), strict=True)
+        return side_by_side([{k: s[k.rpartition(".")[2]] * v for k, v in lora.items()} for s, lora in loras])

@@ -1,0 +1,146 @@
+"""Custom Diffusion: keys and values of cross-attention and a modifier word, one concept after the other or merged.
+
+Kumari et al. 2023, "Multi-Concept Customization of Text-to-Image Diffusion" (CVPR, arXiv 2212.04488). Over W, the K and V
+matrices of every cross-attention layer, and v, the embedding of a word <v> before the noun,
+
+    L = E || eps - eps_theta(z_t, t, c("photo of a <v> {class}")) ||^2 + lambda E || the same on pictures of the class ||^2
+
+merge=none: task t starts from what task t-1 left. merge=closed-form: every concept is learned from the untouched model,
+and, in every layer, the weights for all of them are
+
+    W = argmin_W || W C_reg^T - W_0 C_reg^T ||_F   with   W C^T = V^T
+      = W_0 + v^T d,   d = C (C_reg^T C_reg)^-1,   v^T = (V^T - W_0 C^T) (d C^T)^-1                   (Eqs. 4 and 5)
+
+C_reg holds the text embeddings of captions, C those of the words "<v> {class}" and "photo of a <v> {class}" of every
+concept, from <v> to the end of text, and V what the concept's own weights make of them.
+
+From the paper and its code: all this, the rare word that v starts from, 200 pictures of the class with lambda = 1, two
+pictures and two of the class a step, 500 steps on one GPU at 2e-5 (1e-5, scaled by the batch). Not here: its
+resizing of pictures, which is the harness's to do for all methods alike or for none. Our reading: the untouched model
+draws the pictures of the class, in every task; a ridge is added to C_reg^T C_reg, which CAPTIONS, ours as well, may not
+fill; with more constraints than W has columns, the pseudo-inverse misses them all by as little as it can (and where two
+concepts' words hardly differ yet, W grows to tell them apart); of a concept that is to be merged only (C, V) is carried,
+on Stable Diffusion a hundredth of its W, since nothing else of it enters; and the merged weights serve all prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from cpbench import adapters, learning
+from cpbench.baselines.seqlora import add_tokens, add_words, token_of
+from cpbench.method import Method, State
+from cpbench.regularisation import Prior, prior, prior_evaluations
+from cpbench.semantic_preservation import Preservation, semantic
+
+KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
+THINGS = "dog, cat, backpack, teapot, vase, bowl, can, sneaker, boot, toy, clock, candle, house, tree, person, mountain"
+SCENES = """a photo of a {}; a {} in the snow; a red {} on top of a wooden floor; a {} floating on water at sunset
+a picture of a {} on the beach with mountains in the background; a shiny {} under the trees in the autumn forest
+people walk behind a white {} in the city street; the painting of a small {} near the blue ocean
+a big green {} and a yellow vase; one black {} in the room, among purple flowers; a soft pink {} on a rug, seen in a mirror
+a dog wearing glasses and a hat next to the old {}; drawing of an orange {} in the middle of the road"""
+CAPTIONS = [s.format(thing) for thing in THINGS.split(", ") for s in SCENES.replace("\n", "; ").split("; ")]
+RIDGE = 1e-4  # of the mean of C_reg^T C_reg's diagonal
+FEW = 32  # captions a call of the text encoder
+
+
+class Settings(Prior, Preservation):
+    merge: Literal["none", "closed-form"] = Field(
+        "none", description="none: one model learns on and on; closed-form: each concept alone, then merged"
+    )
+    steps: int = Field(500, ge=1, description="optimiser steps a task")
+    batch_size: int = Field(2, ge=1, description="pictures of the concept a step, and as many of the class")
+    learning_rate: float = Field(2e-5, gt=0, description="of the K and V matrices")
+    token_learning_rate: float = Field(2e-5, ge=0, description="of v, the new word's embedding row")
+    initializer: str = Field("ktn", min_length=1, description="the word that v starts from")
+    prior_pictures: int = Field(200, ge=0, description="pictures of the class that the model draws first; 0: none")
+    prior_guidance_scale: float = Field(6.0, ge=0, description="guidance of these pictures")
+
+
+def pristine(backbone) -> dict[str, torch.Tensor]:
+    """W_0 of every layer by its parameter's name, float32."""
+    names = [f"{layer}.weight" for layer in adapters.matching_modules(backbone.unet, KEYS_AND_VALUES)]
+    return {name: backbone.unet.get_parameter(name).detach().float() for name in names}
+
+
+@torch.no_grad()
+def embeddings(backbone, prompts: list[str]) -> torch.Tensor:
+    """The prompts' text embeddings (s, d), each from the first learned word, or the first one, to the end of text."""
+    found, vocabulary = [], backbone.vocabulary
+    encoder = vocabulary.encoders[0]
+    for few in (prompts[i : i + FEW] for i in range(0, len(prompts), FEW)):
+        hidden, _ = vocabulary.split(backbone.encode_prompts(few))
+        for ids, states in zip(vocabulary.ids(encoder, few), hidden, strict=True):
+            learned = (ids >= encoder.table.num_embeddings).nonzero()
+            begin = int(learned[0]) if len(learned) else 1
+            end = int((ids == encoder.tokenizer.eos_token_id).nonzero()[0])
+            found.append(states[begin : end + 1].float())
+    return torch.cat(found)
+
+
+def closed_form(W_0: torch.Tensor, G: torch.Tensor, C: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
+    """W (out, d) nearest to W_0 on captions, G = C_reg^T C_reg, with W C^T = V^T for C (s, d) and V (s, out)."""
+    d = torch.linalg.solve(G, C.T).T
+    v_T = (V.T - W_0 @ C.T) @ torch.linalg.pinv(d @ C.T, hermitian=True)
+    return W_0 + v_T @ d
+
+
+def merged(backbone, state: State) -> dict[str, torch.Tensor]:
+    """W of every layer for all concepts of the state; W_0 before the first."""
+    W_0 = pristine(backbone)
+    if not state.concepts:
+        return W_0
+    C_reg = embeddings(backbone, CAPTIONS).double().cpu()  # not every device has float64
+    G = C_reg.T @ C_reg
+    G += RIDGE * G.diagonal().mean() * torch.eye(len(G), dtype=G.dtype)
+    own = [state.part(f"anchor/{concept}") for concept in state.concepts]
+    C = torch.cat([constraint["C"] for constraint in own]).double()
+    V = {name: torch.cat([constraint[name] for constraint in own]).double() for name in W_0}
+    return {name: closed_form(W.double().cpu(), G, C, V[name]).to(W) for name, W in W_0.items()}
+
+
+class CustomDiffusion(Method):
+    """Carries a token row a concept, and the change of K and V, or for merging what they make of every concept's words."""
+
+    Options = Settings
+    templates = ("photo of a {}",)
+
+    def unet_evaluations(self, number):
+        o = self.options
+        return o.steps * o.batch_size + prior_evaluations(o, o.steps, o.batch_size)
+
+    def learn(self, backbone, task, state):
+        o, state = self.options, state or State()
+        of_class = prior(backbone, task, f"photo of a {task.class_noun}", o, o.steps, o.batch_size)
+        W_0, change = pristine(backbone), state.part("weights", backbone.device)
+        W = backbone.replace_weights({name: w + change.get(name, 0) for name, w in W_0.items()})
+        after, v = add_words(backbone, task, state, backbone.word_embedding(o.initializer))
+        phrase = self.phrase(task.concept, task.class_noun, after)
+        loss = learning.denoising(backbone, phrase, of_class, semantic(backbone, phrase, task.class_noun, o))
+        groups = [(o.learning_rate, list(W.values())), (o.token_learning_rate, [v])]
+        learning.train(backbone, task, loss, groups, o.steps, o.batch_size, templates=self.templates)
+        after.tensors[f"token/{task.concept}"] = v.detach()
+        if o.merge == "none":
+            after.tensors |= {f"weights/{name}": w.detach() - W_0[name] for name, w in W.items()}
+        else:
+            C = embeddings(backbone, [phrase, f"photo of a {phrase}"])
+            after.tensors |= {k: x for k, x in state.tensors.items() if k.startswith("anchor/")}
+            after.tensors[f"anchor/{task.concept}/C"] = C
+            after.tensors |= {f"anchor/{task.concept}/{name}": C @ w.detach().T for name, w in W.items()}
+        return after
+
+    def install(self, backbone, state, concepts):
+        if self.options.merge == "none":
+            change = state.part("weights", backbone.device)
+            W = {name: w + change[name] for name, w in pristine(backbone).items()}
+        else:
+            W = merged(backbone, state)
+        backbone.replace_weights(W)
+        add_tokens(backbone, state)
+
+    def phrase(self, concept, class_noun, state):
+        return f"{token_of(concept, state)} {class_noun}"

@@ -1,0 +1,124 @@
+"""Data perspective: DreamBooth as it is, but for what it is shown: structured prompts and a large, varied set of the class.
+
+He et al. 2025, "A Data Perspective on Enhanced Identity Preservation for Fine-Tuning Text-to-Image Models" (WACV, arXiv
+2311.04315). DreamBooth's loss, one picture of the concept and one of the set in every step,
+
+    L = E || eps_Theta(z_t, c) - eps ||^2 + lambda E || eps_Theta(z_pr,t', c_pr) - eps' ||^2
+    c = "a photo of a [V] {class}, {background}",   z_pr: drawn by the untouched model of c_pr, which are
+        one half    "a photo of a {class}, {background}"                              in the format of c
+        one half    "a {shape} {colour} {texture} {class}, {background}, {style}"     things
+                    "a {colour} {class} {motion}, {background}, {style}"              what lives
+
+From the paper (its abstract, reviews and figures): this idea, 2000 pictures, these slots, a more specific class and the
+background of every training picture in c, captions that are dropped, crops, and up to five times DreamBooth's steps.
+Our reading: the exact formats, phrases (`cpbench.structured_prompts`, fixed, where the paper asks a language model),
+guidance and steps of drawing, 1000 + 1000, lambda = 1, a tenth of the captions of training examples dropped, crops of
+0.8 to 1 of a side, cut out and enlarged before they are encoded, a few a picture. What the user's pictures show is unknown
+here: `captions` gives a background for each of a concept's pictures and `classes` its more specific class; without them
+c is "a photo of a [V] {noun}". Which nouns live is a list. A sequence is learned as by `dreambooth` (its
+identifiers, weights or LoRA), only that the set is always the untouched model's, made for every task, gone after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+
+from cpbench import learning, regularisation
+from cpbench import structured_prompts as structured
+from cpbench.baselines import dreambooth
+from cpbench.baselines.seqlora import add_words
+from cpbench.cost import refuse_full_training
+from cpbench.errors import UserError
+from cpbench.method import State
+from cpbench.sampling import Sampler
+
+
+class Settings(dreambooth.Settings):
+    prior_pictures: int = Field(2000, ge=0, description="pictures of the set, half formatted, half amplified; 0: none")
+    steps: int = Field(5000, ge=1, description="optimiser steps a task")
+    caption_dropout: float = Field(0.1, ge=0, le=1, description="how often a training example's words are left out")
+    smallest_crop: float = Field(0.8, gt=0, le=1, description="sides of crops go from this to 1 of a picture's")
+    crops: int = Field(8, ge=1, description="random crops of each picture, made once a task")
+    captions: dict[str, tuple[str, ...]] = Field(
+        {}, description="backgrounds of a concept's pictures, in their order: {dog: [on a sofa, ...]}"
+    )
+    classes: dict[str, str] = Field({}, description="more specific class of a concept: {dog: corgi dog}")
+
+
+def cropped(images: np.ndarray, number: int, smallest: float, generator: torch.Generator) -> np.ndarray:
+    """`number` random crops of each picture, enlarged to its size: uint8 (n number, h, w, 3), crops of one side by side."""
+    out = []
+    for picture in map(Image.fromarray, images):
+        for scale, x, y in torch.rand(number, 3, generator=generator).tolist():
+            side = smallest + scale * (1 - smallest)
+            width, height = side * picture.width, side * picture.height
+            left, top = x * (picture.width - width), y * (picture.height - height)
+            box = (left, top, left + width, top + height)
+            out.append(np.asarray(picture.resize(picture.size, Image.Resampling.BICUBIC, box)))
+    return np.stack(out)
+
+
+class DataPerspective(dreambooth.DreamBooth):
+    """Carries what `dreambooth` does."""
+
+    Options = Settings
+
+    def check(self, backbone):
+        if self.options.adapter == "full":
+            refuse_full_training("dataperspective", backbone, "use --set adapter=lora")
+        super().check(backbone)
+
+    def learn(self, backbone, task, state):
+        o, state = self.options, state or State()
+        n, captions = len(task.images), o.captions.get(task.concept, ())
+        if captions and len(captions) != n:
+            raise UserError(
+                f"captions: concept {task.concept} has {n} pictures and {len(captions)} captions; give each one"
+            )
+        of_class = self.regularisation(backbone, task)  # before the earlier state is there
+        self.install_model(backbone, state)
+        theta = backbone.weights or backbone.factors
+        if o.adapter == "full":
+            kind, rate = "weights", o.learning_rate
+            theta = theta or backbone.replace_weights(dreambooth.whole(backbone, o.train_text_encoder))
+        else:
+            kind, rate = "adapter", o.lora_learning_rate
+            theta = theta or backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
+        V = backbone.random_embedding(task.generator("identifier"))
+        after, _ = add_words(backbone, task, state, V, dreambooth.token_of)
+        phrase = self.phrase(task.concept, task.class_noun, after)
+        c = [structured.formatted(phrase, background) for background in captions or [None] * n]
+        crops = cropped(task.images, o.crops, o.smallest_crop, task.generator("crops"))
+        drop = task.generator("dropout")
+
+        def loss(batch):
+            dropped = torch.rand(len(batch.which), generator=drop) < o.caption_dropout
+            prompts = ["" if d else c[k // o.crops] for k, d in zip(batch.which.tolist(), dropped, strict=True)]
+            return {"denoising": learning.error(backbone, batch, backbone.encode_prompts(prompts))} | of_class()
+
+        groups = [(rate, list(theta.values()))]
+        learning.train(backbone, replace(task, images=crops), loss, groups, o.steps, o.batch_size)
+        after.tensors[f"token/{task.concept}"] = V
+        after.tensors |= {f"{kind}/{k}": v.detach() for k, v in theta.items()}
+        return after
+
+    def regularisation(self, backbone, task):
+        """What the untouched model draws of both halves' prompts; a function that returns the term on it."""
+        o = self.options
+        if not (o.prior_pictures and o.prior_weight):
+            return dict
+        generator, noun = task.generator("prompts"), o.classes.get(task.concept, task.class_noun)
+        c_pr = structured.against_training(noun, (o.prior_pictures + 1) // 2, generator)
+        c_pr += structured.amplified(noun, o.prior_pictures // 2, generator)
+        sampler = Sampler(o.prior_inference_steps, o.prior_guidance_scale)
+        images = regularisation.generated(backbone, task, c_pr, sampler)
+        term = regularisation.preservation(backbone, task, images, c_pr, o.steps, o.batch_size)
+        return lambda: {"prior": o.prior_weight * term()}
+
+    def phrase(self, concept, class_noun, state):
+        return super().phrase(concept, self.options.classes.get(concept, class_noun), state)

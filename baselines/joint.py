@@ -1,0 +1,69 @@
+"""Joint: learns from the pictures of all concepts so far, as if they had come together. The ceiling for one model.
+
+With D_k the pictures of concept k and c_k its words, over one LoRA and the words of all concepts,
+
+    L = 1/n sum_{k <= n} E_{D_k} || eps - eps_theta(z_t, t, c_k) ||^2          after task n
+
+every step's batch is of one concept, drawn at random. It breaks the rule of all others, that earlier pictures are
+gone: they are in its state, and tables mark it. `restart`, the default, learns each time from the untouched model,
+with n times the steps, so that each concept gets as many as it does elsewhere, at 1 + ... + N times the cost.
+Otherwise it goes on from where it was, with `steps`: replay of everything. What separates it from `isolated` is that
+one LoRA has to hold all concepts; what separates `seqlora` from it is that they come one by one. Layers and rates are
+those of `seqlora`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+
+from cpbench import learning
+from cpbench.baselines.seqlora import SequentialLora, Settings, add_tokens
+from cpbench.method import State
+
+
+class JointSettings(Settings):
+    restart: bool = Field(
+        True, description="learn from the untouched model, with steps x n in task n; else go on, with steps"
+    )
+
+
+class Joint(SequentialLora):
+    """Carries the LoRA, a token row a concept, and the pictures of all concepts."""
+
+    Options = JointSettings
+    sees_earlier_data = True
+
+    def unet_evaluations(self, number):
+        return super().unet_evaluations(number) * (number if self.options.restart else 1)
+
+    def learn(self, backbone, task, state):
+        o, state = self.options, state or State()
+        nouns = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
+        pictures = {k: v.numpy() for k, v in state.part("pictures").items()} | {task.concept: task.images}
+        values, rows = ({}, {}) if o.restart else (state.part("adapter"), state.part("token"))
+        starts = {f"token/{k}": rows.get(k, backbone.word_embedding(noun)) for k, noun in nouns.items()}
+        after = State(starts, {"concepts": [*state.concepts, task.concept], "nouns": nouns})
+        add_tokens(backbone, after)
+        words = dict(zip(after.concepts, backbone.rows.values(), strict=True))
+        factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values or None)
+
+        steps, choice = o.steps * (len(nouns) if o.restart else 1), task.generator("concepts")
+        losses = {k: learning.denoising(backbone, self.phrase(k, noun, after)) for k, noun in nouns.items()}
+        earlier = {
+            k: learning.batches(backbone, replace(task, concept=k, images=pictures[k]), steps, o.batch_size, "train")
+            for k in state.concepts
+        }
+
+        def loss(batch):
+            k = after.concepts[int(torch.randint(len(nouns), (1,), generator=choice))]
+            return losses[k](next(earlier[k]) if k in earlier else batch)
+
+        groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, list(words.values()))]
+        learning.train(backbone, task, loss, groups, steps, o.batch_size)
+        after.tensors = {f"token/{k}": row.detach() for k, row in words.items()}
+        after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
+        after.tensors |= {f"pictures/{k}": torch.tensor(v) for k, v in pictures.items()}
+        return after

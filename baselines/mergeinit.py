@@ -1,0 +1,56 @@
+"""Merge & Init: every task's LoRA is merged into the weights, and the next one starts anew on top of them.
+
+Staniszewski, Zaleska, Deja 2024, "Low-Rank Continual Personalization of Diffusion Models" (arXiv 2410.04891). Only
+the model goes from task to task, no LoRA. With D_t what tasks 1..t changed of the weights,
+
+    W = W_init + D_{t-1} + A_t B_t,  A_t random, B_t = 0 at the start,  L = L_denoise
+    D_t = D_{t-1} + A_t B_t
+
+From the paper and its code: this, and rank 64 on all attention projections of SDXL's UNet, 850 steps of one picture
+at 1e-5. Our reading: A_t starts as all LoRAs of this harness do (uniform, not Gaussian with deviation 1/r), and a
+concept gets a new word that is trained, starting as its noun, where the paper has fixed rare words (sks, zwz, ...).
+Carried is D_t of the adapted layers, not the whole model: the rest of it is as it was loaded.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from cpbench.adapters import add_to_weights, products
+from cpbench.baselines.clora import learn_lora
+from cpbench.baselines.seqlora import SequentialLora, Settings, add_tokens
+from cpbench.method import State
+
+Changes = dict[str, torch.Tensor]
+
+
+class MergeSettings(Settings):
+    rank: int = Field(64, ge=1, description="rank of A_t and B_t; alpha is the same")
+    steps: int = Field(850, ge=1, description="optimiser steps a task")
+    learning_rate: float = Field(1e-5, gt=0, description="of A_t and B_t")
+
+
+class MergeInit(SequentialLora):
+    """Carries D_t, a dense change of every adapted layer, and a token row a concept."""
+
+    Options = MergeSettings
+
+    def learn(self, backbone, task, state):
+        state = state or State()
+        D = state.part("weights", backbone.device)
+        after, factors = learn_lora(self, backbone, task, state, changes=D)
+        last = {layer: product.detach() for layer, product in products(factors).items()}
+        after.tensors |= {f"weights/{layer}": v for layer, v in (self.merged(D, last) if D else last).items()}
+        return after
+
+    def merged(self, previous: Changes, last: Changes) -> Changes:
+        """D_t from D_{t-1} and A_t B_t, by layer."""
+        return {layer: previous[layer] + product for layer, product in last.items()}
+
+    def install(self, backbone, state, concepts):
+        add_to_weights(backbone, state.part("weights", backbone.device))
+        add_tokens(backbone, state)
+
+    def lora(self, state, concepts):
+        return None

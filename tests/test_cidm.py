@@ -1,0 +1,226 @@
+"""CIDM: consolidation and shares by loops, one LoRA that mixes all of them, two words a concept."""
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import learners
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from learners import CONCEPTS, Learned, MakeTask, Tensors, learn, product, tasks
+
+from cpbench.backbones import Backbone
+from cpbench.baselines.cidm import Cidm, CidmSettings, consolidation, shares
+from cpbench.method import State
+
+TARGETS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+WEIGHT = 0.3
+SMALL: dict[str, Any] = {"consolidation_weight": WEIGHT}
+
+
+@pytest.fixture(scope="module")
+def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> list[Learned]:
+    return tasks(Cidm, _loaded(str(tiny_folder)), make_task, **SMALL)
+
+
+def consolidation_by_loops(now: Tensors, past: list[Tensors], towards_ones: bool) -> float:
+    """0 where there is nothing past: both terms are once for every past task."""
+    total = 0.0
+    for old, name in itertools.product(past, [k for k in now if k.endswith("lora_B")]):
+        U, V = (x[name].detach().double().flatten(1).tolist() for x in (now, old))
+        overlaps = [abs(sum(a * b for a, b in zip(u, v, strict=True))) for u in U for v in V]
+        total += sum(overlaps) / len(overlaps)
+        if towards_ones:
+            entries = [u for row in U for u in row]
+            total += sum((u - 1) ** 2 for u in entries) / len(entries)
+    return total
+
+
+def drawn(seed: int, rank: int) -> Tensors:
+    g = torch.Generator().manual_seed(seed)
+    factors = {}
+    for name, out, width in (("q", 3, 2), ("k", 4, 5)):
+        factors[f"{name}.lora_A"] = torch.randn(rank, width, generator=g, dtype=torch.float64)
+        factors[f"{name}.lora_B"] = torch.randn(out, rank, generator=g, dtype=torch.float64)
+    return factors
+
+
+def shares_by_loops(words: dict[str, list[list[float]]], prompt: list[str]) -> dict[str, float]:
+    def cosine(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+
+    p = [word for concept in prompt for word in words[concept]]
+    powers = {k: (sum(max(cosine(v, q) for q in p) for v in own) / len(own)) ** 4 for k, own in words.items()}
+    return {k: x / sum(powers.values()) for k, x in powers.items()}
+
+
+# Consolidation
+
+
+@given(st.integers(0, 500), st.integers(1, 3), st.integers(1, 3), st.booleans())
+def test_consolidation_is_summed_over_layers_and_past_tasks(seed: int, count: int, rank: int, ones: bool) -> None:
+    now, past = drawn(seed, rank), [drawn(seed + 1 + k, rank) for k in range(count)]
+    assert float(consolidation(now, past, ones)) == pytest.approx(consolidation_by_loops(now, past, ones), rel=1e-9)
+
+
+def test_consolidation_by_hand() -> None:
+    """U U'^T = [[1, -2], [0, 3]]: mean 1.5; from U to ones: (0 + 9 + 1 + 4) / 4 = 3.5."""
+    now = {"q.lora_A": torch.zeros(2, 1), "q.lora_B": torch.tensor([[1.0, -2.0], [0.0, 3.0]])}
+    past = [{"q.lora_A": torch.ones(2, 1), "q.lora_B": torch.eye(2)}]
+    assert float(consolidation(now, past, False)) == 1.5
+    assert float(consolidation(now, past, True)) == 1.5 + 3.5
+    assert float(consolidation(now, past * 3, True)) == 3 * (1.5 + 3.5)  # the released loss counts ones once a task
+
+
+def test_one_half_pushes_apart_and_the_other_to_ones() -> None:
+    past = [drawn(1, 2)]
+    for ones in (False, True):
+        now = {k: v.clone().requires_grad_(True) for k, v in drawn(2, 2).items()}
+        begun = consolidation_by_loops(now, past, False)
+        far = float((now["q.lora_B"].detach() - 1).abs().mean())
+        for _ in range(50):
+            consolidation(now, past, ones).backward()
+            with torch.no_grad():
+                for k, v in now.items():
+                    if k.endswith("lora_B"):
+                        v -= 0.1 * v.grad
+                    v.grad = None
+        if ones:
+            assert float((now["q.lora_B"].detach() - 1).abs().mean()) < 0.9 * far
+        else:
+            assert consolidation_by_loops(now, past, False) < 0.5 * begun
+
+
+def test_the_first_task_has_nothing_to_keep_off(three: list[Learned]) -> None:
+    assert all("consolidation" not in figures for figures in three[0].curve)
+    assert all(figures["loss"] == figures["denoising"] for figures in three[0].curve)
+
+
+@pytest.mark.parametrize("ones", [True, False])
+def test_the_loss_is_that_of_the_factors_against_all_earlier_ones(
+    tiny: Backbone, make_task: MakeTask, three: list[Learned], ones: bool
+) -> None:
+    before, now = three[1].state, []
+
+    def look(phase: str, step: int) -> None:
+        now.append({k: v.detach().clone() for k, v in tiny.factors.items()})
+
+    learned = learn(Cidm, tiny, make_task, 3, before, look, towards_ones=ones, **SMALL)
+    past = [before.part(f"adapter/{c}") for c in CONCEPTS[:2]]
+    layers = learners.layers(tiny, TARGETS)
+    # the first step's B is zero
+    assert learned.curve[0]["consolidation"] == pytest.approx(WEIGHT * 2 * len(layers) * ones)
+    for factors, figures in zip(now, learned.curve[1:], strict=False):
+        expected = WEIGHT * consolidation_by_loops(factors, past, ones)
+        assert figures["consolidation"] == pytest.approx(expected, rel=1e-5) and expected > 0
+        assert figures["loss"] == pytest.approx(figures["denoising"] + expected, rel=1e-5)
+
+
+# Shares
+
+
+def test_shares_by_hand() -> None:
+    """For a: cosines 1, 1; for b: its first word is a's first, its second has cosine 0.6 with a's second: mean 0.8."""
+    words = {
+        "a": torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]]),
+        "b": torch.tensor([[1.0, 0.0, 0.0], [0.0, 6.0, 8.0]]),
+        "c": torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 5.0]]),
+    }
+    found = shares(words, ["a"])
+    assert found == pytest.approx({"a": 1 / 1.4096, "b": 0.4096 / 1.4096, "c": 0})
+    assert shares(words, []) == pytest.approx(dict.fromkeys("abc", 1 / 3))
+
+
+@given(st.integers(0, 500), st.integers(1, 4), st.data())
+def test_shares_by_loops(seed: int, count: int, data: st.DataObject) -> None:
+    g = torch.Generator().manual_seed(seed)
+    words = {f"c{k}": torch.randn(2, 5, generator=g, dtype=torch.float64) for k in range(count)}
+    prompt = data.draw(st.lists(st.sampled_from(sorted(words)), min_size=1, max_size=2, unique=True))
+    found = shares(words, prompt)
+    expected = shares_by_loops({k: v.tolist() for k, v in words.items()}, prompt)
+    assert found == pytest.approx(expected) and sum(found.values()) == pytest.approx(1)
+    assert all(
+        found[c] == pytest.approx(max(found.values())) for c in prompt
+    )  # a word is like none as it is like itself
+
+
+# What is installed
+
+
+@pytest.mark.parametrize("concepts", [(), ("dog",), ("vase",), ("dog2", "vase")])
+def test_the_installed_lora_is_the_mixture(tiny: Backbone, three: list[Learned], concepts: tuple[str, ...]) -> None:
+    state, method = three[2].state, Cidm(CidmSettings(rank=2))
+    words = {c: state.tensors[f"token/{c}"].tolist() for c in CONCEPTS}
+    w = shares_by_loops(words, list(concepts)) if concepts else dict.fromkeys(CONCEPTS, 1 / 3)
+    assert (max(w.values()) - min(w.values()) > 0.1) is bool(concepts)
+    found = learners.change(tiny, method, state, concepts)
+    adapted = learners.layers(tiny, TARGETS)
+    exported = method.lora(state, concepts)
+    assert {k.rpartition(".")[0] for k in exported} == set(adapted)
+    for layer, change in found.items():
+        expected = 0 * change
+        if layer in adapted:
+            expected = sum(w[c] * product(state.part(f"adapter/{c}"), layer) for c in CONCEPTS)
+            assert np.abs(expected).max() > 1e-4
+            np.testing.assert_allclose(product(exported, layer), expected, atol=1e-6)
+        np.testing.assert_allclose(change, expected, atol=2e-6)
+
+
+def test_both_words_of_every_concept_are_installed(tiny: Backbone, three: list[Learned]) -> None:
+    state, plain = three[2].state, len(tiny.tokenizer)
+    with tiny.installed(Cidm(CidmSettings(rank=2)), state, ("vase",)):
+        said = [Cidm().phrase(c, "noun", state) for c in CONCEPTS]
+        assert said == ["<v1a> <v1b>", "<v2a> <v2b>", "<v3a> <v3b>"]  # the words stand alone
+        ids = tiny.tokenizer(" ".join(said), add_special_tokens=False).input_ids
+        assert ids == list(range(plain, plain + 6))
+        rows = torch.stack([tiny.rows[f"v{n}{side}"] for n in (1, 2, 3) for side in "ab"])
+        assert torch.equal(rows, torch.cat([state.tensors[f"token/{c}"] for c in CONCEPTS]))
+
+
+# What is learned and carried
+
+
+def test_every_task_is_learned_on_the_untouched_model(
+    tiny: Backbone, make_task: MakeTask, three: list[Learned]
+) -> None:
+    """Without consolidation, task 2 is what it is alone, but for its words' names."""
+    after = learn(Cidm, tiny, make_task, 2, three[0].state, consolidation_weight=0).state
+    alone = learn(Cidm, tiny, make_task, 2, None, consolidation_weight=0).state
+    for name, tensor in alone.tensors.items():
+        torch.testing.assert_close(after.tensors[name], tensor, atol=1e-6, rtol=1e-5)
+    kept = three[1].state.part("adapter/vase")
+    assert any(not torch.allclose(after.part("adapter/vase")[k], v, atol=1e-4) for k, v in kept.items())
+
+
+def test_one_word_starts_at_random_and_one_as_the_noun(tiny: Backbone, make_task: MakeTask) -> None:
+    task = make_task(tiny, "dog", 1)
+    still = learn(Cidm, tiny, make_task, 1, None, token_learning_rate=0).state.tensors["token/dog"]
+    assert torch.equal(still[0], tiny.random_embedding(task.generator("word")))
+    assert torch.equal(still[1], tiny.word_embedding("dog"))
+    moved = learn(Cidm, tiny, make_task, 1, None, steps=1).state.tensors["token/dog"]
+    assert ((moved - still).abs().amax(1) > 5e-3).all()  # both
+
+
+def test_the_state_keeps_every_lora_and_every_word_bit_for_bit(tiny: Backbone, three: list[Learned]) -> None:
+    sides = {f"{layer}.{side}" for layer in learners.layers(tiny, TARGETS) for side in ("lora_A", "lora_B")}
+    for number, learned in enumerate(three, 1):
+        seen = CONCEPTS[:number]
+        expected = {f"adapter/{c}/{side}" for c in seen for side in sides} | {f"token/{c}" for c in seen}
+        assert learned.state.tensors.keys() == expected and learned.state.concepts == list(seen)
+        assert learned.state.tensors[f"token/{seen[-1]}"].shape == (2, 16)
+        sizes = [sum(tiny.unet.get_parameter(f"{n}.weight").shape) for n in learners.layers(tiny, TARGETS)]
+        assert learned.trained == 2 * sum(sizes) + 2 * 16
+    for before, after in itertools.pairwise(three):
+        assert all(torch.equal(after.state.tensors[k], v) for k, v in before.state.tensors.items())
+
+
+def test_all_shares_are_of_the_first_concept_when_it_is_alone(three: list[Learned]) -> None:
+    state: State = three[0].state
+    lora = Cidm().lora(state, ("dog",))
+    for name, factor in state.part("adapter/dog").items():
+        torch.testing.assert_close(lora[name], factor)
