@@ -40,9 +40,10 @@ def ranges(words: str) -> dict[str, dict[str, Any]]:
     """What may be searched for a method: {option: {log: [low, high]} or {choices: [...]}}."""
     file = config._baselines() / "presets" / "search.yaml"
     table = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if words not in table:
-        raise near(words, sorted(table), "method to tune", "Add its ranges to baselines/presets/search.yaml.")
-    return table[words]
+    for known in (words, words.split()[0]):  # a variant without ranges of its own has its method's
+        if known in table:
+            return table[known]
+    raise near(words, sorted(table), "method to tune", "Add its ranges to baselines/presets/search.yaml.")
 
 
 def suggested(trial: Any, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -56,10 +57,11 @@ def suggested(trial: Any, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return chosen
 
 
-def tune(words: str, budget: int, output: Path, backbone: str = "miniature", seed: int = 0) -> dict[str, Any]:
-    """Trials until there are `budget` of them, then the best into the preset. Returns its provenance.
+def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> dict[str, Any]:
+    """Trials until there are `budget` of them, then the best into the miniature's preset. Returns its provenance.
 
-    words: a method, with settings that make it a variant behind it ("dcscore variant=ewc").
+    words: a method, with settings that make it a variant behind it ("dcscore variant=ewc"); presets: the folder of the
+    presets, the package's own if None.
     """
     try:
         import optuna
@@ -70,7 +72,7 @@ def tune(words: str, budget: int, output: Path, backbone: str = "miniature", see
     method, *settings = words.split()
     own, _ = config.split_settings(config.parse_settings(tuple(settings)))
     wanted = ranges(words)
-    base = {"method": method, "sequence": SEQUENCE, "backbone": backbone, "output": output / "runs", "rows": (6,)}
+    base = {"method": method, "sequence": SEQUENCE, "output": output / "runs", "rows": (6,)}
     _, kind, usual = config.resolve(base | {"options": own})
     results.prepare_folder(output)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -78,7 +80,7 @@ def tune(words: str, budget: int, output: Path, backbone: str = "miniature", see
         study_name=words,
         direction="maximize",
         storage=f"sqlite:///{output / 'studies.db'}",
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, budget // 3)),
+        sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=max(4, budget // 3)),
         load_if_exists=True,
     )
     if not study.trials:
@@ -104,12 +106,13 @@ def tune(words: str, budget: int, output: Path, backbone: str = "miniature", see
         "first": round(study.trials[0].value or float("nan"), 4),
         "trials": budget,
         "searched": sorted(wanted),
-        "on": f"{SEQUENCE}, {backbone}, seed 0",
+        "on": f"{SEQUENCE}, seed 0",
         "run": best.user_attrs["hash"],
         "commit": results.commit(),
     }
     chosen = {option: float(f"{v:.3g}") if isinstance(v, float) else v for option, v in best.params.items()}
-    write_preset(config._baselines() / "presets" / f"{backbone}.yaml", words, chosen, provenance)
+    folder = presets or Path(str(config._baselines() / "presets"))
+    write_preset(folder / "miniature.yaml", words, chosen, provenance)
     return provenance
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from learners import SHORT
 
 from cpbench import adapters, backbones, config, learning
 from cpbench.backbones import Backbone, fingerprint
@@ -15,16 +16,16 @@ from cpbench.config import Loading
 from cpbench.method import seed_of
 from cpbench.sampling import Sampler, Wanted, draw, noise
 
-CASES = {
-    "base": ("base", {}),
-    "isolated": ("isolated", {}),
-    "seqlora": ("seqlora", {}),
-    "clora": ("clora", {}),
-    "dcscore": ("dcscore", {}),
-    "raretoken": ("raretoken", {}),
+VARIANTS = {
     "raretoken lora": ("raretoken", {"adapter": "lora"}),
+    "dreambooth lora": ("dreambooth", {"adapter": "lora"}),
+    "dreambooth text": ("dreambooth", {"train_text_encoder": True}),
+    "customdiffusion merged": ("customdiffusion", {"merge": "closed-form"}),
+    "ewc product": ("ewc", {"space": "product"}),
+    "orthoinit exact": ("orthoinit", {"sum_factors": False}),
 }
-SHORT = {"steps": 1, "token_steps": 1, "dsc_steps": 1, "fisher_draws": 1, "rank": 2, "batch_size": 2}
+CASES = {name: (name, {}) for name in config.built_in_methods()} | VARIANTS  # a new file is covered as it comes
+SMALLEST = SHORT | {"steps": 1, "fisher_draws": 1, "batch_size": 2}
 PROMPTS = ("a dog in the snow", "a purple backpack, two cups and a vase", "")
 WANTED = [Wanted(p, 0, "dog", "a {} in the snow", k) for p in PROMPTS for k in (0, 1)]
 ON_A_BEACH = Wanted("a photo of a <v1> dog on the beach", 0, "dog", "a {} on the beach", 0)
@@ -107,7 +108,7 @@ def test_every_method_learns_two_tasks_and_draws(
 ) -> None:
     name, chosen = CASES[case]
     kind = config.load_method(name)
-    options = kind.Options(**{k: v for k, v in SHORT.items() if k in kind.Options.model_fields}, **chosen)
+    options = kind.Options(**{k: v for k, v in SMALLEST.items() if k in kind.Options.model_fields}, **chosen)
     kind(options).check(backbone)
     before, state = fingerprint(backbone), None
     for number, concept in enumerate(("dog", "backpack"), 1):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from learners import SHORT
 
 from cpbench import adapters, backbones, config
 from cpbench.audit import RulesError
@@ -18,8 +19,6 @@ from cpbench.errors import UserError
 from cpbench.method import Method, State, Task
 
 MakeTask = Callable[..., Task]
-SMALL = {"rank": 2, "steps": 2, "batch_size": 1}  # of a method's options, those that it has
-SMALL |= {"token_steps": 1, "fisher_draws": 2, "dsc_steps": 1}
 CASES: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in config.built_in_methods()} | {
     "raretoken-lora": ("raretoken", {"adapter": "lora"}),
     "clora-noun": ("clora", {"keep_noun": True}),
@@ -35,7 +34,7 @@ class Stop(Exception):
 def new_method(case: str) -> Method:
     name, chosen = CASES[case]
     kind = config.load_method(name)
-    return kind(kind.Options(**{k: v for k, v in SMALL.items() if k in kind.Options.model_fields}, **chosen))
+    return kind(kind.Options(**{k: v for k, v in SHORT.items() if k in kind.Options.model_fields}, **chosen))
 
 
 def value(backbone: Backbone, seed: int = 0) -> torch.Tensor:
@@ -97,10 +96,10 @@ def test_a_failure_while_installing_leaves_no_trace(tiny: Backbone, make_task: M
     state = new_method(name).learn(tiny, make_task(tiny), None)
     tiny.restore()
     before = fingerprint(tiny)
-    last = [k for k in state.tensors if not k.startswith("token/")][-1]
-    twice = torch.cat([state.tensors[last], state.tensors[last]], -1)
-    wordless = {k: v for k, v in state.tensors.items() if k != "token/dog"}
-    for tensors in (wordless, state.tensors | {last: twice}):
+    broken = [{k: v for k, v in state.tensors.items() if k != "token/dog"}]
+    for last in [k for k in state.tensors if k.startswith(("adapter/", "weights/"))][-1:]:
+        broken.append(state.tensors | {last: torch.cat([state.tensors[last], state.tensors[last]], -1)})
+    for tensors in broken:
         with (
             pytest.raises((KeyError, ValueError, RuntimeError)),
             tiny.installed(new_method(name), State(tensors, state.facts), ("dog",)),
@@ -114,7 +113,9 @@ def test_a_state_that_lacks_a_tensor_is_not_installed(tiny: Backbone, make_task:
     state = new_method(name).learn(tiny, make_task(tiny), None)
     tiny.restore()
     before = fingerprint(tiny)
-    for lost in (list(state.tensors)[0], list(state.tensors)[-1]):
+    # weights that are not in a state are as they were loaded, which is no mistake
+    needed = [k for k in state.tensors if k.startswith(("adapter/", "token/"))]
+    for lost in (needed[0], needed[-1]):
         damaged = State({k: v for k, v in state.tensors.items() if k != lost}, state.facts)
         with pytest.raises(KeyError), tiny.installed(new_method(name), damaged, ("dog",)):
             pass

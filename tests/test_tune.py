@@ -1,0 +1,90 @@
+"""The search for settings: its score, its ranges, what it writes, and that it goes on."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from cpbench import config, results, tune
+from cpbench.errors import UserError
+
+PRESETS = Path(str(config._baselines() / "presets"))
+RANGES = yaml.safe_load((PRESETS / "search.yaml").read_text())
+
+
+def measured(dino: list[list[float]], clip_t: list[list[float]], real: list[float]) -> pd.DataFrame:
+    """Scores of rows 0 and 2 of concepts a and b, two pictures each, around these means."""
+    rows = []
+    for row, *values in ((0, dino[0], clip_t[0]), (2, dino[1], clip_t[1])):
+        for metric, means in zip(("dino", "clip_t"), values, strict=True):
+            for concept, mean in zip("ab", means, strict=True):
+                rows += [(row, "cell", concept, "p", k, metric, mean + d) for k, d in ((0, 0.1), (1, -0.1))]
+    rows += [(0, "real", concept, "", 0, "dino", value) for concept, value in zip("ab", real, strict=True)]
+    return pd.DataFrame(rows, columns=results.SCORE_COLUMNS)
+
+
+def test_the_score_by_hand() -> None:
+    """a: (0.5 - 0.1) / (0.9 - 0.1) = 0.5, its prompts better than before: times 1. b: 0.2 / 0.4 = 0.5, times 0.3 / 0.4."""
+    scores = measured([[0.1, 0.4], [0.5, 0.6]], [[0.2, 0.4], [0.3, 0.3]], [0.9, 0.8])
+    assert tune.score(scores, ["a", "b"]) == pytest.approx((0.5 + 0.5 * 0.75) / 2)
+    assert tune.score(scores, ["b", "a"]) == pytest.approx((0.5 + 0.5 * 0.75) / 2)
+    nothing = scores.assign(value=scores["value"].where(scores["row"] == 0))
+    assert np.isnan(tune.score(nothing, ["a", "b"]))
+
+
+def test_every_method_can_be_tuned_and_starts_from_its_preset() -> None:
+    assert {words.split()[0] for words in RANGES} == set(config.built_in_methods()) - {"base"}
+
+
+@pytest.mark.parametrize("words", RANGES)
+def test_ranges_are_of_the_methods_options_and_hold_its_preset(words: str) -> None:
+    method, *settings = words.split()
+    own, _ = config.split_settings(config.parse_settings(tuple(settings)))
+    _, kind, usual = config.resolve({"method": method, "sequence": tune.SEQUENCE, "options": own})
+    assert 1 <= len(RANGES[words]) <= 4
+    for option, among in RANGES[words].items():
+        value = getattr(usual, option)
+        if "choices" in among:
+            assert value in among["choices"]
+        else:
+            low, high = among["log"]
+            assert 0 < low <= value <= high
+
+
+def test_no_benchmark_sequence_is_searched_on() -> None:
+    from cpbench import sequences
+
+    searched = {c.name for c in sequences.load(tune.SEQUENCE).concepts}
+    for name in ("quick3", "dreambench10", "miniature50"):
+        assert not searched & {c.name for c in sequences.load(name).concepts}
+
+
+def test_what_is_written_is_read_and_the_rest_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "miniature.yaml"
+    file.write_text("a: &x {steps: 3, rank: 2}\nb: *x\nb v=1: {rank: 4}\n")
+    tune.write_preset(file, "b", {"rank": 8, "rate": 1e-3}, {"score": 0.5, "trials": 4})
+    table = yaml.safe_load(file.read_text())
+    assert table["a"] == {"steps": 3, "rank": 2} and table["b v=1"] == {"rank": 4}
+    assert table["b"] == {"steps": 3, "rank": 8, "rate": 1e-3, "_provenance": {"score": 0.5, "trials": 4}}
+    (tmp_path / "presets").mkdir()
+    file.rename(tmp_path / "presets" / "miniature.yaml")
+    monkeypatch.setattr(config, "_baselines", lambda: tmp_path)
+    assert config.preset("miniature", "b") == {"steps": 3, "rank": 8, "rate": 1e-3}  # provenance is no option
+
+
+def test_an_unknown_method_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'seqlora'"):
+        tune.tune("seqlor", 1, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_and_its_first_trial_is_the_preset(tmp_path: Path) -> None:
+    words = "seqlora steps=1 batch_size=1"
+    first = tune.tune(words, 1, tmp_path, tmp_path)
+    second = tune.tune(words, 3, tmp_path, tmp_path)
+    assert second["first"] == first["score"] and second["score"] >= first["score"] and second["trials"] == 3
+    assert len(list((tmp_path / "runs").glob("**/run.json"))) == 3
+    (kept,) = yaml.safe_load((tmp_path / "miniature.yaml").read_text()).values()
+    assert set(kept) == {"learning_rate", "token_learning_rate", "_provenance"}
