@@ -13,10 +13,12 @@ From the paper (its abstract, reviews and figures): this idea, 2000 pictures, th
 background of every training picture in c, captions that are dropped, crops, and up to five times DreamBooth's steps.
 Our reading: the exact formats, phrases (`cpbench.structured_prompts`, fixed, where the paper asks a language model),
 guidance and steps of drawing, 1000 + 1000, lambda = 1, a tenth of the captions of training examples dropped, crops of
-0.8 to 1 of a side, cut out and enlarged before they are encoded, a few a picture. What the user's pictures show is unknown
-here: `captions` gives a background for each of a concept's pictures and `classes` its more specific class; without them
-c is "a photo of a [V] {noun}". Which nouns live is a list. A sequence is learned as by `dreambooth` (its
-identifiers, weights or LoRA), only that the set is always the untouched model's, made for every task, gone after it.
+0.8 to 1 of a side, cut out and enlarged before they are encoded, a few a picture. What is behind the concept in a picture
+is for the user to say (`captions`, and `classes` for more specific classes); else the untouched model itself
+says which of the set's backgrounds explains the picture best (a diffusion classifier, Li et al. 2023). Backgrounds in
+c_pr but not in c would not do: then a prompt without one means the concept, whatever [V] is. Which nouns live is a
+list. A sequence is learned as by `dreambooth` (identifiers, weights or LoRA), but the set is the untouched model's, in all
+tasks, and gone after each.
 """
 
 from __future__ import annotations
@@ -45,8 +47,9 @@ class Settings(dreambooth.Settings):
     smallest_crop: float = Field(0.8, gt=0, le=1, description="sides of crops go from this to 1 of a picture's")
     crops: int = Field(8, ge=1, description="random crops of each picture, made once a task")
     captions: dict[str, tuple[str, ...]] = Field(
-        {}, description="backgrounds of a concept's pictures, in their order: {dog: [on a sofa, ...]}"
+        {}, description="backgrounds of every concept's pictures, in their order: a list for each concept"
     )
+    caption_draws: int = Field(100, ge=1, description="without captions: (picture, noise, timestep) draws to choose by")
     classes: dict[str, str] = Field({}, description="more specific class of a concept: {dog: corgi dog}")
 
 
@@ -68,6 +71,10 @@ class DataPerspective(dreambooth.DreamBooth):
 
     Options = Settings
 
+    def unet_evaluations(self, number):
+        told = 0 if self.options.captions else self.options.caption_draws
+        return super().unet_evaluations(number) + told * len(structured.phrases_of(structured.BACKGROUNDS))
+
     def check(self, backbone):
         if self.options.adapter == "full":
             refuse_full_training("dataperspective", backbone, "use --set adapter=lora")
@@ -75,12 +82,9 @@ class DataPerspective(dreambooth.DreamBooth):
 
     def learn(self, backbone, task, state):
         o, state = self.options, state or State()
-        n, captions = len(task.images), o.captions.get(task.concept, ())
-        if captions and len(captions) != n:
-            raise UserError(
-                f"captions: concept {task.concept} has {n} pictures and {len(captions)} captions; give each one"
-            )
-        of_class = self.regularisation(backbone, task)  # before the earlier state is there
+        noun = o.classes.get(task.concept, task.class_noun)
+        backgrounds = self.backgrounds(backbone, task, noun)
+        of_class = self.regularisation(backbone, task, noun)  # this too before the earlier state is there
         self.install_model(backbone, state)
         theta = backbone.weights or backbone.factors
         if o.adapter == "full":
@@ -92,7 +96,7 @@ class DataPerspective(dreambooth.DreamBooth):
         V = backbone.random_embedding(task.generator("identifier"))
         after, _ = add_words(backbone, task, state, V, dreambooth.token_of)
         phrase = self.phrase(task.concept, task.class_noun, after)
-        c = [structured.formatted(phrase, background) for background in captions or [None] * n]
+        c = [structured.formatted(phrase, background) for background in backgrounds]
         crops = cropped(task.images, o.crops, o.smallest_crop, task.generator("crops"))
         drop = task.generator("dropout")
 
@@ -107,12 +111,24 @@ class DataPerspective(dreambooth.DreamBooth):
         after.tensors |= {f"{kind}/{k}": v.detach() for k, v in theta.items()}
         return after
 
-    def regularisation(self, backbone, task):
+    def backgrounds(self, backbone, task, noun):
+        """The background of each picture: told, or found by the untouched model."""
+        o, n = self.options, len(task.images)
+        if not o.captions:
+            return structured.likeliest(backbone, task, noun, o.caption_draws)
+        told = o.captions.get(task.concept, ())
+        if len(told) != n:
+            raise UserError(
+                f"captions: concept {task.concept} has {n} pictures and {len(told)} captions; give each one"
+            )
+        return told
+
+    def regularisation(self, backbone, task, noun):
         """What the untouched model draws of both halves' prompts; a function that returns the term on it."""
         o = self.options
         if not (o.prior_pictures and o.prior_weight):
             return dict
-        generator, noun = task.generator("prompts"), o.classes.get(task.concept, task.class_noun)
+        generator = task.generator("prompts")
         c_pr = structured.against_training(noun, (o.prior_pictures + 1) // 2, generator)
         c_pr += structured.amplified(noun, o.prior_pictures // 2, generator)
         sampler = Sampler(o.prior_inference_steps, o.prior_guidance_scale)

@@ -1,4 +1,4 @@
-"""Deep generative replay (draws earlier concepts and learns from these pictures again): the model is its own memory.
+"""Deep generative replay (replays pictures that it generated): what the model still draws of earlier concepts, it keeps.
 
 Shin et al. 2017, "Continual Learning with Deep Generative Replay" (NeurIPS, arXiv 1705.08690), with the diffusion model as both
 generator and learner; a baseline of C-LoRA (Smith et al. 2024). Before task t the model that task t-1 left draws

@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import torch
 
+from cpbench import diffusion_classifier as dc
+from cpbench import learning
+from cpbench.backbones import Backbone
+from cpbench.method import Task
+
 # What may stand in a slot, phrases between commas
 SHAPES = "round, square, long, tall, flat, small, big, thin, wide, low"
 COLOURS = "green, blue, yellow, pink, brown, black, white, gray, teal, golden"
@@ -32,9 +37,9 @@ def is_live(noun: str) -> bool:
     return noun.lower().split()[-1] in phrases_of(LIVE)
 
 
-def formatted(words: str, background: str | None = None) -> str:
-    """A training example's prompt: "a photo of a {words}, {background}"."""
-    return f"a photo of a {words}" + (f", {background}" if background else "")
+def formatted(words: str, background: str) -> str:
+    """A training example's prompt."""
+    return f"a photo of a {words}, {background}"
 
 
 def against_training(noun: str, n: int, generator: torch.Generator) -> list[str]:
@@ -60,3 +65,14 @@ def amplified(noun: str, n: int, generator: torch.Generator) -> list[str]:
 def pick(slot: str, generator: torch.Generator) -> str:
     phrases = phrases_of(slot)
     return phrases[int(torch.randint(len(phrases), (1,), generator=generator))]
+
+
+@torch.no_grad()
+def likeliest(backbone: Backbone, task: Task, noun: str, draws: int) -> list[str]:
+    """For each of the task's pictures the background under which the model, as it stands, tells its noise best."""
+    backgrounds = phrases_of(BACKGROUNDS)
+    prompts = [formatted(noun, background) for background in backgrounds]
+    e = torch.zeros(len(task.images), len(backgrounds))
+    for batch in learning.batches(backbone, task, draws, 1, "captions", ("{}",)):
+        e[batch.which] += dc.errors(dc.predicted_noise(backbone, batch, prompts), batch.noise).cpu()
+    return [backgrounds[k] for k in e.argmin(1).tolist()]

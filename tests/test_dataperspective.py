@@ -21,8 +21,10 @@ from cpbench.errors import UserError
 from cpbench.method import State
 
 KINDS = ("full", "lora")
+PLACES = len(structured.BACKGROUNDS.split(","))
 SET: dict[str, Any] = {"prior_pictures": 5, "prior_inference_steps": 2, "prior_guidance_scale": 4.0}
-OPTIONS: dict[str, Any] = SET | {"learning_rate": 1e-3, "lora_learning_rate": 1e-2, "crops": 3}
+OPTIONS: dict[str, Any] = SET | {"learning_rate": 1e-3, "lora_learning_rate": 1e-2, "crops": 3, "caption_draws": 2}
+TOLD = {"dog": ("by a lake", "on a sofa"), "vase": ("in a box", "at night")}
 STILL: dict[str, Any] = {"learning_rate": 1e-12, "lora_learning_rate": 1e-12}
 
 
@@ -138,14 +140,15 @@ def test_every_step_has_as_many_of_the_set_each_under_its_prompt(
         errors.append(float((guess - first.noise[k]).square().mean()))
     assert curve[0]["prior"] == pytest.approx(0.5 * np.mean(errors), rel=1e-4)
     assert all(f["loss"] == pytest.approx(f["denoising"] + f["prior"], rel=1e-6) for f in curve)
-    assert [len(texts) for texts in said[:6]] == [2] * 6  # of the concept and of the set, in turn
-    assert all(set(texts) <= set(prompts) for texts in said[1:6:2])
+    calls = said[2 : 2 + 6]  # after those for captions
+    assert [len(texts) for texts in calls] == [2] * 6  # of the concept and of the set, in turn
+    assert all(set(texts) <= set(prompts) for texts in calls[1::2])
 
 
 @pytest.mark.parametrize("without", [{"prior_pictures": 0}, {"prior_weight": 0}])
 def test_without_a_set_nothing_is_drawn(tiny: Backbone, make_task: MakeTask, sets: list, without: dict) -> None:
     learned = learn(DataPerspective, tiny, make_task, 1, None, adapter="lora", **OPTIONS | without)
-    assert sets == [] and learned.evaluations == 3 * 2
+    assert sets == [] and learned.evaluations == 2 * PLACES + 3 * 2
     assert all("prior" not in figures for figures in learned.curve)
 
 
@@ -168,19 +171,24 @@ def first_error(backbone: Backbone, make_task: MakeTask, state: State, prompts: 
 
 
 @pytest.mark.parametrize(
-    ("dropout", "captions", "prompts"),
+    ("dropout", "prompts"),
     [
-        (0.0, {}, ["a photo of a <sks-1> dog"] * 2),
-        (0.0, {"dog": ("by a lake", "on a sofa")}, ["a photo of a <sks-1> dog, by a lake", "a photo of a <sks-1> dog, on a sofa"]),
-        (0.0, {"vase": ("by a lake", "on a sofa")}, ["a photo of a <sks-1> dog"] * 2),
-        (1.0, {"dog": ("by a lake", "on a sofa")}, ["", ""]),
+        (0.0, ["a photo of a <sks-1> dog, by a lake", "a photo of a <sks-1> dog, on a sofa"]),
+        (1.0, ["", ""]),
     ],
-)  # fmt: skip
+)
 def test_each_crop_is_learned_under_its_pictures_caption(
-    tiny: Backbone, make_task: MakeTask, dropout: float, captions: dict, prompts: list[str]
+    tiny: Backbone, make_task: MakeTask, dropout: float, prompts: list[str]
 ) -> None:
-    options = {"caption_dropout": dropout, "captions": captions, "crops": 3, "adapter": "lora", "prior_pictures": 0}
+    options: dict[str, Any] = {
+        "caption_dropout": dropout,
+        "captions": TOLD,
+        "crops": 3,
+        "adapter": "lora",
+        "prior_pictures": 0,
+    }
     learned = learn(DataPerspective, tiny, make_task, 1, None, batch_size=4, **options)
+    assert learned.evaluations == 3 * 4  # nothing is asked of the model
     expected = first_error(tiny, make_task, learned.state, prompts, **options)
     assert learned.curve[0]["denoising"] == pytest.approx(expected, rel=1e-5)
     for others in (["a vase"] * 2, ["a vase", prompts[1]], [*reversed(prompts)]):  # it is told apart from these
@@ -190,18 +198,39 @@ def test_each_crop_is_learned_under_its_pictures_caption(
 
 
 def test_a_share_of_the_captions_is_left_out(tiny: Backbone, make_task: MakeTask, said: list[list[str]]) -> None:
-    chosen = {"adapter": "lora", "prior_pictures": 0, "steps": 20, "batch_size": 10}
+    chosen = {"adapter": "lora", "prior_pictures": 0, "steps": 20, "batch_size": 10, "captions": TOLD}
     learn(DataPerspective, tiny, make_task, 1, None, caption_dropout=0.3, **chosen)
     texts = [text for call in said for text in call]
-    assert set(texts) == {"", "a photo of a <sks-1> dog"} and len(texts) == 200
+    assert set(texts) == {"", *(f"a photo of a <sks-1> dog, {place}" for place in TOLD["dog"])} and len(texts) == 200
     assert 60 - 4 * 6.5 < texts.count("") < 60 + 4 * 6.5  # four standard deviations
-    assert any("" in call and len(set(call)) == 2 for call in said)  # drawn for each picture
+    assert any("" in call and len(set(call)) > 1 for call in said)  # drawn for each picture
 
 
-def test_captions_must_be_one_a_picture(tiny: Backbone, make_task: MakeTask) -> None:
-    for captions in (("by a lake",), ("a", "b", "c")):
-        with pytest.raises(UserError, match=r"captions: concept dog has 2 pictures and \d captions"):
-            learn(DataPerspective, tiny, make_task, 1, None, captions={"dog": captions}, **OPTIONS)
+@pytest.mark.parametrize("captions", [{"dog": ("by a lake",)}, {"dog": ("a", "b", "c")}, {"vase": ("a", "b")}])
+def test_captions_must_be_one_a_picture_and_for_all_concepts(
+    tiny: Backbone, make_task: MakeTask, captions: dict[str, tuple[str, ...]]
+) -> None:
+    with pytest.raises(UserError, match=r"captions: concept dog has 2 pictures and \d captions"):
+        learn(DataPerspective, tiny, make_task, 1, None, captions=captions, **OPTIONS)
+
+
+def test_without_captions_the_untouched_model_chooses(
+    tiny: Backbone, make_task: MakeTask, three: dict[str, list[Learned]], said: list[list[str]]
+) -> None:
+    """In task 2 as in task 1: the least sum of errors, one picture and one place at a time."""
+    chosen = OPTIONS | {"adapter": "lora", "caption_draws": 6, "caption_dropout": 0.0, "steps": 6}
+    learn(DataPerspective, tiny, make_task, 2, three["lora"][0].state, **chosen)
+    learned = {p for call in said for p in call if "<sks-2>" in p}
+    task, places = make_task(tiny, "vase"), [" ".join(p.split()) for p in structured.BACKGROUNDS.split(",")]
+    errors = np.zeros((2, len(places)))
+    for batch in learning.batches(tiny, task, 6, 1, "captions"):
+        for k, place in enumerate(places):
+            with torch.no_grad():
+                words = tiny.encode_prompts([f"a photo of a vase, {place}"])
+                guess = tiny.predict(batch.noisy, batch.timesteps, words)
+            errors[int(batch.which), k] += float((guess - batch.noise).square().mean())
+    assert errors.min() > 0  # both pictures were looked at
+    assert learned == {f"a photo of a <sks-2> vase, {places[k]}" for k in errors.argmin(1)}
 
 
 def test_a_class_may_be_told_more_specifically(
@@ -211,7 +240,8 @@ def test_a_class_may_be_told_more_specifically(
     state = learn(DataPerspective, tiny, make_task, 1, None, **chosen).state
     ((_, prompts, _),) = sets
     assert all(" corgi dog" in p for p in prompts)
-    assert set(said[0]) == {"a photo of a <sks-1> corgi dog"}
+    assert all(p.startswith("a photo of a corgi dog, ") for p in said[0])  # the choice of captions
+    assert all(p.startswith("a photo of a <sks-1> corgi dog, ") for p in said[2])
     method = DataPerspective(Settings(classes={"dog": "corgi dog"}))
     assert method.phrase("dog", "dog", state) == "<sks-1> corgi dog"
     assert DataPerspective().phrase("dog", "dog", state) == "<sks-1> dog"
@@ -253,9 +283,9 @@ def test_task_2_goes_on_from_task_1(
 
 
 def test_drawing_is_counted(three: dict[str, list[Learned]]) -> None:
-    """5 pictures by 2 sampler steps with guidance; 3 steps of 2 pictures and 2 of the set."""
+    """5 pictures by 2 sampler steps with guidance; 2 draws of every place; 3 steps of 2 pictures and 2 of the set."""
     for kind in KINDS:
-        assert [learned.evaluations for learned in three[kind]] == [20 + 6 + 6] * 3
+        assert [learned.evaluations for learned in three[kind]] == [20 + 2 * 16 + 6 + 6] * 3
 
 
 def test_all_weights_are_refused_where_they_do_not_fit(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

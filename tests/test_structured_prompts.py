@@ -74,7 +74,6 @@ def test_the_other_half_has_the_format_of_training_examples() -> None:
     expected = {f"a photo of a dog, {background}" for background in phrases("BACKGROUNDS")}
     assert len(found) == 300 and set(found) == expected
     assert structured.formatted("<sks-1> dog", "by a lake") == "a photo of a <sks-1> dog, by a lake"
-    assert structured.formatted("<sks-1> dog") == "a photo of a <sks-1> dog"
 
 
 @pytest.mark.parametrize("make", [structured.against_training, structured.amplified])
