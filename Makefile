@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format bench bench-quick leaderboard reference pretrain
+.PHONY: help setup test fuzz lint format bench bench-quick leaderboard reference pretrain
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ setup: $(STAMP) ## make .venv and install cpbench, editable, with the pinned ver
 
 test: $(STAMP) ## run the tests
 	$(PYTEST)
+
+fuzz: $(STAMP) ## try broken inputs on all readers for half an hour
+	CPBENCH_FUZZ_SECONDS=$${CPBENCH_FUZZ_SECONDS:-1800} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .

@@ -110,11 +110,15 @@ RUN_OPTIONS = (
 )
 
 
-def run_options(command: Callable) -> Callable:
+def run_options(command: Callable, options: tuple[Callable, ...] = RUN_OPTIONS) -> Callable:
     """The options of a run, which `run` and `plan` share."""
-    for option in reversed(RUN_OPTIONS):
+    for option in reversed(options):
         command = option(command)
     return command
+
+
+def trust_options(command: Callable) -> Callable:
+    return run_options(command, TRUST_OPTIONS)
 
 
 @cli.command(epilog="Example: cpbench run --method seqlora --sequence dreambench10 --set steps=50 --seed 1")
@@ -178,14 +182,6 @@ def doctor(data: str | None) -> None:
 
 
 RUN = click.argument("run_", metavar="RUN", type=click.Path(path_type=Path))
-
-
-def trust_options(command: Callable) -> Callable:
-    for option in reversed(TRUST_OPTIONS):
-        command = option(command)
-    return command
-
-
 AFTER = click.option("--after", type=click.IntRange(min=1), help="The state after this task.  [default: the last]")
 
 
