@@ -43,7 +43,7 @@ def cli() -> None:
 
 
 # Of every verb that loads a backbone.
-TRUST_OPTIONS = (
+TRUST = (
     click.option(
         "--allow-pickle",
         is_flag=True,
@@ -138,27 +138,23 @@ SHARED = (
     click.option(
         "--offload", is_flag=True, default=None, help="Less memory in drawing: on the GPU only what is at work."
     ),
-    *TRUST_OPTIONS,
+    *TRUST,
 )
 
 
-def shared_options(command: Callable) -> Callable:
-    """The options of a run that many runs may have in common."""
-    for option in reversed(SHARED):
-        command = option(command)
-    return command
+def with_options(*options: Callable) -> Callable[[Callable], Callable]:
+    """A decorator that gives a command these options, in their order."""
 
+    def decorate(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
 
-def run_options(command: Callable) -> Callable:
-    """The options of a run, which `run` and `plan` share."""
-    command = shared_options(command)
-    for option in reversed(ONE_RUN):
-        command = option(command)
-    return command
+    return decorate
 
 
 @cli.command(epilog="Example: cpbench run --method seqlora --sequence dreambench10 --set steps=50 --seed 1")
-@run_options
+@with_options(*ONE_RUN, *SHARED)
 def run(settings: tuple[str, ...], config: Path | None, **given: object) -> None:
     """Run one method over one sequence; go on where a stopped run left off."""
     from cpbench.config import resolve
@@ -170,7 +166,7 @@ def run(settings: tuple[str, ...], config: Path | None, **given: object) -> None
 
 
 @cli.command(epilog="Example: cpbench plan --method dcscore --sequence dreambench10 --backbone sd15")
-@run_options
+@with_options(*ONE_RUN, *SHARED)
 def plan(settings: tuple[str, ...], config: Path | None, **given: object) -> None:
     """Say what a run would cost on this machine, before it is spent: steps, pictures, disk, memory and time."""
     from cpbench.config import resolve
@@ -206,7 +202,7 @@ def plan(settings: tuple[str, ...], config: Path | None, **given: object) -> Non
 )
 @click.option("--copy-to", help="fsspec URL that finished run folders are copied to, e.g. s3://bucket/runs.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, what is done, and the cost; do nothing.")
-@shared_options
+@with_options(*SHARED)
 def sweep(grid: str | None, config: Path | None, settings: tuple[str, ...], dry_run: bool, **given: object) -> None:
     """Run many: methods x sequences x backbones x seeds x orders, one process a run.
 
@@ -272,14 +268,6 @@ def doctor(data: str | None) -> None:
 
 
 RUN = click.argument("run_", metavar="RUN", type=click.Path(path_type=Path))
-
-
-def trust_options(command: Callable) -> Callable:
-    for option in reversed(TRUST_OPTIONS):
-        command = option(command)
-    return command
-
-
 AFTER = click.option("--after", type=click.IntRange(min=1), help="The state after this task.  [default: the last]")
 
 
@@ -293,7 +281,7 @@ AFTER = click.option("--after", type=click.IntRange(min=1), help="The state afte
 @click.option("--guidance-scale", type=click.FloatRange(min=0), help="Guidance.  [default: the sequence's]")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("sample"), show_default=True, help="Folder.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps.")
-@trust_options
+@with_options(*TRUST)
 def sample(
     run_: Path,
     after: int | None,
@@ -323,7 +311,7 @@ def sample(
 @click.argument("out", type=click.Path(path_type=Path))
 @AFTER
 @click.option("--concept", help="Which one, for a method that cannot use several at once.")
-@trust_options
+@with_options(*TRUST)
 def export(run_: Path, out: Path, after: int | None, concept: str | None, **trusted: bool | None) -> None:
     """Write what a run has learned as files that plain diffusers loads; README.md in the folder says how."""
     from cpbench import finished

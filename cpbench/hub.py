@@ -33,7 +33,7 @@ BLOB = re.compile(r"[0-9a-f]{64}")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 LIBRARIES = ("diffusers", "transformers", None)  # that a pipeline's parts come from; None: the part is left out
 NEVER_LOADED = "safety_checker"
-MOST_JSON = 2**26  # bytes; vocabularies have 1 to 4 million
+MOST_JSON = 2**25  # bytes; vocabularies have 1 to 4 million
 TRUST = "read the code, and if you trust it, pass --trust-remote-code"
 
 
@@ -110,9 +110,8 @@ def check_pipeline(folder: Path, name: str, loading: Loading) -> dict[str, Any]:
         )
     _files_without_code(folder, what, loading)
     # what has no folder of its own is looked for beside the index
-    for place in {
-        folder / part if os.path.isdir(folder / part) else folder for part, value in parts.items() if value[0]
-    }:
+    places = [folder / part if os.path.isdir(folder / part) else folder for part, value in parts.items() if value[0]]
+    for place in dict.fromkeys(places):
         check_part(place, what, loading)
     return index
 

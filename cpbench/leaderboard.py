@@ -19,7 +19,7 @@ from cpbench.sequences import FILE_NAME
 GROUP = ["sequence", "backbone", "pictures", "judges"]  # only rows that agree in these can be compared
 KEYS = [*GROUP, "method", "hash"]
 MOST_CONCEPTS = 500  # of a sequence in a record
-MOST_SAID = 500  # characters of a name or a reason
+MOST_SAID = 2000  # characters of a name, of a method with all its settings too
 
 
 def finished_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -61,7 +61,7 @@ def rows(folder: Path) -> pd.DataFrame:
         try:
             out.append(row(path, record))
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            skip(path, f"its run.json is not as cpbench writes it ({type(error).__name__}: {error})"[:MOST_SAID])
+            skip(path, f"its run.json is not as cpbench writes it ({type(error).__name__}: {error})"[:400])
     table = pd.DataFrame(out)
     if table.empty:
         return table

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 METRICS = ("clip_i", "clip_t", "dino")
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "timm", "numpy", "skia-python")
-MOST_JSON = 2**26  # bytes of a JSON file that is read; a record of 50 tasks has 100 thousand
+MOST_JSON = 2**24  # bytes of a JSON file that is read; a record of 50 tasks has 100 thousand
 SCORE_COLUMNS = ["row", "kind", "concept", "prompt", "index", "metric", "value"]
 
 

@@ -24,7 +24,7 @@ SHORT |= {
     "replay_inference_steps": 1,
     "crops": 1,
 }
-SHORT |= {"initializer": "rare"}
+SHORT |= {"initializer": "rare", "caption_draws": 1}
 SMALL: dict[str, Any] = {"rank": 2, "steps": 3, "batch_size": 2, "learning_rate": 1e-2, "token_learning_rate": 1e-2}
 
 
