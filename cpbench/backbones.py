@@ -327,6 +327,8 @@ def load(name: str, device: str = "cpu", loading: Loading | None = None) -> Back
     without = {} if kind == PIPELINES[1] else {"safety_checker": None, "requires_safety_checker": False}
     trusted = {"trust_remote_code": True} if chosen.trust_remote_code else {}
     weights_hash = hub.hash_folder(folder)
+    if not chosen.vae and not (folder / "vae").is_dir():
+        raise UserError(f"backbone {name}: {folder.absolute() / 'vae'} is missing; fetch it again, or name a --vae")
     vae, vae_hash = load_vae(chosen.vae or str((folder / "vae").absolute()), dtype, chosen)
     if chosen.vae:
         weights_hash = hashlib.sha256(f"{weights_hash} {vae_hash}".encode()).hexdigest()

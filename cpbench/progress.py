@@ -95,7 +95,8 @@ class Reporter:
                 write_json(self.file, now)
 
     def say(self, what: RenderableType) -> None:
-        (self._bar.console if self._bar else self.console).print(what, highlight=False)
+        console = self._bar.console if self._bar else self.console
+        console.print(what, highlight=False, markup=not isinstance(what, str))  # a prompt may have [brackets] in it
 
 
 class Words:

@@ -97,10 +97,12 @@ class Run:
         """What each task that is on disk cost, its learning and its row, by number; row 0 is that of the untouched model."""
         found = {}
         for t in range(len(self.concepts) + 1):
-            learning = results.read_json(self.task_folder(t) / LEARNING_COST) or {}
-            row = results.read_json(self.task_folder(t) / rows.ROW) or {}
-            if learning or row:
-                found[t] = learning | row.get("cost", {})
+            learning = results.read_json(self.task_folder(t) / LEARNING_COST)
+            row = results.read_json(self.task_folder(t) / rows.ROW)
+            cost = row.get("cost") if isinstance(row, dict) else None
+            parts = [part for part in (learning, cost) if isinstance(part, dict)]
+            if parts:
+                found[t] = {k: v for part in parts for k, v in part.items()}
         return found
 
     def learning_work(self, t: int) -> int:

@@ -213,7 +213,7 @@ def test_list_names_all_there_is_with_its_first_line(call: Call) -> None:
     assert (code, said) == (0, "")
     for file in (ROOT / "baselines").glob("[a-z]*.py"):
         first = file.read_text().splitlines()[0].strip('"').split()
-        assert re.search(rf"^{file.stem} +{' '.join(first[:3])}", shown, re.MULTILINE), file.stem
+        assert re.search(rf"^{file.stem} +{re.escape(' '.join(first[:3]))}", shown, re.MULTILINE), file.stem
     code, shown, said = call("list", "sequences")
     assert (code, said) == (0, "")
     for file in (ROOT / "tasks").glob("*.yaml"):
@@ -302,7 +302,8 @@ def test_settings_come_from_the_command_line_over_the_file_over_the_preset(call:
     assert "task 1" in shown and "finished: " in shown and file.parent.name in shown
     record = json.loads(file.read_text())
     tuned = yaml.safe_load((ROOT / "baselines" / "presets" / "miniature.yaml").read_text())["seqlora"]
-    assert record["config"]["options"] == tuned | {"steps": 1, "batch_size": 1, "rank": 2}
+    wanted = tuned | {"steps": 1, "batch_size": 1, "rank": 2}
+    assert {k: v for k, v in record["config"]["options"].items() if k in wanted} == wanted
     assert record["facts"]["pictures_per_prompt"] == 2
     assert record["facts"]["sampler"]["num_inference_steps"] == 2
     assert record["costs"]["1"]["learning_unet_evaluations"] == 1

@@ -327,7 +327,7 @@ def test_names_are_words_in_markdown_and_part_of_no_path(tmp_path: Path, capsys:
     leaderboard.write(tmp_path / "results", tmp_path / "out")
     assert left_out(capsys.readouterr().out) == []
     new = {f for f in tmp_path.rglob("*")} - before
-    names = {"leaderboard.md", "leaderboard.csv", "methods-seq-v1--e-f-u--drawn-a.png"}
+    names = {"leaderboard.md", "leaderboard.csv", "methods-seq-v1-e-f-u-drawn-a.png"}
     assert {f.relative_to(tmp_path / "out").name for f in new} - {""} == names
     text = (tmp_path / "out" / "leaderboard.md").read_text()
     for line in text.splitlines():
