@@ -32,6 +32,7 @@ from cpbench.adapters import side_by_side
 from cpbench.baselines.clora import past_loras, stacked
 from cpbench.baselines.seqlora import Settings
 from cpbench.method import Method, State
+from cpbench.semantic_preservation import semantic
 
 CROSS_ATTENTION = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
 POWER = 4
@@ -93,7 +94,8 @@ class Cidm(Method):
                 return {}
             return {"consolidation": o.consolidation_weight * consolidation(factors, past, o.towards_ones)}
 
-        loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after), consolidate)
+        phrase = self.phrase(task.concept, task.class_noun, after)
+        loss = learning.denoising(backbone, phrase, consolidate, semantic(backbone, phrase, task.class_noun, o))
         groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, v)]
         learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = torch.stack(v).detach()

@@ -21,16 +21,12 @@ whether it does. The loop clips the gradient of all that is trained together, so
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from pydantic import Field
 
-from cpbench import learning
 from cpbench.adapters import add_to_weights, products, side_by_side, sum_of_products
-from cpbench.backbones import Backbone
-from cpbench.baselines.seqlora import Settings, add_tokens, add_words, token_of
-from cpbench.method import Method, State, Task
+from cpbench.baselines.seqlora import Settings, add_tokens, learn_lora, token_of
+from cpbench.method import Method, State
 
 KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 TINY = 1e-30  # B starts at zero, and its logarithm must be a number
@@ -53,35 +49,6 @@ def forgetting(past: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> t
 def past_loras(state: State, device: torch.device | str = "cpu") -> list[dict[str, torch.Tensor]]:
     """A_t', B_t' of all earlier tasks, in their order."""
     return [state.part(f"adapter/{concept}", device) for concept in state.concepts]
-
-
-def learn_lora(
-    method: Method,
-    backbone: Backbone,
-    task: Task,
-    state: State,
-    protect: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda factors: {},
-    start: torch.Tensor | None = None,
-    changes: dict[str, torch.Tensor] | None = None,
-    values: dict[str, torch.Tensor] | None = None,
-) -> tuple[State, dict[str, torch.Tensor]]:
-    """A task as most methods do it: train one LoRA and one new word by the denoising loss and what `protect` adds.
-
-    protect: further terms of the loss, from the factors; start: the word's embedding, else its class noun's; changes:
-    of the frozen weights, by layer; values: the factors to begin with, else new ones. Returns the state to be filled,
-    with all words in it, and the factors, which stay in the UNet.
-    """
-    o = method.options
-    add_to_weights(backbone, changes or {})
-    start = backbone.word_embedding(task.class_noun) if start is None else start
-    after, row = add_words(backbone, task, state, start)
-    factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values)
-    phrase = method.phrase(task.concept, task.class_noun, after)
-    loss = learning.denoising(backbone, phrase, lambda: protect(factors))
-    groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
-    learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
-    after.tensors[f"token/{task.concept}"] = row.detach()
-    return after, factors
 
 
 def stacked(state: State, after: State, concept: str, factors: dict[str, torch.Tensor]) -> State:

@@ -30,11 +30,10 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from cpbench import learning, regularisation
+from cpbench import learning, regularisation, weights_or_lora
 from cpbench import structured_prompts as structured
 from cpbench.baselines import dreambooth
 from cpbench.baselines.seqlora import add_words
-from cpbench.cost import refuse_full_training
 from cpbench.errors import UserError
 from cpbench.method import State
 from cpbench.sampling import Sampler
@@ -70,29 +69,19 @@ class DataPerspective(dreambooth.DreamBooth):
     """Carries what `dreambooth` does."""
 
     Options = Settings
+    name = "dataperspective"
 
     def unet_evaluations(self, number):
         told = 0 if self.options.captions else self.options.caption_draws
         return super().unet_evaluations(number) + told * len(structured.phrases_of(structured.BACKGROUNDS))
-
-    def check(self, backbone):
-        if self.options.adapter == "full":
-            refuse_full_training("dataperspective", backbone, "use --set adapter=lora")
-        super().check(backbone)
 
     def learn(self, backbone, task, state):
         o, state = self.options, state or State()
         noun = o.classes.get(task.concept, task.class_noun)
         backgrounds = self.backgrounds(backbone, task, noun)
         of_class = self.regularisation(backbone, task, noun)  # this too before the earlier state is there
-        self.install_model(backbone, state)
-        theta = backbone.weights or backbone.factors
-        if o.adapter == "full":
-            kind, rate = "weights", o.learning_rate
-            theta = theta or backbone.replace_weights(dreambooth.whole(backbone, o.train_text_encoder))
-        else:
-            kind, rate = "adapter", o.lora_learning_rate
-            theta = theta or backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
+        weights_or_lora.put_back(backbone, state, o)
+        theta, group = weights_or_lora.begin(backbone, task, o, o.train_text_encoder)
         V = backbone.random_embedding(task.generator("identifier"))
         after, _ = add_words(backbone, task, state, V, dreambooth.token_of)
         phrase = self.phrase(task.concept, task.class_noun, after)
@@ -105,10 +94,9 @@ class DataPerspective(dreambooth.DreamBooth):
             prompts = ["" if d else c[k // o.crops] for k, d in zip(batch.which.tolist(), dropped, strict=True)]
             return {"denoising": learning.error(backbone, batch, backbone.encode_prompts(prompts))} | of_class()
 
-        groups = [(rate, list(theta.values()))]
-        learning.train(backbone, replace(task, images=crops), loss, groups, o.steps, o.batch_size)
+        learning.train(backbone, replace(task, images=crops), loss, [group], o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = V
-        after.tensors |= {f"{kind}/{k}": v.detach() for k, v in theta.items()}
+        after.tensors |= {k: v.detach() for k, v in theta.items()}
         return after
 
     def backgrounds(self, backbone, task, noun):

@@ -30,8 +30,7 @@ from pydantic import Field
 from cpbench import diffusion_classifier as dc
 from cpbench import fisher as ewc
 from cpbench import learning
-from cpbench.baselines.clora import learn_lora
-from cpbench.baselines.seqlora import Settings, add_tokens, token_of
+from cpbench.baselines.seqlora import Settings, add_tokens, learn_lora, token_of
 from cpbench.method import Method, State
 
 

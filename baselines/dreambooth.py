@@ -18,31 +18,22 @@ every task. Token tables are never trained.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
-from cpbench import adapters, learning
+from cpbench import learning, weights_or_lora
 from cpbench.baselines.seqlora import add_tokens, add_words
-from cpbench.cost import refuse_full_training
 from cpbench.errors import UserError
 from cpbench.method import Method, State
 from cpbench.regularisation import Prior, prior, prior_evaluations
+from cpbench.weights_or_lora import WeightsOrLora
 
 TEMPLATES = ("a {}",)
 
 
-class Settings(Prior):
-    adapter: Literal["full", "lora"] = Field("full", description="what is trained: full, the whole UNet; lora, a LoRA")
+class Settings(WeightsOrLora, Prior):
     train_text_encoder: bool = Field(False, description="with adapter=full: the text encoder's weights as well")
     steps: int = Field(1000, ge=1, description="optimiser steps a task")
     batch_size: int = Field(1, ge=1, description="pictures of the concept a step, and as many of the class")
-    learning_rate: float = Field(5e-6, gt=0, description="of Theta with adapter=full")
-    lora_learning_rate: float = Field(1e-4, gt=0, description="of A and B with adapter=lora")
-    rank: int = Field(8, ge=1, description="rank of A and B with adapter=lora; alpha is the same")
-    target_modules: tuple[str, ...] = Field(
-        adapters.ATTENTION, description="ends of the UNet layers' names that get a LoRA with adapter=lora"
-    )
 
 
 def token_of(concept: str, state: State) -> str:
@@ -50,62 +41,40 @@ def token_of(concept: str, state: State) -> str:
     return f"<sks-{state.concepts.index(concept) + 1}>"
 
 
-def whole(backbone, with_words: bool):
-    """Theta by the names of `replace_weights`: the UNet's weights, and the text encoders' but for their token tables."""
-    theta = dict(backbone.unet.named_parameters())
-    tables = {id(encoder.table.weight) for encoder in backbone.vocabulary.encoders}
-    for part, encoder in backbone.vocabulary.named_encoders() if with_words else ():
-        theta |= {f"{part}.{name}": p for name, p in encoder.named_parameters() if id(p) not in tables}
-    return theta
-
-
 class DreamBooth(Method):
     """Carries the identifiers' rows and either all weights that are trained or one LoRA."""
 
     Options = Settings
+    name = "dreambooth"
 
     def unet_evaluations(self, number):
         o = self.options
         return o.steps * o.batch_size + prior_evaluations(o, o.steps, o.batch_size)
 
     def check(self, backbone):
-        o = self.options
-        if o.adapter == "full":
-            refuse_full_training("dreambooth", backbone, "use --set adapter=lora")
-        elif o.train_text_encoder:
-            raise UserError("method dreambooth: train_text_encoder needs adapter=full; leave one of the two out")
+        if self.options.adapter == "lora" and self.options.train_text_encoder:
+            raise UserError(f"method {self.name}: train_text_encoder needs adapter=full; leave one of the two out")
+        weights_or_lora.refuse_if_too_large(self.name, self.options, backbone)
 
     def learn(self, backbone, task, state):
         o, state = self.options, state or State()
-        self.install_model(backbone, state)
-        if o.adapter == "full":
-            kind, rate = "weights", o.learning_rate
-            theta = backbone.weights or backbone.replace_weights(whole(backbone, o.train_text_encoder))
-        else:
-            kind, rate = "adapter", o.lora_learning_rate
-            theta = backbone.factors or backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
+        weights_or_lora.put_back(backbone, state, o)
+        theta, group = weights_or_lora.begin(backbone, task, o, o.train_text_encoder)
         V = backbone.random_embedding(task.generator("identifier"))
         after, _ = add_words(backbone, task, state, V, token_of)
         of_class = prior(backbone, task, f"a {task.class_noun}", o, o.steps, o.batch_size)
         loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after), of_class)
-        learning.train(backbone, task, loss, [(rate, list(theta.values()))], o.steps, o.batch_size, templates=TEMPLATES)
+        learning.train(backbone, task, loss, [group], o.steps, o.batch_size, templates=TEMPLATES)
         after.tensors[f"token/{task.concept}"] = V
-        after.tensors |= {f"{kind}/{k}": v.detach() for k, v in theta.items()}
+        after.tensors |= {k: v.detach() for k, v in theta.items()}
         return after
 
     def install(self, backbone, state, concepts):
-        self.install_model(backbone, state)
+        weights_or_lora.put_back(backbone, state, self.options)
         add_tokens(backbone, state, token_of)
-
-    def install_model(self, backbone, state):
-        """Theta, or A and B, as task t-1 left them; nothing before the first task."""
-        if weights := state.part("weights"):
-            backbone.replace_weights(weights)
-        if factors := state.part("adapter"):
-            backbone.add_lora(self.options.rank, self.options.target_modules, values=factors)
 
     def phrase(self, concept, class_noun, state):
         return f"{token_of(concept, state)} {class_noun}"
 
     def lora(self, state, concepts):
-        return state.part("adapter") if self.options.adapter == "lora" else None
+        return weights_or_lora.lora(state, self.options)

@@ -28,8 +28,7 @@ from pydantic import Field
 from cpbench import fisher as ewc
 from cpbench import learning
 from cpbench.adapters import matching_modules, products
-from cpbench.baselines.clora import learn_lora
-from cpbench.baselines.seqlora import SequentialLora, Settings
+from cpbench.baselines.seqlora import SequentialLora, Settings, learn_lora
 from cpbench.method import State
 
 

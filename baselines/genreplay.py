@@ -18,8 +18,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from cpbench import regularisation
-from cpbench.baselines.clora import learn_lora
-from cpbench.baselines.seqlora import SequentialLora, Settings
+from cpbench.baselines.seqlora import SequentialLora, Settings, learn_lora
 from cpbench.learning import TEMPLATES
 from cpbench.method import State
 from cpbench.sampling import Sampler
@@ -43,7 +42,7 @@ class GenerativeReplay(SequentialLora):
 
     def unet_evaluations(self, number):
         o, learning = self.options, self.options.steps * self.options.batch_size
-        drawing = regularisation.evaluations(o.replay_pictures * (number - 1), self.sampler)
+        drawing = self.sampler.evaluations(o.replay_pictures * (number - 1))
         return learning if number == 1 else drawing + 2 * learning
 
     def learn(self, backbone, task, state):

@@ -6,30 +6,20 @@ can show two concepts. Loss, layers and settings are those of `seqlora`, so the 
 
 from __future__ import annotations
 
-from cpbench import learning
-from cpbench.baselines.seqlora import LoraSettings, token_of
+from cpbench.baselines.clora import stacked
+from cpbench.baselines.seqlora import Settings, learn_lora, token_of
 from cpbench.method import Method, NotDefined, State
-from cpbench.semantic_preservation import semantic
 
 
 class Isolated(Method):
     """Carries A, B and a token row for every concept learned so far."""
 
-    Options = LoraSettings
+    Options = Settings
 
     def learn(self, backbone, task, state):
-        o = self.options
-        state = state or State({}, {"concepts": []})
-        after = State(dict(state.tensors), {**state.facts, "concepts": [*state.concepts, task.concept]})
-        row = backbone.add_token(token_of(task.concept, after), backbone.word_embedding(task.class_noun))
-        factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
-        groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
-        phrase = self.phrase(task.concept, task.class_noun, after)
-        loss = learning.denoising(backbone, phrase, semantic(backbone, phrase, task.class_noun, o))
-        learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
-        after.tensors[f"token/{task.concept}"] = row.detach()
-        after.tensors |= {f"adapter/{task.concept}/{k}": v.detach() for k, v in factors.items()}
-        return after
+        state = state or State()
+        after, factors = learn_lora(self, backbone, task, state)  # earlier words are there, and unused
+        return stacked(state, after, task.concept, factors)
 
     def install(self, backbone, state, concepts):
         values, o = self.lora(state, concepts), self.options

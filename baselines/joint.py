@@ -22,6 +22,7 @@ from pydantic import Field
 from cpbench import learning
 from cpbench.baselines.seqlora import SequentialLora, Settings, add_tokens
 from cpbench.method import State
+from cpbench.semantic_preservation import semantic
 
 
 class JointSettings(Settings):
@@ -51,7 +52,9 @@ class Joint(SequentialLora):
         factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values or None)
 
         steps, choice = o.steps * (len(nouns) if o.restart else 1), task.generator("concepts")
-        losses = {k: learning.denoising(backbone, self.phrase(k, noun, after)) for k, noun in nouns.items()}
+        phrases = {k: self.phrase(k, noun, after) for k, noun in nouns.items()}
+        held = {k: semantic(backbone, phrases[k], noun, o) for k, noun in nouns.items()}
+        losses = {k: learning.denoising(backbone, phrases[k], held[k]) for k in nouns}
         earlier = {
             k: learning.batches(backbone, replace(task, concept=k, images=pictures[k]), steps, o.batch_size, "train")
             for k in state.concepts

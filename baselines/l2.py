@@ -17,8 +17,7 @@ import torch
 from pydantic import Field
 
 from cpbench.adapters import products
-from cpbench.baselines.clora import learn_lora
-from cpbench.baselines.seqlora import SequentialLora, Settings
+from cpbench.baselines.seqlora import SequentialLora, Settings, learn_lora
 from cpbench.method import State
 
 

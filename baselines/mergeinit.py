@@ -18,8 +18,7 @@ import torch
 from pydantic import Field
 
 from cpbench.adapters import add_to_weights, products
-from cpbench.baselines.clora import learn_lora
-from cpbench.baselines.seqlora import SequentialLora, Settings, add_tokens
+from cpbench.baselines.seqlora import SequentialLora, Settings, add_tokens, learn_lora
 from cpbench.method import State
 
 Changes = dict[str, torch.Tensor]

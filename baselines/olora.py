@@ -26,8 +26,8 @@ import torch
 from pydantic import Field
 
 from cpbench.adapters import side_by_side, sum_of_products
-from cpbench.baselines.clora import CLora, learn_lora, past_loras, stacked
-from cpbench.baselines.seqlora import Settings, token_of
+from cpbench.baselines.clora import CLora, past_loras, stacked
+from cpbench.baselines.seqlora import Settings, learn_lora, token_of
 from cpbench.method import State
 
 

@@ -20,9 +20,8 @@ import torch
 from pydantic import Field
 
 from cpbench.adapters import add_to_weights, products
-from cpbench.baselines.clora import learn_lora
 from cpbench.baselines.mergeinit import MergeSettings
-from cpbench.baselines.seqlora import SequentialLora, add_tokens
+from cpbench.baselines.seqlora import SequentialLora, add_tokens, learn_lora
 from cpbench.method import State
 
 

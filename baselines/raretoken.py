@@ -14,32 +14,22 @@ frozen. No pictures of the class are generated for prior preservation. All of th
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
-from cpbench import adapters, learning
+from cpbench import learning, weights_or_lora
 from cpbench.baselines.seqlora import add_tokens, add_words
-from cpbench.cost import refuse_full_training
-from cpbench.method import Method, Options, State
+from cpbench.method import Method, State
+from cpbench.semantic_preservation import Preservation, semantic
+from cpbench.weights_or_lora import WeightsOrLora
 
 TEMPLATES = ("a photo of {}",)
 
 
-class Settings(Options):
-    adapter: Literal["full", "lora"] = Field(
-        "full", description="what stage 2 trains: full, the whole UNet; lora, a LoRA on it"
-    )
+class Settings(WeightsOrLora, Preservation):
     token_steps: int = Field(100, ge=0, description="optimiser steps of stage 1")
     token_learning_rate: float = Field(5e-4, gt=0, description="of v_rare, stage 1")
     steps: int = Field(400, ge=1, description="optimiser steps of stage 2")
-    learning_rate: float = Field(5e-6, gt=0, description="of the UNet's weights, stage 2 with adapter=full")
-    lora_learning_rate: float = Field(1e-4, gt=0, description="of A and B, stage 2 with adapter=lora")
     batch_size: int = Field(1, ge=1, description="pictures a step, both stages")
-    rank: int = Field(8, ge=1, description="rank of A and B with adapter=lora; alpha is the same")
-    target_modules: tuple[str, ...] = Field(
-        adapters.ATTENTION, description="ends of the UNet layers' names that get a LoRA with adapter=lora"
-    )
 
 
 def token_of(concept: str, state: State) -> str:
@@ -57,44 +47,30 @@ class RareToken(Method):
         return (o.token_steps + o.steps) * o.batch_size
 
     def check(self, backbone):
-        if self.options.adapter == "full":
-            refuse_full_training("raretoken", backbone, "use --set adapter=lora")
+        weights_or_lora.refuse_if_too_large("raretoken", self.options, backbone)
 
     def learn(self, backbone, task, state):
         o, state = self.options, state or State()
-        self.install_weights(backbone, state)
+        weights_or_lora.put_back(backbone, state, o)
         after, v_rare = add_words(backbone, task, state, backbone.word_embedding("rare"), token_of)
-        loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after))
+        phrase = self.phrase(task.concept, task.class_noun, after)
         stage_1 = [(o.token_learning_rate, [v_rare])]
+        loss = learning.denoising(backbone, phrase, semantic(backbone, phrase, task.class_noun, o))
         learning.train(backbone, task, loss, stage_1, o.token_steps, o.batch_size, "stage 1", TEMPLATES)
 
-        if o.adapter == "full":
-            theta = backbone.weights or backbone.replace_weights(dict(backbone.unet.named_parameters()))
-            kind, rate = "weights", o.learning_rate
-        else:
-            theta = backbone.factors or backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
-            kind, rate = "adapter", o.lora_learning_rate
-        stage_2 = [(rate, list(theta.values()))]
-        learning.train(backbone, task, loss, stage_2, o.steps, o.batch_size, "stage 2", TEMPLATES)
+        theta, stage_2 = weights_or_lora.begin(backbone, task, o)
+        loss = learning.denoising(backbone, phrase)
+        learning.train(backbone, task, loss, [stage_2], o.steps, o.batch_size, "stage 2", TEMPLATES)
         after.tensors[f"token/{task.concept}"] = v_rare.detach()
-        after.tensors |= {f"{kind}/{k}": v.detach() for k, v in theta.items()}
+        after.tensors |= {k: v.detach() for k, v in theta.items()}
         return after
 
     def install(self, backbone, state, concepts):
         add_tokens(backbone, state, token_of)
-        self.install_weights(backbone, state)
-
-    def install_weights(self, backbone, state):
-        """What stage 2 left: all of Theta, or A and B; nothing before the first task."""
-        o = self.options
-        if state.concepts and o.adapter == "full":
-            theta = state.part("weights")
-            backbone.replace_weights({name: theta[name] for name, _ in backbone.unet.named_parameters()})
-        elif state.concepts:
-            backbone.add_lora(o.rank, o.target_modules, values=state.part("adapter"))
+        weights_or_lora.put_back(backbone, state, self.options)
 
     def phrase(self, concept, class_noun, state):
         return f"{token_of(concept, state)} {class_noun}"
 
     def lora(self, state, concepts):
-        return state.part("adapter") if self.options.adapter == "lora" else None
+        return weights_or_lora.lora(state, self.options)

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from pydantic import Field
 
 from cpbench import adapters, learning
-from cpbench.method import Method, Options, State
+from cpbench.backbones import Backbone
+from cpbench.method import Method, State, Task
 from cpbench.semantic_preservation import Preservation, semantic
 
 
-class Settings(Options):
+class Settings(Preservation):
     rank: int = Field(8, ge=1, description="rank of A and B; alpha is the same")
     target_modules: tuple[str, ...] = Field(
         adapters.ATTENTION, description="ends of the UNet layers' names that get a LoRA"
@@ -55,25 +57,44 @@ def add_words(backbone, task, state: State, start, token_of: Callable[[str, Stat
     return after, backbone.add_token(token_of(task.concept, after), start)
 
 
-class LoraSettings(Settings, Preservation):
-    """Those of `seqlora` and `isolated`; methods that build on `Settings` alone do not have the loss."""
+def learn_lora(
+    method: Method,
+    backbone: Backbone,
+    task: Task,
+    state: State,
+    protect: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda factors: {},
+    start: torch.Tensor | None = None,
+    changes: dict[str, torch.Tensor] | None = None,
+    values: dict[str, torch.Tensor] | None = None,
+) -> tuple[State, dict[str, torch.Tensor]]:
+    """A task as most methods do it: train one LoRA and one new word by the denoising loss and what is added to it.
+
+    protect: further terms of the loss, from the factors; start: the word's embedding, else its class noun's; changes:
+    of the frozen weights, by layer; values: the factors to begin with, else new ones. Returns the state to be filled,
+    with all words in it, and the factors, which stay in the UNet.
+    """
+    o = method.options
+    adapters.add_to_weights(backbone, changes or {})
+    start = backbone.word_embedding(task.class_noun) if start is None else start
+    after, row = add_words(backbone, task, state, start)
+    factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values)
+    phrase = method.phrase(task.concept, task.class_noun, after)
+    held = semantic(backbone, phrase, task.class_noun, o)
+    loss = learning.denoising(backbone, phrase, lambda: protect(factors), held)
+    groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
+    learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
+    after.tensors[f"token/{task.concept}"] = row.detach()
+    return after, factors
 
 
 class SequentialLora(Method):
     """The floor among learners: full plasticity, no protection."""
 
-    Options = LoraSettings
+    Options = Settings
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
-        after, row = add_words(backbone, task, state, backbone.word_embedding(task.class_noun))
-        values = state.part("adapter") or None
-        factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values)
-        phrase = self.phrase(task.concept, task.class_noun, after)
-        loss = learning.denoising(backbone, phrase, semantic(backbone, phrase, task.class_noun, o))
-        groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
-        learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
-        after.tensors[f"token/{task.concept}"] = row.detach()
+        state = state or State()
+        after, factors = learn_lora(self, backbone, task, state, values=state.part("adapter") or None)
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
         return after
 

@@ -32,6 +32,7 @@ from cpbench.adapters import add_to_weights, products
 from cpbench.baselines.clora import CLoraSettings, forgetting
 from cpbench.baselines.seqlora import add_tokens, add_words, token_of
 from cpbench.method import Method, State
+from cpbench.semantic_preservation import semantic
 
 
 class Settings(CLoraSettings):
@@ -91,7 +92,8 @@ class Stamina(Method):
         AB = functional.low_rank(backbone.unet, o.target_modules, o.rank, task.generator("lora"))
         CD = functional.low_rank(backbone.unet, o.target_modules, o.mask_rank, task.generator("mask"))
         (E, F, v), z = word_network(row.detach(), o.token_hidden, task.generator("code"))
-        diffusion = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after))
+        phrase = self.phrase(task.concept, task.class_noun, after)
+        diffusion = learning.denoising(backbone, phrase, semantic(backbone, phrase, task.class_noun, o))
         now: dict[str, torch.Tensor] = {}
 
         def masks():

@@ -38,11 +38,6 @@ def generated(
     return draw(backbone, wanted, sampler)
 
 
-def evaluations(pictures: int, sampler: Sampler) -> int:
-    """UNet evaluations that `generated` takes: with guidance, two a step."""
-    return pictures * sampler.num_inference_steps * (2 if sampler.guidance_scale > 1 else 1)
-
-
 def preservation(
     backbone: Backbone,
     task: Task,
@@ -80,7 +75,7 @@ def prior_evaluations(o: Prior, steps: int, batch_size: int) -> int:
     """UNet evaluations that `prior` takes: to draw, and in every step."""
     if not _wanted(o):
         return 0
-    return evaluations(o.prior_pictures, Sampler(o.prior_inference_steps, o.prior_guidance_scale)) + steps * batch_size
+    return Sampler(o.prior_inference_steps, o.prior_guidance_scale).evaluations(o.prior_pictures) + steps * batch_size
 
 
 def _wanted(o: Prior) -> bool:

@@ -9,15 +9,15 @@ from cpbench import adapters, sampling
 from cpbench.backbones import Backbone
 from cpbench.baselines.base import Base
 from cpbench.baselines.isolated import Isolated
-from cpbench.baselines.seqlora import LoraSettings, SequentialLora, add_tokens, add_words, token_of
+from cpbench.baselines.seqlora import SequentialLora, Settings, add_tokens, add_words, token_of
 from cpbench.method import Method, NotDefined, State, Task
 from cpbench.sampling import Sampler, Wanted
 from cpbench.semantic_preservation import Preservation, semantic
 
 MakeTask = Callable[..., Task]
 CONCEPTS = ("dog", "vase", "dog2")
-SMALL = LoraSettings(rank=2, steps=3, batch_size=2, learning_rate=1e-2, token_learning_rate=1e-2)
-STILL = LoraSettings(rank=2, steps=1, batch_size=2, learning_rate=1e-9, token_learning_rate=0)
+SMALL = Settings(rank=2, steps=3, batch_size=2, learning_rate=1e-2, token_learning_rate=1e-2)
+STILL = Settings(rank=2, steps=1, batch_size=2, learning_rate=1e-9, token_learning_rate=0)
 
 
 def learn(
@@ -26,7 +26,7 @@ def learn(
     kind: type[Method],
     number: int,
     state: State | None,
-    options: LoraSettings | None = None,
+    options: Settings | None = None,
 ) -> State:
     """Task `number` by a new method object, from a state of its own, as the runner does it; restored after."""
     task = make_task(backbone, CONCEPTS[number - 1], number)
@@ -255,7 +255,7 @@ def test_isolated_and_seqlora_agree_on_task_1_bit_for_bit(tiny: Backbone, make_t
 
 @pytest.mark.parametrize("kind", [Isolated, SequentialLora])
 def test_options_say_what_is_adapted_and_what_it_costs(tiny: Backbone, make_task: MakeTask, kind: type[Method]) -> None:
-    options = LoraSettings(rank=3, steps=2, batch_size=3, target_modules=("attn2.to_k", "conv_in"))
+    options = Settings(rank=3, steps=2, batch_size=3, target_modules=("attn2.to_k", "conv_in"))
     before, tiny.trainable_parameters = tiny.unet_evaluations, 0
     state = learn(tiny, make_task, kind, 1, None, options)
     assert tiny.unet_evaluations - before == 2 * 3

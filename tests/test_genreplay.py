@@ -17,7 +17,7 @@ import cpbench
 from cpbench import learning, regularisation, sampling
 from cpbench.backbones import Backbone
 from cpbench.baselines.genreplay import GenerativeReplay, ReplaySettings
-from cpbench.baselines.seqlora import LoraSettings, SequentialLora
+from cpbench.baselines.seqlora import SequentialLora, Settings
 from cpbench.method import State, seed_of
 from cpbench.sampling import Sampler, Wanted
 
@@ -47,7 +47,7 @@ def prompts_before(number: int, pictures: int = 2) -> list[str]:
 def drawn_by(backbone: Backbone, state: State, concept: str, prompts: list[str]) -> np.ndarray:
     """Pictures of the model that a task left, through its own installation as plain `seqlora`."""
     seed = seed_of(0, "replay", concept)
-    with backbone.installed(SequentialLora(LoraSettings(rank=2)), state, ()):
+    with backbone.installed(SequentialLora(Settings(rank=2)), state, ()):
         wanted = [Wanted(p, seed, concept, p, k) for k, p in enumerate(prompts)]
         return sampling.draw(backbone, wanted, Sampler(2, 4.0))
 
@@ -90,7 +90,7 @@ def test_the_second_term_is_the_error_on_drawn_pictures_under_their_own_words(
     curve = learn(GenerativeReplay, tiny, make_task, number, before, **OPTIONS).curve
     prompts = prompts_before(number)
     pictures = drawn_by(tiny, before, task.concept, prompts)
-    with tiny.installed(SequentialLora(LoraSettings(rank=2)), before, ()), torch.no_grad():
+    with tiny.installed(SequentialLora(Settings(rank=2)), before, ()), torch.no_grad():
         first = next(learning.batches(tiny, replace(task, images=pictures), 3, 2, "replay"))
         errors = []
         for k in range(2):

@@ -18,7 +18,7 @@ def test_drawn_by_the_model_as_it_stands(tiny: Backbone, make_task: Callable[...
     task, prompts = make_task(tiny), ["a dog", "a vase", "a dog"]
     before = tiny.unet_evaluations
     plain = regularisation.generated(tiny, task, prompts, SAMPLER)
-    assert tiny.unet_evaluations - before == regularisation.evaluations(3, SAMPLER) == 3 * 2 * 2
+    assert tiny.unet_evaluations - before == SAMPLER.evaluations(3) == 3 * 2 * 2
     assert plain.shape == (3, 32, 32, 3) and plain.dtype == np.uint8
     assert not np.array_equal(plain[0], plain[2])  # one prompt, other noise
     assert np.array_equal(plain, regularisation.generated(tiny, task, prompts, SAMPLER))
@@ -31,7 +31,7 @@ def test_drawn_by_the_model_as_it_stands(tiny: Backbone, make_task: Callable[...
 def test_without_guidance_a_step_is_one_evaluation(tiny: Backbone, make_task: Callable[..., Task]) -> None:
     sampler, before = Sampler(3, 1.0), tiny.unet_evaluations
     regularisation.generated(tiny, make_task(tiny), ["a dog"], sampler)
-    assert tiny.unet_evaluations - before == regularisation.evaluations(1, sampler) == 3
+    assert tiny.unet_evaluations - before == sampler.evaluations(1) == 3
 
 
 def test_each_picture_goes_with_its_own_prompt(tiny: Backbone, make_task: Callable[..., Task]) -> None:
