@@ -27,7 +27,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from cpbench import functional, learning
+from cpbench import functional, learning, norms
 from cpbench.adapters import add_to_weights, products
 from cpbench.baselines.clora import CLoraSettings, forgetting
 from cpbench.baselines.seqlora import add_tokens, add_words, token_of
@@ -105,7 +105,7 @@ class Stamina(Method):
             backbone.rows[word] = v + F @ (E @ z).relu()
             terms, entries = diffusion(batch), sum(m.numel() for m in M.values())
             density = torch.stack([m.sum() for m in M.values()]).sum() / entries
-            terms |= {"density": density.detach(), "mask": o.mask_weight * density}
+            terms |= {"density": density.detach(), "mask": o.mask_weight * density, "lora_norm": norms.of_lora(AB)}
             if past:
                 terms["forgetting"] = o.forgetting_weight * forgetting(past, now)
             return terms

@@ -2,46 +2,69 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/memory.py
 
-Runs seqlora over the concepts of miniature50, with few steps and one prompt, and prints the resident memory after every fifth task, and the
-growth a task from task 10 on by least squares. What a state itself grows by (a token a task) is printed beside it.
+Runs seqlora over the concepts of miniature50, with few steps and one picture a concept, and prints after every fifth task
+the resident memory, the same after the allocator has given back what it keeps free (glibc's malloc_trim), the bytes of
+all live tensors and the number of live Python objects; and the growth of the first two from task 10 on by least squares.
+What a state itself grows by (a token a task) is printed beside it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import psutil
+import torch
 import yaml
 
 from cpbench import runner, sequences
 from cpbench.config import resolve
 
 
+def held() -> dict[str, float]:
+    """What this process holds now; in MB, but for the objects."""
+    gc.collect()
+    objects = gc.get_objects()
+    tensors = {o.untyped_storage().data_ptr(): o.untyped_storage().nbytes() for o in objects if type(o) is torch.Tensor}
+    found = {"resident": psutil.Process().memory_info().rss / 1e6}
+    ctypes.CDLL(None).malloc_trim(0)
+    found["trimmed"] = psutil.Process().memory_info().rss / 1e6
+    return found | {"tensors": sum(tensors.values()) / 1e6, "objects": len(objects)}
+
+
 def main() -> None:
-    seen: list[float] = []
+    seen: list[dict[str, float]] = []
     learn = runner.learn_task
 
     def watched(run, t, state, reporter):
         out = learn(run, t, state, reporter)
-        seen.append(psutil.Process().memory_info().rss / 1e6)
+        seen.append(held())
         return out
 
     runner.learn_task = watched
     options = {"steps": 2, "batch_size": 1}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "fifty.yaml"
-        fifty = yaml.safe_load((sequences._tasks() / "miniature50.yaml").read_text())
+        fifty = yaml.safe_load((sequences.tasks_folder() / "miniature50.yaml").read_text())
+        evaluation = {"num_inference_steps": 1, "pictures_per_prompt": 1}
         one = {kind: fifty["evaluation"][kind][:1] for kind in ("live", "object")}
-        file.write_text(yaml.safe_dump(fifty | {"name": "fifty", "evaluation": one | {"num_inference_steps": 1}}))
+        file.write_text(yaml.safe_dump(fifty | {"name": "fifty", "evaluation": one | evaluation}))
         given = {"method": "seqlora", "sequence": str(file), "options": options}
         run = runner.execute(*resolve(given | {"output": Path(folder), "overlap": False}))
         sizes = [sum(run.costs[t]["carried_bytes"].values()) for t in (1, len(seen))]
     for t in range(5, len(seen) + 1, 5):
-        print(f"task {t}: {seen[t - 1]:.0f} MB")
+        at = seen[t - 1]
+        print(
+            f"task {t}: {at['resident']:.0f} MB resident, {at['trimmed']:.0f} trimmed, {at['tensors']:.1f} in tensors, "
+            f"{at['objects']} objects"
+        )
     late = np.arange(10, len(seen))
-    print(f"growth from task 10 on: {np.polyfit(late, np.array(seen)[10:], 1)[0]:.3f} MB a task")
+    for what in ("resident", "trimmed"):
+        growth = np.polyfit(late, [at[what] for at in seen[10:]], 1)[0]
+        print(f"growth from task 10 on, {what}: {growth:.3f} MB a task")
     print(f"the state itself: {sizes[0] / 1e6:.3f} MB after task 1, {sizes[1] / 1e6:.3f} MB after task {len(seen)}")
 
 

@@ -161,6 +161,10 @@ class Backbone:
         encoders = dict(self.vocabulary.named_encoders())
         return (encoders[part], own) if part in encoders else (self.unet, name)
 
+    def as_loaded(self, name: str) -> nn.Parameter:
+        """The parameter that a name of `replace_weights` stood for before anything was put in."""
+        return self._pristine[f"unet.{name}" if self._part_of(name)[0] is self.unet else name][0]
+
     def word_embedding(self, word: str) -> torch.Tensor:
         """Mean embedding (d,) of a word's tokens in the pristine table."""
         return self.vocabulary.embedding(word)
@@ -182,7 +186,7 @@ class Backbone:
         self.vocabulary.restore()
         for name in self.weights:
             root, own = self._part_of(name)
-            adapters.set_parameter(root, own, self._pristine[f"unet.{name}" if root is self.unet else name][0])
+            adapters.set_parameter(root, own, self.as_loaded(name))
         self.weights = {}
         self._refuse_changes()
 

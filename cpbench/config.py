@@ -96,7 +96,7 @@ class RunConfig(BaseModel):
 # Methods: one file each
 
 
-def _baselines() -> Any:
+def baselines_folder() -> Any:
     try:
         return resources.files("cpbench.baselines")
     except ModuleNotFoundError:  # a checkout that is not installed
@@ -104,7 +104,9 @@ def _baselines() -> Any:
 
 
 def built_in_methods() -> list[str]:
-    return sorted(f.name[:-3] for f in _baselines().iterdir() if f.name.endswith(".py") and not f.name.startswith("_"))
+    return sorted(
+        f.name[:-3] for f in baselines_folder().iterdir() if f.name.endswith(".py") and not f.name.startswith("_")
+    )
 
 
 def method_names() -> list[str]:
@@ -116,7 +118,7 @@ def summary_of(name: str) -> str:
     """The first line of a built-in method's docstring, without importing it."""
     import ast
 
-    text = (_baselines() / f"{name}.py").read_text(encoding="utf-8")
+    text = (baselines_folder() / f"{name}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
@@ -179,7 +181,7 @@ def preset(backbone: str, method: str, given: dict[str, Any] | None = None) -> d
     An entry called "method key=value" adds to the method's where `given` asks for that value.
     """
     file = f"{Path(backbone).name}.yaml"
-    there = {f.name: f for f in (_baselines() / "presets").iterdir()}
+    there = {f.name: f for f in (baselines_folder() / "presets").iterdir()}
     if file not in there:
         return {}
     table = yaml.safe_load(there[file].read_text(encoding="utf-8")) or {}

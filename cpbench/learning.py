@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cpbench import norms
 from cpbench.audit import RulesError
 from cpbench.backbones import Backbone
 from cpbench.errors import UserError
@@ -122,7 +123,8 @@ def train(
     """Minimise the sum of the terms of `loss` over batches of the concept's pictures.
 
     groups: (learning rate, parameters) pairs; nothing else moves. Terms that need no gradient are logged, not added.
-    Figures of each step go to the task's log, under the name of this phase. The gradient of all
+    Figures of each step go to the task's log, under the name of this phase: the terms, the gradient's norm, and after the
+    step those of what is trained (`norms.of_trained`). The gradient of all
     groups together is clipped to norm 1. Raises RulesError for a parameter of the backbone's own: no method may move it.
     """
     parameters = [p for _, group in groups for p in group]
@@ -148,5 +150,5 @@ def train(
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         scaler.step(optimizer)
         scaler.update()
-        figures = {"loss": total, "gradient_norm": norm, **terms}
+        figures = {"loss": total, "gradient_norm": norm, **terms, **norms.of_trained(backbone)}
         task.log(step, phase=phase, **{k: float(v.detach()) for k, v in figures.items()})

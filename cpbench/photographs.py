@@ -152,7 +152,7 @@ def guarded(concept: Concept, data: Path | str | None = None) -> list[Path]:
 @cache
 def manifest() -> dict[str, tuple[str, ...]]:
     """File names by DreamBooth's subject, as in its clone."""
-    text = (sequences._tasks() / "manifests" / "dreambooth.yaml").read_text(encoding="utf-8")
+    text = (sequences.tasks_folder() / "manifests" / "dreambooth.yaml").read_text(encoding="utf-8")
     return {subject: tuple(files) for subject, files in yaml.safe_load(text)["subjects"].items()}
 
 

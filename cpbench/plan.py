@@ -12,7 +12,7 @@ from cpbench.progress import span
 from cpbench.runner import Run
 from cpbench.sampling import Sampler, Wanted, draw, png_bytes
 
-REPEATED = ("steps", "draws")  # a method's options that end so count repetitions: the rehearsal does each once
+REPEATED = ("steps", "draws", "pictures")  # options that end so count repetitions: the rehearsal does each once
 SAMPLED_STEPS = 2
 
 
@@ -37,7 +37,8 @@ class Plan:
 
 def once(options: Options) -> Options:
     """The options with every repetition done once."""
-    counts = [name for name in type(options).model_fields if name.rpartition("_")[2] in REPEATED]
+    fields = type(options).model_fields
+    counts = [name for name in fields if name.rpartition("_")[2] in REPEATED and getattr(options, name)]
     return options.model_copy(update=dict.fromkeys(counts, 1))
 
 

@@ -99,7 +99,7 @@ class Reporter:
         console.print(what, highlight=False, markup=not isinstance(what, str))  # a prompt may have [brackets] in it
 
 
-class Words:
+class QuietReporter:
     """A reporter that only keeps what it is told, for a process whose parent does the talking."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ import torch
 from cpbench import images, metrics, results, sequences
 from cpbench.cost import Stopwatch
 from cpbench.method import NotDefined, State
-from cpbench.progress import Words
+from cpbench.progress import QuietReporter
 from cpbench.sampling import Wanted, draw_once, place, png_bytes
 
 if TYPE_CHECKING:
@@ -218,6 +218,6 @@ def elsewhere(t: int) -> tuple[bool, list[str]]:
     assert _run is not None
     if is_complete(_run, t):
         return False, []
-    said = Words()
+    said = QuietReporter()
     evaluate(_run, t, State.load(_run.task_folder(t)) if t else None, said)
     return True, said.lines

@@ -51,6 +51,7 @@ MOVES_SCORES = (
     "sampling",
     "semantic_preservation",
     "structured_prompts",
+    "weights_or_lora",
     "words",
 )
 
@@ -78,9 +79,7 @@ class Run:
     @property
     def rows(self) -> list[int]:
         """The rows of the matrix that are drawn."""
-        last = len(self.concepts)
-        wanted = range(last + 1) if self.config.rows is None else self.config.rows
-        return sorted({0, last, *wanted})
+        return rows_of(self.config, len(self.concepts))
 
     @property
     def cache(self) -> Path:
@@ -112,6 +111,11 @@ class Run:
     def cell_evaluations(self, concept: sequences.Concept) -> int:
         """UNet evaluations one cell of the matrix costs when it is drawn."""
         return self.sampler.evaluations(len(self.templates(concept)) * self.pictures_per_prompt)
+
+
+def rows_of(config: RunConfig, last: int) -> list[int]:
+    """The rows of the matrix that are drawn, of a sequence of `last` tasks: all, or those wanted and both ends."""
+    return sorted({0, last, *(range(last + 1) if config.rows is None else config.rows)})
 
 
 def pick_device(wanted: str) -> str:
@@ -294,7 +298,7 @@ def _execute(run: Run, progress: Path | None) -> None:
         reporter.say(f"folder: {run.folder}")
         state: State | None = None
         with rows.second_process(run) as pool:
-            made = Rows(run, pool, reporter)
+            made = RowQueue(run, pool, reporter)
             made.make(0, None)
             for t in range(1, len(concepts) + 1):
                 state = learn_task(run, t, state, reporter)
@@ -306,7 +310,7 @@ def _execute(run: Run, progress: Path | None) -> None:
     print(f"finished: {run.folder} (scores.csv, matrix-*.csv, grid.png, curves.png, run.json)")
 
 
-class Rows:
+class RowQueue:
     """Rows on their way: made here at once, or in `pool` while the next task is learned; finished in their order."""
 
     def __init__(self, run: Run, pool: Executor | None, reporter: Reporter):

@@ -132,9 +132,9 @@ def load(name_or_path: str | Path) -> Sequence:
 def prompt_set(name: str) -> dict[str, tuple[str, ...]]:
     """The templates of a prompt set of tasks/prompts/, by kind. UserError if there is none of this name."""
     sets: dict[str, dict[str, tuple[str, ...]]] = {}
-    for file in _yaml_files(_tasks() / "prompts"):
+    for file in _yaml_files(tasks_folder() / "prompts"):
         shown = f"tasks/prompts/{file.name}"
-        given = _keys(_read(file, shown), shown, required=("set", "kind", "prompts"))
+        given = _keys(read_yaml(file, shown), shown, required=("set", "kind", "prompts"))
         kind = _kind(given["kind"], f"{shown}: kind")
         sets.setdefault(given["set"], {})[kind] = _templates(given["prompts"], f"{shown}: prompts")
     if name not in sets:
@@ -177,7 +177,7 @@ def ordered(seq: Sequence, order: int) -> Sequence:
 # Where sequences are found
 
 
-def _tasks() -> Traversable:
+def tasks_folder() -> Traversable:
     """The folder `tasks/`, which an installed cpbench carries as `cpbench.tasks`."""
     try:
         return resources.files("cpbench.tasks")
@@ -190,7 +190,7 @@ def _yaml_files(folder: Traversable) -> list[Traversable]:
 
 
 def _built_in() -> dict[str, Traversable]:
-    return {f.name.removesuffix(".yaml"): f for f in _yaml_files(_tasks())}
+    return {f.name.removesuffix(".yaml"): f for f in _yaml_files(tasks_folder())}
 
 
 def _added() -> dict[str, metadata.EntryPoint]:
@@ -226,7 +226,7 @@ def _load_file(path: Path) -> Sequence:
 def _parse(file: Traversable, shown: str, folder: Path | None) -> Sequence:
     """folder: what relative image folders are relative to; None leaves them as they are."""
     given = _keys(
-        _read(file, shown),
+        read_yaml(file, shown),
         shown,
         required=("name", "version", "concepts", "evaluation"),
         optional=("description", "prompts", "images"),
@@ -494,7 +494,7 @@ def from_yaml(text: str | bytes, shown: str) -> Any:
         ) from None
 
 
-def _read(file: Traversable, shown: str) -> Any:
+def read_yaml(file: Traversable, shown: str) -> Any:
     """What the YAML file says. UserError, in one line, if it cannot be read."""
     try:
         with file.open("rb") as opened:

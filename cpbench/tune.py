@@ -38,7 +38,7 @@ def score(scores: pd.DataFrame, concepts: list[str]) -> float:
 
 def ranges(words: str) -> dict[str, dict[str, Any]]:
     """What may be searched for a method: {option: {log: [low, high]} or {choices: [...]}}."""
-    file = config._baselines() / "presets" / "search.yaml"
+    file = config.baselines_folder() / "presets" / "search.yaml"
     table = yaml.safe_load(file.read_text(encoding="utf-8"))
     for known in (words, words.split()[0]):  # a variant without ranges of its own has its method's
         if known in table:
@@ -111,7 +111,7 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
         "commit": results.commit(),
     }
     chosen = {option: float(f"{v:.3g}") if isinstance(v, float) else v for option, v in best.params.items()}
-    folder = presets or Path(str(config._baselines() / "presets"))
+    folder = presets or Path(str(config.baselines_folder() / "presets"))
     write_preset(folder / "miniature.yaml", words, chosen, provenance)
     return provenance
 

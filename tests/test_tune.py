@@ -10,7 +10,7 @@ import yaml
 from cpbench import config, results, tune
 from cpbench.errors import UserError
 
-PRESETS = Path(str(config._baselines() / "presets"))
+PRESETS = Path(str(config.baselines_folder() / "presets"))
 RANGES = yaml.safe_load((PRESETS / "search.yaml").read_text())
 
 
@@ -70,7 +70,7 @@ def test_what_is_written_is_read_and_the_rest_stays(tmp_path: Path, monkeypatch:
     assert table["b"] == {"steps": 3, "rank": 8, "rate": 1e-3, "_provenance": {"score": 0.5, "trials": 4}}
     (tmp_path / "presets").mkdir()
     file.rename(tmp_path / "presets" / "miniature.yaml")
-    monkeypatch.setattr(config, "_baselines", lambda: tmp_path)
+    monkeypatch.setattr(config, "baselines_folder", lambda: tmp_path)
     assert config.preset("miniature", "b") == {"steps": 3, "rank": 8, "rate": 1e-3}  # provenance is no option
 
 
