@@ -62,6 +62,9 @@ class Preprocessing:
         return (x - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 
 
+MOST_KEPT = 4096  # embeddings a judge remembers
+
+
 @dataclass
 class Judge:
     """An encoder to unit vectors. `identity` says which: model, weights' hash, preprocessing, rules."""
@@ -79,17 +82,21 @@ class Judge:
 
     @torch.no_grad()
     def images(self, pictures: np.ndarray | list[np.ndarray], batch_size: int = 64) -> np.ndarray:
-        """Unit vectors (n, d); a picture met before is not encoded again."""
+        """Unit vectors (n, d); a picture among the last thousands that were met is not encoded again."""
         keys = [hashlib.sha256(str(p.shape).encode() + p.tobytes()).hexdigest() for p in map(np.asarray, pictures)]
-        new = [i for i, k in enumerate(keys) if k not in self._seen]
+        found = {k: self._seen.pop(k) for k in dict.fromkeys(keys) if k in self._seen}
+        new = [i for i, k in enumerate(keys) if k not in found]
         for at in range(0, len(new), batch_size):
             part = new[at : at + batch_size]
             x = self.preprocessing([pictures[i] for i in part])
             encode = getattr(self.model, "encode_image", self.model)
             x = x.to(self.device)
             for i, v in zip(part, F.normalize(encode(x).float(), dim=-1).cpu().numpy(), strict=True):
-                self._seen[keys[i]] = v
-        return np.stack([self._seen[k] for k in keys])
+                found[keys[i]] = v.copy()  # of its own: a row of the batch would hold all of it
+        self._seen |= found  # which puts what was used last at the end
+        for oldest in list(self._seen)[:-MOST_KEPT]:
+            del self._seen[oldest]
+        return np.stack([found[k] for k in keys])
 
     @torch.no_grad()
     def texts(self, prompts: list[str]) -> np.ndarray:

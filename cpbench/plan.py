@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from cpbench import rows
 from cpbench.cost import PeakMemory
 from cpbench.method import Options, Task
 from cpbench.progress import span
@@ -47,8 +46,8 @@ def plan(run: Run) -> Plan:
     concepts, backbone = run.sequence.concepts, run.backbone
     numbers = range(1, len(concepts) + 1)
     learning = sum(run.method_class(run.options).unet_evaluations(t) for t in numbers)
-    pictures = sum(len(run.templates(c)) for t in run.rows for c in rows.concepts_of(run, t)) * run.pictures_per_prompt
-    drawing = sum(rows.work(run, t) for t in run.rows)
+    pictures = sum(run.pictures(t) for t in run.rows)
+    drawing = run.sampler.evaluations(pictures)
 
     short, state, sizes, evaluations = once(run.options), None, [0], backbone.unet_evaluations
     with PeakMemory(backbone.device.type) as memory:

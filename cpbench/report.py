@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich import box
 from rich.table import Table
 
-from cpbench import metrics, results
+from cpbench import composition, metrics, results
 
 MOST_COLUMNS = 15
 TITLES = {"clip_i": "CLIP-I", "clip_t": "CLIP-T", "dino": "DINO"}
@@ -65,7 +65,21 @@ def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
             if not all(math.isnan(v) for v in values):
                 table.add_row(name, *map(number, values), style="dim")
         out.append(table)
-    return [*out, summary_table(scores, concepts, t)]
+    out.append(summary_table(scores, concepts, t))
+    pairs = composition.summary(scores)
+    return [*out, composition_table(pairs)] if t == len(concepts) and pairs else out
+
+
+def composition_table(rows: dict[str, dict[str, float]]) -> Table:
+    """Pictures of two concepts, from `composition.summary`: likeness to either, to the prompt, and how often both are there."""
+    table = compact("two concepts in one picture")
+    table.add_column("model", no_wrap=True)
+    for title in ("CLIP-I", "CLIP-T", "DINO", "both"):
+        table.add_column(title, justify="right")
+    for row, figures in rows.items():
+        name = "untouched" if row == "0" else f"task {row}"
+        table.add_row(name, *(number(figures[k]) for k in ("clip_i", "clip_t", "dino", "both")))
+    return table
 
 
 def summary_table(scores: pd.DataFrame, concepts: list[str], t: int) -> Table:

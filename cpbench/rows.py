@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cpbench import images, metrics, results, sequences
+from cpbench import composition, images, metrics, results, sequences
 from cpbench.cost import Stopwatch
 from cpbench.method import NotDefined, State
 from cpbench.progress import QuietReporter
@@ -24,6 +24,7 @@ from cpbench.sampling import Wanted, draw_once, place, png_bytes
 
 if TYPE_CHECKING:
     from cpbench.config import RunConfig
+    from cpbench.judges import Judge
     from cpbench.progress import Reporter
     from cpbench.runner import Run
 
@@ -36,49 +37,52 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
 
     Returns False if the row was there already.
     """
-    folder, seen = run.task_folder(t), concepts_of(run, t)
+    folder = run.task_folder(t)
     if is_complete(run, t):
-        reporter.advance(work(run, t))
+        reporter.advance(run.sampler.evaluations(run.pictures(t)))
         return False
     watch, rows = Stopwatch(), []
     before, drawn, reused = run.backbone.unet_evaluations, 0, 0
-    for concept in seen:
-        reporter.at(f"task {t} of {len(run.concepts)}: drawing {concept.name}")
+    for subjects in run.subjects(t):
+        name, alone = "+".join(c.name for c in subjects), len(subjects) == 1
+        reporter.at(f"task {t} of {len(run.concepts)}: drawing {name}")
         method = run.method_class(run.options)
-        words = method.phrase(concept.name, concept.class_noun, state) if state else concept.class_noun
-        templates = run.templates(concept)
+        words = [method.phrase(c.name, c.class_noun, state) if state else c.class_noun for c in subjects]
+        templates = run.templates(subjects)
         wanted = [
-            Wanted(template.format(words), run.config.seed, concept.name, template, k)
+            Wanted(template.format(*words), run.config.seed, name, template, k)
             for template in templates
             for k in range(run.pictures_per_prompt)
         ]
         which = [(w.template, w.index) for w in wanted]
         try:
-            with watch("drawing"), run.backbone.installed(method, state, (concept.name,)):
+            with watch("drawing"), run.backbone.installed(method, state, tuple(c.name for c in subjects)):
                 pictures, files, fresh = draw_once(run.backbone, wanted, run.sampler, run.cache)
         except NotDefined as reason:
-            reporter.say(f"task {t}, {concept.name}: not defined ({reason})")
-            rows += [(t, "cell", concept.name, *w, metric, float("nan")) for metric in results.METRICS for w in which]
+            reporter.say(f"task {t}, {name}: not defined ({reason})")
+            kind, figures = ("cell", results.METRICS) if alone else ("pair", composition.METRICS)
+            rows += [(t, kind, name, *w, metric, float("nan")) for metric in figures for w in which]
             continue
         drawn, reused = drawn + fresh, reused + len(wanted) - fresh
         for want, file in zip(wanted, files, strict=True):
             place(
                 file,
-                folder / "pictures" / concept.name / f"{templates.index(want.template):02d}-{want.index}.png",
+                folder / "pictures" / name / f"{templates.index(want.template):02d}-{want.index}.png",
             )
         if failed := [w for w, p in zip(which, pictures, strict=True) if is_blank(p)]:
             prompt, index = failed[0]
             reporter.say(
-                f"task {t}, {concept.name}: {len(failed)} of {len(which)} pictures failed, of one colour all over and not "
+                f"task {t}, {name}: {len(failed)} of {len(which)} pictures failed, of one colour all over and not "
                 f"scored (the first: {prompt!r}, {index})"
             )
         with watch("judging"):
-            rows += score(run, t, "cell", concept, which, pictures)
-            if t == 0:
+            rows += score(run, t, "cell" if alone else "pair", subjects, which, pictures)
+            if t == 0 and alone:
+                (concept,) = subjects
                 rows += reference_rows(run, concept, wanted)
                 first = folder / "pictures" / concept.name / "real.png"
                 results.write_atomically(first, png_bytes(run.images[concept.name][0]))
-        reporter.advance(run.cell_evaluations(concept))
+        reporter.advance(run.sampler.evaluations(len(wanted)))
     cost = {
         **watch.record(),
         "drawing_unet_evaluations": run.backbone.unet_evaluations - before,
@@ -94,31 +98,42 @@ def score(
     run: Run,
     t: int,
     kind: str,
-    concept: sequences.Concept,
+    subjects: tuple[sequences.Concept, ...],
     which: list[tuple[str, int]],
     pictures: np.ndarray,
 ) -> list[tuple]:
     """CLIP-I, CLIP-T and DINO of each picture: mean cosine with every real picture; cosine with the prompt's words.
 
-    No number for a picture of one colour all over: that is a model that broke, or a filter, not a bad likeness.
+    Of a picture of two concepts what `composition.scores` tells. No number for a picture of one colour all over: that is a model that broke, or a filter, not a bad likeness.
     """
-    real = run.images[concept.name]
-    clip, dino = run.judges["clip"], run.judges["dino"]
-    drawn_clip, texts = (
-        clip.images(pictures),
-        clip.texts([template.format(concept.class_noun) for template, _ in which]),
-    )
-    values = {
-        "clip_i": (drawn_clip @ clip.images(real).T).mean(1),
-        "clip_t": metrics.paired_cosine(drawn_clip, texts),
-        "dino": (dino.images(pictures) @ dino.images(real).T).mean(1),
-    }
-    blank = [is_blank(p) for p in pictures]
+    templates = [template for template, _ in which]
+    if len(subjects) == 2:
+        values = composition.scores(subjects, templates, pictures, run.images, run.judges)
+    else:
+        values = of_one(subjects[0], templates, pictures, run.images[subjects[0].name], run.judges)
+    name, blank = "+".join(c.name for c in subjects), [is_blank(p) for p in pictures]
     return [
-        (t, kind, concept.name, template, index, metric, float("nan") if blank[i] else float(vector[i]))
+        (t, kind, name, template, index, metric, float("nan") if blank[i] else float(vector[i]))
         for metric, vector in values.items()
         for i, (template, index) in enumerate(which)
     ]
+
+
+def of_one(
+    concept: sequences.Concept,
+    templates: list[str],
+    pictures: np.ndarray,
+    real: np.ndarray,
+    judges: dict[str, Judge],
+) -> dict[str, np.ndarray]:
+    """By metric, a value for every picture (n, h, w, 3) of one concept."""
+    clip, dino = judges["clip"], judges["dino"]
+    by_clip = clip.images(pictures)
+    return {
+        "clip_i": (by_clip @ clip.images(real).T).mean(1),
+        "clip_t": metrics.paired_cosine(by_clip, clip.texts([t.format(concept.class_noun) for t in templates])),
+        "dino": (dino.images(pictures) @ dino.images(real).T).mean(1),
+    }
 
 
 def is_blank(picture: np.ndarray) -> bool:
@@ -135,31 +150,26 @@ def reference_rows(run: Run, concept: sequences.Concept, wanted: list[Wanted]) -
     ]
     if images.is_drawn(concept, run.config.backbone):
         drawings = np.stack([images.oracle(w.concept, w.template, w.seed, w.index) for w in wanted])
-        rows += score(run, 0, "oracle", concept, [(w.template, w.index) for w in wanted], drawings)
+        rows += score(run, 0, "oracle", (concept,), [(w.template, w.index) for w in wanted], drawings)
     return rows
-
-
-def concepts_of(run: Run, t: int) -> tuple[sequences.Concept, ...]:
-    """The concepts of row t."""
-    return run.sequence.concepts[:t] if t else run.sequence.concepts
-
-
-def work(run: Run, t: int) -> int:
-    """UNet evaluations of drawing row t."""
-    return sum(run.cell_evaluations(c) for c in concepts_of(run, t))
 
 
 def is_complete(run: Run, t: int) -> bool:
     """Whether row t is there, whole, and has the concepts and prompts that it should."""
-    folder, seen = run.task_folder(t), concepts_of(run, t)
+    folder = run.task_folder(t)
     record, scores = results.read_json(folder / ROW), results.read_scores(folder / "scores.csv")
     if not isinstance(record, dict) or scores is None:
         return False
     if record.get("scores_sha256") != results.file_hash(folder / "scores.csv"):
         return False
-    cells = scores[scores["kind"] == "cell"]
-    wanted = sum(len(run.templates(c)) for c in seen) * run.pictures_per_prompt * len(results.METRICS)
-    return len(cells) == wanted and set(cells["concept"]) == {c.name for c in seen}
+    counts = {
+        ("+".join(c.name for c in subjects), "cell" if len(subjects) == 1 else "pair"): len(run.templates(subjects))
+        * run.pictures_per_prompt
+        * len(results.METRICS if len(subjects) == 1 else composition.METRICS)
+        for subjects in run.subjects(t)
+    }
+    drawn = scores[scores["kind"].isin(("cell", "pair"))]
+    return drawn.groupby(["concept", "kind"]).size().to_dict() == counts
 
 
 # In a second process
@@ -173,7 +183,7 @@ def spare_device(run: Run) -> str | None:
     Unless told: a second GPU, or as many spare cores as this process has threads, if there is much to draw.
     """
     overlap, device = run.config.overlap, str(run.backbone.device)
-    much = sum(work(run, t) for t in run.rows) >= WORTH_A_PROCESS
+    much = run.sampler.evaluations(sum(run.pictures(t) for t in run.rows)) >= WORTH_A_PROCESS
     if not (much if overlap is None else overlap):
         return None
     if device.startswith("cuda"):

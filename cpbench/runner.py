@@ -26,7 +26,20 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from cpbench import adapters, audit, backbones, curves, images, judges, photographs, report, results, rows, sequences
+from cpbench import (
+    adapters,
+    audit,
+    backbones,
+    composition,
+    curves,
+    images,
+    judges,
+    photographs,
+    report,
+    results,
+    rows,
+    sequences,
+)
 from cpbench.config import RunConfig, changed, method_file
 from cpbench.cost import PeakMemory, Stopwatch
 from cpbench.errors import DamagedState, UserError, near
@@ -39,6 +52,7 @@ DROPPED = "dropped"  # in a task's folder: its state's tensors were taken off th
 MOVES_SCORES = (
     "adapters",
     "backbones",
+    "composition",
     "diffusion_classifier",
     "fisher",
     "functional",
@@ -88,9 +102,6 @@ class Run:
     def task_folder(self, t: int) -> Path:
         return self.folder / f"task-{t:02d}"
 
-    def templates(self, concept: sequences.Concept) -> tuple[str, ...]:
-        return self.sequence.evaluation.prompts[concept.kind]
-
     @property
     def costs(self) -> dict[int, dict[str, Any]]:
         """What each task that is on disk cost, its learning and its row, by number; row 0 is that of the untouched model."""
@@ -108,9 +119,20 @@ class Run:
         """Progress that task t is worth: a training step's evaluation counts three times, for its way back."""
         return 3 * self.method_class(self.options).unet_evaluations(t)
 
-    def cell_evaluations(self, concept: sequences.Concept) -> int:
-        """UNet evaluations one cell of the matrix costs when it is drawn."""
-        return self.sampler.evaluations(len(self.templates(concept)) * self.pictures_per_prompt)
+    def subjects(self, t: int) -> list[tuple[sequences.Concept, ...]]:
+        """What is drawn in row t: every concept learned so far (row 0: all) alone, and in row 0 and the last the pairs."""
+        alone = self.sequence.concepts[:t] if t else self.sequence.concepts
+        ends = composition.pairs(self.sequence) if t in (0, len(self.concepts)) else []
+        return [*((concept,) for concept in alone), *ends]
+
+    def templates(self, subjects: tuple[sequences.Concept, ...]) -> tuple[str, ...]:
+        """The prompts of a concept, or of a pair."""
+        test = self.sequence.evaluation
+        return test.prompts[subjects[0].kind] if len(subjects) == 1 else test.compositions
+
+    def pictures(self, t: int) -> int:
+        """How many pictures row t has."""
+        return sum(len(self.templates(subjects)) for subjects in self.subjects(t)) * self.pictures_per_prompt
 
 
 def rows_of(config: RunConfig, last: int) -> list[int]:
@@ -286,7 +308,7 @@ def execute(
 def _execute(run: Run, progress: Path | None) -> None:
     concepts = run.sequence.concepts
     learning = sum(run.learning_work(t) for t in range(1, len(concepts) + 1))
-    total = learning + sum(rows.work(run, t) for t in run.rows)
+    total = learning + sum(run.sampler.evaluations(run.pictures(t)) for t in run.rows)
     title = f"{run.facts['method']} on {run.sequence.name}"
     with Reporter(title, total, progress) as reporter:
         drawn = images.is_drawn(concepts[0], run.config.backbone)
@@ -337,7 +359,7 @@ class RowQueue:
         fresh, said = self.waiting.pop(t).result()
         for line in said:
             self.reporter.say(line)
-        self.reporter.advance(rows.work(self.run, t))
+        self.reporter.advance(self.run.sampler.evaluations(self.run.pictures(t)))
         self.finish(t, fresh)
 
     def finish(self, t: int, fresh: bool) -> None:
@@ -534,6 +556,7 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
         "device": {"kind": run.backbone.device.type, "threads": torch.get_num_threads()},
         "costs": {str(t): c for t, c in sorted(run.costs.items())},
         "summary": report.summaries(scores, run.concepts, done) if done else {},
+        "composition": composition.summary(scores) if done else {},
         "files": shown_files(run.folder),
         "versions": results.versions(),
         "commit": results.commit(),

@@ -88,6 +88,7 @@ class Evaluation:
     num_inference_steps: int = 10
     guidance_scale: float = 4.0
     photographs: Drawing = Drawing()
+    compositions: tuple[str, ...] = ()  # templates with two slots, for two concepts in one picture
 
     def drawing(self, drawn: bool) -> Drawing:
         """The values for the miniature's drawn concepts, or for photographs."""
@@ -157,6 +158,8 @@ def content_hash(seq: Sequence) -> str:
         "guidance_scale": float(test.guidance_scale),
         "photographs": [float(value) for value in astuple(test.photographs)],
     }
+    if test.compositions:
+        facts["compositions"] = list(test.compositions)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -323,7 +326,7 @@ def _evaluation(value: object, where: str, concepts: list[Concept], prompts: dic
         value,
         where,
         required=[k for k in KINDS if k in used],
-        optional=(*KINDS, *DRAWING, "photographs"),
+        optional=(*KINDS, *DRAWING, "photographs", "compositions"),
     )
     chosen = {k: _templates(given[k], f"{where}.{k}") for k in KINDS if k in given}
     for kind, templates in chosen.items():
@@ -334,7 +337,8 @@ def _evaluation(value: object, where: str, concepts: list[Concept], prompts: dic
     settings = _drawing(given, where)
     elsewhere = given.get("photographs", {})
     elsewhere = _drawing(_keys(elsewhere, f"{where}.photographs", optional=DRAWING), f"{where}.photographs")
-    return Evaluation(chosen, **settings, photographs=Drawing(**(settings | elsewhere)))
+    both = _templates(given["compositions"], f"{where}.compositions", slots=2) if "compositions" in given else ()
+    return Evaluation(chosen, **settings, photographs=Drawing(**(settings | elsewhere)), compositions=both)
 
 
 def _drawing(given: dict[str, Any], where: str) -> dict[str, Any]:
@@ -393,12 +397,13 @@ def _kind(value: object, where: str) -> Kind:
     return value
 
 
-def _templates(value: object, where: str) -> tuple[str, ...]:
+def _templates(value: object, where: str, slots: int = 1) -> tuple[str, ...]:
     templates = [_text(t, where) for t in _list(value, where)]
+    often = "once, for the concept," if slots == 1 else "twice, for two concepts,"
     for n, template in enumerate(templates):
-        rest = template.replace(SLOT, "", 1)
-        if rest == template or "{" in rest or "}" in rest:
-            _bad(where, f"{quoted(template)} must contain {SLOT} once, for the concept, and no other brace")
+        rest = template.replace(SLOT, "")
+        if template.count(SLOT) != slots or "{" in rest or "}" in rest:
+            _bad(where, f"{quoted(template)} must contain {SLOT} {often} and no other brace")
         if template in templates[:n]:
             _bad(where, f"{quoted(template)} occurs twice; keep one")
     return tuple(templates)

@@ -134,6 +134,25 @@ def test_a_picture_met_before_is_not_encoded_again(pictures: np.ndarray, name: s
     assert np.array_equal(again[1], again[3])
 
 
+def test_only_the_last_pictures_are_remembered_and_those_that_are_used_stay(
+    pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judges, "MOST_KEPT", 2)
+    judge = judges.load_for("miniature")["dino"]
+    a, b, c = pictures[:3]
+    whole = judge.images(pictures[:3])  # more than is kept, and all of them are answered
+    assert len(judge._seen) == 2
+    again = judge.images([b])  # kept, and now the last that was used
+    judge.images([a])
+    judge.images([b])
+    encoded = []
+    judge.model.register_forward_pre_hook(lambda module, given: encoded.append(len(given[0])))
+    np.testing.assert_array_equal(judge.images([b]), again)
+    assert encoded == [] and len(judge._seen) == 2
+    np.testing.assert_allclose(judge.images([c])[0], whole[2], atol=1e-5)
+    assert encoded == [1]
+
+
 def test_equal_bytes_in_another_shape_are_another_picture(loaded: dict[str, Judge], pictures: np.ndarray) -> None:
     wide = pictures[0].reshape(32, 128, 3)
     square, stretched = (loaded["dino"].images([p])[0] for p in (pictures[0], wide))
