@@ -26,7 +26,9 @@ def test_the_counts_are_those_of_the_run(method: str, tmp_path: Path) -> None:
     assert foretold.learning_evaluations == sum(c.get("learning_unet_evaluations", 0) for c in costs)
     drawn = sum(c["pictures_drawn"] for c in costs)
     scores = read_scores(run.folder / "scores.csv")  # isolated has no way to draw its pair at the end
-    undefined = scores[scores["value"].isna() & (scores["kind"] == "pair")][["row", "prompt", "index"]].drop_duplicates()
+    undefined = scores[scores["value"].isna() & (scores["kind"] == "pair")][
+        ["concept", "prompt", "index"]
+    ].drop_duplicates()
     assert foretold.pictures == sum(c["pictures_drawn"] + c["pictures_reused"] for c in costs) + len(undefined)
     assert (drawn < foretold.pictures) == (method == "isolated")
     if method == "seqlora":
