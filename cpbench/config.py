@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "cpbench.methods"
 PROVENANCE = "_provenance"  # in a preset: where its values are from
+PAPERS = "stable-diffusion.yaml"  # the preset of every backbone without one of its own
 DEFAULT_OUTPUT = Path("results/runs")
 BACKBONES = {
     "miniature": "the embedded model of the drawn world: offline, CPU, minutes",
@@ -176,15 +177,13 @@ def method_file(method: type[Method]) -> Path:
 
 
 def preset(backbone: str, method: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The tuned settings of a method on a backbone; empty where there are none.
+    """The settings of a method on a backbone: tuned ones where it has a file, else the papers' on Stable Diffusion.
 
-    An entry called "method key=value" adds to the method's where `given` asks for that value.
+    Empty where there are none. An entry called "method key=value" adds to the method's where `given` asks for that value.
     """
     file = f"{Path(backbone).name}.yaml"
     there = {f.name: f for f in (baselines_folder() / "presets").iterdir()}
-    if file not in there:
-        return {}
-    table = yaml.safe_load(there[file].read_text(encoding="utf-8")) or {}
+    table = yaml.safe_load(there.get(file, there[PAPERS]).read_text(encoding="utf-8")) or {}
     settings = dict(table.get(method, {}))
     for key, value in (given or {}).items():
         settings |= table.get(f"{method} {key}={str(value).lower() if isinstance(value, bool) else value}", {})

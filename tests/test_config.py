@@ -60,6 +60,19 @@ def test_preset_is_over_default_where_there_is_one() -> None:
     assert elsewhere.model_dump() == defaults
 
 
+def test_the_papers_preset_holds_on_every_backbone_without_one_and_is_what_the_defaults_say() -> None:
+    """Two places for one number: whoever changes one is told of the other."""
+    papers = yaml.safe_load((ROOT / "baselines" / "presets" / "stable-diffusion.yaml").read_text())
+    for method, told in papers.items():
+        assert told["_provenance"].keys() == {"values", "model"}
+        values = {k: v for k, v in told.items() if k != "_provenance"}
+        for backbone in ("sd15", "sdxl", "some/folder"):
+            assert config.preset(backbone, method) == values
+        defaults = config.load_method(method).Options().model_dump(mode="json")
+        assert {k: defaults[k] for k in values} == values
+    assert config.preset("miniature", "clora")["steps"] != papers["clora"]["steps"]
+
+
 def test_config_file_is_over_preset_and_set_over_config_file(tmp_path: Path) -> None:
     said = {"method": "seqlora", "sequence": "quick3", "seed": 3, "options": {"steps": 7, "rank": 5}}
     said["evaluation"] = {"num_inference_steps": 4, "pictures_per_prompt": 9}
