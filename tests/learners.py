@@ -14,6 +14,7 @@ from cpbench.method import Method, State, Task
 MakeTask = Callable[..., Task]
 Tensors = dict[str, torch.Tensor]
 CONCEPTS = ("dog", "vase", "dog2")
+FOURTH = "backpack"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 # of a method's options, those that it has: a task as short as can be
 SHORT: dict[str, Any] = {"rank": 2, "steps": 2, "batch_size": 1, "token_steps": 1, "fisher_draws": 2, "dsc_steps": 1}
@@ -49,6 +50,7 @@ def learn(
     number: int,
     state: State | None,
     look: Callable[[str, int], None] = lambda phase, step: None,
+    seed: int = 0,
     **options: Any,
 ) -> Learned:
     """Task `number` by a new method object; `look` is called after every step."""
@@ -62,7 +64,7 @@ def learn(
         look(phase, step)
 
     chosen = {k: v for k, v in (SMALL | options).items() if k in options or k in kind.Options.model_fields}
-    task = make_task(backbone, CONCEPTS[number - 1], number, log=log)
+    task = make_task(backbone, (*CONCEPTS, FOURTH)[number - 1], number, seed=seed, log=log)
     before, backbone.trainable_parameters = backbone.unet_evaluations, 0
     try:
         learned.state = kind(kind.Options(**chosen)).learn(backbone, task, given)

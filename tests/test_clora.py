@@ -1,28 +1,27 @@
 """C-LoRA: its penalty by brute force, the sum of its products in the weights, and what three tasks leave behind."""
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import learners
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from learners import CONCEPTS, Learned, MakeTask
 
 import cpbench
 from cpbench import adapters
 from cpbench.adapters import products
 from cpbench.backbones import Backbone
 from cpbench.baselines.clora import CLora, CLoraSettings, forgetting
-from cpbench.method import State, Task
+from cpbench.method import State
 
-MakeTask = Callable[..., Task]
 Tensors = dict[str, torch.Tensor]
-CONCEPTS = ("dog", "vase", "dog2")
 WEIGHT = 1e5
 SMALL: dict[str, Any] = {"rank": 2, "steps": 4, "batch_size": 2, "learning_rate": 1e-2, "token_learning_rate": 1e-2}
 SMALL |= {"forgetting_weight": WEIGHT}
@@ -35,44 +34,9 @@ evaluation: {live: ["a {} in the snow"], object: ["a {} in the snow"], pictures_
 """
 
 
-@dataclass
-class Learned:
-    """What one task left: its state, its curve, and what the backbone counted."""
-
-    state: State
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    evaluations: int = 0
-    trained: int = 0
-
-
-def learn(
-    backbone: Backbone,
-    make_task: MakeTask,
-    number: int,
-    state: State | None,
-    seed: int = 0,
-    look: Callable[[int], None] = lambda step: None,
-    **options: Any,
-) -> Learned:
-    """Task `number` by a new method object; `look` is called after every step."""
-    learned = Learned(State())
-    given = State({k: v.clone() for k, v in state.tensors.items()}, copy.deepcopy(state.facts)) if state else None
-
-    def log(step: int, **figures: Any) -> None:
-        learned.curve.append({"step": step, **figures})
-        look(step)
-
-    task = make_task(backbone, CONCEPTS[number - 1], number, seed=seed, log=log)
-    before, backbone.trainable_parameters = backbone.unet_evaluations, 0
-    try:
-        learned.state = CLora(CLoraSettings(**SMALL | options)).learn(backbone, task, given)
-    finally:
-        backbone.restore()
-    if given is not None:  # what was given is not written to
-        assert given.facts == state.facts and given.tensors.keys() == state.tensors.keys()
-        assert all(torch.equal(given.tensors[k], v) for k, v in state.tensors.items())
-    learned.evaluations, learned.trained = backbone.unet_evaluations - before, backbone.trainable_parameters
-    return learned
+def learn(*given: Any, **options: Any) -> Learned:
+    """`learners.learn` of this method with small options."""
+    return learners.learn(CLora, *given, **SMALL | options)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +196,7 @@ def test_figures_of_a_step_are_those_of_the_factors_it_started_from(
     past = {layer: past_sum(three[1].state, ("dog", "vase"), layer) for layer in layers}
     pristine = {layer: tiny.unet.get_parameter(f"{layer}.weight").double().numpy() for layer in layers}
 
-    def look(step: int) -> None:
+    def look(phase: str, step: int) -> None:
         now = {layer: product_by_loop(tiny.factors, layer) for layer in layers}
         penalty = sum(((np.abs(past[layer]) * now[layer]) ** 2).sum() for layer in layers)
         expected.append((WEIGHT * penalty, np.log(sum(np.abs(p).sum() for p in now.values()))))

@@ -1,27 +1,27 @@
 """DC scores: each term of L_FIM and of DSC by loops, and what the five variants train, log, cost and carry."""
 
-import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import learners
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from learners import Learned, MakeTask
 
 import cpbench
 from cpbench import config, learning
 from cpbench import diffusion_classifier as dc
 from cpbench.backbones import Backbone
 from cpbench.baselines.dcscore import DCScore, DCSettings, distillation, fisher_loss
-from cpbench.method import State, Task
+from cpbench.method import State
 
-MakeTask = Callable[..., Task]
 Tensors = dict[str, torch.Tensor]
 CONCEPTS, NOUNS = ("dog", "vase", "dog2", "backpack"), ("dog", "vase", "dog", "backpack")
 VARIANTS = ("ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc")
@@ -39,18 +39,6 @@ evaluation: {live: ["a {} in the snow"], object: ["a {} in the snow"], pictures_
 
 
 @dataclass
-class Learned:
-    """What one task left: its state, its curve, and what the backbone counted."""
-
-    state: State
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    evaluations: int = 0
-
-    def phase(self, name: str) -> list[dict[str, Any]]:
-        return [figures for figures in self.curve if figures["phase"] == name]
-
-
-@dataclass
 class Call:
     """One call of the classifier: what it was given, and the noises it told."""
 
@@ -62,33 +50,9 @@ class Call:
     has_gradient: bool
 
 
-def learn(
-    backbone: Backbone,
-    make_task: MakeTask,
-    number: int,
-    state: State | None,
-    look: Callable[[str, int], None] = lambda phase, step: None,
-    **options: Any,
-) -> Learned:
-    """Task `number` by a new method object; `look` is called after every step."""
-    learned = Learned(State())
-    given = State({k: v.clone() for k, v in state.tensors.items()}, copy.deepcopy(state.facts)) if state else None
-
-    def log(step: int, phase: str, **figures: Any) -> None:
-        learned.curve.append({"phase": phase, "step": step, **figures})
-        look(phase, step)
-
-    task = make_task(backbone, CONCEPTS[number - 1], number, log=log)
-    before = backbone.unet_evaluations
-    try:
-        learned.state = DCScore(DCSettings(**SMALL | options)).learn(backbone, task, given)
-    finally:
-        backbone.restore()
-    if given is not None:  # what was given is not written to
-        assert given.facts == state.facts and given.tensors.keys() == state.tensors.keys()
-        assert all(torch.equal(given.tensors[k], v) for k, v in state.tensors.items())
-    learned.evaluations = backbone.unet_evaluations - before
-    return learned
+def learn(*given: Any, **options: Any) -> Learned:
+    """`learners.learn` of this method with small options."""
+    return learners.learn(DCScore, *given, **SMALL | options)
 
 
 def sequence(backbone: Backbone, make_task: MakeTask, tasks: int = 3, **options: Any) -> list[Learned]:
@@ -445,11 +409,11 @@ def test_entries_with_a_large_fisher_move_less(
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_has_exactly_its_terms(three: Callable[[str], list[Learned]], variant: str) -> None:
     for number, learned in enumerate(three(variant), 1):
-        plain = {"phase", "step", "loss", "gradient_norm"}
+        plain = {"phase", "step", "loss", "gradient_norm", "lora_norm"}
         ewc = {"ewc"} if "ewc" in variant and number > 1 else set()
         train, dsc, fisher = (learned.phase(name) for name in ("train", "dsc", "fisher"))
         assert train + dsc + fisher == learned.curve  # in this order
-        assert [set(f) for f in train] == [plain | {"denoising"} | ewc] * 2
+        assert [set(f) for f in train] == [plain | {"token_norm", "denoising"} | ewc] * 2
         assert [set(f) for f in dsc] == [plain | DSC_TERMS | ewc] * (2 if "dsc" in variant and number > 1 else 0)
         draws = [{"phase", "step", "loss", "entropy", "p_n"}] * 2 + [{"phase", "step", "cosine_to_plain"}]
         if not variant.endswith("dc"):

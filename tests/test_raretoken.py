@@ -1,26 +1,24 @@
 """Two-stage rare token: a word alone moves, then the weights alone, task after task."""
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import learners
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from learners import CONCEPTS, Learned, MakeTask
 
 import cpbench
 from cpbench import adapters
 from cpbench.backbones import Backbone
 from cpbench.baselines.raretoken import RareToken, Settings
-from cpbench.method import State, Task
+from cpbench.method import State
 
-MakeTask = Callable[..., Task]
 Tensors = dict[str, torch.Tensor]
 KINDS = ("full", "lora")
-CONCEPTS = ("dog", "vase", "dog2")
 SMALL: dict[str, Any] = {"token_steps": 2, "token_learning_rate": 1e-2, "steps": 3, "batch_size": 2, "rank": 2}
 SMALL |= {"learning_rate": 1e-3, "lora_learning_rate": 1e-2}
 SEQUENCE = """
@@ -32,43 +30,9 @@ evaluation: {live: ["a {} in the snow"], object: ["a {} in the snow"], pictures_
 """
 
 
-@dataclass
-class Learned:
-    """What one task left: its state, its curve, and what the backbone counted."""
-
-    state: State
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    evaluations: int = 0
-    trained: int = 0
-
-
-def learn(
-    backbone: Backbone,
-    make_task: MakeTask,
-    number: int,
-    state: State | None,
-    look: Callable[[str, int], None] = lambda phase, step: None,
-    **options: Any,
-) -> Learned:
-    """Task `number` by a new method object; `look` is called after every step."""
-    learned = Learned(State())
-    given = State({k: v.clone() for k, v in state.tensors.items()}, copy.deepcopy(state.facts)) if state else None
-
-    def log(step: int, phase: str, **figures: Any) -> None:
-        learned.curve.append({"phase": phase, "step": step, **figures})
-        look(phase, step)
-
-    task = make_task(backbone, CONCEPTS[number - 1], number, log=log)
-    before, backbone.trainable_parameters = backbone.unet_evaluations, 0
-    try:
-        learned.state = RareToken(Settings(**SMALL | options)).learn(backbone, task, given)
-    finally:
-        backbone.restore()
-    if given is not None:  # what was given is not written to
-        assert given.facts == state.facts and given.tensors.keys() == state.tensors.keys()
-        assert all(torch.equal(given.tensors[k], v) for k, v in state.tensors.items())
-    learned.evaluations, learned.trained = backbone.unet_evaluations - before, backbone.trainable_parameters
-    return learned
+def learn(*given: Any, **options: Any) -> Learned:
+    """`learners.learn` of this method with small options."""
+    return learners.learn(RareToken, *given, **SMALL | options)
 
 
 @pytest.fixture(scope="module")
