@@ -17,6 +17,10 @@ timestep shared by all candidates, k = 5. Not published, hence ours: all weights
 the bare class noun, V_n's start there, F_n brought to mean 1 before it is added, Fisher on A and B apart, x_t made of
 the current task's pictures, m drawn anew in every step, and averaged negatives: with them the bracket is
 (e_n - mean_{i in N} e_i) / tau, without normaliser and c^0; summed, they outweigh e_n more with every task.
+
+`adapter`: phi may be the vectors of VeRA (among the paper's baselines, alone and with EWC and EWC DC; A and B come from
+the run's seed, so that all tasks have the same), or A, B and magnitudes of DoRA (ours); see cpbench/adapters.py. Rates
+and rank stay as they are set, for LoRA: VeRA's few vectors need higher ones, which are left to the user.
 """
 
 from __future__ import annotations
@@ -27,9 +31,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from cpbench import adapters, learning
 from cpbench import diffusion_classifier as dc
 from cpbench import fisher as ewc
-from cpbench import learning
 from cpbench.baselines.seqlora import Settings, add_tokens, learn_lora, token_of
 from cpbench.method import Method, State
 
@@ -38,6 +42,7 @@ class DCSettings(Settings):
     variant: Literal["ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc"] = Field(
         "dsc-ewc-dc", description="what protects: ewc, ewc-dc (F from DC scores), dsc, dsc-ewc or dsc-ewc-dc"
     )
+    adapter: adapters.Kind = Field("lora", description="what phi is: lora; vera (linear layers only); dora")
     steps: int = Field(1000, ge=1, description="optimiser steps a task, before consolidation")
     ewc_weight: float = Field(1e-2, ge=0, description="lambda of the EWC penalty, a sum over entries with mean F 1")
     fisher_decay: float = Field(1.0, ge=0, le=1, description="of the online Fisher, a task")
@@ -78,6 +83,10 @@ class DCScore(Method):
         dsc = o.dsc_steps * o.batch_size * 3 * (2 + c0) if "dsc" in o.variant and number > 1 else 0
         return o.steps * o.batch_size + dsc + ("ewc" in o.variant) * o.fisher_draws * k
 
+    def check(self, backbone):
+        if self.options.adapter == "vera":
+            adapters.refuse_convolutions("dcscore", backbone.unet, self.options.target_modules)
+
     def learn(self, backbone, task, state):
         o, state = self.options, state or State()
         kept = slice(None) if "dsc" in o.variant else slice(-1, None)  # the LoRAs that are carried on
@@ -88,7 +97,7 @@ class DCScore(Method):
         def protect(phi):
             return {"ewc": o.ewc_weight * ewc.penalty(F_bar, phi, anchor)} if F_bar else {}
 
-        after, phi = learn_lora(self, backbone, task, state, protect, values=anchor)
+        after, phi = learn_lora(self, backbone, task, state, protect, values=anchor, kind=o.adapter)
         after.facts["nouns"] = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
         if "dsc" in o.variant and pool:
             self.consolidate(backbone, task, after, phi, pool, protect)
@@ -149,12 +158,19 @@ class DCScore(Method):
         return F_n
 
     def install(self, backbone, state, concepts):
+        lora = self.lora(state, concepts)
+        if lora is None:
+            latest = state.part(f"adapter/{state.concepts[-1]}", backbone.device)
+            backbone.replace_weights(adapters.dora_weights(backbone.unet, latest))
         add_tokens(backbone, state)
-        latest = state.part(f"adapter/{state.concepts[-1]}")
-        backbone.add_lora(self.options.rank, self.options.target_modules, values=latest)
+        if lora is not None:
+            backbone.add_lora(self.options.rank, self.options.target_modules, values=lora)
 
     def phrase(self, concept, class_noun, state):
         return f"{token_of(concept, state)} {class_noun}"
 
     def lora(self, state, concepts):
-        return state.part(f"adapter/{state.concepts[-1]}")
+        latest = state.part(f"adapter/{state.concepts[-1]}")
+        if self.options.adapter == "vera":
+            return adapters.vera_as_lora(latest, **state.facts["vera"])
+        return latest if self.options.adapter == "lora" else None  # DoRA's change of the weights has no low rank

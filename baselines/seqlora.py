@@ -19,7 +19,7 @@ from pydantic import Field
 
 from cpbench import adapters, learning
 from cpbench.backbones import Backbone
-from cpbench.method import Method, State, Task
+from cpbench.method import Method, State, Task, seed_of
 from cpbench.semantic_preservation import Preservation, semantic
 
 
@@ -66,18 +66,21 @@ def learn_lora(
     start: torch.Tensor | None = None,
     changes: dict[str, torch.Tensor] | None = None,
     values: dict[str, torch.Tensor] | None = None,
+    kind: adapters.Kind = "lora",
 ) -> tuple[State, dict[str, torch.Tensor]]:
     """A task as most methods do it: train one LoRA and one new word by the denoising loss and what is added to it.
 
     protect: further terms of the loss, from the factors; start: the word's embedding, else its class noun's; changes:
-    of the frozen weights, by layer; values: the factors to begin with, else new ones. Returns the state to be filled,
-    with all words in it, and the factors, which stay in the UNet.
+    of the frozen weights, by layer; values: the factors to begin with, else new ones; kind: that of `adapters.add_lora`.
+    Returns the state to be filled, with all words in it, and the factors, which stay in the UNet.
     """
-    o = method.options
+    o, seed = method.options, seed_of(task.seed, "vera")  # one for all tasks of a run
     adapters.add_to_weights(backbone, changes or {})
     start = backbone.word_embedding(task.class_noun) if start is None else start
     after, row = add_words(backbone, task, state, start)
-    factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values)
+    factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values, kind, seed)
+    if kind == "vera":
+        after.facts["vera"] = adapters.vera_facts(backbone.unet, factors, seed)
     phrase = method.phrase(task.concept, task.class_noun, after)
     held = semantic(backbone, phrase, task.class_noun, o)
     loss = learning.denoising(backbone, phrase, lambda: protect(factors), held)

@@ -1,17 +1,34 @@
-"""LoRA on chosen projections (by peft) and learnable token rows, put into a backbone and taken out without a trace."""
+"""LoRA on chosen projections (by peft) and learnable token rows, put into a backbone and taken out without a trace.
+
+Two relatives of LoRA, by peft as well. Per layer, with W_0 frozen:
+
+    vera  W = W_0 + diag(b) B diag(d) A             b, d are trained; A, B are random, frozen, and shared by all layers
+    dora  W = m (W_0 + A B) / || W_0 + A B ||       A, B and m are trained, one m and one norm an output
+
+VeRA: Kopiczko et al. 2024 (ICLR, arXiv 2310.11454); DoRA: Liu et al. 2024 (ICML, arXiv 2402.09353), whose norm gets no
+gradient (their 4.3).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
+
+from cpbench.errors import UserError
 
 if TYPE_CHECKING:
     from cpbench.backbones import Backbone
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+Kind = Literal["lora", "vera", "dora"]
+TRAINED = {  # of a layer, by peft's names
+    "lora": ("lora_A", "lora_B"),
+    "vera": ("vera_lambda_b", "vera_lambda_d"),
+    "dora": ("lora_A", "lora_B", "lora_magnitude_vector"),
+}
 
 
 class TokenRows(nn.Module):
@@ -62,19 +79,30 @@ def add_lora(
     rank: int,
     generator: torch.Generator | None = None,
     values: Mapping[str, torch.Tensor] | None = None,
+    kind: Kind = "lora",
+    seed: int = 0,
 ) -> dict[str, nn.Parameter]:
     """Wrap the named layers in peft's LoRA with alpha = rank, so that the weight change is A B (METHODS.md 0.9).
 
     New factors start as peft's do (A uniform Kaiming, B zero) but from `generator`; `values`, by the same names as the
     result, restores saved ones. Returns the factors by name "layer.lora_A" and "layer.lora_B".
-    """
-    if generator is None and values is None:
-        raise ValueError("add_lora: give a generator for new factors, or the values of saved ones")
-    from peft import LoraConfig, inject_adapter_in_model
 
+    kind: of DoRA the result has m as well, which starts as the norms of W; of VeRA b, zero, and d, 0.1 as peft starts it,
+    with the A and B of `projections(seed, ...)`; see `refuse_convolutions`.
+    """
+    if generator is None and values is None and kind != "vera":
+        raise ValueError("add_lora: give a generator for new factors, or the values of saved ones")
+    from peft import LoraConfig, VeraConfig, VeraModel, inject_adapter_in_model
+
+    given = {"r": rank, "target_modules": names}
+    W = {name: root.get_parameter(f"{name}.weight") for name in names}
     with torch.random.fork_rng(devices=[]):  # peft initialises from the global generator; ours must not move
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names, init_lora_weights=True), root)
-    sides = [f"{name}.{side}" for name in names for side in ("lora_A", "lora_B")]
+        if kind == "vera":
+            VeraModel(root, VeraConfig(**given), "default")  # the only way in: its layers share A and B
+        else:
+            config = LoraConfig(**given, lora_alpha=rank, init_lora_weights=True, use_dora=kind == "dora")
+            inject_adapter_in_model(config, root)
+    sides = [f"{name}.{side}" for name in names for side in TRAINED[kind]]
     factors = {side: root.get_parameter(inner_name(side)) for side in sides}
     for factor in factors.values():
         factor.data = factor.data.float()  # peft gives them the layer's precision, in which small steps are lost
@@ -86,12 +114,32 @@ def add_lora(
                 fan_in = factor[0].numel()
                 fresh = torch.rand(factor.shape, generator=generator) * 2 - 1
                 factor.copy_(fresh / fan_in**0.5)
+            elif name.endswith("lora_magnitude_vector"):  # peft's is in the layer's precision; this is in float32
+                norms = root.get_submodule(f"{name}.default").get_weight_norm
+                factor.copy_(norms(W[name.rpartition(".")[0]].float(), 0, 1))
+    if kind == "vera":
+        A, B = projections(seed, rank, max(w.shape[1] for w in W.values()), max(len(w) for w in W.values()))
+        for name, w in W.items():
+            layer = root.get_submodule(name)
+            layer.vera_A["default"], layer.vera_B["default"] = A.to(w.device), B.to(w.device)
     return factors
 
 
 def inner_name(factor: str) -> str:
-    """peft's name for the parameter that `add_lora` calls "layer.lora_A"."""
-    return f"{factor}.default.weight"
+    """peft's name for the parameter that `add_lora` calls "layer.lora_A", say; VeRA's vectors are no layers of their own."""
+    return f"{factor}.default" if ".vera_" in factor else f"{factor}.default.weight"
+
+
+def refuse_convolutions(method: str, root: nn.Module, target_modules: Sequence[str]) -> None:
+    """UserError if one of `target_modules` means a convolution: peft has VeRA for linear layers alone."""
+    there = ["." + name for name, module in root.named_modules() if isinstance(module, nn.Conv2d)]
+    odd = [w for w in target_modules if any(name.endswith("." + w) for name in there)]
+    if odd:
+        rest = ", ".join([w for w in target_modules if w not in odd] or ATTENTION)
+        raise UserError(
+            f"method {method}: adapter=vera is for linear layers, and target_modules has convolutions ({', '.join(odd)}); "
+            f"use --set 'target_modules=[{rest}]'"
+        )
 
 
 def set_parameter(root: nn.Module, name: str, parameter: nn.Parameter) -> None:
@@ -138,3 +186,44 @@ def add_to_weights(backbone: Backbone, changes: Mapping[str, torch.Tensor]) -> N
     """W + change for the weights of the named layers; see `Backbone.replace_weights`."""
     names = {f"{layer}.weight": change for layer, change in changes.items()}
     backbone.replace_weights({k: backbone.unet.get_parameter(k) + v for k, v in names.items()})
+
+
+# VeRA and DoRA as what they stand for
+
+
+def projections(seed: int, rank: int, width: int, height: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """VeRA's A (rank, width) and B (height, rank) for the widest and the highest layer; others use their first part.
+
+    Uniform Kaiming, as peft draws them, but from a generator that the seed alone decides on.
+    """
+    g = torch.Generator().manual_seed(seed)
+    A, B = (torch.rand(shape, generator=g) * 2 - 1 for shape in ((rank, width), (height, rank)))
+    return A * (6 / width) ** 0.5, B * (6 / rank) ** 0.5
+
+
+def vera_facts(root: nn.Module, vectors: Iterable[str], seed: int) -> dict[str, Any]:
+    """What `vera_as_lora` needs beside the vectors that are in `root`, of these names."""
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in vectors)
+    return {"seed": seed, "widths": {layer: root.get_submodule(layer).in_features for layer in layers}}
+
+
+def vera_as_lora(vectors: Mapping[str, torch.Tensor], seed: int, widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """The LoRA diag(d) A, diag(b) B of every layer, on the CPU. widths: the lengths of the layers' inputs."""
+    b, d = ({layer: vectors[f"{layer}.{side}"].cpu() for layer in widths} for side in TRAINED["vera"])
+    rank, height = len(next(iter(d.values()))), max(map(len, b.values()))
+    A, B = projections(seed, rank, max(widths.values()), height)
+    factors = {}
+    for layer, width in widths.items():
+        factors[f"{layer}.lora_A"] = d[layer][:, None] * A[:, :width]
+        factors[f"{layer}.lora_B"] = b[layer][:, None] * B[: len(b[layer])]
+    return factors
+
+
+def dora_weights(root: nn.Module, factors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """m (W + A B) / || W + A B || of every layer of a pristine `root`, by the names of `Backbone.replace_weights`."""
+    weights = {}
+    for layer, product in products(factors).items():
+        V = root.get_parameter(f"{layer}.weight").detach() + product
+        scale = factors[f"{layer}.lora_magnitude_vector"].flatten() / V.flatten(1).norm(dim=1)
+        weights[f"{layer}.weight"] = scale.view(-1, *[1] * (V.ndim - 1)) * V
+    return weights

@@ -125,13 +125,15 @@ class Backbone:
         target_modules: Iterable[str],
         generator: torch.Generator | None = None,
         values: Mapping[str, torch.Tensor] | None = None,
+        kind: adapters.Kind = "lora",
+        seed: int = 0,
     ) -> dict[str, nn.Parameter]:
-        """LoRA on the UNet's layers whose names end with `target_modules`; see `adapters.add_lora`."""
+        """LoRA, or a relative of it, on the UNet's layers whose names end with `target_modules`; see `adapters.add_lora`."""
         if self._originals:
             raise RuntimeError("this backbone carries a LoRA already: restore() it first")
         found = adapters.matching_modules(self.unet, target_modules)
         self._originals = {n: self.unet.get_submodule(n) for n in found}
-        self.factors = adapters.add_lora(self.unet, found, rank, generator, values)
+        self.factors = adapters.add_lora(self.unet, found, rank, generator, values, kind, seed)
         return self.factors
 
     def add_token(self, token: str, value: torch.Tensor) -> nn.Parameter:
@@ -222,6 +224,8 @@ class Backbone:
         parts: dict[str, torch.Tensor] = {f"lora/{k}": v for k, v in self.factors.items()}
         parts |= {f"weight/{k}": v for k, v in self.weights.items()}
         parts |= {f"token/{k}": v for k, v in self.rows.items()}
+        # VeRA's projections are the only buffers that come in with what is put in
+        parts |= {f"frozen/{k}": v for k, v in self.unet.named_buffers() if f"unet.{k}" not in self._pristine}
         for key in sorted(parts):
             digest.update(key.encode())
             digest.update(memoryview(parts[key].detach().float().cpu().contiguous().numpy()).cast("B"))

@@ -18,6 +18,8 @@ from cpbench.sampling import Sampler, Wanted, draw, noise
 
 VARIANTS = {
     "raretoken lora": ("raretoken", {"adapter": "lora"}),
+    "dcscore vera": ("dcscore", {"adapter": "vera", "learning_rate": 0.1}),
+    "dcscore dora": ("dcscore", {"adapter": "dora"}),
     "dreambooth lora": ("dreambooth", {"adapter": "lora"}),
     "dreambooth text": ("dreambooth", {"train_text_encoder": True}),
     "customdiffusion merged": ("customdiffusion", {"merge": "closed-form"}),
