@@ -22,12 +22,16 @@ def of_lora(factors: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 @torch.no_grad()
 def of_trained(backbone: Backbone) -> dict[str, torch.Tensor]:
-    """Of what asks for gradients now: `lora_norm`, the LoRA's change of the weights; `weight_change`, the distance of
-    replaced weights from those that were loaded; `token_norm`, the mean length of the new words' embedding rows.
+    """Of what asks for gradients now: `lora_norm`, the LoRA's change of the weights (VeRA has `vector_norm`, of its
+    vectors); `weight_change`, the distance of replaced weights from those that were loaded; `token_norm`, the mean length
+    of the new words' embedding rows.
     """
     found = {}
-    if factors := {k: v for k, v in backbone.factors.items() if v.requires_grad}:
+    factors = {k: v for k, v in backbone.factors.items() if v.requires_grad}
+    if any(k.endswith("lora_A") for k in factors):
         found["lora_norm"] = of_lora(factors)
+    elif factors:
+        found["vector_norm"] = torch.stack([v.square().sum() for v in factors.values()]).sum().sqrt()
     if weights := {k: v for k, v in backbone.weights.items() if v.requires_grad}:
         squares = [(v - backbone.as_loaded(k).float()).square().sum() for k, v in weights.items()]
         found["weight_change"] = torch.stack(squares).sum().sqrt()

@@ -25,6 +25,12 @@ def test_a_loras_norm_is_that_of_its_product_convolutions_included(tiny: Backbon
     assert float(norms.of_lora(factors)) == pytest.approx(expected, rel=1e-4)
 
 
+def test_vera_tells_the_norm_of_its_vectors(tiny: Backbone) -> None:
+    vectors = tiny.add_lora(2, ("to_q",), kind="vera", seed=1)
+    expected = sum(float(v.detach().double().square().sum()) for v in vectors.values()) ** 0.5
+    assert expected > 0 and float(norms.of_trained(tiny)["vector_norm"]) == pytest.approx(expected)
+
+
 def test_only_what_is_trained_is_told(tiny: Backbone) -> None:
     name = "mid_block.attentions.0.proj_in.weight"
     (weight,) = tiny.replace_weights({name: tiny.unet.get_parameter(name) + 0.5}).values()
