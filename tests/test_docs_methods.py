@@ -1,0 +1,112 @@
+"""docs/methods.md says of every method what its class says: that it is there, its cost, what it carries, whose data it sees."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from learners import SHORT
+
+from cpbench import config
+from cpbench.backbones import Backbone
+from cpbench.method import KINDS, Options
+
+TEXT = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+METHODS = config.built_in_methods()
+HEADS = "method", "paper", "idea", "replay-free", "carries", "UNet evaluations a task", "task 1", "task 10"
+HEADS += "place on the miniature", "verified against"
+LEVELS = "paper's numbers", "official code's behaviour", "equation only", "our reading"
+
+
+def tables() -> list[list[list[str]]]:
+    """Every table of the page, its head first: cells by row."""
+    found = re.findall(r"(?:^\|.*\n)+", TEXT, re.MULTILINE)
+    cells = [[[c.strip() for c in line.strip("|").split("|")] for line in table.splitlines()] for table in found]
+    return [[head, *rows] for head, _, *rows in cells]
+
+
+def table(*heads: str) -> list[list[str]]:
+    (found,) = (rows for head, *rows in tables() if head == list(heads))
+    return found
+
+
+def told(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+ROWS = {told(row[0])[0]: dict(zip(HEADS, row, strict=True)) for row in table(*HEADS)}
+SYMBOLS = {told(symbol)[0]: told(option)[0] for symbol, option in table("symbol", "option") if symbol != "`t`"}
+QUIRKS = [
+    (method, told(option)[0], told(default)[0])
+    for methods, option, default, _ in table("method", "option", "default", "what it switches")
+    for method in told(methods)
+]
+
+
+def cost(formula: str, options: Options, t: int) -> int:
+    """A formula of the page: names beside each other are multiplied, [x] is 1 where x holds."""
+    words = re.sub(r"(?<=[\w)\]]) (?=[\w(\[])", " * ", formula.replace("[", "(").replace("]", ")"))
+    values = {symbol: getattr(options, option) for symbol, option in SYMBOLS.items() if hasattr(options, option)}
+    return int(eval(words, {"__builtins__": {}}, {"min": min, "t": t} | values))
+
+
+def test_the_page_has_exactly_the_methods_there_are() -> None:
+    assert sorted(ROWS) == METHODS and len(table(*HEADS)) == len(METHODS)
+    choosing = TEXT.partition("## Which one to choose")[2].partition("\n## ")[0]
+    named = [m for group in re.findall(r"^\*\*[^*]+\*\*: ([^.]*)\.", choosing, re.MULTILINE) for m in told(group)]
+    assert sorted(named) == METHODS  # each in one group
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_cost_is_what_the_method_foretells(name: str) -> None:
+    _, kind, preset = config.resolve({"method": name, "sequence": "dreambench10", "backbone": "miniature"})
+    (formula,) = told(ROWS[name]["UNet evaluations a task"])
+    for options in (preset, kind.Options()):
+        for t in range(1, 11):
+            assert cost(formula, options, t) == kind(options).unet_evaluations(t)
+    for t in (1, 10):
+        assert int(ROWS[name][f"task {t}"]) == kind(preset).unet_evaluations(t)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_replay_free_is_what_the_method_says(name: str) -> None:
+    generates = "replays pictures that it generated" in config.summary_of(name)
+    expected = "no" if config.load_method(name).sees_earlier_data else "generated" if generates else "yes"
+    assert ROWS[name]["replay-free"] == expected
+    assert ("keeps every LoRA" in config.summary_of(name)) <= ("keeps every LoRA" in ROWS[name]["idea"])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_carries_what_it_is_said_to_carry(tiny: Backbone, make_task: Callable, name: str) -> None:
+    """Kinds of tensors after two tasks; those with a + are as large again after the second."""
+    kind = config.load_method(name)
+    method = kind(kind.Options(**{k: v for k, v in SHORT.items() if k in kind.Options.model_fields}))
+    state, sizes = None, []
+    for number, concept in enumerate(("dog", "backpack"), 1):
+        state = method.learn(tiny, make_task(tiny, concept, number), state)
+        tiny.restore()
+        sizes.append(state.bytes_by_kind())
+    assert sizes[1].keys() == sizes[0].keys() and all(sizes[1][k] in (size, 2 * size) for k, size in sizes[0].items())
+    found = {f"`{k}`" + ("+" if sizes[1][k] == 2 * size else "") for k, size in sizes[0].items()}
+    assert set(ROWS[name]["carries"].split(", ")) == (found or {"nothing"})
+    assert set(told(ROWS[name]["carries"])) <= set(KINDS)
+
+
+@pytest.mark.parametrize(("name", "option", "default"), QUIRKS)
+def test_quirks_are_options_with_these_defaults(name: str, option: str, default: str) -> None:
+    value = config.load_method(name).Options.model_fields[option].default
+    assert (str(value).lower() if isinstance(value, bool) else value) == default
+
+
+def test_every_row_says_what_it_was_verified_against() -> None:
+    levels = re.findall(r"^\| \*([^*]+)\* \|", TEXT, re.MULTILINE)
+    assert tuple(levels) == LEVELS
+    for row in ROWS.values():
+        level = re.match(r"\*([^*]+)\*.*: ", row["verified against"])[1]
+        assert level in LEVELS[1:]  # no run on published weights has been made
+
+
+def test_links_lead_somewhere() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)#][^)]*)\)", TEXT)]
+    assert links and [link for link in links if not (docs / link).exists()] == []
