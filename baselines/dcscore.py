@@ -15,8 +15,8 @@ DSC     after learning, from teacher 1 (LoRA_n just trained) and teacher 2 (a ra
 From the paper (its project page's figures): this flow, the arrows of L_FIM, the four terms of DSC, one noise and one
 timestep shared by all candidates, k = 5. Not published, hence ours: all weights and rates, rank and layers, tau, c^0 =
 the bare class noun, V_n's start there, F_n brought to mean 1 before it is added, Fisher on A and B apart, x_t made of
-the current task's pictures, m drawn anew in every step, and averaged negatives: with them the bracket is
-(e_n - mean_{i in N} e_i) / tau, without normaliser and c^0; summed, they outweigh e_n more with every task.
+the current task's pictures, m drawn anew in every step, and summed negatives, as the figure's arrows suggest: they
+outweigh e_n more with every task; averaged, the bracket is (e_n - mean_{i in N} e_i) / tau, without normaliser and c^0.
 
 `adapter`: phi may be the vectors of VeRA (among the paper's baselines, alone and with EWC and EWC DC; A and B come from
 the run's seed, so that all tasks have the same), or A, B and magnitudes of DoRA (ours); see cpbench/adapters.py. Rates

@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cpbench.method import Method
 
 ENTRY_POINTS = "cpbench.methods"
+REQUIRED = ("learn", "install", "phrase")  # of a method
 PROVENANCE = "_provenance"  # in a preset: where its values are from
 PAPERS = "stable-diffusion.yaml"  # the preset of every backbone without one of its own
 DEFAULT_OUTPUT = Path("results/runs")
@@ -134,14 +136,17 @@ def load_method(name: str) -> type[Method]:
     else:
         entries = {e.name: e for e in metadata.entry_points(group=ENTRY_POINTS)}
         if name not in entries:
-            raise near(name, method_names(), "method", "A path to a file with a Method in it does as well.")
+            cure = "A path to a file with a Method in it does as well."
+            if os.path.isfile(f"{name}.py"):
+                cure = f"There is a file {name}.py; add the ending."
+            raise near(name, method_names(), "method", cure)
         try:
             loaded = entries[name].load()
         except Exception as error:  # any error of a foreign package
             where = f"method {name}: the package that adds it ({entries[name].value})"
             raise UserError(f"{where} cannot be imported: {error}; repair or uninstall it") from error
         if isinstance(loaded, type):
-            return loaded
+            return _whole(loaded, name)
         module = loaded
     found = [
         c
@@ -149,10 +154,22 @@ def load_method(name: str) -> type[Method]:
         if issubclass(c, Method) and c.__module__ == module.__name__
     ]
     if len(found) != 1:
+        those = f": {', '.join(c.__name__ for c in found)}" if found else ""
         raise UserError(
-            f"method {name}: its file must define one subclass of cpbench.method.Method, and defines {len(found)}"
+            f"method {name}: its file must define one subclass of cpbench.method.Method, and defines {len(found)}{those}"
         )
-    return found[0]
+    return _whole(found[0], name)
+
+
+def _whole(found: type[Method], name: str) -> type[Method]:
+    """The class, if it has all that a method must have; else UserError."""
+    from cpbench.method import Method
+
+    if not issubclass(found, Method):
+        raise UserError(f"method {name}: {found.__name__} is no subclass of cpbench.method.Method")
+    if lacking := [part for part in REQUIRED if getattr(found, part) is getattr(Method, part)]:
+        raise UserError(f"method {name}: {found.__name__} lacks {' and '.join(lacking)}; see docs/adding-a-method.md")
+    return found
 
 
 def _module_from(path: Path) -> Any:
@@ -165,7 +182,10 @@ def _module_from(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(f"method {path}: cannot be imported ({type(error).__name__}: {error})") from error
+        at = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(spec.origin)]
+        line = getattr(error, "lineno", None) or (at[-1] if at else None)
+        where = f", line {line}" if line else ""
+        raise UserError(f"method {path}{where}: cannot be imported ({type(error).__name__}: {error})") from error
     return module
 
 

@@ -7,6 +7,7 @@ process, on another GPU or on spare cores, while the next task is learned. What 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import torch
 
 from cpbench import composition, images, metrics, results, sequences
 from cpbench.cost import Stopwatch
+from cpbench.errors import UserError, quoted
 from cpbench.method import NotDefined, State
 from cpbench.progress import QuietReporter
 from cpbench.sampling import Wanted, draw_once, place, png_bytes
@@ -57,6 +59,7 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
         which = [(w.template, w.index) for w in wanted]
         try:
             with watch("drawing"), run.backbone.installed(method, state, tuple(c.name for c in subjects)):
+                refuse_unknown_words(run, words)
                 pictures, files, fresh = draw_once(run.backbone, wanted, run.sampler, run.cache)
         except NotDefined as reason:
             reporter.say(f"task {t}, {name}: not defined ({reason})")
@@ -92,6 +95,19 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
     results.write_scores(folder / "scores.csv", pd.DataFrame(rows, columns=results.SCORE_COLUMNS))
     results.write_json(folder / ROW, {"cost": cost, "scores_sha256": results.file_hash(folder / "scores.csv")})
     return True
+
+
+def refuse_unknown_words(run: Run, phrases: list[str]) -> None:
+    """UserError where a phrase is none, or has a made-up word that `install` did not put into the vocabulary."""
+    there = {f"<{word}>" for word in run.backbone.rows}
+    for phrase in phrases:
+        if not isinstance(phrase, str) or not phrase.strip():
+            raise UserError(f"method {run.config.method}: phrase returned {quoted(phrase)}; make it words")
+        if unknown := [word for word in re.findall(r"<[^<>\s]+>", phrase) if word not in there]:
+            raise UserError(
+                f"method {run.config.method}: its phrase {quoted(phrase)} has the word {unknown[0]}, which install does "
+                "not add; add it there with backbone.add_token"
+            )
 
 
 def score(

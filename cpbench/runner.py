@@ -42,8 +42,8 @@ from cpbench import (
 )
 from cpbench.config import RunConfig, changed, method_file
 from cpbench.cost import PeakMemory, Stopwatch
-from cpbench.errors import DamagedState, UserError, near
-from cpbench.method import Method, Options, State, Task
+from cpbench.errors import DamagedState, UserError, near, quoted
+from cpbench.method import KINDS, Method, Options, State, Task
 from cpbench.progress import Reporter
 from cpbench.sampling import Sampler
 
@@ -452,6 +452,7 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
         learned = method.learn(backbone, task, state)
     reporter.advance(3 * (backbone.unet_evaluations - shown))
     backbone.restore()
+    refuse_odd_state(run.config.method, t, learned, run.concepts[:t])
     for name, tensor in learned.tensors.items():
         if not torch.isfinite(tensor).all():
             raise UserError(
@@ -479,6 +480,21 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
     results.write_json(folder / LEARNING_COST, cost)
     learned.save(folder)
     return State.load(folder)
+
+
+def refuse_odd_state(method: str, t: int, learned: object, concepts: list[str]) -> None:
+    """UserError for what `learn` may not return, said before it is saved."""
+    where = f"method {method}: task {t}: learn"
+    if not isinstance(learned, State):
+        raise UserError(f"{where} must return a cpbench.method.State, and returned {quoted(learned)}")
+    if learned.concepts != concepts:
+        raise UserError(
+            f"{where} returned a state whose facts['concepts'] is {quoted(learned.concepts)}; make it {concepts}"
+        )
+    if odd := [name for name in learned.tensors if "/" not in name or name.partition("/")[0] not in KINDS]:
+        raise UserError(
+            f"{where} returned a tensor called {quoted(odd[0])}; begin it with one of {', '.join(KINDS)} and /"
+        )
 
 
 def set_aside(folder: Path, files: tuple[str, ...]) -> str:

@@ -1,6 +1,7 @@
 """What the tests share: the miniature, a tiny Stable Diffusion with random weights, tasks of drawn pictures."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -150,3 +151,26 @@ def make_task() -> Callable[..., Task]:
         return Task(number, concept, noun, pictures, seed, *([log] if log else []))
 
     return make
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """call(words) -> (exit code, stdout, stderr), started in an empty folder."""
+    from cpbench.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def called(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cpbench", *map(str, words)])
+        code = 0
+        capsys.readouterr()
+        try:
+            main()
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else 1
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return called

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import yaml
 from PIL import Image
 
 from cpbench import config, sequences
-from cpbench.cli import cli, main
+from cpbench.cli import cli
 
 ROOT = Path(__file__).parents[1]
 Call = Callable[..., tuple[int, str, str]]
@@ -26,25 +25,6 @@ SEQUENCE = {
     "concepts": [{"name": "rex", "class_noun": "dog", "kind": "live"}],
     "evaluation": {"live": ["a {} in the snow"], "pictures_per_prompt": 1, "num_inference_steps": 2},
 }
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """call(words) -> (exit code, stdout, stderr), started in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def called(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cpbench", *map(str, words)])
-        code = 0
-        capsys.readouterr()
-        try:
-            main()
-        except SystemExit as left:
-            code = left.code if isinstance(left.code, int) else 1
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return called
 
 
 def complaint(call: Call, *words: object) -> str:
