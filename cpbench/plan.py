@@ -46,7 +46,7 @@ def plan(run: Run) -> Plan:
     concepts, backbone = run.sequence.concepts, run.backbone
     numbers = range(1, len(concepts) + 1)
     learning = sum(run.method_class(run.options).unet_evaluations(t) for t in numbers)
-    pictures = sum(run.pictures(t) for t in run.rows)
+    pictures = sum(cell.pictures for t in run.rows for cell in run.cells_of(t))
     drawing = run.sampler.evaluations(pictures)
 
     short, state, sizes, evaluations = once(run.options), None, [0], backbone.unet_evaluations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cpbench import composition, images, metrics, results, sequences
+from cpbench import cells, composition, images, metrics, results
 from cpbench.cost import Stopwatch
 from cpbench.errors import UserError, quoted
 from cpbench.method import NotDefined, State
@@ -25,8 +25,10 @@ from cpbench.progress import QuietReporter
 from cpbench.sampling import Wanted, draw_once, place, png_bytes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cpbench.cells import Cell
     from cpbench.config import RunConfig
-    from cpbench.judges import Judge
     from cpbench.progress import Reporter
     from cpbench.runner import Run
 
@@ -41,51 +43,36 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
     """
     folder = run.task_folder(t)
     if is_complete(run, t):
-        reporter.advance(run.sampler.evaluations(run.pictures(t)))
+        reporter.advance(run.drawing_work(t))
         return False
     watch, rows = Stopwatch(), []
     before, drawn, reused = run.backbone.unet_evaluations, 0, 0
-    for subjects in run.subjects(t):
-        name, alone = "+".join(c.name for c in subjects), len(subjects) == 1
-        reporter.at(f"task {t} of {len(run.concepts)}: drawing {name}")
-        method = run.method_class(run.options)
-        words = [method.phrase(c.name, c.class_noun, state) if state else c.class_noun for c in subjects]
-        templates = run.templates(subjects)
-        wanted = [
-            Wanted(template.format(*words), run.config.seed, name, template, k)
-            for template in templates
-            for k in range(run.pictures_per_prompt)
-        ]
-        which = [(w.template, w.index) for w in wanted]
+    for cell in run.cells_of(t):
+        reporter.at(f"task {t} of {len(run.concepts)}: drawing {cell.name}")
         try:
-            with watch("drawing"), run.backbone.installed(method, state, tuple(c.name for c in subjects)):
-                refuse_unknown_words(run, words)
-                pictures, files, fresh = draw_once(run.backbone, wanted, run.sampler, run.cache)
+            with watch("drawing"):
+                pictures, files, fresh = draw_cell(run, cell, state)
         except NotDefined as reason:
-            reporter.say(f"task {t}, {name}: not defined ({reason})")
-            kind, figures = ("cell", results.METRICS) if alone else ("pair", composition.METRICS)
-            rows += [(t, kind, name, *w, metric, float("nan")) for metric in figures for w in which]
+            reporter.say(f"task {t}, {cell.name}: not defined ({reason})")
+            metrics_of = cells.METRICS[cell.kind]
+            rows += [(t, cell.kind, cell.name, *w, m, float("nan")) for m in metrics_of for w in cell.which]
             continue
-        drawn, reused = drawn + fresh, reused + len(wanted) - fresh
-        for want, file in zip(wanted, files, strict=True):
-            place(
-                file,
-                folder / "pictures" / name / f"{templates.index(want.template):02d}-{want.index}.png",
-            )
-        if failed := [w for w, p in zip(which, pictures, strict=True) if is_blank(p)]:
+        drawn, reused = drawn + fresh, reused + cell.pictures - fresh
+        for (template, k), file in zip(cell.which, files, strict=True):
+            place(file, folder_of(run, t, cell) / f"{cell.templates.index(template):02d}-{k}.png")
+        if failed := [w for w, p in zip(cell.which, pictures, strict=True) if is_blank(p)]:
             prompt, index = failed[0]
             reporter.say(
-                f"task {t}, {name}: {len(failed)} of {len(which)} pictures failed, of one colour all over and not "
+                f"task {t}, {cell.name}: {len(failed)} of {cell.pictures} pictures failed, of one colour all over and not "
                 f"scored (the first: {prompt!r}, {index})"
             )
         with watch("judging"):
-            rows += score(run, t, "cell" if alone else "pair", subjects, which, pictures)
-            if t == 0 and alone:
-                (concept,) = subjects
-                rows += reference_rows(run, concept, wanted)
-                first = folder / "pictures" / concept.name / "real.png"
-                results.write_atomically(first, png_bytes(run.images[concept.name][0]))
-        reporter.advance(run.sampler.evaluations(len(wanted)))
+            rows += score(run, t, cell, cell.kind, pictures)
+            if t == 0 and cell.kind == "cell":
+                rows += reference_rows(run, cell)
+                real = run.images[cell.name][0]
+                results.write_atomically(folder_of(run, t, cell) / "real.png", png_bytes(real))
+        reporter.advance(run.sampler.evaluations(cell.pictures))
     cost = {
         **watch.record(),
         "drawing_unet_evaluations": run.backbone.unet_evaluations - before,
@@ -97,7 +84,25 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
     return True
 
 
-def refuse_unknown_words(run: Run, phrases: list[str]) -> None:
+def folder_of(run: Run, t: int, cell: Cell) -> Path:
+    """Where the pictures of a cell are: plain nouns, which may have any characters, apart from concepts."""
+    if cell.kind == "prior":
+        return run.task_folder(t) / "prior" / (re.sub(r"[^A-Za-z0-9]+", "-", cell.name).strip("-") or "noun")
+    return run.task_folder(t) / "pictures" / cell.name
+
+
+def draw_cell(run: Run, cell: Cell, state: State | None) -> tuple[np.ndarray, list[Path], int]:
+    """See `draw_once`; by the untouched model where there is no state. Raises NotDefined as `install` does."""
+    method, words = run.method_class(run.options), cell.nouns
+    if state and cell.concepts:
+        words = tuple(method.phrase(c.name, c.class_noun, state) for c in cell.concepts)
+    wanted = [Wanted(template.format(*words), run.config.seed, cell.name, template, k) for template, k in cell.which]
+    with run.backbone.installed(method, state, tuple(c.name for c in cell.concepts)):
+        refuse_unknown_words(run, words)
+        return draw_once(run.backbone, wanted, run.sampler, run.cache)
+
+
+def refuse_unknown_words(run: Run, phrases: Sequence[str]) -> None:
     """UserError where a phrase is none, or has a made-up word that `install` did not put into the vocabulary."""
     there = {f"<{word}>" for word in run.backbone.rows}
     for phrase in phrases:
@@ -110,46 +115,27 @@ def refuse_unknown_words(run: Run, phrases: list[str]) -> None:
             )
 
 
-def score(
-    run: Run,
-    t: int,
-    kind: str,
-    subjects: tuple[sequences.Concept, ...],
-    which: list[tuple[str, int]],
-    pictures: np.ndarray,
-) -> list[tuple]:
+def score(run: Run, t: int, cell: Cell, kind: str, pictures: np.ndarray) -> list[tuple]:
     """CLIP-I, CLIP-T and DINO of each picture: mean cosine with every real picture; cosine with the prompt's words.
 
-    Of a picture of two concepts what `composition.scores` tells. No number for a picture of one colour all over: that is a model that broke, or a filter, not a bad likeness.
+    Of two concepts what `composition.scores` tells, of a plain noun CLIP-T alone. No number for a picture of one
+    colour all over: that is a model that broke, or a filter, not a bad likeness.
     """
-    templates = [template for template, _ in which]
-    if len(subjects) == 2:
-        values = composition.scores(subjects, templates, pictures, run.images, run.judges)
+    templates = [template for template, _ in cell.which]
+    if cell.kind == "pair":
+        values = composition.scores(cell.concepts, templates, pictures, run.images, run.judges)
     else:
-        values = of_one(subjects[0], templates, pictures, run.images[subjects[0].name], run.judges)
-    name, blank = "+".join(c.name for c in subjects), [is_blank(p) for p in pictures]
+        clip = run.judges["clip"]
+        words = clip.texts([template.format(*cell.nouns) for template in templates])
+        values = {"clip_t": metrics.paired_cosine(clip.images(pictures), words)}
+        for metric, judge in (("clip_i", clip), ("dino", run.judges["dino"])) if cell.concepts else ():
+            values[metric] = (judge.images(pictures) @ judge.images(run.images[cell.name]).T).mean(1)
+    blank = [is_blank(p) for p in pictures]
     return [
-        (t, kind, name, template, index, metric, float("nan") if blank[i] else float(vector[i]))
+        (t, kind, cell.name, template, index, metric, float("nan") if blank[i] else float(vector[i]))
         for metric, vector in values.items()
-        for i, (template, index) in enumerate(which)
+        for i, (template, index) in enumerate(cell.which)
     ]
-
-
-def of_one(
-    concept: sequences.Concept,
-    templates: list[str],
-    pictures: np.ndarray,
-    real: np.ndarray,
-    judges: dict[str, Judge],
-) -> dict[str, np.ndarray]:
-    """By metric, a value for every picture (n, h, w, 3) of one concept."""
-    clip, dino = judges["clip"], judges["dino"]
-    by_clip = clip.images(pictures)
-    return {
-        "clip_i": (by_clip @ clip.images(real).T).mean(1),
-        "clip_t": metrics.paired_cosine(by_clip, clip.texts([t.format(concept.class_noun) for t in templates])),
-        "dino": (dino.images(pictures) @ dino.images(real).T).mean(1),
-    }
 
 
 def is_blank(picture: np.ndarray) -> bool:
@@ -157,16 +143,16 @@ def is_blank(picture: np.ndarray) -> bool:
     return bool((picture == picture[:1, :1]).all())
 
 
-def reference_rows(run: Run, concept: sequences.Concept, wanted: list[Wanted]) -> list[tuple]:
+def reference_rows(run: Run, cell: Cell) -> list[tuple]:
     """Ceiling 1, the real pictures against each other without self-pairs; on the miniature also the `oracle` row."""
-    real = run.images[concept.name]
+    (concept,), real = cell.concepts, run.images[cell.name]
     rows: list[tuple] = [
         (0, "real", concept.name, "", 0, metric, metrics.cosine_self_pairs(run.judges[judge].images(real)))
         for metric, judge in (("clip_i", "clip"), ("dino", "dino"))
     ]
     if images.is_drawn(concept, run.config.backbone):
-        drawings = np.stack([images.oracle(w.concept, w.template, w.seed, w.index) for w in wanted])
-        rows += score(run, 0, "oracle", (concept,), [(w.template, w.index) for w in wanted], drawings)
+        drawings = [images.oracle(concept.name, template, run.config.seed, k) for template, k in cell.which]
+        rows += score(run, 0, cell, "oracle", np.stack(drawings))
     return rows
 
 
@@ -178,13 +164,8 @@ def is_complete(run: Run, t: int) -> bool:
         return False
     if record.get("scores_sha256") != results.file_hash(folder / "scores.csv"):
         return False
-    counts = {
-        ("+".join(c.name for c in subjects), "cell" if len(subjects) == 1 else "pair"): len(run.templates(subjects))
-        * run.pictures_per_prompt
-        * len(results.METRICS if len(subjects) == 1 else composition.METRICS)
-        for subjects in run.subjects(t)
-    }
-    drawn = scores[scores["kind"].isin(("cell", "pair"))]
+    counts = {(c.name, c.kind): c.pictures * len(cells.METRICS[c.kind]) for c in run.cells_of(t)}
+    drawn = scores[scores["kind"].isin(cells.METRICS)]
     return drawn.groupby(["concept", "kind"]).size().to_dict() == counts
 
 
@@ -199,7 +180,7 @@ def spare_device(run: Run) -> str | None:
     Unless told: a second GPU, or as many spare cores as this process has threads, if there is much to draw.
     """
     overlap, device = run.config.overlap, str(run.backbone.device)
-    much = run.sampler.evaluations(sum(run.pictures(t) for t in run.rows)) >= WORTH_A_PROCESS
+    much = sum(run.drawing_work(t) for t in run.rows) >= WORTH_A_PROCESS
     if not (much if overlap is None else overlap):
         return None
     if device.startswith("cuda"):

@@ -30,6 +30,7 @@ from cpbench import (
     adapters,
     audit,
     backbones,
+    cells,
     composition,
     curves,
     images,
@@ -52,6 +53,7 @@ DROPPED = "dropped"  # in a task's folder: its state's tensors were taken off th
 MOVES_SCORES = (
     "adapters",
     "backbones",
+    "cells",
     "composition",
     "diffusion_classifier",
     "fisher",
@@ -119,20 +121,13 @@ class Run:
         """Progress that task t is worth: a training step's evaluation counts three times, for its way back."""
         return 3 * self.method_class(self.options).unet_evaluations(t)
 
-    def subjects(self, t: int) -> list[tuple[sequences.Concept, ...]]:
-        """What is drawn in row t: every concept learned so far (row 0: all) alone, and in row 0 and the last the pairs."""
-        alone = self.sequence.concepts[:t] if t else self.sequence.concepts
-        ends = composition.pairs(self.sequence) if t in (0, len(self.concepts)) else []
-        return [*((concept,) for concept in alone), *ends]
+    def cells_of(self, t: int) -> list[cells.Cell]:
+        """What is drawn in row t."""
+        return cells.of_row(self.sequence, t, self.pictures_per_prompt)
 
-    def templates(self, subjects: tuple[sequences.Concept, ...]) -> tuple[str, ...]:
-        """The prompts of a concept, or of a pair."""
-        test = self.sequence.evaluation
-        return test.prompts[subjects[0].kind] if len(subjects) == 1 else test.compositions
-
-    def pictures(self, t: int) -> int:
-        """How many pictures row t has."""
-        return sum(len(self.templates(subjects)) for subjects in self.subjects(t)) * self.pictures_per_prompt
+    def drawing_work(self, t: int) -> int:
+        """UNet evaluations of drawing row t."""
+        return self.sampler.evaluations(sum(cell.pictures for cell in self.cells_of(t)))
 
 
 def rows_of(config: RunConfig, last: int) -> list[int]:
@@ -308,7 +303,7 @@ def execute(
 def _execute(run: Run, progress: Path | None) -> None:
     concepts = run.sequence.concepts
     learning = sum(run.learning_work(t) for t in range(1, len(concepts) + 1))
-    total = learning + sum(run.sampler.evaluations(run.pictures(t)) for t in run.rows)
+    total = learning + sum(run.drawing_work(t) for t in run.rows)
     title = f"{run.facts['method']} on {run.sequence.name}"
     with Reporter(title, total, progress) as reporter:
         drawn = images.is_drawn(concepts[0], run.config.backbone)
@@ -359,7 +354,7 @@ class RowQueue:
         fresh, said = self.waiting.pop(t).result()
         for line in said:
             self.reporter.say(line)
-        self.reporter.advance(self.run.sampler.evaluations(self.run.pictures(t)))
+        self.reporter.advance(self.run.drawing_work(t))
         self.finish(t, fresh)
 
     def finish(self, t: int, fresh: bool) -> None:

@@ -89,6 +89,7 @@ class Evaluation:
     guidance_scale: float = 4.0
     photographs: Drawing = Drawing()
     compositions: tuple[str, ...] = ()  # templates with two slots, for two concepts in one picture
+    prior: tuple[str, ...] = ()  # templates for plain class nouns, after every task
 
     def drawing(self, drawn: bool) -> Drawing:
         """The values for the miniature's drawn concepts, or for photographs."""
@@ -158,8 +159,9 @@ def content_hash(seq: Sequence) -> str:
         "guidance_scale": float(test.guidance_scale),
         "photographs": [float(value) for value in astuple(test.photographs)],
     }
-    if test.compositions:
-        facts["compositions"] = list(test.compositions)
+    for more in ("compositions", "prior"):
+        if getattr(test, more):
+            facts[more] = list(getattr(test, more))
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -326,7 +328,7 @@ def _evaluation(value: object, where: str, concepts: list[Concept], prompts: dic
         value,
         where,
         required=[k for k in KINDS if k in used],
-        optional=(*KINDS, *DRAWING, "photographs", "compositions"),
+        optional=(*KINDS, *DRAWING, "photographs", "compositions", "prior"),
     )
     chosen = {k: _templates(given[k], f"{where}.{k}") for k in KINDS if k in given}
     for kind, templates in chosen.items():
@@ -338,7 +340,8 @@ def _evaluation(value: object, where: str, concepts: list[Concept], prompts: dic
     elsewhere = given.get("photographs", {})
     elsewhere = _drawing(_keys(elsewhere, f"{where}.photographs", optional=DRAWING), f"{where}.photographs")
     both = _templates(given["compositions"], f"{where}.compositions", slots=2) if "compositions" in given else ()
-    return Evaluation(chosen, **settings, photographs=Drawing(**(settings | elsewhere)), compositions=both)
+    plain = _templates(given["prior"], f"{where}.prior") if "prior" in given else ()
+    return Evaluation(chosen, **settings, photographs=Drawing(**(settings | elsewhere)), compositions=both, prior=plain)
 
 
 def _drawing(given: dict[str, Any], where: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from cpbench import composition, config, results, sequences
+from cpbench import cells, config, results, sequences
 from cpbench.engines import LOST, Job, Local, OnRay, Outcome, Places, room
 from cpbench.errors import UserError, near
 from cpbench.progress import span
@@ -273,10 +273,8 @@ def outlook(grid: Grid, output: Path) -> list[Outlook]:
         same = [r for r in same if r["facts"]["sequence"] == sequences.content_hash(seq)]
         seconds = [sum(v for c in r["costs"].values() for k, v in c.items() if k.endswith("_seconds")) for r in alike]
         learning = sum(kind(options).unet_evaluations(t) for t in range(1, len(seq.concepts) + 1))
-        pictures = [len(seq.evaluation.prompts[c.kind]) * per_prompt for c in seq.concepts]
-        pairs = len(composition.pairs(seq)) * len(seq.evaluation.compositions) * per_prompt
-        cells = sum(sum(pictures[: t or None]) for t in rows_of(chosen, len(pictures)))
-        drawing = sampler.evaluations(cells + 2 * pairs)  # pairs in row 0 and in the last
+        rows = rows_of(chosen, len(seq.concepts))
+        drawing = sampler.evaluations(sum(cell.pictures for t in rows for cell in cells.of_row(seq, t, per_prompt)))
         found.append(Outlook(job, bool(same), learning, drawing, sum(seconds) / len(seconds) if seconds else None))
     return found
 

@@ -1,0 +1,52 @@
+"""What is drawn in a row: every concept learned so far, and beside the matrix pairs of concepts and plain class nouns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cpbench import composition
+from cpbench.sequences import Concept, Sequence
+
+# DreamBench's class nouns: some are in a sequence and some are not, which tells what is lost beyond it
+NOUNS = (
+    "backpack", "stuffed animal", "bowl", "can", "candle", "cat", "clock", "sneaker", "dog", "teapot", "glasses", "boot",
+    "vase", "cartoon", "toy",
+)  # fmt: skip
+METRICS = {"cell": ("clip_i", "clip_t", "dino"), "pair": composition.METRICS, "prior": ("clip_t",)}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing that is drawn in a row.
+
+    kind: "cell", a concept, an entry of the retention matrix; "pair", two concepts in one picture; "prior", a plain class
+    noun. name: as in scores.csv; concepts: whose words are in the prompts; nouns: what stands there without a method.
+    """
+
+    kind: str
+    name: str
+    concepts: tuple[Concept, ...]
+    nouns: tuple[str, ...]
+    templates: tuple[str, ...]
+    per_prompt: int
+
+    @property
+    def pictures(self) -> int:
+        return len(self.templates) * self.per_prompt
+
+    @property
+    def which(self) -> list[tuple[str, int]]:
+        """(template, index) of every picture, in their order."""
+        return [(template, k) for template in self.templates for k in range(self.per_prompt)]
+
+
+def of_row(sequence: Sequence, t: int, per_prompt: int) -> list[Cell]:
+    """Row t: the concepts learned so far (row 0: all), in row 0 and the last the pairs, and the nouns, a picture a prompt."""
+    test = sequence.evaluation
+    learned = sequence.concepts[:t] if t else sequence.concepts
+    found = [Cell("cell", c.name, (c,), (c.class_noun,), test.prompts[c.kind], per_prompt) for c in learned]
+    for a, b in composition.pairs(sequence) if t in (0, len(sequence.concepts)) else ():
+        nouns = (a.class_noun, b.class_noun)
+        found.append(Cell("pair", f"{a.name}+{b.name}", (a, b), nouns, test.compositions, per_prompt))
+    nouns = dict.fromkeys([*(c.class_noun for c in sequence.concepts), *NOUNS]) if test.prior else ()
+    return found + [Cell("prior", noun, (), (noun,), test.prior, 1) for noun in nouns]

@@ -1,0 +1,80 @@
+"""What a row has: concepts, pairs, plain nouns; and that plain nouns are drawn by whatever the model has become."""
+
+from pathlib import Path
+
+import pytest
+
+import cpbench
+from cpbench import cells, sequences
+from cpbench.miniature import world
+from cpbench.results import read_scores
+
+SHORT = """
+name: short
+version: 1
+images: {drawn: true}
+concepts:
+  - {name: dog, class_noun: dog, kind: live}
+  - {name: vase, class_noun: vase, kind: object}
+evaluation:
+  live: ["a {} in the snow", "a {} on the beach"]
+  object: ["a {} in the snow"]
+  pictures_per_prompt: 2
+  num_inference_steps: 1
+  prior: ["a photo of a {}", "a {} in the snow"]
+  compositions: ["a {} and a {}"]
+"""
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("cells") / "short.yaml"
+    file.write_text(SHORT)
+    return file
+
+
+def test_the_nouns_are_dreambenchs() -> None:
+    assert sorted(cells.NOUNS) == sorted(world.NOUNS) and len(set(cells.NOUNS)) == 15
+
+
+def test_rows_have_what_was_learned_pairs_at_both_ends_and_all_nouns(short: Path) -> None:
+    sequence = sequences.load(str(short))
+    rows = [cells.of_row(sequence, t, 2) for t in range(3)]
+    for cell_names, row in zip((["dog", "vase"], ["dog"], ["dog", "vase"]), rows, strict=True):
+        assert [c.name for c in row if c.kind == "cell"] == cell_names
+    assert [[c.name for c in row if c.kind == "pair"] for row in rows] == [["dog+vase"], [], ["dog+vase"]]
+    for row in rows:
+        assert {c.name for c in row if c.kind == "prior"} == set(cells.NOUNS)
+        counts = {(c.name, c.kind): c.pictures for c in row}
+        assert counts["dog", "cell"] == 4 and counts["dog", "prior"] == 2 and counts.get(("dog+vase", "pair"), 2) == 2
+        assert all(len(c.which) == c.pictures == len(set(c.which)) for c in row)
+
+
+def test_nouns_that_a_sequence_has_beyond_dreambenchs_are_asked_for_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        SHORT.replace("drawn: true", "folder: '{name}'").replace("class_noun: dog", "class_noun: red panda")
+    )
+    names = [c.name for c in cells.of_row(sequences.load(str(file)), 1, 1) if c.kind == "prior"]
+    assert names[0] == "red panda" and sorted(names[1:]) == sorted(cells.NOUNS)
+
+
+def test_without_the_key_no_noun_is_drawn(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("".join(line for line in SHORT.splitlines(True) if "prior" not in line and "comp" not in line))
+    assert {c.kind for c in cells.of_row(sequences.load(str(file)), 0, 1)} == {"cell"}
+
+
+def test_a_model_that_changed_draws_other_nouns_and_one_that_did_not_the_same(short: Path, tmp_path: Path) -> None:
+    given = {"sequence": str(short), "output": tmp_path}
+    base = cpbench.run(method="base", **given)
+    options = {"steps": 3, "batch_size": 1, "rank": 2, "learning_rate": 3e-2}
+    moved = cpbench.run(method="seqlora", options=options, **given)
+    for run, same in ((base, True), (moved, False)):
+        scores = read_scores(run["folder"] / "scores.csv")
+        prior = scores[scores["kind"] == "prior"]
+        assert set(prior["metric"]) == {"clip_t"} and len(prior) == 3 * 15 * 2
+        folders = [run["folder"] / f"task-{t:02d}" / "prior" for t in (0, 2)]
+        files = [{f.relative_to(top): f.read_bytes() for f in top.rglob("*.png")} for top in folders]
+        assert len(files[0]) == 30 and files[0].keys() == files[1].keys()
+        assert (files[0] == files[1]) == same
