@@ -1,6 +1,6 @@
 """Scores from embeddings, and what a retention matrix says. Pure functions on numpy arrays.
 
-Cosines are plain: between -1 and 1, neither times 100 nor CLIPScore's 2.5.
+Cosines are plain: between -1 and 1, neither times 100 nor CLIPScore's 2.5 (`clip_score` alone has that factor).
 
 A retention matrix R is (T+1, T): row 0 is the untouched model, row t the model after task t, and column j
 (counted from 0) holds concept j+1, so concept j's score right after its own task is `R[j, j - 1]`. The
@@ -8,16 +8,22 @@ formulas below count concepts from 1, as the papers do: R[i][j] is row i, concep
 pass the rows that exist and as many concepts, `R[:t + 1, :t]`: then t takes the place of T everywhere.
 
 A cell may be NaN: "not defined". It is never dropped: NaN in a cell that a formula uses makes its value NaN.
-No formula uses the cells of a concept not yet learned, except those in row 0. A value that nothing defines
-(forgetting after one task, a share of nothing) is NaN as well, never 0.
+No formula uses the cells of a concept not yet learned, except those in row 0 and, in `forward_transfer` alone,
+the one just before the concept's own task. A value that nothing defines (forgetting after one task, a share of
+nothing) is NaN as well, never 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cpbench.errors import near
+
 Array = NDArray[np.float64]
+
+CLIPSCORE = 2.5  # the factor of Hessel et al. 2021
+CONVENTIONS = ("chaudhry", "lrcp", "first-minus-last")  # of forgetting
 
 # A sum of differences of scores as small as this is rounding, and no divisor.
 ROUNDING = 1e-9
@@ -32,13 +38,72 @@ def cosine_all_pairs(a: ArrayLike, b: ArrayLike) -> float:
     CLIP-I and DINO of a concept: a = generated pictures, b = its real ones (DreamBooth, Ruiz et al. 2023).
     A zero vector has no direction: the result is NaN. ValueError if the shapes do not fit.
     """
-    a, b = _directions(a, "a"), _directions(b, "b")
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"a and b must have the same width; got {a.shape} and {b.shape}")
+    a, b = _same_width(a, b)
     if not len(a) or not len(b):
         return float("nan")
     # The mean of all products is the product of the means: no (n, m) matrix is needed.
     return float(a.mean(axis=0) @ b.mean(axis=0))
+
+
+def mean_cosines(a: ArrayLike, b: ArrayLike) -> Array:
+    """Of each row of `a` (n, d) the mean cosine with the rows of `b` (m, d): (n,), NaN for m = 0.
+
+    `cosine_all_pairs` picture by picture, which is what intervals and paired comparisons are made of.
+    """
+    a, b = _same_width(a, b)
+    return a @ b.mean(axis=0) if len(b) else np.full(len(a), np.nan)
+
+
+def nearest_cosines(a: ArrayLike, b: ArrayLike) -> Array:
+    """Of each row of `a` (n, d) the largest cosine with a row of `b` (m, d): (n,), NaN for m = 0.
+
+    A zero vector in `b` makes all of them NaN, one in `a` its own.
+    """
+    a, b = _same_width(a, b)
+    return (a @ b.T).max(axis=1) if len(b) else np.full(len(a), np.nan)
+
+
+def cosine_nearest(a: ArrayLike, b: ArrayLike) -> float:
+    """Mean over the rows of `a` (n, d) of the largest cosine with a row of `b` (m, d); NaN without a pair.
+
+    CLIP-I or DINO by the nearest real picture: a = generated pictures, b = the concept's real ones. Never below
+    `cosine_all_pairs`, and higher the more real pictures there are: not to be put in one column with it. Ours.
+    """
+    return _mean(nearest_cosines(a, b))
+
+
+def common_mean(groups: Iterable[ArrayLike]) -> Array:
+    """The centre (d,) for `centred`: mean over groups (n_g, d), one a concept, of the mean of their rows at length 1.
+
+    A concept with more pictures does not weigh more. ValueError without a group, or with an empty one.
+    """
+    means = []
+    for group in groups:
+        rows = directions(group, "a group")
+        if not len(rows):
+            raise ValueError("a common mean needs at least one picture of every concept")
+        means.append(rows.mean(axis=0))
+    if not means:
+        raise ValueError("a common mean needs at least one concept")
+    return np.mean(means, axis=0)
+
+
+def centred(a: ArrayLike, centre: ArrayLike) -> Array:
+    """Rows of `a` (n, d) at length 1, less the centre (d,), at length 1 again: (n, d); NaN for a row at the centre."""
+    a, centre = directions(a, "a"), np.asarray(centre, dtype=np.float64)
+    if centre.shape != a.shape[1:]:
+        raise ValueError(f"the centre must be as wide as the rows, {a.shape[1:]}; got {centre.shape}")
+    return directions(a - centre, "a")
+
+
+def cosine_centred(a: ArrayLike, b: ArrayLike, centre: ArrayLike) -> float:
+    """`cosine_all_pairs` of a (n, d) and b (m, d), both `centred` at a common mean embedding (d,).
+
+    The embeddings of an encoder lie in a narrow cone, so plain cosines of unrelated pictures are far above 0. With
+    what all pictures share taken out, unrelated concepts are near 0 (below it, where the centre is their own mean).
+    `centre`: `common_mean` of the real pictures of all concepts of the sequence, the same for every row and run. Ours.
+    """
+    return cosine_all_pairs(centred(a, centre), centred(b, centre))
 
 
 def cosine_self_pairs(a: ArrayLike) -> float:
@@ -47,7 +112,7 @@ def cosine_self_pairs(a: ArrayLike) -> float:
     Ceiling 1: the real pictures of a concept against each other (DreamBooth's row "Real images"; that a
     picture is not compared with itself is our reading). A zero vector gives NaN. ValueError on other shapes.
     """
-    a = _directions(a, "a")
+    a = directions(a, "a")
     n = len(a)
     if n < 2:
         return float("nan")
@@ -61,19 +126,36 @@ def paired_cosine(a: ArrayLike, b: ArrayLike) -> Array:
 
     CLIP-T: a = generated pictures, b = their prompts. ValueError unless the shapes are the same.
     """
-    a, b = _directions(a, "a"), _directions(b, "b")
+    a, b = directions(a, "a"), directions(b, "b")
     if a.shape != b.shape:
         raise ValueError(f"a and b must have the same shape; got {a.shape} and {b.shape}")
     return np.einsum("nd,nd->n", a, b)
 
 
-def _directions(x: ArrayLike, name: str) -> Array:
-    """Rows at length 1, in double precision: (n, d). A zero row becomes NaN."""
+def clip_score(a: ArrayLike, b: ArrayLike) -> Array:
+    """CLIPScore = 2.5 max(cos, 0) of row i of `a` (n, d) and row i of `b` (n, d): (n,), between 0 and 2.5.
+
+    Hessel et al. 2021; the scale of the CLIP-T tables of Custom Diffusion and CIDM. To be labelled "CLIP-T x2.5",
+    never put in one column with `paired_cosine`.
+    """
+    return CLIPSCORE * np.maximum(paired_cosine(a, b), 0.0)
+
+
+def directions(x: ArrayLike, name: str) -> Array:
+    """Rows at length 1, in double precision: (n, d). A zero row becomes NaN. ValueError on another shape."""
     x = np.asarray(x, dtype=np.float64)
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"{name} must be embeddings of shape (n, d) with d > 0; got {x.shape}")
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(length > 0, length, np.nan)
+
+
+def _same_width(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
+    """Both as `directions`. ValueError unless they are equally wide."""
+    a, b = directions(a, "a"), directions(b, "b")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"a and b must have the same width; got {a.shape} and {b.shape}")
+    return a, b
 
 
 # The retention matrix
@@ -89,27 +171,63 @@ def plasticity(R: ArrayLike) -> float:
     return _mean(_learned(_matrix(R)))
 
 
-def forgetting(R: ArrayLike) -> float:
-    """F_T = 1/(T-1) sum_{j<T} ( max_{j<=i<T} R[i][j] - R[T][j] ) of a (T+1, T) matrix; NaN for T < 2.
+def forgetting(R: ArrayLike, convention: str = "chaudhry") -> float:
+    """F_T of a (T+1, T) matrix by a named convention; NaN for T < 2 in each, for nothing can be forgotten yet.
 
-    From Chaudhry et al. 2018 (Riemannian Walk): the best a concept ever was, before the last task, less what
-    it is now. The last concept does not count. Negative where the last task made the old concepts better.
+    "chaudhry": 1/(T-1) sum_{j<T} ( max_{j<=i<T} R[i][j] - R[T][j] ), from Chaudhry et al. 2018 (Riemannian Walk):
+    the best a concept ever was, before the last task, less what it is now. The last concept does not count. Negative
+    where the last task made the old concepts better. The maximum makes noise look like forgetting: read it beside
+    `forgetting_from_noise`.
+    "lrcp": `forgetting_all_rows`.
+    "first-minus-last": 1/(T-1) sum_{j<T} ( R[j][j] - R[T][j] ), which is -BWT: no maximum, so noise adds nothing.
+    UserError for another name.
     """
+    if convention not in CONVENTIONS:
+        raise near(convention, CONVENTIONS, "forgetting convention")
     R = _matrix(R)
     T = R.shape[1]
+    if convention == "lrcp":
+        return forgetting_all_rows(R)
+    if convention == "first-minus-last":
+        return 0.0 - backward_transfer(R)  # a minus sign would make -0.0 of nothing lost
     return _mean([R[j:T, j - 1].max() - R[T, j - 1] for j in range(1, T)])
 
 
 def forgetting_all_rows(R: ArrayLike) -> float:
-    """1/T sum_j ( max_{j<=i<=T} R[i][j] - R[T][j] ) of a (T+1, T) matrix.
+    """1/T sum_j ( max_{j<=i<=T} R[i][j] - R[T][j] ) of a (T+1, T) matrix; NaN for T < 2.
 
     The convention of the code of Low-Rank Continual Personalization (luk-st/continual-lora): the last row is
     in the maximum, so it is never below 0, and the last concept adds a zero to a mean over all T. Not to be
-    put in one column with `forgetting`.
+    put in one column with `forgetting`. After one task that code has 0; here it is not defined, as everywhere.
     """
     R = _matrix(R)
     T = R.shape[1]
+    if T < 2:
+        return float("nan")
     return _mean([R[j:, j - 1].max() - R[T, j - 1] for j in range(1, T + 1)])
+
+
+def forgetting_from_noise(standard_errors: ArrayLike, draws: int = 20_000, seed: int = 0) -> float:
+    """What `forgetting` is expected to be for a method that forgets nothing, from noise alone; NaN for T < 2.
+
+    standard_errors (T+1, T): of each cell, the standard deviation of one picture's score / sqrt(pictures of the cell),
+    in the score's own unit. Cells that Chaudhry's formula does not use may be NaN; NaN in one that it uses gives NaN.
+    The true scores of a concept are taken to be the same in all rows, and the cells' errors to be normal and
+    independent; then F is the mean over j < T of E max_{j<=i<T} e[i][j], since E e[T][j] = 0. That is taken by Monte
+    Carlo from `draws` matrices of a seeded generator: its own error is about 1 / sqrt(draws) of a standard error.
+
+    The noise meant is that of which pictures were drawn. With fixed noise per (concept, prompt, index) a model that did
+    not change draws equal pictures, and its F is 0 exactly; one that did change draws others, whose errors are shared
+    in part. So this value is for cells that share nothing, and bounds the share of noise in F from above. Ours.
+    ValueError for another shape or a negative standard error.
+    """
+    se = _matrix(standard_errors)
+    if (se < 0).any():
+        raise ValueError(f"a standard error is not negative; got {np.nanmin(se)}")
+    T = se.shape[1]
+    generator = np.random.default_rng(seed)
+    highest = [(generator.standard_normal((draws, T - j)) * se[j:T, j - 1]).max(axis=1) for j in range(1, T)]
+    return _mean(np.mean(highest, axis=1)) if highest else float("nan")
 
 
 def backward_transfer(R: ArrayLike) -> float:
@@ -121,6 +239,28 @@ def backward_transfer(R: ArrayLike) -> float:
     return _mean((R[-1] - _learned(R))[:-1])
 
 
+def forward_transfer(R: ArrayLike) -> float:
+    """FWT = 1/(T-1) sum_{j>1} ( R[j-1][j] - R[0][j] ) of a (T+1, T) matrix; NaN for T < 2.
+
+    From Lopez-Paz and Ranzato 2017 (GEM), their b (a random model) being row 0, the untouched one: what the tasks before
+    a concept's own did for it. It needs the cell just above the diagonal, R[j-1][j], a concept not yet learned, drawn by
+    its bare class noun; where a run did not draw those, NaN.
+    """
+    R = _matrix(R)
+    return _mean((np.diagonal(R) - R[0])[1:])
+
+
+def intransigence(R: ArrayLike, isolated: ArrayLike) -> float:
+    """I = mean_j ( S_j - R[j][j] ) of a (T+1, T) matrix and the scores S (T,) of the concepts learned alone.
+
+    From Chaudhry et al. 2018: what learning in a sequence costs right after a concept's own task; negative where the
+    earlier tasks helped. Their reference is a model trained on all data so far; here it is the method `isolated`,
+    which learns each concept from the untouched model. ValueError if the shapes do not fit.
+    """
+    R, S = _one_a_concept(R, isolated, "isolated scores")
+    return _mean(S - _learned(R))
+
+
 def normalised_retention(R: ArrayLike, ceiling: ArrayLike) -> float:
     """sum_j ( R[T][j] - R[0][j] ) / sum_j ( C_j - R[0][j] ) of a (T+1, T) matrix and ceilings C (T,).
 
@@ -128,7 +268,7 @@ def normalised_retention(R: ArrayLike, ceiling: ArrayLike) -> float:
     a concept that the untouched model draws well already would otherwise outweigh all others. NaN if the
     ceilings are not above the floor. Ours.
     """
-    R, C = _with_ceiling(R, ceiling)
+    R, C = _one_a_concept(R, ceiling, "ceiling")
     return _share(R[-1] - R[0], C - R[0])
 
 
@@ -137,7 +277,7 @@ def gap_closed(R: ArrayLike, ceiling: ArrayLike) -> float:
 
     `normalised_retention`, each concept taken right after its own task instead of at the end. Ours.
     """
-    R, C = _with_ceiling(R, ceiling)
+    R, C = _one_a_concept(R, ceiling, "ceiling")
     return _share(_learned(R) - R[0], C - R[0])
 
 
@@ -153,8 +293,12 @@ def share_lost(R: ArrayLike) -> float:
 
 
 def summary(R: ArrayLike, ceiling: ArrayLike) -> dict[str, float]:
-    """All of the above by name, for a (T+1, T) matrix and ceilings (T,): NaN where a score has no ceiling."""
-    R, C = _with_ceiling(R, ceiling)
+    """What a report shows, by name, of a (T+1, T) matrix and ceilings (T,): NaN where a score has no ceiling.
+
+    Not in it: what needs another run (`intransigence`), cells that most runs do not draw (`forward_transfer`), or
+    the pictures' scores (`forgetting_from_noise`).
+    """
+    R, C = _one_a_concept(R, ceiling, "ceiling")
     alone: tuple[Callable[[ArrayLike], float], ...] = (
         final_average,
         plasticity,
@@ -178,11 +322,12 @@ def _matrix(R: ArrayLike) -> Array:
     return R
 
 
-def _with_ceiling(R: ArrayLike, ceiling: ArrayLike) -> tuple[Array, Array]:
-    R, C = _matrix(R), np.asarray(ceiling, dtype=np.float64)
-    if C.shape != (R.shape[1],):
-        raise ValueError(f"the ceiling must be (T,) = ({R.shape[1]},), one a concept; got {C.shape}")
-    return R, C
+def _one_a_concept(R: ArrayLike, values: ArrayLike, name: str) -> tuple[Array, Array]:
+    """R and the values in double precision. ValueError, with their name, unless they are one a concept."""
+    R, values = _matrix(R), np.asarray(values, dtype=np.float64)
+    if values.shape != (R.shape[1],):
+        raise ValueError(f"the {name} must be (T,) = ({R.shape[1]},), one a concept; got {values.shape}")
+    return R, values
 
 
 def _learned(R: Array) -> Array:

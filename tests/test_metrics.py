@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cpbench import metrics as m
+from cpbench.errors import UserError
 
 NAN = float("nan")
 SCORES = st.floats(-1, 1, allow_subnormal=False)
@@ -19,6 +20,8 @@ ON_MATRIX = (
     m.forgetting_all_rows,
     m.backward_transfer,
     m.share_lost,
+    m.forward_transfer,
+    m.forgetting_from_noise,
 )
 WITH_CEILING = (m.normalised_retention, m.gap_closed)
 
@@ -65,7 +68,7 @@ def loops(matrix, ceiling):
         "final_average": sum(R(T, j) for j in everyone) / T,
         "plasticity": sum(R(j, j) for j in everyone) / T,
         "forgetting": sum(dropped) / (T - 1) if T > 1 else NAN,
-        "forgetting_all_rows": sum(dropped_all) / T,
+        "forgetting_all_rows": sum(dropped_all) / T if T > 1 else NAN,
         "backward_transfer": sum(R(T, j) - R(j, j) for j in earlier) / (T - 1) if T > 1 else NAN,
         "normalised_retention": sum(R(T, j) - R(0, j) for j in everyone) / span,
         "gap_closed": sum(R(j, j) - R(0, j) for j in everyone) / span,
@@ -219,20 +222,160 @@ def test_ceiling_below_the_floor_gives_no_share():
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 3), (2, 3), (4, 2), (3, 2, 1)])
-@pytest.mark.parametrize("metric", ON_MATRIX + WITH_CEILING)
+@pytest.mark.parametrize("metric", (*ON_MATRIX, *WITH_CEILING, m.intransigence))
 def test_wrong_shape_is_named(metric, shape):
-    more = ([0.0] * shape[-1],) if metric in WITH_CEILING else ()
+    more = ([0.0] * shape[-1],) if metric in (*WITH_CEILING, m.intransigence) else ()
     with pytest.raises(ValueError, match=str(shape).replace("(", r"\(").replace(")", r"\)")):
         metric(np.zeros(shape), *more)
 
 
-@pytest.mark.parametrize("metric", (*WITH_CEILING, m.summary))
+@pytest.mark.parametrize("metric", (*WITH_CEILING, m.summary, m.intransigence))
 def test_ceiling_of_the_wrong_length_is_named(metric):
     with pytest.raises(ValueError, match=r"got \(2,\)"):
         metric(FORGETS, [0.9, 0.9])
 
 
+# Other conventions, transfer, noise
+
+
+@settings(deadline=None)
+@given(matrices())
+def test_conventions_of_forgetting_are_what_their_names_say(case):
+    R, _ = case
+    T = R.shape[1]
+    expected = {
+        "chaudhry": [R[j:T, j - 1].max() - R[T, j - 1] for j in range(1, T)],
+        "lrcp": [R[j : T + 1, j - 1].max() - R[T, j - 1] for j in range(1, T + 1)],
+        "first-minus-last": [R[j, j - 1] - R[T, j - 1] for j in range(1, T)],
+    }
+    assert set(expected) == set(m.CONVENTIONS)
+    for convention, lost in expected.items():
+        value = sum(lost) / len(lost) if T > 1 else NAN
+        assert m.forgetting(R, convention) == pytest.approx(value, nan_ok=True, abs=1e-12)
+
+
+def test_after_one_task_nothing_is_forgotten_by_any_convention():
+    for convention in m.CONVENTIONS:
+        assert math.isnan(m.forgetting([[0.2], [0.8]], convention))
+    assert math.isnan(m.forgetting_from_noise([[0.1], [0.1]]))
+    assert math.isnan(m.forward_transfer([[0.2], [0.8]]))
+
+
+def test_unknown_convention_is_named_with_a_near_one():
+    with pytest.raises(UserError, match="unknown forgetting convention 'chaudry': did you mean 'chaudhry'"):
+        m.forgetting(FORGETS, "chaudry")
+
+
+def test_forward_transfer_is_taken_just_before_a_concepts_own_task():
+    R = [[0.2, 0.3, 0.1], [0.8, 0.35, NAN], [0.6, 0.7, 0.25], [0.4, 0.5, 0.9]]
+    assert m.forward_transfer(R) == pytest.approx((0.05 + 0.15) / 2)
+    R[2][2] = NAN  # as in a run that draws only what was learned
+    assert math.isnan(m.forward_transfer(R))
+
+
+@settings(deadline=None)
+@given(matrices(), st.data())
+def test_intransigence_is_the_mean_gap_to_learning_alone(case, data):
+    R, _ = case
+    T = R.shape[1]
+    alone = data.draw(arrays(np.float64, (T,), elements=SCORES))
+    assert m.intransigence(R, alone) == pytest.approx(sum(alone[j] - R[j + 1, j] for j in range(T)) / T, abs=1e-12)
+    assert m.intransigence(R, np.diagonal(R[1:])) == 0
+
+
+def test_forgetting_from_noise_is_the_closed_form_of_the_largest_of_normals():
+    largest = {1: 0.0, 2: 1 / math.sqrt(math.pi), 3: 1.5 / math.sqrt(math.pi)}  # means of the largest of n
+    for T in (2, 3, 4):
+        expected = 0.02 * sum(largest[T - j] for j in range(1, T)) / (T - 1)
+        assert m.forgetting_from_noise(np.full((T + 1, T), 0.02)) == pytest.approx(expected, abs=3e-4)
+    se = np.array([[9.0, 9.0, 9.0], [3.0, 9.0, 9.0], [4.0, 2.0, 9.0], [9.0, 9.0, 9.0]])
+    # E max of two normals is sqrt((3^2 + 4^2) / (2 pi)); the cells that are 9 are in no maximum
+    assert m.forgetting_from_noise(se) == pytest.approx(5 / math.sqrt(2 * math.pi) / 2, abs=0.05)
+
+
+def test_forgetting_from_noise_is_the_mean_forgetting_of_methods_that_forget_nothing():
+    rng = np.random.default_rng(1)
+    deviation, pictures, level = 0.1, 16, np.array([0.3, 0.5, 0.6, 0.4])
+    runs = level + rng.normal(scale=deviation, size=(4000, pictures, 5, 4)).mean(axis=1)
+    found = m.forgetting_from_noise(np.full((5, 4), deviation / math.sqrt(pictures)))
+    assert found == pytest.approx(np.mean([m.forgetting(R) for R in runs]), rel=0.05)
+    assert found > 0.01  # of noise alone
+
+
+@settings(deadline=None, max_examples=20)
+@given(matrices(least=2), st.floats(0.1, 10))
+def test_forgetting_from_noise_scales_with_the_noise_and_repeats(case, scale):
+    se = np.abs(case[0])
+    value = m.forgetting_from_noise(se, draws=500)
+    assert m.forgetting_from_noise(se, draws=500) == value
+    assert m.forgetting_from_noise(scale * se, draws=500) == pytest.approx(scale * value, abs=1e-9)
+    assert m.forgetting_from_noise(0 * se) == 0
+
+
+def test_forgetting_from_noise_needs_the_cells_it_uses():
+    se = np.full((4, 3), 0.1)
+    hidden = se.copy()
+    hidden[0], hidden[1, 1:], hidden[2, 2:] = NAN, NAN, NAN
+    assert m.forgetting_from_noise(hidden) == m.forgetting_from_noise(se)
+    hidden[2, 0] = NAN
+    assert math.isnan(m.forgetting_from_noise(hidden))
+    with pytest.raises(ValueError, match="not negative; got -0.1"):
+        m.forgetting_from_noise(-se)
+
+
 # Cosines
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(1, 5), st.integers(1, 5), st.integers(1, 6))
+def test_cosines_picture_by_picture_are_those_of_the_loops(data, n, k, d):
+    a, b = data.draw(embeddings(n, d)), data.draw(embeddings(k, d))
+    assert m.mean_cosines(a, b).tolist() == pytest.approx([sum(cosine(x, y) for y in b) / k for x in a], abs=1e-9)
+    assert m.nearest_cosines(a, b).tolist() == pytest.approx([max(cosine(x, y) for y in b) for x in a], abs=1e-9)
+    assert m.mean_cosines(a, b).mean() == pytest.approx(m.cosine_all_pairs(a, b), abs=1e-9)
+    assert m.cosine_nearest(a, b) == pytest.approx(m.nearest_cosines(a, b).mean(), abs=1e-9)
+    assert m.cosine_nearest(a, b) >= m.cosine_all_pairs(a, b) - 1e-9
+    assert m.cosine_nearest(a, np.concatenate([b, a])) == pytest.approx(1)
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(1, 4), st.integers(1, 4), st.integers(2, 6))
+def test_centred_cosine_is_that_of_directions_less_the_centre(data, n, k, d):
+    a, b = data.draw(embeddings(n, d)), data.draw(embeddings(k, d))
+    centre = np.full(d, 7.0)  # no direction comes near it
+    less = [[list(x / np.linalg.norm(x) - centre) for x in group] for group in (a, b)]
+    expected = sum(cosine(x, y) for x in less[0] for y in less[1]) / (n * k)
+    assert m.cosine_centred(a, b, centre) == pytest.approx(expected, abs=1e-9)
+    assert np.linalg.norm(m.centred(a, centre), axis=1) == pytest.approx(np.ones(n))
+    assert m.cosine_centred(a, b, np.zeros(d)) == pytest.approx(m.cosine_all_pairs(a, b), abs=1e-9)
+
+
+def test_centring_takes_out_what_all_pictures_share():
+    rng = np.random.default_rng(0)
+    shared = 5 * np.ones(16)
+    own = rng.normal(size=(8, 1, 16))
+    concepts = shared + own + 0.1 * rng.normal(size=(8, 4, 16))
+    centre = m.common_mean(concepts)
+    across = [(concepts[i], concepts[j]) for i in range(8) for j in range(8) if i != j]
+    assert min(m.cosine_all_pairs(*pair) for pair in across) > 0.9
+    assert np.mean([m.cosine_centred(*pair, centre) for pair in across]) == pytest.approx(-1 / 7, abs=0.05)
+    assert min(m.cosine_centred(c, c, centre) for c in concepts) > 0.95
+
+
+def test_common_mean_weighs_concepts_not_pictures():
+    assert m.common_mean([[[2.0, 0.0]] * 9, [[0.0, 5.0]]]) == pytest.approx([0.5, 0.5])
+    with pytest.raises(ValueError, match="at least one picture"):
+        m.common_mean([np.ones((1, 2)), np.empty((0, 2))])
+    with pytest.raises(ValueError, match="at least one concept"):
+        m.common_mean([])
+    with pytest.raises(ValueError, match=r"\(3,\); got \(2,\)"):
+        m.centred(np.ones((1, 3)), [0, 0])
+
+
+def test_clip_score_is_the_cosine_times_two_and_a_half_and_never_negative():
+    a = [[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
+    b = [[2.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]
+    assert m.clip_score(a, b) == pytest.approx([2.5, 0, 2.5 / math.sqrt(2), NAN], nan_ok=True)
 
 
 @settings(deadline=None)
@@ -279,7 +422,9 @@ def test_cosines_do_not_see_length_and_are_plain():
 def test_cosine_of_nothing_is_nan():
     some, none = np.ones((2, 4)), np.empty((0, 4))
     assert math.isnan(m.cosine_self_pairs(some[:1])) and math.isnan(m.cosine_self_pairs(none))
-    assert math.isnan(m.cosine_all_pairs(some, none))
+    assert math.isnan(m.cosine_all_pairs(some, none)) and math.isnan(m.cosine_nearest(none, some))
+    assert np.isnan(m.mean_cosines(some, none)).all() and np.isnan(m.nearest_cosines(some, none)).tolist() == [True] * 2
+    assert np.isnan(m.nearest_cosines([[1, 1], [0, 0]], some[:, :2])).tolist() == [False, True]
     assert math.isnan(m.cosine_all_pairs(some, np.zeros((1, 4))))  # a zero vector has no direction
     assert np.isnan(m.paired_cosine(some, [[1, 1, 1, 1], [0, 0, 0, 0]])).tolist() == [False, True]
 
