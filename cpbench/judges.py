@@ -62,6 +62,12 @@ class Preprocessing:
         return (x - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 
 
+def content_key(picture: np.ndarray) -> str:
+    """SHA-256 of a picture's shape and pixels."""
+    picture = np.asarray(picture)
+    return hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest()
+
+
 MOST_KEPT = 4096  # embeddings a judge remembers
 
 
@@ -83,7 +89,7 @@ class Judge:
     @torch.no_grad()
     def images(self, pictures: np.ndarray | list[np.ndarray], batch_size: int = 64) -> np.ndarray:
         """Unit vectors (n, d); a picture among the last thousands that were met is not encoded again."""
-        keys = [hashlib.sha256(str(p.shape).encode() + p.tobytes()).hexdigest() for p in map(np.asarray, pictures)]
+        keys = [content_key(picture) for picture in pictures]
         found = {k: self._seen.pop(k) for k in dict.fromkeys(keys) if k in self._seen}
         new = [i for i, k in enumerate(keys) if k not in found]
         for at in range(0, len(new), batch_size):

@@ -113,20 +113,25 @@ def write_scores(path: Path, scores: pd.DataFrame) -> None:
 
 def read_scores(path: Path) -> pd.DataFrame | None:
     """The table of `write_scores`; None where there is none, or it is not whole, or a number in it is none."""
+    # a concept may be called 007, or null
+    kinds = {"row": int, "kind": str, "concept": str, "prompt": str, "index": int, "metric": str, "value": float}
+    return read_table(path, kinds)
+
+
+def read_table(path: Path, kinds: dict[str, type]) -> pd.DataFrame | None:
+    """A CSV file with exactly these columns, in this order, whose `value` may be empty; None if it is not."""
     import pandas as pd
 
     try:
         data = path.read_bytes() if path.is_file() else b""
         if not data.endswith(b"\n"):
             return None  # cut in its last number, perhaps, which would be another number
-        # a concept may be called 007, or null
-        kinds = {"kind": str, "concept": str, "prompt": str, "metric": str, "row": int, "index": int, "value": float}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numbers that do not fit, which are errors besides
-            scores = pd.read_csv(io.BytesIO(data), dtype=kinds, keep_default_na=False, na_values={"value": [""]})
+            table = pd.read_csv(io.BytesIO(data), dtype=kinds, keep_default_na=False, na_values={"value": [""]})
     except (OSError, ValueError, OverflowError):
         return None
-    return scores if list(scores.columns) == SCORE_COLUMNS else None
+    return table if list(table.columns) == list(kinds) else None
 
 
 def matrices(scores: pd.DataFrame, concepts: list[str]) -> dict[str, pd.DataFrame]:

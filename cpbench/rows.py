@@ -20,9 +20,10 @@ import torch
 from cpbench import cells, composition, images, metrics, results
 from cpbench.cost import Stopwatch
 from cpbench.errors import UserError, quoted
+from cpbench.measures import folder_of
 from cpbench.method import NotDefined, State
 from cpbench.progress import QuietReporter
-from cpbench.sampling import Wanted, draw_once, place, png_bytes
+from cpbench.sampling import Wanted, draw_once, is_blank, place, png_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +60,7 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
             continue
         drawn, reused = drawn + fresh, reused + cell.pictures - fresh
         for (template, k), file in zip(cell.which, files, strict=True):
-            place(file, folder_of(run, t, cell) / f"{cell.templates.index(template):02d}-{k}.png")
+            place(file, folder_of(run.task_folder(t), cell) / f"{cell.templates.index(template):02d}-{k}.png")
         if failed := [w for w, p in zip(cell.which, pictures, strict=True) if is_blank(p)]:
             prompt, index = failed[0]
             reporter.say(
@@ -71,7 +72,7 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
             if t == 0 and cell.kind == "cell":
                 rows += reference_rows(run, cell)
                 real = run.images[cell.name][0]
-                results.write_atomically(folder_of(run, t, cell) / "real.png", png_bytes(real))
+                results.write_atomically(folder_of(run.task_folder(t), cell) / "real.png", png_bytes(real))
         reporter.advance(run.sampler.evaluations(cell.pictures))
     cost = {
         **watch.record(),
@@ -82,13 +83,6 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
     results.write_scores(folder / "scores.csv", pd.DataFrame(rows, columns=results.SCORE_COLUMNS))
     results.write_json(folder / ROW, {"cost": cost, "scores_sha256": results.file_hash(folder / "scores.csv")})
     return True
-
-
-def folder_of(run: Run, t: int, cell: Cell) -> Path:
-    """Where the pictures of a cell are: plain nouns, which may have any characters, apart from concepts."""
-    if cell.kind == "prior":
-        return run.task_folder(t) / "prior" / (re.sub(r"[^A-Za-z0-9]+", "-", cell.name).strip("-") or "noun")
-    return run.task_folder(t) / "pictures" / cell.name
 
 
 def draw_cell(run: Run, cell: Cell, state: State | None) -> tuple[np.ndarray, list[Path], int]:
@@ -136,11 +130,6 @@ def score(run: Run, t: int, cell: Cell, kind: str, pictures: np.ndarray) -> list
         for metric, vector in values.items()
         for i, (template, index) in enumerate(cell.which)
     ]
-
-
-def is_blank(picture: np.ndarray) -> bool:
-    """Whether a picture (h, w, 3) is of one colour all over."""
-    return bool((picture == picture[:1, :1]).all())
 
 
 def reference_rows(run: Run, cell: Cell) -> list[tuple]:

@@ -35,6 +35,7 @@ from cpbench import (
     curves,
     images,
     judges,
+    measures,
     photographs,
     report,
     results,
@@ -43,6 +44,7 @@ from cpbench import (
 )
 from cpbench.config import RunConfig, changed, method_file
 from cpbench.cost import PeakMemory, Stopwatch
+from cpbench.embeddings import Embeddings
 from cpbench.errors import DamagedState, UserError, near, quoted
 from cpbench.method import KINDS, Method, Options, State, Task
 from cpbench.progress import Reporter
@@ -55,12 +57,17 @@ MOVES_SCORES = (
     "backbones",
     "cells",
     "composition",
+    "copying",
     "diffusion_classifier",
+    "distances",
     "fisher",
     "functional",
+    "identification",
     "judges",
     "learning",
+    "measures",
     "metrics",
+    "prior_drift",
     "published_judges",
     "regularisation",
     "rows",
@@ -322,9 +329,12 @@ def _execute(run: Run, progress: Path | None) -> None:
                 made.make(t, state)
             made.wait()
         reporter.say(report.cost_table(run.costs))
+    measure(run)
     report.retention_grid(run.folder, run.concepts, run.folder / "grid.png")
     curves.plot(run.folder, run.concepts, run.folder / "curves.png")
-    print(f"finished: {run.folder} (scores.csv, matrix-*.csv, grid.png, curves.png, run.json)")
+    print(
+        f"finished: {run.folder} (scores.csv, matrix-*.csv, measures.csv, identification.csv, grid.png, curves.png, run.json)"
+    )
 
 
 class RowQueue:
@@ -367,6 +377,14 @@ class RowQueue:
         if fresh or t == len(self.run.concepts):
             for table in report.run_tables(self.run.folder, self.run.concepts, t):
                 self.reporter.say(table)
+
+
+def measure(run: Run) -> None:
+    """What the pictures say beyond the matrices, by the DINO judge."""
+    embed = Embeddings(run.folder, run.judges["dino"])
+    found = measures.measure(run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, embed)
+    embed.save()
+    measures.write(run.folder, found)
 
 
 def where_photographs_are(run: Run) -> Path:
@@ -537,8 +555,8 @@ def is_finished(run: Run) -> bool:
 
 
 def shown_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of what a run shows: scores, matrices, grid."""
-    found = [f for pattern in ("scores.csv", "matrix-*.csv", "*.png") for f in sorted(folder.glob(pattern))]
+    """SHA-256 of what a run shows: scores, matrices, measures, grid."""
+    found = [f for pattern in ("*.csv", "*.png") for f in sorted(folder.glob(pattern))]
     return {f.name: results.file_hash(f) for f in found}
 
 
@@ -568,6 +586,7 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
         "costs": {str(t): c for t, c in sorted(run.costs.items())},
         "summary": report.summaries(scores, run.concepts, done) if done else {},
         "composition": composition.summary(scores) if done else {},
+        "measures": measures.summary(table, done) if (table := measures.read(run.folder)) is not None else {},
         "files": shown_files(run.folder),
         "versions": results.versions(),
         "commit": results.commit(),

@@ -103,8 +103,13 @@ def read_picture(path: Path) -> np.ndarray | None:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
+
+
+def is_blank(picture: np.ndarray) -> bool:
+    """Whether a picture (h, w, 3) is of one colour all over."""
+    return bool((picture == picture[:1, :1]).all())
 
 
 def png_bytes(picture: np.ndarray) -> bytes:
