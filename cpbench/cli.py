@@ -396,6 +396,22 @@ def leaderboard(folder: Path, output: Path | None, concept: str | None) -> None:
     write(folder, output or folder, concept)
 
 
+@cli.command(epilog="Example: cpbench report results/runs/quick3/miniature/seqlora --plots")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The page's file.  [default: report.html in the run's folder; of several, in results]",
+)
+@click.option("--plots", is_flag=True, help="Write the plots as PNG and SVG too, in a folder beside the page.")
+def report(runs: tuple[Path, ...], output: Path | None, plots: bool) -> None:
+    """Write one page of a run that opens anywhere: pictures, matrices, curves, cost; of several runs, side by side."""
+    from cpbench.html_report import write
+
+    for path in write(runs, output, plots):
+        click.echo(path)
+
+
 @cli.command(epilog='Example: cpbench world "a dog in the snow" --subject dog2 --count 8 --output dog.png')
 @click.argument("caption", required=False)
 @click.option("--subject", help="Who is drawn.  [default: strangers of the class that the caption names]")

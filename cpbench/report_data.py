@@ -1,0 +1,397 @@
+"""What a report shows of a run folder, read with care: the folder may be half finished, damaged, or come from anybody.
+
+A folder that is no run at all is a UserError. Whatever else is missing or damaged becomes a note on the page.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from cpbench import finished, leaderboard, report, results, sequences
+from cpbench.errors import UserError, quoted
+from cpbench.report import number
+from cpbench.sequences import FILE_NAME
+
+MOST_CURVE = 2**25  # bytes of a training curve that is read
+MOST_PROMPTS = 64
+MOST_DEPTH = 20  # of mappings and lists in run.json
+MOST_SAID = 300  # characters of a fact
+SHOWN = ("dino", "clip_i", "clip_t")  # in the order of the page: identity first
+IDENTIFICATION = "identification.csv"  # optional: whom each picture is nearest to, by DINO
+IDENTIFICATION_COLUMNS = ["row", "concept", "nearest", "count"]
+
+
+@dataclass
+class Shown:
+    """One run, ready to be shown. `matrices` have rows 0..T and a column a concept; what does not exist is NaN."""
+
+    folder: Path
+    record: dict[str, Any]
+    concepts: list[str]
+    method: str  # with the settings that are not its usual ones
+    sequence: str
+    pictures: str  # "drawn" or "photographs"
+    judges: dict[str, dict[str, str]]
+    label: str = ""  # what tells it from the others on the page
+    notes: list[str] = field(default_factory=list)
+    scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=results.SCORE_COLUMNS))
+    matrices: dict[str, pd.DataFrame] = field(default_factory=dict)
+    drawn: list[int] = field(default_factory=list)  # rows of the matrices that exist
+    prompts: dict[str, list[str]] = field(default_factory=dict)  # by concept, in the order of the pictures' numbers
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)  # task, phase, step, figure, value
+    costs: dict[int, dict[str, float]] = field(default_factory=dict)
+    identification: pd.DataFrame | None = None
+
+    @property
+    def tasks(self) -> int:
+        return len(self.concepts)
+
+    @property
+    def last(self) -> int:
+        """The last task whose row is there; 0 where there is none."""
+        return max(self.drawn, default=0)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.record.get("status") == "finished"
+
+    def noun(self, concept: str) -> str:
+        nouns = part(part(self.record, "sequence"), "class_nouns")  # older records have none
+        return said(nouns[concept]) if concept in nouns else concept
+
+    def summary(self) -> dict[str, dict[str, float | None]]:
+        """By metric, the figures of `metrics.summary` after the last task that is there."""
+        if not self.last:
+            return {}
+        try:
+            return report.summaries(self.scores, self.concepts, self.last)
+        except ValueError:  # a matrix that lacks what the figures need
+            return {}
+
+    def reference(self, kind: str, metric: str) -> list[float]:
+        """Per concept, the mean of a reference row: "real" or "oracle"."""
+        return results.reference_row(self.scores, kind, metric, self.concepts)
+
+    def picture_scores(self, metric: str) -> dict[tuple[int, str, str, int], float]:
+        """(row, concept, prompt, index): the score of that picture."""
+        own = self.scores[(self.scores["kind"] == "cell") & (self.scores["metric"] == metric)]
+        keys = zip(own["row"], own["concept"], own["prompt"], own["index"], strict=True)
+        return dict(zip(keys, own["value"], strict=True))
+
+    def picture(self, row: int, concept: str, prompt: int, index: int = 0) -> Path | None:
+        """The file of a picture; None for a name that could lead out of the folder."""
+        return self._file(row, concept, f"{prompt:02d}-{index}.png")
+
+    def real(self, concept: str) -> Path | None:
+        """The file of the concept's first real picture."""
+        return self._file(0, concept, "real.png")
+
+    def _file(self, row: int, concept: str, name: str) -> Path | None:
+        if not FILE_NAME.fullmatch(concept):
+            return None
+        file = self.folder / f"task-{row:02d}" / "pictures" / concept / name
+        return file if os.path.isfile(file) else None
+
+
+def read(run: Path) -> Shown:
+    """The run in this folder, or the only one below it. UserError if there is none, or its run.json is not a run's."""
+    folder = finished.find(run)
+    shown = from_record(results.read_json(folder / "run.json"), folder)
+    add_scores(shown)
+    add_prompts(shown)
+    add_curves(shown)
+    add_costs(shown)
+    add_identification(shown)
+    return shown
+
+
+def from_record(record: Any, folder: Path) -> Shown:
+    """What run.json says. UserError, one line, where it is not as the runner writes it."""
+    if not isinstance(record, dict) or record.get("schema") != results.SCHEMA or too_deep(record):
+        reason = f"its run.json is damaged, or not of schema {results.SCHEMA}"
+        raise UserError(f"run {folder}: {reason}; run it again, or name another")
+    try:
+        sequence = record["sequence"]
+        concepts = [leaderboard.text(c) for c in sequence["concepts"]]
+        if not 0 < len(concepts) <= leaderboard.MOST_CONCEPTS or len(set(concepts)) < len(concepts):
+            raise ValueError("concepts that are none, too many, or not different")
+        if record["pictures"] not in ("drawn", "photographs"):
+            raise ValueError(f"pictures that are {quoted(record['pictures'])}")
+        return Shown(
+            folder,
+            record,
+            concepts,
+            method=leaderboard.text(leaderboard.name_of(record)) + ("*" if record["sees_earlier_data"] else ""),
+            sequence=f"{leaderboard.text(sequence['name'])} v{leaderboard.whole(sequence['version'])}",
+            pictures=record["pictures"],
+            judges={str(k): {str(n): said(v) for n, v in it.items()} for k, it in sorted(record["judges"].items())},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        reason = f"its run.json is not as cpbench writes it ({type(error).__name__}: {error})"[:300]
+        raise UserError(f"run {folder}: {reason}; run it again, or name another") from None
+
+
+def too_deep(value: Any) -> bool:
+    """Whether it is nested deeper than anything that a run writes, and than what prints values can bear."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            v for it in level if isinstance(it, dict | list) for v in (it.values() if isinstance(it, dict) else it)
+        ]
+    return bool(level)
+
+
+def part(of: Any, key: str) -> dict[str, Any]:
+    """The mapping below this key; an empty one where there is none."""
+    value = of.get(key) if isinstance(of, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def said(value: object) -> str:
+    """A fact in one line of bounded length, whatever it is."""
+    text = "-" if value is None else str(value)
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= MOST_SAID else text[: MOST_SAID - 3] + "..."
+
+
+def add_scores(shown: Shown) -> None:
+    """Scores and matrices: of scores.csv, or of the tasks' own where the run was stopped before it was written."""
+    status, notes = shown.record.get("status"), shown.notes
+    file = shown.folder / "scores.csv"
+    scores = results.read_scores(file)
+    if scores is None and file.exists():
+        notes.append(
+            "scores.csv is damaged, so no numbers of it are shown; the same command with cpbench run mends it."
+        )
+    elif scores is None:
+        parts = [results.read_scores(shown.folder / f"task-{t:02d}" / "scores.csv") for t in range(shown.tasks + 1)]
+        there = [p for p in parts if p is not None]
+        scores = pd.concat(there, ignore_index=True) if there else None
+        if scores is None:
+            notes.append("There are no scores yet.")
+    if scores is not None:
+        scores = scores[scores["concept"].isin(shown.concepts) & scores["row"].between(0, shown.tasks)].copy()
+        scores["value"] = scores["value"].where(np.isfinite(scores["value"]))
+        shown.scores = scores
+        found = results.matrices(scores, shown.concepts)
+        shown.drawn = sorted({int(r) for r in scores.loc[scores["kind"] == "cell", "row"].unique()})
+        rows = range(shown.tasks + 1)
+        shown.matrices = {metric: found[metric].reindex(rows) for metric in SHOWN if metric in found}
+    if not shown.is_finished:
+        reason = f", {said(shown.record['reason'])}" if shown.record.get("reason") else ""
+        far = f"rows up to task {shown.last} of {shown.tasks} are there" if shown.last else "no task is drawn yet"
+        notes.append(f"This run is not finished (status: {said(status)}{reason}): {far}, and figures are of those.")
+    skipped = [t for t in range(shown.last + 1) if t not in shown.drawn]
+    if shown.drawn and skipped:
+        notes.append(
+            f"Rows {listed(skipped)} of the matrices were not drawn (--rows): figures that need them are not defined."
+        )
+
+
+def listed(numbers: list[int]) -> str:
+    """1, 2, 3, 7: "1-3, 7"."""
+    spans: list[list[int]] = []
+    for n in numbers:
+        if spans and n == spans[-1][1] + 1:
+            spans[-1][1] = n
+        else:
+            spans.append([n, n])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def add_prompts(shown: Shown) -> None:
+    """Which prompt each picture's number stands for, from the sequence's file, if that is the one that was run.
+
+    A record names its sequence, and scores.csv the prompts, sorted: only the file has them in the pictures' order. It is
+    taken if version and prompts agree; else prompts are shown by their numbers.
+    """
+    cells = shown.scores[shown.scores["kind"] == "cell"]
+    there = {c: set(own["prompt"]) for c, own in cells.groupby("concept")}
+    name, version = part(shown.record, "config").get("sequence"), shown.record["sequence"]["version"]
+    try:
+        known = isinstance(name, str) and (name in sequences.names() or os.path.isfile(name))
+        sequence = sequences.load(name) if known else None
+    except UserError:
+        sequence = None
+    if sequence is not None and sequence.version == version:
+        kinds = {c.name: c.kind for c in sequence.concepts}
+        ours = {c: list(sequence.evaluation.prompts[kinds[c]]) for c in shown.concepts if c in kinds}
+        shown.prompts = {c: texts for c, texts in ours.items() if set(texts) == there.get(c, set(texts))}
+    if there and len(shown.prompts) < shown.tasks:
+        shown.notes.append(
+            "The sequence's file is not here, or is another one by now: prompts are numbered, and single pictures have no scores."
+        )
+
+
+def add_curves(shown: Shown) -> None:
+    """Long form of all tasks' training curves: task, phase, step, figure, value."""
+    columns, parts, damaged = ["task", "phase", "step", "figure", "value"], [], []
+    for t in range(1, shown.tasks + 1):
+        file = shown.folder / f"task-{t:02d}" / "curve.csv"
+        try:
+            if not os.path.isfile(file):
+                continue
+            if file.stat().st_size > MOST_CURVE:
+                raise ValueError("too large")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                wide = pd.read_csv(file, dtype={"phase": str}, low_memory=False)
+            long = wide.melt(id_vars=["phase", "step"], var_name="figure")
+            long["value"] = pd.to_numeric(long["value"], errors="coerce")
+            long["step"] = pd.to_numeric(long["step"], errors="coerce")
+            long["phase"] = long["phase"].fillna("")
+            finite = np.isfinite(long["value"]) & np.isfinite(long["step"])
+            parts.append(long[finite].assign(task=t)[columns])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            damaged.append(t)
+    if damaged:
+        shown.notes.append(f"The training curves of tasks {listed(damaged)} are damaged and left out.")
+    shown.curves = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def add_costs(shown: Shown) -> None:
+    """Numbers by task, of run.json and, where that was written before the task was done, of the task's own files."""
+    kept = part(shown.record, "costs")
+    for t in range(shown.tasks + 1):
+        own = part(kept, str(t))
+        if not own:
+            folder = shown.folder / f"task-{t:02d}"
+            own = (results.read_json(folder / "cost.json") or {}, part(results.read_json(folder / "row.json"), "cost"))
+            own = {k: v for it in own if isinstance(it, dict) for k, v in it.items()}
+        numbers = {str(k): float(v) for k, v in own.items() if is_number(v)}
+        carried = [float(v) for v in part(own, "carried_bytes").values() if is_number(v)]
+        if numbers or carried:
+            shown.costs[t] = numbers | {"carried_bytes": sum(carried)}
+
+
+def is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300 and value == value  # type: ignore[operator]
+
+
+def add_identification(shown: Shown) -> None:
+    """How often pictures of a concept, after a task, are nearest to which concept's real ones; None without the file."""
+    file = shown.folder / IDENTIFICATION
+    try:
+        if not os.path.isfile(file):
+            return
+        if file.stat().st_size > MOST_CURVE:
+            raise ValueError("too large")
+        table = pd.read_csv(file, dtype={"concept": str, "nearest": str}, keep_default_na=False)
+        if list(table.columns) != IDENTIFICATION_COLUMNS:
+            raise ValueError("other columns")
+        table = table.astype({"row": int, "count": float})
+        if not np.isfinite(table["count"]).all() or (table["count"] < 0).any():
+            raise ValueError("counts that are none")
+        shown.identification = table[table["concept"].isin(shown.concepts)]
+    except (OSError, ValueError, TypeError, OverflowError):
+        shown.notes.append(f"{IDENTIFICATION} is damaged and left out.")
+
+
+# Told of a run
+
+
+def judge_of(run: Shown) -> str:
+    """The metric that single pictures and curves are shown with."""
+    return next((m for m in SHOWN if m in run.matrices), "dino")
+
+
+def prompts_of(runs: Sequence[Shown]) -> int:
+    """How many prompts there are pictures of."""
+
+    def there(k: int) -> bool:
+        return any(run.picture(t, c, k) for run in runs for c in run.concepts for t in {0, run.last})
+
+    return next((k for k in range(MOST_PROMPTS) if not there(k)), MOST_PROMPTS)
+
+
+def figure(value: float | None) -> str:
+    return number(math.nan if value is None else round(value, 3) + 0.0)  # never -0.000
+
+
+# Several
+
+
+def label(runs: list[Shown]) -> None:
+    """Give each run the shortest name that no other has: its method, then seed and order, then hash, then a number."""
+    config = [part(r.record, "config") for r in runs]
+    seeds = [f"seed {said(c.get('seed'))}, order {said(c.get('order'))}" for c in config]
+    more = [
+        [r.method for r in runs],
+        [f"{r.method} ({s})" for r, s in zip(runs, seeds, strict=True)],
+        [f"{r.method} ({s}, {said(r.record.get('hash'))})" for r, s in zip(runs, seeds, strict=True)],
+        [f"{r.method} ({k})" for k, r in enumerate(runs, 1)],
+    ]
+    names = next(names for names in more if len(set(names)) == len(names))
+    for r, name in zip(runs, names, strict=True):
+        r.label = name
+
+
+def judged_by(shown: Shown) -> list[tuple[str, str]]:
+    return [(name, it.get("weights_sha256", "")) for name, it in shown.judges.items()]
+
+
+def comparable(runs: list[Shown]) -> list[str]:
+    """Notes on what differs between runs set side by side. UserError where their scores cannot be compared."""
+    first, notes = runs[0], []
+    for other in runs[1:]:
+        both = f"report: {first.folder} and {other.folder} cannot be set side by side"
+        if (first.sequence, sorted(first.concepts)) != (other.sequence, sorted(other.concepts)):
+            raise UserError(f"{both}: they are of {first.sequence} and {other.sequence}; name runs of one sequence")
+        if first.pictures != other.pictures:
+            raise UserError(f"{both}: one has drawn stand-ins, one photographs; name runs of one kind")
+        if judged_by(first) != judged_by(other):
+            raise UserError(f"{both}: their judges differ, and so do their scales; name runs of the same judges")
+    for key, words in (
+        ("backbone", "backbones"),
+        ("sampler", "samplers"),
+        ("pictures_per_prompt", "numbers of pictures a prompt"),
+        ("images", "training pictures"),
+        ("dtype", "precisions"),
+    ):
+        if len({repr(part(r.record, "facts").get(key)) for r in runs}) > 1:
+            notes.append(f"These runs have different {words}: what differs between them is not the method alone.")
+    if len({part(r.record, "config").get("seed") for r in runs}) > 1:
+        notes.append("These runs have different seeds: their pictures are drawn from different noise.")
+    if len({tuple(r.concepts) for r in runs}) > 1:
+        notes.append("These runs learned the concepts in different orders.")
+    return notes
+
+
+# To run it again
+
+
+def command(shown: Shown) -> str:
+    """The command line that makes this run again, where the presets are still the same."""
+    config, words = part(shown.record, "config"), ["cpbench", "run"]
+    for key in ("method", "sequence", "backbone", "seed", "order", "data", "fit", "clip", "dino"):
+        value = config.get(key)
+        if value is not None and (key, value) != ("fit", "crop"):
+            words += [f"--{key}", said(value)]
+    rows = config.get("rows")
+    words += ["--rows", ",".join(map(said, rows))] if isinstance(rows, list) else []
+    usual = {"batch_size": 16}
+    chosen = {f"evaluation.{k}": v for k, v in part(config, "evaluation").items() if v not in (None, usual.get(k))}
+    for key, value in (part(shown.record, "changed") | chosen).items():
+        text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+        words += ["--set", f"{key}={text}"]
+    for key, value in part(config, "loading").items():
+        if value not in (None, False, "auto"):
+            words += [f"--{key.replace('_', '-')}", *([] if value is True else [said(value)])]
+    return shlex.join(words)
+
+
+def config_file(shown: Shown) -> str:
+    """The whole configuration as YAML, for `cpbench run --config`: every option, whatever the presets say by then."""
+    config = {k: v for k, v in part(shown.record, "config").items() if v is not None and k != "output"}
+    return yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
