@@ -1,7 +1,7 @@
 """One LoRA and one token a concept, each learned from the untouched model: the ceiling of what can be learned.
 
 Nothing is forgotten, since nothing is shared; the price is a state that grows with the sequence, and that no picture
-can show two concepts. Loss, layers and settings are those of `seqlora`, so the gap between the two is forgetting alone.
+can show two concepts. Loss and layers are those of `seqlora`: with the same rates, what separates the two is forgetting alone.
 """
 
 from __future__ import annotations

@@ -412,6 +412,26 @@ def report(runs: tuple[Path, ...], output: Path | None, plots: bool) -> None:
         click.echo(path)
 
 
+@cli.command(
+    epilog="Example: cpbench compare results/runs/quick3/miniature/seqlora results/runs/quick3/miniature/dcscore"
+)
+@click.argument("one", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("other", metavar="RUN", type=click.Path(path_type=Path))
+def compare(one: Path, other: Path) -> None:
+    """Say whether two runs differ: paired by concept, prompt and noise, with an interval and a p value over concepts."""
+    from rich.console import Console
+
+    from cpbench.paired_runs import compared, table
+
+    runs, row, found, notes = compared(one, other)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(table(runs, row, found))
+    for line in notes:
+        console.print(line, markup=False)
+    if min(it.concepts for it in found.values()) < 6:
+        console.print("With fewer than six concepts no difference can be shown: p cannot fall below 0.05.")
+
+
 @cli.command(epilog='Example: cpbench world "a dog in the snow" --subject dog2 --count 8 --output dog.png')
 @click.argument("caption", required=False)
 @click.option("--subject", help="Who is drawn.  [default: strangers of the class that the caption names]")

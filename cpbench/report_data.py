@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from cpbench import finished, leaderboard, report, results, sequences
+from cpbench import finished, leaderboard, measures, report, results, sequences
 from cpbench.errors import UserError, quoted
 from cpbench.report import number
 from cpbench.sequences import FILE_NAME
@@ -52,6 +52,7 @@ class Shown:
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)  # task, phase, step, figure, value
     costs: dict[int, dict[str, float]] = field(default_factory=dict)
     identification: pd.DataFrame | None = None
+    measures: pd.DataFrame | None = None  # row, measure, concept, value
 
     @property
     def tasks(self) -> int:
@@ -113,6 +114,7 @@ def read(run: Path) -> Shown:
     add_curves(shown)
     add_costs(shown)
     add_identification(shown)
+    add_measures(shown)
     return shown
 
 
@@ -181,7 +183,9 @@ def add_scores(shown: Shown) -> None:
         if scores is None:
             notes.append("There are no scores yet.")
     if scores is not None:
-        scores = scores[scores["concept"].isin(shown.concepts) & scores["row"].between(0, shown.tasks)].copy()
+        apart = scores["kind"] == "pair"  # of two concepts
+        known = (scores["concept"].isin(shown.concepts) | apart) & scores["row"].between(0, shown.tasks)
+        scores = scores[known].copy()
         scores["value"] = scores["value"].where(np.isfinite(scores["value"]))
         shown.scores = scores
         found = results.matrices(scores, shown.concepts)
@@ -301,6 +305,15 @@ def add_identification(shown: Shown) -> None:
 # Told of a run
 
 
+def add_measures(shown: Shown) -> None:
+    """measures.csv, of the rows that are there; None without the file."""
+    table = measures.read(shown.folder)
+    if table is not None:
+        shown.measures = table[table["row"].isin(shown.drawn)]
+    elif os.path.exists(shown.folder / "measures.csv"):
+        shown.notes.append("measures.csv is damaged and left out.")
+
+
 def judge_of(run: Shown) -> str:
     """The metric that single pictures and curves are shown with."""
     return next((m for m in SHOWN if m in run.matrices), "dino")
@@ -345,7 +358,7 @@ def comparable(runs: list[Shown]) -> list[str]:
     """Notes on what differs between runs set side by side. UserError where their scores cannot be compared."""
     first, notes = runs[0], []
     for other in runs[1:]:
-        both = f"report: {first.folder} and {other.folder} cannot be set side by side"
+        both = f"{first.folder} and {other.folder} cannot be set side by side"
         if (first.sequence, sorted(first.concepts)) != (other.sequence, sorted(other.concepts)):
             raise UserError(f"{both}: they are of {first.sequence} and {other.sequence}; name runs of one sequence")
         if first.pictures != other.pictures:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cpbench import config, plots, results
+from cpbench import composition, config, plots, results
 from cpbench.report import TITLES
 from cpbench.report_data import SHOWN, Shown, figure, judge_of, part, prompts_of, said
 
@@ -27,6 +27,15 @@ FIGURES = {
     "share_lost": ("share lost", "of what was gained, gone at the end; all concepts but the last one", False),
 }
 JUDGED = {"dino": "identity", "clip_i": "likeness of the picture", "clip_t": "likeness to the prompt's words"}
+MEASURES = {
+    "identified": "identified ↑",
+    "copied": "copied ↓",
+    "diversity": "diversity ↑",
+    "moved": "plain nouns moved ↓",
+    "pres": "plain nouns like a concept ↓",
+    "pres_before": "the same, untouched",
+}
+PAIRS = {"dino": "DINO ↑", "clip_i": "CLIP-I ↑", "clip_t": "CLIP-T ↑", "both": "both there ↑"}
 COSTS = (
     ("learning_seconds", "learn, s", 1),
     ("drawing_seconds", "draw, s", 1),
@@ -139,6 +148,28 @@ def total_cost(run: Shown) -> dict[str, float]:
 
 def cost_cells(cost: dict[str, float]) -> list[str]:
     return [f"{cost[key] / UNITS.get(key, 1):,.{places}f}" if key in cost else "-" for key, _, places in COSTS]
+
+
+def measure_rows(run: Shown) -> dict[str, Any]:
+    """Of measures.csv a line a row: means over concepts or nouns of MEASURES; empty without it."""
+    if run.measures is None or run.measures.empty:
+        return {}
+    means = run.measures.groupby(["row", "measure"])["value"].mean()
+    heads = [(name, head) for name, head in MEASURES.items() if name in means.index.get_level_values(1)]
+    rows = [
+        ("untouched" if t == 0 else f"task {t}", [figure(means.get((t, name))) for name, _ in heads])
+        for t in sorted(run.measures["row"].unique())
+    ]
+    return {"heads": [head for _, head in heads], "rows": rows}
+
+
+def pair_rows(run: Shown) -> list[tuple[str, list[str]]]:
+    """Pictures of two concepts, a line a row that has them: PAIRS; empty without any."""
+    means = composition.summary(run.scores)
+    return [
+        ("untouched" if t == "0" else f"task {t}", [figure(figures.get(name)) for name in PAIRS])
+        for t, figures in means.items()
+    ]
 
 
 def confusion(run: Shown) -> list[dict[str, Any]]:

@@ -163,14 +163,15 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with "+" if it has changes; None outside a checkout."""
+    """The checkout's commit, with "+" if its code has changes; None outside a checkout. Presets are recorded as options."""
+    but = [":(top)", ":(top,exclude)baselines/presets"]
     here = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
         if head.returncode:
             return None
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, timeout=10
+            ["git", "status", "--porcelain", "-uno", "--", *but], cwd=here, capture_output=True, text=True, timeout=10
         ).stdout
         return head.stdout.strip() + ("+" if dirty.strip() else "")
     except (OSError, subprocess.TimeoutExpired):

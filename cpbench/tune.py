@@ -23,8 +23,11 @@ from cpbench import config, results
 from cpbench.errors import UserError, near
 
 SEQUENCE = "miniature-val6"
-HEADER = """# Settings on the miniature, written by `cpbench tune`, which searches on miniature-val6 and on nothing else. {} says of each
-# method how many trials there were, of which options, and how the best one scored; what is not among them was set by hand.
+HEADER = """# Settings on the miniature, written by `cpbench tune`, which searches on miniature-val6 and on nothing else. {} says of
+# each method how many trials there were, of which options, how the best one and the first one, the values before the
+# search, scored, and at which commit; options that are not among those searched were set by hand, as were all values of a
+# method without it.
+
 """
 
 
@@ -106,7 +109,8 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
         "first": round(study.trials[0].value or float("nan"), 4),
         "trials": budget,
         "searched": sorted(wanted),
-        "on": f"{SEQUENCE}, seed 0",
+        "sequence": SEQUENCE,
+        "seed": 0,
         "run": best.user_attrs["hash"],
         "commit": results.commit(),
     }
@@ -120,7 +124,8 @@ def write_preset(file: Path, words: str, chosen: dict[str, Any], provenance: dic
     """Put the values into the preset of a method (or of its variant), beside those that were not searched for."""
     table = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
     table[words] = {**table.get(words, {}), **chosen, config.PROVENANCE: provenance}
-    text = yaml.dump(table, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
+    how = {"sort_keys": False, "allow_unicode": True, "width": 120, "default_flow_style": None}
+    text = "\n".join(yaml.dump({k: entry}, Dumper=_Plain, **how) for k, entry in table.items())
     results.write_atomically(file, (HEADER.format(config.PROVENANCE) + text).encode())
 
 

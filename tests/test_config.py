@@ -17,6 +17,7 @@ from cpbench.method import Method, Options
 
 ROOT = Path(__file__).parents[1]
 PRESET = yaml.safe_load((ROOT / "baselines" / "presets" / "miniature.yaml").read_text())["seqlora"]
+PRESET.pop("_provenance", None)
 
 ONE = """
 from pydantic import Field

@@ -704,3 +704,25 @@ def test_in_a_browser(run: Path, page: str, three: list[Path], tmp_path: Path) -
         seen.evaluate("document.querySelector('#gallery').closest('section').querySelectorAll('summary')[1].focus()")
         seen.press("Enter", 13)
         assert seen.complaints() == []
+
+
+def test_measures_and_pairs_are_told_where_they_are(tmp_path: Path, fast: None) -> None:
+    folder = make_run(tmp_path / "r")
+    assert "Beyond the matrices" not in html_report.page([report_data.read(folder)])
+    lines = [(t, "moved", noun, 0.1 * t + k) for t in range(4) for k, noun in enumerate(("cat", EVIL))]
+    table = pd.DataFrame(lines, columns=["row", "measure", "concept", "value"])
+    (folder / "measures.csv").write_text(table.to_csv(index=False))
+    scores = results.read_scores(folder / "scores.csv")
+    pairs = [
+        (t, "pair", "dog+backpack", "a {} and a {}", 0, m, 0.25 + t) for t in (0, 3) for m in ("dino_first", "both")
+    ]
+    results.write_scores(folder / "scores.csv", pd.concat([scores, pd.DataFrame(pairs, columns=results.SCORE_COLUMNS)]))
+    text = html_report.page([report_data.read(folder)])
+    beyond = text[text.index('id="beyond"') : text.index('id="gallery"')]
+    cells = re.findall(r"<tr><th scope=\"row\">([^<]*)</th>((?:<td>[^<]*</td>)+)", beyond)
+    found = [(name, re.findall(r"<td>([^<]*)</td>", row)) for name, row in cells]
+    moved = [("untouched", ["0.500"]), ("task 1", ["0.600"]), ("task 2", ["0.700"]), ("task 3", ["0.800"])]
+    assert found == [*moved, ("untouched", ["0.250", "-", "-", "0.250"]), ("task 3", ["3.250", "-", "-", "3.250"])]
+
+    (folder / "measures.csv").write_text("no table")
+    assert "measures.csv is damaged and left out." in html_report.page([report_data.read(folder)])

@@ -1,0 +1,72 @@
+"""`cpbench compare`: pairs are the last common row's pictures, and what cannot be paired is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_html_report import make_run
+
+from cpbench import paired_runs
+from cpbench.errors import UserError
+from cpbench.report_data import read
+from cpbench.results import read_scores, write_scores
+
+CONCEPTS = [f"c{k}" for k in range(7)]
+
+
+def shifted(run: Path, by: float) -> None:
+    """Every DINO score of the last row but c0's, moved."""
+    scores = read_scores(run / "scores.csv")
+    own = (scores["row"] == scores["row"].max()) & (scores["metric"] == "dino") & (scores["concept"] != "c0")
+    scores.loc[own, "value"] += by
+    write_scores(run / "scores.csv", scores)
+
+
+def test_differences_are_those_of_the_last_common_row(tmp_path: Path, call: Callable) -> None:
+    a, b = make_run(tmp_path / "a", CONCEPTS), make_run(tmp_path / "b", CONCEPTS)
+    shifted(a, 0.3)
+    _, row, found, notes = paired_runs.compared(a, b)
+    assert row == 7 and notes == [] and set(found) == {"dino", "clip_i", "clip_t"}
+    it = found["dino"]
+    assert it.difference == pytest.approx(0.3 * 6 / 7) and it.pairs == 7 * 4 * 2 and it.concepts == 7
+    assert it.p == pytest.approx(2 / 2**6) and it.shown  # one concept does not differ: its sign makes no difference
+    assert (found["clip_t"].difference, found["clip_t"].p, found["clip_t"].shown) == (0, 1, False)
+
+    code, said, _ = call("compare", a, b)
+    lines = [line for line in said.splitlines() if line.strip()]
+    assert code == 0 and "after task 7" in lines[0]
+    assert any("DINO" in line and "+0.257" in line and "A is higher" in line for line in lines)
+    assert sum("no difference shown" in line for line in lines) == 2
+    code, said, _ = call("compare", b, a)
+    assert code == 0 and "B is higher" in said and "-0.257" in said
+
+
+def test_a_half_finished_run_is_compared_where_it_is(tmp_path: Path) -> None:
+    whole, half = make_run(tmp_path / "a"), make_run(tmp_path / "b", rows=[0, 1, 2])
+    _, row, found, _ = paired_runs.compared(whole, half)
+    scores = [read(r).scores for r in (whole, half)]
+    a, b = (s[(s["row"] == 2) & (s["metric"] == "dino") & (s["kind"] == "cell")]["value"].mean() for s in scores)
+    assert row == 2 and found["dino"].difference == pytest.approx(a - b)
+    assert not found["dino"].shown and found["dino"].concepts == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pictures": "photographs"}, "one has drawn stand-ins"),
+        ({"config": {"seed": 4, "order": 0}}, "other seeds or orders"),
+        ({"judges": {"dino": {"weights_sha256": "00"}}}, "their judges differ"),
+    ],
+)
+def test_what_cannot_be_paired_is_refused(tmp_path: Path, call: Callable, changes: dict, told: str) -> None:
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", **changes)
+    with pytest.raises(UserError, match=told):
+        paired_runs.compared(a, b)
+    code, _, said = call("compare", a, b)
+    assert code == 2 and len(said.splitlines()) == 1
+
+
+def test_few_concepts_are_said_to_be_too_few(tmp_path: Path, call: Callable) -> None:
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)
+    code, said, _ = call("compare", a, b)
+    assert code == 0 and "fewer than six concepts" in said and "no difference shown" in said
