@@ -432,6 +432,33 @@ def compare(one: Path, other: Path) -> None:
         console.print("With fewer than six concepts no difference can be shown: p cannot fall below 0.05.")
 
 
+@cli.command(epilog="Example: cpbench score results/runs/quick3/sd15/seqlora --judge clip-vit-l-14")
+@RUN
+@click.option("--judge", "names", multiple=True, help="A published judge; once for each kind.")
+@click.option("--clip", help="CLIP judge: published name, .safetensors file or folder.")
+@click.option("--dino", help="DINO judge, likewise.")
+@click.option("--data", help="Where photographs are: a folder, or hub.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps.")
+def score(
+    run_: Path, names: tuple[str, ...], clip: str | None, dino: str | None, data: str | None, device: str
+) -> None:
+    """Judge a run's saved pictures again, by other judges; nothing is drawn. What comes out is in RUN/scored."""
+    from rich.console import Console
+
+    from cpbench.report import run_tables
+    from cpbench.runner import pick_device
+    from cpbench.scoring import again, kinds_of
+
+    named = kinds_of(names)
+    folder, concepts, last = again(
+        run_, clip or named.get("clip"), dino or named.get("dino"), data, pick_device(device)
+    )
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    for table in run_tables(folder, concepts, last):
+        console.print(table)
+    click.echo(folder)
+
+
 @cli.command(epilog='Example: cpbench world "a dog in the snow" --subject dog2 --count 8 --output dog.png')
 @click.argument("caption", required=False)
 @click.option("--subject", help="Who is drawn.  [default: strangers of the class that the caption names]")

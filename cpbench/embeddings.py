@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Embeddings:
-    """A judge that looks into its file first. Call it with pictures (n, h, w, 3); `save` once at the end.
+    """A judge that looks into its file first; `save` once at the end.
 
     The file is of one judge: its name holds the judge's, with the hash of its weights.
     """
@@ -24,8 +24,8 @@ class Embeddings:
         self.judge, self.file = judge, folder / "embeddings" / f"{judge.name}-{weights}.safetensors"
         self.known, self.grown = _read(self.file), False
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        """Unit vectors (n, d)."""
+    def images(self, pictures: np.ndarray) -> np.ndarray:
+        """Unit vectors (n, d) of pictures (n, h, w, 3)."""
         from cpbench.judges import content_key
 
         keys = [content_key(picture) for picture in pictures]
@@ -34,6 +34,9 @@ class Embeddings:
             self.known |= {keys[i]: vector for i, vector in zip(new, vectors, strict=True)}
             self.grown = True
         return np.stack([self.known[key] for key in keys])
+
+    def texts(self, prompts: list[str]) -> np.ndarray:
+        return self.judge.texts(prompts)
 
     def save(self) -> None:
         from safetensors.numpy import save

@@ -55,7 +55,7 @@ def open_run(
     """
     folder = find(run)
     record = results.read_json(folder / "run.json")
-    config, concepts, weights = _recorded(record, folder)
+    config, concepts, weights = recorded(record, folder)
     loading = config.loading.model_copy(
         update={"allow_pickle": bool(allow_pickle), "trust_remote_code": bool(trust_remote_code)}
     )
@@ -91,7 +91,7 @@ def open_run(
     return it
 
 
-def _recorded(record: Any, folder: Path) -> tuple[RunConfig, dict[str, str], str]:
+def recorded(record: Any, folder: Path) -> tuple[RunConfig, dict[str, str], str]:
     """(config, class nouns by concept, hash of the backbone's weights) of a run.json. UserError for any other content."""
     try:
         nouns, weights = record["sequence"]["class_nouns"], record["facts"]["backbone"]

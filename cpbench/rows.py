@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from cpbench.cells import Cell
     from cpbench.config import RunConfig
+    from cpbench.embeddings import Embeddings
+    from cpbench.judges import Judge
     from cpbench.progress import Reporter
     from cpbench.runner import Run
 
@@ -68,9 +70,10 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
                 f"scored (the first: {prompt!r}, {index})"
             )
         with watch("judging"):
-            rows += score(run, t, cell, cell.kind, pictures)
+            rows += score(t, cell, cell.kind, pictures, run.images, run.judges)
             if t == 0 and cell.kind == "cell":
-                rows += reference_rows(run, cell)
+                drawn_world = images.is_drawn(cell.concepts[0], run.config.backbone)
+                rows += reference_rows(cell, run.images, run.judges, run.config.seed if drawn_world else None)
                 real = run.images[cell.name][0]
                 results.write_atomically(folder_of(run.task_folder(t), cell) / "real.png", png_bytes(real))
         reporter.advance(run.sampler.evaluations(cell.pictures))
@@ -109,7 +112,14 @@ def refuse_unknown_words(run: Run, phrases: Sequence[str]) -> None:
             )
 
 
-def score(run: Run, t: int, cell: Cell, kind: str, pictures: np.ndarray) -> list[tuple]:
+def score(
+    t: int,
+    cell: Cell,
+    kind: str,
+    pictures: np.ndarray,
+    real: Mapping[str, np.ndarray],
+    judges: Mapping[str, Judge | Embeddings],
+) -> list[tuple]:
     """CLIP-I, CLIP-T and DINO of each picture: mean cosine with every real picture; cosine with the prompt's words.
 
     Of two concepts what `composition.scores` tells, of a plain noun CLIP-T alone. No number for a picture of one
@@ -117,13 +127,13 @@ def score(run: Run, t: int, cell: Cell, kind: str, pictures: np.ndarray) -> list
     """
     templates = [template for template, _ in cell.which]
     if cell.kind == "pair":
-        values = composition.scores(cell.concepts, templates, pictures, run.images, run.judges)
+        values = composition.scores(cell.concepts, templates, pictures, real, judges)
     else:
-        clip = run.judges["clip"]
+        clip = judges["clip"]
         words = clip.texts([template.format(*cell.nouns) for template in templates])
         values = {"clip_t": metrics.paired_cosine(clip.images(pictures), words)}
-        for metric, judge in (("clip_i", clip), ("dino", run.judges["dino"])) if cell.concepts else ():
-            values[metric] = (judge.images(pictures) @ judge.images(run.images[cell.name]).T).mean(1)
+        for metric, judge in (("clip_i", clip), ("dino", judges["dino"])) if cell.concepts else ():
+            values[metric] = (judge.images(pictures) @ judge.images(real[cell.name]).T).mean(1)
     blank = [is_blank(p) for p in pictures]
     return [
         (t, kind, cell.name, template, index, metric, float("nan") if blank[i] else float(vector[i]))
@@ -132,16 +142,17 @@ def score(run: Run, t: int, cell: Cell, kind: str, pictures: np.ndarray) -> list
     ]
 
 
-def reference_rows(run: Run, cell: Cell) -> list[tuple]:
-    """Ceiling 1, the real pictures against each other without self-pairs; on the miniature also the `oracle` row."""
-    (concept,), real = cell.concepts, run.images[cell.name]
+def reference_rows(
+    cell: Cell, real: Mapping[str, np.ndarray], judges: Mapping[str, Judge | Embeddings], seed: int | None
+) -> list[tuple]:
+    """Ceiling 1, the real pictures against each other without self-pairs; with a seed, on the miniature, also the `oracle` row."""
     rows: list[tuple] = [
-        (0, "real", concept.name, "", 0, metric, metrics.cosine_self_pairs(run.judges[judge].images(real)))
+        (0, "real", cell.name, "", 0, metric, metrics.cosine_self_pairs(judges[judge].images(real[cell.name])))
         for metric, judge in (("clip_i", "clip"), ("dino", "dino"))
     ]
-    if images.is_drawn(concept, run.config.backbone):
-        drawings = [images.oracle(concept.name, template, run.config.seed, k) for template, k in cell.which]
-        rows += score(run, 0, cell, "oracle", np.stack(drawings))
+    if seed is not None:
+        drawings = [images.oracle(cell.name, template, seed, k) for template, k in cell.which]
+        rows += score(0, cell, "oracle", np.stack(drawings), real, judges)
     return rows
 
 

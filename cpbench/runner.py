@@ -381,9 +381,9 @@ class RowQueue:
 
 def measure(run: Run) -> None:
     """What the pictures say beyond the matrices, by the DINO judge."""
-    embed = Embeddings(run.folder, run.judges["dino"])
-    found = measures.measure(run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, embed)
-    embed.save()
+    judge = Embeddings(run.folder, run.judges["dino"])
+    found = measures.measure(run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, judge.images)
+    judge.save()
     measures.write(run.folder, found)
 
 

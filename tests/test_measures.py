@@ -94,13 +94,13 @@ def test_embeddings_are_kept_by_content_and_made_again_where_the_file_is_broken(
     plain = judge.images
     judge.images = lambda given: asked.append(len(given)) or plain(given)
     first = Embeddings(tmp_path, judge)
-    vectors = first(pictures)
+    vectors = first.images(pictures)
     first.save()
     again = Embeddings(tmp_path, judge)
-    np.testing.assert_array_equal(again(pictures[::-1]), vectors[::-1])
+    np.testing.assert_array_equal(again.images(pictures[::-1]), vectors[::-1])
     assert asked == [2]
     again.file.write_bytes(again.file.read_bytes()[:-3])
-    np.testing.assert_allclose(Embeddings(tmp_path, judge)(pictures), vectors, atol=1e-6)
+    np.testing.assert_allclose(Embeddings(tmp_path, judge).images(pictures), vectors, atol=1e-6)
     assert asked == [2, 2]
 
 
@@ -109,7 +109,7 @@ def test_a_run_keeps_every_pictures_embedding(ran: Path) -> None:
     judge.images = pytest.fail
     kept = Embeddings(ran, judge)
     for file in ran.glob("task-*/p*/*/[0-9]*.png"):
-        kept(picture(file)[None])
+        kept.images(picture(file)[None])
 
 
 @pytest.mark.parametrize("spoil", ["", "row,measure,concept,value\n1,moved,dog,0.1", "a,b\n1,2\n"])

@@ -1,0 +1,112 @@
+"""`cpbench score`: a run's saved pictures judged again, by other judges; nothing is drawn, nothing of the run is changed.
+
+Embeddings are kept in RUN/embeddings by the pictures' content, so the same judge is asked once. What comes out is in
+RUN/scored/<judges>/: scores.csv, matrices, measures.csv, identification.csv and judges.json.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cpbench import cells, finished, images, judges, measures, results, rows, sequences
+from cpbench.config import RunConfig
+from cpbench.embeddings import Embeddings
+from cpbench.errors import UserError, near
+from cpbench.published_judges import PUBLISHED
+from cpbench.runner import drawing_of, rows_of
+
+
+def kinds_of(names: tuple[str, ...]) -> dict[str, str]:
+    """By kind ("clip", "dino") the published judge of a name; UserError for an unknown one, or two of a kind."""
+    chosen: dict[str, str] = {}
+    for name in names:
+        if name not in PUBLISHED:
+            raise near(name, PUBLISHED, "judge", "--clip and --dino take files and folders.")
+        kind = PUBLISHED[name].kind
+        if kind in chosen:
+            raise UserError(f"--judge {name}: {chosen[kind]} is a {kind} as well; name one of each kind")
+        chosen[kind] = name
+    return chosen
+
+
+def again(
+    run: Path, clip: str | None, dino: str | None, data: str | None = None, device: str = "cpu"
+) -> tuple[Path, list[str], int]:
+    """Score a run's pictures; (the folder with what came out, its concepts, the last row).
+
+    clip, dino: see `judges.load_for`. The judge of a kind that is not named is the run's usual one. UserError where the
+    run, its sequence or its concepts' pictures are not what they were.
+    """
+    folder = finished.find(run)
+    record = results.read_json(folder / "run.json")
+    config, _, _ = finished.recorded(record, folder)
+    sequence = sequence_of(config, record["facts"], folder)
+    real = {
+        c.name: images.load(c, config.backbone, record["facts"]["picture_size"], data or config.data, config.fit)
+        for c in sequence.concepts
+    }
+    if odd := [c for c, them in real.items() if images.content_hash(them) != record["facts"]["images"].get(c)]:
+        raise UserError(f"run {folder}: the pictures of {odd[0]} are not those it learned from; name them with --data")
+    theirs = judges.load_for(config.backbone, clip or config.clip, dino or config.dino, device)
+    kept = {kind: Embeddings(folder, judge) for kind, judge in theirs.items()}
+    _, per_prompt = drawing_of(config, sequence)
+    there = [t for t in rows_of(config, len(sequence.concepts)) if (folder / f"task-{t:02d}" / "pictures").is_dir()]
+    if not there:
+        raise UserError(f"run {folder}: its pictures are not there; run it again, or name another")
+    try:
+        lines = [line for t in there for line in row(folder, sequence, t, per_prompt, real, kept, config)]
+        found = measures.measure(folder, sequence, there, per_prompt, real, kept["dino"].images)
+    finally:
+        for judge in kept.values():
+            judge.save()
+    target = (
+        folder
+        / "scored"
+        / "-".join(f"{j.identity['model']}-{j.identity['weights_sha256'][:8]}" for j in theirs.values())
+    )
+    scores = pd.DataFrame(lines, columns=results.SCORE_COLUMNS)
+    concepts = [c.name for c in sequence.concepts]
+    results.write_scores(target / "scores.csv", scores)
+    for metric, table in results.matrices(scores, concepts).items():
+        results.write_atomically(target / f"matrix-{metric}.csv", table.to_csv(float_format="%.6f").encode())
+    measures.write(target, found)
+    results.write_json(target / "judges.json", {kind: judge.identity for kind, judge in theirs.items()})
+    return target, concepts, max(there)
+
+
+def sequence_of(config: RunConfig, facts: dict[str, Any], folder: Path) -> sequences.Sequence:
+    """The run's sequence in its order; UserError if the file is another one by now."""
+    sequence = sequences.load(config.sequence)
+    if sequences.content_hash(sequence) != facts["sequence"]:
+        raise UserError(f"run {folder}: sequence {config.sequence} has changed since it was run; run it again")
+    return sequences.ordered(sequence, config.order)
+
+
+def row(
+    folder: Path,
+    sequence: sequences.Sequence,
+    t: int,
+    per_prompt: int,
+    real: dict[str, np.ndarray],
+    kept: dict[str, Embeddings],
+    config: RunConfig,
+) -> list[tuple]:
+    """Row t as `rows.evaluate` would write it, from the pictures that are there; NaN where there is none."""
+    lines = []
+    for cell in cells.of_row(sequence, t, per_prompt):
+        there = measures.pictures_of(folder / f"task-{t:02d}", cell)
+        if there:
+            pictures = np.stack([there.get(w, np.zeros_like(next(iter(there.values())))) for w in cell.which])
+            lines += rows.score(t, cell, cell.kind, pictures, real, kept)
+        else:
+            lines += [
+                (t, cell.kind, cell.name, *w, m, float("nan")) for m in cells.METRICS[cell.kind] for w in cell.which
+            ]
+        if t == 0 and cell.kind == "cell":
+            drawn = images.is_drawn(cell.concepts[0], config.backbone)
+            lines += rows.reference_rows(cell, real, kept, config.seed if drawn else None)
+    return lines

@@ -1,0 +1,119 @@
+"""Saved pictures judged again: the same judges say the same, others something else, and nothing of the run changes."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+import cpbench
+from cpbench import results, scoring
+from cpbench.backbones import MINIATURE
+from cpbench.errors import UserError
+
+SHORT = """
+name: short
+version: 1
+images: {drawn: true}
+concepts:
+  - {name: dog, class_noun: dog, kind: live}
+  - {name: vase, class_noun: vase, kind: object}
+evaluation:
+  live: ["a {} in the snow"]
+  object: ["a {} in the snow"]
+  pictures_per_prompt: 2
+  num_inference_steps: 1
+  prior: ["a photo of a {}"]
+  compositions: ["a {} and a {}"]
+"""
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scoring")
+    (folder / "short.yaml").write_text(SHORT)
+    given = {"sequence": str(folder / "short.yaml"), "output": folder / "out"}
+    return cpbench.run(method="seqlora", options={"steps": 1, "batch_size": 1, "rank": 2}, **given)["folder"]
+
+
+@pytest.fixture
+def ran(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "run"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_the_same_judges_say_the_same_and_the_run_stays_as_it_is(ran: Path) -> None:
+    before = contents(ran)
+    folder, concepts, last = scoring.again(ran, None, None)
+    assert (concepts, last) == (["dog", "vase"], 2) and folder.parent == ran / "scored"
+    after = contents(ran)
+    assert {k: v for k, v in after.items() if not k.startswith(("scored/", "embeddings/"))} == {
+        k: v for k, v in before.items() if not k.startswith("embeddings/")
+    }
+    ours, theirs = (results.read_scores(f / "scores.csv") for f in (ran, folder))
+    assert ours.drop(columns="value").equals(theirs.drop(columns="value"))
+    np.testing.assert_allclose(ours["value"], theirs["value"], atol=2e-6)
+    for name in ("measures.csv", "identification.csv"):
+        assert (folder / name).read_bytes() == (ran / name).read_bytes()
+
+
+def test_another_judge_says_something_else_by_its_own_name(ran: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(MINIATURE / "judges" / "dino", other)
+    weights = load_file(other / "model.safetensors")
+    save_file({k: v * 1.1 if v.dim() > 1 else v for k, v in weights.items()}, other / "model.safetensors")
+    usual, _, _ = scoring.again(ran, None, None)
+    folder, _, _ = scoring.again(ran, None, str(other))
+    assert folder != usual and len(list((ran / "embeddings").glob("dino-*.safetensors"))) == 2
+    tables = [
+        results.read_scores(f / "scores.csv").set_index(results.SCORE_COLUMNS[:-1])["value"] for f in (usual, folder)
+    ]
+    moved = (tables[0] - tables[1]).abs().groupby("metric").max()
+    assert moved["dino"] > 1e-3 and moved["clip_t"] < 1e-5
+    assert results.read_json(folder / "judges.json")["dino"]["model"] == "other"
+
+
+def test_a_picture_that_is_gone_has_no_score(ran: Path) -> None:
+    (ran / "task-02" / "pictures" / "dog" / "00-1.png").unlink()
+    folder, _, _ = scoring.again(ran, None, None)
+    scores = results.read_scores(folder / "scores.csv")
+    lost = scores[scores["value"].isna()]
+    assert set(zip(lost["row"], lost["kind"], lost["concept"], lost["index"], strict=True)) == {(2, "cell", "dog", 1)}
+    shutil.rmtree(ran / "task-01" / "pictures" / "dog")
+    folder, _, _ = scoring.again(ran, None, None)
+    scores = results.read_scores(folder / "scores.csv")
+    assert scores[(scores["row"] == 1) & (scores["kind"] == "cell")]["value"].isna().all()
+
+
+def test_what_is_not_as_it_was_is_refused(ran: Path, call: Callable) -> None:
+    record = results.read_json(ran / "run.json")
+    pictures = record["facts"]["images"] | {"vase": "0" * 64}
+    results.write_json(ran / "run.json", record | {"facts": record["facts"] | {"images": pictures}})
+    with pytest.raises(UserError, match="the pictures of vase are not those it learned from"):
+        scoring.again(ran, None, None)
+    results.write_json(ran / "run.json", record | {"facts": record["facts"] | {"sequence": "0" * 64}})
+    with pytest.raises(UserError, match="has changed since it was run"):
+        scoring.again(ran, None, None)
+    results.write_json(ran / "run.json", record)
+    for task in ran.glob("task-*"):
+        shutil.rmtree(task / "pictures")
+    code, _, said = call("score", ran)
+    assert code == 2 and "its pictures are not there" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [(["clip-vit-l-15"], "did you mean 'clip-vit-l-14'"), (["clip-vit-l-14", "clip-vit-b-32"], "is a clip as well")],
+)
+def test_judges_names(names: list[str], told: str) -> None:
+    assert scoring.kinds_of(("clip-vit-l-14", "dinov2-vit-s-14")) == {
+        "clip": "clip-vit-l-14",
+        "dino": "dinov2-vit-s-14",
+    }
+    with pytest.raises(UserError, match=told):
+        scoring.kinds_of(tuple(names))
