@@ -40,7 +40,8 @@ bench: $(STAMP) ## run all methods over dreambench10 and write the leaderboard
 bench-quick: $(STAMP) ## the same over a short sequence with few prompts
 	$(BIN)/cpbench sweep --grid bench-quick; code=$$?; $(BIN)/cpbench leaderboard && exit $$code
 
-leaderboard: $(STAMP) ## rebuild the leaderboard from results/
+leaderboard: $(STAMP) ## rebuild the leaderboards: of results/, and of what is committed in results/reference
+	$(BIN)/cpbench leaderboard results/reference
 	$(BIN)/cpbench leaderboard
 
 reference: $(STAMP) ## keep the finished runs' tables and grids in results/reference

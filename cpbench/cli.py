@@ -375,24 +375,29 @@ def describe(name: str) -> None:
 
 
 @cli.command()
+@click.argument("where", required=False, metavar="[RESULTS]", type=click.Path(path_type=Path))
 @click.option(
     "--results",
     "folder",
     type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    help="Where finished runs are looked for.",
+    help="Where finished runs are looked for; the same as RESULTS.  [default: results]",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Where leaderboard.md and .csv go.  [default: the results folder]",
+    help="Where leaderboard.md, .html, .csv and .json go.  [default: the results folder]",
 )
 @click.option("--concept", help="Of which concept each method's pictures are shown.  [default: a sequence's first]")
-def leaderboard(folder: Path, output: Path | None, concept: str | None) -> None:
-    """Make the leaderboard (Markdown and CSV, and a picture of one concept by every method) from finished runs."""
+def leaderboard(where: Path | None, folder: Path | None, output: Path | None, concept: str | None) -> None:
+    """Make the leaderboard from finished runs: Markdown, an HTML page to sort and filter, CSV and JSON.
+
+    Runs that cannot be compared are in tables of their own. A picture shows one concept by every method.
+    """
+    if where and folder:
+        raise UserError(f"leaderboard: two results folders, {where} and --results {folder}; name one")
     from cpbench.leaderboard import write
 
+    folder = where or folder or Path("results")
     write(folder, output or folder, concept)
 
 

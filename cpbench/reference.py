@@ -14,7 +14,8 @@ KEPT = ("run.json", "scores.csv", "matrix-*.csv", "grid.png", "curves.png")
 def keep(runs: Path, reference: Path) -> int:
     """Copy what is KEPT of every finished run below `runs`, in place of what was there for its sequence and backbone.
 
-    Returns how many there are. The leaderboard in `reference` is of all its runs, with the pictures of those in `runs`.
+    Returns how many there are. The leaderboard in `reference` is of all its runs and of nothing else, so that `make
+    leaderboard` makes it again; its grids, which are kept, are of the pictures in `runs`.
     """
     found = [path for path, _ in leaderboard.finished_runs(runs)]
     for parts in {path.relative_to(runs).parts[:2] for path in found}:
@@ -26,7 +27,8 @@ def keep(runs: Path, reference: Path) -> int:
             for file in path.glob(pattern):
                 shutil.copyfile(file, target / file.name)
     if found:
-        leaderboard.write(runs.parent, reference)
+        leaderboard.grids(leaderboard.groups(leaderboard.read(runs.parent)), None, reference)
+        leaderboard.write(reference, reference)
     return len(found)
 
 

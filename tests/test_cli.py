@@ -159,9 +159,13 @@ def test_leaderboard_of_nothing_is_one_line_and_of_something_is_written(call: Ca
     }
     (tmp_path / "results" / "run.json").write_text(json.dumps(record))
     code, shown, _ = call("leaderboard", "--output", "board")
-    assert code == 0 and "| base | 1 | 0.125 |" in shown
+    assert code == 0 and re.search(r"base +1 +0\.125 ", shown)
     assert "| base | 1 | 0.125 |" in (tmp_path / "board" / "leaderboard.md").read_text()
-    assert (tmp_path / "board" / "leaderboard.csv").is_file()
+    before = {f.name: f.read_bytes() for f in (tmp_path / "board").iterdir()}
+    assert set(before) == {f"leaderboard.{kind}" for kind in ("md", "html", "csv", "json")}
+    assert call("leaderboard", "results", "--output", "again")[0] == 0
+    assert {f.name: f.read_bytes() for f in (tmp_path / "again").iterdir()} == before
+    assert "two results folders" in complaint(call, "leaderboard", "results", "--results", "board")
 
 
 # Help

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from learners import SHORT
 
 from cpbench import config
@@ -104,6 +105,14 @@ def test_every_row_says_what_it_was_verified_against() -> None:
     for row in ROWS.values():
         level = re.match(r"\*([^*]+)\*.*: ", row["verified against"])[1]
         assert level in LEVELS[1:]  # no run on published weights has been made
+
+
+def test_the_leaderboard_says_the_same() -> None:
+    known = yaml.safe_load((config.baselines_folder() / "presets" / "verified.yaml").read_text())
+    assert known["verified"] == {
+        name: re.match(r"\*([^*]+)\*", row["verified against"])[1] for name, row in ROWS.items()
+    }
+    assert known["generates"] == [name for name, row in ROWS.items() if row["replay-free"] == "generated"]
 
 
 def test_links_lead_somewhere() -> None:

@@ -333,6 +333,8 @@ def read_run(folder: Path, text: bytes) -> None:
         for line in (out / "leaderboard.md").read_text().splitlines():
             # no HTML and no link but the pictures'
             assert not re.search(r"<[a-z/!]|(?<!\\)\]\((?!methods-[A-Za-z0-9_.-]+\.png\))|(?<!\\)`", line), line
+        page = (out / "leaderboard.html").read_text()
+        assert page.count("<script") == 1 and "<img" not in page
         for file in out.iterdir():
             file.unlink()
     result(out, finished.open_run, run)  # there is no state: nothing is loaded

@@ -2,15 +2,19 @@
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from cpbench import leaderboard, reference
+from cpbench import leaderboard, reference, report, results
 from cpbench.errors import UserError
+from cpbench.intervals import bootstrap
 
 FIGURES = (
     "final_average",
@@ -21,6 +25,9 @@ FIGURES = (
     "gap_closed",
     "share_lost",
 )
+
+
+FILES = {f"leaderboard.{kind}" for kind in ("md", "html", "csv", "json")}
 
 
 def summary(retention: float | None, **others: float | None) -> dict[str, dict[str, float | None]]:
@@ -41,6 +48,7 @@ def record(method: str, retention: float | None = 0.5, **changes: Any) -> dict[s
         "pictures": "drawn",
         "judges": judges("dino", "clip"),
         "sees_earlier_data": False,
+        "measures": {},
         "costs": {
             "0": {"drawing_seconds": 9.0},
             "1": cost(2000, 1.5),
@@ -58,6 +66,7 @@ def judges(dino: str, clip: str) -> dict[str, dict[str, str]]:
 def cost(carried: int, seconds: float) -> dict[str, Any]:
     return {
         "carried_bytes": {"adapter": carried - 500, "token": 500},
+        "carried_parameters": carried // 4,
         "trainable_parameters": carried // 4,
         "learning_unet_evaluations": 40,
         "learning_seconds": seconds,
@@ -123,9 +132,11 @@ def test_seeds_and_orders_of_equal_settings_are_averaged(tmp_path: Path) -> None
     assert "seed" not in csv and "order" not in csv
     ((shown,),) = markdown_tables(text).values()
     assert shown["method"] == "lora" and shown["runs"] == "3" and shown["settings"] == "lora0000"
-    assert (shown["DINO final"], shown["forgetting"], shown["retention"]) == ("0.670", "0.150", "0.500")
-    assert (shown["CLIP-I final"], shown["CLIP-T final"]) == ("0.750", "0.250")
-    assert (shown["carried kB"], shown["learning s"]) == ("4", "5")
+    assert shown["DINO final"] == "0.670 ± 0.075"
+    assert (shown["forgetting"], shown["retention"]) == ("0.150 ± 0.071", "0.500 ± 0.361")
+    assert (shown["CLIP-I final"], shown["CLIP-T final"]) == ("0.750 ± 0.000", "0.250 ± 0.000")
+    assert (shown["carried MB"], shown["carried M par."]) == ("0.00367", "0.000917")
+    assert (shown["learning min"], shown["UNet evaluations"]) == ("0.0778", "66.7")
 
 
 def test_other_settings_have_rows_of_their_own(tmp_path: Path) -> None:
@@ -189,19 +200,20 @@ def test_what_is_kept_for_reference_are_tables_and_grids(tmp_path: Path) -> None
     files = {
         f"{s}/run-0/{n}" for s in ("seq", "other") for n in ("run.json", "scores.csv", "matrix-dino.csv", "grid.png")
     }
-    assert found == files | {"third/run-0/run.json", "leaderboard.md", "leaderboard.csv"}
+    assert found == files | {"third/run-0/run.json"} | FILES
     assert json.loads((kept / "seq" / "run-0" / "run.json").read_text())["facts"]["method"] == "lora"
 
 
-def test_best_retention_comes_first_and_undefined_last(tmp_path: Path) -> None:
+def test_best_final_comes_first_and_undefined_last(tmp_path: Path) -> None:
     rows = {"worst": -0.5, "undefined": None, "best": 0.9, "second": 0.1}
-    write(tmp_path, *(record(name, value) for name, value in rows.items()))
+    write(tmp_path, *(record(name, summary=summary(0.5, final_average=value)) for name, value in rows.items()))
     csv, text = made(tmp_path)
     expected = ["best", "second", "worst", "undefined"]
     assert list(csv["method"]) == expected
     ((*shown,),) = markdown_tables(text).values()
     assert [r["method"] for r in shown] == expected
-    assert [r["retention"] for r in shown] == ["0.900", "0.100", "-0.500", "-"]
+    assert [r["DINO final"] for r in shown] == ["0.900", "0.100", "-0.500", "-"]
+    assert {r["rank"] for r in shown} == {"-"}  # without scores.csv nothing can be compared
 
 
 def test_each_sequence_backbone_and_kind_of_pictures_has_a_table(tmp_path: Path) -> None:
@@ -327,14 +339,14 @@ def test_names_are_words_in_markdown_and_part_of_no_path(tmp_path: Path, capsys:
     leaderboard.write(tmp_path / "results", tmp_path / "out")
     assert left_out(capsys.readouterr().out) == []
     new = {f for f in tmp_path.rglob("*")} - before
-    names = {"leaderboard.md", "leaderboard.csv", "methods-seq-v1-e-f-u-drawn-a.png"}
+    names = FILES | {"methods-seq-v1-e-f-u-drawn-a.png"}
     assert {f.relative_to(tmp_path / "out").name for f in new} - {""} == names
     text = (tmp_path / "out" / "leaderboard.md").read_text()
     for line in text.splitlines():
         if not line.startswith("!["):
             assert "<" not in line and "http://" not in line and not re.search(r"(?<!\\)[\[`]", line), line
     (row,) = [line for line in text.splitlines() if "&lt;img" in line and line.startswith("|")]
-    assert len(re.findall(r"(?<!\\)\|", row)) == 13  # a row of twelve cells
+    assert len(re.findall(r"(?<!\\)\|", row)) == 20  # a row of nineteen cells
 
 
 @pytest.mark.parametrize("how", ["words", "half", "bomb", "a folder"])
@@ -407,7 +419,7 @@ def test_made_again_it_is_the_same(tmp_path: Path) -> None:
     before = {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir()}
     made(tmp_path)
     assert {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir()} == before
-    assert set(before) == {"leaderboard.md", "leaderboard.csv"}
+    assert set(before) == FILES
 
 
 @pytest.mark.parametrize("what", ["no folder", "empty", "only unfinished"])
@@ -421,3 +433,326 @@ def test_nothing_to_show_is_one_line_with_the_folder(tmp_path: Path, what: str) 
         leaderboard.write(folder, tmp_path / "out")
     assert str(folder) in str(caught.value) and len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+# From whole run folders
+
+CONCEPTS = ["dog", "vase", "cat", "can", "boot", "bowl"]
+PROMPTS = ["a {} in the snow", "a purple {}", "a {} on the beach"]
+
+
+def make_run(
+    folder: Path, method: str, mean: float, draw: tuple[int, int] = (0, 0), rows: list[int] | None = None, **more: Any
+) -> Path:
+    """A run folder with run.json and scores.csv, whose last row is about as good as `mean`."""
+    seed, order = draw
+    chance = np.random.default_rng([seed, order, *method.encode()])
+    names = [CONCEPTS[k] for k in np.random.default_rng(order).permutation(len(CONCEPTS))] if order else CONCEPTS
+    lines = [("real", c, "real", metric, 0, 0, 0.9) for c in names for metric in results.METRICS]
+    for row in range(len(names) + 1) if rows is None else rows:
+        for c in names if row in (0, len(names)) else names[:row]:
+            level = 0.1 if row == 0 else mean + 0.1 * CONCEPTS.index(c) / len(CONCEPTS)
+            lines += [
+                ("cell", c, p, metric, row, k, round(level + 0.15 * chance.standard_normal(), 6))
+                for p in PROMPTS
+                for k in (0, 1)
+                for metric in results.METRICS
+            ]
+    table = pd.DataFrame(lines, columns=["kind", "concept", "prompt", "metric", "row", "index", "value"])
+    results.write_scores(folder / "scores.csv", table)
+    costs = {str(t): cost(2000 + 1000 * t, 60.0 * t + seed) for t in range(1, len(names) + 1)}
+    whole = {
+        "config": {"backbone": "miniature", "seed": seed, "order": order, "method": method},
+        "facts": facts(method),
+        "hash": results.hash8({"method": method}),
+        "sequence": {"name": "seq", "version": 1, "concepts": names},
+        "costs": costs,
+        "measures": {"identified": 0.5 + seed / 8, "moved": 0.25, "copied": 0.0},
+        "summary": report.summaries(table, names, len(names)) if rows is None else {},
+    }
+    made = record(method) | whole | more
+    (folder / "run.json").write_text(json.dumps(made))
+    return folder
+
+
+def facts(method: str) -> dict[str, Any]:
+    return {
+        "method": method,
+        "sequence": "5e" * 32,
+        "images": {c: f"{k:064x}" for k, c in enumerate(CONCEPTS)},
+        "backbone": "bb" * 32,
+        "judges": {"clip": "c1" * 32, "dino": "d1" * 32},
+        "sampler": {"num_inference_steps": 10, "guidance_scale": 4.0, "batch_size": 16},
+        "pictures_per_prompt": 2,
+        "dtype": "torch.float32",
+        "picture_size": 64,
+    }
+
+
+def groups_in(folder: Path) -> list[dict[str, Any]]:
+    leaderboard.write(folder, folder / "out")
+
+    def constant(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads((folder / "out" / "leaderboard.json").read_text(), parse_constant=constant)["groups"]
+
+
+DRAWS = [(0, 0), (1, 0), (0, 1)]
+
+
+def test_numbers_are_those_of_the_scores(tmp_path: Path) -> None:
+    folders = {m: [make_run(tmp_path / m / f"{d}", m, v, d) for d in DRAWS] for m, v in (("l2", 0.4), ("ewc", 0.6))}
+    (group,) = groups_in(tmp_path)
+    csv = pd.read_csv(tmp_path / "out" / "leaderboard.csv").set_index("method")
+    for method, own in folders.items():
+        expected: dict[str, list[float]] = {}
+        for folder in own:
+            order = json.loads((folder / "run.json").read_text())["sequence"]["concepts"]
+            table = pd.read_csv(folder / "scores.csv")
+            for metric, part in table[table["kind"] == "cell"].groupby("metric"):
+                R = part.pivot_table(index="row", columns="concept", values="value")[order].to_numpy()
+                T = len(order)
+                lost = [max(R[i][j] for i in range(j + 1, T)) - R[T][j] for j in range(T - 1)]
+                values = {
+                    "final_average": R[T].mean(),
+                    "plasticity": np.mean([R[j + 1][j] for j in range(T)]),
+                    "forgetting": np.mean(lost),
+                    "backward_transfer": np.mean([R[T][j] - R[j + 1][j] for j in range(T - 1)]),
+                    "normalised_retention": (R[T] - R[0]).sum() / (0.9 - R[0]).sum(),
+                }
+                for k, v in values.items():
+                    if (metric, k) != ("clip_t", "normalised_retention"):
+                        expected.setdefault(f"{metric}_{k}", []).append(v)
+        (row,) = [r for r in group["rows"] if r["method"] == method]
+        for key, values in expected.items():
+            assert row["mean"][key] == pytest.approx(np.mean(values), abs=2e-6), key
+            assert row["std"][key] == pytest.approx(np.std(values, ddof=1), abs=3e-6), key
+            assert csv.loc[method, key] == pytest.approx(row["mean"][key], abs=1e-6)
+            assert csv.loc[method, f"{key}_std"] == pytest.approx(row["std"][key], abs=1e-6)
+        mean = row["mean"]
+        assert (mean["identified"], mean["prior_drift"]) == (pytest.approx(0.5 + 1 / 24, abs=1e-6), 0.25)
+        assert (mean["carried_MB"], mean["carried_parameters"]) == (0.008, 2000)  # of the last task
+        assert mean["learning_minutes"] == pytest.approx((21 * 60 + 2) / 60, abs=1e-6)  # 6 tasks; seed 1 takes 6 s more
+        assert mean["learning_unet_evaluations"] == 6 * 40
+        assert sorted((r["path"], r["seed"], r["order"]) for r in row["runs"]) == sorted(
+            (f"{method}/{d}", *d) for d in DRAWS
+        )
+
+
+FACTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "sequence": lambda r: r["facts"].update(sequence="00" * 32),
+    "images": lambda r: r["facts"]["images"].update(dog="ff" * 32),
+    "pictures": lambda r: r.update(pictures="photographs"),
+    "backbone": lambda r: r["facts"].update(backbone="00" * 32),
+    "judge's weights": lambda r: r["judges"]["dino"].update(weights_sha256="00" * 32),
+    "judge's preprocessing": lambda r: r["judges"]["clip"].update(preprocessing="resize 32"),
+    "steps": lambda r: r["facts"]["sampler"].update(num_inference_steps=50),
+    "guidance": lambda r: r["facts"]["sampler"].update(guidance_scale=1.0),
+    "pictures a prompt": lambda r: r["facts"].update(pictures_per_prompt=1),
+    "precision": lambda r: r["facts"].update(dtype="torch.bfloat16"),
+    "picture size": lambda r: r["facts"].update(picture_size=32),
+    "rows": lambda r: r["facts"].update(rows=[0, 3]),
+    "what is not recorded": lambda r: r["facts"].pop("picture_size"),
+}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_runs_that_cannot_be_compared_are_never_in_one_table(tmp_path: Path, fact: str, seed: int) -> None:
+    make_run(tmp_path / "a", "l2", 0.4)
+    other = make_run(tmp_path / "b", "ewc", 0.9, (seed, 0))
+    made = json.loads((other / "run.json").read_text())
+    FACTS[fact](made)
+    (other / "run.json").write_text(json.dumps(made))
+    both = groups_in(tmp_path)
+    assert sorted([row["method"] for row in group["rows"]] for group in both) == [["ewc"], ["l2"]]
+    assert [row["rank"] for group in both for row in group["rows"]] == [1, 1]
+    assert both[0]["id"] != both[1]["id"] and both[0]["comparable"] != both[1]["comparable"]
+    text = (tmp_path / "out" / "leaderboard.md").read_text()
+    one_name = both[0]["pictures"] == both[1]["pictures"]
+    assert text.count("Not comparable with the other tables of this name") == (2 if one_name else 0)
+
+
+ALIKE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "batch": lambda r: r["facts"]["sampler"].update(batch_size=4),
+    "library": lambda r: r["judges"]["dino"].update(library="timm 99"),
+    "every row by name": lambda r: r["facts"].update(rows=list(range(7))),
+    "order of images": lambda r: r["facts"].update(images=dict(reversed(r["facts"]["images"].items()))),
+    "name of the backbone": lambda r: r["config"].update(backbone="/models/a-copy"),
+    "device": lambda r: r.update(device={"kind": "cuda", "threads": 8}),
+}
+
+
+@pytest.mark.parametrize("fact", ALIKE)
+def test_what_moves_no_score_keeps_nobody_apart(tmp_path: Path, fact: str) -> None:
+    make_run(tmp_path / "a", "l2", 0.4)
+    other = make_run(tmp_path / "b", "ewc", 0.9)
+    made = json.loads((other / "run.json").read_text())
+    ALIKE[fact](made)
+    (other / "run.json").write_text(json.dumps(made))
+    (group,) = groups_in(tmp_path)
+    assert [(row["rank"], row["method"]) for row in group["rows"]] == [(1, "ewc"), (2, "l2")]
+
+
+def last_row(folder: Path) -> pd.Series:
+    table = pd.read_csv(folder / "scores.csv")
+    cells = table[(table["kind"] == "cell") & (table["metric"] == "dino") & (table["row"] == len(CONCEPTS))]
+    return cells.set_index(["concept", "prompt", "index"])["value"]
+
+
+def test_ranks_by_brute_force(tmp_path: Path) -> None:
+    levels = {"a": 0.50, "b": 0.47, "c": 0.44, "d": 0.52, "e": 0.2, "f": 0.36, "g": 0.51}
+    draws = dict.fromkeys(levels, DRAWS) | {"b": [(0, 0)], "f": [(1, 0), (5, 0)], "g": [(0, 1), (7, 7)]}
+    scores = {
+        m: {d: last_row(make_run(tmp_path / m / f"{d}", m, level, d)) for d in draws[m]} for m, level in levels.items()
+    }
+    (group,) = groups_in(tmp_path)
+    expected = {}
+    for a in levels:
+        above = 0
+        for b in set(levels) - {a}:
+            both = set(draws[a]) & set(draws[b])
+            if both:
+                pooled = pd.concat([scores[b][d] - scores[a][d] for d in both], axis=1).mean(axis=1).dropna()
+                found = bootstrap(pooled.to_numpy(), *(list(pooled.index.get_level_values(k)) for k in (0, 1)))
+                above += found.low > 0
+        expected[a] = 1 + above
+    assert {row["method"]: row["rank"] for row in group["rows"]} == expected
+    assert len(set(expected.values())) > 2 and max(expected.values()) == len(levels)
+    order = [(row["rank"], -row["mean"]["dino_final_average"]) for row in group["rows"]]
+    assert order == sorted(order)
+    shown = markdown_tables((tmp_path / "out" / "leaderboard.md").read_text())["seq v1 on miniature (drawn stand-ins)"]
+    assert {row["method"]: row["rank"] for row in shown} == {m: f"{r}{'~' * (m in 'bfg')}" for m, r in expected.items()}
+    compared = {row["method"]: row["compared"] for row in group["rows"]}  # b, f and g have no draw in common
+    assert compared == {"a": 6, "b": 4, "c": 6, "d": 6, "e": 6, "f": 4, "g": 4}
+
+
+def test_without_a_common_draw_there_is_no_rank(tmp_path: Path) -> None:
+    for seed, method in enumerate(("l2", "ewc")):
+        make_run(tmp_path / method, method, 0.3 + seed / 2, (seed, 0))
+    (group,) = groups_in(tmp_path)
+    assert [(row["method"], row["rank"], row["compared"]) for row in group["rows"]] == [
+        ("ewc", None, 0),
+        ("l2", None, 0),
+    ]
+
+
+def test_what_is_not_whole_is_listed_apart(tmp_path: Path) -> None:
+    make_run(tmp_path / "good", "l2", 0.4)
+    make_run(tmp_path / "stopped", "ewc", 0.9, rows=[0, 1, 2], status="interrupted")
+    make_run(tmp_path / "hole", "olora", 0.9, rows=[0, 1, 2, 4, 5, 6])
+    make_run(tmp_path / "wanted", "magmax", 0.9, rows=[0, 6], facts=facts("magmax") | {"rows": [0, 6]})
+    cut = make_run(tmp_path / "cut", "clora", 0.9, (1, 0))
+    (cut / "scores.csv").write_bytes((cut / "scores.csv").read_bytes()[:-3])
+    new = make_run(tmp_path / "new", "stamina", 0.9, rows=[0], status="running")
+    (new / "task-00").mkdir()
+    (new / "scores.csv").rename(new / "task-00" / "scores.csv")
+    assert [[row["method"] for row in group["rows"]] for group in groups_in(tmp_path)] in (
+        [["l2"], ["magmax"]],
+        [["magmax"], ["l2"]],
+    )  # every row that was asked for is there
+    text = (tmp_path / "out" / "leaderboard.md").read_text()
+    states = {row["method"]: (row["seed"], row["state"]) for row in markdown_tables(text)["Not finished"]}
+    assert states == {
+        "ewc": ("0", "interrupted: 3 of 7 rows are there"),
+        "olora": ("0", "6 of 7 rows are there"),
+        "clora": ("1", "its scores.csv is damaged"),
+        "stamina": ("0", "running: 1 of 7 rows are there"),
+    }
+    whole = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
+    assert {it["method"] for it in whole["unfinished"]} == set(states)
+
+
+def test_replay_free_and_verified(tmp_path: Path) -> None:
+    own = {"backbone": "miniature", "seed": 0, "order": 0, "method": "./genreplay.py"}
+    make_run(tmp_path / "1", "genreplay", 0.4)
+    make_run(tmp_path / "2", "joint", 0.4, sees_earlier_data=True)
+    make_run(tmp_path / "3", "genreplay", 0.4, config=own, hash="ffffffff")
+    make_run(tmp_path / "4", "not-ours", 0.4)
+    (group,) = groups_in(tmp_path)
+    assert {row["method"]: (row["replay_free"], row["verified"]) for row in group["rows"]} == {
+        "genreplay": ("generated", "our reading"),
+        "genreplay (own file)": ("yes", "-"),
+        "joint*": ("no", "our reading"),
+        "not-ours": ("yes", "-"),
+    }
+
+
+def test_a_copy_under_another_name_of_its_backbone_counts_once(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "l2", 0.4)
+    make_run(tmp_path / "b", "l2", 0.4, config={"backbone": "/models/a-copy", "seed": 0, "order": 0})
+    ((row,),) = (group["rows"] for group in groups_in(tmp_path))
+    assert [run["path"] for run in row["runs"]] == ["b"] and row["rank"] == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 1999, "€" * 300])
+def test_names_too_long_for_a_file_make_no_grid(tmp_path: Path, name: str) -> None:
+    make_run(tmp_path / "a", "l2", 0.4, config={"backbone": name, "seed": 0, "order": 0})
+    (group,) = groups_in(tmp_path)
+    assert group["backbone"] == name and group["grid"] is None
+
+
+def test_a_grid_is_kept_where_the_pictures_are_not(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "l2", 0.4)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "methods-seq-v1-miniature-drawn-dog.png").write_bytes(b"kept")
+    (group,) = groups_in(tmp_path)
+    assert group["grid"] == "methods-seq-v1-miniature-drawn-dog.png"
+    assert f"({group['grid']})" in (tmp_path / "out" / "leaderboard.md").read_text()
+    assert (tmp_path / "out" / group["grid"]).read_bytes() == b"kept"
+
+
+def test_older_runs_have_no_measures(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a", "l2", 0.4)
+    made = json.loads((folder / "run.json").read_text())
+    del made["measures"]
+    (folder / "run.json").write_text(json.dumps(made))
+    (group,) = groups_in(tmp_path)
+    assert group["rows"][0]["mean"]["identified"] is None
+    ((shown,),) = markdown_tables((tmp_path / "out" / "leaderboard.md").read_text()).values()
+    assert (shown["identified"], shown["prior drift"], shown["rank"]) == ("-", "-", "1")
+
+
+def test_leaderboard_json_has_what_it_should(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "l2", 0.4)
+    make_run(tmp_path / "b", "ewc", 0.4, summary=summary(float("inf")))
+    make_run(tmp_path / "c", "ewc", 0.4, status="failed")
+    (group,) = groups_in(tmp_path)
+    whole = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
+    assert set(whole) == {"schema", "groups", "unfinished"} and whole["schema"] == 1
+    assert set(group) == {"id", "sequence", "backbone", "pictures", "judges", "comparable", "grid", "rows"}
+    assert group["comparable"]["sampler"] == {"num_inference_steps": 10, "guidance_scale": 4}
+    for row in group["rows"]:
+        assert set(row) == {
+            *("rank", "compared", "method", "hash", "replay_free", "verified", "runs", "mean", "std")
+        }  # fmt: skip
+        assert (
+            all(v is None or round(v, 6) == v for v in row["mean"].values()) and row["mean"].keys() == row["std"].keys()
+        )
+    assert set(whole["unfinished"][0]) == {"path", "seed", "order", "method", "hash", "sequence", "backbone", "state"}
+    assert str(tmp_path) not in json.dumps(whole)
+
+
+def test_no_line_of_the_terminal_is_longer_than_120(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = {
+        "target_modules": ["to_q", "to_k", "to_v", "to_out.0"],
+        "learning_rate": 0.00001,
+        "variant": "[bold]x[/]",
+    }
+    make_run(tmp_path / "a", "l2", 0.4, changed=changed)
+    make_run(tmp_path / "b", "ewc", 0.4, status="failed")
+    groups_in(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("wrote")) <= 120
+    assert "[bold]x[/]" in " ".join(lines).replace(" ", "") and any("failed" in line for line in lines)
+
+
+def test_the_committed_leaderboard_is_that_of_the_committed_runs(tmp_path: Path) -> None:
+    """Byte for byte, as `make leaderboard` makes it; the grids were made where the pictures are, and are kept."""
+    kept = Path(__file__).parent.parent / "results" / "reference"
+    for grid in kept.glob("methods-*.png"):
+        shutil.copyfile(grid, tmp_path / grid.name)
+    leaderboard.write(kept, tmp_path)
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (kept / name).read_bytes(), f"{name}: run `make leaderboard`"

@@ -1,0 +1,300 @@
+"""Runs as the leaderboard reads them: run.json and scores.csv of every folder, with care, for they may come from anybody."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictFloat,
+    ValidationError,
+)
+
+from cpbench import results
+from cpbench.comparison import Key
+from cpbench.errors import quoted
+from cpbench.sequences import FILE_NAME
+
+MOST_CONCEPTS = 500  # of a sequence in a record
+MOST_SAID = 2000  # characters of a name, of a method with all its settings too
+
+
+# What is read of a run.json
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MOST_SAID or not value.isprintable():
+        raise ValueError(f"{quoted(value)} is no name")
+    return value
+
+
+def whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{quoted(value)} is no whole number")
+    return value
+
+
+def file_name(value: str) -> str:
+    if not FILE_NAME.fullmatch(value):
+        raise ValueError(f"{quoted(value)} cannot be part of a file's name")
+    return value
+
+
+Text = Annotated[str, PlainValidator(text)]
+Name = Annotated[Text, AfterValidator(file_name)]
+Whole = Annotated[int, PlainValidator(whole)]
+Number = StrictFloat  # whole numbers too, and NaN and infinities, but no text
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Figures(Part):
+    """The summary of one metric: `report.FIGURES`; None is not defined."""
+
+    final_average: Number | None = None
+    plasticity: Number | None = None
+    forgetting: Number | None = None
+    backward_transfer: Number | None = None
+    normalised_retention: Number | None = None
+    gap_closed: Number | None = None
+    share_lost: Number | None = None
+
+
+class Summary(Part):
+    dino: Figures = Figures()
+    clip_i: Figures = Figures()
+    clip_t: Figures = Figures()
+
+
+class Measures(Part):
+    identified: Number | None = None
+    moved: Number | None = None
+
+
+class Cost(Part):
+    carried_bytes: dict[str, Number] = {}
+    carried_parameters: Number = 0.0
+    trainable_parameters: Number = 0.0
+    learning_unet_evaluations: Number = 0.0
+    learning_seconds: Number = 0.0
+
+
+class Config(Part):
+    backbone: Text
+    seed: Whole
+    order: Whole
+    method: Text = ""
+    evaluation: dict[str, Any] = {}
+
+
+class SequenceFacts(Part):
+    name: Name
+    version: Whole
+    concepts: Annotated[list[Name], Field(max_length=MOST_CONCEPTS)] = []
+
+
+class JudgeFacts(Part):
+    """Whose scores they are: weights, and by which rules. The library's version moves no score."""
+
+    model: Text
+    weights_sha256: Text
+    preprocessing: Text = ""
+    feature: Text = ""
+    pair_rule: Text = ""
+    text_rule: Text = ""
+
+
+class Facts(Part):
+    """Of what moves a score that which is not the method's own; a record may be older than one of these."""
+
+    method: Text
+    sequence: Text | None = None
+    images: dict[Text, Text] | None = None
+    backbone: Text | None = None
+    sampler: dict[Text, Text | StrictBool | StrictFloat | None] | None = None
+    pictures_per_prompt: Whole | None = None
+    dtype: Text | None = None
+    picture_size: Whole | None = None
+    rows: list[Whole] | None = None
+
+
+class Record(Part):
+    status: Text
+    hash: Text
+    config: Config
+    facts: Facts
+    sequence: SequenceFacts
+    pictures: Literal["drawn", "photographs"]
+    judges: dict[Text, JudgeFacts]
+    sees_earlier_data: StrictBool
+    changed: dict[str, Any] = {}
+    costs: dict[Annotated[int, Field(ge=0)], Cost]
+    summary: Summary
+    measures: Measures = Measures()
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows of the matrix that a whole run has."""
+        last = len(self.sequence.concepts)
+        chosen = range(last + 1) if self.facts.rows is None else self.facts.rows
+        return sorted({0, last, *(t for t in chosen if t <= last)})
+
+
+# Runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """One folder. state: why it does not count, "" if it does; finals: DINO of the last row, picture by picture."""
+
+    folder: Path
+    path: str  # below the folder of results
+    record: Record
+    method: str
+    state: str
+    finals: dict[Key, float]
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What its row is called by, whatever the hash."""
+        record = self.record
+        return (sequence_of(record), Path(record.config.backbone).name, record.pictures, judges_of(record))
+
+    @property
+    def draw(self) -> tuple[int, int]:
+        return self.record.config.seed, self.record.config.order
+
+
+def records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """(folder, record) of every run below `folder`, by path. What cannot be read is named in a line, and left out."""
+    found = []
+    for file in sorted(folder.glob("**/run.json")):
+        record = results.read_json(file)
+        if not isinstance(record, dict) or record.get("schema") != results.SCHEMA:
+            skip(file.parent, f"its run.json is damaged, or not of schema {results.SCHEMA}")
+        else:
+            found.append((file.parent, record))
+    return found
+
+
+def finished_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """(folder, record) of every finished run below `folder`, by path."""
+    return [(path, record) for path, record in records(folder) if record.get("status") == "finished"]
+
+
+def skip(folder: Path, reason: str) -> None:
+    line = f"left out {folder}: {reason}; run it again, or remove it"
+    print("".join(c if c.isprintable() else " " for c in line))
+
+
+def read(folder: Path) -> list[Run]:
+    """Every run below `folder` that can be read, each once. Records of other content are named in a line, and left out."""
+    found = []
+    for path, record in records(folder):
+        try:
+            found.append(run_of(path, path.relative_to(folder).as_posix(), record))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(map(str, first['loc']))} = {quoted(first['input'])}: {first['msg']}"
+            skip(path, f"its run.json is not as cpbench writes it ({reason})"[:400])
+        except (ValueError, RecursionError) as error:  # a name too long with its settings; values nested without end
+            skip(path, f"its run.json is not as cpbench writes it ({type(error).__name__}: {error})"[:400])
+    whole_ones = {(run.key, run.method, run.record.hash, run.draw): run for run in found if not run.state}
+    # a reference run gives way to one of the reader's own of that name, whatever their hashes
+    own = {(run.key, run.method, run.draw) for run in whole_ones.values() if not is_reference(run)}
+    kept = [r for r in whole_ones.values() if not (is_reference(r) and (r.key, r.method, r.draw) in own)]
+    return kept + [run for run in found if run.state]
+
+
+def is_reference(run: Run) -> bool:
+    return "reference" in Path(run.path).parts
+
+
+def run_of(folder: Path, path: str, given: dict[str, Any]) -> Run:
+    """ValidationError, or ValueError, where the record is not as the runner writes it."""
+    record = Record.model_validate(given)
+    method = (
+        text(name_of(given)) + (" (own file)" if is_own(record) else "") + ("*" if record.sees_earlier_data else "")
+    )
+    finals, lacking = scores_of(folder, record)
+    state = "" if record.status == "finished" else f"{record.status[:40]}: "
+    return Run(folder, path, record, method, (state + lacking).removesuffix(": "), finals)
+
+
+def is_own(record: Record) -> bool:
+    """Whether the method is a file of the user's."""
+    return record.config.method.endswith(".py")
+
+
+def name_of(record: dict[str, Any]) -> str:
+    """The method with the settings that are not its usual ones: "raretoken adapter=lora"."""
+    chosen = {f"evaluation.{k}": v for k, v in record["config"].get("evaluation", {}).items()}
+    chosen = {k: v for k, v in chosen.items() if v is not None and k != "evaluation.batch_size"}
+    settings = [
+        f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in (record.get("changed", {}) | chosen).items()
+    ]
+    return " ".join([record["facts"]["method"], *settings])
+
+
+def sequence_of(record: Record) -> str:
+    return f"{record.sequence.name} v{record.sequence.version}"
+
+
+def judges_of(record: Record) -> str:
+    """The judges by name, each with the beginning of its weights' hash."""
+    return ", ".join(f"{it.model} [{it.weights_sha256[:8]}]" for _, it in sorted(record.judges.items()))
+
+
+def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], str]:
+    """DINO of the last row by (concept, prompt, index), and what of the rows is lacking.
+
+    A record alone, without its scores.csv, is whole: it has its figures, and cannot be compared picture by picture.
+    """
+    concepts, file = record.sequence.concepts, folder / "scores.csv"
+    if not file.exists():
+        there = [t for t in record.rows if (folder / f"task-{t:02d}" / "scores.csv").is_file()]
+        return {}, "" if record.status == "finished" else f"{len(there)} of {len(record.rows)} rows are there"
+    scores = results.read_scores(file)
+    if scores is None:
+        return {}, "its scores.csv is damaged"
+    cells = scores[(scores["kind"] == "cell") & (scores["metric"] == "dino") & scores["concept"].isin(concepts)]
+    there = set(cells["row"]) & set(record.rows)
+    lacking = "" if len(there) == len(record.rows) else f"{len(there)} of {len(record.rows)} rows are there"
+    last = cells[cells["row"] == len(concepts)]
+    keys = zip(last["concept"], last["prompt"], last["index"].astype(int), strict=True)
+    finals = {(c, p, int(k)): float(v) for (c, p, k), v in zip(keys, last["value"], strict=True) if math.isfinite(v)}
+    return finals, lacking
+
+
+# What makes runs comparable
+
+
+def comparable(record: Record) -> dict[str, Any]:
+    """The facts in which runs must agree to be in one table. What a record is too old to say is None, and agrees with None.
+
+    The order and the seed are not among them: they are what is averaged over. The number of pictures a pipeline call
+    takes is not either: every picture has noise of its own.
+    """
+    facts, last = record.facts, len(record.sequence.concepts)
+    return {
+        "sequence": facts.sequence or f"{sequence_of(record)}: {', '.join(sorted(record.sequence.concepts))}",
+        "images": None if facts.images is None else results.hash8(dict(facts.images)),
+        "pictures": record.pictures,
+        "backbone": facts.backbone or Path(record.config.backbone).name,
+        "judges": {name: it.model_dump() for name, it in sorted(record.judges.items())},
+        "sampler": None if facts.sampler is None else {k: v for k, v in facts.sampler.items() if k != "batch_size"},
+        "pictures_per_prompt": facts.pictures_per_prompt,
+        "dtype": facts.dtype,
+        "picture_size": facts.picture_size,
+        "rows": "all" if record.rows == list(range(last + 1)) else record.rows,
+    }
