@@ -203,7 +203,8 @@ def preset(backbone: str, method: str, given: dict[str, Any] | None = None) -> d
     """
     file = f"{Path(backbone).name}.yaml"
     there = {f.name: f for f in (baselines_folder() / "presets").iterdir()}
-    table = yaml.safe_load(there.get(file, there[PAPERS]).read_text(encoding="utf-8")) or {}
+    found = there.get(file) or there[PAPERS]
+    table = yaml.safe_load(found.read_text(encoding="utf-8")) or {}
     settings = dict(table.get(method, {}))
     for key, value in (given or {}).items():
         settings |= table.get(f"{method} {key}={str(value).lower() if isinstance(value, bool) else value}", {})

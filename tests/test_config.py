@@ -31,6 +31,12 @@ class Settings(Base):
 
 class Mine(Method):
     Options = Settings
+
+    def learn(self, backbone, task, state): ...
+
+    def install(self, backbone, state, concepts): ...
+
+    def phrase(self, concept, class_noun, state): ...
 """
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -592,9 +593,9 @@ def test_a_picture_of_one_colour_fails_and_is_not_scored(small: Path, tmp_path: 
     from cpbench.config import resolve
 
     run = runner.prepare(*resolve({"method": "base", "sequence": str(small), "output": tmp_path}))
-    concept = run.sequence.concepts[0]
+    cell = replace(run.cells_of(0)[0], templates=("a {} in the snow",), per_prompt=2)
     pictures = np.stack([images.drawn("dog")[0], np.full((64, 64, 3), 7, np.uint8)])
-    found = rows.score(run, 0, "cell", concept, [("a {} in the snow", 0), ("a {} in the snow", 1)], pictures)
+    found = rows.score(0, cell, "cell", pictures, run.images, run.judges)
     assert {r[4]: bool(np.isnan(r[6])) for r in found} == {0: False, 1: True} and len(found) == 6
 
 
