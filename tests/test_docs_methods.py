@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from learners import SHORT
@@ -12,7 +13,8 @@ from cpbench import config
 from cpbench.backbones import Backbone
 from cpbench.method import KINDS, Options
 
-TEXT = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+ROOT = Path(__file__).parent.parent
+TEXT, REFERENCE = (ROOT / "docs" / "methods.md").read_text(), ROOT / "results" / "reference"
 METHODS = config.built_in_methods()
 HEADS = "method", "paper", "idea", "replay-free", "carries", "UNet evaluations a task", "task 1", "task 10"
 HEADS += "place on the miniature", "verified against"
@@ -49,6 +51,16 @@ def cost(formula: str, options: Options, t: int) -> int:
     words = re.sub(r"(?<=[\w)\]]) (?=[\w(\[])", " * ", formula.replace("[", "(").replace("]", ")"))
     values = {symbol: getattr(options, option) for symbol, option in SYMBOLS.items() if hasattr(options, option)}
     return int(eval(words, {"__builtins__": {}}, {"min": min, "t": t} | values))
+
+
+def test_places_are_those_of_the_committed_leaderboard() -> None:
+    board = pd.read_csv(REFERENCE / "leaderboard.csv")
+    board = board[board["sequence"].str.startswith("dreambench10 ")].set_index("method")
+    for method, row in ROWS.items():
+        expected = "not yet"
+        if method in board.index:
+            expected = f"{board.loc[method, 'dino_normalised_retention']:.3f}, rank {board.loc[method, 'rank']}"
+        assert row["place on the miniature"] == expected, method
 
 
 def test_the_page_has_exactly_the_methods_there_are() -> None:
