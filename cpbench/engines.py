@@ -235,6 +235,9 @@ def main(words: list[str]) -> int:
     from cpbench.orphans import leave_with
 
     leave_with(os.getppid())
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored from the start where the sweep is a background job
     job, progress, threads, copy_to = words
     return work(yaml.safe_load(Path(job).read_text()), Path(progress), int(threads), copy_to or None, 0.0)
 

@@ -174,3 +174,43 @@ def call(
         return code, said.out, said.err
 
     return called
+
+
+SHORT = """
+name: short
+version: 1
+images: {drawn: true}
+concepts:
+  - {name: dog, class_noun: dog, kind: live}
+  - {name: vase, class_noun: vase, kind: object}
+evaluation:
+  live: ["a {} in the snow"]
+  object: ["a {} in the snow"]
+  pictures_per_prompt: 2
+  num_inference_steps: 1
+  prior: ["a photo of a {}"]
+  compositions: ["a {} and a {} in the snow"]
+"""
+
+
+@pytest.fixture(scope="session")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a sequence of two concepts that has everything that can be drawn."""
+    file = tmp_path_factory.mktemp("short") / "short.yaml"
+    file.write_text(SHORT)
+    return file
+
+
+@pytest.fixture(scope="session")
+def short_run(short: Path) -> Callable[[str], Path]:
+    """short_run(method): the folder of a finished run over it, made once."""
+    import cpbench
+
+    options = {"seqlora": {"steps": 3, "batch_size": 1, "rank": 2, "learning_rate": 3e-2}}
+    options["isolated"] = options["seqlora"]
+
+    def run(method: str) -> Path:
+        given = {"method": method, "sequence": str(short), "output": short.parent / "out"}
+        return cpbench.run(**given, options=options.get(method, {}))["folder"]
+
+    return run

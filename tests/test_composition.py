@@ -10,27 +10,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-import cpbench
 from cpbench import composition, images, report, sequences
 from cpbench.errors import UserError
 from cpbench.judges import load_for
 from cpbench.results import read_json, read_scores
-
-SHORT = """
-name: short
-version: 1
-images: {drawn: true}
-concepts:
-  - {name: dog, class_noun: dog, kind: live}
-  - {name: vase, class_noun: vase, kind: object}
-evaluation:
-  live: ["a {} in the snow"]
-  object: ["a {} in the snow"]
-  pictures_per_prompt: 2
-  num_inference_steps: 1
-  compositions: ["a {} and a {} in the snow"]
-"""
-OPTIONS = {"steps": 1, "batch_size": 1, "rank": 2}
 
 
 @pytest.fixture
@@ -75,28 +58,15 @@ def test_compositions_are_part_of_what_moves_a_score(of: Callable) -> None:
     assert sequences.content_hash(of("dog cat")) != sequences.content_hash(of("dog cat", ""))
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folder = tmp_path_factory.mktemp("composition")
-    (folder / "short.yaml").write_text(SHORT)
-
-    def run(method: str) -> Path:
-        options = OPTIONS if method != "base" else {}
-        given = {"method": method, "sequence": str(folder / "short.yaml"), "output": folder / "out", "options": options}
-        return cpbench.run(**given)["folder"]
-
-    return run
-
-
-def test_a_run_draws_them_first_and_last_and_scores_them_by_both(ran: Callable) -> None:
-    folder = ran("seqlora")
+def test_a_run_draws_them_first_and_last_and_scores_them_by_both(short_run: Callable, short: Path) -> None:
+    folder = short_run("seqlora")
     scores = read_scores(folder / "scores.csv")
     pair = scores[scores["kind"] == "pair"]
     assert set(pair["row"]) == {0, 2} and set(pair["concept"]) == {"dog+vase"}
     assert len(pair) == 2 * 2 * len(composition.METRICS)
 
     judges = load_for("miniature", None, None, "cpu")
-    seq = sequences.load(str(folder.parents[5] / "short.yaml"))
+    seq = sequences.load(str(short))
     for row in (0, 2):
         files = sorted((folder / f"task-{row:02d}" / "pictures" / "dog+vase").glob("*.png"))
         pictures = [np.asarray(Image.open(f)) for f in files]
@@ -115,8 +85,8 @@ def test_a_run_draws_them_first_and_last_and_scores_them_by_both(ran: Callable) 
             assert drawn["both", k] == float(likeness[0] > max(likeness[1:]))
 
 
-def test_the_summary_is_the_means(ran: Callable) -> None:
-    folder = ran("seqlora")
+def test_the_summary_is_the_means(short_run: Callable) -> None:
+    folder = short_run("seqlora")
     table = read_scores(folder / "scores.csv")
     kept = read_json(folder / "run.json")["composition"]
     assert set(kept) == {"0", "2"}
@@ -137,8 +107,8 @@ def test_a_pair_counts_as_much_as_another() -> None:
     assert composition.summary(table) == {"0": {"both": 0.5}}
 
 
-def test_a_method_that_cannot_is_not_defined_and_never_zero(ran: Callable) -> None:
-    folder = ran("isolated")
+def test_a_method_that_cannot_is_not_defined_and_never_zero(short_run: Callable) -> None:
+    folder = short_run("isolated")
     pair = (scores := read_scores(folder / "scores.csv"))[scores["kind"] == "pair"]
     assert pair[pair["row"] == 2]["value"].isna().all() and pair[pair["row"] == 0]["value"].notna().all()
     assert read_json(folder / "run.json")["status"] == "finished"

@@ -20,12 +20,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from cpbench import html_report, metrics, plots, report_data, report_pictures, results
+from cpbench import html_report, metrics, plots, report_data, report_pictures, results, sequences
 from cpbench.cli import main
 from cpbench.config import resolve
 from cpbench.errors import UserError
 
 PROMPTS = ["a {} in the snow", "a {} on the beach", "a {} with a city in the background", "a purple {}"]  # quick3's
+QUICK3 = sequences.load("quick3")
 CONCEPTS = ["dog", "backpack", "dog2"]
 NOUNS = {"dog": "dog", "backpack": "backpack", "dog2": "dog"}
 EVIL = "<script>alert(1)</script>"
@@ -50,7 +51,7 @@ def record(concepts: list[str], **changes: Any) -> dict[str, Any]:
         "facts": {"method": "seqlora", "pictures_per_prompt": 2, "dtype": "torch.float32", "picture_size": 64}
         | {"sampler": {"num_inference_steps": 10, "guidance_scale": 4.0}, "options": options},
         "hash": "0123abcd",
-        "sequence": {"name": "quick3", "version": 2, "concepts": concepts}
+        "sequence": {"name": "quick3", "version": QUICK3.version, "concepts": concepts}
         | {"class_nouns": {c: NOUNS.get(c, "thing") for c in concepts}},
         "pictures": "drawn",
         "sees_earlier_data": False,
@@ -244,7 +245,12 @@ def test_figures_are_those_of_the_matrices(run: Path, page: str) -> None:
 
 def test_it_says_what_ran_and_how_to_run_it_again(page: str, tmp_path: Path) -> None:
     words = Tree(page).words
-    for said in ("seqlora rank=4", "quick3 v2, 3 concepts, drawn stand-ins", "10 steps, guidance 4.0", "0123abcd"):
+    for said in (
+        "seqlora rank=4",
+        f"quick3 v{QUICK3.version}, 3 concepts, drawn stand-ins",
+        "10 steps, guidance 4.0",
+        "0123abcd",
+    ):
         assert said in words, said
     for said in (
         "cd" * 32,
@@ -536,7 +542,7 @@ def test_names_of_runs_differ_by_what_is_needed(tmp_path: Path, fast: None) -> N
     config = record(CONCEPTS)["config"]
     folders = [make_run(tmp_path / str(k), config=config | {"seed": k}) for k in (0, 1)]
     words = Tree(html_report.write([*folders, folders[0]], tmp_path / "x.html")[0].read_text()).words
-    assert "2 runs on quick3 v2" in words  # one named twice is one
+    assert f"2 runs on quick3 v{QUICK3.version}" in words  # one named twice is one
     assert "seqlora rank=4 (seed 0, order 0)" in words and "different seeds" in words
 
 

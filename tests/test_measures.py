@@ -1,5 +1,6 @@
 """What is measured beyond the matrices, from pictures on disk, against the same worked out by hand."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,36 +8,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import cpbench
 from cpbench import images, measures, sequences
 from cpbench.embeddings import Embeddings
 from cpbench.judges import load_for
 from cpbench.results import read_json
 
-SHORT = """
-name: short
-version: 1
-images: {drawn: true}
-concepts:
-  - {name: dog, class_noun: dog, kind: live}
-  - {name: vase, class_noun: vase, kind: object}
-evaluation:
-  live: ["a {} in the snow"]
-  object: ["a {} in the snow"]
-  pictures_per_prompt: 2
-  num_inference_steps: 2
-  prior: ["a photo of a {}"]
-"""
-
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("measures")
-    (folder / "short.yaml").write_text(SHORT)
-    options = {"steps": 3, "batch_size": 1, "rank": 2, "learning_rate": 1e-2}
-    return cpbench.run(method="seqlora", sequence=str(folder / "short.yaml"), output=folder / "out", options=options)[
-        "folder"
-    ]
+def ran(short_run: Callable) -> Path:
+    return short_run("seqlora")
 
 
 def picture(file: Path) -> np.ndarray:
@@ -48,10 +28,10 @@ def value(table: pd.DataFrame, row: int, measure: str, concept: str) -> float:
     return found
 
 
-def test_they_are_those_of_the_pictures(ran: Path) -> None:
+def test_they_are_those_of_the_pictures(ran: Path, short: Path) -> None:
     table, confusion = measures.read(ran), measures.read_confusion(ran)
     dino = load_for("miniature")["dino"]
-    sequence = sequences.load(str(ran.parents[5] / "short.yaml"))
+    sequence = sequences.load(str(short))
     real = {c.name: dino.images(images.load(c, "miniature", 64)) for c in sequence.concepts}
     for t, learned in ((0, ("dog", "vase")), (1, ("dog",)), (2, ("dog", "vase"))):
         for concept in learned:
@@ -104,11 +84,13 @@ def test_embeddings_are_kept_by_content_and_made_again_where_the_file_is_broken(
     assert asked == [2, 2]
 
 
-def test_a_run_keeps_every_pictures_embedding(ran: Path) -> None:
+def test_a_run_keeps_the_embeddings_of_concepts_and_nouns(ran: Path) -> None:
     judge = load_for("miniature")["dino"]
     judge.images = pytest.fail
     kept = Embeddings(ran, judge)
-    for file in ran.glob("task-*/p*/*/[0-9]*.png"):
+    measured = [f for f in ran.glob("task-*/p*/*/[0-9]*.png") if "+" not in f.parent.name]  # pairs are not
+    assert len(measured) == 5 * 2 + 3 * 15
+    for file in measured:
         kept.images(picture(file)[None])
 
 

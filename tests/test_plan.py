@@ -9,11 +9,30 @@ from cpbench import cli, plan, runner
 from cpbench.config import resolve
 from cpbench.results import read_json, read_scores
 
+THREE = """
+name: three
+version: 1
+images: {drawn: true}
+concepts:
+  - {name: dog, class_noun: dog, kind: live}
+  - {name: backpack, class_noun: backpack, kind: object}
+  - {name: dog2, class_noun: dog, kind: live}
+evaluation:
+  live: ["a {} in the snow", "a {} on the beach"]
+  object: ["a {} in the snow", "a {} on the beach"]
+  compositions: ["a {} and a {} in the snow"]
+"""
 GIVEN = {
-    "sequence": "quick3",
     "options": {"steps": 2, "batch_size": 2},
     "evaluation": {"num_inference_steps": 2, "pictures_per_prompt": 1},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("three") / "three.yaml"
+    file.write_text(THREE)
+    GIVEN["sequence"] = str(file)
 
 
 @pytest.mark.parametrize("method", ["seqlora", "isolated"])

@@ -8,39 +8,14 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-import cpbench
 from cpbench import results, scoring
 from cpbench.backbones import MINIATURE
 from cpbench.errors import UserError
 
-SHORT = """
-name: short
-version: 1
-images: {drawn: true}
-concepts:
-  - {name: dog, class_noun: dog, kind: live}
-  - {name: vase, class_noun: vase, kind: object}
-evaluation:
-  live: ["a {} in the snow"]
-  object: ["a {} in the snow"]
-  pictures_per_prompt: 2
-  num_inference_steps: 1
-  prior: ["a photo of a {}"]
-  compositions: ["a {} and a {}"]
-"""
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scoring")
-    (folder / "short.yaml").write_text(SHORT)
-    given = {"sequence": str(folder / "short.yaml"), "output": folder / "out"}
-    return cpbench.run(method="seqlora", options={"steps": 1, "batch_size": 1, "rank": 2}, **given)["folder"]
-
 
 @pytest.fixture
-def ran(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "run"))
+def ran(short_run: Callable, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(short_run("seqlora"), tmp_path / "run"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -166,7 +166,8 @@ def test_runs_end_with_the_sweep_that_started_them_and_go_on(short: str, tmp_pat
 
 def test_interrupted_sweeps_say_so(short: str, tmp_path: Path) -> None:
     words = ["--methods", "seqlora", "--sequences", short, "--output", tmp_path / "out", "--set", "steps=2000"]
-    process = subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    listening = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 (background jobs do not)
+    process = subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=listening)
     log = tmp_path / "out" / "sweep" / "short-miniature-seqlora-order0-seed0.progress"
     for _ in range(1200):
         if log.exists():
