@@ -214,3 +214,19 @@ def short_run(short: Path) -> Callable[[str], Path]:
         return cpbench.run(**given, options=options.get(method, {}))["folder"]
 
     return run
+
+
+EXPORTED_ON_SDXL = ("seqlora", "dcscore dora", "raretoken lora", "textualinversion")  # a LoRA, weights, words alone
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Exports of every method on the largest architecture take minutes; a few of each kind stay with the others."""
+    for item in items:
+        name, _, case = item.name.rstrip("]").partition("[sdxl-")
+        if (
+            name == "test_plain_diffusers_draws_the_same_with_what_was_exported"
+            and case
+            and case not in EXPORTED_ON_SDXL
+        ):
+            item.add_marker(pytest.mark.slow)
