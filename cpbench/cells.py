@@ -12,15 +12,21 @@ NOUNS = (
     "backpack", "stuffed animal", "bowl", "can", "candle", "cat", "clock", "sneaker", "dog", "teapot", "glasses", "boot",
     "vase", "cartoon", "toy",
 )  # fmt: skip
-METRICS = {"cell": ("clip_i", "clip_t", "dino"), "pair": composition.METRICS, "prior": ("clip_t",)}
+METRICS = {
+    "cell": ("clip_i", "clip_t", "dino"),
+    "unlearned": ("clip_i", "clip_t", "dino"),
+    "pair": composition.METRICS,
+    "prior": ("clip_t",),
+}
 
 
 @dataclass(frozen=True)
 class Cell:
     """One thing that is drawn in a row.
 
-    kind: "cell", a concept, an entry of the retention matrix; "pair", two concepts in one picture; "prior", a plain class
-    noun. name: as in scores.csv; concepts: whose words are in the prompts; nouns: what stands there without a method.
+    kind: "cell", a concept, an entry of the retention matrix; "unlearned", one of its upper triangle, a concept whose turn
+    has not come, asked for by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as in
+    scores.csv; concepts: who is scored; nouns: what stands in the prompts without a method.
     """
 
     kind: str
@@ -29,6 +35,11 @@ class Cell:
     nouns: tuple[str, ...]
     templates: tuple[str, ...]
     per_prompt: int
+
+    @property
+    def learned(self) -> tuple[Concept, ...]:
+        """The concepts whose words are in the prompts, in every row but 0."""
+        return self.concepts if self.kind in ("cell", "pair") else ()
 
     @property
     def pictures(self) -> int:
@@ -40,11 +51,16 @@ class Cell:
         return [(template, k) for template in self.templates for k in range(self.per_prompt)]
 
 
-def of_row(sequence: Sequence, t: int, per_prompt: int) -> list[Cell]:
-    """Row t: the concepts learned so far (row 0: all), in row 0 and the last the pairs, and the nouns, a picture a prompt."""
+def of_row(sequence: Sequence, t: int, per_prompt: int, upper_triangle: bool = False) -> list[Cell]:
+    """Row t: the concepts learned so far (row 0: all), in row 0 and the last the pairs, and the nouns, a picture a prompt.
+
+    upper_triangle: those not yet learned too, as forward transfer needs them.
+    """
     test = sequence.evaluation
     learned = sequence.concepts[:t] if t else sequence.concepts
     found = [Cell("cell", c.name, (c,), (c.class_noun,), test.prompts[c.kind], per_prompt) for c in learned]
+    for c in sequence.concepts[t:] if t and upper_triangle else ():
+        found.append(Cell("unlearned", c.name, (c,), (c.class_noun,), test.prompts[c.kind], per_prompt))
     for a, b in composition.pairs(sequence) if t in (0, len(sequence.concepts)) else ():
         nouns = (a.class_noun, b.class_noun)
         found.append(Cell("pair", f"{a.name}+{b.name}", (a, b), nouns, test.compositions, per_prompt))

@@ -44,6 +44,7 @@ class EvaluationChoices(BaseModel):
     num_inference_steps: int | None = Field(None, ge=1, description="sampler steps")
     guidance_scale: float | None = Field(None, ge=0, description="classifier-free guidance")
     batch_size: int = Field(16, ge=1, description="pictures a pipeline call")
+    upper_triangle: bool | None = Field(None, description="also draw concepts not yet learned, for forward transfer")
 
 
 class Loading(BaseModel):

@@ -133,8 +133,9 @@ def pools(x: Mapping[str, ArrayLike], y: Mapping[str, ArrayLike], name: str, lea
         groups[-1] += rest
     elif rest:
         one, other = (sum(len(side[c]) for c in rest) for side in (x, y))
+        whose = f"all {len(rest)} concepts pooled" if len(rest) > 1 else "of one concept"
         raise UserError(
-            f"{name}: {one} and {other} pictures, all {len(rest)} concepts pooled, are too few: it needs {least} a side; "
+            f"{name}: {one} and {other} pictures, {whose}, are too few: it needs {least} a side; "
             "learn more concepts or draw more pictures per prompt"
         )
     return groups
@@ -170,11 +171,11 @@ def cmmd(real: Mapping[str, ArrayLike], drawn: Mapping[str, ArrayLike]) -> Poole
 
 
 def kid(real: Mapping[str, ArrayLike], drawn: Mapping[str, ArrayLike], judge: str, seed: int = 0) -> Pooled:
-    """KID on a judge's features (n, d) by concept, named "KID-<judge>": KID alone is Inception's. No factor of 1000.
+    """KID on a judge's features (n, d) by concept, named "KID-<judge>": KID alone, for judge "", is Inception's. No factor of 1000.
 
     UserError if torchmetrics is not installed. Lower is better.
     """
-    return _pooled(f"KID-{judge}", real, drawn, lambda x, y: kernel_inception_distance(x, y, seed))
+    return _pooled(f"KID-{judge}" if judge else "KID", real, drawn, lambda x, y: kernel_inception_distance(x, y, seed))
 
 
 # PRES and DIV
@@ -241,9 +242,13 @@ def div(
 
     pictures (n, h, w, 3), uint8; embeddings (n, d): the judge's, of the same pictures. The two are on other scales.
     """
-    if lpips_at_hand(network):
-        return f"DIV-lpips-{network}", div_lpips(pictures, network)
-    return f"DIV-{judge}", diversity(embeddings)
+    name = div_name(judge, network)
+    return name, diversity(embeddings) if name == f"DIV-{judge}" else div_lpips(pictures, network)
+
+
+def div_name(judge: str, network: str = "alex") -> str:
+    """What `div` is by: "DIV-lpips-<network>" where LPIPS is at hand, else "DIV-<judge>"."""
+    return f"DIV-lpips-{network}" if lpips_at_hand(network) else f"DIV-{judge}"
 
 
 def _pooled(

@@ -210,8 +210,8 @@ def forgetting_all_rows(R: ArrayLike) -> float:
 def forgetting_from_noise(standard_errors: ArrayLike, draws: int = 20_000, seed: int = 0) -> float:
     """What `forgetting` is expected to be for a method that forgets nothing, from noise alone; NaN for T < 2.
 
-    standard_errors (T+1, T): of each cell, the standard deviation of one picture's score / sqrt(pictures of the cell),
-    in the score's own unit. Cells that Chaudhry's formula does not use may be NaN; NaN in one that it uses gives NaN.
+    standard_errors (T+1, T): of each cell, in the score's own unit: `standard_error`. Cells that Chaudhry's formula does
+    not use may be NaN; NaN in one that it uses gives NaN.
     The true scores of a concept are taken to be the same in all rows, and the cells' errors to be normal and
     independent; then F is the mean over j < T of E max_{j<=i<T} e[i][j], since E e[T][j] = 0. That is taken by Monte
     Carlo from `draws` matrices of a seeded generator: its own error is about 1 / sqrt(draws) of a standard error.
@@ -228,6 +228,25 @@ def forgetting_from_noise(standard_errors: ArrayLike, draws: int = 20_000, seed:
     generator = np.random.default_rng(seed)
     highest = [(generator.standard_normal((draws, T - j)) * se[j:T, j - 1]).max(axis=1) for j in range(1, T)]
     return _mean(np.mean(highest, axis=1)) if highest else float("nan")
+
+
+def standard_error(scores: ArrayLike) -> float:
+    """Of a cell of the matrix, from one concept's scores (rows, pictures): sqrt(s^2 / pictures), for `forgetting_from_noise`.
+
+    Column p is the same prompt and noise in every row. A prompt that is harder than another is so in all rows and is no
+    noise; so s^2 is the variance of what is left of x[i, p] - mean_p - mean_i + mean, over (rows - 1)(pictures - 1)
+    degrees of freedom (a two-way layout without interaction). It is 0 for a model that draws the same in all rows. A
+    picture that failed in one row (NaN) is left out of all. NaN for fewer than two rows or pictures. Ours.
+    """
+    x = np.asarray(scores, dtype=np.float64)
+    if x.ndim != 2:
+        raise ValueError(f"one concept's scores must be (rows, pictures); got {x.shape}")
+    x = x[:, ~np.isnan(x).any(axis=0)]
+    rows, pictures = x.shape
+    if rows < 2 or pictures < 2:
+        return float("nan")
+    left = x - x.mean(axis=0) - x.mean(axis=1, keepdims=True) + x.mean()
+    return float(np.sqrt((left**2).sum() / ((rows - 1) * (pictures - 1)) / pictures))
 
 
 def backward_transfer(R: ArrayLike) -> float:

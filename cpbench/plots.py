@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cpbench import curves, results
+from cpbench.intervals import bootstrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,19 +111,17 @@ def ink_on(colour: str) -> str:
 # Intervals
 
 
-def interval(values: Array, draws: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[Array, Array]:
-    """Percentile bootstrap over the first axis of `values` (n, m): bounds (low, high) of each column's mean, (m,) each.
+def interval(values: Array) -> tuple[Array, Array]:
+    """The bootstrap of concepts of each column's mean, of `values` (concepts, m): bounds (low, high), (m,) each.
 
     NaN is left out; NaN is the answer for fewer than three values, from which no interval can be told.
     """
-    chance = np.random.default_rng(seed)
     low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
-    tail = (1 - level) / 2
     for k, column in enumerate(values.T):
         there = column[~np.isnan(column)]
         if len(there) >= 3:
-            means = there[chance.integers(0, len(there), (draws, len(there)))].mean(axis=1)
-            low[k], high[k] = np.quantile(means, (tail, 1 - tail))
+            found = bootstrap(there, [str(j) for j in range(len(there))])
+            low[k], high[k] = found.low, found.high
     return low, high
 
 

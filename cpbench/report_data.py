@@ -5,6 +5,7 @@ A folder that is no run at all is a UserError. Whatever else is missing or damag
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import shlex
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from cpbench import finished, leaderboard, measures, report, results, sequences
+from cpbench import finished, leaderboard, measures, report, results
 from cpbench.errors import UserError, quoted
 from cpbench.report import number
 from cpbench.sequences import FILE_NAME
@@ -79,6 +80,11 @@ class Shown:
             return report.summaries(self.scores, self.concepts, self.last)
         except ValueError:  # a matrix that lacks what the figures need
             return {}
+
+    @functools.cached_property
+    def intervals(self) -> dict[str, dict[str, list[float] | None]]:
+        """By metric and figure the 95 % interval, (low, high), after the last task that is there."""
+        return report.intervals(self.scores, self.concepts, self.last) if self.summary() else {}
 
     def reference(self, kind: str, metric: str) -> list[float]:
         """Per concept, the mean of a reference row: "real" or "oracle"."""
@@ -215,26 +221,16 @@ def listed(numbers: list[int]) -> str:
 
 
 def add_prompts(shown: Shown) -> None:
-    """Which prompt each picture's number stands for, from the sequence's file, if that is the one that was run.
-
-    A record names its sequence, and scores.csv the prompts, sorted: only the file has them in the pictures' order. It is
-    taken if version and prompts agree; else prompts are shown by their numbers.
-    """
+    """Which prompt each picture's number stands for: what the record says, if it agrees with scores.csv."""
     cells = shown.scores[shown.scores["kind"] == "cell"]
     there = {c: set(own["prompt"]) for c, own in cells.groupby("concept")}
-    name, version = part(shown.record, "config").get("sequence"), shown.record["sequence"]["version"]
-    try:
-        known = isinstance(name, str) and (name in sequences.names() or os.path.isfile(name))
-        sequence = sequences.load(name) if known else None
-    except UserError:
-        sequence = None
-    if sequence is not None and sequence.version == version:
-        kinds = {c.name: c.kind for c in sequence.concepts}
-        ours = {c: list(sequence.evaluation.prompts[kinds[c]]) for c in shown.concepts if c in kinds}
-        shown.prompts = {c: texts for c, texts in ours.items() if set(texts) == there.get(c, set(texts))}
+    for concept, texts in part(shown.record["sequence"], "prompts").items():
+        words = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        if words and concept in shown.concepts and set(texts) == there.get(concept, set(texts)):
+            shown.prompts[concept] = texts
     if there and len(shown.prompts) < shown.tasks:
         shown.notes.append(
-            "The sequence's file is not here, or is another one by now: prompts are numbered, and single pictures have no scores."
+            "run.json does not say which prompts were drawn: they are numbered, and single pictures have no scores."
         )
 
 

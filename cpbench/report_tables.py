@@ -9,17 +9,23 @@ from typing import Any
 import numpy as np
 
 from cpbench import composition, config, plots, results
-from cpbench.report import TITLES
+from cpbench.report import TITLES, number
 from cpbench.report_data import SHOWN, Shown, figure, judge_of, part, prompts_of, said
 
-# name, what it says, whether more is better
-FIGURES = {
+# name, what it says, whether more is better; None: neither
+FIGURES: dict[str, tuple[str, str, bool | None]] = {
     "final_average": ("final average", "mean score of all concepts at the end", True),
     "plasticity": ("plasticity", "mean score of each concept right after its own task", True),
     "forgetting": ("forgetting", "best earlier score minus the last; all concepts but the last one", False),
+    "forgetting_from_noise": ("of it, by noise alone", "what a method that forgets nothing would get, at most", None),
     "backward_transfer": (
         "backward transfer",
         "last score minus the one right after learning; the same concepts",
+        True,
+    ),
+    "forward_transfer": (
+        "forward transfer",
+        "just before a concept's own task minus the untouched model's score",
         True,
     ),
     "gap_closed": ("gap closed", "right after learning, as a share of the way from the floor to the ceiling", True),
@@ -30,10 +36,16 @@ JUDGED = {"dino": "identity", "clip_i": "likeness of the picture", "clip_t": "li
 MEASURES = {
     "identified": "identified ↑",
     "copied": "copied ↓",
-    "diversity": "diversity ↑",
     "moved": "plain nouns moved ↓",
     "pres": "plain nouns like a concept ↓",
     "pres_before": "the same, untouched",
+    "DIV-dino": "DIV-dino ↑",
+    "DIV-lpips-alex": "DIV-lpips-alex ↑",
+    "A_mmd": "A_mmd ↓",
+    "F_mmd": "F_mmd ↓",
+    "CMMD": "CMMD ↓",
+    "KID": "KID ↓",
+    "KID-dino": "KID-dino ↓",
 }
 PAIRS = {"dino": "DINO ↑", "clip_i": "CLIP-I ↑", "clip_t": "CLIP-T ↑", "both": "both there ↑"}
 COSTS = (
@@ -103,16 +115,23 @@ def heat_cell(value: float, t: int, j: int, drawn: bool, scale: tuple[float, flo
     return {"text": "-", "kind": "none", "title": "not defined" if drawn else "not drawn"}
 
 
+def figures_of(runs: Sequence[Shown]) -> list[tuple[str, str, str, bool | None]]:
+    """(key, name, what it says, whether more is better) of the figures on the page: forward transfer only where it was drawn."""
+    there = {k for run in runs for figures in run.summary().values() for k, v in figures.items() if v is not None}
+    return [(k, *about) for k, about in FIGURES.items() if k != "forward_transfer" or k in there]
+
+
+def summary_cell(run: Shown, metric: str, key: str) -> tuple[str, str]:
+    """A figure and, where there is one, its interval."""
+    interval = run.intervals.get(metric, {}).get(key)
+    low_high = f"{number(interval[0])} to {number(interval[1])}" if interval else ""
+    return figure(run.summary().get(metric, {}).get(key)), low_high
+
+
 def summary_rows(run: Shown) -> list[dict[str, Any]]:
-    found = run.summary()
     return [
-        {
-            "name": name,
-            "says": says,
-            "better": better,
-            "values": [figure(found.get(m, {}).get(key)) for m in run.matrices],
-        }
-        for key, (name, says, better) in FIGURES.items()
+        {"name": name, "says": says, "better": better, "values": [summary_cell(run, m, key) for m in run.matrices]}
+        for key, name, says, better in figures_of([run])
     ]
 
 
@@ -151,10 +170,10 @@ def cost_cells(cost: dict[str, float]) -> list[str]:
 
 
 def measure_rows(run: Shown) -> dict[str, Any]:
-    """Of measures.csv a line a row: means over concepts or nouns of MEASURES; empty without it."""
-    if run.measures is None or run.measures.empty:
+    """Of measures.csv a line a row: means over concepts or nouns of MEASURES, those that have one; empty without it."""
+    if run.measures is None or run.measures["value"].isna().all():
         return {}
-    means = run.measures.groupby(["row", "measure"])["value"].mean()
+    means = run.measures.groupby(["row", "measure"])["value"].mean().dropna()
     heads = [(name, head) for name, head in MEASURES.items() if name in means.index.get_level_values(1)]
     rows = [
         ("untouched" if t == 0 else f"task {t}", [figure(means.get((t, name))) for name, _ in heads])

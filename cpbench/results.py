@@ -134,12 +134,13 @@ def read_table(path: Path, kinds: dict[str, type]) -> pd.DataFrame | None:
     return table if list(table.columns) == list(kinds) else None
 
 
-def matrices(scores: pd.DataFrame, concepts: list[str]) -> dict[str, pd.DataFrame]:
+def matrices(scores: pd.DataFrame, concepts: list[str], kinds: tuple[str, ...] = ("cell",)) -> dict[str, pd.DataFrame]:
     """Retention matrix of each metric: rows 0..t (those that exist), columns the concepts in the order learned.
 
-    A cell is the mean over its pictures; cells that do not exist are NaN.
+    A cell is the mean over its pictures; cells that do not exist are NaN. The upper triangle, if it was drawn, is there with
+    the kind "unlearned".
     """
-    cells = scores[scores["kind"] == "cell"].groupby(["metric", "row", "concept"])["value"].mean()
+    cells = scores[scores["kind"].isin(kinds)].groupby(["metric", "row", "concept"])["value"].mean()
     out = {}
     for metric in METRICS:
         if metric in cells.index.get_level_values(0):

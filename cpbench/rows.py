@@ -91,10 +91,10 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
 def draw_cell(run: Run, cell: Cell, state: State | None) -> tuple[np.ndarray, list[Path], int]:
     """See `draw_once`; by the untouched model where there is no state. Raises NotDefined as `install` does."""
     method, words = run.method_class(run.options), cell.nouns
-    if state and cell.concepts:
-        words = tuple(method.phrase(c.name, c.class_noun, state) for c in cell.concepts)
+    if state and cell.learned:
+        words = tuple(method.phrase(c.name, c.class_noun, state) for c in cell.learned)
     wanted = [Wanted(template.format(*words), run.config.seed, cell.name, template, k) for template, k in cell.which]
-    with run.backbone.installed(method, state, tuple(c.name for c in cell.concepts)):
+    with run.backbone.installed(method, state, tuple(c.name for c in cell.learned)):
         refuse_unknown_words(run, words)
         return draw_once(run.backbone, wanted, run.sampler, run.cache)
 

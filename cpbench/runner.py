@@ -15,7 +15,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from cpbench import (
     composition,
     curves,
     images,
+    inception,
     judges,
     measures,
     photographs,
@@ -63,6 +64,7 @@ MOVES_SCORES = (
     "fisher",
     "functional",
     "identification",
+    "inception",
     "judges",
     "learning",
     "measures",
@@ -130,7 +132,7 @@ class Run:
 
     def cells_of(self, t: int) -> list[cells.Cell]:
         """What is drawn in row t."""
-        return cells.of_row(self.sequence, t, self.pictures_per_prompt)
+        return cells.of_row(self.sequence, t, self.pictures_per_prompt, bool(self.config.evaluation.upper_triangle))
 
     def drawing_work(self, t: int) -> int:
         """UNet evaluations of drawing row t."""
@@ -223,6 +225,8 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
     }
     if config.rows is not None:
         facts["rows"] = sorted(config.rows)
+    if config.evaluation.upper_triangle:
+        facts["upper_triangle"] = True
     folder = results.run_folder(
         config.output,
         sequence.name,
@@ -380,11 +384,21 @@ class RowQueue:
 
 
 def measure(run: Run) -> None:
-    """What the pictures say beyond the matrices, by the DINO judge."""
-    judge = Embeddings(run.folder, run.judges["dino"])
-    found = measures.measure(run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, judge.images)
-    judge.save()
+    """What the pictures say beyond the matrices; in a line each, what they are too few for."""
+    kept = measuring(run.folder, run.judges)
+    found = measures.measure(run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, kept)
+    for judge in kept.values():
+        judge.save()
     measures.write(run.folder, found)
+    for line in measures.refusals(found.refused):
+        print(line)
+
+
+def measuring(folder: Path, theirs: Mapping[str, judges.Judge]) -> dict[str, Embeddings]:
+    """The judges that `measures` asks, with what they said before: the run's, and Inception where it is at hand."""
+    file = inception.weights()
+    every = theirs if file is None else {**theirs, "inception": inception.Inception(file)}
+    return {kind: Embeddings(folder, judge) for kind, judge in every.items()}
 
 
 def where_photographs_are(run: Run) -> Path:
@@ -577,6 +591,7 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
             "version": run.sequence.version,
             "concepts": run.concepts,
             "class_nouns": {c.name: c.class_noun for c in run.sequence.concepts},
+            "prompts": {c.name: list(run.sequence.evaluation.prompts[c.kind]) for c in run.sequence.concepts},
         },
         "pictures": "drawn" if images.is_drawn(run.sequence.concepts[0], run.config.backbone) else "photographs",
         "sees_earlier_data": run.method_class.sees_earlier_data,
@@ -585,6 +600,7 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
         "device": {"kind": run.backbone.device.type, "threads": torch.get_num_threads()},
         "costs": {str(t): c for t, c in sorted(run.costs.items())},
         "summary": report.summaries(scores, run.concepts, done) if done else {},
+        "intervals": report.intervals(scores, run.concepts, done) if done else {},
         "composition": composition.summary(scores) if done else {},
         "measures": measures.summary(table, done) if (table := measures.read(run.folder)) is not None else {},
         "files": shown_files(run.folder),

@@ -17,7 +17,7 @@ from cpbench.config import RunConfig
 from cpbench.embeddings import Embeddings
 from cpbench.errors import UserError, near
 from cpbench.published_judges import PUBLISHED
-from cpbench.runner import drawing_of, rows_of
+from cpbench.runner import drawing_of, measuring, rows_of
 
 
 def kinds_of(names: tuple[str, ...]) -> dict[str, str]:
@@ -52,14 +52,14 @@ def again(
     if odd := [c for c, them in real.items() if images.content_hash(them) != record["facts"]["images"].get(c)]:
         raise UserError(f"run {folder}: the pictures of {odd[0]} are not those it learned from; name them with --data")
     theirs = judges.load_for(config.backbone, clip or config.clip, dino or config.dino, device)
-    kept = {kind: Embeddings(folder, judge) for kind, judge in theirs.items()}
+    kept = measuring(folder, theirs)
     _, per_prompt = drawing_of(config, sequence)
     there = [t for t in rows_of(config, len(sequence.concepts)) if (folder / f"task-{t:02d}" / "pictures").is_dir()]
     if not there:
         raise UserError(f"run {folder}: its pictures are not there; run it again, or name another")
     try:
         lines = [line for t in there for line in row(folder, sequence, t, per_prompt, real, kept, config)]
-        found = measures.measure(folder, sequence, there, per_prompt, real, kept["dino"].images)
+        found = measures.measure(folder, sequence, there, per_prompt, real, kept)
     finally:
         for judge in kept.values():
             judge.save()
@@ -97,7 +97,7 @@ def row(
 ) -> list[tuple]:
     """Row t as `rows.evaluate` would write it, from the pictures that are there; NaN where there is none."""
     lines = []
-    for cell in cells.of_row(sequence, t, per_prompt):
+    for cell in cells.of_row(sequence, t, per_prompt, bool(config.evaluation.upper_triangle)):
         there = measures.pictures_of(folder / f"task-{t:02d}", cell)
         if there:
             pictures = np.stack([there.get(w, np.zeros_like(next(iter(there.values())))) for w in cell.which])

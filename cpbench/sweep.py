@@ -274,7 +274,9 @@ def outlook(grid: Grid, output: Path) -> list[Outlook]:
         seconds = [sum(v for c in r["costs"].values() for k, v in c.items() if k.endswith("_seconds")) for r in alike]
         learning = sum(kind(options).unet_evaluations(t) for t in range(1, len(seq.concepts) + 1))
         rows = rows_of(chosen, len(seq.concepts))
-        drawing = sampler.evaluations(sum(cell.pictures for t in rows for cell in cells.of_row(seq, t, per_prompt)))
+        upper = bool(chosen.evaluation.upper_triangle)
+        pictures = sum(cell.pictures for t in rows for cell in cells.of_row(seq, t, per_prompt, upper))
+        drawing = sampler.evaluations(pictures)
         found.append(Outlook(job, bool(same), learning, drawing, sum(seconds) / len(seconds) if seconds else None))
     return found
 

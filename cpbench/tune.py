@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from filelock import FileLock
 
 from cpbench import config, results
 from cpbench.errors import UserError, near
@@ -79,13 +80,7 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
     _, kind, usual = config.resolve(base | {"options": own})
     results.prepare_folder(output)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name=words,
-        direction="maximize",
-        storage=f"sqlite:///{output / 'studies.db'}",
-        sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=max(4, budget // 3)),
-        load_if_exists=True,
-    )
+    study = study_of(words, budget, output)
     if not study.trials:
         study.enqueue_trial({option: getattr(usual, option) for option in wanted})
 
@@ -116,8 +111,23 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
     }
     chosen = {option: float(f"{v:.3g}") if isinstance(v, float) else v for option, v in best.params.items()}
     folder = presets or Path(str(config.baselines_folder() / "presets"))
-    write_preset(folder / "miniature.yaml", words, chosen, provenance)
+    with FileLock(output / ".presets.lock"):  # another method's search may end now
+        write_preset(folder / "miniature.yaml", words, chosen, provenance)
     return provenance
+
+
+def study_of(words: str, budget: int, output: Path) -> Any:
+    """The Optuna study of a method, begun or gone on with. Several methods may be searched at once, by several processes."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    return optuna.create_study(
+        study_name=words,
+        direction="maximize",
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(output / "studies.log"))),
+        sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=max(4, budget // 3)),
+        load_if_exists=True,
+    )
 
 
 def write_preset(file: Path, words: str, chosen: dict[str, Any], provenance: dict[str, Any]) -> None:

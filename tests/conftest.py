@@ -202,15 +202,16 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def short_run(short: Path) -> Callable[[str], Path]:
-    """short_run(method): the folder of a finished run over it, made once."""
+def short_run(short: Path) -> Callable[..., Path]:
+    """short_run(method, evaluation): the folder of a finished run over it, made once."""
     import cpbench
 
     options = {"seqlora": {"steps": 3, "batch_size": 1, "rank": 2, "learning_rate": 3e-2}}
     options["isolated"] = options["seqlora"]
 
-    def run(method: str) -> Path:
+    def run(method: str, evaluation: dict | None = None) -> Path:
         given = {"method": method, "sequence": str(short), "output": short.parent / "out"}
+        given |= {"evaluation": evaluation} if evaluation else {}
         return cpbench.run(**given, options=options.get(method, {}))["folder"]
 
     return run

@@ -7,7 +7,7 @@ import pytest
 
 from cpbench import cells, sequences
 from cpbench.miniature import world
-from cpbench.results import read_scores
+from cpbench.results import read_json, read_scores
 
 SHORT = """
 name: short
@@ -61,6 +61,27 @@ def test_without_the_key_no_noun_is_drawn(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("".join(line for line in SHORT.splitlines(True) if "prior" not in line and "comp" not in line))
     assert {c.kind for c in cells.of_row(sequences.load(str(file)), 0, 1)} == {"cell"}
+
+
+def test_the_upper_triangle_is_asked_for_by_class_nouns(two: sequences.Sequence) -> None:
+    rows = [cells.of_row(two, t, 2, upper_triangle=True) for t in range(3)]
+    assert [[c.name for c in row if c.kind == "unlearned"] for row in rows] == [[], ["vase"], []]
+    (cell,) = (c for c in rows[1] if c.kind == "unlearned")
+    assert cell.nouns == ("vase",) and not cell.learned and cell.pictures == 2
+    assert [c for c in rows[1] if c.kind != "unlearned"] == cells.of_row(two, 1, 2)
+
+
+def test_forward_transfer_is_of_the_upper_triangle_when_it_is_drawn(short_run: Callable) -> None:
+    run = short_run("seqlora", {"upper_triangle": True})
+    scores, record = read_scores(run / "scores.csv"), read_json(run / "run.json")
+    dino = scores[(scores["metric"] == "dino") & (scores["concept"] == "vase")].groupby(["row", "kind"])["value"].mean()
+    moved = dino[1, "unlearned"] - dino[0, "cell"]
+    assert record["summary"]["dino"]["forward_transfer"] == pytest.approx(moved, abs=1e-5)
+    assert moved != 0 and record["facts"]["upper_triangle"] is True
+    plain = read_scores(short_run("seqlora") / "scores.csv")
+    both = scores[scores["kind"] != "unlearned"].reset_index(drop=True)
+    assert both.equals(plain)  # it changes nothing of what is drawn without it
+    assert read_json(short_run("seqlora") / "run.json")["summary"]["dino"]["forward_transfer"] is None
 
 
 def test_a_model_that_changed_draws_other_nouns_and_one_that_did_not_the_same(short_run: Callable) -> None:

@@ -148,7 +148,8 @@ def test_pools_hold_every_concept_once_and_enough_pictures(counts):
     x, y = ({f"c{i}": np.empty((n[side], 3)) for i, n in enumerate(counts)} for side in (0, 1))
     totals = [sum(n[side] for n in counts) for side in (0, 1)]
     if min(totals) < 50:
-        with pytest.raises(UserError, match=f"{totals[0]} and {totals[1]} pictures, all {len(counts)} concepts"):
+        whose = f"all {len(counts)} concepts pooled" if len(counts) > 1 else "of one concept"
+        with pytest.raises(UserError, match=f"{totals[0]} and {totals[1]} pictures, {whose}, are too few"):
             d.pools(x, y, "CMMD")
         return
     groups = d.pools(x, y, "CMMD")

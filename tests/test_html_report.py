@@ -20,7 +20,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from cpbench import html_report, metrics, plots, report_data, report_pictures, results, sequences
+from cpbench import html_report, metrics, plots, report, report_data, report_pictures, results, sequences
 from cpbench.cli import main
 from cpbench.config import resolve
 from cpbench.errors import UserError
@@ -37,7 +37,7 @@ FIGURES = ("final_average", "plasticity", "forgetting", "backward_transfer", "no
 # A run folder made by hand
 
 
-def record(concepts: list[str], **changes: Any) -> dict[str, Any]:
+def record(concepts: list[str], prompts: list[str] | None = None, **changes: Any) -> dict[str, Any]:
     """A run.json as the runner writes it."""
     options = {"rank": 4, "steps": 7, "batch_size": 2, "learning_rate": 0.001, "token_learning_rate": 0.002}
     judge = {"model": "m", "weights_sha256": "ab" * 32, "preprocessing": "resize 64", "library": "timm 1"}
@@ -52,7 +52,8 @@ def record(concepts: list[str], **changes: Any) -> dict[str, Any]:
         | {"sampler": {"num_inference_steps": 10, "guidance_scale": 4.0}, "options": options},
         "hash": "0123abcd",
         "sequence": {"name": "quick3", "version": QUICK3.version, "concepts": concepts}
-        | {"class_nouns": {c: NOUNS.get(c, "thing") for c in concepts}},
+        | {"class_nouns": {c: NOUNS.get(c, "thing") for c in concepts}}
+        | {"prompts": dict.fromkeys(concepts, PROMPTS if prompts is None else prompts)},
         "pictures": "drawn",
         "sees_earlier_data": False,
         "judges": {
@@ -109,7 +110,7 @@ def make_run(
     concepts, prompts = concepts or CONCEPTS, prompts or PROMPTS
     rows = list(range(len(concepts) + 1)) if rows is None else rows
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(record(concepts, **changes)))
+    (folder / "run.json").write_text(json.dumps(record(concepts, prompts, **changes)))
     scores = scores_of(concepts, prompts, rows, seed)
     results.write_scores(folder / "scores.csv", scores)
     for t in rows:
@@ -237,8 +238,12 @@ def test_figures_are_those_of_the_matrices(run: Path, page: str) -> None:
     found = {row[0].strip(" ↑↓"): row[1:4] for row in table[1:]}
     R = matrix(run, "dino", CONCEPTS).to_numpy()
     expected = metrics.summary(R, np.full(3, 0.95))
+    intervals = report.intervals(results.read_scores(run / "scores.csv"), CONCEPTS, 3)["dino"]
     for name in FIGURES:
-        assert found[name.replace("_", " ")][0] == shown(expected[name]), name
+        low, high = intervals[name]
+        cell = f"{shown(expected[name])} {shown(low)} to {shown(high)}"
+        assert found[name.replace("_", " ")][0] == cell, name
+    assert float(found["of it, by noise alone"][0]) > 0 and "forward transfer" not in found
     assert found["normalised retention"][2] == "-"  # of texts, which have no ceiling
     assert f"{R[-1].mean():.3f}" in Tree(page).words.partition("What ran, and")[0]  # in the first sentence
 
@@ -427,7 +432,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "identification": (lambda f: (f / "identification.csv").write_text("a,b\n1,2\n"), "identification.csv is damaged"),
     "picture": (lambda f: (f / "task-01" / "pictures" / "dog" / "00-0.png").write_bytes(b"\x89PNG\r\n"), "no picture"),
     "pictures": (lambda f: [shutil.rmtree(p) for p in f.glob("task-*/pictures")], "Retention matrices"),
-    "another sequence": (lambda f: rewrite(f, lambda r: r["config"].update(sequence="gone")), "prompts are numbered"),
+    "other prompts": (lambda f: rewrite(f, lambda r: r["sequence"].update(prompts={"dog": ["x"]})), "which prompts were drawn"),
+    "no prompts": (lambda f: rewrite(f, lambda r: r["sequence"].update(prompts=[1])), "which prompts were drawn"),
     "interrupted": (lambda f: rewrite(f, lambda r: r.update(status="failed", reason="out of luck")), "out of luck"),
 }  # fmt: skip
 
@@ -532,7 +538,8 @@ def test_runs_side_by_side(three: list[Path], tmp_path: Path) -> None:
             t for t, c in zip(tree.tables, tree.captions, strict=True) if c == "DINO: identity" and t[0][0] == "run"
         ]
         row = next(r for r in summary if r[0] == name)
-        assert row[1:3] == [shown(metrics.final_average(R)), shown(metrics.plasticity(R))]
+        figures = [cell.partition(" ")[0] for cell in row[1:3]]  # their intervals behind them
+        assert figures == [shown(metrics.final_average(R)), shown(metrics.plasticity(R))]
     assert tree.captions.count("DINO: identity") == 4  # the figures, and a matrix each
     labels = [v for t, n, v in tree.attributes if (t, n) == ("svg", "aria-label")]
     assert labels.count("Plot: DINO") == 1 and labels.count("Plot: train: loss") == 3  # curves together, training apart

@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cpbench import images, measures, sequences
+import cpbench
+from cpbench import cells, distances, images, measures, sequences
 from cpbench.embeddings import Embeddings
 from cpbench.judges import load_for
 from cpbench.results import read_json
+
+OPTIONS = {"steps": 3, "batch_size": 1, "rank": 2, "learning_rate": 3e-2}  # of short_run
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def test_they_are_those_of_the_pictures(ran: Path, short: Path) -> None:
         for concept in learned:
             files = sorted((ran / f"task-{t:02d}" / "pictures" / concept).glob("0*.png"))
             a, b = (dino.images(picture(f)[None])[0] for f in files)
-            assert value(table, t, "diversity", concept) == pytest.approx(1 - float(a @ b), abs=1e-4)
+            assert value(table, t, "DIV-dino", concept) == pytest.approx(1 - float(a @ b), abs=1e-4)
             nearest = [max(real, key=lambda name: float(np.mean(real[name] @ v))) for v in (a, b)]  # noqa: B023
             assert value(table, t, "identified", concept) == pytest.approx(nearest.count(concept) / 2)
             mine = confusion[(confusion["row"] == t) & (confusion["concept"] == concept)].set_index("nearest")["count"]
@@ -62,7 +65,7 @@ def test_they_are_those_of_the_pictures(ran: Path, short: Path) -> None:
 def test_the_record_has_the_means_of_the_last_row(ran: Path) -> None:
     table, kept = measures.read(ran), read_json(ran / "run.json")["measures"]
     last = table[table["row"] == 2]
-    assert set(kept) == {"identified", "copied", "diversity", "moved", "pres", "pres_before"}
+    assert set(kept) == {"identified", "copied", "DIV-dino", "moved", "pres", "pres_before"}
     for measure, mean in kept.items():
         assert mean == pytest.approx(last[last["measure"] == measure]["value"].mean(), abs=1e-5)
 
@@ -102,8 +105,81 @@ def test_a_broken_table_is_none(spoil: str, tmp_path: Path) -> None:
 
 def test_one_picture_a_prompt_has_no_diversity() -> None:
     one, two = np.array([1.0, 0.0]), np.array([0.0, 1.0])
-    assert np.isnan(measures.variety({("a", 0): one, ("b", 0): two}))
-    assert measures.variety({("a", 0): one, ("a", 1): two, ("b", 0): one}) == 1.0
+    picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    for vectors, expected in (
+        ({("a", 0): one, ("b", 0): two}, np.nan),
+        ({("a", 0): one, ("a", 1): two, ("b", 0): one}, 1.0),
+    ):
+        name, value = measures.variety(dict.fromkeys(vectors, picture), vectors)
+        assert name == "DIV-dino" and value == pytest.approx(expected, nan_ok=True)
+
+
+def test_too_few_pictures_for_distances_between_sets_are_told_in_two_lines(
+    ran: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (ran / "run.json").unlink()  # to be finished again, from what is there
+    cpbench.run(method="seqlora", sequence=str(ran.parents[5] / "short.yaml"), output=ran.parents[4], options=OPTIONS)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
+    need = "all 2 concepts pooled, are too few: it needs 50 a side"
+    assert len(said) == 2
+    assert said[0].startswith(f"not measured: A_mmd, CMMD, KID: 10 and 4 pictures, {need}")
+    assert said[1].startswith("not measured: F_mmd: 2 and 2 pictures, of one concept, are too few")
+    assert not set(measures.read(ran)["measure"]) & {"A_mmd", "CMMD", "F_mmd", "KID-dino"}
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, sequences.Sequence, dict[str, np.ndarray]]:
+    """A run's pictures over dreambench10: the world's own, but that the last model draws every concept as the last one."""
+    folder, sequence = tmp_path_factory.mktemp("ten"), sequences.load("dreambench10")
+    real = {c.name: images.load(c, "miniature", 64) for c in sequence.concepts}
+    for t in range(11):
+        for cell in cells.of_row(sequence, t, 1):
+            if cell.kind == "cell":
+                who = sequence.concepts[-1].name if t == 10 else cell.name
+                for n, template in enumerate(cell.templates):
+                    file = measures.folder_of(folder / f"task-{t:02d}", cell) / f"{n:02d}-0.png"
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(images.oracle(who, template, 0, 0)).save(file)
+    return folder, sequence, real
+
+
+def test_distances_between_sets_are_those_of_the_pictures_features(ten: tuple) -> None:
+    folder, sequence, real = ten
+    judges = {kind: Embeddings(folder, judge) for kind, judge in load_for("miniature").items()}
+    found = measures.measure(folder, sequence, list(range(11)), 1, real, judges)
+    table = found.table[found.table["concept"] == ""].pivot(index="row", columns="measure", values="value")
+    assert found.refused == {}
+
+    def drawn(kind: str, t: int, concepts: list[str]) -> np.ndarray:
+        files = [f for c in concepts for f in sorted((folder / f"task-{t:02d}" / "pictures" / c).glob("0*.png"))]
+        return judges[kind].images(np.stack([picture(f) for f in files])).astype(float)
+
+    names = [c.name for c in sequence.concepts]
+    whole = {kind: judges[kind].images(np.concatenate([real[c] for c in names])).astype(float) for kind in judges}
+    assert whole["clip"].shape[0] == 50  # of ten concepts, the least there must be
+    assert set(table.index[table["A_mmd"].notna()]) == set(table.index[table["KID-dino"].notna()]) == {10}
+    now = drawn("clip", 10, names)
+    expected = 1000 * distances.polynomial_mmd(whole["clip"], now)
+    assert table["A_mmd"][10] == pytest.approx(expected, rel=1e-3)
+    assert table["CMMD"][10] == pytest.approx(1000 * distances.gaussian_mmd(whole["clip"], now), rel=1e-3)
+    kid = distances.kernel_inception_distance(whole["dino"], drawn("dino", 10, names))
+    assert table["KID-dino"][10] == pytest.approx(kid, rel=1e-3)
+    # what was drawn right after learning, of the earlier concepts: from seven with eight pictures on
+    assert set(table.index[table["F_mmd"].notna()]) == {8, 9, 10}
+    assert abs(table["F_mmd"][8]) < 1e-6 and abs(table["F_mmd"][9]) < 1e-6  # the same pictures
+    then = np.concatenate([drawn("clip", j, [c]) for j, c in enumerate(names[:-1], 1)])
+    expected = 1000 * distances.polynomial_mmd(then, drawn("clip", 10, names[:-1]), paired=True)
+    assert table["F_mmd"][10] == pytest.approx(expected, rel=1e-3) and expected > 1
+
+
+def test_what_was_forgotten_is_not_told_of_rows_that_were_not_drawn(ten: tuple) -> None:
+    folder, sequence, real = ten
+    judges = {kind: Embeddings(folder, judge) for kind, judge in load_for("miniature").items()}
+    found = measures.measure(folder, sequence, [0, 5, 10], 1, real, judges)
+    assert found.refused == {"F_mmd": "dog was not drawn right after its own task; draw all rows"}
+    assert measures.refusals(found.refused) == [
+        "not measured: F_mmd: dog was not drawn right after its own task; draw all rows"
+    ]
 
 
 def test_a_noun_with_other_characters_stays_in_the_folder() -> None:

@@ -323,6 +323,35 @@ def test_forgetting_from_noise_needs_the_cells_it_uses():
         m.forgetting_from_noise(-se)
 
 
+@settings(deadline=None)
+@given(arrays(np.float64, st.tuples(st.integers(2, 5), st.integers(2, 6)), elements=SCORES))
+def test_standard_error_is_the_two_way_layouts_residual(x):
+    rows, pictures = x.shape
+    grand = sum(map(sum, x)) / x.size
+    squares = 0.0
+    for i in range(rows):
+        for p in range(pictures):
+            fitted = grand + (sum(x[i]) / pictures - grand) + (sum(x[k][p] for k in range(rows)) / rows - grand)
+            squares += (x[i][p] - fitted) ** 2
+    variance = squares / (x.size - rows - pictures + 1)
+    assert m.standard_error(x) == pytest.approx(math.sqrt(variance / pictures), abs=1e-9)
+    again = x + np.arange(pictures) * 0.1 + np.arange(rows)[:, None]  # harder prompts, other levels: no noise
+    assert m.standard_error(again) == pytest.approx(m.standard_error(x), abs=1e-7)
+    spoilt = np.column_stack([x, np.full(rows, 0.5)])
+    spoilt[0, -1] = NAN  # a picture that failed in one row is left out
+    assert m.standard_error(spoilt) == m.standard_error(x)
+
+
+def test_standard_error_finds_the_noise_there_was():
+    rng = np.random.default_rng(0)
+    prompts = rng.normal(scale=0.3, size=8)
+    found = [m.standard_error(0.5 + prompts + rng.normal(scale=0.05, size=(6, 8))) ** 2 for _ in range(500)]
+    assert np.mean(found) == pytest.approx(0.05**2 / 8, rel=0.05)
+    assert math.isnan(m.standard_error(np.zeros((1, 8)))) and math.isnan(m.standard_error(np.zeros((3, 1))))
+    with pytest.raises(ValueError, match=r"\(rows, pictures\); got \(3,\)"):
+        m.standard_error(np.zeros(3))
+
+
 # Cosines
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.table import Table
 
-from cpbench import report, results
+from cpbench import metrics, report, results
 
 CONCEPTS = ["cup", "dog"]
 DINO = {(0, "cup"): 0.2, (0, "dog"): 0.3, (1, "cup"): 0.6, (2, "cup"): 0.5, (2, "dog"): 0.8}
@@ -55,6 +55,39 @@ WHOLE = {
     "gap_closed": 0.9 / 1.1,  # (.4 + .5) / (.7 + .4)
     "share_lost": 0.25,  # 1 - .3 / .4
 }
+
+
+def test_noise_in_forgetting_is_of_what_is_left_beside_rows_and_pictures(scores: pd.DataFrame) -> None:
+    assert (
+        report.summaries(scores, CONCEPTS, 2)["dino"]["forgetting_from_noise"] == 0
+    )  # every row is shifted as a whole
+    at = (scores["row"] == 1) & (scores["concept"] == "cup") & (scores["metric"] == "dino")
+    scores.loc[at, "value"] = [0.9, 0.3]  # and now one picture gains what the other loses
+    cup = np.array([[0.9, 0.3], [0.45, 0.55]])
+    error = metrics.standard_error(cup)
+    assert error == pytest.approx(0.175 * math.sqrt(2))  # left: +-0.175; variance 4 x 0.175^2, of two pictures
+    expected = metrics.forgetting_from_noise([[math.nan] * 2, [error, math.nan], [math.nan] * 2], report.NOISE_DRAWS)
+    found = report.summaries(scores, CONCEPTS, 2)["dino"]["forgetting_from_noise"]
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert abs(found) < error / 20  # of one row there is no maximum
+
+
+def test_forward_transfer_needs_the_upper_triangle(scores: pd.DataFrame) -> None:
+    assert report.summaries(scores, CONCEPTS, 2)["dino"]["forward_transfer"] is None
+    before = [(1, "unlearned", "dog", "p", k, "dino", v) for k, v in enumerate((0.3, 0.4))]
+    wider = pd.concat([scores, pd.DataFrame(before, columns=results.SCORE_COLUMNS)])
+    found = report.summaries(wider, CONCEPTS, 2)
+    assert found["dino"]["forward_transfer"] == pytest.approx(0.05)  # of dog alone: 0.35 less 0.3
+    del found["dino"]["forward_transfer"]
+    plain = report.summaries(scores, CONCEPTS, 2)
+    assert found["dino"].items() <= plain["dino"].items()
+
+
+def test_intervals_are_written_for_every_figure_that_has_one(scores: pd.DataFrame) -> None:
+    found = report.intervals(scores, CONCEPTS, 2)
+    assert set(found) == {"dino", "clip_t"} and found["clip_t"]["gap_closed"] is None
+    low, high = found["dino"]["final_average"]
+    assert low < 0.65 < high and found["dino"]["forgetting"] == [0.1, 0.1]  # of one concept, whose pictures fell alike
 
 
 def test_summary_figures_are_those_counted_by_hand(scores: pd.DataFrame) -> None:

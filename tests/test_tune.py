@@ -1,8 +1,11 @@
 """The search for settings: its score, its ranges, what it writes, and that it goes on."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import yaml
@@ -51,6 +54,18 @@ def test_ranges_are_of_the_methods_options_and_hold_its_preset(words: str) -> No
         else:
             low, high = among["log"]
             assert 0 < low <= value <= high
+
+
+def test_methods_may_be_searched_at_once(tmp_path: Path) -> None:
+    begin = "import sys, pathlib; from cpbench import tune; tune.study_of(sys.argv[1], 4, pathlib.Path(sys.argv[2]))"
+    names = ("ewc", "l2", "olora", "dcscore variant=ewc")
+    started = [subprocess.Popen([sys.executable, "-c", begin, name, str(tmp_path)]) for name in names]
+    assert [process.wait(120) for process in started] == [0] * 4
+    for name in names:
+        study = tune.study_of(name, 4, tmp_path)
+        assert study.study_name == name and study.trials == []
+        study.add_trial(optuna.trial.create_trial(value=float(len(name))))
+    assert [tune.study_of(name, 4, tmp_path).best_value for name in names] == [len(name) for name in names]
 
 
 def test_no_benchmark_sequence_is_searched_on() -> None:
