@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
 from cpbench import plots, report_data, results
 from cpbench.errors import UserError
+from cpbench.pages import templates
 from cpbench.report import TITLES
 from cpbench.report_data import SHOWN, Shown, figure, judge_of, part, prompts_of, said
 from cpbench.report_pictures import (
@@ -355,12 +355,4 @@ def breakable(text: str) -> Markup:
 
 @functools.cache
 def template() -> Callable[[dict[str, Any]], str]:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cpbench"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = breakable
-    return environment.get_template("report.html.j2").render
+    return templates(breakable=breakable).get_template("report.html.j2").render

@@ -15,24 +15,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 from markupsafe import Markup
 
-from cpbench import leaderboard
-from cpbench.leaderboard import COLUMNS, Group, Row
+from cpbench.leaderboard_columns import COLUMNS, MORE, RANKS, Column, score
+from cpbench.leaderboard_rows import Group, Row
 from cpbench.leaderboard_runs import Run
+from cpbench.leaderboard_text import UNFINISHED, apart, shared, unfinished_cells
+from cpbench.pages import templates
 
 REPLAY_FREE = ("yes", "generated", "no")
 
 
 def page(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, str], output: Path) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cpbench"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     script = environment.get_template("leaderboard.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     every = [row for group in found for row in group.rows]
@@ -41,8 +36,8 @@ def page(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, 
         digest=digest,
         groups=[of_group(group, pictures.get(group.id), output) for group in found],
         columns=COLUMNS,
-        unfinished=[leaderboard.unfinished_cells(run) for run in unfinished],
-        unfinished_heads=leaderboard.UNFINISHED,
+        unfinished=[unfinished_cells(run) for run in unfinished],
+        unfinished_heads=UNFINISHED,
         filters={
             "sequence": sorted({group.sequence for group in found}),
             "backbone": sorted({group.backbone for group in found}),
@@ -50,8 +45,8 @@ def page(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, 
         },
         rows=len(every),
         runs=sum(len(row.runs) for row in every),
-        ranks=leaderboard.RANKS,
-        more=leaderboard.MORE,
+        ranks=RANKS,
+        more=MORE,
     )
 
 
@@ -61,28 +56,35 @@ def of_group(group: Group, picture: str | None, output: Path) -> dict[str, Any]:
         "title": group.title,
         "sequence": group.sequence,
         "backbone": group.backbone,
-        "apart": leaderboard.apart(group),
-        "shared": leaderboard.shared(group).values(),
+        "apart": apart(group),
+        "shared": shared(group).values(),
         "picture": picture,
         "rows": [of_row(row, output) | {"shown_rank": group.rank(row)} for row in group.rows],
     }
 
 
 def of_row(row: Row, output: Path) -> dict[str, Any]:
-    cells = []
-    for column in COLUMNS:
-        mean, std = column.shown(row)
-        value = row.mean[column.key] * column.scale
-        cells.append({"mean": mean, "std": std, "value": f"{value:.9g}" if math.isfinite(value) else ""})
     return {
         "rank": row.rank,
         "method": row.method,
         "hash": row.hash,
         "runs": len(row.runs),
-        "cells": cells,
+        "cells": [cell(column, row) for column in COLUMNS],
         "replay_free": row.replay_free,
         "verified": row.verified,
         "report": report_of(row, output),
+    }
+
+
+def cell(column: Column, row: Row) -> dict[str, str]:
+    """value: what is sorted by; interval: to two digits, which is what fits below the number."""
+    mean, std = column.shown(row)
+    value, bounds = row.mean[column.key] * column.scale, column.interval(row)
+    return {
+        "mean": mean,
+        "std": std,
+        "interval": " to ".join(score(it, digits=2) for it in bounds) if bounds else "",
+        "value": f"{value:.9g}" if math.isfinite(value) else "",
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,9 @@ from cpbench import results
 from cpbench.comparison import Key
 from cpbench.errors import quoted
 from cpbench.sequences import FILE_NAME
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_CONCEPTS = 500  # of a sequence in a record
 MOST_SAID = 2000  # characters of a name, of a method with all its settings too
@@ -48,10 +51,17 @@ def file_name(value: str) -> str:
     return value
 
 
+def in_order(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError("an interval is [low, high]")
+    return value
+
+
 Text = Annotated[str, PlainValidator(text)]
 Name = Annotated[Text, AfterValidator(file_name)]
 Whole = Annotated[int, PlainValidator(whole)]
 Number = StrictFloat  # whole numbers too, and NaN and infinities, but no text
+Interval = Annotated[tuple[Number, Number], AfterValidator(in_order)]
 
 
 class Part(BaseModel):
@@ -59,7 +69,7 @@ class Part(BaseModel):
 
 
 class Figures(Part):
-    """The summary of one metric: `report.FIGURES`; None is not defined."""
+    """The summary of one metric: `report.FIGURES` and what needs more than its matrix; None is not defined."""
 
     final_average: Number | None = None
     plasticity: Number | None = None
@@ -68,12 +78,32 @@ class Figures(Part):
     normalised_retention: Number | None = None
     gap_closed: Number | None = None
     share_lost: Number | None = None
+    forgetting_from_noise: Number | None = None
+    forward_transfer: Number | None = None
 
 
 class Summary(Part):
     dino: Figures = Figures()
     clip_i: Figures = Figures()
     clip_t: Figures = Figures()
+
+
+class Bounds(Part):
+    """The run's own 95 % interval of each figure of one metric, (low, high); None is not defined, or not drawn."""
+
+    final_average: Interval | None = None
+    plasticity: Interval | None = None
+    forgetting: Interval | None = None
+    backward_transfer: Interval | None = None
+    normalised_retention: Interval | None = None
+    gap_closed: Interval | None = None
+    share_lost: Interval | None = None
+
+
+class Intervals(Part):
+    dino: Bounds = Bounds()
+    clip_i: Bounds = Bounds()
+    clip_t: Bounds = Bounds()
 
 
 class Measures(Part):
@@ -140,6 +170,7 @@ class Record(Part):
     changed: dict[str, Any] = {}
     costs: dict[Annotated[int, Field(ge=0)], Cost]
     summary: Summary
+    intervals: Intervals = Intervals()  # which older records lack
     measures: Measures = Measures()
 
     @property
@@ -155,7 +186,10 @@ class Record(Part):
 
 @dataclass(frozen=True)
 class Run:
-    """One folder. state: why it does not count, "" if it does; finals: DINO of the last row, picture by picture."""
+    """One folder. state: why it does not count, "" if it does.
+
+    Of DINO, picture by picture: finals, the last row; learned, each concept right after its own task.
+    """
 
     folder: Path
     path: str  # below the folder of results
@@ -163,6 +197,7 @@ class Run:
     method: str
     state: str
     finals: dict[Key, float]
+    learned: dict[Key, float]
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -226,9 +261,9 @@ def run_of(folder: Path, path: str, given: dict[str, Any]) -> Run:
     method = (
         text(name_of(given)) + (" (own file)" if is_own(record) else "") + ("*" if record.sees_earlier_data else "")
     )
-    finals, lacking = scores_of(folder, record)
+    finals, learned, lacking = scores_of(folder, record)
     state = "" if record.status == "finished" else f"{record.status[:40]}: "
-    return Run(folder, path, record, method, (state + lacking).removesuffix(": "), finals)
+    return Run(folder, path, record, method, (state + lacking).removesuffix(": "), finals, learned)
 
 
 def is_own(record: Record) -> bool:
@@ -255,25 +290,29 @@ def judges_of(record: Record) -> str:
     return ", ".join(f"{it.model} [{it.weights_sha256[:8]}]" for _, it in sorted(record.judges.items()))
 
 
-def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], str]:
-    """DINO of the last row by (concept, prompt, index), and what of the rows is lacking.
+def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key, float], str]:
+    """DINO by (concept, prompt, index) of the last row, and right after a concept's own task; and what of the rows is lacking.
 
     A record alone, without its scores.csv, is whole: it has its figures, and cannot be compared picture by picture.
     """
     concepts, file = record.sequence.concepts, folder / "scores.csv"
     if not file.exists():
         there = [t for t in record.rows if (folder / f"task-{t:02d}" / "scores.csv").is_file()]
-        return {}, "" if record.status == "finished" else f"{len(there)} of {len(record.rows)} rows are there"
+        return {}, {}, "" if record.status == "finished" else f"{len(there)} of {len(record.rows)} rows are there"
     scores = results.read_scores(file)
     if scores is None:
-        return {}, "its scores.csv is damaged"
+        return {}, {}, "its scores.csv is damaged"
     cells = scores[(scores["kind"] == "cell") & (scores["metric"] == "dino") & scores["concept"].isin(concepts)]
     there = set(cells["row"]) & set(record.rows)
     lacking = "" if len(there) == len(record.rows) else f"{len(there)} of {len(record.rows)} rows are there"
-    last = cells[cells["row"] == len(concepts)]
-    keys = zip(last["concept"], last["prompt"], last["index"].astype(int), strict=True)
-    finals = {(c, p, int(k)): float(v) for (c, p, k), v in zip(keys, last["value"], strict=True) if math.isfinite(v)}
-    return finals, lacking
+    own = cells["concept"].map({c: t for t, c in enumerate(concepts, 1)})
+    return by_picture(cells[cells["row"] == len(concepts)]), by_picture(cells[cells["row"] == own]), lacking
+
+
+def by_picture(cells: pd.DataFrame) -> dict[Key, float]:
+    """The values that are numbers, by (concept, prompt, index)."""
+    lines = zip(cells["concept"], cells["prompt"], cells["index"], cells["value"], strict=True)
+    return {(c, p, int(k)): float(v) for c, p, k, v in lines if math.isfinite(v)}
 
 
 # What makes runs comparable

@@ -22,6 +22,15 @@ FLAGS = (
 )
 
 
+CONTRAST = """[...document.querySelectorAll('p, dd, dt, td, th, figcaption, label, caption, summary, small, .score')].map(e => {
+    const f = c => c.match(/[0-9.]+/g).slice(0, 3).map(Number).map(v => v / 255)
+        .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    const l = c => { const [r, g, b] = f(c); return .2126 * r + .7152 * g + .0722 * b };
+    let back = e; while (getComputedStyle(back).backgroundColor == 'rgba(0, 0, 0, 0)') back = back.parentElement;
+    const [a, b] = [l(getComputedStyle(e).color), l(getComputedStyle(back).backgroundColor)].sort((x, y) => y - x);
+    return (a + .05) / (b + .05) }).reduce((x, y) => Math.min(x, y))"""
+
+
 def found() -> str | None:
     """Where a Chromium is; None where there is none."""
     return next(filter(None, map(shutil.which, NAMES)), None)
@@ -99,6 +108,17 @@ class Page:
     def pdf(self, target: Path) -> None:
         made = self.call("Page.printToPDF", printBackground=True, paperWidth=8.27, paperHeight=11.69)
         target.write_bytes(base64.b64decode(made["data"]))
+
+
+def check_legible(page: Page, file: Path) -> None:
+    """At 400 and 1600 pixels, light and dark: nothing complains or is wider than the window, and all is there to be read."""
+    for width in (400, 1600):
+        for dark in (False, True):
+            page.open(file, width, dark)
+            assert page.complaints() == []
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert page.evaluate(CONTRAST) >= 4.5
+            assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
 
 @contextlib.contextmanager

@@ -132,7 +132,7 @@ def test_seeds_and_orders_of_equal_settings_are_averaged(tmp_path: Path) -> None
     assert "seed" not in csv and "order" not in csv
     ((shown,),) = markdown_tables(text).values()
     assert shown["method"] == "lora" and shown["runs"] == "3" and shown["settings"] == "lora0000"
-    assert shown["DINO final"] == "0.670 ± 0.075"
+    assert shown["DINO final"] == r"0.670 ± 0.075 \[0.482, 0.858\]"
     assert (shown["forgetting"], shown["retention"]) == ("0.150 ± 0.071", "0.500 ± 0.361")
     assert (shown["CLIP-I final"], shown["CLIP-T final"]) == ("0.750 ± 0.000", "0.250 ± 0.000")
     assert (shown["carried MB"], shown["carried M par."]) == ("0.00367", "0.000917")
@@ -286,6 +286,19 @@ STRANGE = {
     "pictures of another kind": {"pictures": "../../x"},
     "pictures that are a list": {"pictures": ["drawn"]},
     "changes that are a list": {"changed": ["x"]},
+    "noise that is text": {"summary": {"dino": {"forgetting_from_noise": "some"}}},
+    "intervals that are a list": {"intervals": [[0.1, 0.2]]},
+    "intervals of a metric that are a pair": {"intervals": {"dino": [0.1, 0.2]}},
+    "interval that is a number": {"intervals": {"dino": {"forgetting": 0.1}}},
+    "interval that is text": {"intervals": {"dino": {"forgetting": "0.1 to 0.2"}}},
+    "interval that is empty": {"intervals": {"dino": {"forgetting": []}}},
+    "interval of three numbers": {"intervals": {"clip_t": {"plasticity": [0.1, 0.2, 0.3]}}},
+    "interval of ten thousand numbers": {"intervals": {"clip_t": {"plasticity": [0.1] * 10**4}}},
+    "interval of words": {"intervals": {"dino": {"final_average": ["0.1", "0.2"]}}},
+    "interval of yes and no": {"intervals": {"dino": {"final_average": [False, True]}}},
+    "interval without an end": {"intervals": {"dino": {"final_average": [0.1, None]}}},
+    "interval with a huge end": {"intervals": {"dino": {"final_average": [0, 10**400]}}},
+    "interval from high to low": {"intervals": {"clip_i": {"share_lost": [0.2, 0.1]}}},
 }
 
 
@@ -294,9 +307,9 @@ def test_a_strange_record_is_left_out_and_said_so_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     strange = STRANGE[what]
-    write(tmp_path, strange if isinstance(strange, str) else record("other", **strange), record("lora"))
+    write(tmp_path, strange if isinstance(strange, str) else record("stranger", **strange), record("lora"))
     csv, text = made(tmp_path)
-    assert list(csv["method"]) == ["lora"] and "other" not in text
+    assert list(csv["method"]) == ["lora"] and "stranger" not in text
     (line,) = left_out(capsys.readouterr().out)
     assert str(tmp_path / "run-0") in line and "run.json" in line and len(line) < 900
 
@@ -346,7 +359,7 @@ def test_names_are_words_in_markdown_and_part_of_no_path(tmp_path: Path, capsys:
         if not line.startswith("!["):
             assert "<" not in line and "http://" not in line and not re.search(r"(?<!\\)[\[`]", line), line
     (row,) = [line for line in text.splitlines() if "&lt;img" in line and line.startswith("|")]
-    assert len(re.findall(r"(?<!\\)\|", row)) == 20  # a row of nineteen cells
+    assert len(re.findall(r"(?<!\\)\|", row)) == 22  # a row of twenty-one cells
 
 
 @pytest.mark.parametrize("how", ["words", "half", "bomb", "a folder"])
@@ -498,6 +511,9 @@ def groups_in(folder: Path) -> list[dict[str, Any]]:
     return json.loads((folder / "out" / "leaderboard.json").read_text(), parse_constant=constant)["groups"]
 
 
+COSTS = {"carried_MB", "carried_kB", "carried_parameters", "trainable_parameters"} | {
+    f"learning_{it}" for it in ("unet_evaluations", "seconds", "minutes")
+}
 DRAWS = [(0, 0), (1, 0), (0, 1)]
 
 
@@ -725,11 +741,12 @@ def test_leaderboard_json_has_what_it_should(tmp_path: Path) -> None:
     assert group["comparable"]["sampler"] == {"num_inference_steps": 10, "guidance_scale": 4}
     for row in group["rows"]:
         assert set(row) == {
-            *("rank", "compared", "method", "hash", "replay_free", "verified", "runs", "mean", "std")
+            *("rank", "compared", "method", "hash", "replay_free", "verified", "runs", "mean", "std", "low", "high")
         }  # fmt: skip
-        assert (
-            all(v is None or round(v, 6) == v for v in row["mean"].values()) and row["mean"].keys() == row["std"].keys()
-        )
+        for values in (row["mean"], row["std"], row["low"], row["high"]):
+            assert all(v is None or round(v, 6) == v for v in values.values())
+        assert row["mean"].keys() == row["std"].keys() > row["low"].keys() == row["high"].keys()
+        assert row["mean"].keys() - row["low"].keys() == COSTS
     assert set(whole["unfinished"][0]) == {"path", "seed", "order", "method", "hash", "sequence", "backbone", "state"}
     assert str(tmp_path) not in json.dumps(whole)
 

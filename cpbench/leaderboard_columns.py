@@ -1,0 +1,85 @@
+"""The leaderboard's columns: what each is called, how its numbers are written, and what is said of them all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cpbench.leaderboard_rows import Row
+
+
+def score(value: float, digits: int = 3) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{round(value, digits) + 0.0:.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
+def amount(value: float) -> str:
+    """Three digits that count, but never fewer than a whole number has."""
+    return "-" if math.isnan(value) else f"{value:,.0f}" if 100 <= abs(value) < 1e12 else f"{value:.3g}"
+
+
+@dataclass(frozen=True)
+class Column:
+    key: str  # of Row.mean
+    head: str
+    says: str
+    form: Callable[[float], str] = score
+    scale: float = 1.0
+    high: bool = True  # whether more is better
+
+    def shown(self, row: Row) -> tuple[str, str]:
+        """The mean, and, of a score over several runs, its standard deviation."""
+        mean, std = (it[self.key] * self.scale for it in (row.mean, row.std))
+        return self.form(mean), "" if self.form is amount or math.isnan(std) else self.form(std)
+
+    def interval(self, row: Row) -> tuple[float, float] | None:
+        """Of a score; None where there is none, or it has no end, or there is no score."""
+        low, high = (it.get(self.key, math.nan) * self.scale for it in (row.low, row.high))
+        return (low, high) if all(map(math.isfinite, (row.mean[self.key], low, high))) else None
+
+    def cell(self, row: Row) -> str:
+        return " ± ".join(filter(None, self.shown(row)))
+
+    def bracket(self, row: Row, digits: int = 3) -> str:
+        """The interval, to stand behind the number: " [0.583, 0.719]"; "" where there is none."""
+        bounds = self.interval(row)
+        return f" [{', '.join(score(it, digits) for it in bounds)}]" if bounds else ""
+
+
+COLUMNS = (
+    Column("dino_final_average", "DINO final", "mean DINO score of all concepts at the end"),
+    Column("dino_backward_transfer", "backward transfer", "what later tasks did to concepts, by DINO; negative: lost"),
+    Column("dino_normalised_retention", "retention", "gained over the untouched model and kept to the end, as a share of the gap to the real pictures (DINO)"),
+    Column("dino_forgetting", "forgetting", "Chaudhry's, by DINO: the best a concept was before the last task, less what it is at the end; lower is better", high=False),
+    Column("dino_forgetting_from_noise", "forgetting by noise", "what Chaudhry's maximum gives a method that forgets nothing, from the noise of the pictures alone (at most: rows share some of it); forgetting no larger than this shows none", high=False),
+    Column("dino_plasticity", "plasticity", "mean DINO score of each concept right after its own task"),
+    Column("dino_intransigence", "intransigence", "Chaudhry's, by DINO, against “isolated” of the same seed: mean over concepts of its score less the method's, right after the concept's own task; lower is better, negative: earlier tasks helped; “-”: there is no such run", high=False),
+    Column("clip_i_final_average", "CLIP-I final", "mean CLIP-I score of all concepts at the end"),
+    Column("clip_t_final_average", "CLIP-T final", "plain cosine of picture and prompt at the end"),
+    Column("identified", "identified", "share of pictures at the end that are nearest to their own concept, of all the sequence's"),
+    Column("prior_drift", "prior drift", "mean 1 - cosine of pictures of plain class nouns at the end to the untouched model's; lower is better", high=False),
+    Column("carried_MB", "carried MB", "megabytes of the state after the last task", amount, high=False),
+    Column("carried_parameters", "carried M par.", "millions of numbers in that state", amount, 1e-6, high=False),
+    Column("learning_minutes", "learning min", "minutes to learn the sequence; they depend on the machine", amount, high=False),
+    Column("learning_unet_evaluations", "UNet evaluations", "pictures that went through the UNet to learn the sequence, a step's way back not counted; they do not depend on the machine", amount, high=False),
+)  # fmt: skip
+IN_TERMINAL = (
+    "dino_final_average", "dino_backward_transfer", "dino_normalised_retention", "clip_t_final_average", "carried_MB",
+    "learning_unet_evaluations",
+)  # fmt: skip
+
+RANKS = (
+    "Rank: 1 + the number of rows above it, whose paired difference in final DINO (same concept, prompt and noise, in the "
+    "seeds and orders of both) has a 95 % interval wholly above 0. “~”: not compared with every row; “-”: with none."
+)
+MORE = (
+    "Rows are ordered by rank, then by final DINO. Numbers are means ± standard deviation over runs (seeds, orders) with equal settings.",
+    "Beside or below a score is its 95 % interval. Of one run it is a bootstrap of concepts, then prompts, then pictures, and says where "
+    "the mean over other such concepts would lie (of few concepts it is too narrow: of ten it holds the truth some 89 times in 100, of "
+    "five 83); of three or more runs it is Student's t over the runs, and says where the mean over other seeds and orders would lie. Of "
+    "two runs there is none, nor of one run's identified, prior drift and forgetting by noise, nor, intransigence apart, of older runs.",
+    "Methods with * see earlier data: they are not replay-free; “generated” replays pictures that the method drew itself. "
+    "Verified: against what the method's code was tested; see docs/methods.md.",
+)

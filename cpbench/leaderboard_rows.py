@@ -1,0 +1,267 @@
+"""The leaderboard's rows and groups: what is averaged over a configuration's runs, who is compared with whom, and the ranks."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from cpbench import config, metrics, results
+from cpbench.comparison import Key, compare
+from cpbench.intervals import FEWEST_SEEDS, t_interval
+from cpbench.leaderboard_runs import Run, comparable, is_own, judges_of, sequence_of
+
+NONE = (math.nan, math.nan)
+SOURCES = {"drawn": "drawn stand-ins", "photographs": "photographs"}
+
+
+@dataclass
+class Row:
+    """A method's configuration: its runs, of each number the mean and standard deviation over them, of scores an interval."""
+
+    method: str
+    hash: str
+    replay_free: str  # yes, generated, no
+    verified: str
+    runs: list[Run]
+    mean: dict[str, float]
+    std: dict[str, float]  # NaN of one run
+    low: dict[str, float]  # of scores alone: the 95 % interval of the mean; NaN where there is none
+    high: dict[str, float]
+    rank: int | None = None
+    compared: int = 0  # with how many other rows
+
+    @property
+    def finals(self) -> dict[tuple[int, int], dict[Key, float]]:
+        """By (seed, order), DINO of the last row picture by picture."""
+        return {run.draw: run.finals for run in self.runs}
+
+
+@dataclass
+class Group:
+    """Rows that can be compared, the best first, and the facts that their runs share."""
+
+    id: str
+    facts: dict[str, Any]
+    sequence: str
+    backbone: str
+    pictures: str
+    judges: str
+    rows: list[Row]
+    apart: list[str] = field(default_factory=list)  # facts in which it differs from another group of its title
+
+    @property
+    def title(self) -> str:
+        return f"{self.sequence} on {self.backbone} ({SOURCES[self.pictures]})"
+
+    def rank(self, row: Row) -> str:
+        if row.rank is None:
+            return "-"
+        return str(row.rank) + ("~" if row.compared < len(self.rows) - 1 else "")
+
+    @property
+    def concepts(self) -> list[str]:
+        """In the sequence's order, if one of the runs has it."""
+        every = [run for row in self.rows for run in row.runs]
+        return min(every, key=lambda run: run.record.config.order).record.sequence.concepts
+
+
+# What is averaged
+
+
+def scores(run: Run, alone: Run | None) -> dict[str, float]:
+    """What tells how good a run is; NaN is not defined, or not measured. alone: the run of `isolated` it is measured by."""
+    record, out = run.record, {}
+    for metric in results.METRICS:
+        out |= {f"{metric}_{k}": v for k, v in getattr(record.summary, metric).model_dump().items()}
+    out |= {"dino_intransigence": intransigence(run, alone)}
+    out |= {"identified": record.measures.identified, "prior_drift": record.measures.moved}
+    return {k: math.nan if v is None else float(v) for k, v in out.items()}
+
+
+def costs(run: Run) -> dict[str, float]:
+    every = [cost for _, cost in sorted(run.record.costs.items())]
+    seconds = sum(cost.learning_seconds for cost in every)
+    carried = float(sum(every[-1].carried_bytes.values())) if every else 0.0
+    out = {
+        "carried_MB": carried / 1e6,
+        "carried_kB": carried / 1e3,
+        "carried_parameters": every[-1].carried_parameters if every else 0.0,
+        "trainable_parameters": max((cost.trainable_parameters for cost in every), default=0.0),
+        "learning_unet_evaluations": sum(cost.learning_unet_evaluations for cost in every),
+        "learning_seconds": seconds,
+        "learning_minutes": seconds / 60,
+    }
+    return {k: float(v) for k, v in out.items()}
+
+
+# Intransigence
+
+
+def alone_of(rows: Sequence[Sequence[Run]]) -> list[Run]:
+    """The runs of `isolated` with its usual settings that have their scores; [] without such a row.
+
+    Of several such rows of a group, made by different code, say, the one with the most runs, so that all others are
+    measured by one and the same.
+    """
+    found = [[run for run in row if run.learned] for row in rows if is_isolated(row[0])]
+    return max(found, key=len, default=[])  # the first of equally many: rows come by their hash
+
+
+def is_isolated(run: Run) -> bool:
+    record = run.record
+    return record.facts.method == "isolated" and not record.changed and not is_own(record)
+
+
+def reference_of(run: Run, alone: Sequence[Run]) -> Run | None:
+    """The run of `isolated` of the same seed, and of the same order if there is one: it learns every concept alone."""
+    seed, order = run.draw
+    same = [it for it in alone if it.draw[0] == seed]
+    return min(same, key=lambda it: (it.draw[1] != order, it.draw[1]), default=None)
+
+
+def intransigence(run: Run, alone: Run | None) -> float:
+    """`metrics.intransigence` by DINO, pictures averaged in concepts; NaN where a concept of either has no score."""
+    if alone is None or not run.learned:
+        return math.nan
+    concepts = run.record.sequence.concepts
+    T = len(concepts)
+    R = np.full((T + 1, T), np.nan)
+    np.fill_diagonal(R[1:], in_concepts(run, concepts))
+    return metrics.intransigence(R, in_concepts(alone, concepts))
+
+
+def in_concepts(run: Run, concepts: Sequence[str]) -> list[float]:
+    """Mean score of each concept right after its own task, as a cell of the matrix is; NaN without a picture."""
+    of: dict[str, list[float]] = {}
+    for (concept, _, _), value in sorted(run.learned.items()):
+        of.setdefault(concept, []).append(value)
+    return [float(np.mean(of[c])) if c in of else math.nan for c in concepts]
+
+
+# Intervals
+
+
+def own_intervals(run: Run, alone: Run | None) -> dict[str, tuple[float, float]]:
+    """Of one run, the 95 % bootstrap of its concepts, prompts and pictures: its record's, and that of its intransigence."""
+    out = {}
+    for metric in results.METRICS:
+        bounds = getattr(run.record.intervals, metric).model_dump()
+        out |= {f"{metric}_{k}": v for k, v in bounds.items() if v is not None}
+    if not math.isnan(intransigence(run, alone)) and run.learned.keys() & alone.learned.keys():
+        paired = compare(alone.learned, run.learned)
+        out["dino_intransigence"] = (paired.low, paired.high)
+    return out
+
+
+def intervals_of(table: pd.DataFrame, runs: Sequence[Run], alone: Sequence[Run]) -> dict[str, tuple[float, float]]:
+    """By column of `table`, (runs, scores): of one run its own, of three or more Student's t over them, of two none."""
+    if len(runs) == 1:
+        return own_intervals(runs[0], reference_of(runs[0], alone))
+    if len(runs) < FEWEST_SEEDS:
+        return {}
+    every = {key: t_interval(table[key].dropna()) for key in table}
+    return {key: (it.low, it.high) for key, it in every.items()}
+
+
+# What is said of a method
+
+
+@functools.cache
+def known() -> dict[str, Any]:
+    """What cpbench says of its own methods: presets/verified.yaml."""
+    file = config.baselines_folder() / "presets" / "verified.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def verified(run: Run) -> str:
+    return "-" if is_own(run.record) else known()["verified"].get(run.record.facts.method, "-")
+
+
+def replay_free(run: Run) -> str:
+    if run.record.sees_earlier_data:
+        return "no"
+    return "generated" if run.record.facts.method in known()["generates"] and not is_own(run.record) else "yes"
+
+
+# Rows, groups, ranks
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """The finished runs as rows, in groups that can be compared, by title."""
+    together: dict[str, list[Run]] = {}
+    for run in runs:
+        if not run.state:
+            together.setdefault(results.hash8(comparable(run.record)), []).append(run)
+    found = []
+    for key, members in together.items():
+        members.sort(key=lambda run: (run.draw, run.path))
+        rows: dict[tuple[str, str], dict[tuple[int, int], Run]] = {}
+        for run in members:  # a seed and order counts once, even where a copy has another backbone's name
+            rows.setdefault((run.method, run.record.hash), {})[run.draw] = run
+        first = min(members, key=lambda run: run.key)  # equal weights may be called by two names
+        named = (sequence_of(first.record), first.key[1], first.record.pictures, judges_of(first.record))
+        by_name = [(of, list(own.values())) for of, own in sorted(rows.items())]
+        alone = alone_of([own for _, own in by_name])
+        made = ranked([row_of(*of, own, alone) for of, own in by_name])
+        found.append(Group(key, comparable(first.record), *named, made))
+    for group in found:
+        others = [other.facts for other in found if other is not group and other.title == group.title]
+        group.apart = [k for k in group.facts if any(other[k] != group.facts[k] for other in others)]
+    return sorted(found, key=lambda group: (group.title, group.judges, group.id))
+
+
+def row_of(method: str, hash8: str, runs: list[Run], alone: Sequence[Run]) -> Row:
+    """The row of these runs, which `alone`, the runs of `isolated`, are the measure of."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of infinities, which a record may have
+        good = pd.DataFrame([scores(run, reference_of(run, alone)) for run in runs])
+        table = pd.concat([good, pd.DataFrame([costs(run) for run in runs])], axis=1)
+        mean, std = table.mean().to_dict(), table.std().to_dict()
+        found = intervals_of(good, runs, alone)
+    low, high = ({key: found.get(key, NONE)[side] for key in good} for side in (0, 1))
+    return Row(method, hash8, replay_free(runs[0]), verified(runs[0]), runs, mean, std, low, high)
+
+
+def ranked(rows: list[Row]) -> list[Row]:
+    """The rows with their ranks, the best first. Every pair is compared once."""
+    for row in rows:
+        row.rank = 1 if any(row.finals.values()) else None
+    for i, a in enumerate(rows):
+        for b in rows[:i]:
+            sides = common(a, b)
+            if not sides[0]:
+                continue
+            found = compare(*sides)
+            a.compared, b.compared = a.compared + 1, b.compared + 1
+            if found.low > 0:
+                b.rank = (b.rank or 1) + 1
+            elif found.high < 0:
+                a.rank = (a.rank or 1) + 1
+    for row in rows:
+        if not row.compared and len(rows) > 1:
+            row.rank = None
+
+    def place(row: Row) -> tuple:
+        final = row.mean["dino_final_average"]
+        return row.rank or math.inf, math.inf if math.isnan(final) else -final, row.method, row.hash
+
+    return sorted(rows, key=place)
+
+
+def common(a: Row, b: Row) -> tuple[dict[Key, float], dict[Key, float]]:
+    """The last row's scores of both, by picture, each the mean over the seeds and orders in which both have that picture."""
+    mine, theirs = a.finals, b.finals
+    pairs: dict[Key, list[tuple[float, float]]] = {}
+    for draw in mine.keys() & theirs.keys():
+        for key in mine[draw].keys() & theirs[draw].keys():
+            pairs.setdefault(key, []).append((mine[draw][key], theirs[draw][key]))
+    means = {key: np.mean(sorted(pairs[key]), axis=0) for key in sorted(pairs)}  # sorted: sums of equal bytes
+    return {k: float(v[0]) for k, v in means.items()}, {k: float(v[1]) for k, v in means.items()}

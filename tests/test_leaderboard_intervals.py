@@ -1,0 +1,253 @@
+"""Intervals, intransigence and the noise beside forgetting on the leaderboard, against numbers worked out by hand and scipy's."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from scipy import stats
+from test_html_report import Tree
+from test_leaderboard import FIGURES, groups_in, markdown_tables, record, seed, summary, write
+from test_leaderboard_page import board
+
+from cpbench import leaderboard, results
+from cpbench.intervals import bootstrap
+from cpbench.leaderboard_page import page
+from cpbench.leaderboard_text import as_json, in_terminal, markdown, table
+
+SCORED = [f"{m}_{k}" for m in results.METRICS for k in FIGURES]
+
+
+def shown(
+    folder: Path,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, str]], list[dict[str, str]]]:
+    """The rows of the only table: as JSON, CSV, Markdown and HTML have them."""
+    (group,) = groups_in(folder)
+    csv = pd.read_csv(folder / "out" / "leaderboard.csv").to_dict("records")
+    (rows,) = markdown_tables((folder / "out" / "leaderboard.md").read_text()).values()
+    return group["rows"], csv, rows, board(Tree((folder / "out" / "leaderboard.html").read_text()))
+
+
+# Intervals
+
+
+def own(**changes: list[float] | None) -> dict[str, Any]:
+    return {"intervals": {"dino": {"final_average": [0.4831, 0.519], "share_lost": None} | changes}}
+
+
+def test_one_run_has_its_own_interval(tmp_path: Path) -> None:
+    write(tmp_path, record("lora", **own(forgetting=[-0.004, 0.25])))
+    (row,), (line,), (words,), (cells,) = shown(tmp_path)
+    found = {k: (row["low"][k], row["high"][k]) for k in row["low"] if row["low"][k] is not None}
+    assert found == {"dino_final_average": (0.4831, 0.519), "dino_forgetting": (-0.004, 0.25)}
+    assert set(SCORED) < row["low"].keys()
+    assert (line["dino_final_average_low"], line["dino_final_average_high"]) == (0.4831, 0.519)
+    assert pd.isna(line["clip_t_final_average_low"]) and "carried_MB_low" not in line
+    assert words["DINO final"] == r"0.500 \[0.483, 0.519\]" and words["forgetting"] == "0.500"
+    assert (cells["DINO final"], cells["forgetting"]) == ("0.500 0.48 to 0.52", "0.500 0.00 to 0.25")
+    assert cells["retention"] == "0.500"
+
+
+def test_of_two_runs_there_is_none(tmp_path: Path) -> None:
+    write(tmp_path, record("lora", **own()), record("lora", **own(), **seed(1)))
+    (row,), (line,), (words,), (cells,) = shown(tmp_path)
+    assert set(row["low"].values()) == set(row["high"].values()) == {None}
+    assert pd.isna(line["dino_final_average_low"]) and line["dino_final_average_std"] == 0
+    assert words["DINO final"] == "0.500 ± 0.000" == cells["DINO final"]
+
+
+def test_of_three_runs_it_is_students_over_them(tmp_path: Path) -> None:
+    finals, forgotten = (0.60, 0.66, 0.75), (0.1, 0.3, None)
+    runs = [
+        record("lora", summary=summary(0.5, final_average=f, forgetting=g), measures={"identified": f / 2}) | seed(n)
+        for n, (f, g) in enumerate(zip(finals, forgotten, strict=True))
+    ]
+    write(tmp_path, *(run | own() for run in runs))
+    (row,), (line,), (words,), (cells,) = shown(tmp_path)
+    # mean 0.67, deviation sqrt(0.0114 / 2), t = 4.302653 with two degrees of freedom: half = t sqrt(0.0057 / 3)
+    assert (row["low"]["dino_final_average"], row["high"]["dino_final_average"]) == (0.482452, 0.857548)
+    expected = stats.t.interval(0.95, 2, loc=0.67, scale=stats.sem(finals))
+    assert (line["dino_final_average_low"], line["dino_final_average_high"]) == pytest.approx(expected, abs=1e-6)
+    assert row["high"]["identified"] == pytest.approx(expected[1] / 2, abs=1e-6)
+    assert (row["low"]["clip_t_final_average"], row["high"]["clip_t_final_average"]) == (0.25, 0.25)
+    assert row["mean"]["dino_forgetting"] == 0.2 and row["low"]["dino_forgetting"] is None  # of two runs
+    assert words["DINO final"] == r"0.670 ± 0.075 \[0.482, 0.858\]"
+    assert cells["DINO final"] == "0.670 ± 0.075 0.48 to 0.86" and cells["forgetting"] == "0.200 ± 0.141"
+
+
+def test_older_records_show_nothing(tmp_path: Path) -> None:
+    write(tmp_path, record("lora"))
+    (row,), _, (words,), (cells,) = shown(tmp_path)
+    assert set(row["low"].values()) == {None} and " to " not in " ".join(cells.values())
+    assert words["DINO final"] == "0.500"
+    assert words["forgetting by noise"] == words["intransigence"] == cells["intransigence"] == "-"
+    assert row["mean"]["dino_forward_transfer"] is None
+
+
+@pytest.mark.parametrize("bounds", [[float("nan")] * 2, [0.1, float("nan")], [0.1, float("inf")], None])
+def test_an_interval_without_ends_is_not_shown(tmp_path: Path, bounds: list[float] | None) -> None:
+    write(tmp_path, record("lora", **own(final_average=bounds)))
+    (row,), _, (words,), (cells,) = shown(tmp_path)
+    assert words["DINO final"] == cells["DINO final"] == "0.500" and row["high"]["dino_final_average"] is None
+
+
+def test_an_interval_of_no_number_is_not_shown(tmp_path: Path) -> None:
+    write(tmp_path, record("lora", None, **own(normalised_retention=[0.1, 0.2])))
+    _, _, (words,), (cells,) = shown(tmp_path)
+    assert words["retention"] == cells["retention"] == "-"
+
+
+def test_what_is_not_known_of_intervals_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, record("lora", intervals={"fid": 3, "dino": {"luck": "much", "plasticity": [0, 1]}}))
+    (row,), *_ = shown(tmp_path)
+    assert (row["low"]["dino_plasticity"], row["high"]["dino_plasticity"]) == (0, 1)
+
+
+def test_the_terminal_has_the_first_where_there_is_room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, record("lora", **own()))
+    groups_in(tmp_path)
+    assert "0.500 [0.48, 0.52] " in capsys.readouterr().out
+    found = leaderboard.groups(leaderboard.read(tmp_path))
+    for width, cell in ((119, "0.500"), (120, "0.500 [0.48, 0.52]")):
+        (made,) = in_terminal(found, [], width)
+        assert [str(it) for it in made.columns[3].cells] == [cell]
+
+
+# The noise, and what is in the tables alone
+
+
+def test_noise_stands_right_of_forgetting_and_forward_transfer_on_no_page(tmp_path: Path) -> None:
+    more = {"forgetting": 0.051, "forgetting_from_noise": 0.0173, "forward_transfer": 0.0625}
+    write(tmp_path, record("lora", summary=summary(0.5, **more)))
+    (row,), (line,), (words,), (cells,) = shown(tmp_path)
+    for heads in (list(words), list(cells)):
+        assert heads[heads.index("forgetting") + 1] == "forgetting by noise" and "forward transfer" not in heads
+    assert words["forgetting by noise"] == cells["forgetting by noise"] == "0.017"
+    assert (line["dino_forgetting_from_noise"], line["dino_forward_transfer"]) == (0.0173, 0.0625)
+    assert (row["mean"]["dino_forgetting_from_noise"], row["mean"]["dino_forward_transfer"]) == (0.0173, 0.0625)
+    text = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "- forgetting by noise: what Chaudhry's maximum gives a method that forgets nothing" in text
+
+
+# Intransigence
+
+Cells = dict[tuple[int, str], list[float]]  # by row and concept, the pictures' scores
+ALONE: Cells = {(1, "a"): [0.7, 0.9], (2, "a"): [0.7, 0.9], (2, "b"): [0.5, 0.7]}  # a 0.8, b 0.6
+METHOD: Cells = {(1, "a"): [0.6, 0.8], (2, "a"): [0.1, 0.1], (2, "b"): [0.2, 0.4]}  # after its own task: a 0.7, b 0.3
+TURNED: Cells = {(1, "b"): [0.2, 0.4], (2, "b"): [0.0, 0.0], (2, "a"): [0.6, 0.8]}  # the same, b first
+
+
+def scored(folder: Path, method: str, cells: Cells, draw: tuple[int, int] = (0, 0), **more: Any) -> None:
+    """A run over a and b, in orders above 0 b and a, whose scores.csv has these cells and those of row 0."""
+    names = ["b", "a"] if draw[1] else ["a", "b"]
+    cells = {(0, c): [0.1, 0.1] for c in names} | cells
+    lines = [(t, "cell", c, f"p{k}", 0, "dino", v) for (t, c), values in cells.items() for k, v in enumerate(values)]
+    results.write_scores(folder / "scores.csv", pd.DataFrame(lines, columns=results.SCORE_COLUMNS))
+    made = record(method) | {
+        "config": {"backbone": "miniature", "seed": draw[0], "order": draw[1], "method": method},
+        "facts": {"method": method, "sequence": "5e" * 32},  # its content, the same in every order
+        "sequence": {"name": "seq", "version": 1, "concepts": names},
+    }
+    (folder / "run.json").write_text(json.dumps(made | more))
+
+
+def intransigence(folder: Path) -> dict[str, tuple[float | None, float | None, float | None]]:
+    """By method the mean and the interval's ends."""
+    (group,) = groups_in(folder)
+    return {
+        row["method"]: tuple(row[k]["dino_intransigence"] for k in ("mean", "low", "high")) for row in group["rows"]
+    }
+
+
+def means(folder: Path) -> dict[str, float | None]:
+    return {method: mean for method, (mean, _, _) in intransigence(folder).items()}
+
+
+def test_intransigence_by_hand(tmp_path: Path) -> None:
+    scored(tmp_path / "1", "isolated", ALONE)
+    scored(tmp_path / "2", "l2", METHOD)
+    scored(tmp_path / "3", "ewc", {(1, "a"): [0.9, 0.9], (2, "a"): [0.5, 0.5], (2, "b"): [0.7, 0.7]})
+    rows, csv, words, cells = shown(tmp_path)
+    found = {row["method"]: row["mean"]["dino_intransigence"] for row in rows}
+    assert found == {"isolated": 0, "l2": 0.2, "ewc": -0.1}  # ((0.8 - 0.7) + (0.6 - 0.3)) / 2
+    assert {line["method"]: line["dino_intransigence"] for line in csv} == found
+    said = {row["method"]: row["intransigence"] for row in words}
+    assert said == {"isolated": "0.000", "l2": "0.200", "ewc": "-0.100"}
+    # picture by picture the differences are 0.1 and 0.1 of a, 0.3 and 0.3 of b: drawn concepts have 0.1, 0.2 or 0.3
+    paired = bootstrap([0.1, 0.1, 0.3, 0.3], list("aabb"), ["p0", "p1"] * 2)
+    (l2,) = [row for row in rows if row["method"] == "l2"]
+    bounds = (l2["low"]["dino_intransigence"], l2["high"]["dino_intransigence"])
+    assert bounds == pytest.approx((paired.low, paired.high)) and bounds == (0.1, 0.3)
+    assert {row["method"]: row["intransigence"] for row in cells}["l2"] == "0.200 0.10 to 0.30"
+
+
+def test_intransigence_is_of_the_same_seed_and_rather_of_the_same_order(tmp_path: Path) -> None:
+    scored(tmp_path / "1", "isolated", ALONE)
+    scored(tmp_path / "2", "isolated", {(1, "b"): [0.9], (2, "b"): [0.9], (2, "a"): [0.9]}, (0, 1))
+    scored(tmp_path / "3", "l2", METHOD)
+    scored(tmp_path / "4", "ewc", TURNED, (0, 1))  # ((0.9 - 0.3) + (0.9 - 0.7)) / 2
+    scored(tmp_path / "5", "olora", TURNED, (0, 2))
+    scored(tmp_path / "6", "clora", METHOD, (1, 0))
+    assert means(tmp_path) == {"isolated": 0, "l2": 0.2, "ewc": 0.4, "olora": 0.2, "clora": None}
+
+
+def test_intransigence_is_against_isolated_with_its_usual_settings(tmp_path: Path) -> None:
+    file = {"backbone": "miniature", "seed": 0, "order": 0, "method": "./isolated.py"}
+    scored(tmp_path / "1", "isolated", ALONE, changed={"rank": 1}, hash="00000001")
+    scored(tmp_path / "2", "isolated", ALONE, config=file, hash="00000002")
+    scored(tmp_path / "3", "l2", METHOD)
+    assert set(means(tmp_path).values()) == {None}
+    scored(tmp_path / "4", "isolated", METHOD, hash="00000004")
+    assert means(tmp_path) == {"isolated": 0, "l2": 0, "isolated rank=1": -0.2, "isolated (own file)": -0.2}
+
+
+def test_of_two_rows_of_isolated_the_one_with_more_runs_is_the_measure(tmp_path: Path) -> None:
+    scored(tmp_path / "1", "isolated", METHOD, hash="00000001")
+    for n in (0, 1):
+        scored(tmp_path / f"2{n}", "isolated", ALONE, (n, 0), hash="00000002")
+    scored(tmp_path / "3", "l2", METHOD)
+    (group,) = groups_in(tmp_path)
+    found = {(row["method"], row["hash"]): row["mean"]["dino_intransigence"] for row in group["rows"]}
+    assert found == {("isolated", "00000001"): 0.2, ("isolated", "00000002"): 0, ("l2", "l2000000"): 0.2}
+
+
+@pytest.mark.parametrize("what", ["nothing", "scores", "scores of isolated", "a concept", "a concept of isolated"])
+def test_without_all_scores_there_is_no_intransigence(tmp_path: Path, what: str) -> None:
+    short = {(1, "b"): [0.5], (2, "a"): [0.5], (2, "b"): [0.5]}  # of a there is nothing right after its own task
+    scored(tmp_path / "1", "isolated", short if what == "a concept of isolated" else ALONE)
+    scored(tmp_path / "2", "l2", short if what == "a concept" else METHOD)
+    if what.startswith("scores"):
+        (tmp_path / ("1" if "isolated" in what else "2") / "scores.csv").unlink()
+    found = intransigence(tmp_path)["l2"]
+    assert found == ((0.2, 0.1, 0.3) if what == "nothing" else (None, None, None))
+
+
+def test_intransigence_over_three_seeds(tmp_path: Path) -> None:
+    for n, less in enumerate((0.0, 0.1, 0.2)):
+        scored(tmp_path / f"a{n}", "isolated", ALONE, (n, 0))
+        scored(tmp_path / f"b{n}", "l2", {k: [v - less for v in values] for k, values in METHOD.items()}, (n, 0))
+    # 0.2, 0.3, 0.4: deviation 0.1, half of the interval 4.302653 * 0.1 / sqrt(3)
+    assert intransigence(tmp_path)["l2"] == (0.3, 0.051586, 0.548414)
+
+
+# The same bytes
+
+
+def test_the_order_of_runs_changes_nothing(tmp_path: Path) -> None:
+    for n, draw in enumerate(((0, 0), (1, 0), (0, 1), (2, 0))):
+        scored(tmp_path / f"a{n}", "isolated", TURNED if draw[1] else ALONE, draw)
+        if n != 2:
+            scored(tmp_path / f"b{n}", "l2", METHOD, draw, summary=summary(0.1 * n), **own())
+    scored(tmp_path / "c", "isolated", METHOD, hash="ffffffff")
+    runs = leaderboard.read(tmp_path)
+
+    def written(order: list[Any]) -> list[str]:
+        found = leaderboard.groups(order)
+        whole = json.dumps(as_json(found, [], {}))
+        return [whole, table(found).to_csv(), markdown(found, [], {}), page(found, [], {}, tmp_path)]
+
+    expected = written(runs)
+    for order in itertools.islice(itertools.permutations(runs), 0, None, 4001):
+        assert written(list(order)) == expected
