@@ -48,6 +48,7 @@ HEAT_DARK = ("#181d27", "#1d2f49", "#1f4a6c", "#266e89", "#419593", "#83bf9d", "
 MARK = "#c62828"  # the frame around what was just learned
 LEVELS = 24  # shades of a heat map
 MOST_POINTS = 120  # of a line
+FEWEST = 3  # values that an interval needs
 SETTINGS = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -119,7 +120,7 @@ def interval(values: Array) -> tuple[Array, Array]:
     low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
     for k, column in enumerate(values.T):
         there = column[~np.isnan(column)]
-        if len(there) >= 3:
+        if len(there) >= FEWEST:
             found = bootstrap(there, [str(j) for j in range(len(there))])
             low[k], high[k] = found.low, found.high
     return low, high

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cpbench import composition, config, plots, results
+from cpbench.intervals import bootstrap
+from cpbench.plots import FEWEST
 from cpbench.report import TITLES, number
 from cpbench.report_data import SHOWN, Shown, figure, judge_of, part, prompts_of, said
 
@@ -170,16 +173,31 @@ def cost_cells(cost: dict[str, float]) -> list[str]:
 
 
 def measure_rows(run: Shown) -> dict[str, Any]:
-    """Of measures.csv a line a row: means over concepts or nouns of MEASURES, those that have one; empty without it."""
+    """Of measures.csv a line a row: means over concepts or nouns of MEASURES, those that have one, each with its interval.
+
+    Empty without it.
+    """
     if run.measures is None or run.measures["value"].isna().all():
         return {}
-    means = run.measures.groupby(["row", "measure"])["value"].mean().dropna()
-    heads = [(name, head) for name, head in MEASURES.items() if name in means.index.get_level_values(1)]
+    table = run.measures.dropna(subset="value")
+    heads = [(name, head) for name, head in MEASURES.items() if name in set(table["measure"])]
+    parts = {key: own for key, own in table.groupby(["row", "measure"])}
     rows = [
-        ("untouched" if t == 0 else f"task {t}", [figure(means.get((t, name))) for name, _ in heads])
-        for t in sorted(run.measures["row"].unique())
+        ("untouched" if t == 0 else f"task {t}", [measure_cell(parts.get((t, name))) for name, _ in heads])
+        for t in sorted(table["row"].unique())
     ]
     return {"heads": [head for _, head in heads], "rows": rows}
+
+
+def measure_cell(own: pd.DataFrame | None) -> tuple[str, str]:
+    """The mean of a measure in a row and, from three concepts or nouns on, its interval."""
+    if own is None:
+        return "-", ""
+    low_high = ""
+    if len(own) >= FEWEST:
+        found = bootstrap(own["value"], list(own["concept"]))
+        low_high = f"{number(found.low)} to {number(found.high)}"
+    return figure(float(own["value"].mean())), low_high
 
 
 def pair_rows(run: Shown) -> list[tuple[str, list[str]]]:

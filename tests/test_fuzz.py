@@ -23,7 +23,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cpbench import config, describing, finished, images, leaderboard, results, sequences
+from cpbench import config, describing, finished, images, leaderboard, measures, results, sequences
 from cpbench.errors import UserError
 from cpbench.method import State
 
@@ -377,6 +377,23 @@ def test_tables_of_scores(tmp_path: Path) -> None:
             again_path = tmp_path / "again.csv"
             results.write_scores(again_path, scores)
             assert results.read_scores(again_path) is not None
+
+    again(tables)
+
+
+def test_tables_of_measures(tmp_path: Path) -> None:
+    lines = "1,identified,dog,0.5\n1,A_mmd,,12.25\n1,moved,stuffed animal,\n"
+    whole = [f"row,measure,concept,value\n{lines}".encode(), b"row,concept,nearest,count\n1,dog,cat,3\n1,dog,dog,5\n"]
+
+    @FEW
+    @given(spoiled(whole) | st.binary(max_size=200))
+    def tables(data: bytes) -> None:
+        for name, read in (("measures.csv", measures.read), ("identification.csv", measures.read_confusion)):
+            (tmp_path / name).write_bytes(data)
+            with nothing_outside(tmp_path):
+                table = read(tmp_path)
+                if table is not None and name == "measures.csv":
+                    assert all(isinstance(v, float) for v in measures.summary(table, 1).values())
 
     again(tables)
 

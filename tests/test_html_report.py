@@ -24,6 +24,7 @@ from cpbench import html_report, metrics, plots, report, report_data, report_pic
 from cpbench.cli import main
 from cpbench.config import resolve
 from cpbench.errors import UserError
+from cpbench.intervals import bootstrap
 
 PROMPTS = ["a {} in the snow", "a {} on the beach", "a {} with a city in the background", "a purple {}"]  # quick3's
 QUICK3 = sequences.load("quick3")
@@ -723,6 +724,14 @@ def test_measures_and_pairs_are_told_where_they_are(tmp_path: Path, fast: None) 
     found = [(name, re.findall(r"<td>([^<]*)</td>", row)) for name, row in cells]
     moved = [("untouched", ["0.500"]), ("task 1", ["0.600"]), ("task 2", ["0.700"]), ("task 3", ["0.800"])]
     assert found == [*moved, ("untouched", ["0.250", "-", "-", "0.250"]), ("task 3", ["3.250", "-", "-", "3.250"])]
+
+    more = [(3, "identified", c, v) for c, v in zip(("dog", "backpack", "dog2"), (0.2, 0.8, 0.5), strict=True)]
+    table = pd.concat([table, pd.DataFrame([*more, (3, "A_mmd", "", 4.5)], columns=table.columns)])
+    (folder / "measures.csv").write_text(table.to_csv(index=False))
+    heads, *rows = next(t for t in Tree(html_report.page([report_data.read(folder)])).tables if "A_mmd ↓" in t[0])
+    assert heads == ["model", "identified ↑", "plain nouns moved ↓", "A_mmd ↓"]
+    found = bootstrap([0.2, 0.8, 0.5], ["a", "b", "c"])
+    assert rows[3] == ["task 3", f"0.500 {found.low:.3f} to {found.high:.3f}", "0.800", "4.500"]
 
     (folder / "measures.csv").write_text("no table")
     assert "measures.csv is damaged and left out." in html_report.page([report_data.read(folder)])

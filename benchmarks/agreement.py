@@ -1,0 +1,84 @@
+"""Does the order of methods agree with the order in published tables? Kendall's tau, with its interval.
+
+    python benchmarks/agreement.py results/reference/dreambench10
+
+Ours is the final DINO and the final CLIP-I (last row, mean over concepts, means over seeds), theirs the table's picture
+score. The interval is of our side alone: our concepts are drawn again 2000 times, and tau is taken each time. With three
+or four methods tau has few values: the table gives them all, and an interval from -1 to 1 says that nothing is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import kendalltau
+
+from cpbench import leaderboard_runs, results
+
+DRAWS = 2000
+# Published final scores of pictures, higher is better; the backbones, data and numbers of concepts are others than ours.
+PUBLISHED = {
+    "CIFC's ten concepts, CLIP-I, Stable Diffusion 1.5 (Dong et al. 2024; ContinualHyper's transcription)": {
+        "seqlora": 0.737,
+        "ewc": 0.759,
+        "clora keep_noun=true": 0.769,
+        "cidm": 0.780,
+    },
+    "twenty concepts, CLIP-I of one concept (Concept Neuron Selection, 2025; its project page)": {
+        "textualinversion": 72.76,
+        "customdiffusion": 67.88,
+        "clora": 71.82,
+    },
+}
+
+
+def finals(folder: Path, metric: str) -> pd.DataFrame:
+    """Final scores, one row a concept, one column a method: means over its runs."""
+    parts: dict[str, list[pd.Series]] = {}
+    for run in leaderboard_runs.read(folder):
+        scores = results.read_scores(run.folder / "scores.csv")
+        if run.state or scores is None:
+            continue
+        last = len(run.record.sequence.concepts)
+        own = scores[(scores["kind"] == "cell") & (scores["metric"] == metric) & (scores["row"] == last)]
+        parts.setdefault(run.method.removesuffix("*"), []).append(own.groupby("concept")["value"].mean())
+    return pd.DataFrame({method: pd.concat(them, axis=1).mean(axis=1) for method, them in parts.items()})
+
+
+def agreement(ours: pd.DataFrame, theirs: dict[str, float]) -> tuple[float, float, float]:
+    """Kendall's tau-b of our means (concepts, methods) with theirs, and its 95 % interval over our concepts."""
+    table, published = ours[list(theirs)].to_numpy(), list(theirs.values())
+    chance = np.random.default_rng(0)
+    drawn = [table[chance.integers(len(table), size=len(table))].mean(axis=0) for _ in range(DRAWS)]
+    taus = [kendalltau(means, published).statistic for means in drawn]
+    low, high = np.nanquantile(taus, [0.025, 0.975])
+    return float(kendalltau(table.mean(axis=0), published).statistic), float(low), float(high)
+
+
+def main(folder: Path) -> None:
+    console = Console()
+    for source, theirs in PUBLISHED.items():
+        for metric, name in (("dino", "DINO"), ("clip_i", "CLIP-I")):
+            ours = finals(folder, metric)
+            there = {method: value for method, value in theirs.items() if method in ours}
+            missing = [method for method in theirs if method not in there]
+            table = Table(title=f"{source}; ours: final {name}", title_justify="left")
+            for head in ("method", "theirs", "ours"):
+                table.add_column(head, justify="left" if head == "method" else "right")
+            for method, value in sorted(there.items(), key=lambda it: -it[1]):
+                table.add_row(method, f"{value:g}", f"{ours[method].mean():.3f}")
+            console.print(table)
+            if missing:
+                console.print(f"no run of {', '.join(missing)}")
+            if len(there) > 2:
+                tau, low, high = agreement(ours, there)
+                console.print(f"Kendall's tau {tau:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/reference/dreambench10"))
