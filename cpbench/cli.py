@@ -464,6 +464,37 @@ def score(
     click.echo(folder)
 
 
+@cli.command(epilog="Example: cpbench classify results/runs/quick3/miniature/seqlora --rows 0,1,3")
+@RUN
+@click.option("--rows", multiple=True, callback=_numbered, help="Which rows, e.g. 0,5,10.  [default: all with a state]")
+@click.option(
+    "--draws", type=click.IntRange(1, 1000), default=4, show_default=True, help="Noises and timesteps a picture."
+)
+@click.option("--data", help="Where photographs are: a folder, or hub.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps.")
+@with_options(*TRUST)
+def classify(
+    run_: Path, rows: list[int] | None, draws: int, data: str | None, device: str, **trusted: bool | None
+) -> None:
+    """Ask the model itself which concept each real picture shows: a retention matrix without a judge.
+
+    A picture is of the concept whose words best predict the noise put on it. What comes out is in RUN/classifier; rows
+    that are there already stay.
+    """
+    from rich.console import Console
+
+    from cpbench import classifier_matrix
+
+    done = classifier_matrix.classify(run_, rows, draws, data, device, **trusted)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    for table in classifier_matrix.tables(done.matrix):
+        console.print(table)
+    if done.left_out:
+        click.echo(f"left out: {classifier_matrix.said(done.left_out)} not on disk")
+    click.echo(f"chance: one in the concepts of a row; UNet evaluations: {done.spent[0]} now, {done.spent[1]} in all")
+    click.echo(done.folder)
+
+
 @cli.command(epilog='Example: cpbench world "a dog in the snow" --subject dog2 --count 8 --output dog.png')
 @click.argument("caption", required=False)
 @click.option("--subject", help="Who is drawn.  [default: strangers of the class that the caption names]")

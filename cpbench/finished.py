@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,35 +56,15 @@ def open_run(
     folder = find(run)
     record = results.read_json(folder / "run.json")
     config, concepts, weights = recorded(record, folder)
-    loading = config.loading.model_copy(
-        update={"allow_pickle": bool(allow_pickle), "trust_remote_code": bool(trust_remote_code)}
-    )
-    config = config.model_copy(update={"device": device, "loading": loading})
-    if config.method.endswith(".py") and not trust_remote_code:
-        raise UserError(
-            f"run {folder}: its method is the Python file {config.method}; if you trust what is in it, pass --trust-remote-code"
-        )
+    config = allowed(config, folder, device, allow_pickle, trust_remote_code)
     there = [t for t in range(1, len(concepts) + 1) if (folder / f"task-{t:02d}" / "state.safetensors").exists()]
     if not there:
         raise UserError(f"run {folder}: has no state yet; let it finish a task first")
     t = there[-1] if after is None else after
     if t not in there:
         raise UserError(f"run {folder}: there is no state after task {t}; it has those after {_listed(there)}")
-    try:
-        state = State.load(folder / f"task-{t:02d}")
-    except (DamagedState, FileNotFoundError) as error:
-        raise UserError(f"run {folder}: {error}; run the same command again to do task {t} again") from None
-    if not state.concepts or not set(state.concepts) <= set(concepts):
-        raise UserError(
-            f"run {folder}: the state after task {t} is of concepts that run.json does not know; run it again"
-        )
-    from cpbench import backbones, runner
-
-    backbone = backbones.load(config.backbone, runner.pick_device(device), config.loading)
-    if backbone.weights_hash != weights:
-        raise UserError(f"run {folder}: was made with other weights than those of {config.backbone} here; use those")
-    kind = load_method(config.method)
-    method = kind(validated(kind.Options, config.options, f"run {folder}: method {config.method}"))
+    state = state_after(folder, t, concepts)
+    method, backbone = loaded(config, folder, weights)
     it = Finished(folder, config, method, state, backbone, {c: concepts[c] for c in state.concepts})
     with suppress(NotDefined), installed(it, (state.concepts[0],)):
         it.phrase(state.concepts[0])  # what is missing in the state shows here
@@ -103,6 +83,47 @@ def recorded(record: Any, folder: Path) -> tuple[RunConfig, dict[str, str], str]
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"run {folder}: run.json cannot be read; name another run, or run it again") from None
     return validated(RunConfig, given, f"run {folder}"), nouns, weights
+
+
+def allowed(
+    config: RunConfig, folder: Path, device: str, allow_pickle: bool | None, trust_remote_code: bool | None
+) -> RunConfig:
+    """A run's configuration on `device`, with what its user allows: what it says of that itself does not count.
+
+    UserError where its method is a file that the user does not trust.
+    """
+    loading = config.loading.model_copy(
+        update={"allow_pickle": bool(allow_pickle), "trust_remote_code": bool(trust_remote_code)}
+    )
+    if config.method.endswith(".py") and not trust_remote_code:
+        raise UserError(
+            f"run {folder}: its method is the Python file {config.method}; if you trust what is in it, pass --trust-remote-code"
+        )
+    return config.model_copy(update={"device": device, "loading": loading})
+
+
+def state_after(folder: Path, t: int, concepts: Collection[str]) -> State:
+    """The state after task t. UserError if it is not whole, or of none of these concepts or of others."""
+    try:
+        state = State.load(folder / f"task-{t:02d}")
+    except (DamagedState, FileNotFoundError) as error:
+        raise UserError(f"run {folder}: {error}; run the same command again to do task {t} again") from None
+    if not state.concepts or not set(state.concepts) <= set(concepts):
+        raise UserError(
+            f"run {folder}: the state after task {t} is of concepts that run.json does not know; run it again"
+        )
+    return state
+
+
+def loaded(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backbone]:
+    """The run's method and its backbone. UserError if that has other weights by now."""
+    from cpbench import backbones, runner
+
+    backbone = backbones.load(config.backbone, runner.pick_device(config.device), config.loading)
+    if backbone.weights_hash != weights:
+        raise UserError(f"run {folder}: was made with other weights than those of {config.backbone} here; use those")
+    kind = load_method(config.method)
+    return kind(validated(kind.Options, config.options, f"run {folder}: method {config.method}")), backbone
 
 
 @contextmanager

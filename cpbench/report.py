@@ -88,14 +88,7 @@ def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
     out = []
     shown = results.matrices(scores, concepts) if len(concepts) <= MOST_COLUMNS else {}
     for metric, matrix in shown.items():
-        table = compact(f"{TITLES[metric]} after task {t}")
-        table.add_column("model", no_wrap=True)
-        for concept in concepts:
-            table.add_column(concept, justify="right", overflow="fold", min_width=5)
-        for row, values in matrix.iterrows():
-            name = "untouched" if row == 0 else f"task {row}"
-            own = [f"[bold]{number(v)}[/bold]" if row == j + 1 else number(v) for j, v in enumerate(values)]
-            table.add_row(name, *own)
+        table = matrix_table(f"{TITLES[metric]} after task {t}", matrix)
         for kind, name in (("real", "real"), ("oracle", "oracle")):
             values = results.reference_row(scores, kind, metric, concepts)
             if not all(math.isnan(v) for v in values):
@@ -104,6 +97,19 @@ def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
     out.append(summary_table(scores, concepts, t))
     pairs = composition.summary(scores)
     return [*out, composition_table(pairs)] if t == len(concepts) and pairs else out
+
+
+def matrix_table(title: str, matrix: pd.DataFrame) -> Table:
+    """A retention matrix, a line a row; bold: each concept right after its own task."""
+    table = compact(title)
+    table.add_column("model", no_wrap=True)
+    for concept in matrix.columns:
+        table.add_column(concept, justify="right", overflow="fold", min_width=5)
+    for row, values in matrix.iterrows():
+        name = "untouched" if row == 0 else f"task {row}"
+        own = [f"[bold]{number(v)}[/bold]" if row == j + 1 else number(v) for j, v in enumerate(values)]
+        table.add_row(name, *own)
+    return table
 
 
 def composition_table(rows: dict[str, dict[str, float]]) -> Table:

@@ -5,7 +5,9 @@ A folder that is no run at all is a UserError. Whatever else is missing or damag
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import math
 import os
 import shlex
@@ -31,6 +33,7 @@ MOST_SAID = 300  # characters of a fact
 SHOWN = ("dino", "clip_i", "clip_t")  # in the order of the page: identity first
 IDENTIFICATION = "identification.csv"  # optional: whom each picture is nearest to, by DINO
 IDENTIFICATION_COLUMNS = ["row", "concept", "nearest", "count"]
+CLASSIFIER = "classifier/matrix.csv"  # optional: made by `cpbench classify`
 
 
 @dataclass
@@ -54,6 +57,7 @@ class Shown:
     costs: dict[int, dict[str, float]] = field(default_factory=dict)
     identification: pd.DataFrame | None = None
     measures: pd.DataFrame | None = None  # row, measure, concept, value
+    classifier: pd.DataFrame | None = None  # the rows that `cpbench classify` made, a column a concept
 
     @property
     def tasks(self) -> int:
@@ -121,6 +125,7 @@ def read(run: Path) -> Shown:
     add_costs(shown)
     add_identification(shown)
     add_measures(shown)
+    add_classifier(shown)
     return shown
 
 
@@ -308,6 +313,30 @@ def add_measures(shown: Shown) -> None:
         shown.measures = table[table["row"].isin(shown.drawn)]
     elif os.path.exists(shown.folder / "measures.csv"):
         shown.notes.append("measures.csv is damaged and left out.")
+
+
+def add_classifier(shown: Shown) -> None:
+    """The diffusion classifier's matrix: shares of real pictures, a row for each that was made; None without the file."""
+    file = shown.folder / CLASSIFIER
+    try:
+        if not os.path.isfile(file):
+            return
+        if file.stat().st_size > MOST_CURVE:
+            raise ValueError("too large")
+        text = file.read_text()
+        head, *lines = csv.reader(io.StringIO(text), strict=True)
+        if head != ["row", *shown.concepts] or not text.endswith("\n"):
+            raise ValueError("other columns, or cut")
+        rows = [int(line[0]) for line in lines]
+        values = np.array([[float(v) if v else math.nan for v in line[1:]] for line in lines])
+        known = set(range(shown.tasks + 1))
+        if values.shape != (len(rows), shown.tasks) or len(set(rows) & known) < len(lines):
+            raise ValueError("rows that are none")
+        if not ((values >= 0) & (values <= 1) | np.isnan(values)).all():
+            raise ValueError("shares that are none")
+        shown.classifier = pd.DataFrame(values, rows, shown.concepts).sort_index()
+    except (OSError, ValueError, IndexError, OverflowError, csv.Error):
+        shown.notes.append(f"{CLASSIFIER} is damaged and left out.")
 
 
 def judge_of(run: Shown) -> str:

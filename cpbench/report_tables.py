@@ -89,25 +89,46 @@ def shade(value: float, scale: tuple[float, float]) -> int:
 def heat_tables(run: Shown, scale: dict[str, tuple[float, float]], most: int) -> list[dict[str, Any]]:
     """The retention matrices: for each metric rows of cells (text, shade, kind), of which at most `most` in all."""
     out = []
-    every = max(1, math.ceil((run.tasks + 1) * run.tasks / most))
-    rows = [t for t in range(run.tasks + 1) if t % every == 0 or t in (0, 1, run.tasks)]
+    rows = thinned(run, most)
     for metric, table in run.matrices.items():
-        made = []
-        for t in rows:
-            values = table.loc[t].to_numpy(dtype=float)
-            cells = [heat_cell(v, t, j, t in run.drawn, scale[metric]) for j, v in enumerate(values, 1)]
-            seen = values if t == 0 else values[:t]
-            average = float(np.mean(seen)) if t in run.drawn else math.nan
-            head = "untouched" if t == 0 else f"task {t}"
-            made.append({"head": head, "cells": cells, "mean": figure(average)})
+        made = heat_rows(table.loc[rows], run.drawn, scale[metric])
         for kind, head in (("oracle", "oracle"), ("real", "real")):
             values = run.reference(kind, metric)
             if not all(map(math.isnan, values)):
                 cells = [heat_cell(v, 0, j, True, scale[metric]) for j, v in enumerate(values, 1)]
                 made.append({"head": head, "cells": cells, "mean": figure(float(np.mean(values))), "kind": "reference"})
         title = f"{TITLES[metric]}: {JUDGED[metric]}"
-        out.append({"metric": metric, "title": title, "rows": made, "thinned": every > 1})
+        out.append({"metric": metric, "title": title, "rows": made, "thinned": len(rows) <= run.tasks})
     return out
+
+
+def thinned(run: Shown, most: int) -> list[int]:
+    """Rows of a matrix that are shown: all, or as many as have `most` cells together, the first two and the last among them."""
+    every = max(1, math.ceil((run.tasks + 1) * run.tasks / most))
+    return [t for t in range(run.tasks + 1) if t % every == 0 or t in (0, 1, run.tasks)]
+
+
+def heat_rows(table: pd.DataFrame, drawn: Sequence[int], scale: tuple[float, float]) -> list[dict[str, Any]]:
+    made = []
+    for t, row in table.iterrows():
+        values = row.to_numpy(dtype=float)
+        cells = [heat_cell(v, t, j, t in drawn, scale) for j, v in enumerate(values, 1)]
+        seen = values if t == 0 else values[:t]
+        average = float(np.mean(seen)) if t in drawn else math.nan
+        made.append({"head": "untouched" if t == 0 else f"task {t}", "cells": cells, "mean": figure(average)})
+    return made
+
+
+def classifier_table(run: Shown, most: int) -> dict[str, Any]:
+    """The diffusion classifier's matrix, on a scale from 0 to 1, with each row's chance; empty without it."""
+    if run.classifier is None or run.classifier.empty:
+        return {}
+    there = [t for t in thinned(run, most) if t in run.classifier.index]
+    table = run.classifier.loc[there]
+    rows = heat_rows(table, there, (0.0, 1.0))
+    for made, candidates in zip(rows, table.notna().sum(axis=1), strict=True):
+        made["chance"] = figure(1 / candidates if candidates else None)
+    return {"title": "Diffusion classifier: real pictures taken for their own concept", "rows": rows, "chance": True}
 
 
 def heat_cell(value: float, t: int, j: int, drawn: bool, scale: tuple[float, float]) -> dict[str, Any]:

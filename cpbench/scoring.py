@@ -44,13 +44,9 @@ def again(
     folder = finished.find(run)
     record = results.read_json(folder / "run.json")
     config, _, _ = finished.recorded(record, folder)
-    sequence = sequence_of(config, record["facts"], folder)
-    real = {
-        c.name: images.load(c, config.backbone, record["facts"]["picture_size"], data or config.data, config.fit)
-        for c in sequence.concepts
-    }
-    if odd := [c for c, them in real.items() if images.content_hash(them) != record["facts"]["images"].get(c)]:
-        raise UserError(f"run {folder}: the pictures of {odd[0]} are not those it learned from; name them with --data")
+    facts = facts_of(record, folder)
+    sequence = sequence_of(config, facts, folder)
+    real = real_pictures(config, facts, sequence, folder, data)
     theirs = judges.load_for(config.backbone, clip or config.clip, dino or config.dino, device)
     kept = measuring(folder, theirs)
     _, per_prompt = drawing_of(config, sequence)
@@ -78,10 +74,33 @@ def again(
     return target, concepts, max(there)
 
 
+def facts_of(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a run.json says of the run's input. UserError where it lacks what is looked for."""
+    facts = record["facts"]
+    if not (
+        isinstance(facts, dict) and isinstance(facts.get("images"), dict) and isinstance(facts.get("picture_size"), int)
+    ):
+        raise UserError(f"run {folder}: run.json cannot be read; name another run, or run it again")
+    return facts
+
+
+def real_pictures(
+    config: RunConfig, facts: dict[str, Any], sequence: sequences.Sequence, folder: Path, data: str | None
+) -> dict[str, np.ndarray]:
+    """By concept its pictures, uint8 (n, h, w, 3); UserError if they are not those that the run learned from."""
+    real = {
+        c.name: images.load(c, config.backbone, facts["picture_size"], data or config.data, config.fit)
+        for c in sequence.concepts
+    }
+    if odd := [c for c, them in real.items() if images.content_hash(them) != facts["images"].get(c)]:
+        raise UserError(f"run {folder}: the pictures of {odd[0]} are not those it learned from; name them with --data")
+    return real
+
+
 def sequence_of(config: RunConfig, facts: dict[str, Any], folder: Path) -> sequences.Sequence:
     """The run's sequence in its order; UserError if the file is another one by now."""
     sequence = sequences.load(config.sequence)
-    if sequences.content_hash(sequence) != facts["sequence"]:
+    if sequences.content_hash(sequence) != facts.get("sequence"):
         raise UserError(f"run {folder}: sequence {config.sequence} has changed since it was run; run it again")
     return sequences.ordered(sequence, config.order)
 
