@@ -11,7 +11,9 @@ gradient (their 4.3).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -147,14 +149,44 @@ def set_parameter(root: nn.Module, name: str, parameter: nn.Parameter) -> None:
     setattr(root.get_submodule(parent), leaf, parameter)
 
 
+def _set_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)
+
+
 def remove_lora(root: nn.Module, originals: Mapping[str, nn.Module]) -> None:
     """Put the original layers back and drop what peft left on the model."""
     for name, module in originals.items():
-        parent, _, leaf = name.rpartition(".")
-        setattr(root.get_submodule(parent), leaf, module)
+        _set_module(root, name, module)
     for attribute in ("peft_config", "_hf_peft_config_loaded"):
         if attribute in root.__dict__:
             delattr(root, attribute)
+
+
+@contextmanager
+def merged(root: nn.Module, originals: Mapping[str, nn.Module], factors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """For as long as it lasts, plain layers with the weights W + A B where there are LoRA layers: the same, but faster.
+
+    originals: the layers that were wrapped, by name; nothing in them changes. Of LoRA in float32 alone, see `can_merge`.
+    """
+    wrapped = {name: root.get_submodule(name) for name in originals}
+    with torch.no_grad():
+        for name, change in products(factors).items():
+            plain = copy.copy(originals[name])
+            plain._parameters = dict(originals[name]._parameters)  # the copy's own; the tensors are not copied
+            plain.weight = nn.Parameter(originals[name].weight + change, requires_grad=False)
+            _set_module(root, name, plain)
+    try:
+        yield
+    finally:
+        for name, layer in wrapped.items():
+            _set_module(root, name, layer)
+
+
+def can_merge(originals: Mapping[str, nn.Module], factors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether these are LoRA's factors, on layers in float32: in lower precision W + A B would lose what A B has."""
+    plain = all(name.endswith((".lora_A", ".lora_B")) for name in factors)
+    return plain and all(layer.weight.dtype == torch.float32 for layer in originals.values())
 
 
 # LoRAs as what they stand for: the change of the weights W, in the shape of W (out, in, ...)

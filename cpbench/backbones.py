@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -103,9 +103,12 @@ class Backbone:
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """With `offload`, networks wait in main memory while another draws (diffusers' enable_model_cpu_offload)."""
+        """LoRAs are merged where they can be (`adapters.merged`). With `offload`, networks wait in main memory while another
+        draws (diffusers' enable_model_cpu_offload)."""
         if not self.offload:
-            yield
+            can = adapters.can_merge(self._originals, self.factors)
+            with adapters.merged(self.unet, self._originals, self.factors) if can else nullcontext():
+                yield
             return
         moved = [(m, n, b) for _, part in self.parts() for m in part.modules() for n, b in m._buffers.items()]
         self.pipe.enable_model_cpu_offload(device=self.device)

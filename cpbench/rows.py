@@ -50,33 +50,36 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
         return False
     watch, rows = Stopwatch(), []
     before, drawn, reused = run.backbone.unet_evaluations, 0, 0
-    for cell in run.cells_of(t):
-        reporter.at(f"task {t} of {len(run.concepts)}: drawing {cell.name}")
+    for group in together(run.cells_of(t)):
+        what = group[0].name if len(group) == 1 else f"{len(group)} plain nouns"
+        reporter.at(f"task {t} of {len(run.concepts)}: drawing {what}")
         try:
             with watch("drawing"):
-                pictures, files, fresh = draw_cell(run, cell, state)
+                every, fresh = draw_cells(run, group, state)
         except NotDefined as reason:
-            reporter.say(f"task {t}, {cell.name}: not defined ({reason})")
-            metrics_of = cells.METRICS[cell.kind]
-            rows += [(t, cell.kind, cell.name, *w, m, float("nan")) for m in metrics_of for w in cell.which]
+            for cell in group:
+                reporter.say(f"task {t}, {cell.name}: not defined ({reason})")
+                metrics_of = cells.METRICS[cell.kind]
+                rows += [(t, cell.kind, cell.name, *w, m, float("nan")) for m in metrics_of for w in cell.which]
             continue
-        drawn, reused = drawn + fresh, reused + cell.pictures - fresh
-        for (template, k), file in zip(cell.which, files, strict=True):
-            place(file, folder_of(run.task_folder(t), cell) / f"{cell.templates.index(template):02d}-{k}.png")
-        if failed := [w for w, p in zip(cell.which, pictures, strict=True) if is_blank(p)]:
-            prompt, index = failed[0]
-            reporter.say(
-                f"task {t}, {cell.name}: {len(failed)} of {cell.pictures} pictures failed, of one colour all over and not "
-                f"scored (the first: {prompt!r}, {index})"
-            )
-        with watch("judging"):
-            rows += score(t, cell, cell.kind, pictures, run.images, run.judges)
-            if t == 0 and cell.kind == "cell":
-                drawn_world = images.is_drawn(cell.concepts[0], run.config.backbone)
-                rows += reference_rows(cell, run.images, run.judges, run.config.seed if drawn_world else None)
-                real = run.images[cell.name][0]
-                results.write_atomically(folder_of(run.task_folder(t), cell) / "real.png", png_bytes(real))
-        reporter.advance(run.sampler.evaluations(cell.pictures))
+        drawn, reused = drawn + fresh, reused + sum(cell.pictures for cell in group) - fresh
+        for cell, pictures, files in every:
+            for (template, k), file in zip(cell.which, files, strict=True):
+                place(file, folder_of(run.task_folder(t), cell) / f"{cell.templates.index(template):02d}-{k}.png")
+            if failed := [w for w, p in zip(cell.which, pictures, strict=True) if is_blank(p)]:
+                prompt, index = failed[0]
+                reporter.say(
+                    f"task {t}, {cell.name}: {len(failed)} of {cell.pictures} pictures failed, of one colour all over and not "
+                    f"scored (the first: {prompt!r}, {index})"
+                )
+            with watch("judging"):
+                rows += score(t, cell, cell.kind, pictures, run.images, run.judges)
+                if t == 0 and cell.kind == "cell":
+                    drawn_world = images.is_drawn(cell.concepts[0], run.config.backbone)
+                    rows += reference_rows(cell, run.images, run.judges, run.config.seed if drawn_world else None)
+                    real = run.images[cell.name][0]
+                    results.write_atomically(folder_of(run.task_folder(t), cell) / "real.png", png_bytes(real))
+            reporter.advance(run.sampler.evaluations(cell.pictures))
     cost = {
         **watch.record(),
         "drawing_unet_evaluations": run.backbone.unet_evaluations - before,
@@ -88,15 +91,37 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
     return True
 
 
-def draw_cell(run: Run, cell: Cell, state: State | None) -> tuple[np.ndarray, list[Path], int]:
-    """See `draw_once`; by the untouched model where there is no state. Raises NotDefined as `install` does."""
-    method, words = run.method_class(run.options), cell.nouns
-    if state and cell.learned:
-        words = tuple(method.phrase(c.name, c.class_noun, state) for c in cell.learned)
-    wanted = [Wanted(template.format(*words), run.config.seed, cell.name, template, k) for template, k in cell.which]
-    with run.backbone.installed(method, state, tuple(c.name for c in cell.learned)):
-        refuse_unknown_words(run, words)
-        return draw_once(run.backbone, wanted, run.sampler, run.cache)
+def together(row: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of a row in the order they are drawn: each by itself, but the plain nouns at once.
+
+    Fifteen of a picture each are one call of the pipeline then, instead of fifteen.
+    """
+    nouns = [cell for cell in row if cell.kind == "prior"]
+    return [[cell] for cell in row if cell.kind != "prior"] + ([nouns] if nouns else [])
+
+
+def draw_cells(
+    run: Run, group: list[Cell], state: State | None
+) -> tuple[list[tuple[Cell, np.ndarray, list[Path]]], int]:
+    """Pictures and their files, by cell, and how many were drawn, see `draw_once`; by the untouched model where there is
+    no state. All cells of a group have the same concepts installed. Raises NotDefined as `install` does.
+    """
+    method, wanted, phrases = run.method_class(run.options), [], []
+    learned = group[0].learned
+    for cell in group:
+        words = cell.nouns
+        if state and learned:
+            words = tuple(method.phrase(c.name, c.class_noun, state) for c in learned)
+        phrases += words
+        wanted += [
+            Wanted(template.format(*words), run.config.seed, cell.name, template, k) for template, k in cell.which
+        ]
+    with run.backbone.installed(method, state, tuple(c.name for c in learned)):
+        refuse_unknown_words(run, phrases)
+        pictures, files, fresh = draw_once(run.backbone, wanted, run.sampler, run.cache)
+    ends = np.cumsum([cell.pictures for cell in group])
+    parts = zip(group, ends - [cell.pictures for cell in group], ends, strict=True)
+    return [(cell, pictures[i:j], files[i:j]) for cell, i, j in parts], fresh
 
 
 def refuse_unknown_words(run: Run, phrases: Sequence[str]) -> None:

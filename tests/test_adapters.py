@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cpbench import adapters
-from cpbench.adapters import TokenRows, add_lora, inner_name, matching_modules, remove_lora, set_parameter
-from cpbench.backbones import Backbone
+from cpbench.adapters import (
+    TokenRows,
+    add_lora,
+    can_merge,
+    inner_name,
+    matching_modules,
+    remove_lora,
+    set_parameter,
+)
+from cpbench.backbones import Backbone, fingerprint
 
 WORDS, WIDTH = 7, 5
 
@@ -319,3 +327,53 @@ def test_changes_go_on_top_of_the_weights_of_their_layers_alone(tiny: Backbone) 
     tiny.restore()
     adapters.add_to_weights(tiny, {})
     assert tiny.weights == {} and all(torch.equal(p, before[n]) for n, p in tiny.unet.named_parameters())
+
+
+# Merged, to draw with
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_merged_layers_compute_the_same_and_leave_no_trace(tiny: Backbone, replaced: bool) -> None:
+    before = fingerprint(tiny)
+    targets = ("to_q", "to_v", "conv1", "ff.net.2")
+    if replaced:
+        tiny.replace_weights({"conv_in.weight": tiny.unet.conv_in.weight * 1.5})
+    factors = tiny.add_lora(4, targets, seeded(0))
+    for factor in factors.values():
+        factor.data = torch.randn(factor.shape, generator=seeded(len(factor))) * 0.1
+    noisy, t = torch.randn(2, *tiny.latent_shape, generator=seeded(1)), torch.tensor([100, 700])
+    words = tiny.encode_prompts(["a dog", "a cat in the snow"])
+    layers = {name: type(m) for name, m in tiny.unet.named_modules()}
+    with torch.no_grad():
+        wrapped = tiny.predict(noisy, t, words)
+        hashed = tiny.installed_hash()
+        with tiny.drawing():
+            merged = tiny.predict(noisy, t, words)
+            assert not any("lora" in name for name, _ in tiny.unet.named_modules())
+        torch.testing.assert_close(tiny.predict(noisy, t, words), wrapped, rtol=0, atol=0)
+    torch.testing.assert_close(merged, wrapped, rtol=1e-4, atol=1e-5)
+    assert {name: type(m) for name, m in tiny.unet.named_modules()} == layers and tiny.installed_hash() == hashed
+    tiny.restore()
+    assert fingerprint(tiny) == before
+    with torch.no_grad():
+        assert not torch.allclose(tiny.predict(noisy, t, words), wrapped, atol=1e-3)  # the LoRA did something
+
+
+def test_a_failure_while_merged_puts_the_loras_back(tiny: Backbone) -> None:
+    before = fingerprint(tiny)
+    tiny.add_lora(2, ("to_k",), seeded(0))
+    with_lora = fingerprint(tiny)
+    with pytest.raises(RuntimeError, match="while drawing"), tiny.drawing():
+        raise RuntimeError("while drawing")
+    assert fingerprint(tiny) == with_lora
+    tiny.restore()
+    assert fingerprint(tiny) == before
+
+
+@pytest.mark.parametrize("kind", ["lora", "vera", "dora"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_loras_in_float32_are_merged(kind: str, dtype: torch.dtype) -> None:
+    root = nn.ModuleDict({"to_q": nn.Linear(6, 4), "other": nn.Linear(4, 4)}).to(dtype)
+    originals = {"to_q": root["to_q"]}
+    factors = add_lora(root, ["to_q"], 2, seeded(0), kind=kind)
+    assert can_merge(originals, factors) == (kind == "lora" and dtype == torch.float32)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cpbench import cells, sequences
+from cpbench import cells, rows, sequences
 from cpbench.miniature import world
 from cpbench.results import read_json, read_scores
 
@@ -37,11 +37,11 @@ def test_the_nouns_are_dreambenchs() -> None:
 
 
 def test_rows_have_what_was_learned_pairs_at_both_ends_and_all_nouns(two: sequences.Sequence) -> None:
-    rows = [cells.of_row(two, t, 2) for t in range(3)]
-    for cell_names, row in zip((["dog", "vase"], ["dog"], ["dog", "vase"]), rows, strict=True):
+    made = [cells.of_row(two, t, 2) for t in range(3)]
+    for cell_names, row in zip((["dog", "vase"], ["dog"], ["dog", "vase"]), made, strict=True):
         assert [c.name for c in row if c.kind == "cell"] == cell_names
-    assert [[c.name for c in row if c.kind == "pair"] for row in rows] == [["dog+vase"], [], ["dog+vase"]]
-    for row in rows:
+    assert [[c.name for c in row if c.kind == "pair"] for row in made] == [["dog+vase"], [], ["dog+vase"]]
+    for row in made:
         assert {c.name for c in row if c.kind == "prior"} == set(cells.NOUNS)
         counts = {(c.name, c.kind): c.pictures for c in row}
         assert counts["dog", "cell"] == 4 and counts["dog", "prior"] == 2 and counts.get(("dog+vase", "pair"), 2) == 2
@@ -64,11 +64,19 @@ def test_without_the_key_no_noun_is_drawn(tmp_path: Path) -> None:
 
 
 def test_the_upper_triangle_is_asked_for_by_class_nouns(two: sequences.Sequence) -> None:
-    rows = [cells.of_row(two, t, 2, upper_triangle=True) for t in range(3)]
-    assert [[c.name for c in row if c.kind == "unlearned"] for row in rows] == [[], ["vase"], []]
-    (cell,) = (c for c in rows[1] if c.kind == "unlearned")
+    made = [cells.of_row(two, t, 2, upper_triangle=True) for t in range(3)]
+    assert [[c.name for c in row if c.kind == "unlearned"] for row in made] == [[], ["vase"], []]
+    (cell,) = (c for c in made[1] if c.kind == "unlearned")
     assert cell.nouns == ("vase",) and not cell.learned and cell.pictures == 2
-    assert [c for c in rows[1] if c.kind != "unlearned"] == cells.of_row(two, 1, 2)
+    assert [c for c in made[1] if c.kind != "unlearned"] == cells.of_row(two, 1, 2)
+
+
+def test_plain_nouns_are_drawn_at_once(two: sequences.Sequence) -> None:
+    row = cells.of_row(two, 1, 2, upper_triangle=True)
+    groups = rows.together(row)
+    assert [[cell.name for cell in group] for group in groups[:-1]] == [["dog"], ["vase"]]
+    assert groups[-1] == row[2:] and len(groups[-1]) == 15
+    assert rows.together(row[:1]) == [row[:1]]
 
 
 def test_forward_transfer_is_of_the_upper_triangle_when_it_is_drawn(short_run: Callable) -> None:

@@ -158,7 +158,9 @@ def test_record_says_what_was_run(small: Path, output: Path, lora: dict[str, Any
     record = run_json(folder)
     assert record["status"] == "finished"
     nouns = {"dog": "dog", "backpack": "backpack"}
-    assert record["sequence"] == {"name": "small", "version": 1, "concepts": CONCEPTS, "class_nouns": nouns}
+    prompts = dict.fromkeys(CONCEPTS, ["a {} in the snow"])
+    expected = {"name": "small", "version": 1, "concepts": CONCEPTS, "class_nouns": nouns, "prompts": prompts}
+    assert record["sequence"] == expected
     assert record["pictures"] == "drawn" and record["sees_earlier_data"] is False
     config = record["config"]
     assert {k: config[k] for k in ("method", "backbone", "seed", "order")} == {
