@@ -9,8 +9,9 @@ pictures x' of every earlier concept m, by its words y_m; then, on from that mod
 Shin et al. weigh the two by r and 1 - r, which is lambda = (1 - r) / r. LoRA, words and loss of the new concept are those of
 `seqlora`. Our reading: all the rest: an equal number of pictures for every earlier concept, drawn anew by every task
 (so that errors of drawing add up: a copy of a copy), one of the harness's prompts for each, in turn, by which it is
-also learned; as many of them a step as of the new concept; words of earlier concepts stay as they are. No picture
-that was given is kept, and none that was drawn outlives its task.
+also learned; as many of them a step as of the new concept; words of earlier concepts stay as they are. Guidance is
+low, since it sharpens every copy of a copy: on the miniature, with 4, colours burn out within five tasks. No picture that
+was given is kept, and none that was drawn outlives its task.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class ReplaySettings(Settings):
     replay_pictures: int = Field(20, ge=1, description="pictures drawn of every earlier concept, before each task")
     replay_weight: float = Field(1.0, gt=0, description="lambda, of the denoising term on them")
     replay_inference_steps: int = Field(50, ge=1, description="sampler steps of these pictures")
-    replay_guidance_scale: float = Field(7.5, ge=0, description="guidance of these pictures")
+    replay_guidance_scale: float = Field(2.0, ge=0, description="guidance of these pictures")
 
 
 class GenerativeReplay(SequentialLora):

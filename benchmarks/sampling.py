@@ -1,18 +1,20 @@
-"""Pictures a second: one pipeline call for a cell of 16 pictures against one call a picture, as the peers draw.
+"""Pictures a second: one pipeline call for a cell of 16 pictures against one call a picture, as the peers draw; and with a
+LoRA, merged into the weights while pictures are drawn, against peft's layers.
 
     taskset -c 0 .venv/bin/python benchmarks/sampling.py
 
-Prints the seconds of both and their ratio, on one thread, the best of three.
+Prints the seconds of each pair and their ratio, on one thread, the best of three.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
-from cpbench import backbones
+from cpbench import backbones, config
 from cpbench.sampling import Sampler, Wanted, draw
 
 
@@ -34,6 +36,15 @@ def main() -> None:
     singly = seconds(lambda: draw(backbone, cell, Sampler(batch_size=1)))
     print(
         f"16 pictures, 10 steps: {ours:.2f} s in one call, {singly:.2f} s in 16 calls; {singly / ours:.2f} times faster"
+    )
+    targets = config.resolve({"method": "seqlora", "sequence": "quick3"})[2].target_modules
+    backbone.add_lora(8, targets, torch.Generator().manual_seed(0))
+    merged = seconds(lambda: draw(backbone, cell, Sampler(batch_size=16)))
+    backbone.drawing = nullcontext  # which merges nothing
+    wrapped = seconds(lambda: draw(backbone, cell, Sampler(batch_size=16)))
+    print(
+        f"the same with a LoRA on {len(targets)} kinds of layers: {merged:.2f} s merged, {wrapped:.2f} s in peft's layers; "
+        f"{wrapped / merged:.2f} times faster"
     )
 
 

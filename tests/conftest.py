@@ -217,17 +217,17 @@ def short_run(short: Path) -> Callable[..., Path]:
     return run
 
 
-EXPORTED_ON_SDXL = ("seqlora", "dcscore dora", "raretoken lora", "textualinversion")  # a LoRA, weights, words alone
+ON_SDXL = ("seqlora", "dcscore dora", "raretoken lora", "textualinversion")  # a LoRA, weights, words alone
+OF_EVERY_METHOD = (
+    "test_plain_diffusers_draws_the_same_with_what_was_exported",
+    "test_every_method_learns_two_tasks_and_draws",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Exports of every method on the largest architecture take minutes; a few of each kind stay with the others."""
+    """Every method on the largest architecture takes minutes; a few of each kind stay with the others."""
     for item in items:
         name, _, case = item.name.rstrip("]").partition("[sdxl-")
-        if (
-            name == "test_plain_diffusers_draws_the_same_with_what_was_exported"
-            and case
-            and case not in EXPORTED_ON_SDXL
-        ):
+        if name in OF_EVERY_METHOD and case and case not in ON_SDXL:
             item.add_marker(pytest.mark.slow)

@@ -89,6 +89,6 @@ def test_each_prompt_gets_the_words_it_needs_so_that_its_pictures_never_change(
 
 
 def test_semantic_preservation_is_of_the_word_alone(tiny: Backbone, make_task: MakeTask) -> None:
-    curve = learn(tiny, make_task, 1, None, spl_weight=10.0).curve
+    curve = learn(tiny, make_task, 1, None, spl_weight=10.0, token_learning_rate=0.1).curve
     assert curve[0]["semantic"] == pytest.approx(0, abs=1e-5)  # the word is its noun still
-    assert all(f["semantic"] > 1e-5 for f in curve[1:]) and "semantic" not in learn(tiny, make_task, 1, None).curve[0]
+    assert all(f["semantic"] > 1e-4 for f in curve[1:]) and "semantic" not in learn(tiny, make_task, 1, None).curve[0]
