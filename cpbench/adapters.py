@@ -144,20 +144,16 @@ def refuse_convolutions(method: str, root: nn.Module, target_modules: Sequence[s
         )
 
 
-def set_parameter(root: nn.Module, name: str, parameter: nn.Parameter) -> None:
+def put_at(root: nn.Module, name: str, thing: nn.Module | nn.Parameter) -> None:
+    """A layer or parameter in the place of the one of this dotted name."""
     parent, _, leaf = name.rpartition(".")
-    setattr(root.get_submodule(parent), leaf, parameter)
-
-
-def _set_module(root: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(root.get_submodule(parent), leaf, module)
+    setattr(root.get_submodule(parent), leaf, thing)
 
 
 def remove_lora(root: nn.Module, originals: Mapping[str, nn.Module]) -> None:
     """Put the original layers back and drop what peft left on the model."""
     for name, module in originals.items():
-        _set_module(root, name, module)
+        put_at(root, name, module)
     for attribute in ("peft_config", "_hf_peft_config_loaded"):
         if attribute in root.__dict__:
             delattr(root, attribute)
@@ -167,7 +163,7 @@ def remove_lora(root: nn.Module, originals: Mapping[str, nn.Module]) -> None:
 def merged(root: nn.Module, originals: Mapping[str, nn.Module], factors: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """For as long as it lasts, plain layers with the weights W + A B where there are LoRA layers: the same, but faster.
 
-    originals: the layers that were wrapped, by name; nothing in them changes. Of LoRA in float32 alone, see `can_merge`.
+    originals: the layers that were wrapped, by name; nothing in them changes. Of LoRA's own factors alone, see `is_lora`.
     """
     wrapped = {name: root.get_submodule(name) for name in originals}
     with torch.no_grad():
@@ -175,18 +171,17 @@ def merged(root: nn.Module, originals: Mapping[str, nn.Module], factors: Mapping
             plain = copy.copy(originals[name])
             plain._parameters = dict(originals[name]._parameters)  # the copy's own; the tensors are not copied
             plain.weight = nn.Parameter(originals[name].weight + change, requires_grad=False)
-            _set_module(root, name, plain)
+            put_at(root, name, plain)
     try:
         yield
     finally:
         for name, layer in wrapped.items():
-            _set_module(root, name, layer)
+            put_at(root, name, layer)
 
 
-def can_merge(originals: Mapping[str, nn.Module], factors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether these are LoRA's factors, on layers in float32: in lower precision W + A B would lose what A B has."""
-    plain = all(name.endswith((".lora_A", ".lora_B")) for name in factors)
-    return plain and all(layer.weight.dtype == torch.float32 for layer in originals.values())
+def is_lora(factors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether all of these are a LoRA's A and B, and not of one of its relatives."""
+    return all(name.endswith((".lora_A", ".lora_B")) for name in factors)
 
 
 # LoRAs as what they stand for: the change of the weights W, in the shape of W (out, in, ...)

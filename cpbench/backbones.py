@@ -103,10 +103,10 @@ class Backbone:
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """LoRAs are merged where they can be (`adapters.merged`). With `offload`, networks wait in main memory while another
+        """In float32 LoRAs are merged (`adapters.merged`); in lower precision W + A B would lose what A B has. With `offload`, networks wait in main memory while another
         draws (diffusers' enable_model_cpu_offload)."""
         if not self.offload:
-            can = adapters.can_merge(self._originals, self.factors)
+            can = self.dtype == torch.float32 and adapters.is_lora(self.factors)
             with adapters.merged(self.unet, self._originals, self.factors) if can else nullcontext():
                 yield
             return
@@ -157,7 +157,7 @@ class Backbone:
             if value.shape != original.shape:
                 raise ValueError(f"{name} is {tuple(original.shape)}, and its new value {tuple(value.shape)}")
             self.weights[name] = nn.Parameter(value.detach().to(original.device, torch.float32, copy=True))
-            adapters.set_parameter(root, own, self.weights[name])
+            adapters.put_at(root, own, self.weights[name])
         return {name: self.weights[name] for name in values}
 
     def _part_of(self, name: str) -> tuple[nn.Module, str]:
@@ -191,7 +191,7 @@ class Backbone:
         self.vocabulary.restore()
         for name in self.weights:
             root, own = self._part_of(name)
-            adapters.set_parameter(root, own, self.as_loaded(name))
+            adapters.put_at(root, own, self.as_loaded(name))
         self.weights = {}
         self._refuse_changes()
 

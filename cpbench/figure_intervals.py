@@ -69,7 +69,7 @@ def figure_intervals(
         generator = np.random.default_rng(seed)
         part = max(1, AT_ONCE // max(1, cube[:, : max(n, 1)].size))
         columns = [
-            drawn(cube, np.array(ceiling), n, min(part, DRAWS - at), generator)
+            resampled(cube, np.array(ceiling), n, min(part, DRAWS - at), generator)
             for at in range(0, DRAWS if n else 0, part)
         ]
         for name, figure in figures.items():
@@ -94,7 +94,7 @@ def cube_of(scores: pd.DataFrame, metric: str, concepts: list[str]) -> NDArray[n
     return cube
 
 
-def drawn(cube: NDArray[np.float64], ceiling: Array, n: int, draws: int, generator: np.random.Generator) -> Columns:
+def resampled(cube: NDArray[np.float64], ceiling: Array, n: int, draws: int, generator: np.random.Generator) -> Columns:
     """Draw n of the first n concepts, in each its prompts, in each its pictures, `draws` times."""
     T = cube.shape[1]
     there = (~np.isnan(cube)).any(axis=0)  # (T, P, K): pictures that some row has
@@ -106,17 +106,19 @@ def drawn(cube: NDArray[np.float64], ceiling: Array, n: int, draws: int, generat
     k = (generator.random((*p.shape, cube.shape[3])) * many).astype(int)
     values = cube[:, c[..., None, None], p[..., None], k]  # (T+1, draws, n, P, K)
     weights = (np.arange(cube.shape[3]) < many) & (np.arange(cube.shape[2]) < prompts[c][..., None])[..., None]
-    of_prompts, some = mean(values, weights, 4)
-    R, _ = mean(of_prompts, some, 3)  # (T+1, draws, n)
+    of_prompts, some = mean_where(values, weights, 4)
+    R, _ = mean_where(of_prompts, some, 3)  # (T+1, draws, n)
     own = c + 1  # the row in which a concept was learned
     rows = np.arange(T + 1)[:, None, None]
     before = np.where((rows >= own) & (rows < T), R, -np.inf).max(axis=0)
-    with_last = np.where(rows >= own, R, -np.inf).max(axis=0)
+    with_last = (
+        np.where(rows >= own, R, -np.inf).max(axis=0) if T > 1 else np.full(own.shape, np.nan)
+    )  # nothing to forget
     learned = np.take_along_axis(R, own[None], axis=0)[0]
     return Columns(R[0], learned, R[T], before, with_last, ceiling[c])
 
 
-def mean(values: NDArray[np.float64], weights: NDArray[np.bool_], axis: int) -> tuple[NDArray, NDArray]:
+def mean_where(values: NDArray[np.float64], weights: NDArray[np.bool_], axis: int) -> tuple[NDArray, NDArray]:
     """Mean over an axis of what is there and a number, and whether anything is; NaN where nothing is."""
     use = weights & ~np.isnan(values)
     count = use.sum(axis=axis)

@@ -83,7 +83,7 @@ def measure(
     """Measure the rows of a run folder. real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", any "inception"."""
     references = {c.name: judges["dino"].images(real[c.name]) for c in sequence.concepts}
     untouched: Features = {}
-    learned_as: dict[str, Features] = {}  # by judge, the concepts right after their own tasks
+    then: Features = {}  # by CLIP, the concepts right after their own tasks
     lines, confusion, refused = [], [], {}
     for t in rows:
         drawn, nouns = {}, {}
@@ -106,7 +106,7 @@ def measure(
             lines.append((t, name, concept, value))
         lines += [(t, *line) for line in drift_of(moved, untouched, sequence, t, references)]
         if t and drawn:
-            values, refused = sets_apart(drawn, real, judges, learned_as, sequence.concepts[t - 1].name)
+            values, refused = sets_apart(drawn, real, judges, then, sequence.concepts[t - 1].name)
             lines += [(t, name, "", value) for name, value in values.items()]
     return Measured(pd.DataFrame(lines, columns=COLUMNS), pd.DataFrame(confusion, columns=CONFUSION), refused)
 
@@ -141,30 +141,29 @@ def sets_apart(
     drawn: Mapping[str, Mapping[tuple[str, int], np.ndarray]],
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Embeddings],
-    learned_as: dict[str, Features],
+    then: Features,
     newest: str,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """A_mmd, CMMD, F_mmd and KID of a row: their values, and of those that are refused the reasons.
 
-    learned_as: what was drawn of each concept right after its own task, by judge; the newest concept is added to it.
+    then: what was drawn of each concept right after its own task, by CLIP; the newest concept is added to it.
     """
-    kid_judge = "inception" if "inception" in judges else "dino"
-    sides = {}
-    for kind in ("clip", kid_judge):
-        now = features(judges[kind], drawn)
-        sides[kind] = {c: judges[kind].images(real[c]) for c in now}, {c: list(v.values()) for c, v in now.items()}
-        if kind == "clip":
-            then = learned_as.setdefault(kind, {})
-            both = {c: [k for k in now[c] if k in then[c]] for c in now if c in then}  # of the same noise
-            before, after = ({c: [of[c][k] for k in keys] for c, keys in both.items()} for of in (then, now))
-            unknown = [c for c in now if c not in then and c != newest]
-            if newest in now:
-                then[newest] = now[newest]
+    kid, kid_judge = ("KID", "inception") if "inception" in judges else ("KID-dino", "dino")
+    by_clip, for_kid = features(judges["clip"], drawn), features(judges[kid_judge], drawn)
+
+    def sides(kind: str, now: Features) -> tuple[dict, dict]:  # real pictures and drawn ones
+        return {c: judges[kind].images(real[c]) for c in now}, {c: list(v.values()) for c, v in now.items()}
+
+    both = {c: [k for k in by_clip[c] if k in then[c]] for c in by_clip if c in then}  # of the same noise
+    before, after = ({c: [of[c][k] for k in keys] for c, keys in both.items()} for of in (then, by_clip))
+    unknown = [c for c in by_clip if c not in then and c != newest]
+    if newest in by_clip:
+        then[newest] = by_clip[newest]
     todo: dict[str, Callable[[], distances.Pooled]] = {
-        "A_mmd": lambda: distances.a_mmd(*sides["clip"]),
-        "CMMD": lambda: distances.cmmd(*sides["clip"]),
+        "A_mmd": lambda: distances.a_mmd(*sides("clip", by_clip)),
+        "CMMD": lambda: distances.cmmd(*sides("clip", by_clip)),
         "F_mmd": lambda: distances.f_mmd(before, after),
-        "KID": lambda: distances.kid(*sides[kid_judge], "" if kid_judge == "inception" else kid_judge),
+        kid: lambda: distances.kid(*sides(kid_judge, for_kid), kid.removeprefix("KID").removeprefix("-")),
     }
     values, refused = {}, {}
     if unknown:
@@ -174,9 +173,9 @@ def sets_apart(
         try:
             found = distance()
         except UserError as reason:
-            refused[name] = str(reason).partition(": ")[2]
+            refused[name] = str(reason).removeprefix(f"{name}: ")
         else:
-            values |= {} if np.isnan(found.value) else {found.name: found.value}  # nothing can be forgotten yet
+            values |= {} if np.isnan(found.value) else {name: found.value}  # nothing can be forgotten yet
     return values, refused
 
 

@@ -70,6 +70,8 @@ def again(
     for metric, table in results.matrices(scores, concepts).items():
         results.write_atomically(target / f"matrix-{metric}.csv", table.to_csv(float_format="%.6f").encode())
     measures.write(target, found)
+    for line in measures.refusals(found.refused):
+        print(line)
     results.write_json(target / "judges.json", {kind: judge.identity for kind, judge in theirs.items()})
     return target, concepts, max(there)
 

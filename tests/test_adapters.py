@@ -1,6 +1,7 @@
 """Adapters against the dense computation they stand for: bigger tables, W + B A, and no trace when taken out."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ from cpbench import adapters
 from cpbench.adapters import (
     TokenRows,
     add_lora,
-    can_merge,
     inner_name,
     matching_modules,
+    put_at,
     remove_lora,
-    set_parameter,
 )
-from cpbench.backbones import Backbone, fingerprint
+from cpbench.backbones import Backbone, fingerprint, load
+from cpbench.config import Loading
 
 WORDS, WIDTH = 7, 5
 
@@ -211,7 +212,7 @@ def test_a_parameter_that_is_set_takes_the_place_of_the_other(name: str) -> None
     root.scale = nn.Parameter(torch.ones(3), requires_grad=False)
     before = dict(root.named_parameters())
     new = nn.Parameter(before[name].detach() * 2)
-    set_parameter(root, name, new)
+    put_at(root, name, new)
     after = dict(root.named_parameters())
     assert list(after) == list(before) and name in after
     assert after[name] is new
@@ -222,14 +223,14 @@ def test_a_layer_computes_with_the_parameter_that_was_set() -> None:
     root, x = Layers(), torch.randn(INPUTS["to_out.0"], generator=seeded(1))
     layer = root.get_submodule("to_out.0")
     weight = torch.randn(layer.weight.shape, generator=seeded(2))
-    set_parameter(root, "to_out.0.weight", nn.Parameter(weight))
+    put_at(root, "to_out.0.weight", nn.Parameter(weight))
     torch.testing.assert_close(layer(x), x @ weight.T + layer.bias)
 
 
 def test_a_parameter_of_a_layer_that_is_not_there_cannot_be_set() -> None:
     root = Layers()
     with pytest.raises(AttributeError, match="nowhere"):
-        set_parameter(root, "to_out.nowhere.weight", nn.Parameter(torch.ones(1)))
+        put_at(root, "to_out.nowhere.weight", nn.Parameter(torch.ones(1)))
 
 
 # Which layers
@@ -371,9 +372,14 @@ def test_a_failure_while_merged_puts_the_loras_back(tiny: Backbone) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lora", "vera", "dora"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_only_loras_in_float32_are_merged(kind: str, dtype: torch.dtype) -> None:
-    root = nn.ModuleDict({"to_q": nn.Linear(6, 4), "other": nn.Linear(4, 4)}).to(dtype)
-    originals = {"to_q": root["to_q"]}
-    factors = add_lora(root, ["to_q"], 2, seeded(0), kind=kind)
-    assert can_merge(originals, factors) == (kind == "lora" and dtype == torch.float32)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_only_loras_in_float32_are_merged(tiny_folder: Path, kind: str, dtype: str) -> None:
+    backbone = load(str(tiny_folder), loading=Loading(dtype=dtype))
+    weight = backbone.unet.get_parameter("mid_block.attentions.0.proj_in.weight")
+    name = next(n for n, m in backbone.unet.named_modules() if n.endswith("to_q") and isinstance(m, nn.Linear))
+    backbone.replace_weights({f"{name}.weight": backbone.unet.get_parameter(f"{name}.weight")})  # which is in float32
+    backbone.add_lora(2, (name,), seeded(0), kind=kind)
+    with backbone.drawing():
+        plain = type(backbone.unet.get_submodule(name)) is nn.Linear
+    assert plain == (kind == "lora" and dtype == "float32")
+    assert weight.dtype == getattr(torch, dtype)

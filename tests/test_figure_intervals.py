@@ -130,7 +130,8 @@ def test_a_method_that_changes_nothing_has_no_width_where_there_is_nothing_to_te
 def test_what_is_not_defined_has_none() -> None:
     scores = scores_of(3, 3)
     one = figure_intervals(scores[scores["row"] < 2], "dino", ["c0"], [0.9])
-    assert all(map(math.isnan, one["forgetting"] + one["backward_transfer"] + one["share_lost"]))
+    lost = ("forgetting", "forgetting_all_rows", "backward_transfer", "share_lost")
+    assert all(math.isnan(bound) for name in lost for bound in one[name])
     assert one["final_average"][0] < one["final_average"][1]
     thinned = figure_intervals(scores[scores["row"] != 2], "dino", concepts(3), [0.9] * 3)  # --rows
     assert {k for k, v in thinned.items() if math.isnan(v[0])} == {
