@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup, escape
 from PIL import Image
 
@@ -201,18 +202,32 @@ def save_plots(runs: Sequence[Shown], folder: Path) -> None:
     for i, run in enumerate(runs):
         end = f"-{i + 1}" if len(runs) > 1 else ""
         save("training", f"training{end}", training_plots(run), 4)
-        for metric, table in run.matrices.items():
-            named = table.set_axis(["untouched", *(f"task {t}" for t in range(1, run.tasks + 1))])
-            for kind in ("oracle", "real"):
-                if not all(map(math.isnan, run.reference(kind, metric))):
-                    named.loc[kind] = run.reference(kind, metric)
-            size = (1.6 + 0.5 * run.tasks, 1.2 + 0.26 * len(named))
-            title = f"{TITLES[metric]}: {run.label}"
-            plots.save([plots.heat(title, named, *scale[metric])], size, tasks, folder / f"matrix-{metric}{end}")
+        matrices = {metric: (TITLES[metric], with_references(run, metric), scale[metric]) for metric in run.matrices}
+        if run.classifier is not None and not run.classifier.empty:
+            matrices["classifier"] = ("diffusion classifier", with_heads(run.classifier), (0.0, 1.0))
+        for name, (title, table, (low, high)) in matrices.items():
+            size = (1.6 + 0.5 * run.tasks, 1.2 + 0.26 * len(table))
+            plots.save(
+                [plots.heat(f"{title}: {run.label}", table, low, high)], size, tasks, folder / f"matrix-{name}{end}"
+            )
         if grid := lapse_pictures(run):
             heads = ["real", "untouched", *(f"task {t}" for t in columns_of(run, 1) if t)]
             size = (1.2 + 0.62 * len(heads), 0.5 + 0.62 * len(grid))
             plots.save([plots.lapse(heads, grid)], size, tasks, folder / f"time-lapse{end}")
+
+
+def with_heads(matrix: pd.DataFrame) -> pd.DataFrame:
+    """A matrix with its rows called by what they are."""
+    return matrix.set_axis(["untouched" if t == 0 else f"task {t}" for t in matrix.index])
+
+
+def with_references(run: Shown, metric: str) -> pd.DataFrame:
+    """A metric's matrix, and below it what the world's own drawings and the real pictures score."""
+    named = with_heads(run.matrices[metric])
+    for kind in ("oracle", "real"):
+        if not all(map(math.isnan, run.reference(kind, metric))):
+            named.loc[kind] = run.reference(kind, metric)
+    return named
 
 
 def lapse_pictures(run: Shown) -> list[tuple[str, list[Image.Image | None], int]]:
