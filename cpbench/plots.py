@@ -273,7 +273,7 @@ def heat(name: str, table: pd.DataFrame, low: float, high: float) -> Draw:
         axes.tick_params(length=0)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
-        axes.set_title(name, loc="left", fontsize=9)
+        axes.set_title(name, loc="left", fontsize=9, wrap=True)  # long with a method's settings, over a few concepts
 
     return draw
 
