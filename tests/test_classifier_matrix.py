@@ -438,6 +438,8 @@ def test_the_report_shows_one_a_run(ready: Path, alike: Callable[[str], Path], t
     report_data.label(runs)
     heads = re.findall(r"real pictures for: ([^<]*)</h3>", html_report.page(runs))
     assert heads == [run.label for run in runs] and len(set(heads)) == 2
+    *_, plotted = html_report.write([ready], tmp_path / "report.html", with_plots=True)
+    assert {f"matrix-{name}.svg" for name in ("dino", "classifier")} <= {f.name for f in plotted.iterdir()}
 
 
 DAMAGED = (
