@@ -20,7 +20,10 @@ def method(name: str) -> None:
 
     found, console = load_method(name), _console()
     module = inspect.getmodule(found)
-    console.print(inspect.cleandoc(module.__doc__ or found.__doc__ or ""), markup=False)
+    for paragraph in inspect.cleandoc(module.__doc__ or found.__doc__ or "").split("\n\n"):
+        equation = any(line.startswith(" ") for line in paragraph.splitlines())
+        console.print(paragraph if equation else paragraph.replace("\n", " "), markup=False)
+        console.print()
     tuned = preset("miniature", name)
     if found.Options.model_fields:
         table = Table(title="options (--set key=value)", title_justify="left", box=None)
@@ -31,7 +34,6 @@ def method(name: str) -> None:
             preset_value = tuned.get(key, "")
             shown = ", ".join(preset_value) if isinstance(preset_value, list) else str(preset_value)
             table.add_row(key, str(default), shown, field.description or "")
-        console.print()
         console.print(table)
 
 
