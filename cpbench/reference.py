@@ -5,31 +5,50 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from cpbench import leaderboard
 
-KEPT = ("run.json", "scores.csv", "matrix-*.csv", "grid.png", "curves.png")
+KEPT = ("run.json", "scores.csv", "measures.csv", "identification.csv", "matrix-*.csv", "curves.png")
 
 
 def keep(runs: Path, reference: Path) -> int:
-    """Copy what is KEPT of every finished run below `runs`, in place of what was there for its sequence and backbone.
+    """Copy what is KEPT of every finished run below `runs`, and its grid as WebP, a tenth of the PNG's bytes.
 
-    Returns how many there are. The leaderboard in `reference` is of all its runs and of nothing else, so that `make
-    leaderboard` makes it again; its grids, which are kept, are of the pictures in `runs`.
+    Returns how many there are. Each takes the place of what was kept of its method, settings, seed and order, whatever
+    the hash; runs over another version of its sequence go too. The leaderboard in `reference` is of all that is there
+    and of nothing else, so that `make leaderboard` makes it again; its grids, which are kept, are of the pictures in
+    `runs`.
     """
-    found = [path for path, _ in leaderboard.finished_runs(runs)]
-    for parts in {path.relative_to(runs).parts[:2] for path in found}:
-        shutil.rmtree(reference.joinpath(*parts), ignore_errors=True)
-    for path in found:
+    found = leaderboard.finished_runs(runs)
+    names = {name(record) for _, record in found}
+    versions = {name(record)[:2]: record["sequence"]["version"] for _, record in found}
+    for path, record in leaderboard.finished_runs(reference):
+        old = record["sequence"]["version"] != versions.get(name(record)[:2], record["sequence"]["version"])
+        if old or name(record) in names:
+            shutil.rmtree(path)
+    for path, _ in found:
         target = reference / path.relative_to(runs)
         target.mkdir(parents=True)
         for pattern in KEPT:
             for file in path.glob(pattern):
                 shutil.copyfile(file, target / file.name)
+        if (path / "grid.png").is_file():
+            with Image.open(path / "grid.png") as grid:
+                grid.save(target / "grid.webp", quality=90)
     if found:
         leaderboard.grids(leaderboard.groups(leaderboard.read(runs.parent)), None, reference)
         leaderboard.write(reference, reference)
     return len(found)
+
+
+def name(record: dict[str, Any]) -> tuple[str, str, str, int, int]:
+    """What a run is a run of: (sequence, backbone, method with its settings, seed, order)."""
+    config = record["config"]
+    backbone = Path(config["backbone"]).name
+    return record["sequence"]["name"], backbone, leaderboard.name_of(record), config["seed"], config["order"]
 
 
 if __name__ == "__main__":

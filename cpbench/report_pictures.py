@@ -201,6 +201,6 @@ def gallery(run: Shown, level: Level) -> list[dict[str, Any]]:
 
 
 def kept_grid(run: Shown) -> str | None:
-    """grid.png, for a folder that was kept without its pictures."""
-    file = run.folder / "grid.png"
-    return data_uri(file, 1400, 75) if os.path.isfile(file) else None
+    """grid.png, or grid.webp as `make reference` keeps it, for a folder that was kept without its pictures."""
+    files = (run.folder / "grid.png", run.folder / "grid.webp")
+    return next((data_uri(file, 1400, 75) for file in files if os.path.isfile(file)), None)

@@ -477,11 +477,12 @@ def test_nothing_but_a_record(tmp_path: Path) -> None:
     assert "There are no scores yet" in words and "No row of the matrices is there yet" in words
 
 
-def test_a_folder_kept_without_pictures_shows_its_grid(tmp_path: Path, fast: None) -> None:
+@pytest.mark.parametrize("name", ["grid.png", "grid.webp"])
+def test_a_folder_kept_without_pictures_shows_its_grid(name: str, tmp_path: Path, fast: None) -> None:
     folder = make_run(tmp_path / "run")
     for t in range(4):
         shutil.rmtree(folder / f"task-{t:02d}")
-    picture(folder / "grid.png", 1, 128)
+    picture(folder / name, 1, 128)
     tree = Tree(html_report.write([folder])[0].read_text())
     assert "The time-lapse grid of seqlora rank=4" in tree.values("img", "alt")
 

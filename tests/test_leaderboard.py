@@ -183,25 +183,33 @@ def test_what_is_kept_for_reference_are_tables_and_grids(tmp_path: Path) -> None
     runs, kept = tmp_path / "runs", tmp_path / "reference"
     for sequence in ("seq", "other"):
         write(runs / sequence, record("lora"), record("base", status="running"))
-        for name in (
-            "scores.csv",
-            "matrix-dino.csv",
-            "grid.png",
-            "task-01/state.safetensors",
-            "task-01/pictures/0.png",
-        ):
+        names = ("scores.csv", "matrix-dino.csv", "measures.csv", "task-01/state.safetensors", "task-01/pictures/0.png")
+        for name in names:
             path = runs / sequence / "run-0" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(name.encode())
-    write(kept / "seq", record("old"))
-    write(kept / "third", record("lora"))
+        Image.new("RGB", (30, 20), "red").save(runs / sequence / "run-0" / "grid.png")
+    write(kept / "third", record("l2"))
     assert reference.keep(runs, kept) == 2
     found = {f.relative_to(kept).as_posix() for f in kept.rglob("*") if f.is_file()}
-    files = {
-        f"{s}/run-0/{n}" for s in ("seq", "other") for n in ("run.json", "scores.csv", "matrix-dino.csv", "grid.png")
+    files = ("run.json", "scores.csv", "matrix-dino.csv", "measures.csv", "grid.webp")
+    assert found == {f"{s}/run-0/{n}" for s in ("seq", "other") for n in files} | FILES | {"third/run-0/run.json"}
+    assert Image.open(kept / "seq" / "run-0" / "grid.webp").size == (30, 20)
+
+
+def test_a_kept_run_gives_way_to_another_of_its_name_and_to_a_new_version(tmp_path: Path) -> None:
+    runs, kept = tmp_path / "runs", tmp_path / "reference"
+    version = {"name": "seq", "version": 2, "concepts": ["a"]}
+    write(runs / "new", record("lora", sequence=version, hash="bbbbbbbb"))
+    write(kept / "same", record("lora", sequence=version), record("lora", sequence=version, **seed(1)))
+    write(kept / "old", record("l2"))  # over version 1
+    write(kept / "third", record("lora", sequence=version | {"name": "third"}))
+    assert reference.keep(runs, kept) == 1
+    assert {f.parent.relative_to(kept).as_posix() for f in kept.glob("**/run.json")} == {
+        "new/run-0",
+        "same/run-1",
+        "third/run-0",
     }
-    assert found == files | {"third/run-0/run.json"} | FILES
-    assert json.loads((kept / "seq" / "run-0" / "run.json").read_text())["facts"]["method"] == "lora"
 
 
 def test_best_final_comes_first_and_undefined_last(tmp_path: Path) -> None:
