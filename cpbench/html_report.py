@@ -166,7 +166,7 @@ def trade_off_plot(runs: Sequence[Shown]) -> list[tuple[str, plots.Draw]]:
     metric = judge_of(runs[0])
     points = []
     for run in runs:
-        kept = run.summary().get(metric, {}).get("final_average")
+        kept = run.summary.get(metric, {}).get("final_average")
         cost = total_cost(run).get("learning_unet_evaluations")
         if kept is not None and cost is not None:
             points.append((run.label, cost, kept))

@@ -76,6 +76,7 @@ class Shown:
         nouns = part(part(self.record, "sequence"), "class_nouns")  # older records have none
         return said(nouns[concept]) if concept in nouns else concept
 
+    @functools.cached_property
     def summary(self) -> dict[str, dict[str, float | None]]:
         """By metric, the figures of `metrics.summary` after the last task that is there."""
         if not self.last:
@@ -88,7 +89,7 @@ class Shown:
     @functools.cached_property
     def intervals(self) -> dict[str, dict[str, list[float] | None]]:
         """By metric and figure the 95 % interval, (low, high), after the last task that is there."""
-        return report.intervals(self.scores, self.concepts, self.last) if self.summary() else {}
+        return report.intervals(self.scores, self.concepts, self.last) if self.summary else {}
 
     def reference(self, kind: str, metric: str) -> list[float]:
         """Per concept, the mean of a reference row: "real" or "oracle"."""

@@ -141,7 +141,7 @@ def heat_cell(value: float, t: int, j: int, drawn: bool, scale: tuple[float, flo
 
 def figures_of(runs: Sequence[Shown]) -> list[tuple[str, str, str, bool | None]]:
     """(key, name, what it says, whether more is better) of the figures on the page: forward transfer only where it was drawn."""
-    there = {k for run in runs for figures in run.summary().values() for k, v in figures.items() if v is not None}
+    there = {k for run in runs for figures in run.summary.values() for k, v in figures.items() if v is not None}
     return [(k, *about) for k, about in FIGURES.items() if k != "forward_transfer" or k in there]
 
 
@@ -149,7 +149,7 @@ def summary_cell(run: Shown, metric: str, key: str) -> tuple[str, str]:
     """A figure and, where there is one, its interval."""
     interval = run.intervals.get(metric, {}).get(key)
     low_high = f"{number(interval[0])} to {number(interval[1])}" if interval else ""
-    return figure(run.summary().get(metric, {}).get(key)), low_high
+    return figure(run.summary.get(metric, {}).get(key)), low_high
 
 
 def summary_rows(run: Shown) -> list[dict[str, Any]]:
@@ -162,7 +162,7 @@ def summary_rows(run: Shown) -> list[dict[str, Any]]:
 def lead(run: Shown) -> str:
     """The run in two sentences."""
     metric = judge_of(run)
-    figures = run.summary().get(metric, {})
+    figures = run.summary.get(metric, {})
     learned, end = figures.get("plasticity"), figures.get("final_average")
     if learned is None or end is None:
         return ""

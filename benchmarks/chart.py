@@ -1,0 +1,70 @@
+"""The chart of docs/findings.md: for every method what was learned, what of it is kept, and what that cost.
+
+    python benchmarks/chart.py results/reference/leaderboard.csv dreambench10 docs/findings-methods.png
+
+Of the newest version of the sequence in the table of a leaderboard, one line a method (runs), the best kept first: hollow, the
+share of the way to the real pictures that was closed right after each concept's own task; full, with its 95 % interval,
+the share that is kept after the last task; then UNet evaluations to learn, and megabytes carried, both on a log scale.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+KEPT, LEARNED = "dino_normalised_retention", "dino_gap_closed"
+INK, FAINT = "#0b62a8", "#9aa5ad"
+
+
+def rows_of(file: Path, sequence: str) -> pd.DataFrame:
+    """The largest table over the sequence's newest version, the least kept first."""
+    table = pd.read_csv(file)
+    name, version = table["sequence"].str.split(" v", expand=True).to_numpy().T
+    newest = version[name == sequence].astype(int).max()
+    table = table[table["sequence"] == f"{sequence} v{newest}"]
+    table = table[table["group"] == table["group"].value_counts().idxmax()]
+    return table.sort_values(KEPT, kind="stable")
+
+
+def chart(table: pd.DataFrame, target: Path) -> None:
+    sizes = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
+    with matplotlib.rc_context(sizes):
+        made = Figure(figsize=(10, 0.27 * len(table) + 1.2), layout="constrained")
+        shares, work, size = made.subplots(1, 3, sharey=True, width_ratios=(3, 1, 1))
+        y, kept = np.arange(len(table)), table[KEPT].to_numpy()
+        shares.hlines(y, kept, table[LEARNED], color=FAINT, linewidth=1.5)
+        around = np.abs(table[[f"{KEPT}_low", f"{KEPT}_high"]].to_numpy().T - kept)
+        shares.errorbar(kept, y, xerr=around, fmt="none", ecolor=INK, alpha=0.35, elinewidth=4)
+        shares.plot(table[LEARNED], y, "o", color=FAINT, markerfacecolor="white", label="just learned")
+        shares.plot(kept, y, "o", color=INK, label="kept at the end, with its 95 % interval")
+        shares.set_yticks(y, [f"{m} ({n})" for m, n in zip(table["method"], table["runs"], strict=True)])
+        shares.set_xlabel("share of the way from the untouched model to the real pictures, DINO")
+        shares.legend(loc="lower right", frameon=False, fontsize=8)
+        for axes, column, what in (
+            (work, "learning_unet_evaluations", "UNet evaluations\nto learn all"),
+            (size, "carried_MB", "MB carried\nat the end"),
+        ):
+            shown = table[column] > 0
+            axes.plot(table[column][shown], y[shown], "o", color=INK)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel(what)
+        for axes in (shares, work, size):
+            axes.grid(axis="both", color="#e4e8ea", linewidth=0.6)
+            axes.tick_params(length=0)
+        made.savefig(target, dpi=150, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    chart(rows_of(Path(sys.argv[1]), sys.argv[2]), Path(sys.argv[3]))
+    print(f"wrote {sys.argv[3]}")
