@@ -217,7 +217,7 @@ def short_run(short: Path) -> Callable[..., Path]:
     return run
 
 
-ON_SDXL = ("seqlora", "dcscore dora", "raretoken lora", "textualinversion")  # a LoRA, weights, words alone
+A_FEW = ("seqlora", "dcscore dora", "raretoken lora", "textualinversion")  # a LoRA, DoRA, two stages, words alone
 OF_EVERY_METHOD = (
     "test_plain_diffusers_draws_the_same_with_what_was_exported",
     "test_every_method_learns_two_tasks_and_draws",
@@ -226,8 +226,9 @@ OF_EVERY_METHOD = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every method on the largest architecture takes minutes; a few of each kind stay with the others."""
+    """Every method on every architecture takes minutes: it is on the first; a few of each kind stay with the others."""
     for item in items:
-        name, _, case = item.name.rstrip("]").partition("[sdxl-")
-        if name in OF_EVERY_METHOD and case and case not in ON_SDXL:
+        name, _, case = item.name.rstrip("]").partition("[")
+        architecture, _, method = case.partition("-base-" if case.startswith("sd21-base-") else "-")
+        if name in OF_EVERY_METHOD and architecture in ("sdxl", "sd21") and method not in A_FEW:
             item.add_marker(pytest.mark.slow)

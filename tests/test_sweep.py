@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -109,11 +110,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_one_line_before_anything_runs(case: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_one_line_before_anything_runs(case: str, tmp_path: Path, call: Callable) -> None:
     words, hint = WRONG[case]
-    done = ask(*words, "--output", tmp_path / "out")
-    (line,) = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and hint in line and not (tmp_path / "out").exists()
+    code, _, said = call("sweep", *words, "--output", tmp_path / "out")
+    (line,) = said.strip().splitlines()
+    assert code == 2 and hint in line and not (tmp_path / "out").exists()
 
 
 def test_a_setting_of_one_run_is_none_of_all() -> None:
@@ -124,13 +125,13 @@ def test_a_setting_of_one_run_is_none_of_all() -> None:
 # Running, here
 
 
-def test_one_failure_stops_nothing_and_is_told(short: str, tmp_path: Path) -> None:
+def test_one_failure_stops_nothing_and_is_told(short: str, tmp_path: Path, call: Callable) -> None:
     """And a second sweep finds what is done, and does what is not; finished runs are copied whole."""
     mine, output, copied = tmp_path / "mine.py", tmp_path / "out", tmp_path / "copied"
     mine.write_text(FAILING)
     words = ["--methods", f"{mine},base", "--sequences", short, "--output", output, "--copy-to", f"file://{copied}"]
-    dry = ask(*words, "--dry-run")
-    assert dry.returncode == 0 and "2 of 2 runs to do" in dry.stdout and not output.exists()
+    code, shown, _ = call("sweep", *words, "--dry-run")
+    assert code == 0 and "2 of 2 runs to do" in shown and not output.exists()
 
     done = ask(*words)
     assert done.returncode == 3, done.stdout + done.stderr
@@ -141,8 +142,8 @@ def test_one_failure_stops_nothing_and_is_told(short: str, tmp_path: Path) -> No
     (ours,), (theirs,) = output.glob("**/base/*/*/scores.csv"), copied.glob("**/base/*/*/scores.csv")
     assert ours.read_bytes() == theirs.read_bytes()
 
-    dry = ask(*words, "--dry-run")
-    assert "1 of 2 runs to do" in dry.stdout and "finished" in dry.stdout
+    _, shown, _ = call("sweep", *words, "--dry-run")
+    assert "1 of 2 runs to do" in shown and "finished" in shown
     mine.write_text(FAILING.replace("raise", "return super().learn(backbone, task, state) #"))
     again = ask(*words)
     assert again.returncode == 0 and "2 of 2 runs finished" in again.stdout, again.stdout
