@@ -217,6 +217,8 @@ def short_run(short: Path) -> Callable[..., Path]:
     return run
 
 
+LONGEST = ("test_resume", "test_finished", "test_architectures", "test_html_report", "test_classifier_matrix")
+LONGEST += ("test_sweep", "test_plan", "test_runner", "test_docs_adding", "test_pretrain")
 A_FEW = ("seqlora", "dcscore dora", "raretoken lora", "textualinversion")  # a LoRA, DoRA, two stages, words alone
 OF_EVERY_METHOD = (
     "test_plain_diffusers_draws_the_same_with_what_was_exported",
@@ -226,7 +228,11 @@ OF_EVERY_METHOD = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every method on every architecture takes minutes: it is on the first; a few of each kind stay with the others."""
+    """The modules that take longest begin, so that no core is idle at the end (`make test` deals out whole modules).
+
+    Every method on every architecture takes minutes: it is on the first; a few of each kind stay with the others.
+    """
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     for item in items:
         name, _, case = item.name.rstrip("]").partition("[")
         architecture, _, method = case.partition("-base-" if case.startswith("sd21-base-") else "-")

@@ -1,5 +1,6 @@
 """A plan's counts are what the run then does."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,29 +82,33 @@ def test_every_repetition_is_rehearsed_once() -> None:
 # States that are not kept
 
 
-def test_states_that_are_not_kept_are_gone_and_the_run_is_finished(tmp_path: Path, capsys) -> None:
-    given = GIVEN | {"method": "seqlora", "output": tmp_path, "keep_states": "last"}
-    run = runner.execute(*resolve(given))
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, three: None) -> tuple[dict, runner.Run]:
+    given = GIVEN | {"method": "seqlora", "output": tmp_path_factory.mktemp("ran"), "keep_states": "last"}
+    return given, runner.execute(*resolve(given))
+
+
+def test_states_that_are_not_kept_are_gone_and_the_run_is_finished(ran: tuple[dict, runner.Run], capsys) -> None:
+    given, run = ran
     left = sorted(f.parent.name for f in run.folder.rglob("state.safetensors"))
     assert left == ["task-03"] and read_json(run.folder / "run.json")["status"] == "finished"
-    capsys.readouterr()
     runner.execute(*resolve(given))
     assert capsys.readouterr().out.startswith("finished already")
 
 
-def test_a_run_with_dropped_states_goes_on(tmp_path: Path) -> None:
-    given = GIVEN | {"method": "seqlora", "output": tmp_path, "keep_states": "last"}
-    run = runner.execute(*resolve(given))
-    whole = (run.folder / "scores.csv").read_bytes()
+def test_a_run_with_dropped_states_goes_on(ran: tuple[dict, runner.Run], tmp_path: Path) -> None:
+    given = ran[0] | {"output": Path(shutil.copytree(ran[0]["output"], tmp_path / "copy"))}
+    (folder,) = (f.parent for f in given["output"].glob("**/run.json"))
+    whole = (folder / "scores.csv").read_bytes()
     for name in ("scores.csv", "cost.json"):
-        (run.task_folder(3) / name).unlink()
+        (folder / "task-03" / name).unlink()
     again = runner.execute(*resolve(given))
-    assert (again.folder / "scores.csv").read_bytes() == whole
+    assert again.folder == folder and (folder / "scores.csv").read_bytes() == whole
     # nothing makes up for a state that is gone: everything from there on is learned again, and comes out the same
-    (run.task_folder(3) / "state.safetensors").unlink()
-    (run.task_folder(3) / "state.json").unlink()
-    again = runner.execute(*resolve(given))
-    assert (again.folder / "scores.csv").read_bytes() == whole
+    (folder / "task-03" / "state.safetensors").unlink()
+    (folder / "task-03" / "state.json").unlink()
+    runner.execute(*resolve(given))
+    assert (folder / "scores.csv").read_bytes() == whole
 
 
 def test_whole_weights_are_kept_for_the_last_task_alone(tmp_path: Path) -> None:
