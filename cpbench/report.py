@@ -172,7 +172,8 @@ def cost_table(costs: dict[int, dict]) -> Table:
 def retention_grid(folder: Path, concepts: list[str], target: Path, prompt: int = 0) -> None:
     """A picture: one row a concept, one column a task, each cell the same prompt and noise; the real one on the left.
 
-    A frame marks the column in which the concept was learned; what is right of it shows what was kept.
+    A frame marks the column in which the concept was learned; what is right of it shows what was kept. Rows of the
+    matrix that were left out (--rows) have no column.
     """
     rows = [(c, cells(folder, concepts, c, prompt), j + 2) for j, c in enumerate(concepts)]
     write_sheet(["real", *columns(len(concepts))], rows, target)
@@ -204,7 +205,14 @@ def cells(folder: Path, concepts: list[str], concept: str, prompt: int) -> list[
 
 
 def write_sheet(heads: list[str], rows: list[tuple[str, list[Path | None], int]], target: Path) -> None:
-    """Rows of (name, files, framed column) as one PNG; a cell without a file stays empty."""
+    """Rows of (name, files, framed column) as one PNG; a cell without a file stays empty.
+
+    A column that is empty while one to the right is not was left out on purpose, and is left out here.
+    """
+    filled = [k for k in range(len(heads)) if any(files[k] and files[k].exists() for _, files, _ in rows)]
+    kept = [k for k in range(len(heads)) if k in filled or k > max(filled, default=0)]
+    heads = [heads[k] for k in kept]
+    rows = [(n, [files[k] for k in kept], kept.index(f) if f in kept else -1) for n, files, f in rows]
     size, gap, top, font = 96, 4, 34, ImageFont.load_default(13)
     label = max(118, *(int(font.getlength(name)) + 12 for name, _, _ in rows))
     sheet = Image.new("RGB", (label + len(heads) * (size + gap), top + len(rows) * (size + gap)), "white")

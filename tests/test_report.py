@@ -217,6 +217,22 @@ def test_grid_of_a_run_cut_short_has_the_same_size_and_empty_cells(tmp_path: Pat
     assert all(inside(grid, j, k) == {(255, 255, 255)} for j in (0, 1) for k in (1, 2, 3))
 
 
+def test_rows_that_were_left_out_have_no_column(tmp_path: Path) -> None:
+    """Three tasks, of which the second was not drawn: not even the frame of what was learned there."""
+    names = ["cup", "dog", "vase"]
+    for j, name in enumerate(names):
+        picture(tmp_path, 0, name, colour(5, j), "real.png")
+        for t in (0, 1, 3):
+            if t == 0 or j < t:
+                picture(tmp_path, t, name, colour(t, j))
+    report.retention_grid(tmp_path, names, tmp_path / "grid.png")
+    grid = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    assert grid.shape == (TOP + 3 * (CELL + GAP), LEFT + 4 * (CELL + GAP), 3)  # real, untouched, task 1, task 3
+    assert [inside(grid, 0, k) for k in range(4)] == [{colour(t, 0)} for t in (5, 0, 1, 3)]
+    ys, xs = np.nonzero((grid == FRAME).all(-1))
+    assert {((y + 2 - TOP) // 100, (x + 2 - LEFT) // 100) for y, x in zip(ys, xs, strict=True)} == {(0, 2), (2, 3)}
+
+
 def test_the_grid_of_methods_has_a_row_a_run_and_the_tasks_from_the_concepts_own_on(tmp_path: Path) -> None:
     names = ["cup", "dog", "vase"]
     for j, run in enumerate(("one", "two")):
