@@ -55,7 +55,8 @@ def cost(formula: str, options: Options, t: int) -> int:
 
 def test_places_are_those_of_the_committed_leaderboard() -> None:
     board = pd.read_csv(REFERENCE / "leaderboard.csv")
-    board = board[board["sequence"].str.startswith("dreambench10 ")].set_index("method")
+    board = board[board["sequence"].str.startswith("dreambench10 ")]
+    board = board[board["sequence"] == board["sequence"].mode()[0]].set_index("method")  # the version of most rows
     for method, row in ROWS.items():
         expected = "not yet"
         if method in board.index:
