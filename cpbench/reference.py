@@ -17,17 +17,14 @@ KEPT = ("run.json", "scores.csv", "measures.csv", "identification.csv", "matrix-
 def keep(runs: Path, reference: Path) -> int:
     """Copy what is KEPT of every finished run below `runs`, and its grid as WebP, a tenth of the PNG's bytes.
 
-    Returns how many there are. Each takes the place of what was kept of its method, settings, seed and order, whatever
-    the hash; runs over another version of its sequence go too. The leaderboard in `reference` is of all that is there
-    and of nothing else, so that `make leaderboard` makes it again; its grids, which are kept, are of the pictures in
-    `runs`.
+    Returns how many there are. Each takes the place of what was kept of its method, settings, seed and order over this
+    version of its sequence, whatever the hash. The leaderboard in `reference` is of all that is there and of nothing
+    else, so that `make leaderboard` makes it again; its grids, which are kept, are of the pictures in `runs`.
     """
     found = leaderboard.finished_runs(runs)
     names = {name(record) for _, record in found}
-    versions = {name(record)[:2]: record["sequence"]["version"] for _, record in found}
     for path, record in leaderboard.finished_runs(reference):
-        old = record["sequence"]["version"] != versions.get(name(record)[:2], record["sequence"]["version"])
-        if old or name(record) in names:
+        if name(record) in names:
             shutil.rmtree(path)
     for path, _ in found:
         target = reference / path.relative_to(runs)
@@ -44,11 +41,11 @@ def keep(runs: Path, reference: Path) -> int:
     return len(found)
 
 
-def name(record: dict[str, Any]) -> tuple[str, str, str, int, int]:
-    """What a run is a run of: (sequence, backbone, method with its settings, seed, order)."""
-    config = record["config"]
-    backbone = Path(config["backbone"]).name
-    return record["sequence"]["name"], backbone, leaderboard.name_of(record), config["seed"], config["order"]
+def name(record: dict[str, Any]) -> tuple[str, int, str, str, int, int]:
+    """What a run is a run of: (sequence, its version, backbone, method with its settings, seed, order)."""
+    sequence, config = record["sequence"], record["config"]
+    method, backbone = leaderboard.name_of(record), Path(config["backbone"]).name
+    return sequence["name"], sequence["version"], backbone, method, config["seed"], config["order"]
 
 
 if __name__ == "__main__":

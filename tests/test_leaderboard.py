@@ -197,19 +197,16 @@ def test_what_is_kept_for_reference_are_tables_and_grids(tmp_path: Path) -> None
     assert Image.open(kept / "seq" / "run-0" / "grid.webp").size == (30, 20)
 
 
-def test_a_kept_run_gives_way_to_another_of_its_name_and_to_a_new_version(tmp_path: Path) -> None:
+def test_a_kept_run_gives_way_to_another_of_its_name_alone(tmp_path: Path) -> None:
     runs, kept = tmp_path / "runs", tmp_path / "reference"
     version = {"name": "seq", "version": 2, "concepts": ["a"]}
     write(runs / "new", record("lora", sequence=version, hash="bbbbbbbb"))
     write(kept / "same", record("lora", sequence=version), record("lora", sequence=version, **seed(1)))
-    write(kept / "old", record("l2"))  # over version 1
+    write(kept / "old", record("lora"))  # over version 1
     write(kept / "third", record("lora", sequence=version | {"name": "third"}))
     assert reference.keep(runs, kept) == 1
-    assert {f.parent.relative_to(kept).as_posix() for f in kept.glob("**/run.json")} == {
-        "new/run-0",
-        "same/run-1",
-        "third/run-0",
-    }
+    found = {f.parent.relative_to(kept).as_posix() for f in kept.glob("**/run.json")}
+    assert found == {"new/run-0", "same/run-1", "old/run-0", "third/run-0"}
 
 
 def test_best_final_comes_first_and_undefined_last(tmp_path: Path) -> None:
