@@ -11,11 +11,12 @@ from PIL import Image
 
 from cpbench import leaderboard
 
-KEPT = ("run.json", "scores.csv", "measures.csv", "identification.csv", "matrix-*.csv", "curves.png")
+KEPT = ("run.json", "scores.csv", "measures.csv", "identification.csv", "matrix-*.csv")
+PICTURES = ("grid", "curves")
 
 
 def keep(runs: Path, reference: Path) -> int:
-    """Copy what is KEPT of every finished run below `runs`, and its grid as WebP, a tenth of the PNG's bytes.
+    """Copy what is KEPT of every finished run below `runs`, and its PICTURES as WebP, a fifth of the PNG's bytes.
 
     Returns how many there are. Each takes the place of what was kept of its method, settings, seed and order over this
     version of its sequence, whatever the hash. The leaderboard in `reference` is of all that is there and of nothing
@@ -32,9 +33,10 @@ def keep(runs: Path, reference: Path) -> int:
         for pattern in KEPT:
             for file in path.glob(pattern):
                 shutil.copyfile(file, target / file.name)
-        if (path / "grid.png").is_file():
-            with Image.open(path / "grid.png") as grid:
-                grid.save(target / "grid.webp", quality=90)
+        for picture in PICTURES:
+            if (path / f"{picture}.png").is_file():
+                with Image.open(path / f"{picture}.png") as drawn:
+                    drawn.save(target / f"{picture}.webp", quality=90)
     if found:
         leaderboard.grids(leaderboard.groups(leaderboard.read(runs.parent)), None, reference)
         leaderboard.write(reference, reference)
