@@ -3,20 +3,21 @@
 Dong et al. 2024, "How to Continually Adapt Text-to-Image Diffusion Models for Flexible Customization?" (NeurIPS, arXiv
 2410.17594; code: CIFC). With B_t, or U_t, the up weight (out, r) of task t's LoRA in a layer, t' the earlier tasks,
 
-    L = L_denoise + 0.1 sum over layers and t' < t of [ mean | U_t U_t'^T | + mean (U_t - 1)^2 ]       consolidation
+    L = L_denoise + 0.1 mean over layers and t' < t of [ mean | U_t U_t'^T | + mean (U_t - 1)^2 ]      consolidation
     W = W_init + sum_t w_t A_t B_t,   w_t = s_t^4 / sum_t' s_t'^4                                     aggregation
     s_t = mean over the two words v of task t of   max over the words p of the prompt of   cos(v, p)
 
 From the paper and its code: the loss as released (the second term keeps U from vanishing; `towards_ones` false leaves it out),
-rank 4 on the linear layers of cross-attention, rates, two words a concept, a random one and one that starts as the noun,
-which stand for it alone ("a photo of <v1a> <v1b>"), and the elastic shares in drawing.
+rank 4 on the linear layers of cross-attention, rates, a random word beside the noun's, which stand for the concept
+alone ("a photo of <v1a> <v1b>"), and the elastic shares in drawing.
 Left out: layer-wise words (an embedding for every cross-attention layer: here one for all, so the shares are the
-same in every layer), the loop's linear decay, the stop of words of norm 0.55, attention regularisation and noise offset
-(both 0.01), regions with boxes; 200 to 300 repeats of a picture are `steps`.
-Our reading: every LoRA is learned on the untouched model, from its own two words; the model is readied for concepts,
-not for one prompt, so p runs over the words of the installed concepts, and other words of a prompt have no say. A plain
-prompt has none of these words and nothing tells the tasks apart: since shares add up to one whatever the prompt,
-every task gets 1/T, and plain prompts show what all that was learned does to the rest of the model.
+same in every layer), the loop's linear decay, weight decay 0.01, the stop of words of norm 0.55, attention
+regularisation and noise offset (both 0.01), regions with boxes; 200 to 300 repeats of a picture are `steps`.
+Our reading: every LoRA is learned on the untouched model, from its own two words (the code has one for every token of
+the noun). The model is readied for concepts, not for one prompt, so p runs over the words of the installed concepts, and
+other words of a prompt have no say; v and p are embedding rows, where the code compares the text encoder's states of
+the same words. A plain prompt has none of them and nothing tells the tasks apart: since shares add up to one whatever
+the prompt, every task gets 1/T, and plain prompts show what all that was learned does to the rest of the model.
 """
 
 from __future__ import annotations
@@ -43,21 +44,23 @@ class CidmSettings(Settings):
     target_modules: tuple[str, ...] = Field(CROSS_ATTENTION, description="ends of the names of the layers W")
     steps: int = Field(1000, ge=1, description="optimiser steps a task")
     token_learning_rate: float = Field(1e-3, ge=0, description="of the new words' embedding rows")
-    consolidation_weight: float = Field(0.1, ge=0, description="of the consolidation loss, a sum over layers and tasks")
+    consolidation_weight: float = Field(
+        0.1, ge=0, description="of the consolidation loss, a mean over layers and tasks"
+    )
     towards_ones: bool = Field(True, description="the consolidation loss draws U_t towards ones as well, as released")
 
 
 def consolidation(
     now: Mapping[str, torch.Tensor], past: Sequence[Mapping[str, torch.Tensor]], towards_ones: bool
 ) -> torch.Tensor:
-    """sum over layers and t' of mean |U_t U_t'^T| (+ mean (U_t - 1)^2), from the factors by name."""
-    terms = []
+    """mean over layers and t' of mean |U_t U_t'^T| (+ mean (U_t - 1)^2), from the factors by name."""
+    overlaps, ones = [], []
     for name in (k for k in now if k.endswith("lora_B")):
         U = now[name].flatten(1)
-        terms += [(U @ earlier[name].flatten(1).T).abs().mean() for earlier in past]
-        if towards_ones:
-            terms += [(U - 1).square().mean()] * len(past)
-    return torch.stack(terms).sum()
+        overlaps += [(U @ earlier[name].flatten(1).T).abs().mean() for earlier in past]
+        ones.append((U - 1).square().mean())
+    loss = torch.stack(overlaps).mean()
+    return loss + torch.stack(ones).mean() if towards_ones else loss
 
 
 def shares(words: Mapping[str, torch.Tensor], prompt: Sequence[str]) -> dict[str, float]:

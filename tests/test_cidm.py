@@ -29,16 +29,17 @@ def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: Make
 
 
 def consolidation_by_loops(now: Tensors, past: list[Tensors], towards_ones: bool) -> float:
-    """0 where there is nothing past: both terms are once for every past task."""
-    total = 0.0
+    """Both terms are once for every layer and past task, as in the released loop, and each kind has its mean."""
+    total, count = 0.0, 0
     for old, name in itertools.product(past, [k for k in now if k.endswith("lora_B")]):
         U, V = (x[name].detach().double().flatten(1).tolist() for x in (now, old))
         overlaps = [abs(sum(a * b for a, b in zip(u, v, strict=True))) for u in U for v in V]
         total += sum(overlaps) / len(overlaps)
+        count += 1
         if towards_ones:
             entries = [u for row in U for u in row]
             total += sum((u - 1) ** 2 for u in entries) / len(entries)
-    return total
+    return total / count
 
 
 def drawn(seed: int, rank: int) -> Tensors:
@@ -63,7 +64,7 @@ def shares_by_loops(words: dict[str, list[list[float]]], prompt: list[str]) -> d
 
 
 @given(st.integers(0, 500), st.integers(1, 3), st.integers(1, 3), st.booleans())
-def test_consolidation_is_summed_over_layers_and_past_tasks(seed: int, count: int, rank: int, ones: bool) -> None:
+def test_consolidation_is_a_mean_over_layers_and_past_tasks(seed: int, count: int, rank: int, ones: bool) -> None:
     now, past = drawn(seed, rank), [drawn(seed + 1 + k, rank) for k in range(count)]
     assert float(consolidation(now, past, ones)) == pytest.approx(consolidation_by_loops(now, past, ones), rel=1e-9)
 
@@ -74,7 +75,8 @@ def test_consolidation_by_hand() -> None:
     past = [{"q.lora_A": torch.ones(2, 1), "q.lora_B": torch.eye(2)}]
     assert float(consolidation(now, past, False)) == 1.5
     assert float(consolidation(now, past, True)) == 1.5 + 3.5
-    assert float(consolidation(now, past * 3, True)) == 3 * (1.5 + 3.5)  # the released loss counts ones once a task
+    two = [*past, {k: 3 * v for k, v in past[0].items()}]  # overlaps of mean 1.5 and 4.5
+    assert float(consolidation(now, two, True)) == 3.0 + 3.5
 
 
 def test_one_half_pushes_apart_and_the_other_to_ones() -> None:
@@ -112,9 +114,8 @@ def test_the_loss_is_that_of_the_factors_against_all_earlier_ones(
 
     learned = learn(Cidm, tiny, make_task, 3, before, look, towards_ones=ones, **SMALL)
     past = [before.part(f"adapter/{c}") for c in CONCEPTS[:2]]
-    layers = learners.layers(tiny, TARGETS)
     # the first step's B is zero
-    assert learned.curve[0]["consolidation"] == pytest.approx(WEIGHT * 2 * len(layers) * ones)
+    assert learned.curve[0]["consolidation"] == pytest.approx(WEIGHT * ones)
     for factors, figures in zip(now, learned.curve[1:], strict=False):
         expected = WEIGHT * consolidation_by_loops(factors, past, ones)
         assert figures["consolidation"] == pytest.approx(expected, rel=1e-5) and expected > 0
