@@ -11,7 +11,7 @@ K and V do not enter L_SP: they learn from L_recon alone, and v from both. E is 
 From the paper and its scripts on Stable Diffusion 1.5: this, lambda = 1, no pictures of the class, two pictures a step,
 500 steps on one GPU at 2e-5 (1e-5, scaled by the batch), the rare word that v starts from. Not here: resizing, and the loss
 under its mask. The code leaves <v> without a position in L_SP; `spl_keep_position` mends that, and is on (the paper's
-equation has no such exception). Its weight decay moves rows of the table that are not trained: here they cannot move.
+equation has no such exception). Its weight decay (0.01) moves rows of the table that are not trained: here there is none.
 Our reading: a sequence, as `customdiffusion` reads it, merging included.
 """
 
@@ -23,6 +23,8 @@ from cpbench.baselines import customdiffusion
 
 
 class Settings(customdiffusion.Settings):
+    learning_rate: float = Field(2e-5, gt=0, description="of the K and V matrices")
+    token_learning_rate: float = Field(2e-5, ge=0, description="of v, the new word's embedding row")
     spl_weight: float = Field(1.0, ge=0, description="lambda of L_SP")
     prior_pictures: int = Field(0, ge=0, description="pictures of the class that the model draws first; 0: none")
 

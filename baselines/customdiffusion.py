@@ -15,8 +15,9 @@ C_reg holds the text embeddings of captions, C those of the words "<v> {class}" 
 concept, from <v> to the end of text, and V what the concept's own weights make of them.
 
 From the paper and its code: all this, the rare word that v starts from, 200 pictures of the class with lambda = 1, two
-pictures and two of the class a step, 500 steps on one GPU at 2e-5 (1e-5, scaled by the batch). Not here: its
-resizing of pictures, which is the harness's to do for all methods alike or for none. Our reading: the untouched model
+pictures and two of the class a step, 500 steps on one GPU at 4e-5 (1e-5, scaled by the batch, and by 2 with pictures of
+the class). Not here: weight decay (0.01), and resizing of pictures, which is the harness's to do for all methods alike or
+for none. Our reading: captions are read from the first learned word or the first word of all; the untouched model
 draws the pictures of the class, in every task; a ridge is added to C_reg^T C_reg, which CAPTIONS, ours as well, may not
 fill; with more constraints than W has columns, the pseudo-inverse misses them all by as little as it can (and where two
 concepts' words hardly differ yet, W grows to tell them apart); of a concept that is to be merged only (C, V) is carried,
@@ -54,8 +55,8 @@ class Settings(Prior, Preservation):
     )
     steps: int = Field(500, ge=1, description="optimiser steps a task")
     batch_size: int = Field(2, ge=1, description="pictures of the concept a step, and as many of the class")
-    learning_rate: float = Field(2e-5, gt=0, description="of the K and V matrices")
-    token_learning_rate: float = Field(2e-5, ge=0, description="of v, the new word's embedding row")
+    learning_rate: float = Field(4e-5, gt=0, description="of the K and V matrices")
+    token_learning_rate: float = Field(4e-5, ge=0, description="of v, the new word's embedding row")
     initializer: str = Field("ktn", min_length=1, description="the word that v starts from")
     prior_pictures: int = Field(200, ge=0, description="pictures of the class that the model draws first; 0: none")
     prior_guidance_scale: float = Field(6.0, ge=0, description="guidance of these pictures")

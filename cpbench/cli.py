@@ -426,12 +426,12 @@ def compare(one: Path, other: Path) -> None:
     """Say whether two runs differ: paired by concept, prompt and noise, with an interval and a p value over concepts."""
     from rich.console import Console
 
-    from cpbench.paired_runs import compared, table
+    from cpbench.paired_runs import compared, left_out, table
 
     runs, row, found, notes = compared(one, other)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(table(runs, row, found))
-    for line in notes:
+    for line in [*left_out(found), *notes]:
         console.print(line, markup=False)
     if min(it.concepts for it in found.values()) < 6:
         console.print("With fewer than six concepts no difference can be shown: p cannot fall below 0.05.")

@@ -82,7 +82,10 @@ def write(folder: Path, output: Path, concept: str | None = None) -> None:
     runs = read(folder)
     found, unfinished = groups(runs), sorted((run for run in runs if run.state), key=lambda run: run.path)
     if not found:
-        raise UserError(f"results folder {folder}: no finished run in it; `cpbench run` or `make bench` makes some")
+        why = f" (of {unfinished[0].path}: {unfinished[0].state})" if unfinished else ""
+        raise UserError(
+            f"results folder {folder}: no finished run in it{why}; `cpbench run` or `make bench` makes some"
+        )
     every = {name for group in found for name in group.concepts}
     if concept is not None and concept not in every:
         raise near(concept, sorted(every), "concept")

@@ -72,14 +72,17 @@ IN_TERMINAL = (
 
 RANKS = (
     "Rank: 1 + the number of rows above it, whose paired difference in final DINO (same concept, prompt and noise, in the "
-    "seeds and orders of both) has a 95 % interval wholly above 0. “~”: not compared with every row; “-”: with none."
+    "seeds and orders of both) has a 95 % interval wholly above 0, and p below 0.05 by a sign-flip test over concepts, which fewer "
+    "than six concepts never reach. It is about these concepts' kind, not about other training seeds, and not corrected for the "
+    "number of pairs. “~”: not compared with every row; “-”: with none, or without a final score."
 )
 MORE = (
     "Rows are ordered by rank, then by final DINO. Numbers are means ± standard deviation over runs (seeds, orders) with equal settings.",
-    "Beside or below a score is its 95 % interval. Of one run it is a bootstrap of concepts, then prompts, then pictures, and says where "
+    "Beside or below a score is its 95 % interval, and in a column of its own what it is over: the two kinds answer two questions. Over "
+    "concepts, of one run, it is a bootstrap of concepts (of plain nouns for prior drift), then prompts, then pictures, and says where "
     "the mean over other such concepts would lie (of few concepts it is too narrow: of ten it holds the truth some 89 times in 100, of "
-    "five 83); of three or more runs it is Student's t over the runs, and says where the mean over other seeds and orders would lie. Of "
-    "two runs there is none, nor of one run's identified, prior drift and forgetting by noise, nor, intransigence apart, of older runs.",
+    "five 83). Over seeds, of three or more runs, it is Student's t over the runs, and says where the mean over other seeds and orders "
+    "would lie for these concepts. Of two runs there is none, nor of one run's forgetting by noise, nor of runs older than the figure.",
     "Methods with * see earlier data: they are not replay-free; “generated” replays pictures that the method drew itself. "
     "Verified: against what the method's code was tested; see docs/methods.md.",
 )

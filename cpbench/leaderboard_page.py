@@ -70,6 +70,7 @@ def of_row(row: Row, output: Path) -> dict[str, Any]:
         "hash": row.hash,
         "runs": len(row.runs),
         "cells": [cell(column, row) for column in COLUMNS],
+        "over": row.over,
         "replay_free": row.replay_free,
         "verified": row.verified,
         "report": report_of(row, output),

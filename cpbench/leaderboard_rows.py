@@ -13,12 +13,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from cpbench import config, metrics, results
+from cpbench import config, measures, metrics, results
 from cpbench.comparison import Key, compare
-from cpbench.intervals import FEWEST_SEEDS, t_interval
+from cpbench.intervals import FEWEST_SEEDS, bootstrap, t_interval
 from cpbench.leaderboard_runs import Run, comparable, is_own, judges_of, sequence_of
 
 NONE = (math.nan, math.nan)
+MEASURED = {"identified": "identified", "prior_drift": "moved"}  # in measures.csv
+FEWEST_UNITS = 3  # concepts or nouns that an interval rests on
 SOURCES = {"drawn": "drawn stand-ins", "photographs": "photographs"}
 
 
@@ -37,6 +39,13 @@ class Row:
     high: dict[str, float]
     rank: int | None = None
     compared: int = 0  # with how many other rows
+
+    @property
+    def over(self) -> str:
+        """What its intervals are over: "concepts" of one run, "seeds" (and orders) of three or more, else "-"."""
+        if not any(math.isfinite(it) for it in self.low.values()):
+            return "-"
+        return "concepts" if len(self.runs) == 1 else "seeds"
 
     @property
     def finals(self) -> dict[tuple[int, int], dict[Key, float]]:
@@ -150,7 +159,10 @@ def in_concepts(run: Run, concepts: Sequence[str]) -> list[float]:
 
 
 def own_intervals(run: Run, alone: Run | None) -> dict[str, tuple[float, float]]:
-    """Of one run, the 95 % bootstrap of its concepts, prompts and pictures: its record's, and that of its intransigence."""
+    """Of one run, the 95 % bootstrap of its concepts, prompts and pictures.
+
+    Those of its record, that of its intransigence, and from three concepts or nouns on those of MEASURED.
+    """
     out = {}
     for metric in results.METRICS:
         bounds = getattr(run.record.intervals, metric).model_dump()
@@ -158,6 +170,12 @@ def own_intervals(run: Run, alone: Run | None) -> dict[str, tuple[float, float]]
     if not math.isnan(intransigence(run, alone)) and run.learned.keys() & alone.learned.keys():
         paired = compare(alone.learned, run.learned)
         out["dino_intransigence"] = (paired.low, paired.high)
+    table, last = measures.read(run.folder), len(run.record.sequence.concepts)
+    for key, measure in MEASURED.items() if table is not None else ():
+        own = table[(table["row"] == last) & (table["measure"] == measure)].dropna(subset="value")
+        if len(own) >= FEWEST_UNITS:
+            found = bootstrap(own["value"], list(own["concept"]))
+            out[key] = (found.low, found.high)
     return out
 
 
@@ -231,22 +249,26 @@ def row_of(method: str, hash8: str, runs: list[Run], alone: Sequence[Run]) -> Ro
 
 
 def ranked(rows: list[Row]) -> list[Row]:
-    """The rows with their ranks, the best first. Every pair is compared once."""
+    """The rows with their ranks, the best first. Every pair is compared once, over all concepts or not at all.
+
+    A row without a final score has no rank: one that failed at what is hard must not be measured by the rest.
+    """
+    concepts = {key[0] for row in rows for final in row.finals.values() for key in final}
     for row in rows:
-        row.rank = 1 if any(row.finals.values()) else None
-    for i, a in enumerate(rows):
-        for b in rows[:i]:
+        row.rank = 1 if any(row.finals.values()) and math.isfinite(row.mean["dino_final_average"]) else None
+    able = [row for row in rows if row.rank]
+    for i, a in enumerate(able):
+        for b in able[:i]:
             sides = common(a, b)
-            if not sides[0]:
+            if {key[0] for key in sides[0]} != concepts:
                 continue
             found = compare(*sides)
             a.compared, b.compared = a.compared + 1, b.compared + 1
-            if found.low > 0:
-                b.rank = (b.rank or 1) + 1
-            elif found.high < 0:
-                a.rank = (a.rank or 1) + 1
-    for row in rows:
-        if not row.compared and len(rows) > 1:
+            if found.shown:
+                worse = b if found.difference > 0 else a
+                worse.rank += 1
+    for row in able:
+        if not row.compared and len(able) > 1:
             row.rank = None
 
     def place(row: Row) -> tuple:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_CONCEPTS = 500  # of a sequence in a record
+ROUNDED = 1e-4  # what is written of a score may be off by
 MOST_SAID = 2000  # characters of a name, of a method with all its settings too
 
 
@@ -172,6 +173,7 @@ class Record(Part):
     summary: Summary
     intervals: Intervals = Intervals()  # which older records lack
     measures: Measures = Measures()
+    files: dict[str, Text] = {}  # SHA-256 of the tables beside it, by name
 
     @property
     def rows(self) -> list[int]:
@@ -302,11 +304,25 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
     scores = results.read_scores(file)
     if scores is None:
         return {}, {}, "its scores.csv is damaged"
+    if record.files.get(file.name, results.file_hash(file)) != results.file_hash(file):
+        return {}, {}, "its scores.csv is not the one that its run.json tells of"
     cells = scores[(scores["kind"] == "cell") & (scores["metric"] == "dino") & scores["concept"].isin(concepts)]
     there = set(cells["row"]) & set(record.rows)
     lacking = "" if len(there) == len(record.rows) else f"{len(there)} of {len(record.rows)} rows are there"
     own = cells["concept"].map({c: t for t, c in enumerate(concepts, 1)})
-    return by_picture(cells[cells["row"] == len(concepts)]), by_picture(cells[cells["row"] == own]), lacking
+    finals = by_picture(cells[cells["row"] == len(concepts)])
+    told = record.summary.dino.final_average
+    if told is not None and not lacking and not math.isclose(mean_of(finals), told, abs_tol=ROUNDED):
+        return {}, {}, f"its run.json tells of a final DINO of {told:.3f}, its scores.csv of {mean_of(finals):.3f}"
+    return finals, by_picture(cells[cells["row"] == own]), lacking
+
+
+def mean_of(finals: dict[Key, float]) -> float:
+    """Mean over concepts of their pictures' means, as that of a matrix's row; NaN of nothing."""
+    of: dict[str, list[float]] = {}
+    for (concept, _, _), value in finals.items():
+        of.setdefault(concept, []).append(value)
+    return sum(sum(own) / len(own) for own in of.values()) / len(of) if of else math.nan
 
 
 def by_picture(cells: pd.DataFrame) -> dict[Key, float]:

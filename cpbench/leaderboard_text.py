@@ -54,7 +54,16 @@ def apart(group: Group) -> str:
 
 def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, str]) -> str:
     """One table for each group, and below it the picture of that name, if there is one; then what does not count."""
-    heads = ["rank", "method", "runs", *(c.head for c in COLUMNS), "replay-free", "verified", "settings"]
+    heads = [
+        "rank",
+        "method",
+        "runs",
+        *(c.head for c in COLUMNS),
+        "intervals over",
+        "replay-free",
+        "verified",
+        "settings",
+    ]
     lines = ["# Leaderboard", ""]
     for group in found:
         lines += [f"## {plain(group.title)}", ""]
@@ -64,10 +73,10 @@ def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
             f"What all rows share: {plain('; '.join(facts))}.",
             plain(apart(group)),
         ]
-        lines += ["", table_row(heads), "|--:|---|" + "--:|" * (1 + len(COLUMNS)) + "---|---|---|"]
+        lines += ["", table_row(heads), "|--:|---|" + "--:|" * (1 + len(COLUMNS)) + "---|" * 4]
         for row in group.rows:
             cells = [COLUMNS[0].cell(row) + COLUMNS[0].bracket(row), *(c.cell(row) for c in COLUMNS[1:])]
-            words = [row.replay_free, row.verified, row.hash]
+            words = [row.over, row.replay_free, row.verified, row.hash]
             lines.append(table_row([group.rank(row), row.method, len(row.runs), *cells, *words]))
         lines.append("")
         if group.id in pictures:
@@ -108,6 +117,7 @@ def table(found: Sequence[Group]) -> pd.DataFrame:
                 "method": row.method,
                 "hash": row.hash,
                 "runs": len(row.runs),
+                "intervals_over": row.over,
                 "replay_free": row.replay_free,
                 "verified": row.verified,
             }
@@ -133,7 +143,7 @@ def as_json(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[st
         return {"path": run.path, "seed": run.draw[0], "order": run.draw[1]}
 
     def of_row(row: Row) -> dict[str, Any]:
-        own = {k: getattr(row, k) for k in ("rank", "compared", "method", "hash", "replay_free", "verified")}
+        own = {k: getattr(row, k) for k in ("rank", "compared", "method", "hash", "over", "replay_free", "verified")}
         averaged = {k: finite(getattr(row, k)) for k in ("mean", "std", "low", "high")}
         return own | {"runs": list(map(of_run, row.runs))} | averaged
 

@@ -1,4 +1,4 @@
-"""`cpbench compare`: two runs picture by picture, after the last task that both have drawn."""
+"""`cpbench compare`: two runs picture by picture, after the last task of which both have drawn a row."""
 
 from __future__ import annotations
 
@@ -25,15 +25,30 @@ def compared(one: Path, other: Path) -> tuple[list[Shown], int, dict[str, Compar
         raise UserError(
             "compare: the runs have other seeds or orders, and so other noise or pasts; name two that share both"
         )
-    row = min(r.last for r in runs)
+    for run in runs:
+        if run.scores.empty:
+            raise UserError(f"compare: {run.folder}: its scores.csv is missing or damaged, and no row's either")
+    row = max({*runs[0].drawn} & {*runs[1].drawn} - {0}, default=0)
     if not row:
-        raise UserError("compare: one of the runs has drawn nothing after its first task yet; let it go on")
+        raise UserError(
+            "compare: after no task there are pictures of both runs; let them go on, or draw the same --rows"
+        )
     found = {}
     for metric in SHOWN:
         sides = [of_row(run, metric, row) for run in runs]
         if all(sides):
             found[metric] = compare(*sides)
     return runs, row, found, notes
+
+
+def left_out(found: dict[str, Comparison]) -> list[str]:
+    """A line for every metric of which pictures of one run have no like in the other."""
+    lines = []
+    for metric, it in found.items():
+        if it.unpaired:
+            concepts = f", and with them all of {', '.join(it.left_out)}" if it.left_out else ""
+            lines.append(f"{TITLES[metric]}: {it.unpaired} pictures are in one run alone, or have no score{concepts}.")
+    return lines
 
 
 def of_row(run: Shown, metric: str, row: int) -> dict[Key, float]:

@@ -200,7 +200,7 @@ def gallery(run: Shown, level: Level) -> list[dict[str, Any]]:
     return out
 
 
-def kept_grid(run: Shown) -> str | None:
-    """grid.png, or grid.webp as `make reference` keeps it, for a folder that was kept without its pictures."""
-    files = (run.folder / "grid.png", run.folder / "grid.webp")
+def kept(run: Shown, name: str) -> str | None:
+    """NAME.png, or NAME.webp as `make reference` keeps it: the grid or curves of a folder that was kept without the rest."""
+    files = (run.folder / f"{name}.png", run.folder / f"{name}.webp")
     return next((data_uri(file, 1400, 75) for file in files if os.path.isfile(file)), None)

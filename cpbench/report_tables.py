@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cpbench import composition, config, plots, results
-from cpbench.intervals import bootstrap
+from cpbench import config, metrics, plots, results
+from cpbench.intervals import bootstrap, concept_means
 from cpbench.plots import FEWEST
 from cpbench.report import TITLES, number
 from cpbench.report_data import SHOWN, Shown, figure, judge_of, part, prompts_of, said
@@ -47,8 +47,13 @@ MEASURES = {
     "A_mmd": "A_mmd ↓",
     "F_mmd": "F_mmd ↓",
     "CMMD": "CMMD ↓",
-    "KID": "KID ↓",
-    "KID-dino": "KID-dino ↓",
+    "KID": "KID × 1000 ↓",
+    "KID-dino": "KID-dino × 1000 ↓",
+}
+SCALES = {"KID": 1000.0, "KID-dino": 1000.0}  # what is shown of a value that three decimals would make 0
+CONVENTIONS = {
+    "lrcp": "the last row in the maximum, all concepts in the mean: continual-lora's code",
+    "first-minus-last": "right after learning, less the end: minus the backward transfer",
 }
 PAIRS = {"dino": "DINO ↑", "clip_i": "CLIP-I ↑", "clip_t": "CLIP-T ↑", "both": "both there ↑"}
 COSTS = (
@@ -201,6 +206,7 @@ def measure_rows(run: Shown) -> dict[str, Any]:
     if run.measures is None or run.measures["value"].isna().all():
         return {}
     table = run.measures.dropna(subset="value")
+    table = table.assign(value=table["value"] * table["measure"].map(SCALES).fillna(1.0))
     heads = [(name, head) for name, head in MEASURES.items() if name in set(table["measure"])]
     parts = {key: own for key, own in table.groupby(["row", "measure"])}
     rows = [
@@ -211,7 +217,7 @@ def measure_rows(run: Shown) -> dict[str, Any]:
 
 
 def measure_cell(own: pd.DataFrame | None) -> tuple[str, str]:
-    """The mean of a measure in a row and, from three concepts or nouns on, its interval."""
+    """The mean of a measure in a row and, from three concepts, nouns or pairs on, its interval."""
     if own is None:
         return "-", ""
     low_high = ""
@@ -221,12 +227,30 @@ def measure_cell(own: pd.DataFrame | None) -> tuple[str, str]:
     return figure(float(own["value"].mean())), low_high
 
 
-def pair_rows(run: Shown) -> list[tuple[str, list[str]]]:
-    """Pictures of two concepts, a line a row that has them: PAIRS; empty without any."""
-    means = composition.summary(run.scores)
+def conventions(run: Shown) -> list[tuple[str, str, str]]:
+    """(what, whose convention, value) of figures that other papers and codes call by the same names."""
+    out = []
+    for metric in (m for m in SHOWN if m in run.matrices and m != "clip_t"):
+        R = run.matrices[metric].to_numpy(dtype=float)
+        for name, whose in CONVENTIONS.items():
+            out.append((f"forgetting, {TITLES[metric]}", whose, figure(metrics.forgetting(R, name))))
+    last = {k: v for k, v in run.picture_scores("clip_t").items() if k[0] == run.last and not math.isnan(v)}
+    if last:
+        values = [metrics.CLIPSCORE * max(v, 0.0) for v in last.values()]
+        _, means = concept_means(values, [k[1] for k in last], [k[2] for k in last])
+        out.append(("CLIP-T × 2.5, final average", "CLIPScore: Custom Diffusion, CIDM", figure(float(means.mean()))))
+    return out
+
+
+def pair_rows(run: Shown) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Pictures of two concepts, a line a row that has them: PAIRS, each with its interval over pairs; empty without any."""
+    drawn = run.scores[run.scores["kind"] == "pair"].dropna(subset="value")
+    both = drawn["metric"].str.replace("_(?:first|second)$", "", regex=True)  # of either concept: one name
+    drawn = drawn.assign(metric=both)
+    parts = {key: own for key, own in drawn.groupby(["row", "metric"])}
     return [
-        ("untouched" if t == "0" else f"task {t}", [figure(figures.get(name)) for name in PAIRS])
-        for t, figures in means.items()
+        ("untouched" if t == 0 else f"task {t}", [measure_cell(parts.get((t, name))) for name in PAIRS])
+        for t in sorted(drawn["row"].unique())
     ]
 
 

@@ -483,8 +483,26 @@ def test_a_folder_kept_without_pictures_shows_its_grid(name: str, tmp_path: Path
     for t in range(4):
         shutil.rmtree(folder / f"task-{t:02d}")
     picture(folder / name, 1, 128)
+    picture(folder / name.replace("grid", "curves"), 2, 128)
     tree = Tree(html_report.write([folder])[0].read_text())
-    assert "The time-lapse grid of seqlora rank=4" in tree.values("img", "alt")
+    kept = ["The time-lapse grid of seqlora rank=4", "The training curves of seqlora rank=4"]
+    assert [alt for alt in tree.values("img", "alt") if alt in kept] == kept
+    assert "Training curves and norms" in tree.words
+
+
+def test_other_conventions_are_those_of_the_scores(run: Path, page: str) -> None:
+    (rows,) = [rows for head, *rows in Tree(page).tables if head == ["what", "after the last task", "convention"]]
+    cells = results.read_scores(run / "scores.csv").query("kind == 'cell'")
+    expected = []
+    for metric, title in (("dino", "DINO"), ("clip_i", "CLIP-I")):
+        R = cells[cells["metric"] == metric].groupby(["row", "concept"])["value"].mean().unstack()[CONCEPTS].to_numpy()
+        T = len(CONCEPTS)
+        every = [max(R[i][j] for i in range(j + 1, T + 1)) - R[T][j] for j in range(T)]
+        first = [R[j + 1][j] - R[T][j] for j in range(T - 1)]
+        expected += [(f"forgetting, {title}", f"{sum(it) / len(it):.3f}") for it in (every, first)]
+    last = cells[(cells["metric"] == "clip_t") & (cells["row"] == T)]
+    expected.append(("CLIP-T × 2.5, final average", f"{2.5 * last.groupby('concept')['value'].mean().mean():.3f}"))
+    assert [(name, value) for name, value, _ in rows] == expected
 
 
 def spoiled(value: Any) -> Iterator[Any]:
@@ -733,6 +751,19 @@ def test_measures_and_pairs_are_told_where_they_are(tmp_path: Path, fast: None) 
     assert heads == ["model", "identified ↑", "plain nouns moved ↓", "A_mmd ↓"]
     found = bootstrap([0.2, 0.8, 0.5], ["a", "b", "c"])
     assert rows[3] == ["task 3", f"0.500 {found.low:.3f} to {found.high:.3f}", "0.800", "4.500"]
+
+    table = pd.DataFrame([(3, "KID-dino", "", 0.000444)], columns=table.columns)
+    (folder / "measures.csv").write_text(table.to_csv(index=False))
+    pairs = [
+        (3, "pair", pair, "a {} and a {}", 0, m, v)
+        for pair, v in (("a+b", 0.1), ("b+c", 0.2), ("c+a", 0.6))
+        for m in ("dino_first", "dino_second")
+    ]
+    results.write_scores(folder / "scores.csv", pd.concat([scores, pd.DataFrame(pairs, columns=results.SCORE_COLUMNS)]))
+    tables = Tree(html_report.page([report_data.read(folder)])).tables
+    assert ["model", "KID-dino × 1000 ↓"] in [t[0] for t in tables] and ["task 3", "0.444"] in [t[-1] for t in tables]
+    found = bootstrap([0.1, 0.2, 0.6], ["a+b", "b+c", "c+a"])
+    assert ["task 3", f"0.300 {found.low:.3f} to {found.high:.3f}", "-", "-", "-"] in [t[-1] for t in tables]
 
     (folder / "measures.csv").write_text("no table")
     assert "measures.csv is damaged and left out." in html_report.page([report_data.read(folder)])

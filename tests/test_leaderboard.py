@@ -1,5 +1,6 @@
 """The leaderboard from run records written by hand."""
 
+import itertools
 import json
 import re
 import shutil
@@ -364,7 +365,7 @@ def test_names_are_words_in_markdown_and_part_of_no_path(tmp_path: Path, capsys:
         if not line.startswith("!["):
             assert "<" not in line and "http://" not in line and not re.search(r"(?<!\\)[\[`]", line), line
     (row,) = [line for line in text.splitlines() if "&lt;img" in line and line.startswith("|")]
-    assert len(re.findall(r"(?<!\\)\|", row)) == 22  # a row of twenty-one cells
+    assert len(re.findall(r"(?<!\\)\|", row)) == 23  # a row of twenty-two cells
 
 
 @pytest.mark.parametrize("how", ["words", "half", "bomb", "a folder"])
@@ -622,6 +623,45 @@ def last_row(folder: Path) -> pd.Series:
     return cells.set_index(["concept", "prompt", "index"])["value"]
 
 
+def by_signs(differences: pd.Series) -> float:
+    """The share of all choices of signs of concepts' mean differences whose sum is as far from 0."""
+    means = differences.groupby(["concept", "prompt"]).mean().groupby("concept").mean()
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, means, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(means))
+    ]
+    return sum(it >= abs(means.sum()) - 1e-12 for it in sums) / len(sums)
+
+
+def test_who_failed_at_a_concept_has_no_rank_and_outranks_nobody(tmp_path: Path) -> None:
+    for method, level in (("l2", 0.4), ("ewc", 0.6)):
+        make_run(tmp_path / method, method, level)
+    failed = make_run(tmp_path / "olora", "olora", 0.9, summary=summary(None, final_average=None))
+    scores = results.read_scores(failed / "scores.csv")
+    scores.loc[scores["concept"] == CONCEPTS[0], "value"] = float("nan")
+    results.write_scores(failed / "scores.csv", scores)
+    (group,) = groups_in(tmp_path)
+    assert [(row["method"], row["rank"], row["compared"]) for row in group["rows"]] == [
+        ("ewc", 1, 1),
+        ("l2", 2, 1),
+        ("olora", None, 0),
+    ]
+
+
+def test_figures_that_the_scores_do_not_have_count_for_nothing(tmp_path: Path) -> None:
+    """Neither those of a record that was changed, nor scores that are not the record's."""
+    make_run(tmp_path / "a", "l2", 0.4)
+    make_run(tmp_path / "b", "ewc", 0.4, summary=summary(0.5, final_average=0.999))
+    other = make_run(tmp_path / "c", "olora", 0.4)
+    made = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps(made | {"files": {"scores.csv": "00" * 32}}))
+    (group,) = groups_in(tmp_path)
+    assert [row["method"] for row in group["rows"]] == ["l2"]
+    text = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "its run.json tells of a final DINO of 0.999, its scores.csv of 0.4" in text
+    assert "its scores.csv is not the one that its run.json tells of" in text
+
+
 def test_ranks_by_brute_force(tmp_path: Path) -> None:
     levels = {"a": 0.50, "b": 0.47, "c": 0.44, "d": 0.52, "e": 0.2, "f": 0.36, "g": 0.51}
     draws = dict.fromkeys(levels, DRAWS) | {"b": [(0, 0)], "f": [(1, 0), (5, 0)], "g": [(0, 1), (7, 7)]}
@@ -637,7 +677,7 @@ def test_ranks_by_brute_force(tmp_path: Path) -> None:
             if both:
                 pooled = pd.concat([scores[b][d] - scores[a][d] for d in both], axis=1).mean(axis=1).dropna()
                 found = bootstrap(pooled.to_numpy(), *(list(pooled.index.get_level_values(k)) for k in (0, 1)))
-                above += found.low > 0
+                above += found.low > 0 and by_signs(pooled) < 0.05
         expected[a] = 1 + above
     assert {row["method"]: row["rank"] for row in group["rows"]} == expected
     assert len(set(expected.values())) > 2 and max(expected.values()) == len(levels)
@@ -746,7 +786,8 @@ def test_leaderboard_json_has_what_it_should(tmp_path: Path) -> None:
     assert group["comparable"]["sampler"] == {"num_inference_steps": 10, "guidance_scale": 4}
     for row in group["rows"]:
         assert set(row) == {
-            *("rank", "compared", "method", "hash", "replay_free", "verified", "runs", "mean", "std", "low", "high")
+            *("rank", "compared", "method", "hash", "over", "replay_free", "verified"),
+            *("runs", "mean", "std", "low", "high"),
         }  # fmt: skip
         for values in (row["mean"], row["std"], row["low"], row["high"]):
             assert all(v is None or round(v, 6) == v for v in values.values())

@@ -66,6 +66,31 @@ def test_what_cannot_be_paired_is_refused(tmp_path: Path, call: Callable, change
     assert code == 2 and len(said.splitlines()) == 1
 
 
+def test_rows_that_only_one_has_drawn_are_no_common_ground(tmp_path: Path, call: Callable) -> None:
+    stopped = make_run(tmp_path / "a", CONCEPTS, rows=[0, 1, 2])
+    thinned = make_run(tmp_path / "b", CONCEPTS, rows=[0, 7])
+    code, _, said = call("compare", stopped, thinned)
+    assert code == 2 and "after no task there are pictures of both runs" in said and len(said.splitlines()) == 1
+    more = make_run(tmp_path / "c", CONCEPTS, rows=[0, 2, 7])
+    assert paired_runs.compared(stopped, more)[1] == 2
+
+
+def test_pictures_that_have_no_like_are_told(tmp_path: Path, call: Callable) -> None:
+    a, b = make_run(tmp_path / "a", CONCEPTS), make_run(tmp_path / "b", CONCEPTS)
+    scores = read_scores(a / "scores.csv")
+    scores.loc[(scores["metric"] == "dino") & (scores["concept"] == "c3"), "value"] = float("nan")
+    write_scores(a / "scores.csv", scores)
+    code, said, _ = call("compare", a, b)
+    assert code == 0 and "DINO: 8 pictures are in one run alone, or have no score, and with them all of c3." in said
+
+
+def test_scores_that_are_damaged_are_told_as_such(tmp_path: Path, call: Callable) -> None:
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    (b / "scores.csv").write_bytes((b / "scores.csv").read_bytes()[:-5])
+    code, _, said = call("compare", a, b)
+    assert code == 2 and "damaged" in said and len(said.splitlines()) == 1
+
+
 def test_few_concepts_are_said_to_be_too_few(tmp_path: Path, call: Callable) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)
     code, said, _ = call("compare", a, b)
