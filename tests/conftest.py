@@ -219,7 +219,10 @@ def short_run(short: Path) -> Callable[..., Path]:
 
 LONGEST = ("test_resume", "test_finished", "test_architectures", "test_html_report", "test_classifier_matrix")
 LONGEST += ("test_sweep", "test_plan", "test_runner", "test_docs_adding", "test_pretrain")
-A_FEW = ("seqlora", "dcscore dora", "raretoken lora", "textualinversion")  # a LoRA, DoRA, two stages, words alone
+A_FEW = {  # beside the first architecture
+    "sd21": ("seqlora", "dcscore dora", "raretoken lora", "textualinversion"),  # a LoRA, DoRA, two stages, words alone
+    "sdxl": ("seqlora", "textualinversion"),  # with two text encoders, and the slowest
+}
 OF_EVERY_METHOD = (
     "test_plain_diffusers_draws_the_same_with_what_was_exported",
     "test_every_method_learns_two_tasks_and_draws",
@@ -236,5 +239,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name, _, case = item.name.rstrip("]").partition("[")
         architecture, _, method = case.partition("-base-" if case.startswith("sd21-base-") else "-")
-        if name in OF_EVERY_METHOD and architecture in ("sdxl", "sd21") and method not in A_FEW:
+        if name in OF_EVERY_METHOD and method not in A_FEW.get(architecture, (method,)):
             item.add_marker(pytest.mark.slow)

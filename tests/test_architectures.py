@@ -230,7 +230,7 @@ def test_the_target_is_what_the_architecture_predicts(
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        pytest.param(name, dtype, marks=[pytest.mark.slow] if name == "sdxl" and dtype == "float16" else [])
+        pytest.param(name, dtype, marks=[pytest.mark.slow] if name == "sdxl" else [])
         for name in architectures.ARCHITECTURES
         for dtype in ("bfloat16", "float16")
     ],

@@ -20,9 +20,9 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "adding-a-method.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines()]
-# what makes the page's runs short; given again, a setting is the last one's
+# what makes the page's runs short, with a sequence of two concepts; given again, a setting is the last one's
 SHORT = "--set steps=2 --set batch_size=1 --set rank=2"
-SHORT += " --rows 3 --no-overlap --set evaluation.num_inference_steps=1 --set evaluation.pictures_per_prompt=1"
+SHORT += " --rows 2 --no-overlap --set evaluation.num_inference_steps=1 --set evaluation.pictures_per_prompt=1"
 REFUSED = TEXT.partition("## What is refused")[2].partition("\n## ")[0]
 VARIES = r"'[^']*'|\d+|\.\.\.|\(latent\)|\b(?:image|nan|lwf|unet)\b|pictures/|: |; |method lwf|option"  # in a message
 
@@ -50,14 +50,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def said(folder: Path) -> dict[str, str]:
+def said(folder: Path, short: Path) -> dict[str, str]:
     """The page's files in a folder, and what each of its commands says there."""
     for name, code in (("lwf.py", block("python")), ("test_lwf.py", block("python", 1)), ("lwf.yaml", block("yaml"))):
         assert f"`{name}`" in TEXT
         (folder / name).write_text(code)
-    short = {c: f"{c} {SHORT}" if re.match("cpbench (run|plan)", c) else c for c in COMMANDS}
+    shorter = {"run": f"{SHORT} --sequence {short}", "plan": SHORT}
     with contextlib.chdir(folder):
-        return {command: does(shorter) for command, shorter in short.items()}
+        return {command: does(f"{command} {shorter.get(command.split()[1], '')}") for command in COMMANDS}
 
 
 def test_the_commands_are_there() -> None:
@@ -84,7 +84,7 @@ def test_what_it_says_of_the_runs(folder: Path, said: dict[str, str]) -> None:
     assert re.search(
         rf"learning +{2 * (1 + 3 + 3)} UNet evaluations", said["cpbench plan --method ./lwf.py --sequence quick3"]
     )
-    runs = list(folder.glob("results/runs/quick3/miniature/lwf/*/order0-seed0"))
+    runs = list(folder.glob("results/runs/short/miniature/lwf/*/order0-seed0"))
     assert len(runs) == 3
     for run in runs:
         curve = (run / "task-02" / "curve.csv").read_text().splitlines()[0].split(",")
