@@ -11,12 +11,15 @@ from PIL import Image
 
 from cpbench import leaderboard
 
-KEPT = ("run.json", "scores.csv", "measures.csv", "identification.csv", "matrix-*.csv")
+KEPT = ("run.json", "scores.csv", "measures.csv", "identification.csv", "matrix-*.csv", "report.html")
 PICTURES = ("grid", "curves")
 
 
 def keep(runs: Path, reference: Path) -> int:
     """Copy what is KEPT of every finished run below `runs`, and its PICTURES as WebP, a fifth of the PNG's bytes.
+
+    A report, a page of some 2 MB with the run's pictures, is kept where `cpbench report` has made one: the leaderboard's
+    page has a link to it.
 
     Returns how many there are. Each takes the place of what was kept of its method, settings, seed and order over this
     version of its sequence, whatever the hash. The leaderboard in `reference` is of all that is there and of nothing

@@ -184,7 +184,8 @@ def test_what_is_kept_for_reference_are_tables_and_grids(tmp_path: Path) -> None
     runs, kept = tmp_path / "runs", tmp_path / "reference"
     for sequence in ("seq", "other"):
         write(runs / sequence, record("lora"), record("base", status="running"))
-        names = ("scores.csv", "matrix-dino.csv", "measures.csv", "task-01/state.safetensors", "task-01/pictures/0.png")
+        names = ("scores.csv", "matrix-dino.csv", "measures.csv", "report.html")
+        names += ("task-01/state.safetensors", "task-01/pictures/0.png")
         for name in names:
             path = runs / sequence / "run-0" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +194,7 @@ def test_what_is_kept_for_reference_are_tables_and_grids(tmp_path: Path) -> None
     write(kept / "third", record("l2"))
     assert reference.keep(runs, kept) == 2
     found = {f.relative_to(kept).as_posix() for f in kept.rglob("*") if f.is_file()}
-    files = ("run.json", "scores.csv", "matrix-dino.csv", "measures.csv", "grid.webp")
+    files = ("run.json", "scores.csv", "matrix-dino.csv", "measures.csv", "report.html", "grid.webp")
     assert found == {f"{s}/run-0/{n}" for s in ("seq", "other") for n in files} | FILES | {"third/run-0/run.json"}
     assert Image.open(kept / "seq" / "run-0" / "grid.webp").size == (30, 20)
 

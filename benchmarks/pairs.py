@@ -1,0 +1,60 @@
+"""How far are two rows of the leaderboard apart, picture by picture? By DINO, at the end and right after each own task.
+
+    python benchmarks/pairs.py results/reference dreambench10 dcscore ewc seqlora
+
+Every pair of the methods named (all, where none is): mean difference first less second over the seeds and orders that both
+have, its 95 % interval (concepts, prompts and pictures drawn again) and the p value of a sign-flip test over concepts.
+Of several versions of a sequence it is the one with the most rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cpbench import leaderboard_rows, leaderboard_runs
+from cpbench.comparison import Comparison, compare
+from cpbench.leaderboard_rows import Row
+
+
+def row_of(rows: list[Row], method: str) -> Row:
+    """The row of a method with its settings; of several, made by different code, the one with the most runs."""
+    found = [row for row in rows if row.method.removesuffix("*") == method]
+    if not found:
+        sys.exit(f"no row of {method}; there are {', '.join(row.method for row in rows)}")
+    return max(found, key=lambda row: len(row.runs))
+
+
+def paired(a: Row, b: Row, what: str) -> tuple[Comparison, int]:
+    """Of `finals` or `learned`, each picture's mean over the common seeds and orders; and how many of these there are."""
+    mine, theirs = ({run.draw: getattr(run, what) for run in row.runs} for row in (a, b))
+    draws = sorted(mine.keys() & theirs.keys())
+    keys = set.intersection(*(mine[d].keys() & theirs[d].keys() for d in draws)) if draws else set()
+    sides = ({k: sum(side[d][k] for d in draws) / len(draws) for k in sorted(keys)} for side in (mine, theirs))
+    return compare(*sides), len(draws)
+
+
+def main(folder: Path, sequence: str, methods: list[str]) -> None:
+    groups = leaderboard_rows.groups(leaderboard_runs.read(folder))
+    rows = max((g.rows for g in groups if g.sequence.startswith(f"{sequence} v")), key=len, default=[])
+    chosen = [row_of(rows, m) for m in methods] if methods else rows
+    table = Table(title=f"{sequence}: differences in DINO", title_justify="left")
+    for head in ("first", "second", "runs", "at the end", "p", "right after learning", "p"):
+        table.add_column(head, justify="left" if head in ("first", "second") else "right")
+    for a, b in itertools.combinations(chosen, 2):
+        cells = []
+        for what in ("finals", "learned"):
+            it, runs = paired(a, b, what)
+            cells += [f"{it.difference:+.3f} [{it.low:+.3f}, {it.high:+.3f}]", f"{it.p:.3f}"]
+        table.add_row(a.method, b.method, str(runs), *cells)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
