@@ -126,12 +126,29 @@ def test_every_method_learns_two_tasks_and_draws(
     assert fingerprint(backbone) == before
 
 
+def blocks_of(backbone: Backbone) -> int:
+    """Transformer blocks, each with self- and cross-attention, of the published UNet, which the small one keeps."""
+    return {"sd15": 16, "sd21-base": 16, "sdxl": 70}[Path(backbone.name).parent.name.rpartition("-epsilon")[0]]
+
+
 def test_a_lora_is_on_every_attention_layer_of_the_architecture(backbone: Backbone) -> None:
-    blocks = {"sd15": 16, "sd21-base": 16, "sdxl": 70}[Path(backbone.name).parent.name.rpartition("-epsilon")[0]]
+    blocks = blocks_of(backbone)
     factors = backbone.add_lora(2, adapters.ATTENTION, torch.Generator().manual_seed(0))
     assert len(factors) == blocks * 2 * 4 * 2  # self and cross; q, k, v, out; A and B
     backbone.restore()
     assert len(backbone.add_lora(2, ("attn2.to_k",), torch.Generator().manual_seed(0))) == blocks * 2
+
+
+def test_every_methods_own_layers_are_all_there(backbone: Backbone) -> None:
+    """K and V of cross-attention are two a block, its linear layers four, and with self-attention's eight."""
+    a_block = {"clora": 2, "stamina": 2, "cidm": 4}
+    for name in config.built_in_methods():
+        targets = config.load_method(name).Options.model_fields.get("target_modules")
+        if targets is not None:
+            found = adapters.matching_modules(backbone.unet, targets.default)
+            assert len(found) == blocks_of(backbone) * a_block.get(name, 8), name
+            crossing = [layer for layer in found if ".attn2." in layer]
+            assert len(crossing) == blocks_of(backbone) * a_block.get(name, 4), name
 
 
 def test_a_word_has_a_row_in_every_encoders_table(backbone: Backbone) -> None:
