@@ -1,5 +1,6 @@
 """The search for settings: its score, its ranges, what it writes, and that it goes on."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,21 @@ def test_a_study_goes_on_and_its_first_trial_is_the_preset(tmp_path: Path) -> No
     assert len(list((tmp_path / "runs").glob("**/run.json"))) == 3
     (kept,) = yaml.safe_load((tmp_path / "miniature.yaml").read_text()).values()
     assert set(kept) == {"learning_rate", "token_learning_rate", "_provenance"}
+
+
+def test_the_page_of_trials_tells_of_every_searched_preset() -> None:
+    """docs/tuning.md has as many trials of each method as its preset says, the best of which is the preset's."""
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "tuning.md").read_text()
+    presets = yaml.safe_load((root / "baselines" / "presets" / "miniature.yaml").read_text())
+    searched = {name: it for name, it in presets.items() if config.PROVENANCE in it}
+    assert set(searched) == set(config.built_in_methods()) - {"base"}
+    for name, preset in searched.items():
+        told, trials = preset[config.PROVENANCE], []
+        for words, score in re.findall(rf"^\| `{name}` \| \d+ \| ([^|]+) \| \**([-\d.]+)\** \|$", page, re.MULTILINE):
+            trials.append((float(score), dict(it.rsplit(" ", 1) for it in words.strip().split(", "))))
+        best, values = max(trials, key=lambda it: it[0])
+        assert len(trials) == told["trials"] and sorted(values) == told["searched"], name
+        assert best == pytest.approx(told["score"], abs=6e-4) and trials[0][0] == pytest.approx(told["first"], abs=6e-4)
+        for option, value in values.items():
+            assert float(value) == pytest.approx(preset[option], rel=5e-3), (name, option)
