@@ -2,14 +2,15 @@
 
     python benchmarks/doc_tables.py
 
-Between `<!-- results of SEQUENCE, all rows -->` (or `most runs`: the rows with the most runs) and `<!-- end of results -->`
-stands a table; in docs/methods.md it is the column "place on the miniature". Of several versions of a sequence it is the
-one with the most rows.
+Between `<!-- results of SEQUENCE, full -->` (or `short`, with the columns of SHORT) and `<!-- end of results -->` stands a
+table; in docs/methods.md it is the column "place on the miniature". Of several versions of a sequence it is the one with
+the most rows.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = "README.md", "docs/findings.md", "docs/methods.md"
 COLUMNS = {  # head: (column of the leaderboard's CSV, how its number is written)
     "DINO final": ("dino_final_average", ".3f"),
+    "over tasks": ("dino_over_tasks", ".3f"),
     "plasticity": ("dino_plasticity", ".3f"),
     "backward transfer": ("dino_backward_transfer", ".3f"),
     "forgetting": ("dino_forgetting", ".3f"),
@@ -28,7 +30,8 @@ COLUMNS = {  # head: (column of the leaderboard's CSV, how its number is written
     "carried MB": ("carried_MB", ".3g"),
     "UNet evaluations": ("learning_unet_evaluations", ",.0f"),
 }
-MARKED = re.compile(r"(<!-- results of (\S+), (all rows|most runs) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+SHORT = "DINO final", "over tasks", "backward transfer", "retention", "CLIP-T final", "UNet evaluations"
+MARKED = re.compile(r"(<!-- results of (\S+), (full|short) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 PLACE = re.compile(r"^\| `(\w+)` \|(?:[^|\n]*\|){9}$", re.MULTILINE)
 METHOD_COLUMNS = 10
 
@@ -43,12 +46,12 @@ def number(value: float, form: str) -> str:
     return "-" if pd.isna(value) else f"{value:{form}}".replace("-0.000", "0.000")
 
 
-def table(rows: pd.DataFrame) -> str:
-    """Markdown: a score of several runs has its standard deviation behind it."""
-    lines = [f"| rank | method | runs | {' | '.join(COLUMNS)} |", f"|--:|---|{'--:|' * (1 + len(COLUMNS))}"]
+def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
+    """Markdown: a final score of several runs has its standard deviation behind it."""
+    lines = [f"| rank | method | runs | {' | '.join(heads)} |", f"|--:|---|{'--:|' * (1 + len(heads))}"]
     for _, row in rows.iterrows():
         cells = []
-        for column, form in COLUMNS.values():
+        for column, form in (COLUMNS[head] for head in heads):
             spread = row.get(f"{column}_std", float("nan"))
             told = f" ± {spread:.3f}" if column == "dino_final_average" and not pd.isna(spread) else ""
             cells.append(number(row[column], form) + told)
@@ -73,10 +76,8 @@ def updated(page: str, board: pd.DataFrame) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
 
     def marked(found: re.Match) -> str:
-        rows = rows_of(board, found[2])
-        return (
-            found[1] + table(rows[rows["runs"] == rows["runs"].max()] if found[3] == "most runs" else rows) + found[4]
-        )
+        heads = SHORT if found[3] == "short" else tuple(COLUMNS)
+        return found[1] + table(rows_of(board, found[2]), heads) + found[4]
 
     text = MARKED.sub(marked, text)
     return (

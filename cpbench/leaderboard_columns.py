@@ -50,6 +50,7 @@ class Column:
 
 COLUMNS = (
     Column("dino_final_average", "DINO final", "mean DINO score of all concepts at the end"),
+    Column("dino_over_tasks", "DINO over tasks", "mean over all tasks of the mean DINO score of the concepts learned so far (Rebuffi et al.'s average incremental score): where scores go up and down from task to task, the end alone may be a good or a bad moment"),
     Column("dino_backward_transfer", "backward transfer", "what later tasks did to concepts, by DINO; negative: lost"),
     Column("dino_normalised_retention", "retention", "gained over the untouched model and kept to the end, as a share of the gap to the real pictures (DINO)"),
     Column("dino_forgetting", "forgetting", "Chaudhry's, by DINO: the best a concept was before the last task, less what it is at the end; lower is better", high=False),

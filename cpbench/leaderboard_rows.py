@@ -90,7 +90,7 @@ def scores(run: Run, alone: Run | None) -> dict[str, float]:
     record, out = run.record, {}
     for metric in results.METRICS:
         out |= {f"{metric}_{k}": v for k, v in getattr(record.summary, metric).model_dump().items()}
-    out |= {"dino_intransigence": intransigence(run, alone)}
+    out |= {"dino_over_tasks": run.over_tasks, "dino_intransigence": intransigence(run, alone)}
     out |= {"identified": record.measures.identified, "prior_drift": record.measures.moved}
     return {k: math.nan if v is None else float(v) for k, v in out.items()}
 
