@@ -1,0 +1,56 @@
+"""Where does learning go: into the concept's word, or into the class noun? By DINO, right after each own task.
+
+    python benchmarks/nouns.py results/reference/dreambench10
+
+For every run the likeness to the concept's real pictures of what is drawn for its words (the diagonal of the retention
+matrix), and of what is drawn for the plain noun ("a photo of a dog", `pres` in measures.csv), means over the concepts that
+are the first of their noun. Plain prompts are easier than a sequence's, so the two are not of one scale: compare methods.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from cpbench import measures
+from cpbench.leaderboard_runs import finished_runs, name_of
+
+
+def of_run(folder: Path, record: dict) -> tuple[float, float] | None:
+    """(its words, the plain noun): mean DINO right after learning; None for a run without plain nouns."""
+    concepts, nouns = record["sequence"]["concepts"], record["sequence"]["class_nouns"]
+    table = measures.read(folder)
+    if table is None:
+        return None
+    R = pd.read_csv(folder / "matrix-dino.csv", index_col="row")
+    pres = table[table["measure"] == "pres"].set_index(["row", "concept"])["value"]
+    first = [c for j, c in enumerate(concepts) if nouns[c] not in [nouns[k] for k in concepts[:j]]]
+    rows = {c: concepts.index(c) + 1 for c in first}
+    if not all((t, nouns[c]) in pres.index for c, t in rows.items()):
+        return None
+    return float(np.mean([R.loc[t, c] for c, t in rows.items()])), float(
+        np.mean([pres[t, nouns[c]] for c, t in rows.items()])
+    )
+
+
+def main(folder: Path) -> None:
+    found: dict[str, list[tuple[float, float]]] = {}
+    for path, record in finished_runs(folder):
+        if both := of_run(path, record):
+            found.setdefault(name_of(record), []).append(both)
+    table = Table(title="DINO right after learning", title_justify="left")
+    for head in ("method", "runs", "the concept's words", "the plain noun"):
+        table.add_column(head, justify="left" if head == "method" else "right")
+    for method, values in sorted(found.items(), key=lambda it: -float(np.mean([plain for _, plain in it[1]]))):
+        words, plain = np.mean(values, axis=0)
+        table.add_row(method, str(len(values)), f"{words:.3f}", f"{plain:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/reference/dreambench10"))
