@@ -40,10 +40,12 @@ def chart(table: pd.DataFrame, target: Path) -> None:
         around = np.abs(table[[f"{KEPT}_low", f"{KEPT}_high"]].to_numpy().T - kept)
         shares.errorbar(kept, y, xerr=around, fmt="none", ecolor=INK, alpha=0.35, elinewidth=4)
         shares.plot(table[LEARNED], y, "o", color=FAINT, markerfacecolor="white", label="just learned")
-        shares.plot(kept, y, "o", color=INK, label="kept at the end, with its 95 % interval")
+        shares.plot(
+            kept, y, "o", color=INK, label="kept at the end; 95 % interval over concepts, of three runs over seeds"
+        )
         shares.set_yticks(y, [f"{m} ({n})" for m, n in zip(table["method"], table["runs"], strict=True)])
         shares.set_xlabel("share of the way from the untouched model to the real pictures, DINO")
-        shares.legend(loc="lower right", frameon=False, fontsize=8)
+        made.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
         for axes, column, what in (
             (work, "learning_unet_evaluations", "UNet evaluations\nto learn all"),
             (size, "carried_MB", "MB carried\nat the end"),
@@ -51,7 +53,8 @@ def chart(table: pd.DataFrame, target: Path) -> None:
             shown = table[column] > 0
             axes.plot(table[column][shown], y[shown], "o", color=INK)
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            decades = np.log10(table[column][shown].max() / table[column][shown].min())
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if decades < 2 else (1,), numticks=9))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(what)
