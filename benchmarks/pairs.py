@@ -30,12 +30,9 @@ def row_of(rows: list[Row], method: str) -> Row:
 
 
 def paired(a: Row, b: Row, what: str) -> tuple[Comparison, int]:
-    """Of `finals` or `learned`, each picture's mean over the common seeds and orders; and how many of these there are."""
-    mine, theirs = ({run.draw: getattr(run, what) for run in row.runs} for row in (a, b))
-    draws = sorted(mine.keys() & theirs.keys())
-    keys = set.intersection(*(mine[d].keys() & theirs[d].keys() for d in draws)) if draws else set()
-    sides = ({k: sum(side[d][k] for d in draws) / len(draws) for k in sorted(keys)} for side in (mine, theirs))
-    return compare(*sides), len(draws)
+    """Of "finals" or "learned"; and in how many seeds and orders both have runs."""
+    mine, theirs = a.pictures(what), b.pictures(what)
+    return compare(*leaderboard_rows.common(mine, theirs)), len(mine.keys() & theirs.keys())
 
 
 def main(folder: Path, sequence: str, methods: list[str]) -> None:

@@ -16,7 +16,7 @@ import yaml
 from cpbench import config, measures, metrics, results
 from cpbench.comparison import Key, compare
 from cpbench.intervals import FEWEST_SEEDS, bootstrap, t_interval
-from cpbench.leaderboard_runs import Run, comparable, is_own, judges_of, sequence_of
+from cpbench.leaderboard_runs import Run, by_concept, comparable, is_own, judges_of, sequence_of
 
 NONE = (math.nan, math.nan)
 MEASURED = {"identified": "identified", "prior_drift": "moved"}  # in measures.csv
@@ -47,10 +47,9 @@ class Row:
             return "-"
         return "concepts" if len(self.runs) == 1 else "seeds"
 
-    @property
-    def finals(self) -> dict[tuple[int, int], dict[Key, float]]:
-        """By (seed, order), DINO of the last row picture by picture."""
-        return {run.draw: run.finals for run in self.runs}
+    def pictures(self, what: str) -> dict[tuple[int, int], dict[Key, float]]:
+        """By (seed, order), DINO picture by picture: "finals" of the last row, "learned" right after each own task."""
+        return {run.draw: getattr(run, what) for run in self.runs}
 
 
 @dataclass
@@ -149,10 +148,8 @@ def intransigence(run: Run, alone: Run | None) -> float:
 
 def in_concepts(run: Run, concepts: Sequence[str]) -> list[float]:
     """Mean score of each concept right after its own task, as a cell of the matrix is; NaN without a picture."""
-    of: dict[str, list[float]] = {}
-    for (concept, _, _), value in sorted(run.learned.items()):
-        of.setdefault(concept, []).append(value)
-    return [float(np.mean(of[c])) if c in of else math.nan for c in concepts]
+    of = by_concept(run.learned)
+    return [of.get(c, math.nan) for c in concepts]
 
 
 # Intervals
@@ -253,13 +250,13 @@ def ranked(rows: list[Row]) -> list[Row]:
 
     A row without a final score has no rank: one that failed at what is hard must not be measured by the rest.
     """
-    concepts = {key[0] for row in rows for final in row.finals.values() for key in final}
+    concepts = {key[0] for row in rows for run in row.runs for key in run.finals}
     for row in rows:
-        row.rank = 1 if any(row.finals.values()) and math.isfinite(row.mean["dino_final_average"]) else None
+        row.rank = 1 if any(run.finals for run in row.runs) and math.isfinite(row.mean["dino_final_average"]) else None
     able = [row for row in rows if row.rank]
     for i, a in enumerate(able):
         for b in able[:i]:
-            sides = common(a, b)
+            sides = common(a.pictures("finals"), b.pictures("finals"))
             if {key[0] for key in sides[0]} != concepts:
                 continue
             found = compare(*sides)
@@ -278,9 +275,10 @@ def ranked(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=place)
 
 
-def common(a: Row, b: Row) -> tuple[dict[Key, float], dict[Key, float]]:
-    """The last row's scores of both, by picture, each the mean over the seeds and orders in which both have that picture."""
-    mine, theirs = a.finals, b.finals
+def common(
+    mine: dict[tuple[int, int], dict[Key, float]], theirs: dict[tuple[int, int], dict[Key, float]]
+) -> tuple[dict[Key, float], dict[Key, float]]:
+    """Of two rows' `pictures`, by picture, each the mean over the seeds and orders in which both have that picture."""
     pairs: dict[Key, list[tuple[float, float]]] = {}
     for draw in mine.keys() & theirs.keys():
         for key in mine[draw].keys() & theirs[draw].keys():

@@ -324,12 +324,18 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
     return finals, by_picture(cells[cells["row"] == own]), float(rows.mean(skipna=False)), lacking
 
 
+def by_concept(pictures: dict[Key, float]) -> dict[str, float]:
+    """The mean of each concept's pictures, as a matrix has it."""
+    of: dict[str, list[float]] = {}
+    for (concept, _, _), value in sorted(pictures.items()):  # sorted: sums of equal bytes
+        of.setdefault(concept, []).append(value)
+    return {concept: sum(own) / len(own) for concept, own in of.items()}
+
+
 def mean_of(finals: dict[Key, float]) -> float:
     """Mean over concepts of their pictures' means, as that of a matrix's row; NaN of nothing."""
-    of: dict[str, list[float]] = {}
-    for (concept, _, _), value in finals.items():
-        of.setdefault(concept, []).append(value)
-    return sum(sum(own) / len(own) for own in of.values()) / len(of) if of else math.nan
+    of = by_concept(finals)
+    return sum(of.values()) / len(of) if of else math.nan
 
 
 def by_picture(cells: pd.DataFrame) -> dict[Key, float]:

@@ -27,7 +27,9 @@ def compared(one: Path, other: Path) -> tuple[list[Shown], int, dict[str, Compar
         )
     for run in runs:
         if run.scores.empty:
-            raise UserError(f"compare: {run.folder}: its scores.csv is missing or damaged, and no row's either")
+            raise UserError(
+                f"compare: {run.folder}: neither its scores.csv nor a row's can be read; run it again, or name another"
+            )
     row = max({*runs[0].drawn} & {*runs[1].drawn} - {0}, default=0)
     if not row:
         raise UserError(

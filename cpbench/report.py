@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,16 @@ FIGURES = (
     "gap_closed",
     "share_lost",
 )
+NARROW = {"forgetting_from_noise": "forgetting by noise", "normalised_retention": "retention"}  # in a terminal
 
 
 def number(value: float) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def short(value: float | None) -> str:
+    """`number` as wide below 0 as above: -.112."""
+    return number(math.nan if value is None else value).replace("-0.", "-.")
 
 
 def summaries(scores: pd.DataFrame, concepts: list[str], t: int) -> dict[str, dict[str, float | None]]:
@@ -92,7 +99,7 @@ def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
         for kind, name in (("real", "real"), ("oracle", "oracle")):
             values = results.reference_row(scores, kind, metric, concepts)
             if not all(math.isnan(v) for v in values):
-                table.add_row(name, *map(number, values), style="dim")
+                table.add_row(name, *map(short, values), style="dim")
         out.append(table)
     out.append(summary_table(scores, concepts, t))
     pairs = composition.summary(scores)
@@ -107,7 +114,7 @@ def matrix_table(title: str, matrix: pd.DataFrame) -> Table:
         table.add_column(concept, justify="right", overflow="fold", min_width=5)
     for row, values in matrix.iterrows():
         name = "untouched" if row == 0 else f"task {row}"
-        own = [f"[bold]{number(v)}[/bold]" if row == j + 1 else number(v) for j, v in enumerate(values)]
+        own = [f"[bold]{short(v)}[/bold]" if row == j + 1 else short(v) for j, v in enumerate(values)]
         table.add_row(name, *own)
     return table
 
@@ -125,15 +132,28 @@ def composition_table(rows: dict[str, dict[str, float]]) -> Table:
 
 
 def summary_table(scores: pd.DataFrame, concepts: list[str], t: int) -> Table:
-    figures = summaries(scores, concepts, t)
-    table = compact(f"summary after task {t}")
+    """The figures; after the last task each with its 95 % interval of concepts, prompts and pictures drawn again."""
+    figures, ended = summaries(scores, concepts, t), t == len(concepts)
+    bounds = intervals(scores, concepts, t) if ended else {}
+    table = compact(f"summary after task {t}" + (", with 95 % intervals" if ended else ""))
     table.add_column("", no_wrap=True)
     for metric in figures:
-        table.add_column(TITLES[metric], justify="right")
+        table.add_column(TITLES[metric], justify="left" if ended else "right", no_wrap=True)
     for name in FIGURES:
-        values = [figures[m][name] for m in figures]
-        table.add_row(name.replace("_", " "), *(number(math.nan if v is None else v) for v in values))
+        shown = [short(figures[m][name]) + between(bounds.get(m, {}).get(name)) for m in figures]
+        table.add_row(NARROW.get(name, name.replace("_", " ")), *shown)
     return table
+
+
+def between(bounds: list[float] | None) -> str:
+    """In square brackets, for rich, the bounds with two decimals and no 0 before them; "" where there are none.
+
+    Three of them stand side by side in a terminal of 80.
+    """
+    if bounds is None:
+        return ""
+    low, high = (re.sub(r"^(-?)0", r"\1", f"{v:.2f}") for v in bounds)
+    return rf" \[{low}, {high}]"
 
 
 def cost_table(costs: dict[int, dict]) -> Table:

@@ -1,7 +1,8 @@
 """`cpbench score`: a run's saved pictures judged again, by other judges; nothing is drawn, nothing of the run is changed.
 
 Embeddings are kept in RUN/embeddings by the pictures' content, so the same judge is asked once. What comes out is in
-RUN/scored/<judges>/: scores.csv, matrices, measures.csv, identification.csv and judges.json.
+RUN/scored/<judges>/: scores.csv, matrices (those by other rules of pairing too, see `pair_rules`), measures.csv,
+identification.csv and judges.json.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cpbench import cells, finished, images, judges, measures, results, rows, sequences
+from cpbench import cells, finished, images, judges, measures, pair_rules, results, rows, sequences
 from cpbench.config import RunConfig
 from cpbench.embeddings import Embeddings
 from cpbench.errors import UserError, near
@@ -56,6 +57,7 @@ def again(
     try:
         lines = [line for t in there for line in row(folder, sequence, t, per_prompt, real, kept, config)]
         found = measures.measure(folder, sequence, there, per_prompt, real, kept)
+        by_rules = pair_rules.matrices(folder, sequence, there, per_prompt, real, kept)
     finally:
         for judge in kept.values():
             judge.save()
@@ -67,7 +69,7 @@ def again(
     scores = pd.DataFrame(lines, columns=results.SCORE_COLUMNS)
     concepts = [c.name for c in sequence.concepts]
     results.write_scores(target / "scores.csv", scores)
-    for metric, table in results.matrices(scores, concepts).items():
+    for metric, table in (results.matrices(scores, concepts) | by_rules).items():
         results.write_atomically(target / f"matrix-{metric}.csv", table.to_csv(float_format="%.6f").encode())
     measures.write(target, found)
     for line in measures.refusals(found.refused):

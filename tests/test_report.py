@@ -1,5 +1,6 @@
 """Tables and the picture of what was forgotten, from scores and pictures made by hand."""
 
+import io
 import math
 from pathlib import Path
 
@@ -119,9 +120,37 @@ def test_tables_show_the_matrices_and_the_figures(folder: Path) -> None:
     assert len(cells(text)) == 3  # neither reference row: there are no scores of them
     heads = [str(c.header) for c in summary.columns]
     shown = {name.replace(" ", "_"): dict(zip(heads[1:], values, strict=True)) for name, *values in cells(summary)}
-    assert {name: shown[name]["DINO"] for name in WHOLE} == {name: f"{v:.3f}" for name, v in WHOLE.items()}
-    assert shown["normalised_retention"]["CLIP-T"] == "-"
-    assert shown["final_average"]["CLIP-T"] == "0.350"
+    bounds = report.intervals(results.read_scores(folder / "scores.csv"), CONCEPTS, 2)["dino"]
+    for name, value in WHOLE.items():
+        told, _, rest = shown[name.removeprefix("normalised_")]["DINO"].partition(" \\[")
+        assert float(told) == pytest.approx(value, abs=5e-4)
+        low, high = map(float, rest.removesuffix("]").split(", "))
+        assert [low, high] == pytest.approx(bounds[name], abs=0.0051)
+    assert shown["retention"]["CLIP-T"] == "-"
+    assert shown["final_average"]["CLIP-T"].startswith("0.350")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "told"), [([0.417, 0.662], r" \[.42, .66]"), ([-0.5, 10.5], r" \[-.50, 10.50]"), (None, "")]
+)
+def test_bounds_are_told_in_few_characters(bounds: list[float] | None, told: str) -> None:
+    assert report.between(bounds) == told
+
+
+def test_the_tables_of_ten_concepts_fit_a_terminal_of_80() -> None:
+    """No number is broken over two lines, nor cut."""
+    from rich.console import Console
+
+    folder = Path(__file__).parents[1] / "results/reference/dreambench10/miniature/seqlora/4bf85951/order0-seed0"
+    learned = results.read_json(folder / "run.json")["sequence"]["concepts"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    for table in report.run_tables(folder, learned, len(learned)):
+        console.print(table)
+    text = console.export_text()
+    assert "…" not in text and "final average" in text
+    for line in text.splitlines():
+        if line.strip().startswith(("untouched", "task ")):
+            assert all(len(cell.lstrip("-").partition(".")[2]) in (0, 3) for cell in line.split()[1:]), line
 
 
 def test_costs_of_each_task_are_shown() -> None:

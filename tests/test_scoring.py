@@ -1,16 +1,22 @@
 """Saved pictures judged again: the same judges say the same, others something else, and nothing of the run changes."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file, save_file
+from torchmetrics.functional import pairwise_cosine_similarity
 
-from cpbench import results, scoring
+from cpbench import images, results, scoring
 from cpbench.backbones import MINIATURE
 from cpbench.errors import UserError
+from cpbench.judges import content_key
+from cpbench.sampling import read_picture
 
 
 @pytest.fixture
@@ -35,6 +41,30 @@ def test_the_same_judges_say_the_same_and_the_run_stays_as_it_is(ran: Path) -> N
     np.testing.assert_allclose(ours["value"], theirs["value"], atol=2e-6)
     for name in ("measures.csv", "identification.csv"):
         assert (folder / name).read_bytes() == (ran / name).read_bytes()
+
+
+def test_other_rules_of_pairing_are_there_as_matrices(ran: Path) -> None:
+    """Against torchmetrics' cosines, picture by picture, from the embeddings that were kept."""
+    folder, concepts, _ = scoring.again(ran, None, None)
+    usual = pd.read_csv(folder / "matrix-dino.csv", index_col="row")
+    (file,) = (ran / "embeddings").glob("dino-*.safetensors")
+    kept = {key: torch.from_numpy(vector) for key, vector in load_numpy(file).items()}
+
+    def embedded(pictures: Iterable[np.ndarray]) -> torch.Tensor:
+        return torch.stack([kept[content_key(p)] for p in pictures]).double()
+
+    real = {c: embedded(images.drawn(c)) for c in concepts}
+    centre = torch.stack([v.mean(0) for v in real.values()]).mean(0)
+    for t, concept in ((0, "dog"), (1, "dog"), (2, "vase")):
+        own = embedded(read_picture(f) for f in (ran / f"task-{t:02d}" / "pictures" / concept).glob("0*.png"))
+        cosines = pairwise_cosine_similarity(own, real[concept])
+        assert usual.loc[t, concept] == pytest.approx(float(cosines.mean()), abs=2e-6)
+        nearest = pd.read_csv(folder / "matrix-dino-nearest.csv", index_col="row")
+        assert nearest.loc[t, concept] == pytest.approx(float(cosines.amax(1).mean()), abs=2e-6)
+        moved = pairwise_cosine_similarity(own - centre, real[concept] - centre)
+        centred = pd.read_csv(folder / "matrix-dino-centred.csv", index_col="row")
+        assert centred.loc[t, concept] == pytest.approx(float(moved.mean()), abs=2e-6)
+    assert np.isnan(nearest.loc[1, "vase"]) and (folder / "matrix-clip_i-nearest.csv").is_file()
 
 
 def test_another_judge_says_something_else_by_its_own_name(ran: Path, tmp_path: Path) -> None:
