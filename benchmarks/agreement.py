@@ -3,8 +3,9 @@
     python benchmarks/agreement.py results/reference/dreambench10
 
 Ours is the final DINO and the final CLIP-I (last row, mean over concepts, means over seeds), theirs the table's picture
-score. The interval is of our side alone: our concepts are drawn again 2000 times, and tau is taken each time. With three
-or four methods tau has few values: the tables give all scores, and an interval from -1 to 1 says that nothing is shown.
+score. p is exact: how often a random order of the methods agrees, or disagrees, as much. The interval is of our side alone:
+our concepts are drawn again 2000 times, and tau is taken each time; it says how sure our order is, and is no test of
+agreement. With three or four methods no order has a small p.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from scipy.stats import kendalltau
 from cpbench import leaderboard_runs, results
 
 DRAWS = 2000
+JUDGES = ("dino", "DINO"), ("clip_i", "CLIP-I")
 # Published final scores of pictures, higher is better; the backbones, data and numbers of concepts are others than ours.
 PUBLISHED = {
     "CIFC's ten concepts, CLIP-I, Stable Diffusion 1.5 (Dong et al. 2024; ContinualHyper's transcription)": {
@@ -59,20 +61,21 @@ def finals(folder: Path, metric: str) -> pd.DataFrame:
     return pd.DataFrame({method: pd.concat(them, axis=1).mean(axis=1) for method, them in parts.items()})
 
 
-def agreement(ours: pd.DataFrame, theirs: dict[str, float]) -> tuple[float, float, float]:
-    """Kendall's tau-b of our means (concepts, methods) with theirs, and its 95 % interval over our concepts."""
+def agreement(ours: pd.DataFrame, theirs: dict[str, float]) -> tuple[float, float, float, float]:
+    """Kendall's tau-b of our means (concepts, methods) with theirs, its 95 % interval over our concepts, and its exact p."""
     table, published = ours[list(theirs)].to_numpy(), list(theirs.values())
     chance = np.random.default_rng(0)
     drawn = [table[chance.integers(len(table), size=len(table))].mean(axis=0) for _ in range(DRAWS)]
     taus = [kendalltau(means, published).statistic for means in drawn]
     low, high = np.nanquantile(taus, [0.025, 0.975])
-    return float(kendalltau(table.mean(axis=0), published).statistic), float(low), float(high)
+    found = kendalltau(table.mean(axis=0), published)
+    return float(found.statistic), float(low), float(high), float(found.pvalue)
 
 
 def main(folder: Path) -> None:
     console = Console()
     for source, theirs in PUBLISHED.items():
-        for metric, name in (("dino", "DINO"), ("clip_i", "CLIP-I")):
+        for metric, name in JUDGES:
             ours = finals(folder, metric)
             there = {method: value for method, value in theirs.items() if method in ours}
             missing = [method for method in theirs if method not in there]
@@ -85,8 +88,8 @@ def main(folder: Path) -> None:
             if missing:
                 console.print(f"no run of {', '.join(missing)}")
             if len(there) > 2:
-                tau, low, high = agreement(ours, there)
-                console.print(f"Kendall's tau {tau:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}\n")
+                tau, low, high, p = agreement(ours, there)
+                console.print(f"Kendall's tau {tau:+.2f}, p {p:.2f}; over our concepts {low:+.2f} to {high:+.2f}\n")
 
 
 if __name__ == "__main__":

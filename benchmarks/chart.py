@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 KEPT, LEARNED = "dino_normalised_retention", "dino_gap_closed"
 INK, FAINT = "#0b62a8", "#9aa5ad"
+AROUND = {"concepts": ("#7fb2dc", "one run: over concepts"), "seeds": ("#e0913a", "three runs or more: over seeds")}
 
 
 def rows_of(file: Path, sequence: str) -> pd.DataFrame:
@@ -38,14 +39,15 @@ def chart(table: pd.DataFrame, target: Path) -> None:
         y, kept = np.arange(len(table)), table[KEPT].to_numpy()
         shares.hlines(y, kept, table[LEARNED], color=FAINT, linewidth=1.5)
         around = np.abs(table[[f"{KEPT}_low", f"{KEPT}_high"]].to_numpy().T - kept)
-        shares.errorbar(kept, y, xerr=around, fmt="none", ecolor=INK, alpha=0.35, elinewidth=4)
+        for over, (colour, what) in AROUND.items():
+            on = (table["intervals_over"] == over).to_numpy()
+            bars = {"fmt": "none", "ecolor": colour, "elinewidth": 4, "label": f"95 % interval, {what}"}
+            shares.errorbar(kept[on], y[on], xerr=around[:, on], **bars)
         shares.plot(table[LEARNED], y, "o", color=FAINT, markerfacecolor="white", label="just learned")
-        shares.plot(
-            kept, y, "o", color=INK, label="kept at the end; 95 % interval over concepts, of three runs over seeds"
-        )
+        shares.plot(kept, y, "o", color=INK, label="kept at the end")
         shares.set_yticks(y, [f"{m} ({n})" for m, n in zip(table["method"], table["runs"], strict=True)])
         shares.set_xlabel("share of the way from the untouched model to the real pictures, DINO")
-        made.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+        made.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
         for axes, column, what in (
             (work, "learning_unet_evaluations", "UNet evaluations\nto learn all"),
             (size, "carried_MB", "MB carried\nat the end"),

@@ -2,18 +2,24 @@
 
     python benchmarks/doc_tables.py
 
-Between `<!-- results of SEQUENCE, full -->` (or `short`, with the columns of SHORT) and `<!-- end of results -->` stands a
-table; in docs/methods.md it is the column "place on the miniature". Of several versions of a sequence it is the one with
+Between `<!-- results of SEQUENCE, full -->` and `<!-- end of results -->` stands a table: the leaderboard's, with all
+columns or those of SHORT (`short`), or what nouns.py, agreement.py, prompts.py and, of the methods in PAIRS, pairs.py print
+(`nouns`, `agreement`, `prompts`, `pairs-dc`, ...). In docs/methods.md it is the column "place on the miniature". Of several versions of a sequence it is the one with
 the most rows.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import agreement
+import nouns
+import pairs
 import pandas as pd
+import prompts
 
 ROOT = Path(__file__).parent.parent
 PAGES = "README.md", "docs/findings.md", "docs/methods.md"
@@ -31,9 +37,31 @@ COLUMNS = {  # head: (column of the leaderboard's CSV, how its number is written
     "UNet evaluations": ("learning_unet_evaluations", ",.0f"),
 }
 SHORT = "DINO final", "over tasks", "backward transfer", "retention", "CLIP-T final", "UNet evaluations"
-MARKED = re.compile(r"(<!-- results of (\S+), (full|short) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- results of (\S+), ([\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 PLACE = re.compile(r"^\| `(\w+)` \|(?:[^|\n]*\|){9}$", re.MULTILINE)
 METHOD_COLUMNS = 10
+BY_PROMPT = "base", "oracle", "isolated", "joint", "dcscore", "raretoken", "ewc", "seqlora"
+PAIRS = {
+    "pairs-keeping": (
+        ("dcscore", "seqlora"),
+        ("raretoken", "seqlora"),
+        ("ewc", "seqlora"),
+        ("isolated", "joint"),
+        ("joint", "dcscore"),
+    ),
+    "pairs-dc": (
+        ("dcscore", "ewc"),
+        ("dcscore variant=ewc-dc", "ewc"),
+        ("dcscore variant=ewc-dc", "dcscore variant=ewc"),
+        ("dcscore", "dcscore variant=ewc-dc"),
+    ),
+    "pairs-raretoken": (
+        ("raretoken", "dreambooth"),
+        ("raretoken", "seqlora"),
+        ("raretoken", "isolated"),
+        ("raretoken", "raretoken adapter=lora"),
+    ),
+}
 
 
 def rows_of(board: pd.DataFrame, sequence: str) -> pd.DataFrame:
@@ -60,6 +88,65 @@ def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
     return "\n".join(lines) + "\n"
 
 
+# What other scripts print
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A table whose first `words` columns are words, the others numbers."""
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * words}{'--:|' * (len(heads) - words)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def nouns_table(folder: Path, sequence: str) -> str:
+    rows = [(m, str(n), f"{words:.2f}", f"{plain:.2f}") for m, n, words, plain in nouns.heard(folder / sequence)]
+    return markdown(("method", "runs", "its words", "the plain noun"), rows)
+
+
+def pairs_table(of: Sequence[tuple[str, str]], folder: Path, sequence: str) -> str:
+    board, rows = pairs.rows_of(folder, sequence), []
+    for a, b in of:
+        runs, cells = pairs.told(pairs.row_of(board, a), pairs.row_of(board, b))
+        rows.append((a, b, str(runs), *cells))
+    return markdown(
+        ("first", "second", "runs", *(head for what in pairs.PARTS.values() for head in (what, "p"))), rows, 2
+    )
+
+
+def agreement_table(folder: Path, sequence: str) -> str:
+    rows = []
+    for source, theirs in agreement.PUBLISHED.items():
+        for metric, name in agreement.JUDGES:
+            ours = agreement.finals(folder / sequence, metric)
+            tau, low, high, p = agreement.agreement(ours, theirs)
+            published = sorted(theirs, key=lambda m: -theirs[m])
+            mine = sorted(theirs, key=lambda m: -ours[m].mean())
+            orders = source, ", ".join(published), name, ", ".join(mine)
+            rows.append((*orders, f"{tau:+.2f} [{low:+.2f}, {high:+.2f}]", f"{p:.2f}"))
+    return markdown(("published table", "its order", "ours by final", "our order", "Kendall's tau", "p"), rows, 4)
+
+
+def prompts_table(folder: Path, sequence: str) -> str:
+    found = prompts.by_prompt(folder, sequence, list(BY_PROMPT))
+    rows = [(prompt, *(f"{v:.2f}" for v in values)) for prompt, values in found.iterrows()]
+    return markdown(("prompt", *BY_PROMPT), rows)
+
+
+OTHERS: dict[str, Callable[[Path, str], str]] = {
+    "nouns": nouns_table,
+    "agreement": agreement_table,
+    "prompts": prompts_table,
+    **{kind: functools.partial(pairs_table, of) for kind, of in PAIRS.items()},
+}
+
+
+@functools.cache
+def other(kind: str, sequence: str) -> str:
+    return OTHERS[kind](ROOT / "results" / "reference", sequence)
+
+
+# Pages
+
+
 def place(row: re.Match, rows: pd.DataFrame) -> str:
     """A row of the table of methods, with what its method has in the leaderboard."""
     cells = row[0].split("|")
@@ -76,8 +163,8 @@ def updated(page: str, board: pd.DataFrame) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
 
     def marked(found: re.Match) -> str:
-        heads = SHORT if found[3] == "short" else tuple(COLUMNS)
-        return found[1] + table(rows_of(board, found[2]), heads) + found[4]
+        heads = {"short": SHORT, "full": tuple(COLUMNS)}.get(found[3])
+        return found[1] + (table(rows_of(board, found[2]), heads) if heads else other(found[3], found[2])) + found[4]
 
     text = MARKED.sub(marked, text)
     return (

@@ -38,17 +38,22 @@ def of_run(folder: Path, record: dict) -> tuple[float, float] | None:
     )
 
 
-def main(folder: Path) -> None:
+def heard(folder: Path) -> list[tuple[str, int, float, float]]:
+    """(method, runs, its words, the plain noun), the noun that is most like the concept first."""
     found: dict[str, list[tuple[float, float]]] = {}
     for path, record in finished_runs(folder):
         if both := of_run(path, record):
             found.setdefault(name_of(record), []).append(both)
+    rows = [(method, len(values), *map(float, np.mean(values, axis=0))) for method, values in found.items()]
+    return sorted(rows, key=lambda row: -row[3])
+
+
+def main(folder: Path) -> None:
     table = Table(title="DINO right after learning", title_justify="left")
     for head in ("method", "runs", "the concept's words", "the plain noun"):
         table.add_column(head, justify="left" if head == "method" else "right")
-    for method, values in sorted(found.items(), key=lambda it: -float(np.mean([plain for _, plain in it[1]]))):
-        words, plain = np.mean(values, axis=0)
-        table.add_row(method, str(len(values)), f"{words:.3f}", f"{plain:.3f}")
+    for method, runs, words, plain in heard(folder):
+        table.add_row(method, str(runs), f"{words:.3f}", f"{plain:.3f}")
     Console().print(table)
 
 

@@ -1,4 +1,4 @@
-"""How far are two rows of the leaderboard apart, picture by picture? By DINO, at the end and right after each own task.
+"""How far are two rows of the leaderboard apart, picture by picture? By DINO, at the end, over tasks, and just learned.
 
     python benchmarks/pairs.py results/reference dreambench10 dcscore ewc seqlora
 
@@ -20,6 +20,8 @@ from cpbench import leaderboard_rows, leaderboard_runs
 from cpbench.comparison import Comparison, compare
 from cpbench.leaderboard_rows import Row
 
+PARTS = {"finals": "at the end", "since": "over tasks", "learned": "right after learning"}
+
 
 def row_of(rows: list[Row], method: str) -> Row:
     """The row of a method with its settings; of several, made by different code, the one with the most runs."""
@@ -30,25 +32,35 @@ def row_of(rows: list[Row], method: str) -> Row:
 
 
 def paired(a: Row, b: Row, what: str) -> tuple[Comparison, int]:
-    """Of "finals" or "learned"; and in how many seeds and orders both have runs."""
+    """Of a part; and in how many seeds and orders both have runs."""
     mine, theirs = a.pictures(what), b.pictures(what)
     return compare(*leaderboard_rows.common(mine, theirs)), len(mine.keys() & theirs.keys())
 
 
-def main(folder: Path, sequence: str, methods: list[str]) -> None:
+def rows_of(folder: Path, sequence: str) -> list[Row]:
     groups = leaderboard_rows.groups(leaderboard_runs.read(folder))
-    rows = max((g.rows for g in groups if g.sequence.startswith(f"{sequence} v")), key=len, default=[])
+    return max((g.rows for g in groups if g.sequence.startswith(f"{sequence} v")), key=len, default=[])
+
+
+def told(a: Row, b: Row) -> tuple[int, list[str]]:
+    """In how many seeds and orders both have runs; and of each part of PARTS difference and p in words."""
+    cells = []
+    for what in PARTS:
+        it, runs = paired(a, b, what)
+        cells += [f"{it.difference:+.3f} [{it.low:+.3f}, {it.high:+.3f}]", f"{it.p:.3f}"]
+    return runs, cells
+
+
+def main(folder: Path, sequence: str, methods: list[str]) -> None:
+    rows = rows_of(folder, sequence)
     chosen = [row_of(rows, m) for m in methods] if methods else rows
     table = Table(title=f"{sequence}: differences in DINO", title_justify="left")
-    for head in ("first", "second", "runs", "at the end", "p", "right after learning", "p"):
+    for head in ("first", "second", "runs", *(head for what in PARTS.values() for head in (what, "p"))):
         table.add_column(head, justify="left" if head in ("first", "second") else "right")
     for a, b in itertools.combinations(chosen, 2):
-        cells = []
-        for what in ("finals", "learned"):
-            it, runs = paired(a, b, what)
-            cells += [f"{it.difference:+.3f} [{it.low:+.3f}, {it.high:+.3f}]", f"{it.p:.3f}"]
+        runs, cells = told(a, b)
         table.add_row(a.method, b.method, str(runs), *cells)
-    Console(width=140).print(table)
+    Console(width=170).print(table)
 
 
 if __name__ == "__main__":

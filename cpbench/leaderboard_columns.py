@@ -50,7 +50,7 @@ class Column:
 
 COLUMNS = (
     Column("dino_final_average", "DINO final", "mean DINO score of all concepts at the end"),
-    Column("dino_over_tasks", "DINO over tasks", "mean over all tasks of the mean DINO score of the concepts learned so far (Rebuffi et al.'s average incremental score): where scores go up and down from task to task, the end alone may be a good or a bad moment"),
+    Column("dino_over_tasks", "DINO over tasks", "each concept's mean DINO score over all models since it was learned, then the mean over concepts: where scores go up and down from task to task, the end alone may be a good or a bad moment (the average incremental score of class-incremental learning, a mean over tasks, would count the first concept most)"),
     Column("dino_backward_transfer", "backward transfer", "what later tasks did to concepts, by DINO; negative: lost"),
     Column("dino_normalised_retention", "retention", "gained over the untouched model and kept to the end, as a share of the gap to the real pictures (DINO)"),
     Column("dino_forgetting", "forgetting", "Chaudhry's, by DINO: the best a concept was before the last task, less what it is at the end; lower is better", high=False),
@@ -72,13 +72,13 @@ IN_TERMINAL = (
 )  # fmt: skip
 
 RANKS = (
-    "Rank: 1 + the number of rows above it, whose paired difference in final DINO (same concept, prompt and noise, in the "
+    "Rank: 1 + the number of rows that are shown to be better: whose paired difference in final DINO (same concept, prompt and noise, in the "
     "seeds and orders of both) has a 95 % interval wholly above 0, and p below 0.05 by a sign-flip test over concepts, which fewer "
     "than six concepts never reach. It is about these concepts' kind, not about other training seeds, and not corrected for the "
     "number of pairs. “~”: not compared with every row; “-”: with none, or without a final score."
 )
 MORE = (
-    "Rows are ordered by rank, then by final DINO. Numbers are means ± standard deviation over runs (seeds, orders) with equal settings.",
+    "Rows are ordered by final DINO; a row whose pictures scatter widely may have a better rank than one above it. Numbers are means ± standard deviation over runs (seeds, orders) with equal settings.",
     "Beside or below a score is its 95 % interval, and in a column of its own what it is over: the two kinds answer two questions. Over "
     "concepts, of one run, it is a bootstrap of concepts (of plain nouns for prior drift), then prompts, then pictures, and says where "
     "the mean over other such concepts would lie (of few concepts it is too narrow: of ten it holds the truth some 89 times in 100, of "

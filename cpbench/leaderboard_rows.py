@@ -16,7 +16,7 @@ import yaml
 from cpbench import config, measures, metrics, results
 from cpbench.comparison import Key, compare
 from cpbench.intervals import FEWEST_SEEDS, bootstrap, t_interval
-from cpbench.leaderboard_runs import Run, by_concept, comparable, is_own, judges_of, sequence_of
+from cpbench.leaderboard_runs import Run, by_concept, comparable, is_own, judges_of, mean_of, sequence_of
 
 NONE = (math.nan, math.nan)
 MEASURED = {"identified": "identified", "prior_drift": "moved"}  # in measures.csv
@@ -48,7 +48,7 @@ class Row:
         return "concepts" if len(self.runs) == 1 else "seeds"
 
     def pictures(self, what: str) -> dict[tuple[int, int], dict[Key, float]]:
-        """By (seed, order), DINO picture by picture: "finals" of the last row, "learned" right after each own task."""
+        """By (seed, order), DINO picture by picture: "finals", "learned" or "since", see `Run`."""
         return {run.draw: getattr(run, what) for run in self.runs}
 
 
@@ -89,7 +89,7 @@ def scores(run: Run, alone: Run | None) -> dict[str, float]:
     record, out = run.record, {}
     for metric in results.METRICS:
         out |= {f"{metric}_{k}": v for k, v in getattr(record.summary, metric).model_dump().items()}
-    out |= {"dino_over_tasks": run.over_tasks, "dino_intransigence": intransigence(run, alone)}
+    out |= {"dino_over_tasks": mean_of(run.since), "dino_intransigence": intransigence(run, alone)}
     out |= {"identified": record.measures.identified, "prior_drift": record.measures.moved}
     return {k: math.nan if v is None else float(v) for k, v in out.items()}
 
@@ -167,6 +167,9 @@ def own_intervals(run: Run, alone: Run | None) -> dict[str, tuple[float, float]]
     if not math.isnan(intransigence(run, alone)) and run.learned.keys() & alone.learned.keys():
         paired = compare(alone.learned, run.learned)
         out["dino_intransigence"] = (paired.low, paired.high)
+    if run.since:
+        found = bootstrap(list(run.since.values()), *([key[i] for key in run.since] for i in (0, 1)))
+        out["dino_over_tasks"] = (found.low, found.high)
     table, last = measures.read(run.folder), len(run.record.sequence.concepts)
     for key, measure in MEASURED.items() if table is not None else ():
         own = table[(table["row"] == last) & (table["measure"] == measure)].dropna(subset="value")
@@ -246,7 +249,7 @@ def row_of(method: str, hash8: str, runs: list[Run], alone: Sequence[Run]) -> Ro
 
 
 def ranked(rows: list[Row]) -> list[Row]:
-    """The rows with their ranks, the best first. Every pair is compared once, over all concepts or not at all.
+    """The rows with their ranks, by final DINO. Every pair is compared once, over all concepts or not at all.
 
     A row without a final score has no rank: one that failed at what is hard must not be measured by the rest.
     """
@@ -270,7 +273,7 @@ def ranked(rows: list[Row]) -> list[Row]:
 
     def place(row: Row) -> tuple:
         final = row.mean["dino_final_average"]
-        return row.rank or math.inf, math.inf if math.isnan(final) else -final, row.method, row.hash
+        return math.inf if math.isnan(final) else -final, row.rank or math.inf, row.method, row.hash
 
     return sorted(rows, key=place)
 

@@ -190,8 +190,8 @@ class Record(Part):
 class Run:
     """One folder. state: why it does not count, "" if it does.
 
-    Of DINO, picture by picture: finals, the last row; learned, each concept right after its own task; and over_tasks, the
-    mean over the rows of their means.
+    Of DINO, picture by picture: finals, the last row; learned, each concept right after its own task; since, the mean over
+    all rows from then on.
     """
 
     folder: Path
@@ -201,7 +201,7 @@ class Run:
     state: str
     finals: dict[Key, float]
     learned: dict[Key, float]
-    over_tasks: float
+    since: dict[Key, float]
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -265,9 +265,9 @@ def run_of(folder: Path, path: str, given: dict[str, Any]) -> Run:
     method = (
         text(name_of(given)) + (" (own file)" if is_own(record) else "") + ("*" if record.sees_earlier_data else "")
     )
-    finals, learned, over_tasks, lacking = scores_of(folder, record)
+    finals, learned, since, lacking = scores_of(folder, record)
     state = "" if record.status == "finished" else f"{record.status[:40]}: "
-    return Run(folder, path, record, method, (state + lacking).removesuffix(": "), finals, learned, over_tasks)
+    return Run(folder, path, record, method, (state + lacking).removesuffix(": "), finals, learned, since)
 
 
 def is_own(record: Record) -> bool:
@@ -294,9 +294,9 @@ def judges_of(record: Record) -> str:
     return ", ".join(f"{it.model} [{it.weights_sha256[:8]}]" for _, it in sorted(record.judges.items()))
 
 
-def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key, float], float, str]:
-    """DINO by (concept, prompt, index) of the last row, and right after a concept's own task, and the mean over all rows
-    after row 0 of their means; and what of the rows is lacking.
+def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key, float], dict[Key, float], str]:
+    """DINO by (concept, prompt, index) of the last row, right after a concept's own task, and the mean over all rows from
+    then on, {} where a concept has no picture in one of them; and what of the rows is lacking.
 
     A record alone, without its scores.csv, is whole: it has its figures, and cannot be compared picture by picture.
     """
@@ -304,12 +304,12 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
     if not file.exists():
         there = [t for t in record.rows if (folder / f"task-{t:02d}" / "scores.csv").is_file()]
         lacking = "" if record.status == "finished" else f"{len(there)} of {len(record.rows)} rows are there"
-        return {}, {}, math.nan, lacking
+        return {}, {}, {}, lacking
     scores = results.read_scores(file)
     if scores is None:
-        return {}, {}, math.nan, "its scores.csv is damaged"
+        return {}, {}, {}, "its scores.csv is damaged"
     if record.files.get(file.name, results.file_hash(file)) != results.file_hash(file):
-        return {}, {}, math.nan, "its scores.csv is not the one that its run.json tells of"
+        return {}, {}, {}, "its scores.csv is not the one that its run.json tells of"
     cells = scores[(scores["kind"] == "cell") & (scores["metric"] == "dino") & scores["concept"].isin(concepts)]
     there = set(cells["row"]) & set(record.rows)
     lacking = "" if len(there) == len(record.rows) else f"{len(there)} of {len(record.rows)} rows are there"
@@ -318,10 +318,11 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
     told = record.summary.dino.final_average
     if told is not None and not lacking and not math.isclose(mean_of(finals), told, abs_tol=ROUNDED):
         other = f"its run.json tells of a final DINO of {told:.3f}, its scores.csv of {mean_of(finals):.3f}"
-        return {}, {}, math.nan, other
-    of_concepts = cells[cells["row"] > 0].groupby(["row", "concept"])["value"].mean()
-    rows = of_concepts.groupby("row").agg(lambda row: row.mean(skipna=False))
-    return finals, by_picture(cells[cells["row"] == own]), float(rows.mean(skipna=False)), lacking
+        return {}, {}, {}, other
+    later = cells[cells["row"] >= own]
+    means = later.groupby(["concept", "prompt", "index"], as_index=False)["value"].mean()
+    whole = later.groupby(["row", "concept"])["value"].count().all()
+    return finals, by_picture(cells[cells["row"] == own]), by_picture(means) if whole else {}, lacking
 
 
 def by_concept(pictures: dict[Key, float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 from test_html_report import Tree
-from test_leaderboard import FIGURES, groups_in, markdown_tables, record, seed, summary, write
+from test_leaderboard import FIGURES, groups_in, make_run, markdown_tables, record, seed, summary, write
 from test_leaderboard_page import board
 
 from cpbench import leaderboard, results
@@ -31,6 +31,31 @@ def shown(
 
 
 # Intervals
+
+
+def test_over_tasks_by_hand(tmp_path: Path) -> None:
+    """Each concept's mean over the rows since it was learned, picture by picture, and the bootstrap of those means."""
+    folder = make_run(tmp_path / "l2", "l2", 0.4)
+    ((row,), (line,), _, _) = shown(tmp_path)
+    order = results.read_json(folder / "run.json")["sequence"]["concepts"]
+    scores = pd.read_csv(folder / "scores.csv")
+    dino = scores[(scores["kind"] == "cell") & (scores["metric"] == "dino")]
+    kept = pd.concat([dino[(dino["concept"] == c) & (dino["row"] >= t)] for t, c in enumerate(order, 1)])
+    means = kept.groupby(["concept", "prompt", "index"])["value"].mean()
+    found = bootstrap(means.to_numpy(), *(list(means.index.get_level_values(k)) for k in (0, 1)))
+    expected = (found.mean, found.low, found.high)
+    assert tuple(row[k]["dino_over_tasks"] for k in ("mean", "low", "high")) == pytest.approx(expected, abs=2e-6)
+    assert line["dino_over_tasks_low"] == pytest.approx(found.low, abs=2e-6)
+
+
+def test_over_tasks_needs_every_concept_in_every_row(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "l2", "l2", 0.4)
+    scores = results.read_scores(folder / "scores.csv")
+    first = results.read_json(folder / "run.json")["sequence"]["concepts"][0]
+    scores.loc[(scores["concept"] == first) & (scores["row"] == 2), "value"] = float("nan")
+    results.write_scores(folder / "scores.csv", scores)
+    ((row,), *_) = shown(tmp_path)
+    assert row["mean"]["dino_over_tasks"] is None and row["low"]["dino_over_tasks"] is None
 
 
 def own(**changes: list[float] | None) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""Which prompts does a score come from? Final DINO prompt by prompt, beside what the world itself draws for them.
+
+    python benchmarks/prompts.py results/reference dreambench10 base oracle isolated joint dcscore seqlora
+
+One line a prompt, one column a method (its words as the leaderboard has them), means over concepts and runs; `oracle` is the
+world's own drawing of the prompt, which obeys it. A prompt that changes the subject itself ("a purple ...") costs who obeys.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+from pairs import row_of, rows_of
+from rich.console import Console
+from rich.table import Table
+
+from cpbench import results
+
+
+def by_prompt(folder: Path, sequence: str, methods: list[str]) -> pd.DataFrame:
+    """Mean DINO (prompts, methods)."""
+    rows, columns = rows_of(folder, sequence), {}
+    for method in methods:
+        row = row_of(rows, "base" if method == "oracle" else method)
+        kind = "oracle" if method == "oracle" else "cell"
+        parts = []
+        for run in row.runs:
+            scores = results.read_scores(run.folder / "scores.csv")
+            last = 0 if method == "oracle" else len(run.record.sequence.concepts)
+            own = scores[(scores["kind"] == kind) & (scores["metric"] == "dino") & (scores["row"] == last)]
+            parts.append(own.groupby("prompt")["value"].mean())
+        columns[method] = pd.concat(parts, axis=1).mean(axis=1)
+    return pd.DataFrame(columns)
+
+
+def main(folder: Path, sequence: str, methods: list[str]) -> None:
+    found = by_prompt(folder, sequence, methods)
+    found.loc["all"] = found.mean()
+    table = Table(title=f"{sequence}: final DINO by prompt", title_justify="left")
+    table.add_column("prompt")
+    for method in methods:
+        table.add_column(method, justify="right")
+    for prompt, values in found.iterrows():
+        table.add_row(str(prompt), *(f"{v:.3f}" for v in values))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
