@@ -211,9 +211,9 @@ ROWS = (
             )
         )
     ),
-    Row("personalization", "isolated on dreambench10: share of the way from row 0 to the real pictures in DINO", "80 %", ("gap closed",), SHARE, lambda a: a >= 0.8),
+    Row("personalization", "isolated on dreambench10, seed 0: share of the way from row 0 to the real pictures in DINO", "80 %", ("gap closed",), SHARE, lambda a: a >= 0.8),
     Row("prompt following", "CLIP-T of isolated as a share of the untouched model's with the class noun", "90 %", ("prompts followed",), SHARE, lambda a: a >= 0.9),
-    Row("forgetting", "seqlora on dreambench10: share of its gain over row 0 that is lost at the end", "large, reported", ("share lost",), SHARE),
+    Row("forgetting", "seqlora on dreambench10, seed 0: share of its gain over row 0 that is lost at the end", "large, reported", ("share lost",), SHARE),
 )  # fmt: skip
 
 
