@@ -336,6 +336,8 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
         "run": made[0],
         "notes": every_note,
         "judge": TITLES[metric],
+        "measured": " ".join(head for it in made for head in it["measures"].get("heads", [])),
+        "own_judges": own_judges(first),
         "metrics": [(m, TITLES[m], JUDGED[m]) for m in scale],
         "scales": {m: (f"{low:.2f}", f"{high:.2f}") for m, (low, high) in scale.items()},
         "figure_names": figures_of(runs),
@@ -350,6 +352,12 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
         "colours": colours(tasks),
         "figure": figure,
     }
+
+
+def own_judges(run: Shown) -> bool:
+    """Whether the CLIP judge is the miniature's."""
+    config = part(run.record, "config")
+    return config.get("backbone") == "miniature" and not config.get("clip")
 
 
 def colours(tasks: int) -> dict[str, Any]:
