@@ -41,7 +41,7 @@ def keep(runs: Path, reference: Path) -> int:
                 with Image.open(path / f"{picture}.png") as drawn:
                     drawn.save(target / f"{picture}.webp", quality=90)
     if found:
-        leaderboard.grids(leaderboard.groups(leaderboard.read(runs.parent)), None, reference)
+        leaderboard.grids(leaderboard.groups(leaderboard.read(runs)), None, reference)
         leaderboard.write(reference, reference)
     return len(found)
 
