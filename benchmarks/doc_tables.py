@@ -3,8 +3,8 @@
     python benchmarks/doc_tables.py
 
 Between `<!-- results of SEQUENCE, full -->` and `<!-- end of results -->` stands a table: the leaderboard's, with all
-columns or those of SHORT (`short`), or what nouns.py, agreement.py, prompts.py and, of the methods in PAIRS, pairs.py print
-(`nouns`, `agreement`, `prompts`, `pairs-dc`, ...). In docs/methods.md it is the column "place on the miniature". Of several versions of a sequence it is the one with
+columns or those of SHORT (`short`), or what nouns.py, agreement.py, prompts.py, halves.py and, of the methods in PAIRS,
+pairs.py print (`nouns`, `agreement`, `prompts`, `halves`, `pairs-dc`, ...). In docs/methods.md it is the column "place on the miniature". Of several versions of a sequence it is the one with
 the most rows.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import agreement
+import halves
 import nouns
 import pairs
 import pandas as pd
@@ -40,6 +41,7 @@ SHORT = "DINO final", "over tasks", "backward transfer", "retention", "CLIP-T fi
 MARKED = re.compile(r"(<!-- results of (\S+), ([\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 PLACE = re.compile(r"^\| `(\w+)` \|(?:[^|\n]*\|){9}$", re.MULTILINE)
 METHOD_COLUMNS = 10
+BY_HALVES = "isolated", "joint", "dcscore", "ewc", "cidm", "raretoken", "seqlora"
 BY_PROMPT = "base", "oracle", "isolated", "joint", "dcscore", "raretoken", "ewc", "seqlora"
 PAIRS = {
     "pairs-keeping": (
@@ -125,6 +127,14 @@ def agreement_table(folder: Path, sequence: str) -> str:
     return markdown(("published table", "its order", "ours by final", "our order", "Kendall's tau", "p"), rows, 4)
 
 
+def halves_table(folder: Path, sequence: str) -> str:
+    board = [pairs.row_of(pairs.rows_of(folder, sequence), method) for method in BY_HALVES]
+    rows = [
+        (row.method.replace("*", "\\*"), str(len(row.runs)), *(f"{v:.2f}" for v in halves.halves(row))) for row in board
+    ]
+    return markdown(("method", "runs", *halves.HEADS), rows)
+
+
 def prompts_table(folder: Path, sequence: str) -> str:
     found = prompts.by_prompt(folder, sequence, list(BY_PROMPT))
     rows = [(prompt, *(f"{v:.2f}" for v in values)) for prompt, values in found.iterrows()]
@@ -135,6 +145,7 @@ OTHERS: dict[str, Callable[[Path, str], str]] = {
     "nouns": nouns_table,
     "agreement": agreement_table,
     "prompts": prompts_table,
+    "halves": halves_table,
     **{kind: functools.partial(pairs_table, of) for kind, of in PAIRS.items()},
 }
 

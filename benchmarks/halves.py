@@ -1,0 +1,49 @@
+"""Who pays for what is kept: DINO of the concepts learned early and late, right after learning and at the end.
+
+    python benchmarks/halves.py results/reference dreambench10 isolated joint dcscore ewc raretoken seqlora
+
+The first half of the sequence is early, the rest late; means over concepts and runs. All methods, where none is named.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from pairs import row_of, rows_of
+from rich.console import Console
+from rich.table import Table
+
+from cpbench.leaderboard_rows import Row
+from cpbench.leaderboard_runs import by_concept
+
+HEADS = "early, just learned", "early, at the end", "late, just learned", "late, at the end"
+
+
+def halves(row: Row) -> list[float]:
+    """Four means, as HEADS has them."""
+    found = []
+    for run in row.runs:
+        order = run.record.sequence.concepts
+        for part in (order[: len(order) // 2], order[len(order) // 2 :]):
+            for pictures in (run.learned, run.finals):
+                of = by_concept(pictures)
+                found.append(np.mean([of[concept] for concept in part]))
+    return [float(v) for v in np.reshape(found, (len(row.runs), 4)).mean(axis=0)]
+
+
+def main(folder: Path, sequence: str, methods: list[str]) -> None:
+    rows = rows_of(folder, sequence)
+    table = Table(title=f"{sequence}: DINO of its two halves", title_justify="left")
+    for head in ("method", "runs", *HEADS):
+        table.add_column(head, justify="left" if head == "method" else "right")
+    for row in [row_of(rows, m) for m in methods] if methods else rows:
+        table.add_row(row.method, str(len(row.runs)), *(f"{v:.3f}" for v in halves(row)))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
