@@ -1,4 +1,4 @@
-"""How far are two rows of the leaderboard apart, picture by picture? By DINO, at the end, over tasks, and just learned.
+"""How far are two rows of the leaderboard apart, picture by picture? By DINO, at the end, over tasks, just learned, and since.
 
     python benchmarks/pairs.py results/reference dreambench10 dcscore ewc seqlora
 
@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cpbench import leaderboard_rows, leaderboard_runs
-from cpbench.comparison import Comparison, compare
+from cpbench.comparison import Comparison, Key, compare
 from cpbench.leaderboard_rows import Row
 
-PARTS = {"finals": "at the end", "since": "over tasks", "learned": "right after learning"}
+PARTS = {"finals": "at the end", "since": "over tasks", "learned": "right after learning", "change": "change since"}
 
 
 def row_of(rows: list[Row], method: str) -> Row:
@@ -31,9 +31,17 @@ def row_of(rows: list[Row], method: str) -> Row:
     return max(found, key=lambda row: len(row.runs))
 
 
+def pictures(row: Row, what: str) -> dict[tuple[int, int], dict[Key, float]]:
+    """By (seed, order) a part, picture by picture; "change" is the end less right after learning: backward transfer."""
+    if what != "change":
+        return row.pictures(what)
+    ends, starts = row.pictures("finals"), row.pictures("learned")
+    return {d: {k: ends[d][k] - starts[d][k] for k in ends[d].keys() & starts[d].keys()} for d in ends}
+
+
 def paired(a: Row, b: Row, what: str) -> tuple[Comparison, int]:
     """Of a part; and in how many seeds and orders both have runs."""
-    mine, theirs = a.pictures(what), b.pictures(what)
+    mine, theirs = pictures(a, what), pictures(b, what)
     return compare(*leaderboard_rows.common(mine, theirs)), len(mine.keys() & theirs.keys())
 
 
@@ -60,7 +68,7 @@ def main(folder: Path, sequence: str, methods: list[str]) -> None:
     for a, b in itertools.combinations(chosen, 2):
         runs, cells = told(a, b)
         table.add_row(a.method, b.method, str(runs), *cells)
-    Console(width=170).print(table)
+    Console(width=200).print(table)
 
 
 if __name__ == "__main__":
