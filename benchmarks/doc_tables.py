@@ -55,6 +55,9 @@ PAIRS = {
         ("dcscore", "ewc"),
         ("dcscore variant=ewc-dc", "ewc"),
         ("dcscore variant=ewc-dc", "dcscore variant=ewc"),
+        ("dcscore variant=ewc-dc", "dcscore ewc_weight=0.0004 variant=ewc"),
+        ("dcscore", "dcscore variant=dsc-ewc"),
+        ("dcscore variant=dsc-ewc", "dcscore variant=dsc"),
         ("dcscore", "dcscore variant=ewc-dc"),
     ),
     "pairs-raretoken": (
