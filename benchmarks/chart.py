@@ -46,7 +46,7 @@ def chart(table: pd.DataFrame, target: Path) -> None:
         shares.plot(table[LEARNED], y, "o", color=FAINT, markerfacecolor="white", label="just learned")
         shares.plot(kept, y, "o", color=INK, label="kept at the end")
         shares.set_yticks(y, [f"{m} ({n})" for m, n in zip(table["method"], table["runs"], strict=True)])
-        shares.set_xlabel("share of the way from the untouched model to the real pictures, DINO")
+        shares.set_xlabel("share of the way from the untouched model\nto the real pictures, DINO")
         made.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
         for axes, column, what in (
             (work, "learning_unet_evaluations", "UNet evaluations\nto learn all"),
