@@ -152,7 +152,7 @@ def between(bounds: list[float] | None) -> str:
     """
     if bounds is None:
         return ""
-    low, high = (re.sub(r"^(-?)0", r"\1", f"{v:.2f}") for v in bounds)
+    low, high = (re.sub(r"^(-?)0", r"\1", f"{round(v, 2) + 0.0:.2f}") for v in bounds)
     return rf" \[{low}, {high}]"
 
 

@@ -131,7 +131,13 @@ def test_tables_show_the_matrices_and_the_figures(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "told"), [([0.417, 0.662], r" \[.42, .66]"), ([-0.5, 10.5], r" \[-.50, 10.50]"), (None, "")]
+    ("bounds", "told"),
+    [
+        ([0.417, 0.662], r" \[.42, .66]"),
+        ([-0.5, 10.5], r" \[-.50, 10.50]"),
+        ([-0.001, 0.0], r" \[.00, .00]"),
+        (None, ""),
+    ],
 )
 def test_bounds_are_told_in_few_characters(bounds: list[float] | None, told: str) -> None:
     assert report.between(bounds) == told
