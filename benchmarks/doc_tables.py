@@ -4,8 +4,8 @@
 
 Between `<!-- results of SEQUENCE, full -->` and `<!-- end of results -->` stands a table: the leaderboard's, with all
 columns or those of SHORT (`short`), or what nouns.py, agreement.py, prompts.py, halves.py and, of the methods in PAIRS,
-pairs.py print (`nouns`, `agreement`, `prompts`, `halves`, `pairs-dc`, ...). In docs/methods.md it is the column "place on the miniature". Of several versions of a sequence it is the one with
-the most rows.
+pairs.py print (`nouns`, `agreement`, `prompts`, `halves`, `pairs-dc`, ...). In docs/methods.md it is the column "place on the
+miniature". Of several versions of a sequence it is the one with the most rows.
 """
 
 from __future__ import annotations
