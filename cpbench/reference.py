@@ -43,9 +43,8 @@ def keep(runs: Path, reference: Path) -> int:
     if found:
         for grid in leaderboard.grids(leaderboard.groups(leaderboard.read(runs)), None, reference).values():
             with Image.open(reference / grid) as drawn:
-                drawn.quantize(256).save(
-                    reference / grid, optimize=True
-                )  # a third of the bytes; they stay in the history
+                few = drawn.convert("RGB").quantize(256)  # a third of the bytes
+            few.save(reference / grid, optimize=True)
         leaderboard.write(reference, reference)
     return len(found)
 
