@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow fuzz lint format bench bench-quick leaderboard reference pretrain
+.PHONY: help setup test test-slow fuzz lint format bench bench-quick leaderboard reference pretrain golden
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test-slow: $(STAMP) ## run the tests that take minutes: kills at random moments,
 
 fuzz: $(STAMP) ## try broken inputs on all readers for half an hour
 	CPBENCH_FUZZ_SECONDS=$${CPBENCH_FUZZ_SECONDS:-1800} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
+
+golden: $(STAMP) ## keep what the golden runs give on this kind of processor (raise SCORES first)
+	OMP_NUM_THREADS=1 CPBENCH_CACHE= $(BIN)/python tests/golden.py "$$(mktemp -d)" --keep
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .

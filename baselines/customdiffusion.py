@@ -76,7 +76,7 @@ def embeddings(backbone, prompts: list[str]) -> torch.Tensor:
     for few in (prompts[i : i + FEW] for i in range(0, len(prompts), FEW)):
         hidden, _ = vocabulary.split(backbone.encode_prompts(few))
         for ids, states in zip(vocabulary.ids(encoder, few), hidden, strict=True):
-            learned = (ids >= encoder.table.num_embeddings).nonzero()
+            learned = vocabulary.added(encoder, ids).nonzero()
             begin = int(learned[0]) if len(learned) else 1
             end = int((ids == encoder.tokenizer.eos_token_id).nonzero()[0])
             found.append(states[begin : end + 1].float())

@@ -36,12 +36,19 @@ TRAINED = {  # of a layer, by peft's names
 class TokenRows(nn.Module):
     """An embedding table with extra rows held as their own parameters, so that no other row can move.
 
-    Ids below the table's length look up the table; id length + i is row i of `rows`, of which `part` is this table's.
+    `ids` says by word which id a row of `rows` answers to, of which `part` is this table's (without it, row i answers to the
+    table's length + i); all other ids look up the table.
     """
 
-    def __init__(self, table: nn.Embedding, rows: Mapping[str, nn.Parameter], part: slice = slice(None)):
+    def __init__(
+        self,
+        table: nn.Embedding,
+        rows: Mapping[str, nn.Parameter],
+        part: slice = slice(None),
+        ids: Mapping[str, int] | None = None,
+    ):
         super().__init__()
-        self.table, self.rows, self.part = table, rows, part
+        self.table, self.rows, self.ids, self.part = table, rows, ids, part
 
     @property
     def weight(self) -> torch.Tensor:
@@ -49,12 +56,15 @@ class TokenRows(nn.Module):
         return self.table.weight
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        length = self.table.num_embeddings
-        out = self.table(ids.clamp(max=length - 1))
         if not self.rows:
-            return out
+            return self.table(ids)
+        length = self.table.num_embeddings
+        answers = [length + i if self.ids is None else self.ids[word] for i, word in enumerate(self.rows)]
+        own = ids.unsqueeze(-1) == torch.tensor(answers, device=ids.device)
+        added = own.any(-1)
+        out = self.table(ids.masked_fill(added, 0))  # the table may be too short for them
         extra = torch.stack([row[self.part] for row in self.rows.values()]).to(out.dtype)
-        return torch.where((ids >= length).unsqueeze(-1), extra[(ids - length).clamp(min=0)], out)
+        return torch.where(added.unsqueeze(-1), extra[own.int().argmax(-1)], out)
 
 
 def matching_modules(root: nn.Module, target_modules: Iterable[str]) -> list[str]:

@@ -63,21 +63,22 @@ def learning_only(concept: str, others: Iterable[Path], run_root: Path) -> Itera
         _watch = None
 
 
-def alike(slices: torch.Tensor, reference: torch.Tensor) -> float:
-    """Largest absolute correlation of the rows of `slices` (m, n) with the vector `reference` (n,)."""
-    return float(correlations(slices, reference[None]).max())
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """The rows of x (m, n) less their means, at length 1; a constant row is 0."""
+    centred = x - x.mean(1, keepdim=True)
+    norm = centred.norm(dim=1, keepdim=True)
+    # what is left of a constant row is rounding, and may point anywhere
+    return centred / norm.clamp(min=1e-12) * (norm > 1e-6 * x.norm(dim=1, keepdim=True))
 
 
 def correlations(slices: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     """Absolute correlations (m, r) of the rows of `slices` (m, n) and of `references` (r, n); 0 for a constant row."""
-
-    def unit(x: torch.Tensor) -> torch.Tensor:
-        centred = x - x.mean(1, keepdim=True)
-        norm = centred.norm(dim=1, keepdim=True)
-        # what is left of a constant row is rounding, and may point anywhere
-        return centred / norm.clamp(min=1e-12) * (norm > 1e-6 * x.norm(dim=1, keepdim=True))
-
     return (unit(slices) @ unit(references).T).abs()
+
+
+def alike(slices: torch.Tensor, reference: torch.Tensor) -> float:
+    """Largest absolute correlation of the rows of `slices` (m, n) with the vector `reference` (n,)."""
+    return float(correlations(slices, reference[None]).max())
 
 
 def search_state(tensors: Mapping[str, torch.Tensor], seen: Mapping[str, tuple[np.ndarray, torch.Tensor]]) -> None:
@@ -99,14 +100,16 @@ def search_state(tensors: Mapping[str, torch.Tensor], seen: Mapping[str, tuple[n
         for what, form in forms:
             for vector in form.flatten(1):
                 by_size.setdefault(len(vector), []).append((concept, what, vector))
+    # once, not for every tensor: at 512 pixels they are as large as a small state
+    units = {n: unit(torch.stack([vector for *_, vector in references])) for n, references in by_size.items()}
     for name, tensor in tensors.items():
         flat = tensor.detach().float().cpu().reshape(-1)
-        for n, references in by_size.items():
+        for n, references in units.items():
             if not (count := len(flat) // n):
                 continue
-            found = correlations(flat[: count * n].view(count, n), torch.stack([v for *_, v in references])).amax(0)
+            found = (unit(flat[: count * n].view(count, n)) @ references.T).abs().amax(0)
             if found.max() > MOST_ALIKE:
-                concept, what, _ = references[int(found.argmax())]
+                concept, what, _ = by_size[n][int(found.argmax())]
                 raise ReplayError(
                     f"state tensor {name!r} holds an {what} of concept {concept!r}: methods carry no data of their concepts"
                 )

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from cpbench import adapters, audit, hub, torchvision_cure
+from cpbench import adapters, audit, hub, schedulers, torchvision_cure, words
 from cpbench.config import Loading
 from cpbench.errors import UserError, quoted
 from cpbench.hub import MINIATURE as MINIATURE
+from cpbench.hub import PIPELINES
 from cpbench.hub import hash_folder as hash_folder
 from cpbench.words import Vocabulary
 
 MEGAPIXEL = 2**20
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
+SMALL = 200_000_000  # weights of a UNet below which bfloat16 saves nothing worth the rounding
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 
 
@@ -119,6 +120,43 @@ class Backbone:
             self.pipe.to(self.device)
             for module, name, buffer in moved:  # moving makes new tensors of buffers, and `restore` looks for the old
                 module._buffers[name] = buffer
+
+    @torch.no_grad()
+    def check(self, num_inference_steps: int) -> None:
+        """UserError, in one line, for parts that do not work together: so that it shows before anything is spent.
+
+        The solver's steps are set; one word is added, one latent noised, one call made of the UNet, one picture encoded and
+        decoded, the smallest that the UNet can halve. No picture is drawn, no generator moved, the backbone pristine after.
+        """
+        evaluations, what = self.unet_evaluations, f"backbone {self.name}"
+        scale = self.pipe.vae_scale_factor
+        side = 2 ** (len(self.unet.config.block_out_channels) - 1)
+        try:
+            with hub.loading(what):
+                schedulers.solver(self.pipe.scheduler, num_inference_steps)
+                self.add_token("<v1>", self.word_embedding("a"))
+                prompt_embeds = self.encode_prompts(["a photo of a <v1>"])
+                grey = np.full((1, side * scale, side * scale, 3), 127, np.uint8)
+                mean, _ = self.encode_images(grey)
+                if mean.shape != (1, self.unet.config.in_channels, side, side):
+                    raise ValueError(f"a picture's latent is {tuple(mean.shape)}, and not 1/{scale} of the picture")
+                scheduler = schedulers.training(self.pipe.scheduler)
+                at = torch.tensor([scheduler.config.num_train_timesteps // 2], device=self.device)
+                noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
+                predicted = self.predict(scheduler.add_noise(mean, noise, at), at, prompt_embeds)
+                if predicted.shape != mean.shape:
+                    raise ValueError(f"the UNet predicts {tuple(predicted.shape)} of latents {tuple(mean.shape)}")
+                pictures = self.decode_latents(mean)
+                if pictures.shape != grey.shape:
+                    raise ValueError(f"a decoded picture is {pictures.shape}, and not {grey.shape}")
+                for found, part in ((predicted, "UNet"), (torch.from_numpy(pictures), "VAE")):
+                    if not found.isfinite().all():
+                        raise ValueError(
+                            f"what its {part} gives is no number (NaN) in {self.dtype}; try --dtype float32"
+                        )
+        finally:
+            self.restore()
+            self.unet_evaluations = evaluations
 
     # What a method may change, and the way back
 
@@ -278,8 +316,9 @@ class Backbone:
                 mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
             else:
                 mean, std = encoded.latents, torch.zeros_like(encoded.latents)
-            means.append((mean.float() - self._shift) * self.vae.config.scaling_factor)
-            stds.append(std.float() * self.vae.config.scaling_factor)
+            shift, spread = self._standard
+            means.append((mean.float() - shift) * self.vae.config.scaling_factor / spread)
+            stds.append(std.float() * self.vae.config.scaling_factor / spread)
         return torch.cat(means), torch.cat(stds)
 
     @torch.no_grad()
@@ -287,14 +326,21 @@ class Backbone:
         """Pictures (n, h, w, 3), float32 in [0, 1], of latents in the UNet's scale."""
         out = []
         for part in self._few(latents):
-            z = part.to(self.vae.dtype) / self.vae.config.scaling_factor + self._shift
-            x = self.vae.decode(z).sample.float()
+            shift, spread = self._standard
+            z = part.to(self.vae.dtype) * spread / self.vae.config.scaling_factor + shift
+            x = self.vae.decode(z.to(self.vae.dtype)).sample.float()
             out.append((x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
         return np.concatenate(out)
 
     @property
-    def _shift(self) -> float:
-        return getattr(self.vae.config, "shift_factor", None) or 0.0
+    def _standard(self) -> tuple[Any, Any]:
+        """Mean and spread by which latents are standardised, as the pipeline does: SDXL's by channel, or by a shift alone."""
+        config = self.vae.config
+        given = [getattr(config, key, None) for key in ("latents_mean", "latents_std")]
+        if not self.vocabulary.pooled or None in given:
+            return getattr(config, "shift_factor", None) or 0.0, 1.0
+        mean, std = (torch.tensor(values, device=self.device).view(1, -1, 1, 1) for values in given)
+        return mean, std
 
     def _few(self, things: Any) -> Iterator[Any]:
         """`things` in parts of a million pixels: an autoencoder needs far more memory for a picture than the UNet."""
@@ -326,40 +372,43 @@ def load(name: str, device: str = "cpu", loading: Loading | None = None) -> Back
 
     logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    chosen = loading or Loading()
+    chosen, what = loading or Loading(), f"backbone {name}"
     folder, revision = hub.folder_of(name, chosen.revision, loading=chosen)
     index = hub.check_pipeline(folder, name, chosen)
-    kind = index.get("_class_name")
-    if kind not in PIPELINES and not isinstance(kind, list):  # a list: a class of its own, and the user trusts it
-        raise UserError(f"backbone {name}: is a {quoted(kind)}; cpbench personalizes {' and '.join(PIPELINES)}")
+    kind = index["_class_name"]
     if chosen.offload and device == "cpu":
         raise UserError("offload: moves networks off a GPU, and this run is on the CPU; leave out --offload")
-    dtype = pick_dtype(chosen.dtype, device)
-    without = {} if kind == PIPELINES[1] else {"safety_checker": None, "requires_safety_checker": False}
+    dtype = pick_dtype(chosen.dtype, device, lambda: unet_weights(folder, chosen))
     trusted = {"trust_remote_code": True} if chosen.trust_remote_code else {}
-    weights_hash = hub.hash_folder(folder)
+    without: dict[str, Any] = dict.fromkeys(hub.NEVER_LOADED)
+    if kind == PIPELINES[1]:
+        del without["safety_checker"]
+    else:
+        without["requires_safety_checker"] = False
     if not chosen.vae and not (folder / "vae").is_dir():
-        raise UserError(f"backbone {name}: {folder.absolute() / 'vae'} is missing; fetch it again, or name a --vae")
-    vae, vae_hash = load_vae(chosen.vae or str((folder / "vae").absolute()), dtype, chosen)
+        raise UserError(f"{what}: {folder.absolute() / 'vae'} is missing; fetch it again, or name a --vae")
+    weights_hash = hub.hash_folder(folder, chosen)
+    vae, vae_hash = load_vae(chosen.vae or str((folder / "vae").absolute()), dtype, chosen, kind == PIPELINES[1])
     if chosen.vae:
         weights_hash = hashlib.sha256(f"{weights_hash} {vae_hash}".encode()).hexdigest()
-    with _quietly(), hub.loading(f"backbone {name}: {folder}"):
+    with _quietly(), hub.loading(f"{what}: {folder}"):
         pipe = getattr(diffusers, kind if isinstance(kind, str) else "DiffusionPipeline").from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=None if chosen.allow_pickle else True,
             vae=vae,
+            **load_networks(folder, index, dtype, chosen),
             **without,
             **trusted,
         )
         if not isinstance(pipe, tuple(getattr(diffusers, k) for k in PIPELINES)):
             raise TypeError(f"it is no {' or '.join(PIPELINES)}")
-        _refuse_odd(pipe)
+        _refuse_odd(pipe, what)
         pipe.set_progress_bar_config(disable=True)
         step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
         if chosen.resolution and chosen.resolution % step:
-            raise UserError(f"backbone {name}: resolution {chosen.resolution} must be a multiple of {step}")
+            raise UserError(f"{what}: resolution {chosen.resolution} must be a multiple of {step}")
         if chosen.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
         if chosen.attention_slicing:
@@ -371,9 +420,28 @@ def load(name: str, device: str = "cpu", loading: Loading | None = None) -> Back
     return backbone
 
 
-def _refuse_odd(pipe: Any) -> None:
-    """TypeError or ValueError for what the libraries take from files in silence, and fail of when they draw."""
-    from diffusers import DPMSolverMultistepScheduler
+def load_networks(folder: Path, index: Mapping[str, Any], dtype: torch.dtype, loading: Loading) -> dict[str, nn.Module]:
+    """UNet and text encoders of a pipeline's folder, each from the file that its hash is of; not those with code of their own."""
+    import diffusers
+    import transformers
+
+    found = {}
+    for part, (library, kind) in hub.parts_of(index).items():
+        place = folder / part if (folder / part).is_dir() else folder
+        if part in hub.NETWORKS and part != "vae" and library in ("diffusers", "transformers"):
+            variant, _ = hub.variant_of(part, [f.name for f in place.iterdir()], f"backbone {folder}", folder, loading)
+            found[part] = getattr(diffusers if library == "diffusers" else transformers, kind).from_pretrained(
+                place,
+                torch_dtype=dtype,
+                local_files_only=True,
+                use_safetensors=None if loading.allow_pickle else True,
+                variant=variant,
+            )
+    return found
+
+
+def _refuse_odd(pipe: Any, what: str) -> None:
+    """TypeError, ValueError or UserError for what the libraries take from files in silence, and fail of when they draw."""
 
     def number(value: Any) -> bool:
         several = isinstance(value, list | tuple) and len(value) > 0
@@ -391,12 +459,73 @@ def _refuse_odd(pipe: Any) -> None:
         raise TypeError(f"sample_size of its UNet must be a whole number, not {quoted(side)}")
     for suffix in ("", "_2"):
         if (encoder := getattr(pipe, f"text_encoder{suffix}", None)) is not None:
-            most, longest = encoder.config.max_position_embeddings, getattr(pipe, f"tokenizer{suffix}").model_max_length
+            tokenizer = getattr(pipe, f"tokenizer{suffix}")
+            most, longest = encoder.config.max_position_embeddings, tokenizer.model_max_length
             if not isinstance(longest, int) or not 0 < longest <= most:
                 raise ValueError(f"model_max_length of its tokenizer{suffix} is not 1 to {most}")
-    if (kind := pipe.scheduler.config.prediction_type) not in PREDICTIONS:
-        raise ValueError(f"its scheduler's prediction_type is {quoted(kind)}, not one of {', '.join(PREDICTIONS)}")
-    DPMSolverMultistepScheduler.from_config(pipe.scheduler.config).set_timesteps(1)
+            words.refuse_unmerged(tokenizer, what)
+    _refuse_mismatch(pipe, what)
+    schedulers.refuse(pipe.scheduler, what)
+
+
+def _refuse_mismatch(pipe: Any, what: str) -> None:
+    """UserError, in one line, for parts that are whole and do not fit together, and for inputs that no prompt fills."""
+    import diffusers
+
+    xl = isinstance(pipe, getattr(diffusers, PIPELINES[1]))
+    unet, vae = pipe.unet.config, pipe.vae.config
+    needed = ("text_encoder", "tokenizer", *(("text_encoder_2", "tokenizer_2") if xl else ()))
+    if lacking := [part for part in needed if getattr(pipe, part, None) is None]:
+        raise UserError(
+            f"{what}: has no {lacking[0]}; {type(pipe).__name__} draws from prompts with {' and '.join(needed)}"
+        )
+    latents = vae.latent_channels
+    if unet.out_channels == 2 * unet.in_channels:
+        raise UserError(
+            f"{what}: its UNet predicts a variance beside the noise ({unet.out_channels} channels for {unet.in_channels}); "
+            "methods learn the noise alone"
+        )
+    if unet.in_channels == 2 * latents + 1:
+        raise UserError(
+            f"{what}: its UNet is for inpainting ({unet.in_channels} input channels, where a latent has {latents}); "
+            "take a pipeline that draws from text alone"
+        )
+    if not unet.in_channels == unet.out_channels == latents:
+        raise UserError(
+            f"{what}: its VAE's latents have {latents} channels, and its UNet reads {unet.in_channels} and predicts "
+            f"{unet.out_channels}; name a --vae that fits"
+        )
+    for key in ("latents_mean", "latents_std"):
+        if (given := vae.get(key)) is not None and (not isinstance(given, list | tuple) or len(given) != latents):
+            raise UserError(f"{what}: {key} of its VAE must have {latents} numbers; fetch it again")
+    if unet.time_cond_proj_dim is not None:
+        raise UserError(
+            f"{what}: its UNet takes guidance as an input, as those distilled into a few steps do (time_cond_proj_dim); "
+            "methods do not train that; take the model it was distilled from"
+        )
+    if unet.class_embed_type is not None or unet.num_class_embeds is not None:
+        raise UserError(
+            f"{what}: its UNet wants a class label beside the words; take a pipeline that draws from text alone"
+        )
+    if unet.addition_embed_type != ("text_time" if xl else None) or unet.encoder_hid_dim_type is not None:
+        given = unet.encoder_hid_dim_type or unet.addition_embed_type
+        raise UserError(
+            f"{what}: its UNet wants {quoted(given)} beside the words, which {type(pipe).__name__} does not give"
+        )
+    widths = [pipe.text_encoder.config.hidden_size, *([pipe.text_encoder_2.config.hidden_size] if xl else [])]
+    wanted = unet.cross_attention_dim
+    if any(width != sum(widths) for width in (wanted if isinstance(wanted, list | tuple) else [wanted])):
+        raise UserError(
+            f"{what}: its text encoder{'s give' if xl else ' gives'} hidden states of {' + '.join(map(str, widths))}, and its "
+            f"UNet reads {wanted}; the parts are of two models"
+        )
+    if xl:
+        given = unet.addition_time_embed_dim * 6 + pipe.text_encoder_2.config.projection_dim
+        if given != unet.projection_class_embeddings_input_dim:
+            raise UserError(
+                f"{what}: its UNet wants {unet.projection_class_embeddings_input_dim} numbers for sizes and the pooled words, "
+                f"and its text_encoder_2 makes it {given}; the parts are of two models"
+            )
 
 
 @contextmanager
@@ -412,17 +541,44 @@ def _quietly() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def pick_dtype(wanted: str, device: str) -> torch.dtype:
-    """The precision asked for; "auto" is bfloat16 on a CUDA device that has it, else float32."""
-    if wanted == "auto":
-        return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
-    return getattr(torch, wanted)
+def pick_dtype(wanted: str, device: str, weights: Callable[[], int]) -> torch.dtype:
+    """The precision asked for. "auto" is bfloat16 for a UNet of `SMALL` weights or more on a CUDA device that has it (and
+    does not only emulate it), else float32: so a small model's scores are those of a CPU. `weights` is called if it matters.
+    """
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    on_cuda = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if on_cuda and weights() >= SMALL else torch.float32
 
 
-def load_vae(name: str, dtype: torch.dtype, loading: Loading | None = None) -> tuple[nn.Module, str]:
+def dtype_of(name: str, device: str, loading: Loading) -> torch.dtype:
+    """The precision in which `load` would load a backbone's networks, which it does not load."""
+    return pick_dtype(
+        loading.dtype, device, lambda: unet_weights(hub.folder_of(name, loading.revision, loading=loading)[0], loading)
+    )
+
+
+def unet_weights(folder: Path, loading: Loading) -> int:
+    """How many weights a pipeline's UNet has: by the headers of its safetensors, or, of a pickle, by its config."""
+    place = folder / "unet" if (folder / "unet").is_dir() else folder
+    there = [f.name for f in place.iterdir()]
+    inner = "unet/" if place != folder else ""
+    files = hub.files_of_network(inner, "unet", there, f"backbone {folder}", folder, loading)
+    kept = [folder / f for f in files if f.endswith(".safetensors")]
+    if kept:
+        return sum(hub.weights_in(file) for file in kept)
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(place))
+    return sum(p.numel() for p in unet.parameters())
+
+
+def load_vae(name: str, dtype: torch.dtype, loading: Loading | None = None, xl: bool = False) -> tuple[nn.Module, str]:
     """An autoencoder by hub id or folder, usual or tiny (TAESD's kind), and its hash.
 
-    One that overflows in half precision, as SDXL's, says so in its config (force_upcast), and is loaded in float32.
+    One that overflows in half precision, as SDXL's, says so in its config (force_upcast), and is loaded in float32. `xl`: it
+    is for SDXL, whose pipeline takes the usual kind for such a one if the config is silent.
     """
     import diffusers
 
@@ -435,8 +591,9 @@ def load_vae(name: str, dtype: torch.dtype, loading: Loading | None = None) -> t
     with _quietly(), hub.loading(f"vae {name}: {folder}"):
         vae = getattr(diffusers, kind).from_pretrained(
             folder,
-            torch_dtype=torch.float32 if config.get("force_upcast", False) else dtype,
+            torch_dtype=torch.float32 if config.get("force_upcast", xl and kind == AUTOENCODERS[0]) else dtype,
             local_files_only=True,
             use_safetensors=None if chosen.allow_pickle else True,
+            variant=hub.variant_of("vae", [f.name for f in folder.iterdir()], f"vae {name}", folder, chosen)[0],
         )
-    return vae, hub.hash_folder(folder)
+    return vae, hub.hash_folder(folder, chosen)

@@ -287,7 +287,7 @@ def settings_of(config: RunConfig, facts: dict[str, Any], draws: int) -> dict[st
         "seed": SEED,
         "template": TEMPLATE,
         "device": config.device.partition(":")[0],
-        "dtype": str(backbones.pick_dtype(config.loading.dtype, config.device)),
+        "dtype": str(backbones.dtype_of(config.backbone, config.device, config.loading)),
     }
 
 
@@ -338,7 +338,7 @@ def kept(target: Path, settings: dict[str, Any], folder: Path, concepts: list[st
     """The rows that are there already, whole, of these settings and of the states of now."""
     record, made = results.read_json(target / "classifier.json"), {}
     kinds = {"row": int, "concept": str, "nearest": str, "count": float}
-    table = results.read_table(target / "confusion.csv", kinds)
+    table = results.read_table(target / "confusion.csv", kinds, CONFUSION[:-1])
     if table is None or not isinstance(record, dict) or record.get("settings") != settings:
         return {}
     listed = record.get("rows")

@@ -74,6 +74,19 @@ def _numbered(context: click.Context, parameter: click.Parameter, given: tuple[s
     return words and [int(w) for w in words]
 
 
+JUDGING = (
+    click.option(
+        "--clip-preprocessing",
+        metavar="KEY=VALUE,...",
+        help="Change it: any of resize=256,crop=224,interpolation=bicubic,mean=R/G/B,std=R/G/B.  [default: the judge's]",
+    ),
+    click.option("--dino-preprocessing", metavar="KEY=VALUE,...", help="Likewise."),
+    click.option(
+        "--clip-activation",
+        type=click.Choice(["gelu", "quickgelu"]),
+        help="Of a CLIP in a .safetensors file that has no config beside it.",
+    ),
+)
 ONE_RUN = (
     click.option("--method", help="Built-in name (`cpbench list methods`) or path of a file with a Method in it."),
     click.option("--sequence", help="Built-in name (`cpbench list sequences`) or path of a YAML file."),
@@ -104,6 +117,12 @@ SHARED = (
     click.option("--output", type=click.Path(path_type=Path), help="Where run folders go.  [default: results/runs]"),
     click.option("--device", help="cpu, cuda or mps.  [default: chosen]"),
     click.option(
+        "--deterministic",
+        is_flag=True,
+        default=None,
+        help="On CUDA, the same bits at every call: deterministic algorithms, no TF32; slower.  [CPU: always]",
+    ),
+    click.option(
         "--keep-states",
         type=click.Choice(["all", "last"]),
         help="States of which tasks stay on disk.  [default: last where whole weights are learned, else all]",
@@ -125,13 +144,15 @@ SHARED = (
     click.option("--fit", type=click.Choice(["crop", "pad"]), help="How a photograph becomes square.  [default: crop]"),
     click.option("--clip", help="CLIP judge: published name, .safetensors file or folder.  [default: the backbone's]"),
     click.option("--dino", help="DINO judge, likewise.  [default: the backbone's]"),
+    *JUDGING,
     click.option(
         "--dtype",
         type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-        help="Precision of the backbone.  [default: float32; bfloat16 on CUDA]",
+        help="Precision of the backbone.  [default: float32; bfloat16 on CUDA from 200 million weights on]",
     ),
     click.option("--resolution", type=click.IntRange(min=32), help="Pixels a side.  [default: the backbone's]"),
     click.option("--revision", help="Commit, tag or branch of the hub's repository.  [default: pinned, or main]"),
+    click.option("--variant", help="Which variant of the weights, e.g. fp16.  [default: the usual, or the only one]"),
     click.option("--vae", help="Another autoencoder, tiny ones too: hub id or folder."),
     click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory in learning, more time."),
     click.option("--attention-slicing", is_flag=True, default=None, help="Less memory in attention, more time."),
@@ -176,7 +197,8 @@ def plan(settings: tuple[str, ...], config: Path | None, **given: object) -> Non
     from cpbench.plan import plan as rehearse
     from cpbench.runner import prepare
 
-    for what, how_much in lines(rehearse(prepare(*resolved))):
+    run = prepare(*resolved)
+    for what, how_much in [*lines(rehearse(run)), *(("note", note) for note in run.notes)]:
         click.echo(f"{what:9} {how_much}")
 
 
@@ -320,6 +342,23 @@ def export(run_: Path, out: Path, after: int | None, concept: str | None, **trus
         click.echo(path)
 
 
+@cli.command(epilog="Example: cpbench clean --output results/runs --dry-run")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("results/runs"),
+    show_default=True,
+    help="Where run folders are.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
+def clean(output: Path, dry_run: bool) -> None:
+    """Say what the cache of pictures holds, and remove what no run names and what stopped processes left half written."""
+    from cpbench.cleaning import clean as remove
+
+    for line in remove(output, dry_run):
+        click.echo(line)
+
+
 @cli.command("list")
 @click.argument("what", type=click.Choice(["methods", "sequences", "backbones"]))
 def list_(what: str) -> None:
@@ -442,10 +481,17 @@ def compare(one: Path, other: Path) -> None:
 @click.option("--judge", "names", multiple=True, help="A published judge; once for each kind.")
 @click.option("--clip", help="CLIP judge: published name, .safetensors file or folder.")
 @click.option("--dino", help="DINO judge, likewise.")
+@with_options(*JUDGING)
 @click.option("--data", help="Where photographs are: a folder, or hub.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps.")
 def score(
-    run_: Path, names: tuple[str, ...], clip: str | None, dino: str | None, data: str | None, device: str
+    run_: Path,
+    names: tuple[str, ...],
+    clip: str | None,
+    dino: str | None,
+    data: str | None,
+    device: str,
+    **preprocessing: str | None,
 ) -> None:
     """Judge a run's saved pictures again, by other judges; nothing is drawn. What comes out is in RUN/scored."""
     from rich.console import Console
@@ -456,7 +502,7 @@ def score(
 
     named = kinds_of(names)
     folder, concepts, last = again(
-        run_, clip or named.get("clip"), dino or named.get("dino"), data, pick_device(device)
+        run_, clip or named.get("clip"), dino or named.get("dino"), data, pick_device(device), **preprocessing
     )
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     for table in run_tables(folder, concepts, last):

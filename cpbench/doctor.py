@@ -65,20 +65,26 @@ def weights() -> Iterator[Finding]:
     yield Finding("hub", "offline (HF_HUB_OFFLINE)" if offline else f"{constants.ENDPOINT}, asked when it is needed")
     yield Finding("backbone miniature", f"in the package, {hub.hash_folder(hub.MINIATURE)[:8]}")
     for name, (repository, revision) in hub.BUILT_IN.items():
-        cached = isinstance(try_to_load_from_cache(repository, "model_index.json", revision=revision), str)
-        yield _cached(f"backbone {name}", repository, cached, offline, "a local diffusers folder does as well")
+        index = try_to_load_from_cache(repository, hub.INDEX["backbone"], revision=revision)
+        partly = isinstance(index, str)
+        whole = partly and hub.is_whole(Path(index).parent)
+        yield _cached(f"backbone {name}", repository, whole, offline, "a local diffusers folder does as well", partly)
+    yield Finding(
+        "judges' revisions", "none is pinned: what their repositories hold now is taken, and recorded by hash"
+    )
     for name, judge in published_judges.PUBLISHED.items():
-        cached = isinstance(try_to_load_from_cache(judge.repository, judge.file), str)
-        yield _cached(
-            f"judge {name}", judge.repository, cached, offline, f"--{judge.kind} FILE.safetensors does as well"
-        )
+        if revisions := [f"{r[:8]} (weights {hub.file_hash(file)[:8]})" for r, file in published_judges.cached(name)]:
+            yield Finding(f"judge {name}", f"in the hub's cache, revision {', '.join(revisions)}")
+        else:
+            otherwise = f"--{judge.kind} FILE.safetensors does as well"
+            yield _cached(f"judge {name}", judge.repository, False, offline, otherwise)
 
 
-def _cached(what: str, repository: str, cached: bool, offline: bool, otherwise: str) -> Finding:
+def _cached(what: str, repository: str, cached: bool, offline: bool, otherwise: str, partly: bool = False) -> Finding:
     if cached:
         return Finding(what, "in the hub's cache")
     todo = f"hf download {repository} while connected" if offline else "fetched when it is first asked for"
-    return Finding(what, "not in the hub's cache", False, f"{todo}; {otherwise}")
+    return Finding(what, f"{'in part' if partly else 'not'} in the hub's cache", False, f"{todo}; {otherwise}")
 
 
 def pictures(data: str | None) -> Finding:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpbench import judge_identity
 from cpbench.results import write_atomically
+from cpbench.version import SCORES
 
 if TYPE_CHECKING:
     from cpbench.judges import Judge
+
+LIBRARIES = ("torch", "open_clip_torch", "timm", "torch-fidelity", "pillow")  # that encode, or prepare
 
 
 class Embeddings:
     """A judge that looks into its file first; `save` once at the end.
 
-    The file is of one judge: its name holds the judge's, with the hash of its weights.
+    The file is of one judge, of one kind of device and of one version of what computes: its name and its content say so.
     """
 
     def __init__(self, folder: Path, judge: Judge):
-        weights = judge.identity["weights_sha256"][:8]
-        self.judge, self.file = judge, folder / "embeddings" / f"{judge.name}-{weights}.safetensors"
-        self.known, self.grown = _read(self.file), False
+        self.judge, self.key = judge, _key(judge)
+        self.file = folder / "embeddings" / f"{judge.name}-{judge_identity.key(self.key)}.safetensors"
+        self.known, self.grown = _read(self.file, self.key), False
 
     def images(self, pictures: np.ndarray) -> np.ndarray:
         """Unit vectors (n, d) of pictures (n, h, w, 3)."""
@@ -42,15 +49,45 @@ class Embeddings:
         from safetensors.numpy import save
 
         if self.grown:
-            write_atomically(self.file, save({k: np.ascontiguousarray(v) for k, v in sorted(self.known.items())}))
+            held = {k: np.ascontiguousarray(v) for k, v in sorted(self.known.items())}
+            facts = {"key": json.dumps(self.key, sort_keys=True), "sha256": _digest(held)}
+            write_atomically(self.file, save(held, facts))
 
 
-def _read(file: Path) -> dict[str, np.ndarray]:
-    """What is kept; nothing where the file is not whole, since it can be made again."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+def _key(judge: Judge) -> dict[str, Any]:
+    """All that moves an embedding, beside the picture."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    device = getattr(judge, "device", None)
+    where = {"device": device.type if device else "cpu", "versions": versions, "scores": SCORES}
+    return {"judge": judge_identity.counted(judge.identity), **where}
+
+
+def _digest(vectors: dict[str, np.ndarray]) -> str:
+    """SHA-256 over the pictures' keys and their vectors, in the keys' order."""
+    digest = hashlib.sha256()
+    for key, vector in sorted(vectors.items()):
+        digest.update(f"{key} {vector.dtype.str} {vector.shape} ".encode())
+        digest.update(np.ascontiguousarray(vector).tobytes())
+    return digest.hexdigest()
+
+
+def _read(file: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is kept; nothing where the file is not whole, or of another key, since it can be made again."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load(file.read_bytes())
-    except (OSError, SafetensorError, ValueError, KeyError):
+        with safe_open(file, framework="np") as opened:
+            facts = opened.metadata() or {}
+            if json.loads(facts["key"]) != json.loads(json.dumps(key)):
+                return {}
+            held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+    # one length and numbers: rows of others could not be stacked
+    alike = len({(v.dtype.str, v.shape) for v in held.values()}) == 1 and next(iter(held.values())).ndim == 1
+    return held if alike and facts.get("sha256") == _digest(held) else {}

@@ -18,6 +18,10 @@ from cpbench.intervals import AT_ONCE, LEVEL
 from cpbench.metrics import ROUNDING, Array
 
 DRAWS = 1000
+ROOM = (
+    2**22
+)  # numbers of a cube, some 30 MB, and for each that is there PADDING more: a table of any content may ask for
+PADDING = 1000
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,17 @@ def figure_intervals(
 
 
 def cube_of(scores: pd.DataFrame, metric: str, concepts: list[str]) -> NDArray[np.float64]:
-    """(T+1, T, prompts, pictures) of a metric's cells, padded with NaN; NaN too where a picture failed or was not drawn."""
+    """(T+1, T, prompts, pictures) of a metric's cells, padded with NaN; NaN too where a picture failed or was not drawn.
+
+    ValueError where nearly all of it would be padding, as no run's table makes it.
+    """
     own = scores[(scores["kind"] == "cell") & (scores["metric"] == metric) & scores["concept"].isin(concepts)]
     prompt = own.groupby("concept")["prompt"].transform(lambda p: pd.factorize(p, sort=True)[0])
     T, P = len(concepts), int(prompt.max()) + 1 if len(own) else 1
     picture = own.groupby(["concept", "prompt"])["index"].transform(lambda k: pd.factorize(k, sort=True)[0])
     K = int(picture.max()) + 1 if len(own) else 1
+    if ROOM + PADDING * len(own) < (T + 1) * T * P * K:
+        raise ValueError(f"{metric}: {len(own)} scores of up to {P} prompts a concept and {K} pictures a prompt")
     cube = np.full((T + 1, T, P, K), np.nan)
     inside = own["row"].between(0, T)
     column = own["concept"].map({c: j for j, c in enumerate(concepts)})

@@ -119,7 +119,7 @@ def loaded(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backb
     """The run's method and its backbone. UserError if that has other weights by now."""
     from cpbench import backbones, runner
 
-    backbone = backbones.load(config.backbone, runner.pick_device(config.device), config.loading)
+    backbone = backbones.load(config.backbone, runner.device_for(config), config.loading)
     if backbone.weights_hash != weights:
         raise UserError(f"run {folder}: was made with other weights than those of {config.backbone} here; use those")
     kind = load_method(config.method)
@@ -171,13 +171,30 @@ def sample(it: Finished, prompt: str, n: int, seed: int, steps: int | None, guid
     named = concepts_in(prompt, list(it.nouns))
     words = "".join(text + (it.phrase(c) if c else "") for text, c, *_ in string.Formatter().parse(prompt))
     sequence = sequences.load(it.config.sequence)
-    usual = sequence.evaluation.drawing(images.is_drawn(sequence.concepts[0], it.config.backbone))
+    usual = sequence.evaluation.drawing(images.are_drawn(sequence.concepts, it.config.backbone))
     sampler = Sampler(steps or usual.num_inference_steps, usual.guidance_scale if guidance is None else guidance)
     try:
         with installed(it, named):
+            refuse_unread(it, prompt)
             return draw(it.backbone, [Wanted(words, seed, "sample", prompt, k) for k in range(n)], sampler)
     except NotDefined as reason:
         raise UserError(f"prompt {prompt!r}: {reason}; name one concept") from None
+
+
+def refuse_unread(it: Finished, prompt: str) -> None:
+    """UserError where a text encoder does not read a prompt up to its last concept; a line where it misses the end."""
+    from cpbench import prompt_length
+
+    ahead = whole = ""
+    for text, concept, *_ in string.Formatter().parse(prompt):
+        whole += text + (it.phrase(concept) if concept else "")
+        ahead = whole if concept else ahead
+    readers = prompt_length.readers_of(it.backbone)
+    prompt_length.refuse_cut(readers, ahead, whole)
+    if cut := [reader for reader in readers if reader.lacks(ahead, whole)]:
+        print(
+            f"note: the prompt is longer than the {cut[0].most} tokens that {cut[0].name} reads: its end does not count"
+        )
 
 
 def concepts_in(prompt: str, learned: list[str]) -> tuple[str, ...]:

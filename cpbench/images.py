@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,11 @@ REFERENCES = 5  # drawn pictures a concept, as many as DreamBooth's subjects hav
 
 def is_drawn(concept: Concept, backbone: str) -> bool:
     return concept.drawn and backbone == "miniature"
+
+
+def are_drawn(concepts: Iterable[Concept], backbone: str) -> bool:
+    """Whether every one of a run's concepts is drawn; a run of which some are photographs is one of photographs."""
+    return all(is_drawn(concept, backbone) for concept in concepts)
 
 
 def load(concept: Concept, backbone: str, size: int, data: Path | str | None = None, fit: str = "crop") -> np.ndarray:

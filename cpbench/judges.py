@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +15,67 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cpbench import hub, torchvision_cure
+from cpbench import hub, judge_identity, torchvision_cure
 from cpbench.errors import UserError
 
 TEXT_RULE = "the words for the concept are replaced by its class noun"
 PAIR_RULE = "mean cosine over all pairs (drawn, real)"
 MOST_PIXELS = 4096  # a side
+CLASS_TOKEN = "class token after the final norm"
 PROJECTED = "projected class token"  # a DINO's config.json that says so under "feature" ends in its embedding
+TIMM_CROP = 0.875  # timm's own where a config does not say
+TIMM_ARCHITECTURE = ("architecture", "model_args", "num_classes", "global_pool")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize the shorter side to `resize` (bicubic, PIL), crop the middle `crop`, then (x - mean) / std."""
+    """Resize the shorter side to `resize` (by PIL), crop the middle `crop`, then (x - mean) / std."""
 
     resize: int
     crop: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: str = "bicubic"
 
     @staticmethod
-    def of(size: Any, mean: Any, std: Any) -> Preprocessing:
-        """From a config's values. TypeError or ValueError for what is no size and no colours."""
-        if not isinstance(size, int) or not 0 < size <= MOST_PIXELS or len(mean) != 3 or len(std) != 3:
-            raise ValueError(f"no preprocessing: {size}, {mean}, {std}")
-        return Preprocessing(size, size, tuple(map(float, mean)), tuple(map(float, std)))
+    def of(size: Any, mean: Any, std: Any, resize: Any = None, interpolation: Any = "bicubic") -> Preprocessing:
+        """From a config's values; resize None: as large as what is cropped. TypeError or ValueError for what is none."""
+        resize = size if resize is None else resize
+        if (
+            not all(isinstance(side, int) and 0 < side <= MOST_PIXELS for side in (size, resize))
+            or size > resize
+            or interpolation not in judge_identity.INTERPOLATIONS
+            or len(mean) != 3
+            or len(std) != 3
+            or not all(math.isfinite(x) for x in (*mean, *std))
+            or not all(x > 0 for x in std)
+        ):
+            raise ValueError(f"no preprocessing: resize {resize} {interpolation}, crop {size}, mean {mean}, std {std}")
+        return Preprocessing(resize, size, tuple(map(float, mean)), tuple(map(float, std)), interpolation)
+
+    def changed(self, words: str | None) -> Preprocessing:
+        """With the parts that a user's words name, see `judge_identity.preprocessing_settings`. ValueError for odd ones."""
+        if not words:
+            return self
+        given = judge_identity.preprocessing_settings(words)
+        whole = asdict(self) | given
+        return Preprocessing.of(whole.pop("crop"), **whole)
 
     @property
     def words(self) -> str:
-        return f"resize {self.resize} bicubic, centre crop {self.crop}, mean {self.mean}, std {self.std}"
+        return f"resize {self.resize} {self.interpolation}, centre crop {self.crop}, mean {self.mean}, std {self.std}"
 
     def __call__(self, images: list[np.ndarray] | np.ndarray) -> torch.Tensor:
         """uint8 pictures (h, w, 3), of any sizes -> float (n, 3, crop, crop)."""
@@ -53,7 +88,7 @@ class Preprocessing:
                 int(w * self.resize / min(h, w)),
                 int(h * self.resize / min(h, w)),
             )  # cut off, as torchvision's
-            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling[self.interpolation.upper()]))
         top, left = (round((side - self.crop) / 2) for side in image.shape[:2])  # half to even, as torchvision's
         x = (
             torch.from_numpy(np.array(image[top : top + self.crop, left : left + self.crop])).permute(2, 0, 1).float()
@@ -129,26 +164,85 @@ def _recorded(folder: Path, file: str) -> dict[str, Any]:
     return {"weights_sha256": hub.file_hash(path)}
 
 
-def load_clip(folder: Path, device: str = "cpu") -> Judge:
-    """A CLIP in open_clip's format from a local folder, its preprocessing from the folder's own config."""
+def content_hash(value: Any) -> str:
+    """SHA-256 of any JSON, whatever the order of its mappings."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_hash(tokenizer: Any, folder: Path | None = None, settings: Any = None) -> str:
+    """SHA-256 of what makes a text's tokens: of open_clip's own tokenizer its tables and length, else the folder's files.
+
+    settings: what the folder's config says of it. Versions of libraries do not count.
+    """
+    if hasattr(tokenizer, "bpe_ranks"):
+        merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.get)
+        tables = [sorted(tokenizer.encoder.items()), [list(pair) for pair in merges], tokenizer.context_length]
+        return content_hash([*tables, settings] if settings else tables)
+    files = {name: hub.file_hash(folder / name) for name in TOKENIZER_FILES if folder and (folder / name).is_file()}
+    return content_hash([files, tokenizer.context_length, settings])
+
+
+def open_clip_preprocessing(config: dict[str, Any]) -> Preprocessing:
+    """What an open_clip_config.json says. KeyError, TypeError or ValueError for what it does not say, or cpbench cannot do."""
+    cfg = config["preprocess_cfg"]
+    if cfg.get("resize_mode", "shortest") != "shortest":
+        raise ValueError(f"resize_mode {cfg['resize_mode']!r}: only 'shortest' is known here")
+    size = config["model_cfg"]["vision_cfg"]["image_size"]
+    return Preprocessing.of(size, cfg["mean"], cfg["std"], interpolation=cfg.get("interpolation", "bicubic"))
+
+
+def timm_preprocessing(cfg: dict[str, Any]) -> Preprocessing:
+    """What a timm model's pretrained_cfg says, as timm's own evaluation reads it; errors as `open_clip_preprocessing`."""
+    if cfg.get("crop_mode", "center") != "center":
+        raise ValueError(f"crop_mode {cfg['crop_mode']!r}: only 'center' is known here")
+    size = cfg["input_size"][-1]
+    resize = math.floor(size / (cfg.get("crop_pct") or TIMM_CROP))
+    return Preprocessing.of(size, cfg["mean"], cfg["std"], resize, cfg.get("interpolation", "bicubic"))
+
+
+def chosen(pre: Preprocessing, words: str | None, kind: str, model: str, sizes: int | None = None) -> Preprocessing:
+    """The preprocessing with a user's changes; UserError where the model cannot take it.
+
+    sizes: None where the model takes pictures of its own size alone, else what their side must be a multiple of.
+    """
+    flag = f"--{kind}-preprocessing"
+    try:
+        changed = pre.changed(words)
+    except ValueError as error:
+        raise UserError(f"{flag} {words}: {error}") from None
+    if changed.crop % (sizes or pre.crop) or (sizes is None and changed.crop != pre.crop):
+        wanted = f"{pre.crop}" if sizes is None else f"a multiple of {sizes}"
+        raise UserError(f"{flag} {words}: {model} takes pictures of another size; make crop {wanted}")
+    return changed
+
+
+def load_clip(folder: Path, device: str = "cpu", preprocessing: str | None = None) -> Judge:
+    """A CLIP in open_clip's format from a local folder, its preprocessing from the folder's own config.
+
+    preprocessing: what to change of it, see `judge_identity.preprocessing_settings`.
+    """
     torchvision_cure.apply()
     import open_clip
 
     facts = _recorded(folder, "open_clip_model.safetensors")
     config = hub.read_json(folder / "open_clip_config.json", f"judge {folder}")
     with hub.loading(f"judge {folder}"):
-        if "hf_model_name" in config["model_cfg"]["text_cfg"]:  # then open_clip asks the hub for it, and runs its code
+        text = config["model_cfg"]["text_cfg"]
+        if "hf_model_name" in text:  # then open_clip asks the hub for it, and runs its code
             raise UserError(f"judge {folder}: builds on another model of the hub; name a CLIP that is whole")
         model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-        size = config["model_cfg"]["vision_cfg"]["image_size"]
-        cfg = config["preprocess_cfg"]
-        pre = Preprocessing.of(size, cfg["mean"], cfg["std"])
+        own = open_clip_preprocessing(config)
+        pre = chosen(own, preprocessing, "clip", f"judge {folder}")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        settings = {k: text[k] for k in ("tokenizer_kwargs", "tokenizer_mode") if text.get(k)}
+        facts["tokenizer"] = tokenizer_hash(tokenizer, folder, settings)
     identity = {
         "library": f"open_clip {open_clip.__version__}",
         "model": folder.name,
         **facts,
+        "architecture": content_hash(config["model_cfg"]),
         "preprocessing": pre.words,
+        "preprocessing_from": "open_clip_config.json" if pre == own else "--clip-preprocessing",
         "text_rule": TEXT_RULE,
         "pair_rule": PAIR_RULE,
         "clip_t": "plain cosine of picture and prompt",
@@ -156,46 +250,64 @@ def load_clip(folder: Path, device: str = "cpu") -> Judge:
     return Judge("clip", model.float().to(device).eval(), pre, identity, tokenizer)
 
 
-def load_dino(folder: Path, device: str = "cpu") -> Judge:
+def load_dino(folder: Path, device: str = "cpu", preprocessing: str | None = None) -> Judge:
     """A ViT in timm's format from a local folder; the class token is the embedding.
 
     Where the folder's config.json says `"feature": "projected class token"`, it is the output of the model's last layer.
+    preprocessing: what to change of the folder's own, see `judge_identity.preprocessing_settings`.
     """
     torchvision_cure.apply()
     import timm
 
     facts = _recorded(folder, "model.safetensors")
-    projected = hub.read_json(folder / "config.json", f"judge {folder}").get("feature") == PROJECTED
+    config = hub.read_json(folder / "config.json", f"judge {folder}")
+    projected = config.get("feature") == PROJECTED
     last_layer = {} if projected else {"num_classes": 0}
     with hub.loading(f"judge {folder}"):
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, **last_layer).eval()
-        cfg = model.pretrained_cfg
-        pre = Preprocessing.of(cfg["input_size"][-1], cfg["mean"], cfg["std"])
+        own = timm_preprocessing(model.pretrained_cfg)
+        pre = chosen(own, preprocessing, "dino", f"judge {folder}")
+    pooled = getattr(model, "global_pool", "token")
     identity = {
         "library": f"timm {timm.__version__}",
         "model": folder.name,
         **facts,
+        "architecture": content_hash({k: config.get(k) for k in TIMM_ARCHITECTURE}),
         "preprocessing": pre.words,
-        "feature": PROJECTED if projected else "class token after the final norm",
+        "preprocessing_from": "config.json" if pre == own else "--dino-preprocessing",
+        "feature": PROJECTED if projected else CLASS_TOKEN if pooled == "token" else f"pooled by {pooled or 'nothing'}",
         "pair_rule": PAIR_RULE,
     }
     return Judge("dino", model.to(device), pre, identity)
 
 
 def load_for(
-    backbone_name: str, clip: str | None = None, dino: str | None = None, device: str = "cpu"
+    backbone_name: str,
+    clip: str | None = None,
+    dino: str | None = None,
+    device: str = "cpu",
+    clip_preprocessing: str | None = None,
+    dino_preprocessing: str | None = None,
+    clip_activation: str | None = None,
 ) -> dict[str, Judge]:
     """The judges of a run, by kind: those asked for, else those in the backbone's own folder, else DreamBooth's.
 
-    clip, dino: a published name, a .safetensors file of one, or a folder in open_clip's or timm's format.
+    clip, dino: a published name, a .safetensors file of its architecture, or a folder in open_clip's or timm's format.
+    The preprocessings: what to change of the judges' own; clip_activation: gelu or quickgelu, for a file that does not say.
     """
     from cpbench import published_judges
     from cpbench.backbones import MINIATURE
 
     own = (MINIATURE if backbone_name == "miniature" else Path(backbone_name)) / "judges"
     found = {}
-    for kind, asked, load in (("clip", clip, load_clip), ("dino", dino, load_dino)):
+    for kind, asked, words in (("clip", clip, clip_preprocessing), ("dino", dino, dino_preprocessing)):
         wanted = asked or (str(own / kind) if os.path.isdir(own / kind) else published_judges.USUAL[kind])
         folder = Path(os.path.expanduser(wanted))
-        found[kind] = load(folder, device) if os.path.isdir(folder) else published_judges.load(kind, wanted, device)
+        activation = clip_activation if kind == "clip" else None
+        if not os.path.isdir(folder):
+            found[kind] = published_judges.load(kind, wanted, device, words, activation)
+        elif activation:
+            raise UserError(f"--clip-activation {activation}: {folder} says itself which it has; leave it out")
+        else:
+            found[kind] = {"clip": load_clip, "dino": load_dino}[kind](folder, device, words)
     return found

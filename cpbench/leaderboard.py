@@ -25,16 +25,34 @@ from cpbench.leaderboard_page import page
 from cpbench.leaderboard_rows import Group, groups
 from cpbench.leaderboard_runs import (  # some for cpbench.report_data, cpbench.sweep and cpbench.reference
     MOST_CONCEPTS,
+    contradiction,
     finished_runs,
     name_of,
+    no_cosine,
     read,
+    say,
+    sees_earlier_data,
     skip,
     text,
     whole,
 )
 from cpbench.leaderboard_text import as_json, in_terminal, markdown, table
 
-__all__ = ["MOST_CONCEPTS", "finished_runs", "grids", "groups", "name_of", "read", "text", "whole", "write"]
+__all__ = [
+    "MOST_CONCEPTS",
+    "contradiction",
+    "finished_runs",
+    "grids",
+    "groups",
+    "name_of",
+    "no_cosine",
+    "read",
+    "say",
+    "sees_earlier_data",
+    "text",
+    "whole",
+    "write",
+]
 
 
 def grids(found: Sequence[Group], concept: str | None, output: Path) -> dict[str, str]:

@@ -85,5 +85,5 @@ MORE = (
     "five 83). Over seeds, of three or more runs, it is Student's t over the runs, and says where the mean over other seeds and orders "
     "would lie for these concepts. Of two runs there is none, nor of one run's forgetting by noise, nor of runs older than the figure.",
     "Methods with * see earlier data: they are not replay-free; “generated” replays pictures that the method drew itself. "
-    "Verified: against what the method's code was tested; see docs/methods.md.",
+    "Tested against: what the code of a method of cpbench's own was compared with; see docs/methods.md.",
 )

@@ -72,7 +72,7 @@ def of_row(row: Row, output: Path) -> dict[str, Any]:
         "cells": [cell(column, row) for column in COLUMNS],
         "over": row.over,
         "replay_free": row.replay_free,
-        "verified": row.verified,
+        "tested_against": row.tested_against,
         "report": report_of(row, output),
     }
 

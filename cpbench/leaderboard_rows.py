@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -11,14 +11,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from cpbench import config, measures, metrics, results
+from cpbench import leaderboard_figures, measures, metrics, results
 from cpbench.comparison import Key, compare
 from cpbench.intervals import FEWEST_SEEDS, bootstrap, t_interval
-from cpbench.leaderboard_runs import Run, by_concept, comparable, is_own, judges_of, mean_of, sequence_of
+from cpbench.leaderboard_runs import (
+    Run,
+    by_concept,
+    comparable,
+    is_built_in,
+    is_own,
+    judges_of,
+    known,
+    mean_of,
+    sequence_of,
+)
 
 NONE = (math.nan, math.nan)
+FIGURES = (  # of `report.summaries`, in the order of the tables
+    *("final_average", "plasticity", "forgetting", "backward_transfer", "normalised_retention", "gap_closed"),
+    *("share_lost", "forgetting_from_noise", "forward_transfer"),
+)
 MEASURED = {"identified": "identified", "prior_drift": "moved"}  # in measures.csv
 FEWEST_UNITS = 3  # concepts or nouns that an interval rests on
 SOURCES = {"drawn": "drawn stand-ins", "photographs": "photographs"}
@@ -31,7 +44,7 @@ class Row:
     method: str
     hash: str
     replay_free: str  # yes, generated, no
-    verified: str
+    tested_against: str
     runs: list[Run]
     mean: dict[str, float]
     std: dict[str, float]  # NaN of one run
@@ -86,11 +99,11 @@ class Group:
 
 def scores(run: Run, alone: Run | None) -> dict[str, float]:
     """What tells how good a run is; NaN is not defined, or not measured. alone: the run of `isolated` it is measured by."""
-    record, out = run.record, {}
+    out: dict[str, float | None] = {}
     for metric in results.METRICS:
-        out |= {f"{metric}_{k}": v for k, v in getattr(record.summary, metric).model_dump().items()}
+        out |= {f"{metric}_{k}": run.figures.get(metric, {}).get(k) for k in FIGURES}
     out |= {"dino_over_tasks": mean_of(run.since), "dino_intransigence": intransigence(run, alone)}
-    out |= {"identified": record.measures.identified, "prior_drift": record.measures.moved}
+    out |= {column: run.measured.get(measure) for column, measure in MEASURED.items()}
     return {k: math.nan if v is None else float(v) for k, v in out.items()}
 
 
@@ -158,12 +171,13 @@ def in_concepts(run: Run, concepts: Sequence[str]) -> list[float]:
 def own_intervals(run: Run, alone: Run | None) -> dict[str, tuple[float, float]]:
     """Of one run, the 95 % bootstrap of its concepts, prompts and pictures.
 
-    Those of its record, that of its intransigence, and from three concepts or nouns on those of MEASURED.
+    Those of its figures, that of its intransigence, and from three concepts or nouns on those of MEASURED.
     """
-    out = {}
-    for metric in results.METRICS:
-        bounds = getattr(run.record.intervals, metric).model_dump()
-        out |= {f"{metric}_{k}": v for k, v in bounds.items() if v is not None}
+    out, drawn = {}, {}
+    with contextlib.suppress(ValueError):  # of a table that no run writes
+        drawn = leaderboard_figures.bounds(run.folder, run.record.sequence.concepts)
+    for metric, every in drawn.items():
+        out |= {f"{metric}_{k}": v for k, v in every.items() if k in FIGURES and v is not None}
     if not math.isnan(intransigence(run, alone)) and run.learned.keys() & alone.learned.keys():
         paired = compare(alone.learned, run.learned)
         out["dino_intransigence"] = (paired.low, paired.high)
@@ -192,21 +206,19 @@ def intervals_of(table: pd.DataFrame, runs: Sequence[Run], alone: Sequence[Run])
 # What is said of a method
 
 
-@functools.cache
-def known() -> dict[str, Any]:
-    """What cpbench says of its own methods: presets/verified.yaml."""
-    file = config.baselines_folder() / "presets" / "verified.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
-def verified(run: Run) -> str:
-    return "-" if is_own(run.record) else known()["verified"].get(run.record.facts.method, "-")
+def tested_against(run: Run) -> str:
+    name = run.record.facts.method
+    return known()["verified"][name] if is_ours(run) else "-"
 
 
 def replay_free(run: Run) -> str:
-    if run.record.sees_earlier_data:
+    if run.sees_earlier_data:
         return "no"
-    return "generated" if run.record.facts.method in known()["generates"] and not is_own(run.record) else "yes"
+    return "generated" if is_ours(run) and run.record.facts.method in known()["generates"] else "yes"
+
+
+def is_ours(run: Run) -> bool:
+    return is_built_in(run.record.model_dump())
 
 
 # Rows, groups, ranks
@@ -221,12 +233,12 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     found = []
     for key, members in together.items():
         members.sort(key=lambda run: (run.draw, run.path))
-        rows: dict[tuple[str, str], dict[tuple[int, int], Run]] = {}
-        for run in members:  # a seed and order counts once, even where a copy has another backbone's name
-            rows.setdefault((run.method, run.record.hash), {})[run.draw] = run
+        rows: dict[tuple[str, str], list[Run]] = {}
+        for run in members:  # `leaderboard_runs.decided` has seen to it that a seed and order is there once
+            rows.setdefault((run.method, run.record.hash), []).append(run)
         first = min(members, key=lambda run: run.key)  # equal weights may be called by two names
         named = (sequence_of(first.record), first.key[1], first.record.pictures, judges_of(first.record))
-        by_name = [(of, list(own.values())) for of, own in sorted(rows.items())]
+        by_name = sorted(rows.items())
         alone = alone_of([own for _, own in by_name])
         made = ranked([row_of(*of, own, alone) for of, own in by_name])
         found.append(Group(key, comparable(first.record), *named, made))
@@ -245,7 +257,7 @@ def row_of(method: str, hash8: str, runs: list[Run], alone: Sequence[Run]) -> Ro
         mean, std = table.mean().to_dict(), table.std().to_dict()
         found = intervals_of(good, runs, alone)
     low, high = ({key: found.get(key, NONE)[side] for key in good} for side in (0, 1))
-    return Row(method, hash8, replay_free(runs[0]), verified(runs[0]), runs, mean, std, low, high)
+    return Row(method, hash8, replay_free(runs[0]), tested_against(runs[0]), runs, mean, std, low, high)
 
 
 def ranked(rows: list[Row]) -> list[Row]:

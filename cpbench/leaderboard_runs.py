@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -16,9 +18,10 @@ from pydantic import (
     StrictBool,
     StrictFloat,
     ValidationError,
+    model_validator,
 )
 
-from cpbench import results
+from cpbench import config, judge_identity, leaderboard_figures, measures, results
 from cpbench.comparison import Key
 from cpbench.errors import quoted
 from cpbench.sequences import FILE_NAME
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 MOST_CONCEPTS = 500  # of a sequence in a record
 ROUNDED = 1e-4  # what is written of a score may be off by
+ROUGHLY = 1e-3  # and what half precision may put a cosine above 1 by
+MEASURED = {"identified": 1, "moved": 2}  # what is shown of measures.csv, and the most it can be
+MOST_NAMED = 3  # of many runs in a line
 MOST_SAID = 2000  # characters of a name, of a method with all its settings too
 
 
@@ -52,9 +58,9 @@ def file_name(value: str) -> str:
     return value
 
 
-def in_order(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise ValueError("an interval is [low, high]")
+def different(value: list[str]) -> list[str]:
+    if len(set(value)) < len(value):
+        raise ValueError("a concept occurs twice")
     return value
 
 
@@ -62,7 +68,6 @@ Text = Annotated[str, PlainValidator(text)]
 Name = Annotated[Text, AfterValidator(file_name)]
 Whole = Annotated[int, PlainValidator(whole)]
 Number = StrictFloat  # whole numbers too, and NaN and infinities, but no text
-Interval = Annotated[tuple[Number, Number], AfterValidator(in_order)]
 
 
 class Part(BaseModel):
@@ -70,46 +75,13 @@ class Part(BaseModel):
 
 
 class Figures(Part):
-    """The summary of one metric: `report.FIGURES` and what needs more than its matrix; None is not defined."""
+    """Of a record's summary of one metric what its scores.csv must agree with; nothing of it is shown."""
 
     final_average: Number | None = None
-    plasticity: Number | None = None
-    forgetting: Number | None = None
-    backward_transfer: Number | None = None
-    normalised_retention: Number | None = None
-    gap_closed: Number | None = None
-    share_lost: Number | None = None
-    forgetting_from_noise: Number | None = None
-    forward_transfer: Number | None = None
 
 
 class Summary(Part):
     dino: Figures = Figures()
-    clip_i: Figures = Figures()
-    clip_t: Figures = Figures()
-
-
-class Bounds(Part):
-    """The run's own 95 % interval of each figure of one metric, (low, high); None is not defined, or not drawn."""
-
-    final_average: Interval | None = None
-    plasticity: Interval | None = None
-    forgetting: Interval | None = None
-    backward_transfer: Interval | None = None
-    normalised_retention: Interval | None = None
-    gap_closed: Interval | None = None
-    share_lost: Interval | None = None
-
-
-class Intervals(Part):
-    dino: Bounds = Bounds()
-    clip_i: Bounds = Bounds()
-    clip_t: Bounds = Bounds()
-
-
-class Measures(Part):
-    identified: Number | None = None
-    moved: Number | None = None
 
 
 class Cost(Part):
@@ -131,7 +103,7 @@ class Config(Part):
 class SequenceFacts(Part):
     name: Name
     version: Whole
-    concepts: Annotated[list[Name], Field(max_length=MOST_CONCEPTS)] = []
+    concepts: Annotated[list[Name], Field(min_length=1, max_length=MOST_CONCEPTS), AfterValidator(different)]
 
 
 class JudgeFacts(Part):
@@ -143,6 +115,14 @@ class JudgeFacts(Part):
     feature: Text = ""
     pair_rule: Text = ""
     text_rule: Text = ""
+    architecture: Text = ""
+    tokenizer: Text = ""
+
+    _older = model_validator(mode="before")(judge_identity.abridged)
+
+    @property
+    def unsaid(self) -> set[str]:
+        return {key for key in ("architecture", "tokenizer") if not getattr(self, key)}
 
 
 class Facts(Part):
@@ -171,8 +151,6 @@ class Record(Part):
     changed: dict[str, Any] = {}
     costs: dict[Annotated[int, Field(ge=0)], Cost]
     summary: Summary
-    intervals: Intervals = Intervals()  # which older records lack
-    measures: Measures = Measures()
     files: dict[str, Text] = {}  # SHA-256 of the tables beside it, by name
 
     @property
@@ -188,20 +166,24 @@ class Record(Part):
 
 @dataclass(frozen=True)
 class Run:
-    """One folder. state: why it does not count, "" if it does.
+    """One folder. state: why it does not count, "" if it does; sees_earlier_data: see the function of that name.
 
     Of DINO, picture by picture: finals, the last row; learned, each concept right after its own task; since, the mean over
-    all rows from then on.
+    all rows from then on. figures: by metric, `report.summaries`; measured: by measure, the mean at the end, {} where
+    nothing was measured; both of the tables, and of runs that count alone.
     """
 
     folder: Path
     path: str  # below the folder of results
     record: Record
     method: str
+    sees_earlier_data: bool
     state: str
     finals: dict[Key, float]
     learned: dict[Key, float]
     since: dict[Key, float]
+    figures: leaderboard_figures.Summary
+    measured: dict[str, float]
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -232,12 +214,15 @@ def finished_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def skip(folder: Path, reason: str) -> None:
-    line = f"left out {folder}: {reason}; run it again, or remove it"
+    say(f"left out {folder}: {reason}; run it again, or remove it")
+
+
+def say(line: str) -> None:
     print("".join(c if c.isprintable() else " " for c in line))
 
 
 def read(folder: Path) -> list[Run]:
-    """Every run below `folder` that can be read, each once. Records of other content are named in a line, and left out."""
+    """Every run below `folder` that can be read, see `decided`. Records of other content are named in a line, and left out."""
     found = []
     for path, record in records(folder):
         try:
@@ -248,11 +233,65 @@ def read(folder: Path) -> list[Run]:
             skip(path, f"its run.json is not as cpbench writes it ({reason})"[:400])
         except (ValueError, RecursionError) as error:  # a name too long with its settings; values nested without end
             skip(path, f"its run.json is not as cpbench writes it ({type(error).__name__}: {error})"[:400])
-    whole_ones = {(run.key, run.method, run.record.hash, run.draw): run for run in found if not run.state}
-    # a reference run gives way to one of the reader's own of that name, whatever their hashes
-    own = {(run.key, run.method, run.draw) for run in whole_ones.values() if not is_reference(run)}
-    kept = [r for r in whole_ones.values() if not (is_reference(r) and (r.key, r.method, r.draw) in own)]
-    return kept + [run for run in found if run.state]
+    return decided(found)
+
+
+def decided(found: list[Run]) -> list[Run]:
+    """The runs, no two that count of one configuration, seed and order; what is done about such is said in a line each.
+
+    Of copies, whose tables have the same bytes, one is kept. Of runs with other tables none counts: which of them is right
+    cannot be told from here, and a row that is missing is noticed where a wrong one is not.
+    """
+    alike: dict[tuple, list[Run]] = {}
+    for run in found:
+        if not run.state:
+            key = (results.hash8(comparable(run.record)), run.method, run.record.hash, run.draw, is_reference(run))
+            alike.setdefault(key, []).append(run)
+    kept, doubtful = [], []
+    for runs in alike.values():
+        # by path, so that the order in which they were found decides nothing
+        *others, last = sorted(runs, key=lambda run: run.path)
+        if all(tables(it) == tables(last) for it in others):
+            kept.append(last)
+            if others:
+                say(f"counted once: {listed([last, *others])} are copies of one run")
+            continue
+        say(
+            f"left out {listed([*others, last])}: one configuration, seed and order, and other scores; remove all but one"
+        )
+        for run in runs:
+            rest = [it for it in runs if it is not run]
+            doubtful.append(
+                replace(run, state=f"of the same settings, seed and order as {listed(rest)}, and other scores")
+            )
+    kept = own_first(kept)
+    return kept + doubtful + [run for run in found if run.state]
+
+
+def own_first(runs: list[Run]) -> list[Run]:
+    """Without the reference runs that the reader has runs of: of that method, seed and order, whatever their hashes."""
+    own: dict[tuple, list[Run]] = {}
+    for run in runs:
+        if not is_reference(run):
+            own.setdefault((run.key, run.method, run.draw), []).append(run)
+    gone = [run for run in runs if is_reference(run) and (run.key, run.method, run.draw) in own]
+    if gone:
+        pairs = [f"{run.path} to {listed(own[run.key, run.method, run.draw])}" for run in gone[:MOST_NAMED]]
+        more = [f"and {len(gone) - MOST_NAMED} more"] if len(gone) > MOST_NAMED else []
+        say(f"reference runs that give way to yours: {'; '.join([*pairs, *more])}")
+    return [run for run in runs if all(run is not it for it in gone)]
+
+
+def listed(runs: list[Run]) -> str:
+    """Their paths."""
+    more = [f"{len(runs) - MOST_NAMED} more"] if len(runs) > MOST_NAMED else []
+    return " and ".join([run.path for run in runs[:MOST_NAMED]] + more)
+
+
+def tables(run: Run) -> list[str | None]:
+    """SHA-256 of what its numbers are computed from; None for a table that is not there."""
+    files = [run.folder / name for name in ("scores.csv", "measures.csv")]
+    return [results.file_hash(file) if file.is_file() else None for file in files]
 
 
 def is_reference(run: Run) -> bool:
@@ -262,12 +301,53 @@ def is_reference(run: Run) -> bool:
 def run_of(folder: Path, path: str, given: dict[str, Any]) -> Run:
     """ValidationError, or ValueError, where the record is not as the runner writes it."""
     record = Record.model_validate(given)
-    method = (
-        text(name_of(given)) + (" (own file)" if is_own(record) else "") + ("*" if record.sees_earlier_data else "")
-    )
+    sees = sees_earlier_data(given)
+    method = text(name_of(given)) + (" (own file)" if is_own(record) else "") + ("*" if sees else "")
     finals, learned, since, lacking = scores_of(folder, record)
-    state = "" if record.status == "finished" else f"{record.status[:40]}: "
-    return Run(folder, path, record, method, (state + lacking).removesuffix(": "), finals, learned, since)
+    measured, odd = measures_of(folder, record)
+    if record.status == "finished":
+        lacking = contradiction(given) or lacking or odd
+    figures: leaderboard_figures.Summary = {}
+    if record.status == "finished" and not lacking:
+        try:
+            figures = leaderboard_figures.summary(folder, record.sequence.concepts)
+        except ValueError as error:
+            lacking = str(error)
+    state = (("" if record.status == "finished" else f"{record.status[:40]}: ") + lacking).removesuffix(": ")
+    return Run(folder, path, record, method, sees, state, finals, learned, since, figures, measured)
+
+
+def contradiction(given: dict[str, Any]) -> str:
+    """Why a record, as it was written, cannot be true, or ""."""
+    if results.hash8(given["facts"]) != given.get("hash"):
+        return "its run.json has another hash than its facts"
+    chosen, method = given["config"].get("method"), given["facts"]["method"]
+    if chosen and Path(chosen).stem != method:
+        return f"its run.json has two methods, {quoted(chosen)} and {quoted(method)}"
+    return ""
+
+
+# What cpbench says of its own methods
+
+
+@functools.cache
+def known() -> dict[str, Any]:
+    """presets/verified.yaml."""
+    file = config.baselines_folder() / "presets" / "verified.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def is_built_in(given: dict[str, Any]) -> bool:
+    """Whether a record is of a method of cpbench's: its name is one's, and the record says no file."""
+    name = given["facts"]["method"]
+    return name in known()["verified"] and given["config"].get("method") in (None, "", name)
+
+
+def sees_earlier_data(given: dict[str, Any]) -> bool:
+    """Whether the method sees earlier data: of a built-in one what cpbench knows of it, of others what the record says."""
+    return bool(given["sees_earlier_data"]) or (
+        is_built_in(given) and given["facts"]["method"] in known()["sees_earlier_data"]
+    )
 
 
 def is_own(record: Record) -> bool:
@@ -298,18 +378,21 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
     """DINO by (concept, prompt, index) of the last row, right after a concept's own task, and the mean over all rows from
     then on, {} where a concept has no picture in one of them; and what of the rows is lacking.
 
-    A record alone, without its scores.csv, is whole: it has its figures, and cannot be compared picture by picture.
+    A record alone, without its scores.csv, does not count: anybody can write figures.
     """
     concepts, file = record.sequence.concepts, folder / "scores.csv"
     if not file.exists():
         there = [t for t in record.rows if (folder / f"task-{t:02d}" / "scores.csv").is_file()]
-        lacking = "" if record.status == "finished" else f"{len(there)} of {len(record.rows)} rows are there"
-        return {}, {}, {}, lacking
+        if record.status == "finished":
+            return {}, {}, {}, "its scores.csv is missing"
+        return {}, {}, {}, f"{len(there)} of {len(record.rows)} rows are there"
     scores = results.read_scores(file)
     if scores is None:
         return {}, {}, {}, "its scores.csv is damaged"
     if record.files.get(file.name, results.file_hash(file)) != results.file_hash(file):
         return {}, {}, {}, "its scores.csv is not the one that its run.json tells of"
+    if odd := no_cosine(scores):
+        return {}, {}, {}, odd
     cells = scores[(scores["kind"] == "cell") & (scores["metric"] == "dino") & scores["concept"].isin(concepts)]
     there = set(cells["row"]) & set(record.rows)
     lacking = "" if len(there) == len(record.rows) else f"{len(there)} of {len(record.rows)} rows are there"
@@ -323,6 +406,34 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
     means = later.groupby(["concept", "prompt", "index"], as_index=False)["value"].mean()
     whole = later.groupby(["row", "concept"])["value"].count().all()
     return finals, by_picture(cells[cells["row"] == own]), by_picture(means) if whole else {}, lacking
+
+
+def no_cosine(scores: pd.DataFrame) -> str:
+    """Which score is none, or ""."""
+    cosines = scores[scores["metric"].str.startswith(results.METRICS)]
+    far = cosines[cosines["value"].abs() > 1 + ROUGHLY]
+    if far.empty:
+        return ""
+    metric, value = far.iloc[0][["metric", "value"]]
+    return f"its scores.csv has {metric[:40]} {value:g}, and a cosine is between -1 and 1"
+
+
+def measures_of(folder: Path, record: Record) -> tuple[dict[str, float], str]:
+    """By measure its mean in the last row, {} without measures.csv; and what is wrong with that table, or ""."""
+    file = folder / "measures.csv"
+    if not file.exists():
+        return {}, ""
+    table = measures.read(folder)
+    if table is None:
+        return {}, "its measures.csv is damaged"
+    if record.files.get(file.name, results.file_hash(file)) != results.file_hash(file):
+        return {}, "its measures.csv is not the one that its run.json tells of"
+    for measure, most in MEASURED.items():
+        values = table[table["measure"] == measure]["value"]
+        far = values[(values < -ROUGHLY) | (values > most + ROUGHLY)]
+        if len(far):
+            return {}, f"its measures.csv has {measure} {far.iloc[0]:g}, which is between 0 and {most}"
+    return measures.summary(table, len(record.sequence.concepts)), ""
 
 
 def by_concept(pictures: dict[Key, float]) -> dict[str, float]:
@@ -360,7 +471,7 @@ def comparable(record: Record) -> dict[str, Any]:
         "images": None if facts.images is None else results.hash8(dict(facts.images)),
         "pictures": record.pictures,
         "backbone": facts.backbone or Path(record.config.backbone).name,
-        "judges": {name: it.model_dump() for name, it in sorted(record.judges.items())},
+        "judges": {name: it.model_dump(exclude=it.unsaid) for name, it in sorted(record.judges.items())},
         "sampler": None if facts.sampler is None else {k: v for k, v in facts.sampler.items() if k != "batch_size"},
         "pictures_per_prompt": facts.pictures_per_prompt,
         "dtype": facts.dtype,

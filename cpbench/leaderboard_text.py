@@ -12,12 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from cpbench import report
+from cpbench.config import ON_THE_MINIATURE
 from cpbench.leaderboard_columns import COLUMNS, IN_TERMINAL, MORE, RANKS
 from cpbench.leaderboard_rows import SOURCES, Group, Row
 from cpbench.leaderboard_runs import Run
 from cpbench.results import plain
 
-SCHEMA = 1  # of leaderboard.json
+SCHEMA = 2  # of leaderboard.json: "verified" of a row became "tested_against"
+HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def _shortened(judge: dict[str, str]) -> dict[str, str]:
+    """A judge's facts with its tokenizer and an architecture of its own folder named by how its hash begins."""
+    hashes = {k: judge.get(k, "") for k in ("architecture", "tokenizer")}
+    return judge | {k: f"{k} {v[:12]}" for k, v in hashes.items() if HASH.fullmatch(v)}
 
 
 def shared(group: Group) -> dict[str, tuple[str, str]]:
@@ -28,7 +36,7 @@ def shared(group: Group) -> dict[str, tuple[str, str]]:
 
     facts = group.facts
     rows, sampler = facts["rows"], facts["sampler"]
-    judges = [[*judge.values()] for judge in facts["judges"].values()]
+    judges = [[*_shortened(judge).values()] for judge in facts["judges"].values()]
     return {
         "sequence": ("sequence", f"{group.sequence}, content {facts['sequence'][:12]}"),
         "images": ("images", f"{SOURCES[group.pictures]}, content {said(facts['images'])}"),
@@ -46,6 +54,12 @@ def shared(group: Group) -> dict[str, tuple[str, str]]:
 
 
 def apart(group: Group) -> str:
+    """What to know of a table: photographs on the miniature; why there is another one of this name."""
+    foreign = group.pictures == "photographs" and group.backbone == "miniature"
+    return " ".join(filter(None, [f"These are {ON_THE_MINIATURE}." if foreign else "", differing(group)]))
+
+
+def differing(group: Group) -> str:
     """Why there is another table of this name: that in which this one differs."""
     named = shared(group)
     differs = [f"{named[k][0]} ({named[k][1]})" for k in group.apart]
@@ -61,7 +75,7 @@ def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
         *(c.head for c in COLUMNS),
         "intervals over",
         "replay-free",
-        "verified",
+        "tested against",
         "settings",
     ]
     lines = ["# Leaderboard", ""]
@@ -76,7 +90,7 @@ def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
         lines += ["", table_row(heads), "|--:|---|" + "--:|" * (1 + len(COLUMNS)) + "---|" * 4]
         for row in group.rows:
             cells = [COLUMNS[0].cell(row) + COLUMNS[0].bracket(row), *(c.cell(row) for c in COLUMNS[1:])]
-            words = [row.over, row.replay_free, row.verified, row.hash]
+            words = [row.over, row.replay_free, row.tested_against, row.hash]
             lines.append(table_row([group.rank(row), row.method, len(row.runs), *cells, *words]))
         lines.append("")
         if group.id in pictures:
@@ -119,7 +133,7 @@ def table(found: Sequence[Group]) -> pd.DataFrame:
                 "runs": len(row.runs),
                 "intervals_over": row.over,
                 "replay_free": row.replay_free,
-                "verified": row.verified,
+                "tested_against": row.tested_against,
             }
             line |= row.mean | {f"{k}_std": v for k, v in row.std.items()}
             for k in row.low:
@@ -143,7 +157,9 @@ def as_json(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[st
         return {"path": run.path, "seed": run.draw[0], "order": run.draw[1]}
 
     def of_row(row: Row) -> dict[str, Any]:
-        own = {k: getattr(row, k) for k in ("rank", "compared", "method", "hash", "over", "replay_free", "verified")}
+        own = {
+            k: getattr(row, k) for k in ("rank", "compared", "method", "hash", "over", "replay_free", "tested_against")
+        }
         averaged = {k: finite(getattr(row, k)) for k in ("mean", "std", "low", "high")}
         return own | {"runs": list(map(of_run, row.runs))} | averaged
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cpbench import norms
+from cpbench import norms, schedulers
 from cpbench.audit import RulesError
 from cpbench.backbones import Backbone
 from cpbench.errors import UserError
@@ -53,9 +53,7 @@ class Latents:
 
 def noise_scheduler(backbone: Backbone):
     """The training scheduler that belongs to the pipeline's sampling scheduler."""
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler.from_config(backbone.pipe.scheduler.config)
+    return schedulers.training(backbone.pipe.scheduler)
 
 
 def target(scheduler, batch: Batch) -> torch.Tensor:

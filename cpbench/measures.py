@@ -38,6 +38,7 @@ from cpbench.sequences import Sequence
 if TYPE_CHECKING:
     from cpbench.embeddings import Embeddings
 
+ROW = "row.json"  # of a row: its cost, and the checksums of its scores, state and pictures; written last
 COLUMNS = ["row", "measure", "concept", "value"]
 CONFUSION = ["row", "concept", "nearest", "count"]
 Features = dict[str, dict[tuple[str, int], np.ndarray]]  # by concept, by (template, index)
@@ -62,11 +63,24 @@ def folder_of(task: Path, cell: Cell) -> Path:
     return task / "pictures" / cell.name
 
 
+def recorded_pictures(task: Path) -> dict[str, str]:
+    """By path below a task's folder the SHA-256 of its row's pictures; {} where row.json has none (of an older version)."""
+    row = results.read_json(task / ROW)
+    found = row.get("pictures") if isinstance(row, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def pictures_of(task: Path, cell: Cell) -> dict[tuple[str, int], np.ndarray]:
-    """By (template, index) the pictures that are there and are more than one colour."""
-    found = {}
+    """By (template, index) the pictures that are there and are more than one colour.
+
+    UserError for a picture that is not the one that was drawn there, by what the row recorded.
+    """
+    found, recorded = {}, recorded_pictures(task)
     for template, k in cell.which:
-        picture = read_picture(folder_of(task, cell) / f"{cell.templates.index(template):02d}-{k}.png")
+        file = folder_of(task, cell) / f"{cell.templates.index(template):02d}-{k}.png"
+        picture = read_picture(file, digest := recorded.get(file.relative_to(task).as_posix()))
+        if picture is None and digest is not None and file.exists():
+            raise UserError(f"{file}: is not the picture that was drawn there; `cpbench run` again draws it anew")
         if picture is not None and not is_blank(picture):
             found[template, k] = picture
     return found
@@ -213,13 +227,13 @@ def write(folder: Path, measured: Measured) -> None:
 def read(folder: Path) -> pd.DataFrame | None:
     """measures.csv of a run; None where there is none or it is not whole."""
     kinds = {"row": int, "measure": str, "concept": str, "value": float}
-    return results.read_table(folder / "measures.csv", kinds)
+    return results.read_table(folder / "measures.csv", kinds, COLUMNS[:-1])
 
 
 def read_confusion(folder: Path) -> pd.DataFrame | None:
     """identification.csv of a run; None where there is none or it is not whole."""
     kinds = {"row": int, "concept": str, "nearest": str, "count": int}
-    return results.read_table(folder / "identification.csv", kinds)
+    return results.read_table(folder / "identification.csv", kinds, CONFUSION[:-1])
 
 
 def summary(table: pd.DataFrame, t: int) -> dict[str, float]:

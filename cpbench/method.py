@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -98,10 +98,11 @@ class State:
             sizes[kind] = sizes.get(kind, 0) + tensor.numel() * tensor.element_size()
         return sizes
 
-    def save(self, folder: Path) -> str:
-        """Write state.safetensors, then state.json with its checksum; each atomically. Returns the checksum.
+    def save(self, folder: Path, bound: Mapping[str, Any] | None = None) -> str:
+        """Write state.safetensors, then state.json with its checksum; each atomically. Returns the tensors' SHA-256.
 
-        Raises ValueError for a tensor without a declared kind.
+        bound: what this state belongs to (the runner's: run, seed, order, task, the checksum of the state before); it goes
+        into the checked record, and `load` can ask for it. Raises ValueError for a tensor without a declared kind.
         """
         from safetensors.torch import save
 
@@ -114,49 +115,86 @@ class State:
                 )
         # cloned, since safetensors refuses two names for one memory (an anchor that is the adapter, say)
         data = save({k: v.detach().cpu().contiguous().clone() for k, v in self.tensors.items()})
-        digest = hashlib.sha256(data).hexdigest()
         write_atomically(folder / "state.safetensors", data)
-        record = json.loads(json.dumps({"schema": SCHEMA, "sha256": digest, "facts": self.facts}))
+        digest = hashlib.sha256(data).hexdigest()
+        record = {"schema": SCHEMA, "sha256": digest, "facts": self.facts}
+        if bound is not None:
+            record["bound"] = dict(bound)
+        record = json.loads(json.dumps(record))
         words = json.dumps({**record, "checksum": _checksum(record)}, indent=1, sort_keys=True)
         write_atomically(folder / "state.json", words.encode())
         return digest
 
     @staticmethod
-    def load(folder: Path) -> State:
-        """Read a state back. FileNotFoundError if there is none; DamagedState, naming the file, if it is not whole."""
+    def load(folder: Path, bound: Mapping[str, Any] | None = None) -> State:
+        """Read a state back, its tensors in the order of their names, whatever the file's.
+
+        bound: what it must belong to, see `save`. FileNotFoundError if there is none; DamagedState, naming the file, if it
+        is not whole, is of something else, or holds a number that is none.
+        """
+        import torch
         from safetensors.torch import load
 
-        words = folder / "state.json"
-        try:
-            record = json.loads(words.read_text())
-            checksum = record.pop("checksum", None)
-            schema, digest, facts = record["schema"], record["sha256"], record["facts"]
-            concepts = facts.get("concepts", [])
-            expected = _checksum(record)
-        except (IsADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DamagedState(words, f"it is not a whole state record ({error})") from None
-        if checksum != expected:
-            raise DamagedState(words, "its checksum is not the one recorded")
-        if isinstance(schema, int) and schema != SCHEMA:  # no damage, and not to be done again by this version
-            whose = "a newer" if schema > SCHEMA else "an older"
-            raise UserError(
-                f"{words}: its schema is {schema}, and this cpbench reads {SCHEMA}: {whose} one wrote it; use that, or "
-                "name another --output"
-            )
-        if schema != SCHEMA:
-            raise DamagedState(words, f"its schema is {quoted(schema)}, and this cpbench reads {SCHEMA}")
-        if not isinstance(concepts, list) or not all(isinstance(c, str) for c in concepts):
-            raise DamagedState(words, f"its concepts are no list of names, but {quoted(concepts)}")
+        record = _record(folder, bound)
         tensors = folder / "state.safetensors"
         if not tensors.is_file():
             raise DamagedState(tensors, "it is missing")
         data = tensors.read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
+        if hashlib.sha256(data).hexdigest() != record["sha256"]:
             raise DamagedState(tensors, "its checksum is not the one recorded")
         try:
-            return State(load(data), facts)
+            loaded = load(data)
         except Exception as error:  # the checksum is whole, and what it is of is not: the library raises many types
             raise DamagedState(tensors, f"it cannot be read as safetensors ({error})") from None
+        for name, tensor in loaded.items():
+            known = (
+                tensor if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) else tensor.to(torch.float64)
+            )
+            if not torch.isfinite(known).all():
+                raise DamagedState(tensors, f"{name} holds no numbers (NaN or infinity)")
+        # the library gives them in another order at every call, and a method's sums follow it
+        return State(dict(sorted(loaded.items())), record["facts"])
+
+    @staticmethod
+    def checksum(folder: Path, bound: Mapping[str, Any] | None = None) -> str:
+        """What tells one state from another: the checksum of its record, which stays when its tensors are dropped.
+
+        Raises as `load` does; the tensors are not read.
+        """
+        return _checksum(_record(folder, bound))
+
+
+def _record(folder: Path, bound: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What state.json says, checked; see `State.load`."""
+    words = folder / "state.json"
+    try:
+        record = json.loads(words.read_text())
+        checksum = record.pop("checksum", None)
+        schema, facts = record["schema"], record["facts"]
+        concepts, expected = facts.get("concepts", []), _checksum(record)
+        record["sha256"]
+    except (IsADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedState(words, f"it is not a whole state record ({error})") from None
+    if checksum != expected:
+        raise DamagedState(words, "its checksum is not the one recorded")
+    if isinstance(schema, int) and schema != SCHEMA:  # no damage, and not to be done again by this version
+        whose = "a newer" if schema > SCHEMA else "an older"
+        raise UserError(
+            f"{words}: its schema is {schema}, and this cpbench reads {SCHEMA}: {whose} one wrote it; use that, or "
+            "name another --output"
+        )
+    if schema != SCHEMA:
+        raise DamagedState(words, f"its schema is {quoted(schema)}, and this cpbench reads {SCHEMA}")
+    if not isinstance(concepts, list) or not all(isinstance(c, str) for c in concepts):
+        raise DamagedState(words, f"its concepts are no list of names, but {quoted(concepts)}")
+    if bound is not None:
+        own = record.get("bound")
+        if not isinstance(own, dict):
+            raise DamagedState(words, "it does not say which run it belongs to")
+        if other := [k for k, v in bound.items() if own.get(k) != v]:
+            k = other[0]
+            raise DamagedState(words, f"it belongs to something else: its {k} is {quoted(own.get(k))}, not {bound[k]}")
+    return record
 
 
 class Method:

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from cpbench import photographs, sequences
+from cpbench import photographs, prompt_length, sequences
 from cpbench.errors import UserError, quoted
 from cpbench.sequences import Kind, Sequence
 
@@ -72,6 +72,9 @@ def write(target: Path | str, items: list[str]) -> Written:
     names = names_of(parsed)
     shown = [_as_written(folder, target.parent) for folder in folders]
     counts, warnings = look_through(dict(zip(names, folders, strict=True)))
+    for _, noun in parsed:
+        for template in [t for of_kind in sequences.load(LIKE).evaluation.prompts.values() for t in of_kind]:
+            prompt_length.refuse_cut([prompt_length.usual()], *prompt_length.filled(template, [noun]))
     text = _yaml(name, [(n, noun, guess_kind(noun), s) for n, (_, noun), s in zip(names, parsed, shown, strict=True)])
     fresh = not target.exists()
     if not fresh and not (target.is_file() and target.read_bytes() == text.encode()):

@@ -30,6 +30,8 @@ def compared(one: Path, other: Path) -> tuple[list[Shown], int, dict[str, Compar
             raise UserError(
                 f"compare: {run.folder}: neither its scores.csv nor a row's can be read; run it again, or name another"
             )
+        if run.doubt:
+            raise UserError(f"compare: {run.folder}: {run.doubt}; run it again, or name another")
     row = max({*runs[0].drawn} & {*runs[1].drawn} - {0}, default=0)
     if not row:
         raise UserError(

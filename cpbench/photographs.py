@@ -8,6 +8,7 @@ a user's own sequence are absolute and stay what they are.
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import warnings
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from cpbench import sequences
 from cpbench.errors import UserError, near
@@ -243,11 +244,29 @@ def upright(file: Path, concept: str) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    """In sRGB, which is what models were trained on: an iPhone's Display P3 read as if it were sRGB has paler colours."""
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):  # 16 bits of grey, which PIL would cut at 255 instead of scaling
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, (*GREY, 255)), layer).convert("RGB")
+        colours, alpha = _srgb(layer.convert("RGB"), profile), layer.getchannel("A")
+        colours.putalpha(alpha)
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (*GREY, 255)), colours).convert("RGB")
+    return _srgb(image.convert("RGB") if image.mode == "P" else image, profile)
+
+
+def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The colours of a picture of this profile in sRGB, by Little CMS; as they are for sRGB's own or a broken profile."""
+    if profile:
+        try:
+            given = ImageCms.getOpenProfile(io.BytesIO(profile))
+            if not ImageCms.getProfileDescription(given).strip().startswith("sRGB"):
+                # relative colorimetric, as viewers do it: white stays white
+                how = {"renderingIntent": ImageCms.Intent.RELATIVE_COLORIMETRIC, "outputMode": "RGB"}
+                return ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), **how)
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # broken, or of other channels than the picture's
+            pass
     return image.convert("RGB")
 
 

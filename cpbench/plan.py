@@ -13,11 +13,14 @@ from cpbench.sampling import Sampler, Wanted, draw, png_bytes
 
 REPEATED = ("steps", "draws", "pictures")  # options that end so count repetitions: the rehearsal does each once
 SAMPLED_STEPS = 2
+COPIES = 2  # of a picture: in the run's folder and in the cache
 
 
 @dataclass(frozen=True)
 class Plan:
     """Counts, bytes and seconds of a whole run from its beginning; drawing is an upper bound.
+
+    picture_bytes: of both copies, the run's own and the cache's, which share their blocks on some filesystems.
 
     Pictures that would come out as they were drawn before are not drawn again, so methods that leave learned concepts
     alone cost less than `pictures` says.
@@ -73,7 +76,7 @@ def plan(run: Run) -> Plan:
         drawing_evaluations=drawing,
         pictures=pictures,
         state_bytes=sum(sizes[1] + (t - 1) * (growth if len(sizes) > 2 else 0) for t in numbers),
-        picture_bytes=pictures * len(png_bytes(sample[0])),
+        picture_bytes=COPIES * pictures * len(png_bytes(sample[0])),
         peak_memory_bytes=memory.peak,
         learning_seconds=learning * per_learning,
         drawing_seconds=drawing * per_drawing,
@@ -93,7 +96,10 @@ def lines(it: Plan) -> list[tuple[str, str]]:
             "drawing",
             f"{it.pictures:,} pictures, {it.drawing_evaluations:,} UNet evaluations, about {span(it.drawing_seconds)} at most",
         ),
-        ("disk", f"{size(it.state_bytes)} of states, {size(it.picture_bytes)} of pictures at most"),
+        (
+            "disk",
+            f"{size(it.state_bytes)} of states, {size(it.picture_bytes)} of pictures (in the run and in the cache) at most",
+        ),
         ("memory", f"{size(it.peak_memory_bytes)} at the peak of a rehearsal"),
         ("time", f"about {span(it.learning_seconds + it.drawing_seconds)} at most, judging apart"),
     ]

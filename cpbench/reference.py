@@ -21,11 +21,17 @@ def keep(runs: Path, reference: Path) -> int:
     A report, a page of some 2 MB with the run's pictures, is kept where `cpbench report` has made one: the leaderboard's
     page has a link to it.
 
-    Returns how many there are. Each takes the place of what was kept of its method, settings, seed and order over this
-    version of its sequence, whatever the hash. The leaderboard in `reference` is of all that is there and of nothing
+    Returns how many there are: those that the leaderboard of `runs` counts; finished ones that it does not are named. Each
+    takes the place of what was kept of its method, settings, seed and order over this version of its sequence, whatever the
+    hash. The leaderboard in `reference` is of all that is there and of nothing
     else, so that `make leaderboard` makes it again; its grids, which are kept, are of the pictures in `runs`, in 256 colours.
     """
-    found = leaderboard.finished_runs(runs)
+    read = leaderboard.read(runs)
+    counted = {run.folder for run in read if not run.state}
+    for run in read:
+        if run.state and run.record.status == "finished":  # of the unfinished nobody expects it
+            leaderboard.say(f"not kept {run.path}: {run.state}")
+    found = [(path, record) for path, record in leaderboard.finished_runs(runs) if path in counted]
     names = {name(record) for _, record in found}
     for path, record in leaderboard.finished_runs(reference):
         if name(record) in names:
@@ -41,7 +47,7 @@ def keep(runs: Path, reference: Path) -> int:
                 with Image.open(path / f"{picture}.png") as drawn:
                     drawn.save(target / f"{picture}.webp", quality=90)
     if found:
-        for grid in leaderboard.grids(leaderboard.groups(leaderboard.read(runs)), None, reference).values():
+        for grid in leaderboard.grids(leaderboard.groups(read), None, reference).values():
             with Image.open(reference / grid) as drawn:
                 few = drawn.convert("RGB").quantize(256)  # a third of the bytes
             few.save(reference / grid, optimize=True)

@@ -5,13 +5,13 @@ A folder that is no run at all is a UserError. Whatever else is missing or damag
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import io
 import math
 import os
 import shlex
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +21,17 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from cpbench import finished, leaderboard, measures, report, results
+from cpbench import curves, finished, judge_identity, leaderboard, machine, measures, report, results
+from cpbench.config import ON_THE_MINIATURE
 from cpbench.errors import UserError, quoted
 from cpbench.report import number
 from cpbench.sequences import FILE_NAME
 
-MOST_CURVE = 2**25  # bytes of a training curve that is read
+MOST_CURVE = 2**25  # bytes of a table that is read
 MOST_PROMPTS = 64
 MOST_DEPTH = 20  # of mappings and lists in run.json
 MOST_SAID = 300  # characters of a fact
+JUDGES = ("clip", "dino", "clip_preprocessing", "dino_preprocessing", "clip_activation")  # that a run may name
 SHOWN = ("dino", "clip_i", "clip_t")  # in the order of the page: identity first
 IDENTIFICATION = "identification.csv"  # optional: whom each picture is nearest to, by DINO
 IDENTIFICATION_COLUMNS = ["row", "concept", "nearest", "count"]
@@ -49,6 +51,8 @@ class Shown:
     judges: dict[str, dict[str, str]]
     label: str = ""  # what tells it from the others on the page
     notes: list[str] = field(default_factory=list)
+    swapped: set[Path] = field(default_factory=set)  # pictures that are not those that were judged
+    doubt: str = ""  # why its numbers cannot be those of such a run
     scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=results.SCORE_COLUMNS))
     matrices: dict[str, pd.DataFrame] = field(default_factory=dict)
     drawn: list[int] = field(default_factory=list)  # rows of the matrices that exist
@@ -89,7 +93,10 @@ class Shown:
     @functools.cached_property
     def intervals(self) -> dict[str, dict[str, list[float] | None]]:
         """By metric and figure the 95 % interval, (low, high), after the last task that is there."""
-        return report.intervals(self.scores, self.concepts, self.last) if self.summary else {}
+        try:
+            return report.intervals(self.scores, self.concepts, self.last) if self.summary else {}
+        except ValueError:  # a table as no run writes it
+            return {}
 
     def reference(self, kind: str, metric: str) -> list[float]:
         """Per concept, the mean of a reference row: "real" or "oracle"."""
@@ -113,16 +120,20 @@ class Shown:
         if not FILE_NAME.fullmatch(concept):
             return None
         file = self.folder / f"task-{row:02d}" / "pictures" / concept / name
-        return file if os.path.isfile(file) else None
+        return file if os.path.isfile(file) and file not in self.swapped else None
 
 
 def read(run: Path) -> Shown:
     """The run in this folder, or the only one below it. UserError if there is none, or its run.json is not a run's."""
     folder = finished.find(run)
     shown = from_record(results.read_json(folder / "run.json"), folder)
+    if shown.pictures == "photographs" and part(shown.record, "config").get("backbone") == "miniature":
+        shown.notes.append(f"These are {ON_THE_MINIATURE}.")
     add_scores(shown)
     add_prompts(shown)
     add_curves(shown)
+    add_pictures(shown)
+    add_conditions(shown)
     add_costs(shown)
     add_identification(shown)
     add_measures(shown)
@@ -146,9 +157,11 @@ def from_record(record: Any, folder: Path) -> Shown:
             folder,
             record,
             concepts,
-            method=leaderboard.text(leaderboard.name_of(record)) + ("*" if record["sees_earlier_data"] else ""),
+            method=leaderboard.text(leaderboard.name_of(record))
+            + ("*" if leaderboard.sees_earlier_data(record) else ""),
             sequence=f"{leaderboard.text(sequence['name'])} v{leaderboard.whole(sequence['version'])}",
             pictures=record["pictures"],
+            doubt=leaderboard.contradiction(record),
             judges={str(k): {str(n): said(v) for n, v in it.items()} for k, it in sorted(record["judges"].items())},
         )
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -195,6 +208,8 @@ def add_scores(shown: Shown) -> None:
         if scores is None:
             notes.append("There are no scores yet.")
     if scores is not None:
+        shown.doubt = shown.doubt or leaderboard.no_cosine(scores)
+        notes += [f"These numbers are in doubt, and not in the leaderboard: {shown.doubt}."] if shown.doubt else []
         apart = scores["kind"] == "pair"  # of two concepts
         known = (scores["concept"].isin(shown.concepts) | apart) & scores["row"].between(0, shown.tasks)
         scores = scores[known].copy()
@@ -241,29 +256,34 @@ def add_prompts(shown: Shown) -> None:
 
 
 def add_curves(shown: Shown) -> None:
-    """Long form of all tasks' training curves: task, phase, step, figure, value."""
-    columns, parts, damaged = ["task", "phase", "step", "figure", "value"], [], []
-    for t in range(1, shown.tasks + 1):
-        file = shown.folder / f"task-{t:02d}" / "curve.csv"
-        try:
-            if not os.path.isfile(file):
-                continue
-            if file.stat().st_size > MOST_CURVE:
-                raise ValueError("too large")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                wide = pd.read_csv(file, dtype={"phase": str}, low_memory=False)
-            long = wide.melt(id_vars=["phase", "step"], var_name="figure")
-            long["value"] = pd.to_numeric(long["value"], errors="coerce")
-            long["step"] = pd.to_numeric(long["step"], errors="coerce")
-            long["phase"] = long["phase"].fillna("")
-            finite = np.isfinite(long["value"]) & np.isfinite(long["step"])
-            parts.append(long[finite].assign(task=t)[columns])
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            damaged.append(t)
+    """Long form of all tasks' training curves, see `curves.read`."""
+    shown.curves, damaged = curves.read(shown.folder, shown.tasks)
     if damaged:
         shown.notes.append(f"The training curves of tasks {listed(damaged)} are damaged and left out.")
-    shown.curves = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def add_pictures(shown: Shown) -> None:
+    """Which pictures are not those that were judged, by what the rows recorded: they are not shown."""
+    for t in range(shown.tasks + 1):
+        task = shown.folder / f"task-{t:02d}"
+        for name, digest in measures.recorded_pictures(task).items():
+            file = task / name
+            if ".." not in Path(name).parts and os.path.isfile(file) and results.file_hash(file) != digest:
+                shown.swapped.add(file)
+    if shown.swapped:
+        first = min(shown.swapped).relative_to(shown.folder)
+        shown.notes.append(
+            f"{len(shown.swapped)} pictures are not those that were judged, and are left out (the first: {first}); the "
+            "same command with cpbench run draws them anew."
+        )
+
+
+def add_conditions(shown: Shown) -> None:
+    """Under which conditions what was made, where they differ."""
+    made_on = shown.record.get("made_on")
+    with contextlib.suppress(AttributeError, TypeError, KeyError):  # what anybody may write there
+        if line := machine.differences(made_on if isinstance(made_on, list) else []):
+            shown.notes.append(said(line[:1].upper() + line[1:] + "."))
 
 
 def add_costs(shown: Shown) -> None:
@@ -273,8 +293,9 @@ def add_costs(shown: Shown) -> None:
         own = part(kept, str(t))
         if not own:
             folder = shown.folder / f"task-{t:02d}"
-            own = (results.read_json(folder / "cost.json") or {}, part(results.read_json(folder / "row.json"), "cost"))
-            own = {k: v for it in own if isinstance(it, dict) for k, v in it.items()}
+            own = part(results.read_json(folder / "cost.json"), "cost") | part(
+                results.read_json(folder / "row.json"), "cost"
+            )
         numbers = {str(k): float(v) for k, v in own.items() if is_number(v)}
         carried = [float(v) for v in part(own, "carried_bytes").values() if is_number(v)]
         if numbers or carried:
@@ -376,8 +397,9 @@ def label(runs: list[Shown]) -> None:
         r.label = name
 
 
-def judged_by(shown: Shown) -> list[tuple[str, str]]:
-    return [(name, it.get("weights_sha256", "")) for name, it in shown.judges.items()]
+def judged_by(shown: Shown) -> list[tuple[str, dict[str, str]]]:
+    """By kind all of a judge that moves a score."""
+    return [(name, judge_identity.counted(judge_identity.completed(it))) for name, it in shown.judges.items()]
 
 
 def comparable(runs: list[Shown]) -> list[str]:
@@ -413,10 +435,10 @@ def comparable(runs: list[Shown]) -> list[str]:
 def command(shown: Shown) -> str:
     """The command line that makes this run again, where the presets are still the same."""
     config, words = part(shown.record, "config"), ["cpbench", "run"]
-    for key in ("method", "sequence", "backbone", "seed", "order", "data", "fit", "clip", "dino"):
+    for key in ("method", "sequence", "backbone", "seed", "order", "data", "fit", *JUDGES):
         value = config.get(key)
         if value is not None and (key, value) != ("fit", "crop"):
-            words += [f"--{key}", said(value)]
+            words += [f"--{key.replace('_', '-')}", said(value)]
     rows = config.get("rows")
     words += ["--rows", ",".join(map(said, rows))] if isinstance(rows, list) else []
     usual = {"batch_size": 16}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cpbench import config, metrics, plots, results
+from cpbench import config, leaderboard, metrics, plots, results
 from cpbench.intervals import bootstrap, concept_means
 from cpbench.plots import FEWEST
 from cpbench.report import TITLES, number
@@ -322,6 +322,6 @@ def facts(run: Shown) -> list[tuple[str, str]]:
         ("code", f"cpbench {said(versions.get('cpbench'))}, commit {said(record.get('commit'))[:12]}, settings {said(record.get('hash'))}"),
         ("status", said(record.get("status"))),
     ]  # fmt: skip
-    if record.get("sees_earlier_data"):
+    if leaderboard.sees_earlier_data(record):
         out.append(("*", "this method sees earlier concepts' data: it is not replay-free"))
     return out

@@ -25,19 +25,25 @@ SCHEMA = 1
 METRICS = ("clip_i", "clip_t", "dino")
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "timm", "numpy", "skia-python")
 MOST_JSON = 2**24  # bytes of a JSON file that is read; a record of 50 tasks has 100 thousand
+READ_ONLY = 0o444  # pictures: what was judged stays what it was
+FICLONE = 0x40049409  # of linux/fs.h
 SCORE_COLUMNS = ["row", "kind", "concept", "prompt", "index", "metric", "value"]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """All of `data` or nothing: a temporary file beside it, synced and renamed."""
+def write_atomically(path: Path, data: bytes, mode: int = 0o644, like: Path | None = None) -> None:
+    """All of `data` or nothing: a temporary file beside it, synced and renamed.
+
+    like: a file with these bytes, whose blocks are shared where the filesystem can (copy on write): no second copy.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            if like is None or not _shares_blocks(file.fileno(), like):
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
@@ -46,6 +52,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None  # what a person knows, not the temporary file
         raise
+
+
+def _shares_blocks(handle: int, like: Path) -> bool:
+    """Whether the open, empty file now shares the blocks of `like`: Linux's FICLONE, on filesystems that have it."""
+    try:
+        import fcntl
+
+        with like.open("rb") as source:
+            fcntl.ioctl(handle, FICLONE, source.fileno())
+        return True
+    except (ImportError, OSError):
+        return False
 
 
 def sync_folder(folder: Path) -> None:
@@ -112,14 +130,17 @@ def write_scores(path: Path, scores: pd.DataFrame) -> None:
 
 
 def read_scores(path: Path) -> pd.DataFrame | None:
-    """The table of `write_scores`; None where there is none, or it is not whole, or a number in it is none."""
+    """The table of `write_scores`; None where there is none, or it is not whole, or a number in it is none, or is twice."""
     # a concept may be called 007, or null
     kinds = {"row": int, "kind": str, "concept": str, "prompt": str, "index": int, "metric": str, "value": float}
-    return read_table(path, kinds)
+    return read_table(path, kinds, SCORE_COLUMNS[:-1])
 
 
-def read_table(path: Path, kinds: dict[str, type]) -> pd.DataFrame | None:
-    """A CSV file with exactly these columns, in this order, whose `value` may be empty; None if it is not."""
+def read_table(path: Path, kinds: dict[str, type], key: list[str]) -> pd.DataFrame | None:
+    """A CSV file with exactly these columns, in this order, whose `value` may be empty; None if it is not.
+
+    Nor may two lines be of one `key`: which of them counted would be left to whoever reads them.
+    """
     import pandas as pd
 
     try:
@@ -131,7 +152,7 @@ def read_table(path: Path, kinds: dict[str, type]) -> pd.DataFrame | None:
             table = pd.read_csv(io.BytesIO(data), dtype=kinds, keep_default_na=False, na_values={"value": [""]})
     except (OSError, ValueError, OverflowError):
         return None
-    return table if list(table.columns) == list(kinds) else None
+    return table if list(table.columns) == list(kinds) and not table.duplicated(key).any() else None
 
 
 def matrices(scores: pd.DataFrame, concepts: list[str], kinds: tuple[str, ...] = ("cell",)) -> dict[str, pd.DataFrame]:

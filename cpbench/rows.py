@@ -6,6 +6,7 @@ process, on another GPU or on spare cores, while the next task is learned. What 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +18,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cpbench import cells, composition, images, metrics, results
+from cpbench import cells, composition, images, machine, metrics, prompt_length, results
 from cpbench.cost import Stopwatch
-from cpbench.errors import UserError, quoted
-from cpbench.measures import folder_of
+from cpbench.errors import DamagedState, UserError, quoted
+from cpbench.measures import ROW, folder_of, recorded_pictures
 from cpbench.method import NotDefined, State
 from cpbench.progress import QuietReporter
-from cpbench.sampling import Wanted, draw_once, is_blank, place, png_bytes
+from cpbench.sampling import Kept, Wanted, draw_once, is_blank, place, png_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from cpbench.progress import Reporter
     from cpbench.runner import Run
 
-ROW = "row.json"  # a row's cost and the checksum of its scores; written last
 WORTH_A_PROCESS = 2000  # UNet evaluations of drawing: for fewer, starting a second process takes longer than it saves
 
 
@@ -48,7 +48,7 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
     if is_complete(run, t):
         reporter.advance(run.drawing_work(t))
         return False
-    watch, rows = Stopwatch(), []
+    watch, rows, placed = Stopwatch(), [], {}
     before, drawn, reused = run.backbone.unet_evaluations, 0, 0
     for group in together(run.cells_of(t)):
         what = group[0].name if len(group) == 1 else f"{len(group)} plain nouns"
@@ -64,8 +64,10 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
             continue
         drawn, reused = drawn + fresh, reused + sum(cell.pictures for cell in group) - fresh
         for cell, pictures, files in every:
-            for (template, k), file in zip(cell.which, files, strict=True):
-                place(file, folder_of(run.task_folder(t), cell) / f"{cell.templates.index(template):02d}-{k}.png")
+            for (template, k), kept in zip(cell.which, files, strict=True):
+                target = folder_of(folder, cell) / f"{cell.templates.index(template):02d}-{k}.png"
+                place(kept, target)
+                placed[target.relative_to(folder).as_posix()] = kept.sha256
             if failed := [w for w, p in zip(cell.which, pictures, strict=True) if is_blank(p)]:
                 prompt, index = failed[0]
                 reporter.say(
@@ -77,8 +79,9 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
                 if t == 0 and cell.kind == "cell":
                     drawn_world = images.is_drawn(cell.concepts[0], run.config.backbone)
                     rows += reference_rows(cell, run.images, run.judges, run.config.seed if drawn_world else None)
-                    real = run.images[cell.name][0]
-                    results.write_atomically(folder_of(run.task_folder(t), cell) / "real.png", png_bytes(real))
+                    real, target = png_bytes(run.images[cell.name][0]), folder_of(folder, cell) / "real.png"
+                    results.write_atomically(target, real, results.READ_ONLY)
+                    placed[target.relative_to(folder).as_posix()] = hashlib.sha256(real).hexdigest()
             reporter.advance(run.sampler.evaluations(cell.pictures))
     cost = {
         **watch.record(),
@@ -87,7 +90,14 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
         "pictures_reused": reused,
     }
     results.write_scores(folder / "scores.csv", pd.DataFrame(rows, columns=results.SCORE_COLUMNS))
-    results.write_json(folder / ROW, {"cost": cost, "scores_sha256": results.file_hash(folder / "scores.csv")})
+    record = {
+        "cost": cost,
+        "made_on": machine.facts(run.backbone.device),
+        "scores_sha256": results.file_hash(folder / "scores.csv"),
+        "state": run.state_checksum(t),
+        "pictures": placed,
+    }
+    results.write_json(folder / ROW, record)
     return True
 
 
@@ -102,22 +112,26 @@ def together(row: Sequence[Cell]) -> list[list[Cell]]:
 
 def draw_cells(
     run: Run, group: list[Cell], state: State | None
-) -> tuple[list[tuple[Cell, np.ndarray, list[Path]]], int]:
+) -> tuple[list[tuple[Cell, np.ndarray, list[Kept]]], int]:
     """Pictures and their files, by cell, and how many were drawn, see `draw_once`; by the untouched model where there is
     no state. All cells of a group have the same concepts installed. Raises NotDefined as `install` does.
     """
     method, wanted, phrases = run.method_class(run.options), [], []
-    learned = group[0].learned
+    learned, asked = group[0].learned, []
     for cell in group:
         words = cell.nouns
         if state and learned:
             words = tuple(method.phrase(c.name, c.class_noun, state) for c in learned)
         phrases += words
+        asked += [(template, words) for template in cell.templates]
         wanted += [
             Wanted(template.format(*words), run.config.seed, cell.name, template, k) for template, k in cell.which
         ]
     with run.backbone.installed(method, state, tuple(c.name for c in learned)):
         refuse_unknown_words(run, phrases)
+        readers = prompt_length.readers_of(run.backbone)
+        for template, words in asked:
+            prompt_length.refuse_cut(readers, *prompt_length.filled(template, words))
         pictures, files, fresh = draw_once(run.backbone, wanted, run.sampler, run.cache)
     ends = np.cumsum([cell.pictures for cell in group])
     parts = zip(group, ends - [cell.pictures for cell in group], ends, strict=True)
@@ -182,16 +196,31 @@ def reference_rows(
 
 
 def is_complete(run: Run, t: int) -> bool:
-    """Whether row t is there, whole, and has the concepts and prompts that it should."""
+    """Whether row t is there, whole, of the state that is there, and has the concepts, prompts and pictures that it should."""
     folder = run.task_folder(t)
     record, scores = results.read_json(folder / ROW), results.read_scores(folder / "scores.csv")
     if not isinstance(record, dict) or scores is None:
         return False
     if record.get("scores_sha256") != results.file_hash(folder / "scores.csv"):
         return False
+    try:
+        same_state = "state" in record and record["state"] == run.state_checksum(t)
+    except (FileNotFoundError, DamagedState):
+        return False
+    if not same_state or not pictures_are_there(folder):
+        return False
     counts = {(c.name, c.kind): c.pictures * len(cells.METRICS[c.kind]) for c in run.cells_of(t)}
     drawn = scores[scores["kind"].isin(cells.METRICS)]
     return drawn.groupby(["concept", "kind"]).size().to_dict() == counts
+
+
+def pictures_are_there(folder: Path) -> bool:
+    """Whether every picture that the row in a task's folder recorded is there, with the bytes it had."""
+    recorded = recorded_pictures(folder)
+    try:
+        return bool(recorded) and all(results.file_hash(folder / name) == digest for name, digest in recorded.items())
+    except OSError:
+        return False
 
 
 # In a second process
@@ -251,5 +280,5 @@ def elsewhere(t: int) -> tuple[bool, list[str]]:
     if is_complete(_run, t):
         return False, []
     said = QuietReporter()
-    evaluate(_run, t, State.load(_run.task_folder(t)) if t else None, said)
+    evaluate(_run, t, _run.load_state(t) if t else None, said)
     return True, said.lines

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import inspect
 import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,15 +34,19 @@ from cpbench import (
     curves,
     images,
     inception,
+    judge_identity,
     judges,
+    machine,
     measures,
+    own_modules,
     photographs,
+    prompt_length,
     report,
     results,
     rows,
     sequences,
 )
-from cpbench.config import RunConfig, changed, method_file
+from cpbench.config import ON_THE_MINIATURE, RunConfig, changed, method_file
 from cpbench.cost import PeakMemory, Stopwatch
 from cpbench.embeddings import Embeddings
 from cpbench.errors import DamagedState, UserError, near, quoted
@@ -74,6 +77,7 @@ MOVES_SCORES = (
     "regularisation",
     "rows",
     "sampling",
+    "schedulers",
     "semantic_preservation",
     "structured_prompts",
     "weights_or_lora",
@@ -96,6 +100,7 @@ class Run:
     pictures_per_prompt: int
     folder: Path
     facts: dict[str, Any]
+    notes: list[str]  # what should be known before it begins
 
     @property
     def concepts(self) -> list[str]:
@@ -113,18 +118,49 @@ class Run:
     def task_folder(self, t: int) -> Path:
         return self.folder / f"task-{t:02d}"
 
+    def bound(self, t: int) -> dict[str, Any]:
+        """What state t belongs to, see `State.save`; the state before must be there."""
+        return {
+            "run": results.hash8(self.facts),
+            "seed": self.config.seed,
+            "order": self.config.order,
+            "task": t,
+            "before": self.state_checksum(t - 1),
+        }
+
+    def state_checksum(self, t: int) -> str | None:
+        """Of state t, None of the untouched model. Raises as `State.load` does."""
+        return State.checksum(self.task_folder(t)) if t else None
+
+    def load_state(self, t: int) -> State:
+        """State t, from 1 on, if it is of this run, seed and order and follows the one before. Raises as `State.load` does."""
+        return State.load(self.task_folder(t), self.bound(t))
+
+    def _records(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """(task, "learning" or "row", what is recorded of it), of those on disk, by task."""
+        for t in range(len(self.concepts) + 1):
+            for stage, file in (("learning", LEARNING_COST), ("row", rows.ROW)):
+                if isinstance(record := results.read_json(self.task_folder(t) / file), dict):
+                    yield t, stage, record
+
     @property
     def costs(self) -> dict[int, dict[str, Any]]:
         """What each task that is on disk cost, its learning and its row, by number; row 0 is that of the untouched model."""
-        found = {}
-        for t in range(len(self.concepts) + 1):
-            learning = results.read_json(self.task_folder(t) / LEARNING_COST)
-            row = results.read_json(self.task_folder(t) / rows.ROW)
-            cost = row.get("cost") if isinstance(row, dict) else None
-            parts = [part for part in (learning, cost) if isinstance(part, dict)]
-            if parts:
-                found[t] = {k: v for part in parts for k, v in part.items()}
+        found: dict[int, dict[str, Any]] = {}
+        for t, _, record in self._records():
+            if isinstance(cost := record.get("cost"), dict):
+                found.setdefault(t, {}).update(cost)
         return found
+
+    @property
+    def made_on(self) -> list[dict[str, Any]]:
+        """On what each task was learned and each row made: the facts of `machine.facts`, with the numbers of those they hold for."""
+        found: dict[str, dict[str, Any]] = {}
+        for t, stage, record in self._records():
+            if isinstance(facts := record.get("made_on"), dict):
+                each = found.setdefault(json.dumps(facts, sort_keys=True), {**facts, "learning": [], "row": []})
+                each[stage].append(t)
+        return list(found.values())
 
     def learning_work(self, t: int) -> int:
         """Progress that task t is worth: a training step's evaluation counts three times, for its way back."""
@@ -159,18 +195,21 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
+def device_for(config: RunConfig) -> str:
+    """The run's device, see `pick_device`, ready for the same bits at every call where that is asked for."""
+    device = pick_device(config.device)
+    if config.deterministic and device.startswith("cuda"):  # a CPU gives them anyway
+        machine.set_deterministic()
+    return device
+
+
 def code_hash(method_class: type[Method]) -> str:
-    """SHA-256 over the files that learn, draw and judge: the method's, those in baselines/ it builds on, and MOVES_SCORES."""
-    here, files = Path(__file__).parent, {method_file(method_class)}
-    todo = [sys.modules[method_class.__module__]]
-    while todo:
-        for part in vars(todo.pop()).values():
-            module = inspect.getmodule(part)
-            if module and module.__name__.startswith("cpbench.baselines.") and Path(module.__file__) not in files:
-                files.add(Path(module.__file__))
-                todo.append(module)
+    """SHA-256 over the files that learn, draw and judge: the method's, those it builds on (`own_modules`), MOVES_SCORES."""
+    here, module = Path(__file__).parent, sys.modules[method_class.__module__]
+    files = {method_file(method_class), *own_modules.helpers(module).values()}
     digest = hashlib.sha256()
-    for file in [*sorted(files, key=lambda f: f.name), *(here / f"{name}.py" for name in MOVES_SCORES)]:
+    own = sorted(files, key=lambda f: (f.name, f.as_posix()))
+    for file in [*own, *(here / f"{name}.py" for name in MOVES_SCORES)]:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -178,7 +217,7 @@ def code_hash(method_class: type[Method]) -> str:
 def drawing_of(config: RunConfig, sequence: sequences.Sequence) -> tuple[Sampler, int]:
     """How a run's pictures are drawn, and how many of a prompt: its own choices over the sequence's."""
     chosen = config.evaluation
-    test = sequence.evaluation.drawing(images.is_drawn(sequence.concepts[0], config.backbone))
+    test = sequence.evaluation.drawing(images.are_drawn(sequence.concepts, config.backbone))
     sampler = Sampler(
         chosen.num_inference_steps or test.num_inference_steps,
         test.guidance_scale if chosen.guidance_scale is None else chosen.guidance_scale,
@@ -191,14 +230,22 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
     """Load and check everything a run needs, before anything is spent. UserError for bad input."""
     in_file_order = sequences.load(config.sequence)
     sequence = sequences.ordered(in_file_order, config.order)
-    device = pick_device(config.device)
+    device = device_for(config)
     backbone = backbones.load(config.backbone, device, config.loading)
     method_class(options).check(backbone)
     pictures = {
         c.name: images.load(c, config.backbone, backbone.picture_size, config.data, config.fit)
         for c in sequence.concepts
     }
-    theirs = judges.load_for(config.backbone, config.clip, config.dino, device)
+    theirs = judges.load_for(
+        config.backbone,
+        config.clip,
+        config.dino,
+        device,
+        config.clip_preprocessing,
+        config.dino_preprocessing,
+        config.clip_activation,
+    )
     if (targets := config.options.get("target_modules")) is not None:
         try:
             if not targets:
@@ -207,8 +254,11 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
         except ValueError as error:
             raise UserError(f"method {config.method}: {error}; name layers of the UNet, e.g. to_q") from None
     sampler, per_prompt = drawing_of(config, sequence)
+    backbone.check(sampler.num_inference_steps)
     if config.rows and max(config.rows) > len(sequence.concepts):
         raise UserError(f"rows: there is no row {max(config.rows)}; the sequence has {len(sequence.concepts)} tasks")
+    drawn = cells.of_row(sequence, 0, per_prompt)
+    notes = prompt_length.check(prompt_length.readers_of(backbone, theirs["clip"].tokenizer, added=1), drawn)
     facts = {
         "method": Path(config.method).stem,
         "code": code_hash(method_class),
@@ -217,7 +267,7 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
         "sequence": sequences.content_hash(in_file_order),
         "images": {name: images.content_hash(p) for name, p in pictures.items()},
         "backbone": backbone.weights_hash,
-        "judges": {name: j.identity["weights_sha256"] for name, j in theirs.items()},
+        "judges": {name: judge_identity.counted(j.identity) for name, j in theirs.items()},
         "sampler": asdict(sampler),
         "pictures_per_prompt": per_prompt,
         "dtype": str(backbone.dtype),
@@ -248,6 +298,7 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
         per_prompt,
         folder,
         facts,
+        notes,
     )
 
 
@@ -317,13 +368,17 @@ def _execute(run: Run, progress: Path | None) -> None:
     total = learning + sum(run.drawing_work(t) for t in run.rows)
     title = f"{run.facts['method']} on {run.sequence.name}"
     with Reporter(title, total, progress) as reporter:
-        drawn = images.is_drawn(concepts[0], run.config.backbone)
+        drawn = images.are_drawn(concepts, run.config.backbone)
         what = "drawn stand-ins" if drawn else f"photographs in {where_photographs_are(run)}"
+        if not drawn and run.config.backbone == "miniature":
+            reporter.say(f"these are {ON_THE_MINIATURE}")
         reporter.say(
             f"{title}: {len(concepts)} concepts ({what}), backbone {run.backbone.name}, seed {run.config.seed}, order {run.config.order}"
         )
         reporter.say("judges: " + ", ".join(f"{name} {j.identity['model']}" for name, j in sorted(run.judges.items())))
         reporter.say(f"folder: {run.folder}")
+        for note in run.notes:
+            reporter.say(f"note: {note}")
         state: State | None = None
         with rows.second_process(run) as pool:
             made = RowQueue(run, pool, reporter)
@@ -333,12 +388,26 @@ def _execute(run: Run, progress: Path | None) -> None:
                 made.make(t, state)
             made.wait()
         reporter.say(report.cost_table(run.costs))
+        if line := machine.differences(run.made_on):
+            reporter.say(line)
     measure(run)
-    report.retention_grid(run.folder, run.concepts, run.folder / "grid.png")
-    curves.plot(run.folder, run.concepts, run.folder / "curves.png")
+    ornament(run.folder / "grid.png", lambda target: report.retention_grid(run.folder, run.concepts, target))
+    ornament(run.folder / "curves.png", lambda target: curves.plot(run.folder, run.concepts, target))
     print(
         f"finished: {run.folder} (scores.csv, matrix-*.csv, measures.csv, identification.csv, grid.png, curves.png, run.json)"
     )
+
+
+def ornament(target: Path, make: Callable[[Path], None]) -> None:
+    """Make a picture that nothing depends on; where it cannot be made, the run is finished all the same, and says so."""
+    try:
+        make(target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # then nothing else can be written either
+            raise
+        print(f"{target.name} could not be made: {error}")
+    except Exception as error:  # a picture library's errors have many types
+        print(f"{target.name} could not be made: {type(error).__name__}: {error}")
 
 
 class RowQueue:
@@ -403,7 +472,8 @@ def measuring(folder: Path, theirs: Mapping[str, judges.Judge]) -> dict[str, Emb
 
 def where_photographs_are(run: Run) -> Path:
     """The folder above the concepts' own, or the first's own where they have none in common."""
-    folders = [photographs.folder_of(c, run.config.data).absolute() for c in run.sequence.concepts]
+    taken = [c for c in run.sequence.concepts if not images.is_drawn(c, run.config.backbone)]
+    folders = [photographs.folder_of(c, run.config.data).absolute() for c in taken]
     return Path(os.path.commonpath(folders))
 
 
@@ -441,7 +511,7 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
         for name in ("state.json", DROPPED):
             (folder / name).unlink(missing_ok=True)
     try:
-        saved = State.load(folder)
+        saved = run.load_state(t)
         reporter.advance(run.learning_work(t))
         return saved
     except FileNotFoundError:
@@ -504,9 +574,9 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
         "carried_bytes": learned.bytes_by_kind(),
         "peak_memory_bytes": memory.peak,
     }
-    results.write_json(folder / LEARNING_COST, cost)
-    learned.save(folder)
-    return State.load(folder)
+    results.write_json(folder / LEARNING_COST, {"cost": cost, "made_on": machine.facts(backbone.device)})
+    learned.save(folder, run.bound(t))
+    return run.load_state(t)
 
 
 def refuse_odd_state(method: str, t: int, learned: object, concepts: list[str]) -> None:
@@ -559,8 +629,10 @@ def is_finished(run: Run) -> bool:
         return False
     try:
         for t in range(1, len(run.concepts) + 1):
-            if not is_dropped(run, t):
-                State.load(run.task_folder(t))
+            if is_dropped(run, t):
+                State.checksum(run.task_folder(t), run.bound(t))
+            else:
+                run.load_state(t)
     except (FileNotFoundError, DamagedState):
         return False
     if not all(rows.is_complete(run, t) for t in run.rows):
@@ -578,6 +650,7 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
     """run.json: all one needs to know what the scores beside it mean."""
     scores = results.read_scores(run.folder / "scores.csv")
     done = 0 if scores is None else int(scores["row"].max())
+    drawn = images.are_drawn(run.sequence.concepts, run.config.backbone)
     record = {
         "schema": results.SCHEMA,
         "status": status,
@@ -593,11 +666,12 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
             "class_nouns": {c.name: c.class_noun for c in run.sequence.concepts},
             "prompts": {c.name: list(run.sequence.evaluation.prompts[c.kind]) for c in run.sequence.concepts},
         },
-        "pictures": "drawn" if images.is_drawn(run.sequence.concepts[0], run.config.backbone) else "photographs",
+        "photographs_on_the_miniature": run.config.backbone == "miniature" and not drawn,
+        "pictures": "drawn" if drawn else "photographs",
         "sees_earlier_data": run.method_class.sees_earlier_data,
         "judges": {name: j.identity for name, j in run.judges.items()},
         "backbone": run.backbone.facts,
-        "device": {"kind": run.backbone.device.type, "threads": torch.get_num_threads()},
+        "made_on": run.made_on,
         "costs": {str(t): c for t, c in sorted(run.costs.items())},
         "summary": report.summaries(scores, run.concepts, done) if done else {},
         "intervals": report.intervals(scores, run.concepts, done) if done else {},

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
-import os
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -12,10 +13,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cpbench import machine, results, schedulers
 from cpbench.backbones import Backbone
 from cpbench.errors import UserError
 from cpbench.method import seed_of
-from cpbench.results import write_atomically
+from cpbench.results import READ_ONLY, write_atomically
+from cpbench.version import SCORES
+
+DRAWN_BY = ("torch", "diffusers", "transformers", "peft")  # whose versions move a picture's bytes
 
 
 @dataclass(frozen=True)
@@ -49,24 +54,26 @@ def noise(backbone: Backbone, want: Wanted) -> torch.Tensor:
 
 
 def picture_key(installed: str, want: Wanted, sampler: Sampler, backbone: Backbone) -> str:
-    """SHA-256 of (installed weights and token rows, prompt, noise key, sampler): equal keys, equal pictures."""
+    """SHA-256 of all that moves a picture's bytes: equal keys, equal pictures.
+
+    That is the installed weights and token rows, prompt, noise and sampler, and what computes: SCORES, the libraries,
+    the kind of processor or GPU and its threads. Nothing of a method's file, so that methods share the untouched model's.
+    """
     facts = [installed, want.prompt, want.seed, want.concept, want.template, want.index]
     how = [
         sampler.num_inference_steps,
         sampler.guidance_scale,
         sampler.batch_size,
-        backbone.device.type,
         str(backbone.dtype),
         backbone.picture_size,
     ]
-    return hashlib.sha256(json.dumps([facts, how]).encode()).hexdigest()
+    made_by = [SCORES, {name: results.versions().get(name) for name in DRAWN_BY}, machine.computes_on(backbone.device)]
+    return hashlib.sha256(json.dumps([facts, how, made_by], sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()
 def draw(backbone: Backbone, wanted: list[Wanted], sampler: Sampler) -> np.ndarray:
     """The pictures, uint8 (n, h, w, 3), in batches cut from `wanted` in order."""
-    from diffusers import DPMSolverMultistepScheduler
-
     pipe = backbone.pipe
     original = pipe.scheduler
     out = []
@@ -75,7 +82,7 @@ def draw(backbone: Backbone, wanted: list[Wanted], sampler: Sampler) -> np.ndarr
             for i in range(0, len(wanted), sampler.batch_size):
                 part = wanted[i : i + sampler.batch_size]
                 # a fresh scheduler a call: a multistep solver remembers its last steps
-                pipe.scheduler = DPMSolverMultistepScheduler.from_config(original.config)
+                pipe.scheduler = schedulers.solver(original, sampler.num_inference_steps)
                 latents = torch.stack([noise(backbone, w) for w in part]).to(backbone.device, backbone.dtype)
                 with backbone.precision():
                     drawn = pipe(
@@ -98,10 +105,13 @@ def draw(backbone: Backbone, wanted: list[Wanted], sampler: Sampler) -> np.ndarr
     return np.concatenate(out)
 
 
-def read_picture(path: Path) -> np.ndarray | None:
-    """uint8 (h, w, 3), or None where there is no whole picture."""
+def read_picture(path: Path, sha256: str | None = None) -> np.ndarray | None:
+    """uint8 (h, w, 3), or None where there is no whole picture, or with `sha256` one of other bytes."""
     try:
-        with Image.open(path) as image:
+        data = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            return None
+        with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
@@ -113,16 +123,22 @@ def is_blank(picture: np.ndarray) -> bool:
 
 
 def png_bytes(picture: np.ndarray) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A picture's file in the cache, and the SHA-256 of its bytes, which its name ends with."""
+
+    file: Path
+    sha256: str
+
+
 def draw_once(
     backbone: Backbone, wanted: list[Wanted], sampler: Sampler, cache: Path
-) -> tuple[np.ndarray, list[Path], int]:
+) -> tuple[np.ndarray, list[Kept], int]:
     """The pictures, from `cache` if every one of them is there, else drawn (all of them: batches must not depend on
     what happened before). Returns (pictures, their files in the cache, how many were drawn)."""
     keys, installed = [], backbone.installed_hash()
@@ -131,21 +147,33 @@ def draw_once(
         # its batch counts as well: the same picture drawn in other company may differ in its last bits
         company = hashlib.sha256(json.dumps([installed, *map(astuple, part)]).encode()).hexdigest()
         keys += [picture_key(company, w, sampler, backbone) for w in part]
-    files = [cache / k[:2] / f"{k}.png" for k in keys]
-    kept = [read_picture(f) for f in files] if all(f.exists() for f in files) else [None]
-    if all(p is not None for p in kept):
-        return np.stack(kept), files, 0
+    found = [recall(cache, key) for key in keys]
+    if all(found):
+        return np.stack([picture for picture, _ in found]), [kept for _, kept in found], 0
     pictures = draw(backbone, wanted, sampler)
-    for file, picture in zip(files, pictures, strict=True):
-        write_atomically(file, png_bytes(picture))
-    return pictures, files, len(wanted)
+    return pictures, [keep(cache, *pair) for pair in zip(keys, pictures, strict=True)], len(wanted)
 
 
-def place(cached: Path, target: Path) -> None:
-    """Put a cached picture where people look for it: a hard link, or a copy where links are not to be had."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(cached, target)
-    except OSError:
-        write_atomically(target, cached.read_bytes())
+def keep(cache: Path, key: str, picture: np.ndarray) -> Kept:
+    """Put a picture into the cache, read-only, as <key>-<SHA-256 of the file>.png."""
+    data = png_bytes(picture)
+    digest = hashlib.sha256(data).hexdigest()
+    file = cache / key[:2] / f"{key}-{digest}.png"
+    write_atomically(file, data, READ_ONLY)
+    return Kept(file, digest)
+
+
+def recall(cache: Path, key: str) -> tuple[np.ndarray, Kept] | None:
+    """The picture kept for this key; None where there is none, or its bytes are not those of its name (it is removed)."""
+    for file in sorted((cache / key[:2]).glob(f"{key}-*.png")):
+        picture = read_picture(file, digest := file.stem.partition("-")[2])
+        if picture is not None:
+            return picture, Kept(file, digest)
+        with contextlib.suppress(OSError):
+            file.unlink()
+    return None
+
+
+def place(kept: Kept, target: Path) -> None:
+    """Put a cached picture where people look for it: a copy of its own, read-only, so that nobody changes the cache."""
+    write_atomically(target, kept.file.read_bytes(), READ_ONLY, like=kept.file)

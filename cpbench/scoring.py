@@ -7,18 +7,21 @@ identification.csv and judges.json.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cpbench import cells, finished, images, judges, measures, pair_rules, results, rows, sequences
+from cpbench import cells, finished, images, judge_identity, judges, measures, pair_rules, results, rows, sequences
 from cpbench.config import RunConfig
 from cpbench.embeddings import Embeddings
 from cpbench.errors import UserError, near
 from cpbench.published_judges import PUBLISHED
 from cpbench.runner import drawing_of, measuring, rows_of
+
+MOST_OF_A_NAME = 40  # characters of a judge's name in a folder's
 
 
 def kinds_of(names: tuple[str, ...]) -> dict[str, str]:
@@ -35,12 +38,20 @@ def kinds_of(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def again(
-    run: Path, clip: str | None, dino: str | None, data: str | None = None, device: str = "cpu"
+    run: Path,
+    clip: str | None,
+    dino: str | None,
+    data: str | None = None,
+    device: str = "cpu",
+    clip_preprocessing: str | None = None,
+    dino_preprocessing: str | None = None,
+    clip_activation: str | None = None,
 ) -> tuple[Path, list[str], int]:
     """Score a run's pictures; (the folder with what came out, its concepts, the last row).
 
-    clip, dino: see `judges.load_for`. The judge of a kind that is not named is the run's usual one. UserError where the
-    run, its sequence or its concepts' pictures are not what they were.
+    clip, dino and what follows on the device: see `judges.load_for`. The judge of a kind that is not named is the run's
+    usual one, with the run's own preprocessing. UserError where the run, its sequence or its concepts' pictures are not
+    what they were.
     """
     folder = finished.find(run)
     record = results.read_json(folder / "run.json")
@@ -48,7 +59,16 @@ def again(
     facts = facts_of(record, folder)
     sequence = sequence_of(config, facts, folder)
     real = real_pictures(config, facts, sequence, folder, data)
-    theirs = judges.load_for(config.backbone, clip or config.clip, dino or config.dino, device)
+    # what the run was told of its judge is not meant for another
+    theirs = judges.load_for(
+        config.backbone,
+        clip or config.clip,
+        dino or config.dino,
+        device,
+        clip_preprocessing or (None if clip else config.clip_preprocessing),
+        dino_preprocessing or (None if dino else config.dino_preprocessing),
+        clip_activation or (None if clip else config.clip_activation),
+    )
     kept = measuring(folder, theirs)
     _, per_prompt = drawing_of(config, sequence)
     there = [t for t in rows_of(config, len(sequence.concepts)) if (folder / f"task-{t:02d}" / "pictures").is_dir()]
@@ -61,11 +81,7 @@ def again(
     finally:
         for judge in kept.values():
             judge.save()
-    target = (
-        folder
-        / "scored"
-        / "-".join(f"{j.identity['model']}-{j.identity['weights_sha256'][:8]}" for j in theirs.values())
-    )
+    target = folder / "scored" / "-".join(folder_name(judge.identity) for judge in theirs.values())
     scores = pd.DataFrame(lines, columns=results.SCORE_COLUMNS)
     concepts = [c.name for c in sequence.concepts]
     results.write_scores(target / "scores.csv", scores)
@@ -76,6 +92,12 @@ def again(
         print(line)
     results.write_json(target / "judges.json", {kind: judge.identity for kind, judge in theirs.items()})
     return target, concepts, max(there)
+
+
+def folder_name(identity: dict[str, Any]) -> str:
+    """A judge's part of the folder's name: the beginning of its model's, and a key of all that moves its scores."""
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", identity["model"])[:MOST_OF_A_NAME].strip("-.")
+    return f"{model}-{judge_identity.key(judge_identity.counted(identity))}"
 
 
 def facts_of(record: dict[str, Any], folder: Path) -> dict[str, Any]:

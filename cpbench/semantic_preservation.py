@@ -42,7 +42,7 @@ class Preservation(Options):
 def pooled(backbone: Backbone, encoder: Encoder, prompt: str, keep_position: bool = True) -> torch.Tensor:
     """E(prompt) (d,) by one of the pipeline's text encoders."""
     ids = backbone.vocabulary.ids(encoder, [prompt])
-    known = (ids < encoder.table.num_embeddings).unsqueeze(-1)  # all but the words that were added
+    known = ~backbone.vocabulary.added(encoder, ids).unsqueeze(-1)
     positions = encoder.text_model.embeddings.position_embedding
     dropped = nullcontext() if keep_position else positions.register_forward_hook(lambda _, ids, found: found * known)
     with dropped, backbone.precision():

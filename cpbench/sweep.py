@@ -93,7 +93,7 @@ def jobs_of(grid: Grid) -> list[Job]:
             **grid.common,
             "method": method,
             "sequence": sequence,
-            "backbone": backbone,
+            **({"backbone": backbone} if "backbones" in grid.model_fields_set else {}),  # named, or forgotten?
             "seed": seed,
             "order": order,
         }

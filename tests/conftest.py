@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cpbench.method import Task
 torchvision_cure.apply()  # before anything that imports torchvision
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a network
+os.environ["CPBENCH_CACHE"] = tempfile.mkdtemp(prefix="cpbench-tests-")  # nothing of the user's own cache
 settings.register_profile("untimed", deadline=None)  # how busy the machine is must not decide a test
 settings.load_profile("untimed")
 

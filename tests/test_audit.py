@@ -61,6 +61,7 @@ def run(place: Path) -> Runs:
             "sequence": str(place / f"{sequence}.yaml"),
             "output": here["output"],
             "options": told,
+            "backbone": "miniature",
             "device": "cpu",
         }
         return runner.execute(*resolve(given))

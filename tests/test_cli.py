@@ -121,7 +121,7 @@ def test_method_files_with_errors_are_one_line(call: Call, tmp_path: Path) -> No
 
 def test_missing_and_broken_pictures_are_one_line(call: Call, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SEQUENCE))
-    words = ("run", "--method", "base", "--sequence", "mine.yaml")
+    words = ("run", "--method", "base", "--sequence", "mine.yaml", "--backbone", "miniature")
     folder = tmp_path / "photos" / "rex"
     line = complaint(call, *words)
     assert "concept rex" in line and str(folder) in line

@@ -104,6 +104,7 @@ def result(folder: Path, read: Callable[..., Any], *args: Any) -> Any:
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder of its own, where no name that comes up is one of a file."""
     monkeypatch.delenv("CPBENCH_DATA", raising=False)
+    monkeypatch.setenv("CPBENCH_CACHE", "")
     (tmp_path / "start").mkdir()
     monkeypatch.chdir(tmp_path / "start")
 

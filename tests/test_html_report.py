@@ -51,7 +51,6 @@ def record(concepts: list[str], prompts: list[str] | None = None, **changes: Any
         "changed": {"rank": 4},
         "facts": {"method": "seqlora", "pictures_per_prompt": 2, "dtype": "torch.float32", "picture_size": 64}
         | {"sampler": {"num_inference_steps": 10, "guidance_scale": 4.0}, "options": options},
-        "hash": "0123abcd",
         "sequence": {"name": "quick3", "version": QUICK3.version, "concepts": concepts}
         | {"class_nouns": {c: NOUNS.get(c, "thing") for c in concepts}}
         | {"prompts": dict.fromkeys(concepts, PROMPTS if prompts is None else prompts)},
@@ -77,7 +76,8 @@ def record(concepts: list[str], prompts: list[str] | None = None, **changes: Any
         "versions": {"cpbench": "0.1.0", "torch": "2.0"},
         "commit": "c0ffee" * 6,
     }
-    return made | changes
+    made |= changes
+    return {"hash": results.hash8(made["facts"])} | made
 
 
 def scores_of(concepts: list[str], prompts: list[str], rows: list[int], seed: int = 0) -> pd.DataFrame:
@@ -462,7 +462,7 @@ def test_half_a_run(tmp_path: Path) -> None:
     for t, rows in ((0, [0]), (1, [1])):
         part = scores_of(CONCEPTS, PROMPTS, rows)
         results.write_scores(folder / f"task-{t:02d}" / "scores.csv", part if t == 0 else part[part["kind"] == "cell"])
-    (folder / "task-01" / "cost.json").write_text('{"learning_seconds": 7.5, "carried_bytes": {"a": "x"}}')
+    (folder / "task-01" / "cost.json").write_text('{"cost": {"learning_seconds": 7.5, "carried_bytes": {"a": "x"}}}')
     (folder / "task-01" / "row.json").write_text('{"cost": {"pictures_drawn": 4}}')
     tree = Tree(html_report.write([folder])[0].read_text())
     assert "not finished (status: running): rows up to task 1 of 3 are there" in tree.words

@@ -12,7 +12,7 @@ from test_html_report import Tree
 from test_leaderboard import FIGURES, groups_in, make_run, markdown_tables, record, seed, summary, write
 from test_leaderboard_page import board
 
-from cpbench import leaderboard, results
+from cpbench import leaderboard, report, results
 from cpbench.intervals import bootstrap
 from cpbench.leaderboard_page import page
 from cpbench.leaderboard_text import as_json, in_terminal, markdown, table
@@ -58,25 +58,25 @@ def test_over_tasks_needs_every_concept_in_every_row(tmp_path: Path) -> None:
     assert row["mean"]["dino_over_tasks"] is None and row["low"]["dino_over_tasks"] is None
 
 
-def own(**changes: list[float] | None) -> dict[str, Any]:
-    return {"intervals": {"dino": {"final_average": [0.4831, 0.519], "share_lost": None} | changes}}
-
-
 def test_one_run_has_its_own_interval(tmp_path: Path) -> None:
-    write(tmp_path, record("lora", **own(forgetting=[-0.004, 0.25])))
+    """Of its scores, whatever its record says or lacks."""
+    folder = make_run(tmp_path / "l2", "l2", 0.4)
     (row,), (line,), (words,), (cells,) = shown(tmp_path)
-    found = {k: (row["low"][k], row["high"][k]) for k in row["low"] if row["low"][k] is not None}
-    assert found == {"dino_final_average": (0.4831, 0.519), "dino_forgetting": (-0.004, 0.25)}
-    assert set(SCORED) < row["low"].keys()
-    assert (line["dino_final_average_low"], line["dino_final_average_high"]) == (0.4831, 0.519)
-    assert pd.isna(line["clip_t_final_average_low"]) and "carried_MB_low" not in line
-    assert words["DINO final"] == r"0.500 \[0.483, 0.519\]" and words["forgetting"] == "0.500"
-    assert (cells["DINO final"], cells["forgetting"]) == ("0.500 0.48 to 0.52", "0.500 0.00 to 0.25")
-    assert cells["retention"] == "0.500"
+    concepts = results.read_json(folder / "run.json")["sequence"]["concepts"]
+    expected = report.intervals(results.read_scores(folder / "scores.csv"), concepts, len(concepts))
+    for key in SCORED:
+        metric = next(m for m in results.METRICS if key.startswith(m))
+        bounds = expected[metric][key.removeprefix(f"{metric}_")] or [None, None]
+        assert [row[side][key] for side in ("low", "high")] == bounds
+    low, high = expected["dino"]["final_average"]
+    assert (line["dino_final_average_low"], line["dino_final_average_high"]) == (low, high)
+    assert "carried_MB_low" not in line
+    assert words["DINO final"] == rf"{row['mean']['dino_final_average']:.3f} \[{low:.3f}, {high:.3f}\]"
+    assert cells["DINO final"] == f"{row['mean']['dino_final_average']:.3f} {low:.2f} to {high:.2f}"
 
 
 def test_of_two_runs_there_is_none(tmp_path: Path) -> None:
-    write(tmp_path, record("lora", **own()), record("lora", **own(), **seed(1)))
+    write(tmp_path, record("lora"), record("lora", **seed(1)))
     (row,), (line,), (words,), (cells,) = shown(tmp_path)
     assert set(row["low"].values()) == set(row["high"].values()) == {None}
     assert pd.isna(line["dino_final_average_low"]) and line["dino_final_average_std"] == 0
@@ -85,11 +85,10 @@ def test_of_two_runs_there_is_none(tmp_path: Path) -> None:
 
 def test_of_three_runs_it_is_students_over_them(tmp_path: Path) -> None:
     finals, forgotten = (0.60, 0.66, 0.75), (0.1, 0.3, None)
-    runs = [
-        record("lora", summary=summary(0.5, final_average=f, forgetting=g), measures={"identified": f / 2}) | seed(n)
-        for n, (f, g) in enumerate(zip(finals, forgotten, strict=True))
-    ]
-    write(tmp_path, *(run | own() for run in runs))
+    summaries = [summary(0.5, final_average=f, forgetting=g) for f, g in zip(finals, forgotten, strict=True)]
+    write(tmp_path, *(record("lora", summary=it, **seed(n)) for n, it in enumerate(summaries)))
+    for n, final in enumerate(finals):
+        (tmp_path / f"run-{n}" / "measures.csv").write_text(f"row,measure,concept,value\n2,identified,a,{final / 2}\n")
     (row,), (line,), (words,), (cells,) = shown(tmp_path)
     # mean 0.67, deviation sqrt(0.0114 / 2), t = 4.302653 with two degrees of freedom: half = t sqrt(0.0057 / 3)
     assert (row["low"]["dino_final_average"], row["high"]["dino_final_average"]) == (0.482452, 0.857548)
@@ -102,40 +101,40 @@ def test_of_three_runs_it_is_students_over_them(tmp_path: Path) -> None:
     assert cells["DINO final"] == "0.670 ± 0.075 0.48 to 0.86" and cells["forgetting"] == "0.200 ± 0.141"
 
 
-def test_older_records_show_nothing(tmp_path: Path) -> None:
-    write(tmp_path, record("lora"))
+def test_what_cannot_be_computed_is_not_shown(tmp_path: Path) -> None:
+    write(tmp_path, record("lora", None))  # without a ceiling, and of one picture a cell
     (row,), _, (words,), (cells,) = shown(tmp_path)
-    assert set(row["low"].values()) == {None} and " to " not in " ".join(cells.values())
-    assert words["DINO final"] == "0.500"
+    assert words["retention"] == cells["retention"] == "-" and row["low"]["dino_normalised_retention"] is None
     assert words["forgetting by noise"] == words["intransigence"] == cells["intransigence"] == "-"
     assert row["mean"]["dino_forward_transfer"] is None
 
 
-@pytest.mark.parametrize("bounds", [[float("nan")] * 2, [0.1, float("nan")], [0.1, float("inf")], None])
-def test_an_interval_without_ends_is_not_shown(tmp_path: Path, bounds: list[float] | None) -> None:
-    write(tmp_path, record("lora", **own(final_average=bounds)))
-    (row,), _, (words,), (cells,) = shown(tmp_path)
-    assert words["DINO final"] == cells["DINO final"] == "0.500" and row["high"]["dino_final_average"] is None
+JUNK = {
+    "a list": [[0.1, 0.2]],
+    "a metric that is a pair": {"dino": [0.1, 0.2]},
+    "words": {"dino": {"final_average": ["0.1", "0.2"]}},
+    "no end": {"dino": {"final_average": [0.1, float("nan")]}},
+    "a huge end": {"dino": {"final_average": [0, 10**400]}},
+    "from high to low": {"clip_i": {"share_lost": [0.2, 0.1]}},
+    "an unknown figure": {"fid": 3, "dino": {"luck": "much", "plasticity": [0, 1]}},
+}
 
 
-def test_an_interval_of_no_number_is_not_shown(tmp_path: Path) -> None:
-    write(tmp_path, record("lora", None, **own(normalised_retention=[0.1, 0.2])))
-    _, _, (words,), (cells,) = shown(tmp_path)
-    assert words["retention"] == cells["retention"] == "-"
-
-
-def test_what_is_not_known_of_intervals_is_passed_over(tmp_path: Path) -> None:
-    write(tmp_path, record("lora", intervals={"fid": 3, "dino": {"luck": "much", "plasticity": [0, 1]}}))
-    (row,), *_ = shown(tmp_path)
-    assert (row["low"]["dino_plasticity"], row["high"]["dino_plasticity"]) == (0, 1)
+@pytest.mark.parametrize("what", JUNK)
+def test_what_a_record_says_of_intervals_is_not_read(tmp_path: Path, what: str) -> None:
+    for name, more in (("plain", {}), ("junk", {"intervals": JUNK[what], "measures": JUNK[what]})):
+        make_run(tmp_path / name / "run", "l2", 0.4, **more)
+    first, second = (groups_in(tmp_path / name)[0]["rows"][0] for name in ("plain", "junk"))
+    assert first == second and first["low"]["dino_plasticity"] is not None
 
 
 def test_the_terminal_has_the_first_where_there_is_room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path, record("lora", **own()))
-    groups_in(tmp_path)
-    assert "0.500 [0.48, 0.52] " in capsys.readouterr().out
+    make_run(tmp_path / "l2", "l2", 0.4)
+    (group,) = groups_in(tmp_path)
+    mean, low, high = (group["rows"][0][k]["dino_final_average"] for k in ("mean", "low", "high"))
+    assert f"{mean:.3f} [{low:.2f}, {high:.2f}] " in capsys.readouterr().out
     found = leaderboard.groups(leaderboard.read(tmp_path))
-    for width, cell in ((119, "0.500"), (120, "0.500 [0.48, 0.52]")):
+    for width, cell in ((119, f"{mean:.3f}"), (120, f"{mean:.3f} [{low:.2f}, {high:.2f}]")):
         (made,) = in_terminal(found, [], width)
         assert [str(it) for it in made.columns[3].cells] == [cell]
 
@@ -144,14 +143,22 @@ def test_the_terminal_has_the_first_where_there_is_room(tmp_path: Path, capsys: 
 
 
 def test_noise_stands_right_of_forgetting_and_forward_transfer_on_no_page(tmp_path: Path) -> None:
-    more = {"forgetting": 0.051, "forgetting_from_noise": 0.0173, "forward_transfer": 0.0625}
-    write(tmp_path, record("lora", summary=summary(0.5, **more)))
+    folder = make_run(tmp_path / "l2", "l2", 0.4)
+    scores = results.read_scores(folder / "scores.csv")
+    order = results.read_json(folder / "run.json")["sequence"]["concepts"]
+    before = [(t, "unlearned", c, "p", 0, "dino", 0.25) for t, c in enumerate(order) if t]  # just before their tasks
+    scores = pd.concat([scores, pd.DataFrame(before, columns=results.SCORE_COLUMNS)])
+    results.write_scores(folder / "scores.csv", scores)
+    floor = scores[(scores["kind"] == "cell") & (scores["row"] == 0) & (scores["metric"] == "dino")]
+    transfer = 0.25 - floor[floor["concept"] != order[0]].groupby("concept")["value"].mean().mean()
+    noise = report.noise_in_forgetting(scores, "dino", order)
     (row,), (line,), (words,), (cells,) = shown(tmp_path)
     for heads in (list(words), list(cells)):
         assert heads[heads.index("forgetting") + 1] == "forgetting by noise" and "forward transfer" not in heads
-    assert words["forgetting by noise"] == cells["forgetting by noise"] == "0.017"
-    assert (line["dino_forgetting_from_noise"], line["dino_forward_transfer"]) == (0.0173, 0.0625)
-    assert (row["mean"]["dino_forgetting_from_noise"], row["mean"]["dino_forward_transfer"]) == (0.0173, 0.0625)
+    assert words["forgetting by noise"] == cells["forgetting by noise"] == f"{noise:.3f}" != "0.000"
+    for figures in (line, row["mean"]):
+        found = figures["dino_forgetting_from_noise"], figures["dino_forward_transfer"]
+        assert found == pytest.approx((noise, transfer), abs=1e-6)
     text = (tmp_path / "out" / "leaderboard.md").read_text()
     assert "- forgetting by noise: what Chaudhry's maximum gives a method that forgets nothing" in text
 
@@ -164,8 +171,8 @@ METHOD: Cells = {(1, "a"): [0.6, 0.8], (2, "a"): [0.1, 0.1], (2, "b"): [0.2, 0.4
 TURNED: Cells = {(1, "b"): [0.2, 0.4], (2, "b"): [0.0, 0.0], (2, "a"): [0.6, 0.8]}  # the same, b first
 
 
-def scored(folder: Path, method: str, cells: Cells, draw: tuple[int, int] = (0, 0), **more: Any) -> None:
-    """A run over a and b, in orders above 0 b and a, whose scores.csv has these cells and those of row 0."""
+def scored(folder: Path, method: str, cells: Cells, draw: tuple[int, int] = (0, 0), code: str = "", **more: Any) -> str:
+    """A run over a and b, in orders above 0 b and a, whose scores.csv has these cells and those of row 0. Returns its hash."""
     names = ["b", "a"] if draw[1] else ["a", "b"]
     cells = {(0, c): [0.1, 0.1] for c in names} | cells
     lines = [(t, "cell", c, f"p{k}", 0, "dino", v) for (t, c), values in cells.items() for k, v in enumerate(values)]
@@ -173,10 +180,13 @@ def scored(folder: Path, method: str, cells: Cells, draw: tuple[int, int] = (0, 
     final = sum(sum(cells[2, c]) / len(cells[2, c]) for c in names) / 2
     made = record(method, summary=summary(0.5, final_average=final)) | {
         "config": {"backbone": "miniature", "seed": draw[0], "order": draw[1], "method": method},
-        "facts": {"method": method, "sequence": "5e" * 32},  # its content, the same in every order
+        "facts": {"method": method, "code": code, "sequence": "5e" * 32},  # its content, the same in every order
         "sequence": {"name": "seq", "version": 1, "concepts": names},
     }
-    (folder / "run.json").write_text(json.dumps(made | more))
+    made |= more
+    made["hash"] = results.hash8(made["facts"])
+    (folder / "run.json").write_text(json.dumps(made))
+    return made["hash"]
 
 
 def intransigence(folder: Path) -> dict[str, tuple[float | None, float | None, float | None]]:
@@ -221,22 +231,22 @@ def test_intransigence_is_of_the_same_seed_and_rather_of_the_same_order(tmp_path
 
 def test_intransigence_is_against_isolated_with_its_usual_settings(tmp_path: Path) -> None:
     file = {"backbone": "miniature", "seed": 0, "order": 0, "method": "./isolated.py"}
-    scored(tmp_path / "1", "isolated", ALONE, changed={"rank": 1}, hash="00000001")
-    scored(tmp_path / "2", "isolated", ALONE, config=file, hash="00000002")
+    scored(tmp_path / "1", "isolated", ALONE, changed={"rank": 1}, code="00000001")
+    scored(tmp_path / "2", "isolated", ALONE, config=file, code="00000002")
     scored(tmp_path / "3", "l2", METHOD)
     assert set(means(tmp_path).values()) == {None}
-    scored(tmp_path / "4", "isolated", METHOD, hash="00000004")
+    scored(tmp_path / "4", "isolated", METHOD, code="00000004")
     assert means(tmp_path) == {"isolated": 0, "l2": 0, "isolated rank=1": -0.2, "isolated (own file)": -0.2}
 
 
 def test_of_two_rows_of_isolated_the_one_with_more_runs_is_the_measure(tmp_path: Path) -> None:
-    scored(tmp_path / "1", "isolated", METHOD, hash="00000001")
+    one = scored(tmp_path / "1", "isolated", METHOD, code="00000001")
     for n in (0, 1):
-        scored(tmp_path / f"2{n}", "isolated", ALONE, (n, 0), hash="00000002")
-    scored(tmp_path / "3", "l2", METHOD)
+        more = scored(tmp_path / f"2{n}", "isolated", ALONE, (n, 0), code="00000002")
+    l2 = scored(tmp_path / "3", "l2", METHOD)
     (group,) = groups_in(tmp_path)
     found = {(row["method"], row["hash"]): row["mean"]["dino_intransigence"] for row in group["rows"]}
-    assert found == {("isolated", "00000001"): 0.2, ("isolated", "00000002"): 0, ("l2", "l2000000"): 0.2}
+    assert found == {("isolated", one): 0.2, ("isolated", more): 0, ("l2", l2): 0.2}
 
 
 @pytest.mark.parametrize("what", ["nothing", "scores", "scores of isolated", "a concept", "a concept of isolated"])
@@ -246,7 +256,7 @@ def test_without_all_scores_there_is_no_intransigence(tmp_path: Path, what: str)
     scored(tmp_path / "2", "l2", short if what == "a concept" else METHOD)
     if what.startswith("scores"):
         (tmp_path / ("1" if "isolated" in what else "2") / "scores.csv").unlink()
-    found = intransigence(tmp_path)["l2"]
+    found = intransigence(tmp_path).get("l2", (None, None, None))  # without scores it is in no table
     assert found == ((0.2, 0.1, 0.3) if what == "nothing" else (None, None, None))
 
 
@@ -265,8 +275,8 @@ def test_the_order_of_runs_changes_nothing(tmp_path: Path) -> None:
     for n, draw in enumerate(((0, 0), (1, 0), (0, 1), (2, 0))):
         scored(tmp_path / f"a{n}", "isolated", TURNED if draw[1] else ALONE, draw)
         if n != 2:
-            scored(tmp_path / f"b{n}", "l2", METHOD, draw, **own())
-    scored(tmp_path / "c", "isolated", METHOD, hash="ffffffff")
+            scored(tmp_path / f"b{n}", "l2", METHOD, draw)
+    scored(tmp_path / "c", "isolated", METHOD, code="ffffffff")
     runs = leaderboard.read(tmp_path)
 
     def written(order: list[Any]) -> list[str]:

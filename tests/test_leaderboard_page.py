@@ -11,9 +11,9 @@ from pathlib import Path
 import browser
 import pytest
 from test_html_report import Tree
-from test_leaderboard import DRAWS, facts, make_run, markdown_tables, record
+from test_leaderboard import CONCEPTS, DRAWS, facts, make_run, markdown_tables, record, write
 
-from cpbench import leaderboard
+from cpbench import leaderboard, results
 
 EVIL = "<script>alert(1)</script>"
 
@@ -35,7 +35,10 @@ def folder(tmp_path: Path) -> Path:
     for method, mean in (("l2", 0.3), ("ewc", 0.5), ("genreplay", 0.7)):
         for draw in DRAWS:
             make_run(tmp_path / method / f"{draw}", method, mean, draw)
-    make_run(tmp_path / "joint", "joint", 1.2, sees_earlier_data=True, summary={}, measures={})
+    joint = make_run(tmp_path / "joint", "joint", 0.9, sees_earlier_data=True, summary={}, measured=False)
+    scores = results.read_scores(joint / "scores.csv")
+    scores.loc[scores["concept"] == CONCEPTS[0], "value"] = float("nan")  # so that it has no final score
+    results.write_scores(joint / "scores.csv", scores)
     other = {"facts": facts("ewc") | {"backbone": "00" * 32, "sequence": "11" * 32}}
     other["config"] = {"backbone": "sd15", "seed": 0, "order": 0}
     make_run(tmp_path / "sd15", "ewc", 0.4, **other)
@@ -77,8 +80,8 @@ def test_names_of_anybody_are_words(tmp_path: Path) -> None:
     odd = facts(f"{EVIL}\"'>") | {"dtype": EVIL, "sampler": {EVIL: EVIL}}
     judges = {EVIL: {"model": EVIL, "weights_sha256": EVIL, "preprocessing": EVIL}}
     config = {"backbone": f'/x/{EVIL.replace("/", "")}" onclick="x', "seed": 0, "order": 0}
-    make_run(tmp_path / "a", "x", 0.4, facts=odd, judges=judges, config=config, changed={EVIL: EVIL}, hash=EVIL)
-    make_run(tmp_path / "b", "x", 0.4, facts=odd, status=EVIL)
+    make_run(tmp_path / "a", "x", 0.4, facts=odd, judges=judges, config=config, changed={EVIL: EVIL})
+    make_run(tmp_path / "b", "x", 0.4, facts=odd, status=EVIL, hash=EVIL)
     text = page(tmp_path)
     tree = Tree(text)
     assert text.count("<script>") == 1 and EVIL in tree.words
@@ -99,16 +102,12 @@ def test_a_method_leads_to_its_report_where_there_is_one(tmp_path: Path) -> None
     assert (output / urllib.parse.unquote(link)).resolve() == there / "report.html"
 
 
-def test_one_row_of_a_bare_record(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps(record("lora")))
+def test_one_row_without_measures(tmp_path: Path) -> None:
+    write(tmp_path, record("lora"))
     (row,) = board(Tree(page(tmp_path)))
-    assert (row["rank"], row["method"], row["runs"], row["DINO final"], row["identified"]) == (
-        "-",
-        "lora",
-        "1",
-        "0.500",
-        "-",
-    )
+    assert [row[k] for k in ("rank", "method", "runs", "DINO final", "identified", "tested against")] == [
+        *("1", "lora", "1", "0.500 0.50 to 0.50", "-", "-")
+    ]
 
 
 # In a browser

@@ -185,6 +185,7 @@ def test_a_new_sequence_runs(tmp_path: Path) -> None:
     done = cpbench.run(
         method="isolated",
         sequence=str(written.path),
+        backbone="miniature",
         output=tmp_path / "runs",
         options={"steps": 1},
         evaluation={"num_inference_steps": 1, "pictures_per_prompt": 1},

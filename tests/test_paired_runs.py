@@ -1,5 +1,6 @@
 """`cpbench compare`: pairs are the last common row's pictures, and what cannot be paired is refused."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def shifted(run: Path, by: float) -> None:
 
 def test_differences_are_those_of_the_last_common_row(tmp_path: Path, call: Callable) -> None:
     a, b = make_run(tmp_path / "a", CONCEPTS), make_run(tmp_path / "b", CONCEPTS)
-    shifted(a, 0.3)
+    shifted(b, -0.3)
     _, row, found, notes = paired_runs.compared(a, b)
     assert row == 7 and notes == [] and set(found) == {"dino", "clip_i", "clip_t"}
     it = found["dino"]
@@ -95,3 +96,14 @@ def test_few_concepts_are_said_to_be_too_few(tmp_path: Path, call: Callable) -> 
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)
     code, said, _ = call("compare", a, b)
     assert code == 0 and "fewer than six concepts" in said and "no difference shown" in said
+
+
+def test_runs_whose_numbers_cannot_be_theirs_are_refused(tmp_path: Path, call: Callable) -> None:
+    a, b, c = (make_run(tmp_path / name) for name in "abc")
+    record = json.loads((b / "run.json").read_text())
+    (b / "run.json").write_text(json.dumps(record | {"hash": "0123abcd"}))
+    shifted(c, 3.0)
+    for other, told in ((b, "another hash than its facts"), (c, "a cosine is between -1 and 1")):
+        code, _, said = call("compare", a, other)
+        assert code == 2 and told in said and str(other) in said and len(said.splitlines()) == 1
+        assert any(told in note for note in read(other).notes)

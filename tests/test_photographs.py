@@ -599,3 +599,85 @@ def test_notes_beside_the_pictures_are_no_matter(tmp_path: Path) -> None:
     for name in ("licence.txt", ".DS_Store", "._00.jpg"):
         (folder / name).write_text("words")
     assert len(images.load(built_in("cat"), "sd", 8, tmp_path)) == CAT
+
+
+# Colours
+
+
+def display_p3() -> bytes:
+    """An ICC profile with the primaries and white of Display P3 (SMPTE EG 432-1, D65 adapted to D50) and gamma 2.2."""
+    import struct
+
+    def fixed(*values: float) -> bytes:
+        return b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+    def text(words: str) -> bytes:
+        return b"desc\0\0\0\0" + struct.pack(">I", len(words) + 1) + words.encode() + b"\0" + b"\0" * 78
+
+    primaries = {
+        "rXYZ": (0.51512, 0.24120, -0.00105),
+        "gXYZ": (0.29198, 0.69225, 0.04189),
+        "bXYZ": (0.15710, 0.06657, 0.78407),
+    }
+    tags = {name: b"XYZ \0\0\0\0" + fixed(*xyz) for name, xyz in primaries.items()}
+    tags |= {
+        "wtpt": b"XYZ \0\0\0\0" + fixed(0.96420, 1.0, 0.82491),
+        "desc": text("a wide one"),
+        "cprt": b"text\0\0\0\0none\0",
+    }
+    tags |= {f"{c}TRC": b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256)) for c in "rgb"}
+    table, body = struct.pack(">I", len(tags)), b""
+    start = 128 + 4 + 12 * len(tags)
+    for name, data in tags.items():
+        data += b"\0" * (-len(data) % 4)
+        table += name.encode() + struct.pack(">II", start + len(body), len(data))
+        body += data
+    head = struct.pack(">I4sI4s4s4s12s4s", 0, b"none", 0x02100000, b"mntr", b"RGB ", b"XYZ ", b"\0" * 12, b"acsp")
+    head = head.ljust(68, b"\0") + fixed(0.9642, 1.0, 0.82491)
+    whole = head.ljust(128, b"\0") + table + body
+    return struct.pack(">I", len(whole)) + whole[4:]
+
+
+def in_srgb(colour: tuple[int, int, int]) -> np.ndarray:
+    """A Display P3 colour of gamma 2.2 in sRGB, by the definitions: through XYZ (D50), clipped to what sRGB has."""
+    p3 = np.array([[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
+    srgb = np.array(
+        [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
+    )  # IEC 61966-2-1
+    linear = np.clip(np.linalg.solve(srgb, p3 @ (np.array(colour) / 255) ** 2.2), 0, 1)
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("colour", [(200, 60, 60), (60, 180, 90), (90, 90, 200), (128, 128, 128), (255, 255, 255)])
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_a_colour_profile_is_brought_to_srgb(tmp_path: Path, colour: tuple, ending: str) -> None:
+    how = {"png": {}, "jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}[ending]
+    Image.new("RGB", (16, 16), colour).save(tmp_path / f"a.{ending}", icc_profile=display_p3(), **how)
+    got = photographs.read(tmp_path, "rex", 16)[0].reshape(-1, 3).mean(0)
+    assert np.abs(got - in_srgb(colour)).max() <= 2.5
+    if len(set(colour)) > 1:
+        assert np.abs(got - np.array(colour)).max() > 5  # what it was read as
+
+
+def test_a_transparent_picture_and_a_palette_have_their_profiles_too(tmp_path: Path) -> None:
+    colour = (200, 60, 60)
+    plain = Image.new("RGB", (16, 16), colour)
+    for name, image in (("a", plain.convert("RGBA")), ("b", plain.quantize(4))):
+        image.save(tmp_path / f"{name}.png", icc_profile=display_p3())
+    for got in photographs.read(tmp_path, "rex", 16):
+        assert np.abs(got.reshape(-1, 3).mean(0) - in_srgb(colour)).max() <= 2.5
+
+
+@pytest.mark.parametrize("profile", [b"", b"nonsense", display_p3()[:200], b"\0" * 500])
+def test_a_broken_profile_does_not_fail_and_changes_nothing(tmp_path: Path, profile: bytes) -> None:
+    Image.new("RGB", (16, 16), (200, 60, 60)).save(tmp_path / "a.png", icc_profile=profile)
+    assert (photographs.read(tmp_path, "rex", 16) == np.array([200, 60, 60])).all()
+
+
+def test_srgbs_own_profile_changes_no_pixel(tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=profile)
+    assert np.array_equal(photographs.read(tmp_path, "rex", 16)[0], pixels)

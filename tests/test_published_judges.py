@@ -1,14 +1,18 @@
-"""The published judges from files of random weights, against open_clip's and timm's own ways of loading and of preparing."""
+"""The published judges, and unknown ones in their architectures, from files of random weights, against open_clip's and timm's own ways of loading and of preparing."""
 
+import hashlib
+import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from cpbench import published_judges, torchvision_cure
+from cpbench import judge_identity, published_judges, torchvision_cure
 from cpbench.errors import UserError
 from cpbench.published_judges import PUBLISHED, load
 
@@ -50,7 +54,7 @@ def test_clip_from_a_file_is_open_clips_own_with_quick_gelu(clip_file: Path, pic
     import open_clip
     from open_clip.transformer import QuickGELU
 
-    judge = load("clip", str(clip_file))
+    judge = load("clip", str(clip_file), activation="quickgelu")
     activations = [m for n, m in judge.model.named_modules() if n.endswith("mlp.gelu")]
     assert len(activations) == 24  # 12 blocks a tower
     assert {type(m) for m in activations} == {QuickGELU}
@@ -100,13 +104,15 @@ def test_dino_from_a_file_is_timms_own(tmp_path: Path, pictures: list[np.ndarray
         x = torch.stack([theirs(Image.fromarray(p)) for p in pictures])
         expected = torch.nn.functional.normalize(model.eval().forward_features(x)[:, 0], dim=-1).numpy()
     np.testing.assert_allclose(judge.images(pictures), expected, atol=1e-5)
-    assert judge.identity["model"] == "dino-vit-s-16 (vit_small_patch16_224.dino)"
+    assert (
+        judge.identity["model"] == "unknown weights in the architecture of dino-vit-s-16 (vit_small_patch16_224.dino)"
+    )
 
 
 def test_dinov2_interpolates_its_positions_to_224_pixels(tmp_path: Path, pictures: list[np.ndarray]) -> None:
     file = dino_file("vit_small_patch14_dinov2.lvd142m", tmp_path)
     judge = load("dino", str(file))
-    assert judge.identity["model"].startswith("dinov2-vit-s-14")
+    assert judge.identity["model"].startswith("unknown weights in the architecture of dinov2-vit-s-14 (")
     assert judge.model.patch_embed.grid_size == (16, 16)
     vectors = judge.images(pictures)
     assert vectors.shape == (2, 384)
@@ -117,7 +123,9 @@ def test_judges_tell_dreambooths_photographs_apart_from_their_prompts_shape(clip
     if not PHOTOGRAPHS.is_dir():
         pytest.skip(f"DreamBooth's photographs are not at {PHOTOGRAPHS}")
     files = sorted((PHOTOGRAPHS / "dog").glob("*.jpg"))
-    vectors = load("clip", str(clip_file)).images([np.asarray(Image.open(f).convert("RGB")) for f in files])
+    vectors = load("clip", str(clip_file), activation="quickgelu").images(
+        [np.asarray(Image.open(f).convert("RGB")) for f in files]
+    )
     assert vectors.shape == (len(files), 512)
 
 
@@ -152,3 +160,108 @@ def test_offline_the_way_to_get_the_weights_is_told(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="cannot be fetched .* pass --dino FILE.safetensors"):
         published_judges.load("dino", "dino-vit-s-16")
+
+
+# Which judge a file is
+
+
+def in_the_cache(name: str, file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Put a file where the hub's cache has a published judge's weights; its SHA-256."""
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    it, digest = PUBLISHED[name], hashlib.sha256(file.read_bytes()).hexdigest()
+    folder = cache / f"models--{it.repository.replace('/', '--')}"
+    revision = "0123456789" * 4
+    for part in ("blobs", "refs", f"snapshots/{revision}"):
+        (folder / part).mkdir(parents=True)
+    shutil.copyfile(file, folder / "blobs" / digest)
+    (folder / "refs" / "main").write_text(revision)
+    (folder / "snapshots" / revision / it.file).symlink_to(os.path.join("..", "..", "blobs", digest))
+    return digest
+
+
+def test_the_published_judge_is_that_of_its_repository_or_of_equal_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = dino_file("vit_small_patch16_224.dino", tmp_path)
+    digest = in_the_cache("dino-vit-s-16", file, tmp_path / "cache", monkeypatch)
+    by_name, by_bytes = load("dino", "dino-vit-s-16"), load("dino", str(file))
+    for judge in (by_name, by_bytes):
+        assert judge.identity["model"] == "dino-vit-s-16 (vit_small_patch16_224.dino)"
+        assert judge.identity["weights_sha256"] == digest and "revision 0123456789" in judge.identity["source"]
+    assert judge_identity.counted(by_name.identity) == judge_identity.counted(by_bytes.identity)
+    weights = load_file(file)
+    save_file(weights | {"norm.bias": weights["norm.bias"] + 1e-3}, file)
+    other = load("dino", str(file)).identity
+    assert other["model"].startswith("unknown weights in the architecture of dino-vit-s-16 (")
+    assert other["weights_sha256"] != digest
+
+
+def test_a_supervised_vit_is_not_dino_and_is_prepared_as_its_config_says(
+    tmp_path: Path, pictures: list[np.ndarray]
+) -> None:
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
+    file = dino_file("vit_small_patch16_224.augreg_in1k", tmp_path)
+    model = timm.create_model("vit_small_patch16_224.augreg_in1k", pretrained=False, num_classes=0)
+    model.load_state_dict(load_file(file))
+    bare = load("dino", str(file))
+    cfg = {
+        k: v for k, v in model.pretrained_cfg.items() if k in ("input_size", "crop_pct", "mean", "std", "interpolation")
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_small_patch16_224", "pretrained_cfg": cfg}))
+    judge = load("dino", str(file))
+    assert "unknown weights" in judge.identity["model"] and judge.identity["preprocessing_from"] == "config.json"
+    theirs = create_transform(**resolve_data_config({}, model=model))
+    with torch.no_grad():
+        x = torch.stack([theirs(Image.fromarray(p)) for p in pictures])
+        expected = torch.nn.functional.normalize(model.eval().forward_features(x)[:, 0], dim=-1).numpy()
+    np.testing.assert_allclose(judge.images(pictures), expected, atol=1e-5)
+    assert bare.preprocessing == published_judges.DINO and "published" in bare.identity["preprocessing_from"]
+    assert judge_identity.counted(bare.identity) != judge_identity.counted(judge.identity)
+
+
+def test_a_clip_is_of_the_activation_that_its_config_or_the_user_says(
+    clip_file: Path, tmp_path: Path, pictures: list[np.ndarray]
+) -> None:
+    """The same shapes fit both, and nothing in the weights says which."""
+    import open_clip
+
+    with pytest.raises(UserError, match="fit two activations, gelu and quickgelu, .* --clip-activation"):
+        load("clip", str(clip_file))
+    file = tmp_path / "open_clip_model.safetensors"
+    file.symlink_to(clip_file)
+    cfg = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic", "resize_mode": "shortest"}
+    whole = {"model_cfg": open_clip.get_model_config("ViT-B-32"), "preprocess_cfg": cfg}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(whole))
+    judge = load("clip", str(file))
+    assert judge.identity["architecture"] == "ViT-B-32" and judge.preprocessing.mean == (0.5, 0.5, 0.5)
+    model = open_clip.create_model("ViT-B-32", pretrained=str(clip_file)).eval()
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(model.encode_image(judge.preprocessing(pictures)), dim=-1).numpy()
+    np.testing.assert_allclose(judge.images(pictures), expected, atol=1e-5)
+    quick = load("clip", str(clip_file), activation="quickgelu")
+    assert quick.identity["model"] == "unknown weights in the architecture of clip-vit-b-32 (ViT-B-32-quickgelu)"
+    assert np.abs(quick.model.encode_image(judge.preprocessing(pictures)).detach().numpy() - expected).max() > 1e-3
+    whole["model_cfg"]["vision_cfg"]["layers"] = 11
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match="is of another architecture"):
+        load("clip", str(file))
+
+
+@pytest.mark.parametrize("change", ["a head", "a weight less", "another depth"])
+def test_weights_that_do_not_fit_whole_are_refused(change: str, tmp_path: Path) -> None:
+    file = dino_file("vit_small_patch16_224.dino", tmp_path)
+    weights = load_file(file)
+    if change == "a head":
+        weights["head.weight"] = torch.zeros(1000, 384)
+    elif change == "a weight less":
+        del weights["norm.bias"]
+    else:
+        weights = {k: v for k, v in weights.items() if not k.startswith("blocks.11.")}
+    save_file(weights, file)
+    with pytest.raises(UserError, match="does not fit the architecture of dino-vit-s-16: .* (missing|not part of it)"):
+        load("dino", str(file))

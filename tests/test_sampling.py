@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cpbench import backbones, sampling
+from cpbench import backbones, machine, results, sampling
 from cpbench.backbones import Backbone, fingerprint
 from cpbench.config import Loading
-from cpbench.sampling import Sampler, Wanted, draw, draw_once, noise, picture_key, place, png_bytes, read_picture
+from cpbench.sampling import Kept, Sampler, Wanted, draw, draw_once, noise, picture_key, place, png_bytes, read_picture
 
 TWO_STEPS = Sampler(num_inference_steps=2, guidance_scale=4.0, batch_size=4)
 CELL = [
@@ -163,6 +164,31 @@ def test_a_key_changes_with_each_ingredient(tiny: Backbone) -> None:
     assert picture_key("installed", CELL[0], TWO_STEPS, tiny) == met[0]
 
 
+def test_a_key_changes_with_what_computes(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def key() -> str:
+        return picture_key("installed", CELL[0], TWO_STEPS, tiny)
+
+    met = [key()]
+    with monkeypatch.context() as other:
+        other.setattr(sampling, "SCORES", sampling.SCORES + 1)
+        met.append(key())
+    for name in ("torch", "diffusers", "transformers", "peft"):
+        with monkeypatch.context() as other:
+            there = results.versions()
+            other.setattr(results, "versions", lambda there=there, name=name: there | {name: "0.0.1"})
+            met.append(key())
+    with monkeypatch.context() as other:
+        other.setattr(torch, "get_num_threads", lambda: 7)
+        met.append(key())
+    with monkeypatch.context() as other:
+        other.setattr(machine, "processor", lambda: "another")
+        met.append(key())
+    assert len(set(met)) == len(met) == 8
+    with monkeypatch.context() as other:  # what judges moves no picture
+        other.setattr(results, "versions", lambda: there | {"open_clip_torch": "0.0.1", "timm": "0.0.1"})
+        assert key() == met[0]
+
+
 def test_a_key_changes_with_the_precision(tiny: Backbone, tiny_folder: Path) -> None:
     half = backbones.load(str(tiny_folder), loading=Loading(dtype="bfloat16"))
     assert picture_key("installed", CELL[0], TWO_STEPS, half) != picture_key("installed", CELL[0], TWO_STEPS, tiny)
@@ -177,14 +203,43 @@ def test_a_key_changes_with_the_size_of_the_picture(tiny: Backbone, tiny_folder:
 
 
 def test_what_was_drawn_is_not_drawn_again(tiny: Backbone, tmp_path: Path) -> None:
-    pictures, files, drawn = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
-    assert drawn == len(CELL) == len(set(files)) and np.array_equal(pictures, draw(tiny, CELL, TWO_STEPS))
-    for file, picture in zip(files, pictures, strict=True):
-        assert np.array_equal(np.asarray(Image.open(file)), picture)
-    before, kept = tiny.unet_evaluations, files_of(tmp_path)
-    again, same_files, drawn = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
+    pictures, kept, drawn = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
+    assert drawn == len(CELL) == len(set(kept)) and np.array_equal(pictures, draw(tiny, CELL, TWO_STEPS))
+    for one, picture in zip(kept, pictures, strict=True):
+        assert np.array_equal(np.asarray(Image.open(one.file)), picture)
+        assert hashlib.sha256(one.file.read_bytes()).hexdigest() == one.sha256 and one.sha256 in one.file.name
+        assert stat.S_IMODE(one.file.stat().st_mode) == 0o444
+    before, there = tiny.unet_evaluations, files_of(tmp_path)
+    again, same, drawn = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
     assert (drawn, tiny.unet_evaluations) == (0, before)
-    assert np.array_equal(again, pictures) and same_files == files and files_of(tmp_path) == kept
+    assert np.array_equal(again, pictures) and same == kept and files_of(tmp_path) == there
+
+
+def test_a_kept_picture_of_other_bytes_is_not_believed(tiny: Backbone, tmp_path: Path) -> None:
+    """Somebody saved it over, and it is a whole picture still; or a bit of it flipped, and it can be read still."""
+    pictures, kept, _ = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
+    there = files_of(tmp_path)
+    for data in (png_bytes(255 - pictures[0]), flipped_but_readable(there[kept[0].file], pictures[0])):
+        kept[0].file.chmod(0o644)
+        kept[0].file.write_bytes(data)
+        again, same, drawn = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
+        assert drawn == len(CELL) and np.array_equal(again, pictures)
+        assert same == kept and files_of(tmp_path) == there
+
+
+def flipped_but_readable(data: bytes, picture: np.ndarray) -> bytes:
+    """The file with one bit flipped such that PIL still reads a picture, another one."""
+    for bit in range(8 * len(data)):
+        other = bytearray(data)
+        other[bit // 8] ^= 1 << bit % 8
+        try:
+            with Image.open(io.BytesIO(bytes(other))) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError):
+            continue
+        if pixels.shape != picture.shape or not np.array_equal(pixels, picture):
+            return bytes(other)
+    raise AssertionError("every flipped bit is noticed by the decoder")
 
 
 def test_another_model_or_sampler_is_drawn_anew(tiny: Backbone, tmp_path: Path) -> None:
@@ -199,13 +254,14 @@ def test_another_model_or_sampler_is_drawn_anew(tiny: Backbone, tmp_path: Path) 
 
 @pytest.mark.parametrize("harm", ["missing", "empty", "truncated", "not a picture"])
 def test_a_cell_cut_short_is_drawn_again_whole_with_the_same_bytes(tiny: Backbone, tmp_path: Path, harm: str) -> None:
-    pictures, files, _ = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
-    kept = files_of(tmp_path)
-    data = kept[files[2]]
+    pictures, made, _ = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
+    kept, file = files_of(tmp_path), made[2].file
+    data = kept[file]
     if harm == "missing":
-        files[2].unlink()
+        file.unlink()
     else:
-        files[2].write_bytes({"empty": b"", "truncated": data[: len(data) // 2], "not a picture": b"words"}[harm])
+        file.chmod(0o644)
+        file.write_bytes({"empty": b"", "truncated": data[: len(data) // 2], "not a picture": b"words"}[harm])
     again, _, drawn = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
     assert drawn == len(CELL)
     assert np.array_equal(again, pictures) and files_of(tmp_path) == kept
@@ -232,17 +288,24 @@ def test_a_picture_cut_anywhere_is_whole_or_none(tmp_path: Path) -> None:
 # Placed
 
 
-def test_a_picture_is_placed_as_a_link(tmp_path: Path) -> None:
-    cached, target = tmp_path / "cached.png", tmp_path / "run" / "pictures" / "00-0.png"
-    cached.write_bytes(b"first")
+def kept_as(file: Path, data: bytes) -> Kept:
+    file.write_bytes(data)
+    return Kept(file, hashlib.sha256(data).hexdigest())
+
+
+def test_a_picture_is_placed_as_a_copy_that_cannot_change_the_cache(tmp_path: Path) -> None:
+    cached, target = kept_as(tmp_path / "cached.png", b"first"), tmp_path / "run" / "pictures" / "00-0.png"
     place(cached, target)
-    assert target.read_bytes() == b"first" and target.samefile(cached)
-    other = tmp_path / "other.png"
-    other.write_bytes(b"second")
+    assert target.read_bytes() == b"first" and not target.samefile(cached.file)
+    assert target.stat().st_nlink == 1 and stat.S_IMODE(target.stat().st_mode) == 0o444
+    target.chmod(0o644)
+    target.write_bytes(b"saved over")
+    assert cached.file.read_bytes() == b"first"
+    place(cached, target)
+    assert target.read_bytes() == b"first"
+    other = kept_as(tmp_path / "other.png", b"second")
     place(other, target)
-    assert target.read_bytes() == b"second" and cached.read_bytes() == b"first"
-    place(other, target)
-    assert target.samefile(other) and other.read_bytes() == b"second"
+    assert target.read_bytes() == b"second" and cached.file.read_bytes() == b"first"
 
 
 def test_across_file_systems_a_picture_is_copied(tmp_path: Path) -> None:
@@ -251,10 +314,7 @@ def test_across_file_systems_a_picture_is_copied(tmp_path: Path) -> None:
         pytest.skip("there is no second file system to copy to")
     folder = memory / f"{sampling.__name__}-{os.getpid()}"
     try:
-        cached = tmp_path / "cached.png"
-        cached.write_bytes(b"first")
-        place(cached, folder / "deep" / "00-0.png")
+        place(kept_as(tmp_path / "cached.png", b"first"), folder / "deep" / "00-0.png")
         assert (folder / "deep" / "00-0.png").read_bytes() == b"first"
-        assert not (folder / "deep" / "00-0.png").samefile(cached)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,89 @@
+"""Who a judge is: what of its identity moves a score, what older records did not say yet, and how a user says it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+# a name, a place or a library's version moves no score; all else in an identity does
+NOT_COUNTED = ("library", "model", "source", "preprocessing_from")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+LIKE = "resize=256,crop=224,interpolation=bicubic,mean=0.485/0.456/0.406,std=0.229/0.224/0.225"
+
+# open_clip's tokenizer of 77 tokens, as `judges.tokenizer_hash` has it
+OPENAI_WORDS = "0e918299c6f6ee665e7376b1d0c36fd365e759e3b533a454a0f58e4c404d7579"
+# What records from before these were recorded do not say, by what they do say: the miniature's judges by their weights,
+# the published ones by their name, which older versions of cpbench gave to nothing that was loaded in another way.
+OF_WEIGHTS = {
+    "8fb940c351aa2734f234e150517f1a2d70b9bb3583ea301503758680698ff6ae": {
+        "architecture": "e1819f5e3045940df9cb47eeb8460699260c3b8a0a0936ff4b9ba39bf4ebc585",
+        "tokenizer": "6570bfba2d93c3c5794461ebdd9bd38adcd0b0627fefa2dcdc7155a94c83b91b",
+    },
+    "aeb5979caee028b43955a0ea0fde99f768125df828b6ceb7a31c294339755d92": {
+        "architecture": "3bf7081e0844c566d995ea99b34f1c0e3ba7f43b6951862abe3e45e57c38bda1"
+    },
+}
+OF_MODELS = {
+    "clip-vit-b-32 (ViT-B-32-quickgelu)": {"architecture": "ViT-B-32-quickgelu", "tokenizer": OPENAI_WORDS},
+    "clip-vit-l-14 (ViT-L-14-quickgelu)": {"architecture": "ViT-L-14-quickgelu", "tokenizer": OPENAI_WORDS},
+    "dino-vit-s-16 (vit_small_patch16_224.dino)": {"architecture": "vit_small_patch16_224.dino"},
+    "dinov2-vit-s-14 (vit_small_patch14_dinov2.lvd142m)": {"architecture": "vit_small_patch14_dinov2.lvd142m"},
+}
+
+
+def counted(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a judge's identity moves a score: weights, architecture, preprocessing, tokenizer, feature, rules."""
+    return {k: v for k, v in sorted(identity.items()) if k not in NOT_COUNTED}
+
+
+def key(facts: Mapping[str, Any]) -> str:
+    """Sixteen hex digits over facts (any JSON)."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def completed(identity: Any) -> Any:
+    """A recorded identity with what it is too old to say, where that is known; what is no mapping is returned as it is."""
+    return _known(identity) | identity if isinstance(identity, dict) else identity
+
+
+def abridged(identity: Any) -> Any:
+    """The other way round: a recorded identity without what older ones do not say, where it is what is known of them."""
+    if not isinstance(identity, dict):
+        return identity
+    known = _known(identity)
+    return {k: v for k, v in identity.items() if k not in known or known[k] != v}
+
+
+def _known(identity: Mapping[str, Any]) -> dict[str, str]:
+    weights, model = str(identity.get("weights_sha256")), str(identity.get("model"))
+    return OF_WEIGHTS.get(weights, OF_MODELS.get(model, {}))
+
+
+def preprocessing_settings(text: str) -> dict[str, Any]:
+    """What --clip-preprocessing and --dino-preprocessing say, by name; colours are one number, or three with / between.
+
+    ValueError for anything that is not like `LIKE`. Any of its parts may be left out.
+    """
+    found: dict[str, Any] = {}
+    for word in text.split(","):
+        name, _, value = word.strip().partition("=")
+        try:
+            if name in found:
+                raise ValueError("twice")
+            if name in ("resize", "crop"):
+                found[name] = int(value)
+            elif name == "interpolation" and value in INTERPOLATIONS:
+                found[name] = value
+            elif name in ("mean", "std"):
+                numbers = [float(number) for number in value.split("/")]
+                if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+                    raise ValueError("no colour")
+                found[name] = tuple(numbers * 3 if len(numbers) == 1 else numbers)
+            else:
+                raise ValueError("no part")
+        except ValueError:
+            raise ValueError(f"{word.strip()!r} is no part of a preprocessing; write it like {LIKE}") from None
+    return found

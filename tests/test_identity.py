@@ -1,0 +1,117 @@
+"""Which files make a backbone's hash: those that are loaded. And which are loaded, where there are variants or shards."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cpbench import backbones, hub
+from cpbench.backbones import Backbone
+from cpbench.config import Loading
+from cpbench.errors import UserError
+
+
+def test_the_miniature_keeps_its_hash() -> None:
+    assert hub.hash_folder(hub.MINIATURE).startswith("6f4f0ee5")
+
+
+def test_what_is_not_loaded_does_not_count(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    for name in ("LICENSE.txt", ".DS_Store", "README.md", "v1-5.ckpt", "unet/.DS_Store", "unet/LICENSE", "picture.png"):
+        (copy / name).write_bytes(b"x")
+    shutil.copy(weights, copy / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    shutil.copy(weights, copy / "unet" / "diffusion_pytorch_model.non_ema.safetensors")
+    (copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"x")
+    for part in ("safety_checker", "feature_extractor"):
+        (copy / part).mkdir()
+        (copy / part / "config.json").write_text("{}")
+    assert hub.hash_folder(copy) == tiny.weights_hash == backbones.load(str(copy)).weights_hash
+
+
+def only_fp16(folder: Path, copy: Path) -> Path:
+    """The pipeline as `save_pretrained(variant="fp16")` leaves it."""
+    backbones.load(str(folder)).pipe.to(torch.float16).save_pretrained(copy, variant="fp16")
+    assert not list(copy.rglob("model.safetensors")) and list(copy.rglob("*.fp16.safetensors"))
+    return copy
+
+
+def test_the_only_variant_is_taken(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
+    copy = only_fp16(tiny_folder, tmp_path / "copy")
+    found = backbones.load(str(copy))
+    for name, parameter in tiny.unet.named_parameters():
+        assert torch.equal(found.unet.get_parameter(name), parameter.half().float()), name
+    assert found.weights_hash == backbones.load(str(copy), loading=Loading(variant="fp16")).weights_hash
+    assert found.weights_hash != tiny.weights_hash
+
+
+def test_of_several_variants_one_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+    copy = only_fp16(tiny_folder, tmp_path / "copy")
+    for file in list(copy.rglob("*.fp16.safetensors")):
+        shutil.copy(file, file.with_name(file.name.replace("fp16", "ema")))
+    with pytest.raises(UserError, match="several variants .*--variant"):
+        backbones.load(str(copy))
+    backbones.load(str(copy), loading=Loading(variant="ema"))
+    with pytest.raises(UserError, match="no variant 'none'"):
+        backbones.load(str(tiny_folder), loading=Loading(variant="none"))
+
+
+def test_shards_are_loaded_and_counted(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    shutil.rmtree(copy / "unet")
+    tiny.unet.save_pretrained(copy / "unet", max_shard_size="20KB")
+    shards = sorted((copy / "unet").glob("*-of-*.safetensors"))
+    assert len(shards) > 1
+    found = backbones.load(str(copy))
+    assert all(torch.equal(found.unet.get_parameter(n), p) for n, p in tiny.unet.named_parameters())
+    before = hub.hash_folder(copy)
+    data = shards[-1].read_bytes()
+    shards[-1].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert hub.hash_folder(copy) != before
+
+
+@pytest.mark.parametrize(("millions", "expected"), [(8, torch.float32), (860, torch.bfloat16)])
+def test_auto_is_float32_on_cuda_for_small_models(
+    monkeypatch: pytest.MonkeyPatch, millions: int, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert backbones.pick_dtype("auto", "cuda", lambda: millions * 10**6) == expected
+    assert backbones.pick_dtype("auto", "cpu", lambda: millions * 10**6) == torch.float32
+
+
+def test_sdxls_latents_are_standardised_as_its_pipeline_does(tmp_path: Path) -> None:
+    import json
+
+    import numpy as np
+    from architectures import build
+
+    from cpbench.sampling import Sampler, Wanted, draw, noise
+
+    folder = build("sdxl", tmp_path)
+    file = folder / "vae" / "config.json"
+    config = json.loads(file.read_text()) | {"latents_mean": [0.5, -0.3, 0.2, 0.1], "latents_std": [0.7, 1.3, 0.9, 1.1]}
+    file.write_text(json.dumps(config))
+    backbone = backbones.load(str(folder))
+    want = Wanted("a dog", 0, "dog", "a {}", 0)
+    from cpbench import schedulers
+
+    pipe, size = backbone.pipe, backbone.picture_size
+    original, pipe.scheduler = pipe.scheduler, schedulers.solver(pipe.scheduler, 2)
+    theirs = pipe(
+        want.prompt, height=size, width=size, latents=noise(backbone, want)[None], num_inference_steps=2,
+        guidance_scale=4.0, output_type="np",
+    ).images  # fmt: skip
+    pipe.scheduler = original
+    ours = draw(backbone, [want], Sampler(2, 4.0, 1))
+    assert np.abs(ours - np.rint(theirs * 255)).max() <= 1
+    mean, _ = backbone.encode_images(ours)
+    z = backbone.vae.encode(torch.from_numpy(ours).permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean
+    m, s = (torch.tensor(config[k]).view(1, 4, 1, 1) for k in ("latents_mean", "latents_std"))
+    torch.testing.assert_close(mean, (z - m) / s * backbone.vae.config.scaling_factor, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_are_those_of_the_file_that_counts(tiny: Backbone, tiny_folder: Path) -> None:
+    kept = load_file(tiny_folder / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tiny.unet.get_parameter(n), v) for n, v in kept.items())

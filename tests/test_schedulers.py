@@ -1,0 +1,114 @@
+"""Pipelines that ship other schedulers: the same noise schedule in learning and drawing, no noise of its own, no invention."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from cpbench import schedulers
+from cpbench.backbones import Backbone
+from cpbench.errors import UserError
+from cpbench.sampling import Sampler, Wanted, draw
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+FOREIGN = (
+    "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler",
+    "UniPCMultistepScheduler",
+)  # fmt: skip
+CELL = [Wanted("a dog", 0, "dog", "a {}", k) for k in range(2)]
+
+
+def stable_diffusions() -> torch.Tensor:
+    """alpha-bar of Stable Diffusion: betas linear in their roots (Rombach et al. 2022), 1,000 of them."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2
+    return torch.tensor(np.cumprod(1 - betas), dtype=torch.float32)
+
+
+def made(name: str, **settings: object):
+    return getattr(diffusers, name).from_config(SD | settings)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("n", [1, 10, 25, 50])
+def test_every_scheduler_gives_its_noise_schedule_to_learning_and_drawing(name: str, n: int) -> None:
+    own = made(name)
+    schedulers.refuse(own, "backbone x")
+    solver, training = schedulers.solver(own, n), schedulers.training(own)
+    for it in (solver, training):
+        torch.testing.assert_close(it.alphas_cumprod, stable_diffusions(), rtol=1e-4, atol=1e-7)
+    assert len(solver.timesteps.unique()) == n == len(solver.timesteps)
+    assert training.config.prediction_type == solver.config.prediction_type == "epsilon"
+
+
+@pytest.mark.parametrize("sigmas", ["use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas"])
+@pytest.mark.parametrize("odd", [{"rescale_betas_zero_snr": True}, {"beta_schedule": "squaredcos_cap_v2"}])
+@pytest.mark.parametrize("n", [25, 30, 50])
+def test_rules_for_sigmas_over_odd_schedules_draw_all_their_steps(sigmas: str, odd: dict, n: int) -> None:
+    own = made("DPMSolverMultistepScheduler", **{sigmas: True}, **odd)
+    solver, x = schedulers.solver(own, n), torch.ones(1, 1, 2, 2)
+    for t in solver.timesteps:
+        x = solver.step(0.5 * x, t, x).prev_sample
+    assert x.isfinite().all()
+
+
+def test_a_rule_that_works_is_kept() -> None:
+    own = made("EulerDiscreteScheduler", use_karras_sigmas=True)
+    assert schedulers.solver(own, 10).config.use_karras_sigmas
+    assert not torch.equal(
+        schedulers.solver(own, 10).sigmas, schedulers.solver(made("EulerDiscreteScheduler"), 10).sigmas
+    )
+
+
+def test_this_solver_keeps_its_config_whole(miniature: Backbone) -> None:
+    """The miniature's pictures are those of plain diffusers, bit for bit."""
+    own = miniature.pipe.scheduler
+    plain, ours = diffusers.DPMSolverMultistepScheduler.from_config(own.config), schedulers.solver(own, 10)
+    plain.set_timesteps(10)
+    assert torch.equal(ours.timesteps, plain.timesteps) and torch.equal(ours.sigmas, plain.sigmas)
+    assert {k: ours.config[k] for k in plain.config if k[0] != "_"} == {
+        k: v for k, v in plain.config.items() if k[0] != "_"
+    }
+
+
+@pytest.mark.parametrize("algorithm", ["sde-dpmsolver++", "sde-dpmsolver"])
+def test_a_stochastic_solver_draws_nothing_from_the_global_generator(tiny: Backbone, algorithm: str) -> None:
+    original = tiny.pipe.scheduler
+    tiny.pipe.scheduler = made("DPMSolverMultistepScheduler", algorithm_type=algorithm, final_sigmas_type="sigma_min")
+    try:
+        pictures = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            pictures.append(draw(tiny, CELL, Sampler(4, 4.0, 2)))
+            assert torch.equal(torch.get_rng_state(), before)
+    finally:
+        tiny.pipe.scheduler = original
+    assert np.array_equal(*pictures)
+
+
+@pytest.mark.parametrize(
+    "name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "LCMScheduler"]
+)
+def test_what_has_no_betas_is_refused_in_one_line(name: str) -> None:
+    own = getattr(diffusers, name)()
+    if name == "LCMScheduler":  # which has some
+        return schedulers.refuse(own, "backbone x")
+    with pytest.raises(UserError, match=f"backbone x: its {name} has no betas"):
+        schedulers.refuse(own, "backbone x")
+
+
+def test_a_learned_variance_is_refused() -> None:
+    with pytest.raises(UserError, match="wants a variance that the UNet predicts"):
+        schedulers.refuse(made("DDPMScheduler", variance_type="learned_range"), "backbone x")
+
+
+def test_the_check_before_a_run_takes_the_runs_own_steps_and_leaves_no_trace(tiny: Backbone) -> None:
+    from cpbench.backbones import fingerprint
+
+    before, evaluations, state = fingerprint(tiny), tiny.unet_evaluations, torch.get_rng_state()
+    tiny.check(50)
+    assert fingerprint(tiny) == before and tiny.unet_evaluations == evaluations
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(UserError, match="num_inference_steps 1001"):
+        tiny.check(1001)

@@ -1,0 +1,104 @@
+"""Tokenizers and tables of different lengths: a new word's row is found by its id, and every other word keeps its own."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cpbench import backbones
+from cpbench.backbones import Backbone, fingerprint
+from cpbench.errors import UserError
+
+TABLE = "text_model.embeddings.token_embedding.weight"
+
+
+def longer_table(folder: Path, copy: Path, rows: int) -> Path:
+    """The pipeline with a table of `rows` more rows than its tokenizer has words, filled with large numbers."""
+    shutil.copytree(folder, copy)
+    file = copy / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    name = next(k for k in tensors if k.endswith("token_embedding.weight"))
+    tensors[name] = torch.cat([tensors[name], torch.full((rows, tensors[name].shape[1]), 50.0)])
+    save_file(tensors, file, metadata={"format": "pt"})
+    config = json.loads((copy / "text_encoder" / "config.json").read_text())
+    config["vocab_size"] = len(tensors[name])
+    (copy / "text_encoder" / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+def means_the_same(backbone: Backbone) -> None:
+    """A new word whose row is a copy of a known one's has its states, bit for bit, and leaves no trace."""
+    before, plain = fingerprint(backbone), backbone.encode_prompts(["a photo of a dog", "a photo of a cat"])
+    backbone.add_token("<v1>", backbone.word_embedding("dog"))
+    backbone.add_token("<v2>", backbone.word_embedding("cat"))
+    assert torch.equal(backbone.encode_prompts(["a photo of a <v1>", "a photo of a <v2>"]), plain)
+    assert torch.equal(backbone.encode_prompts(["a photo of a dog", "a photo of a cat"]), plain)
+    backbone.restore()
+    assert fingerprint(backbone) == before
+
+
+@pytest.mark.parametrize("rows", [0, 1, 64])
+def test_a_table_longer_than_its_tokenizer(tiny_folder: Path, tmp_path: Path, rows: int) -> None:
+    backbone = backbones.load(str(longer_table(tiny_folder, tmp_path / "copy", rows)))
+    backbone.check(2)
+    means_the_same(backbone)
+    # rows that no word has are no sample of what embeddings are like
+    assert backbone.random_embedding(torch.Generator().manual_seed(0)).abs().max() < 10
+
+
+def test_words_that_the_tokenizer_alone_has(tiny_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    backbone = backbones.load(str(copy))
+    tokenizer = backbone.tokenizer
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(copy / "tokenizer")
+    backbone = backbones.load(str(copy))
+    backbone.check(2)
+    means_the_same(backbone)
+    with pytest.raises(UserError, match="has the word '<extra>', for which its text encoder has no embedding"):
+        backbone.encode_prompts(["a <extra>"])
+
+
+def test_a_pipeline_that_has_our_words_already(tiny_folder: Path, tmp_path: Path) -> None:
+    """What an export makes of one: loaded by diffusers with its learned word, and saved."""
+    backbone = backbones.load(str(tiny_folder))
+    save_file({"<v1>": 3 * backbone.word_embedding("vase")}, tmp_path / "v1.safetensors")
+    backbone.pipe.load_textual_inversion(str(tmp_path / "v1.safetensors"))
+    backbone.pipe.save_pretrained(tmp_path / "with")
+    backbone = backbones.load(str(tmp_path / "with"))
+    theirs = backbone.encode_prompts(["a photo of a <v1>"])
+    backbone.check(2)
+    means_the_same(backbone)
+    assert torch.equal(backbone.encode_prompts(["a photo of a <v1>"]), theirs)
+
+
+@pytest.mark.parametrize("harm", ["vae", "inpainting", "width"])
+def test_parts_that_do_not_fit_are_one_line_at_load(tiny_folder: Path, tmp_path: Path, harm: str) -> None:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    if harm == "vae":
+        config = AutoencoderKL.load_config(copy / "vae") | {"latent_channels": 16}
+        AutoencoderKL.from_config(config).save_pretrained(copy / "vae")
+    else:
+        more = {"in_channels": 9} if harm == "inpainting" else {"cross_attention_dim": 24}
+        config = UNet2DConditionModel.load_config(copy / "unet") | more
+        UNet2DConditionModel.from_config(config).save_pretrained(copy / "unet")
+    with pytest.raises(UserError) as caught:
+        backbones.load(str(copy))
+    assert str(copy) in str(caught.value)
+
+
+def test_a_tokenizer_that_cannot_merge_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    file = copy / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["merges"] = content["model"]["merges"][:5]
+    file.write_text(json.dumps(content))
+    if (merges := copy / "tokenizer" / "merges.txt").is_file():
+        merges.write_text("#version: 0.2\n")
+    with pytest.raises(UserError, match="merge"):
+        backbones.load(str(copy))
