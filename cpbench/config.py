@@ -61,7 +61,7 @@ class Loading(BaseModel):
     revision: str | None = Field(None, description="commit, tag or branch of the hub's repository")
     variant: str | None = Field(
         None,
-        pattern=r"[\w-]+",
+        pattern=r"^[\w-]+$",
         description="which variant of the weights, such as fp16; the usual one, or the only one",
     )
     vae: str | None = Field(None, description="another autoencoder, tiny ones too: hub id or folder")

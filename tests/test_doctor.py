@@ -1,5 +1,6 @@
 """What doctor says is what is there."""
 
+import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -42,7 +43,10 @@ def test_a_backbone_in_the_cache_is_found(tmp_path: Path) -> None:
     repository, revision = hub.BUILT_IN["sd15"]
     snapshot = tmp_path / "cache" / f"models--{repository.replace('/', '--')}" / "snapshots" / revision
     snapshot.mkdir(parents=True)
-    (snapshot / "model_index.json").write_text("{}")
+    shutil.copy(hub.MINIATURE / "model_index.json", snapshot)  # the index alone is no model
+    it = found()["backbone sd15"]
+    assert not it.good and it.found == "in part in the hub's cache"
+    shutil.copytree(hub.MINIATURE, snapshot, dirs_exist_ok=True, ignore=shutil.ignore_patterns("judges"))
     it = found()
     assert it["backbone sd15"].good and not it["backbone sd14"].good
 
