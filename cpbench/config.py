@@ -158,16 +158,16 @@ def load_method(name: str) -> type[Method]:
     elif name.endswith(".py"):
         module = _module_from(Path(name))
     else:
-        entries = {e.name: e for e in metadata.entry_points(group=ENTRY_POINTS)}
-        if name not in entries:
+        entry = sequences.added_by_package(ENTRY_POINTS, name, "method")
+        if entry is None:
             cure = "A path to a file with a Method in it does as well."
             if os.path.isfile(f"{name}.py"):
                 cure = f"There is a file {name}.py; add the ending."
             raise near(name, method_names(), "method", cure)
         try:
-            loaded = entries[name].load()
+            loaded = entry.load()
         except Exception as error:  # any error of a foreign package
-            where = f"method {name}: the package that adds it ({entries[name].value})"
+            where = f"method {name}: the package that adds it ({entry.value})"
             raise UserError(f"{where} cannot be imported: {error}; repair or uninstall it") from error
         if isinstance(loaded, type):
             return _whole(loaded, name)

@@ -83,7 +83,7 @@ MORE = (
     "concepts, of one run, it is a bootstrap of concepts (of plain nouns for prior drift), then prompts, then pictures, and says where "
     "the mean over other such concepts would lie (of few concepts it is too narrow: of ten it holds the truth some 89 times in 100, of "
     "five 83). Over seeds, of three or more runs, it is Student's t over the runs, and says where the mean over other seeds and orders "
-    "would lie for these concepts. Of two runs there is none, nor of one run's forgetting by noise, nor of runs older than the figure.",
+    "would lie for these concepts. Of two runs there is none, nor of one run's forgetting by noise.",
     "Methods with * see earlier data: they are not replay-free; “generated” replays pictures that the method drew itself. "
     "Tested against: what the code of a method of cpbench's own was compared with; see docs/methods.md.",
 )

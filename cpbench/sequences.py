@@ -114,15 +114,15 @@ class Sequence:
 
 def names() -> list[str]:
     """The names of the built-in sequences, and of those that installed packages add, sorted."""
-    return sorted({*_built_in(), *_added()})
+    return sorted({*_built_in(), *(e.name for e in metadata.entry_points(group=ENTRY_POINTS))})
 
 
 def load(name_or_path: str | Path) -> Sequence:
     """The sequence of this name, or in this YAML file. UserError, in one line, if anything is wrong."""
     if isinstance(name_or_path, str) and name_or_path in (files := _built_in()):
         return _parse(files[name_or_path], f"tasks/{name_or_path}.yaml", folder=None)
-    if isinstance(name_or_path, str) and name_or_path in (added := _added()):
-        return _load_file(_path_of(added[name_or_path]))
+    if isinstance(name_or_path, str) and (entry := added_by_package(ENTRY_POINTS, name_or_path, "sequence")):
+        return _load_file(_path_of(entry))
     # os.path, since pathlib raises on an unknown "~user" and on a name too long to be a file's.
     path = Path(os.path.expanduser(name_or_path))
     looks_like_file = path.suffix in (".yaml", ".yml") or path.name != str(name_or_path)
@@ -198,8 +198,13 @@ def _built_in() -> dict[str, Traversable]:
     return {f.name.removesuffix(".yaml"): f for f in _yaml_files(tasks_folder())}
 
 
-def _added() -> dict[str, metadata.EntryPoint]:
-    return {e.name: e for e in metadata.entry_points(group=ENTRY_POINTS)}
+def added_by_package(group: str, name: str, what: str) -> metadata.EntryPoint | None:
+    """What an installed package adds under this name; None if none does. UserError where two do: either may be meant."""
+    found = {e.value: e for e in metadata.entry_points(group=group, name=name)}
+    if len(found) > 1:
+        both = " and ".join(f"{e.value} (package {e.dist.name if e.dist else '?'})" for _, e in sorted(found.items()))
+        raise UserError(f"{what} {quoted(name)}: is added twice, by {both}; uninstall one, or name a file")
+    return next(iter(found.values()), None)
 
 
 def _path_of(entry: metadata.EntryPoint) -> Path:

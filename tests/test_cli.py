@@ -142,25 +142,12 @@ def test_leaderboard_of_nothing_is_one_line_and_of_something_is_written(call: Ca
     (tmp_path / "results").mkdir()
     assert "no finished run" in complaint(call, "leaderboard")
     assert not list((tmp_path / "results").iterdir())
-    figures = ("final_average", "plasticity", "forgetting", "backward_transfer")
-    figures += ("normalised_retention", "gap_closed", "share_lost")
-    record = {
-        "schema": 1,
-        "status": "finished",
-        "sequence": {"name": "seq", "version": 1},
-        "config": {"backbone": "miniature", "seed": 0, "order": 0},
-        "facts": {"method": "base"},
-        "sees_earlier_data": False,
-        "pictures": "drawn",
-        "hash": "abcdef01",
-        "judges": {"dino": {"model": "dino", "weights_sha256": "0" * 64}},
-        "summary": {m: dict.fromkeys(figures, 0.125) for m in ("clip_i", "clip_t", "dino")},
-        "costs": {},
-    }
-    (tmp_path / "results" / "run.json").write_text(json.dumps(record))
+    (kept,) = (ROOT / "results" / "reference" / "quick3" / "miniature" / "base").glob("*/order0-seed0")
+    shutil.copytree(kept, tmp_path / "results" / "run")
+    final = json.loads((kept / "run.json").read_text())["summary"]["dino"]["final_average"]
     code, shown, _ = call("leaderboard", "--output", "board")
-    assert code == 0 and re.search(r"base +1 +0\.125 ", shown)
-    assert "| base | 1 | 0.125 |" in (tmp_path / "board" / "leaderboard.md").read_text()
+    assert code == 0 and re.search(rf"base +1 +{final:.3f} ", shown)
+    assert f"| base | 1 | {final:.3f}" in (tmp_path / "board" / "leaderboard.md").read_text()
     before = {f.name: f.read_bytes() for f in (tmp_path / "board").iterdir()}
     assert set(before) == {f"leaderboard.{kind}" for kind in ("md", "html", "csv", "json")}
     assert call("leaderboard", "results", "--output", "again")[0] == 0

@@ -291,6 +291,19 @@ def test_installed_package_adds_methods(tmp_path: Path, monkeypatch: pytest.Monk
     assert "added_method:Gone" in line and "uninstall" in line
 
 
+def test_two_packages_of_one_methods_name_are_both_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of them ran was left to the order of the packages."""
+    write(tmp_path, ONE, "added_method.py")
+    for package, value in (("one", "added_method:Mine"), ("two", "added_method")):
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[cpbench.methods]\nmine = {value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    line = complaint(load_method, "mine")
+    assert "added_method:Mine (package one)" in line and "added_method (package two)" in line and "uninstall" in line
+
+
 # What tells two runs of a method apart
 
 

@@ -24,7 +24,8 @@ def test_every_figure_of_every_task_is_read(tmp_path: Path) -> None:
         [{"phase": "train", "step": k, "loss": 0.5, "ewc": 0.1 * k} for k in range(4)]
         + [{"phase": "fisher", "step": 0, "cosine": 0.9}],
     )
-    found = curves.read(tmp_path, ["dog", "cat", "vase"])
+    found, damaged = curves.read(tmp_path, 3)
+    assert damaged == []
     counted = found.groupby(["task", "phase", "figure"]).size().to_dict()
     assert counted == {
         (1, "train", "loss"): 4,
@@ -36,7 +37,10 @@ def test_every_figure_of_every_task_is_read(tmp_path: Path) -> None:
     curves.plot(tmp_path, ["dog", "cat", "vase"], tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 800 and np.asarray(picture.convert("L")).std() > 5
-    assert curves.read(tmp_path / "none", ["dog"]).empty
+    assert curves.read(tmp_path / "none", 1)[0].empty
+    (tmp_path / "task-02" / "curve.csv").write_bytes(b"\xff\xfe\0")
+    found, damaged = curves.read(tmp_path, 3)
+    assert damaged == [2] and set(found["task"]) == {1}
 
 
 def test_nothing_is_written_where_nothing_was_learned(tmp_path: Path) -> None:

@@ -10,20 +10,41 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load, save
 
-from cpbench import config, describing, finished, images, leaderboard, measures, results, sequences
+from cpbench import (
+    config,
+    curves,
+    describing,
+    embeddings,
+    finished,
+    images,
+    judges,
+    leaderboard,
+    measures,
+    paired_runs,
+    report_data,
+    report_tables,
+    results,
+    sequences,
+)
+from cpbench.embeddings import Embeddings
 from cpbench.errors import UserError
 from cpbench.method import State
 
@@ -316,10 +337,15 @@ def test_settings_of_the_command_line(tmp_path: Path) -> None:
 
 
 @cache
+def kept() -> Path:
+    """A small run as the runner wrote it."""
+    return sorted((ROOT / "results" / "reference").glob("quick3/**/run.json"))[0].parent
+
+
+@cache
 def record() -> dict[str, Any]:
-    """A run.json as the runner wrote it."""
-    path = sorted((ROOT / "results" / "reference").glob("**/run.json"))[0]
-    it = json.loads(path.read_text())
+    """Its run.json."""
+    it = json.loads((kept() / "run.json").read_text())
     it["sequence"] |= {"class_nouns": {c: "dog" for c in it["sequence"]["concepts"]}}
     return it
 
@@ -341,8 +367,17 @@ def read_run(folder: Path, text: bytes) -> None:
     result(out, finished.open_run, run)  # there is no state: nothing is loaded
 
 
+def true_hash(made: Any) -> Any:
+    """The record with the hash of its facts, which anybody can write."""
+    facts = made.get("facts") if isinstance(made, dict) else None
+    return made | {"hash": results.hash8(facts)} if isinstance(facts, dict) else made
+
+
 def test_records_of_runs(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
+    (tmp_path / "results" / "run").mkdir(parents=True)
+    for name in ("scores.csv", "measures.csv"):
+        shutil.copyfile(kept() / name, tmp_path / "results" / "run" / name)
     pictures = tmp_path / "results" / "run" / "task-00" / "pictures" / record()["sequence"]["concepts"][0]
     pictures.mkdir(parents=True)
     (pictures / "real.png").write_bytes((ROOT / "docs" / "isolated-dreambench10.png").read_bytes()[:1000])
@@ -355,7 +390,8 @@ def test_records_of_runs(tmp_path: Path) -> None:
         if how == 0:
             text = data.draw(spoiled(whole))
         else:
-            text = json.dumps(data.draw(TREES) if how == 1 else change(data.draw, record()), default=str).encode()
+            made = data.draw(TREES) if how == 1 else change(data.draw, record())
+            text = json.dumps(true_hash(made) if data.draw(st.integers(0, 3)) else made, default=str).encode()
         read_run(tmp_path, text)
 
     again(records)
@@ -397,6 +433,114 @@ def test_tables_of_measures(tmp_path: Path) -> None:
                     assert all(isinstance(v, float) for v in measures.summary(table, 1).values())
 
     again(tables)
+
+
+TABLES = "scores.csv", "measures.csv", "identification.csv"
+
+
+def test_runs_with_any_tables(tmp_path: Path) -> None:
+    """Leaderboard, report and comparison of a sound record and tables that are not."""
+    run, out = tmp_path / "results" / "run", tmp_path / "out"
+    run.mkdir(parents=True)
+    out.mkdir()
+    (run / "run.json").write_text(json.dumps({k: v for k, v in record().items() if k != "files"}))
+    whole = {name: (kept() / name).read_bytes() for name in TABLES}
+
+    @FEW
+    @given(st.data())
+    def tables(data: st.DataObject) -> None:
+        for name, content in whole.items():
+            (run / name).write_bytes(data.draw(st.just(content) | spoiled([content])))
+        result(out, leaderboard.write, tmp_path / "results", out)
+        shown = result(out, report_data.read, run)
+        with nothing_outside(out):
+            assert all(isinstance(it, dict) for it in (shown.summary, shown.intervals))
+            report_tables.heat_tables(shown, report_tables.scales([shown]), 100)
+            report_tables.summary_rows(shown)
+            report_tables.confusion(shown)
+        result(out, paired_runs.compared, run, kept())
+
+    again(tables)
+
+
+def test_training_curves(tmp_path: Path) -> None:
+    """As `report` reads them, and as the runner plots them at the end of a run."""
+    run = tmp_path / "run"
+    (run / "task-01").mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps(record()))
+    lines = "train,0,0.5,1,\ntrain,1,0.25,1e-9,\nfisher,0,,,3\ntrain,2,nan,-inf,\n"
+    whole = [f"phase,step,loss,norm,fisher\n{lines}".encode(), b"phase,step,loss\ntrain,0,0.5\n"]
+    concepts = record()["sequence"]["concepts"]
+    header = b"phase,step,loss,loss,\xce\xb1$x$\n"
+    cells = st.sampled_from(
+        ["train", "", "0", "-1", "1.5", "1e308", "-1e308", "1e-320", "nan", "inf", "$\\frac{", "a" * 300]
+    )
+    rows = st.lists(st.lists(cells, min_size=5, max_size=5).map(",".join), max_size=6)
+
+    @FEW
+    @given(spoiled(whole) | st.binary(max_size=200) | rows.map(lambda it: header + "\n".join([*it, ""]).encode()))
+    def a_curve(data: bytes) -> None:
+        (run / "task-01" / "curve.csv").write_bytes(data)
+        shown = report_data.from_record(record(), run)
+        with nothing_outside(run):
+            report_data.add_curves(shown)
+        assert list(shown.curves.columns) == ["task", "phase", "step", "figure", "value"]
+        with matplotlib_at_rest(), nothing_outside(run):
+            curves.plot(run, concepts, run / "curves.png")
+
+    again(a_curve)
+
+
+@contextlib.contextmanager
+def matplotlib_at_rest() -> Iterator[None]:
+    """Without its warnings, and its fonts found before."""
+    from matplotlib import font_manager
+
+    font_manager.findfont("sans")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def test_embeddings(tmp_path: Path) -> None:
+    """What is kept of a judge's embeddings is what the judge says, or is made again."""
+    judge = judges.load_for("miniature")["dino"]
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
+    expected = judge.images(pictures)
+    first = Embeddings(tmp_path, judge)
+    first.images(pictures[:2])
+    first.save()
+    whole = first.file.read_bytes()
+    tensors = load(whole)
+    with safe_open(first.file, framework="np") as opened:
+        said = opened.metadata()
+    shapes = st.sampled_from([(), (0,), (1,), (5,), (64,), (2, 64), expected.shape[1:], (*expected.shape[1:], 1)])
+    kinds = st.sampled_from(["float32", "float16", "float64", "int64", "bool"])
+
+    @FEW
+    @given(st.data())
+    def kept_ones(data: st.DataObject) -> None:
+        if data.draw(st.booleans()):
+            first.file.write_bytes(data.draw(spoiled([whole]) | st.binary(max_size=200)))
+            sound = True  # checked by their hash
+        else:  # of another shape or kind, with or without a hash that is right, as anybody can make it
+            shape, kind = data.draw(shapes), data.draw(kinds)
+            others = {k: np.full(shape, data.draw(st.sampled_from([0, 1, np.nan])), np.float64) for k in tensors}
+            with np.errstate(invalid="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                others = {k: v.astype(kind) for k, v in others.items()}
+            right = data.draw(st.booleans())
+            facts = change(data.draw, said, 1) if not right else said | {"sha256": embeddings._digest(others)}
+            facts = {str(k): str(v) for k, v in facts.items()}
+            first.file.write_bytes(save(others, {k: v for k, v in facts.items() if "\0" not in k + v}))
+            sound = not right or shape != expected.shape[1:] or kind != "float32"
+        with nothing_outside(tmp_path):
+            found = Embeddings(tmp_path, judge).images(pictures)
+        assert found.shape == expected.shape
+        if sound:
+            assert np.allclose(found, expected, atol=1e-5)
+
+    again(kept_ones)
 
 
 def test_states(tmp_path: Path) -> None:

@@ -386,6 +386,20 @@ def test_installed_package_adds_a_sequence(tmp_path, monkeypatch):
         assert name in (line := complaint(load, name)) and "uninstall" in line
 
 
+def test_two_packages_of_one_sequences_name_are_both_named(tmp_path, monkeypatch):
+    """Which of them was run was left to the order of the packages."""
+    path = write(tmp_path, MINE)
+    (tmp_path / "added_sequences.py").write_text(f"mine = other = {str(path)!r}\n")
+    for package, value in (("one", "mine"), ("two", "other")):
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[cpbench.sequences]\nmine = added_sequences:{value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    line = complaint(load, "mine")
+    assert "added_sequences:mine (package one)" in line and "added_sequences:other (package two)" in line
+
+
 # Hash and order
 
 
