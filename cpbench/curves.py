@@ -17,6 +17,7 @@ from cpbench import results
 
 COLUMNS = 3
 LONG = ["task", "phase", "step", "figure", "value"]
+LARGEST = 1e30  # a figure, or a step, that is shown
 MOST_BYTES = 2**25  # of a task's curve that is read
 SMOOTHED = 25  # windows a line: single steps of small batches are mostly noise
 
@@ -54,7 +55,8 @@ def read_one(file: Path) -> pd.DataFrame | None:
     except (OSError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"not a curve: {error}") from None
     long["phase"] = long["phase"].fillna("")
-    return long[np.isfinite(long["value"]) & np.isfinite(long["step"])]
+    # the larger ones of floats can be read, and not be drawn
+    return long[(long["value"].abs() <= LARGEST) & (long["step"].abs() <= LARGEST)]
 
 
 def smoothed(values: pd.Series) -> pd.Series:

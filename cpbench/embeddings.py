@@ -38,6 +38,9 @@ class Embeddings:
         keys = [content_key(picture) for picture in pictures]
         if new := [i for i, key in enumerate(keys) if key not in self.known]:
             vectors = self.judge.images(pictures[new])
+            if any(vector.shape != vectors[0].shape for vector in self.known.values()):  # not of this judge after all
+                self.known = {}
+                return self.images(pictures)
             self.known |= {keys[i]: vector for i, vector in zip(new, vectors, strict=True)}
             self.grown = True
         return np.stack([self.known[key] for key in keys])

@@ -53,3 +53,12 @@ def test_smoothing_keeps_length_and_mean_of_a_line() -> None:
     smooth = curves.smoothed(line)
     assert len(smooth) == 200 and abs(smooth.mean() - line.mean()) < 1e-2
     np.testing.assert_allclose(curves.smoothed(line[:10]), line[:10])  # a short one as it is
+
+
+def test_a_number_too_large_to_draw_is_left_out(tmp_path: Path) -> None:
+    """Matplotlib has no ticks for it."""
+    (tmp_path / "task-01").mkdir()
+    (tmp_path / "task-01" / "curve.csv").write_bytes(b"phase,step,loss\ntrain,0,1e308\ntrain,1,0.5\ntrain,1e308,2\n")
+    curves.plot(tmp_path, ["dog"], tmp_path / "curves.png")
+    found, damaged = curves.read(tmp_path, 1)
+    assert list(found["value"]) == [0.5] and damaged == [] and (tmp_path / "curves.png").is_file()
