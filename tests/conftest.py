@@ -1,6 +1,8 @@
 """What the tests share: the miniature, a tiny Stable Diffusion with random weights, tasks of drawn pictures."""
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ torchvision_cure.apply()  # before anything that imports torchvision
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a network
 os.environ["CPBENCH_CACHE"] = tempfile.mkdtemp(prefix="cpbench-tests-")  # nothing of the user's own cache
+atexit.register(shutil.rmtree, os.environ["CPBENCH_CACHE"], ignore_errors=True)
 settings.register_profile("untimed", deadline=None)  # how busy the machine is must not decide a test
 settings.load_profile("untimed")
 

@@ -72,6 +72,38 @@ def test_shards_are_loaded_and_counted(tiny: Backbone, tiny_folder: Path, tmp_pa
     assert hub.hash_folder(copy) != before
 
 
+def test_shards_of_a_variant_are_loaded_and_counted(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    for part in ("unet", "text_encoder"):
+        shutil.rmtree(copy / part)
+        half = getattr(backbones.load(str(tiny_folder)), part).half()
+        half.save_pretrained(copy / part, max_shard_size="10KB", variant="fp16")
+    read = [n for n in hub.files_read(copy, "it") if n.startswith(("unet/", "text_encoder/"))]
+    there = [f.relative_to(copy).as_posix() for part in ("unet", "text_encoder") for f in (copy / part).iterdir()]
+    assert sorted(read) == sorted(n for n in there if "generation" not in n) and len(read) > 8
+    found = backbones.load(str(copy))
+    for part in ("unet", "text_encoder"):
+        for name, parameter in getattr(tiny, part).named_parameters():
+            assert torch.equal(getattr(found, part).get_parameter(name), parameter.half().float()), name
+
+
+def test_pickles_count_where_the_user_lets_them_be_read(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    shutil.rmtree(copy / "unet")
+    (copy / "unet").mkdir()
+    shutil.copy(tiny_folder / "unet" / "config.json", copy / "unet")
+    bins = [copy / "unet" / "diffusion_pytorch_model.bin", copy / "unet" / "diffusion_pytorch_model.fp16.bin"]
+    for file, factor in zip(bins, (1, 2), strict=True):
+        torch.save({n: factor * t for n, t in tiny.unet.state_dict().items()}, file)
+    allowed = Loading(allow_pickle=True)
+    found = backbones.load(str(copy), loading=allowed)
+    assert all(torch.equal(found.unet.get_parameter(n), p) for n, p in tiny.unet.named_parameters())
+    bins[1].write_bytes(b"another variant")
+    assert hub.hash_folder(copy, allowed) == found.weights_hash
+    torch.save({n: 3 * t for n, t in tiny.unet.state_dict().items()}, bins[0])
+    assert hub.hash_folder(copy, allowed) != found.weights_hash
+
+
 @pytest.mark.parametrize(("millions", "expected"), [(8, torch.float32), (860, torch.bfloat16)])
 def test_auto_is_float32_on_cuda_for_small_models(
     monkeypatch: pytest.MonkeyPatch, millions: int, expected: torch.dtype

@@ -1,5 +1,7 @@
 """Pipelines that ship other schedulers: the same noise schedule in learning and drawing, no noise of its own, no invention."""
 
+from collections.abc import Callable
+
 import diffusers
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ import torch
 
 from cpbench import schedulers
 from cpbench.backbones import Backbone
+from cpbench.baselines.seqlora import SequentialLora, Settings
 from cpbench.errors import UserError
+from cpbench.method import Task
 from cpbench.sampling import Sampler, Wanted, draw
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -85,6 +89,28 @@ def test_a_stochastic_solver_draws_nothing_from_the_global_generator(tiny: Backb
     finally:
         tiny.pipe.scheduler = original
     assert np.array_equal(*pictures)
+
+
+@pytest.mark.parametrize("name", ["DEISMultistepScheduler", "SASolverScheduler", "UniPCMultistepScheduler"])
+def test_schedulers_of_community_models_learn_and_draw(
+    tiny: Backbone, make_task: Callable[..., Task], name: str
+) -> None:
+    """What they ship decides nothing but the noise schedule: the very losses and pictures of DDIM's with the same betas."""
+    options = Settings(steps=2, batch_size=2, rank=2)
+    original, found = tiny.pipe.scheduler, []
+    try:
+        for own in (name, "DDIMScheduler"):
+            tiny.pipe.scheduler = made(own)
+            tiny.check(10)
+            state = SequentialLora(options).learn(tiny, make_task(tiny, "dog"), None)
+            tiny.restore()
+            with tiny.installed(SequentialLora(options), state, ("dog",)):
+                found.append((state.tensors, draw(tiny, CELL, Sampler(10, 4.0, 2))))
+    finally:
+        tiny.pipe.scheduler = original
+    (learned, drawn), (usual, pictures) = found
+    assert learned.keys() == usual.keys() and all(torch.equal(learned[k], usual[k]) for k in learned)
+    assert np.array_equal(drawn, pictures) and drawn.std() > 0
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import architectures
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cpbench import backbones, judges
+from cpbench import backbones, hub, judges
 from cpbench.backbones import MINIATURE, fingerprint
 from cpbench.config import Loading, resolve
 from cpbench.errors import UserError
@@ -218,6 +219,15 @@ def test_with_the_users_word_the_code_runs_and_the_backbone_works(
     }
 
 
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+def test_sdxl_without_one_of_its_text_encoders_is_one_line(tmp_path: Path, part: str) -> None:
+    folder = architectures.build("sdxl", tmp_path)
+    shutil.rmtree(folder / part)
+    change(folder / "model_index.json", **{part: [None, None]})  # as diffusers saves a pipeline without it
+    said = refused(folder)
+    assert f"has no {part}" in said and "StableDiffusionXLPipeline" in said
+
+
 def test_a_trusted_pipeline_must_still_be_a_stable_diffusion(folder: Path, marker: Path) -> None:
     other = CODE.format(marker=str(marker)).replace("(StableDiffusionPipeline)", "")
     own_pipeline(folder, other)
@@ -266,6 +276,8 @@ class Hub(BaseHTTPRequestHandler):
             info = {"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": files, "tags": []}
             return self.answer(json.dumps(files if "tree" in parts else info).encode())
         file = self.server.root / parts[1] / "/".join(parts[4:])
+        if self.command == "GET":
+            self.server.fetched.append((parts[1], "/".join(parts[4:])))
         return self.answer(file.read_bytes()) if file.is_file() else self.send_error(404)
 
     do_HEAD = do_GET
@@ -283,6 +295,24 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+def asked_of_a_hub(root: Path, home: Path, program: str) -> tuple[list[str], list[str]]:
+    """(the lines that a program prints, the paths that it fetched) where the hub holds the repositories some/<folder of root>."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.root, server.fetched = root, []
+    Thread(target=server.serve_forever, daemon=True).start()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()}
+    own = {"HF_HOME": str(home), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+    own |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    own["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    try:
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=kept | own, capture_output=True, text=True, timeout=170)
+    finally:
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), server.fetched
+
+
 def test_repositories_of_the_hub_are_refused_like_folders(folder: Path, tmp_path: Path, marker: Path) -> None:
     root = tmp_path / "hub"
     shutil.copytree(folder, root / "coded")
@@ -290,24 +320,35 @@ def test_repositories_of_the_hub_are_refused_like_folders(folder: Path, tmp_path
     for part in WEIGHTS:
         pickled(folder, part)
     shutil.copytree(folder, root / "pickled")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.root = root
-    Thread(target=server.serve_forever, daemon=True).start()
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()}
-    own = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
-    own |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
-    own["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    try:
-        command = [sys.executable, "-c", ASK]
-        done = subprocess.run(command, env=kept | own, capture_output=True, text=True, timeout=170)
-    finally:
-        server.shutdown()
-    assert done.returncode == 0, done.stderr
-    first, second, third = done.stdout.splitlines()
+    (first, second, third), _ = asked_of_a_hub(root, tmp_path / "home", ASK)
     assert "some/pickled has no safetensors" in first and "--allow-pickle" in first
     assert "some/coded" in second and "Python code" in second and "--trust-remote-code" in second
     assert third == "loaded"
     assert not marker.exists()
+
+
+def test_a_repository_of_another_kind_is_refused_by_its_index_alone(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "hub"
+    shutil.copytree(folder, root / "another")
+    change(root / "another" / "model_index.json", _class_name="FluxPipeline")
+    shutil.copytree(folder, root / "usual")
+    for name in ("README.md", "v1-5.ckpt", "unet/diffusion_pytorch_model.fp16.safetensors"):
+        (root / "usual" / name).write_bytes(b"x")
+    program = """
+from cpbench import hub
+from cpbench.errors import UserError
+for name in ("some/another", "some/usual"):
+    try:
+        print(hub.hash_folder(hub.folder_of(name, None)[0]))
+    except UserError as error:
+        print(error)
+"""
+    (first, second), fetched = asked_of_a_hub(root, tmp_path / "home", program)
+    assert "some/another" in first and "FluxPipeline" in first
+    assert {name for repository, name in fetched if repository == "another"} == {"model_index.json"}
+    assert second == hub.hash_folder(folder)
+    read = {name for repository, name in fetched if repository == "usual"}
+    assert read == set(hub.files_read(folder, "it")) and "unet/diffusion_pytorch_model.safetensors" in read
 
 
 # Broken files
