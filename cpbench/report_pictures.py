@@ -39,9 +39,18 @@ def levels(prompts: int, tasks: int) -> list[Level]:
     return out + [Level(side, 60, 1, every) for side, every in ((64, 1), (48, 1), (48, max(1, tasks // 12)))]
 
 
-@functools.lru_cache(maxsize=50_000)
 def encoded(file: Path, side: int, quality: int) -> bytes | None:
     """A picture's thumbnail as WebP; None where it cannot be read. It may come from anybody."""
+    try:
+        there = file.stat()
+    except OSError:
+        return None
+    return _encoded(file, side, quality, (there.st_size, there.st_mtime_ns, there.st_ino))
+
+
+@functools.lru_cache(maxsize=50_000)
+def _encoded(file: Path, side: int, quality: int, written: tuple[int, ...]) -> bytes | None:
+    """written: by which a file is known to be the one that was read; a run may be made anew in the same process."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:

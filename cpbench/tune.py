@@ -71,16 +71,16 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
         import optuna
     except ImportError:
         raise UserError("tune: optuna is not installed; pip install 'cpbench[tune]'") from None
-    from cpbench.runner import execute
+    from cpbench.runner import execute, prepare
 
     method, *settings = words.split()
     own, _ = config.split_settings(config.parse_settings(tuple(settings)))
     wanted = ranges(words)
     base = {"method": method, "sequence": SEQUENCE, "output": output / "runs", "rows": (6,)}
-    _, kind, usual = config.resolve(base | {"options": own})
+    asked, kind, usual = config.resolve(base | {"options": own})
     results.prepare_folder(output)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = study_of(words, budget, output)
+    study = study_of(words, budget, output, identity(prepare(asked, kind, usual).facts, wanted))
     if not study.trials:
         study.enqueue_trial({option: getattr(usual, option) for option in wanted})
 
@@ -116,13 +116,22 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
     return provenance
 
 
-def study_of(words: str, budget: int, output: Path) -> Any:
-    """The Optuna study of a method, begun or gone on with. Several methods may be searched at once, by several processes."""
+def identity(facts: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> str:
+    """Eight digits of all that moves a trial's score but the values that are searched: the facts of a run, and the ranges."""
+    fixed = {option: value for option, value in facts["options"].items() if option not in wanted}
+    return results.hash8(facts | {"options": fixed, "ranges": wanted})
+
+
+def study_of(words: str, budget: int, output: Path, identity: str) -> Any:
+    """The Optuna study of a method, begun, or gone on with if its trials are of the same `identity` as those to come.
+
+    Several methods may be searched at once, by several processes.
+    """
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
     return optuna.create_study(
-        study_name=words,
+        study_name=f"{words} {identity}",
         direction="maximize",
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(output / "studies.log"))),
         sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=max(4, budget // 3)),

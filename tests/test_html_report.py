@@ -372,6 +372,16 @@ def test_names_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     assert read.picture(0, "../../../secret", 0) is None and read.picture(0, "dog", 0) is not None
 
 
+def test_a_picture_made_anew_in_the_same_process_is_shown_anew(tmp_path: Path) -> None:
+    file, seen = tmp_path / "picture.png", []
+    for colour in ("red", "blue"):
+        Image.new("RGB", (64, 64), colour).save(file.with_name("new.png"))
+        file.with_name("new.png").replace(file)
+        seen.append(report_pictures.encoded(file, 64, 90))
+    assert None not in seen and seen[0] != seen[1]
+    assert Image.open(io.BytesIO(seen[1])).convert("RGB").getpixel((32, 32))[2] > 200
+
+
 def test_a_run_at_true_size_stays_below_five_megabytes(
     tmp_path: Path, fast: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,15 +58,28 @@ def test_ranges_are_of_the_methods_options_and_hold_its_preset(words: str) -> No
 
 
 def test_methods_may_be_searched_at_once(tmp_path: Path) -> None:
-    begin = "import sys, pathlib; from cpbench import tune; tune.study_of(sys.argv[1], 4, pathlib.Path(sys.argv[2]))"
+    begin = (
+        "import sys, pathlib; from cpbench import tune; tune.study_of(sys.argv[1], 4, pathlib.Path(sys.argv[2]), 'x')"
+    )
     names = ("ewc", "l2", "olora", "dcscore variant=ewc")
     started = [subprocess.Popen([sys.executable, "-c", begin, name, str(tmp_path)]) for name in names]
     assert [process.wait(120) for process in started] == [0] * 4
     for name in names:
-        study = tune.study_of(name, 4, tmp_path)
-        assert study.study_name == name and study.trials == []
+        study = tune.study_of(name, 4, tmp_path, "x")
+        assert study.study_name == f"{name} x" and study.trials == []
         study.add_trial(optuna.trial.create_trial(value=float(len(name))))
-    assert [tune.study_of(name, 4, tmp_path).best_value for name in names] == [len(name) for name in names]
+    assert [tune.study_of(name, 4, tmp_path, "x").best_value for name in names] == [len(name) for name in names]
+
+
+def test_trials_of_another_model_or_other_ranges_are_of_another_study() -> None:
+    """A study that went on with them would call the best of unlike numbers the best."""
+    facts = {"options": {"rank": 4, "learning_rate": 1e-3}, "backbone": "a", "code": "b"}
+    wanted = {"learning_rate": {"log": [1e-4, 1e-2]}}
+    name = tune.identity(facts, wanted)
+    assert tune.identity(facts | {"options": {"rank": 4, "learning_rate": 3e-3}}, wanted) == name
+    for other in ({"options": {"rank": 8, "learning_rate": 1e-3}}, {"backbone": "c"}, {"code": "c"}):
+        assert tune.identity(facts | other, wanted) != name
+    assert tune.identity(facts, {"learning_rate": {"log": [1e-4, 1e-1]}}) != name
 
 
 def test_no_benchmark_sequence_is_searched_on() -> None:
