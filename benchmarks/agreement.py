@@ -10,6 +10,7 @@ agreement. With three or four methods no order has a small p.
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from cpbench import leaderboard_runs, results
+from cpbench.leaderboard_runs import Run
 
 DRAWS = 2000
 JUDGES = ("dino", "DINO"), ("clip_i", "CLIP-I")
@@ -48,10 +50,16 @@ PUBLISHED = {
 }
 
 
+@functools.cache
+def runs_in(folder: Path) -> list[Run]:
+    return leaderboard_runs.read(folder)
+
+
+@functools.cache
 def finals(folder: Path, metric: str) -> pd.DataFrame:
     """Final scores, one row a concept, one column a method: means over its runs."""
     parts: dict[str, list[pd.Series]] = {}
-    for run in leaderboard_runs.read(folder):
+    for run in runs_in(folder):
         scores = results.read_scores(run.folder / "scores.csv")
         if run.state or scores is None:
             continue

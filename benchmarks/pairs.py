@@ -9,6 +9,7 @@ Of several versions of a sequence it is the one with the most rows.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ def paired(a: Row, b: Row, what: str) -> tuple[Comparison, int]:
     return compare(*leaderboard_rows.common(mine, theirs)), len(mine.keys() & theirs.keys())
 
 
+@functools.cache
 def rows_of(folder: Path, sequence: str) -> list[Row]:
     groups = leaderboard_rows.groups(leaderboard_runs.read(folder))
     return max((g.rows for g in groups if g.sequence.startswith(f"{sequence} v")), key=len, default=[])

@@ -38,7 +38,10 @@ class Embeddings:
         keys = [content_key(picture) for picture in pictures]
         if new := [i for i, key in enumerate(keys) if key not in self.known]:
             vectors = self.judge.images(pictures[new])
-            if any(vector.shape != vectors[0].shape for vector in self.known.values()):  # not of this judge after all
+            like = (vectors[0].shape, vectors[0].dtype)
+            if any(
+                (vector.shape, vector.dtype) != like for vector in self.known.values()
+            ):  # not of this judge after all
                 self.known = {}
                 return self.images(pictures)
             self.known |= {keys[i]: vector for i, vector in zip(new, vectors, strict=True)}

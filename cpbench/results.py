@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import html
 import io
@@ -177,6 +178,13 @@ def reference_row(scores: pd.DataFrame, kind: str, metric: str, concepts: list[s
 
 
 def versions() -> dict[str, str]:
+    """By name, of those libraries of PACKAGES that are installed, and of cpbench."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Read once: every picture's key has them, and those of a process do not change."""
     found = {}
     for name in ("cpbench", *PACKAGES):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -36,8 +36,11 @@ def backbone(request: pytest.FixtureRequest, folders: Callable[..., Path]):  # n
 LEARNERS = [c for c in CASES if c != "base"]
 
 
+_states: dict[tuple[str, str], State] = {}
+
+
 def learned(case: str, backbone: Backbone, make_task: Callable[..., object], folder: Path) -> Finished:
-    """Two concepts learned by a method on an architecture, hard enough that one sees it."""
+    """Two concepts learned, once, by a method on an architecture, hard enough that one sees it."""
     name, chosen = CASES[case]
     kind = config.load_method(name)
     rates = {k: 1e-2 for k in ("learning_rate", "lora_learning_rate", "token_learning_rate")}
@@ -46,10 +49,11 @@ def learned(case: str, backbone: Backbone, make_task: Callable[..., object], fol
     if case == "textualinversion":  # a row alone moves little
         rates["token_learning_rate"] = 1.0
     given = {k: v for k, v in (SHORT | rates).items() if k in kind.Options.model_fields} | chosen
-    options, state = kind.Options(**given), None
-    for number, concept in enumerate(NOUNS, 1):
+    options, state = kind.Options(**given), _states.get((case, backbone.name))
+    for number, concept in enumerate(NOUNS, 1) if state is None else ():
         state = kind(options).learn(backbone, make_task(backbone, concept, number), state)
         backbone.restore()
+    _states[case, backbone.name] = state
     run = RunConfig(method=name, sequence="quick3", backbone=backbone.name, options=options.model_dump(mode="json"))
     return Finished(folder, run, kind(options), state, backbone, NOUNS)
 
@@ -144,7 +148,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     options = {"steps": 2, "batch_size": 1}
     evaluation = {"num_inference_steps": 2, "pictures_per_prompt": 1}
-    done = cpbench.run(method="seqlora", sequence="quick3", output=folder, options=options, evaluation=evaluation)
+    given = {"method": "seqlora", "sequence": "quick3", "output": folder, "options": options, "rows": [3]}
+    done = cpbench.run(**given, evaluation=evaluation)
     return done["folder"]
 
 

@@ -256,3 +256,22 @@ def test_other_versions_of_what_computes_have_another_file(
             assert Embeddings(tmp_path, dino).file != file
     monkeypatch.setattr(embeddings, "SCORES", 10**6)
     assert Embeddings(tmp_path, dino).file != file
+
+
+def test_kept_embeddings_of_another_kind_are_made_again(dino: Judge, tmp_path: Path) -> None:
+    """A file that anybody can make, with a checksum that is right, and numbers of half precision or another length."""
+    from safetensors import safe_open
+    from safetensors.numpy import load, save
+
+    from cpbench import embeddings
+
+    pictures = images.drawn("dog")[:3]
+    file = kept_in(tmp_path, dino)
+    with safe_open(file, framework="np") as opened:
+        said = opened.metadata()
+    for change in (np.float16, lambda v: v[:7]):
+        others = {k: change(v) for k, v in load(file.read_bytes()).items()}
+        file.write_bytes(save(others, said | {"sha256": embeddings._digest(others)}))
+        found = Embeddings(tmp_path, dino).images(pictures)
+        np.testing.assert_allclose(found, dino.images(pictures), atol=1e-6)
+        file = kept_in(tmp_path, dino)
