@@ -49,6 +49,7 @@ from cpbench.report_tables import (
     flat,
     heat_tables,
     lead,
+    made_on,
     measure_rows,
     pair_rows,
     scales,
@@ -324,7 +325,8 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
                 "command": report_data.command(run),
                 "config": report_data.config_file(run),
                 "judges": [(k, sorted(it.items())) for k, it in run.judges.items()],
-                "record": flat({k: part(run.record, k) for k in ("facts", "backbone", "device", "versions")})
+                "record": flat({k: part(run.record, k) for k in ("facts", "backbone", "versions")})
+                + flat({"made on": made_on(run.record)})
                 + [("commit", said(run.record.get("commit"))), ("hash", said(run.record.get("hash")))],
             }
         )

@@ -300,6 +300,19 @@ def method_words(run: Shown) -> str:
     return config.summary_of(name).rstrip(".") if name in config.built_in_methods() else ""
 
 
+def made_on(record: dict[str, Any]) -> dict[str, Any]:
+    """On what its tasks were computed, by a number; older records say one device of all."""
+    every, older = record.get("made_on"), part(record, "device")
+    kinds = every if isinstance(every, list) else [{"device": older.get("kind"), "threads": older.get("threads")}]
+    return {str(n): it for n, it in enumerate(kinds, 1) if isinstance(it, dict)}
+
+
+def devices(record: dict[str, Any]) -> str:
+    """The same in a line, each kind once."""
+    kinds = made_on(record).values()
+    return "; ".join(dict.fromkeys(f"{said(it.get('device'))}, {counted(it.get('threads'), 'thread')}" for it in kinds))
+
+
 def facts(run: Shown) -> list[tuple[str, str]]:
     """What ran, and on what."""
     record, settings = run.record, part(run.record, "config")
@@ -308,7 +321,6 @@ def facts(run: Shown) -> list[tuple[str, str]]:
     backbone = said(settings.get("backbone"))
     size = f", {said(made['picture_size'])} pixels" if "picture_size" in made else ""
     prompts = prompts_of([run]) or max((len(p) for p in run.prompts.values()), default=0)
-    device = part(record, "device")
     versions = part(record, "versions")
     out = [
         ("method", run.method + (f": {words}" if (words := method_words(run)) else "")),
@@ -318,7 +330,7 @@ def facts(run: Shown) -> list[tuple[str, str]]:
                     f"{said(sampler.get('num_inference_steps'))} steps, guidance {said(sampler.get('guidance_scale'))}"),
         ("judges", ", ".join(f"{it.get('model', '?')} [{it.get('weights_sha256', '')[:8]}]" for it in run.judges.values())),
         ("seed, order", f"{said(settings.get('seed'))}, {said(settings.get('order'))}"),
-        ("device", f"{said(device.get('kind'))}, {counted(device.get('threads'), 'thread')}"),
+        ("device", devices(record)),
         ("code", f"cpbench {said(versions.get('cpbench'))}, commit {said(record.get('commit'))[:12]}, settings {said(record.get('hash'))}"),
         ("status", said(record.get("status"))),
     ]  # fmt: skip

@@ -20,7 +20,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from cpbench import html_report, metrics, plots, report, report_data, report_pictures, results, sequences
+from cpbench import (
+    html_report,
+    metrics,
+    plots,
+    report,
+    report_data,
+    report_pictures,
+    report_tables,
+    results,
+    sequences,
+)
 from cpbench.cli import main
 from cpbench.config import resolve
 from cpbench.errors import UserError
@@ -370,6 +380,17 @@ def test_names_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     picture(tmp_path / "secret" / "00-0.png", 1)
     read = report_data.read(folder)
     assert read.picture(0, "../../../secret", 0) is None and read.picture(0, "dog", 0) is not None
+
+
+def test_the_report_says_on_what_a_run_was_computed(tmp_path: Path) -> None:
+    """Every kind of machine once, as the runner records it by task, and as older versions did of all."""
+    one = {"device": "cpu", "threads": 1, "processor": "AMD AVX2", "versions": {"torch": "2.13.0"}}
+    made = [one | {"learning": [1], "row": [0, 1]}, one | {"threads": 2, "learning": [2, 3], "row": [2, 3]}]
+    now = report_data.read(make_run(tmp_path / "now", made_on=made))
+    assert dict(report_tables.facts(now))["device"] == "cpu, 1 thread; cpu, 2 threads"
+    assert dict(report_tables.facts(report_data.read(make_run(tmp_path / "old"))))["device"] == "cpu, 1 thread"
+    page = html_report.page([now])
+    assert "made on.1.processor" in page and "AMD AVX2" in page and "cpu, 1 thread; cpu, 2 threads" in page
 
 
 def test_a_picture_made_anew_in_the_same_process_is_shown_anew(tmp_path: Path) -> None:
