@@ -8,6 +8,8 @@ from cpbench.method import Method, State
 class Base(Method):
     """Row t equals row 0: whatever a method gains, it gains over this."""
 
+    version = 1
+
     def learn(self, backbone, task, state):
         return State({}, {"concepts": [*(state.concepts if state else []), task.concept]})
 

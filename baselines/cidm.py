@@ -81,6 +81,7 @@ def words_of(concept: str, state: State) -> tuple[str, str]:
 class Cidm(Method):
     """Carries A and B of every task and two token rows a concept."""
 
+    version = 1
     Options = CidmSettings
 
     def learn(self, backbone, task, state):

@@ -32,5 +32,6 @@ class Settings(customdiffusion.Settings):
 class ClassDiffusion(customdiffusion.CustomDiffusion):
     """Carries what Custom Diffusion carries."""
 
+    version = 1
     Options = Settings
     templates = ("a photo of a {}",)

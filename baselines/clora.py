@@ -61,6 +61,7 @@ def stacked(state: State, after: State, concept: str, factors: dict[str, torch.T
 class CLora(Method):
     """Carries A and B of every task, and a token row a concept."""
 
+    version = 1
     Options = CLoraSettings
 
     def learn(self, backbone, task, state):

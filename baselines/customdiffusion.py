@@ -107,6 +107,7 @@ def merged(backbone, state: State) -> dict[str, torch.Tensor]:
 class CustomDiffusion(Method):
     """Carries a token row a concept, and the change of K and V, or for merging what they make of every concept's words."""
 
+    version = 1
     Options = Settings
     templates = ("photo of a {}",)
 

@@ -68,6 +68,7 @@ def cropped(images: np.ndarray, number: int, smallest: float, generator: torch.G
 class DataPerspective(dreambooth.DreamBooth):
     """Carries what `dreambooth` does."""
 
+    version = 1
     Options = Settings
     name = "dataperspective"
 

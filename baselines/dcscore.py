@@ -75,6 +75,7 @@ def distillation(student, teacher, own: int, noise: torch.Tensor, tau: float, re
 class DCScore(Method):
     """Carries the LoRAs (all of them for DSC, else the last), the online Fisher and a token row a concept."""
 
+    version = 1
     Options = DCSettings
 
     def unet_evaluations(self, number):

@@ -44,6 +44,7 @@ def token_of(concept: str, state: State) -> str:
 class DreamBooth(Method):
     """Carries the identifiers' rows and either all weights that are trained or one LoRA."""
 
+    version = 1
     Options = Settings
     name = "dreambooth"
 

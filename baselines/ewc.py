@@ -47,6 +47,7 @@ class EwcSettings(Settings):
 class Ewc(SequentialLora):
     """Carries the LoRA, a token row a concept, and the Fisher; or every task's Fisher and LoRA."""
 
+    version = 1
     Options = EwcSettings
 
     def unet_evaluations(self, number):

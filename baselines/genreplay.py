@@ -35,6 +35,7 @@ class ReplaySettings(Settings):
 class GenerativeReplay(SequentialLora):
     """Carries what `seqlora` does, and the class nouns, to ask for earlier concepts by."""
 
+    version = 1
     Options = ReplaySettings
 
     @property

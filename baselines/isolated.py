@@ -14,6 +14,7 @@ from cpbench.method import Method, NotDefined, State
 class Isolated(Method):
     """Carries A, B and a token row for every concept learned so far."""
 
+    version = 1
     Options = Settings
 
     def learn(self, backbone, task, state):

@@ -34,6 +34,7 @@ class JointSettings(Settings):
 class Joint(SequentialLora):
     """Carries the LoRA, a token row a concept, and the pictures of all concepts."""
 
+    version = 1
     Options = JointSettings
     sees_earlier_data = True
 

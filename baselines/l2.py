@@ -33,6 +33,7 @@ def distance(now: dict[str, torch.Tensor], last: dict[str, torch.Tensor]) -> tor
 class L2(SequentialLora):
     """Carries the LoRA and a token row a concept."""
 
+    version = 1
     Options = L2Settings
 
     def learn(self, backbone, task, state):

@@ -23,5 +23,7 @@ from cpbench.baselines.mergeinit import MergeInit
 class MagMax(MergeInit):
     """Carries D_t, a dense change of every adapted layer, and a token row a concept."""
 
+    version = 1
+
     def merged(self, previous, last):
         return {layer: torch.where(x.abs() >= previous[layer].abs(), x, previous[layer]) for layer, x in last.items()}

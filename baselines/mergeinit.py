@@ -33,6 +33,7 @@ class MergeSettings(Settings):
 class MergeInit(SequentialLora):
     """Carries D_t, a dense change of every adapted layer, and a token row a concept."""
 
+    version = 1
     Options = MergeSettings
 
     def learn(self, backbone, task, state):

@@ -51,6 +51,7 @@ def overlap(past: dict[str, torch.Tensor], now: dict[str, torch.Tensor], side: s
 class OLora(CLora):
     """Carries A and B of every task, and a token row a concept; installed, and exported, as C-LoRA is."""
 
+    version = 1
     Options = OLoraSettings
 
     def learn(self, backbone, task, state):

@@ -50,6 +50,7 @@ def orthogonal(columns: torch.Tensor) -> torch.Tensor:
 class OrthoInit(SequentialLora):
     """Carries A_t, B_t, a token row a concept, and D_{t-1} where the products are added."""
 
+    version = 1
     Options = OrthoSettings
 
     def learn(self, backbone, task, state):

@@ -40,6 +40,7 @@ def token_of(concept: str, state: State) -> str:
 class RareToken(Method):
     """Carries the token rows and either all of the UNet's weights or one LoRA."""
 
+    version = 1
     Options = Settings
 
     def unet_evaluations(self, number):

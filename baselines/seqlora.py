@@ -93,6 +93,7 @@ def learn_lora(
 class SequentialLora(Method):
     """The floor among learners: full plasticity, no protection."""
 
+    version = 1
     Options = Settings
 
     def learn(self, backbone, task, state):

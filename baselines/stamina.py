@@ -81,6 +81,7 @@ def word_network(
 class Stamina(Method):
     """Carries A and B of every task with a bit for each weight they change, and a token row a concept."""
 
+    version = 1
     Options = Settings
 
     def learn(self, backbone, task, state):

@@ -30,6 +30,7 @@ class Settings(Preservation):
 class TextualInversion(Method):
     """Carries a token row a concept."""
 
+    version = 1
     Options = Settings
 
     def learn(self, backbone, task, state):

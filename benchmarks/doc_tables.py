@@ -22,6 +22,9 @@ import pairs
 import pandas as pd
 import prompts
 
+from cpbench.leaderboard_rows import EARLIER
+from cpbench.version import SCORES
+
 ROOT = Path(__file__).parent.parent
 PAGES = "README.md", "docs/findings.md", "docs/methods.md"
 COLUMNS = {  # head: (column of the leaderboard's CSV, how its number is written)
@@ -88,9 +91,11 @@ def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
             spread = row.get(f"{column}_std", float("nan"))
             told = f" ± {spread:.3f}" if column == "dino_final_average" and not pd.isna(spread) else ""
             cells.append(number(row[column], form) + told)
-        method = row["method"].replace("*", "\\*")
+        earlier = row.get("scores", SCORES) != SCORES
+        method = row["method"].replace("*", "\\*") + (EARLIER if earlier else "")
         lines.append(f"| {row['rank']} | {method} | {row['runs']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    note = ["", f"{EARLIER}: run by an earlier version, whose numbers today's does not give again bit for bit."]
+    return "\n".join(lines + (note if any(EARLIER in line for line in lines) else [])) + "\n"
 
 
 # What other scripts print

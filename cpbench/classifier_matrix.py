@@ -37,6 +37,7 @@ from cpbench.learning import TEMPLATES, Batch, noise_scheduler
 from cpbench.measures import CONFUSION
 from cpbench.method import Method, NotDefined, seed_of
 from cpbench.progress import Reporter
+from cpbench.records.record import read as read_record
 from cpbench.sequences import Concept
 
 FOLDER = "classifier"
@@ -229,7 +230,7 @@ def classify(
     UserError where the run, its sequence or its concepts' pictures are not what they were, or no row can be made.
     """
     folder = finished.find(run)
-    record = results.read_json(folder / "run.json")
+    record = read_record(folder)
     config, _, weights = finished.recorded(record, folder)
     config = finished.allowed(config, folder, runner.pick_device(device), allow_pickle, trust_remote_code)
     facts = scoring.facts_of(record, folder)

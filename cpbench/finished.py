@@ -16,6 +16,7 @@ from cpbench.audit import RulesError
 from cpbench.config import RunConfig, load_method, validated
 from cpbench.errors import DamagedState, UserError, near, quoted
 from cpbench.method import Method, NotDefined, State
+from cpbench.records.record import read as read_record
 from cpbench.results import plain
 from cpbench.sequences import FILE_NAME
 
@@ -54,7 +55,7 @@ def open_run(
     weights, which the two last arguments allow.
     """
     folder = find(run)
-    record = results.read_json(folder / "run.json")
+    record = read_record(folder)
     config, concepts, weights = recorded(record, folder)
     config = allowed(config, folder, device, allow_pickle, trust_remote_code)
     there = [t for t in range(1, len(concepts) + 1) if (folder / f"task-{t:02d}" / "state.safetensors").exists()]

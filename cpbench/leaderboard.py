@@ -74,7 +74,7 @@ def grids(found: Sequence[Group], concept: str | None, output: Path) -> dict[str
         first = [(row, run) for row in group.rows for run in row.runs if run.record.config.order == 0]
         seed = min((run.record.config.seed for _, run in first), default=0)
         first = [(row, run) for row, run in first if run.record.config.seed == seed]
-        shown = [(row.method, run) for row, run in first if (run.folder / "task-00" / "pictures").is_dir()]
+        shown = [(row.label, run) for row, run in first if (run.folder / "task-00" / "pictures").is_dir()]
         if not shown:
             if os.path.isfile(output / name):  # which, unlike pathlib's, is calm about a name too long to be a file's
                 made[group.id] = name

@@ -66,7 +66,7 @@ def of_group(group: Group, picture: str | None, output: Path) -> dict[str, Any]:
 def of_row(row: Row, output: Path) -> dict[str, Any]:
     return {
         "rank": row.rank,
-        "method": row.method,
+        "method": row.label,
         "hash": row.hash,
         "runs": len(row.runs),
         "cells": [cell(column, row) for column in COLUMNS],

@@ -26,8 +26,10 @@ from cpbench.leaderboard_runs import (
     mean_of,
     sequence_of,
 )
+from cpbench.version import SCORES
 
 NONE = (math.nan, math.nan)
+EARLIER = "†"  # behind a method whose runs another SCORES made
 FIGURES = (  # of `report.summaries`, in the order of the tables
     *("final_average", "plasticity", "forgetting", "backward_transfer", "normalised_retention", "gap_closed"),
     *("share_lost", "forgetting_from_noise", "forward_transfer"),
@@ -39,10 +41,14 @@ SOURCES = {"drawn": "drawn stand-ins", "photographs": "photographs"}
 
 @dataclass
 class Row:
-    """A method's configuration: its runs, of each number the mean and standard deviation over them, of scores an interval."""
+    """A method's configuration: its runs, of each number the mean and standard deviation over them, of scores an interval.
+
+    scores: the SCORES that its runs were made with; 0 where today's code is not known to give their numbers.
+    """
 
     method: str
-    hash: str
+    hash: str  # of its runs; of several, which have other paths or pictures a call, the first
+    scores: int
     replay_free: str  # yes, generated, no
     tested_against: str
     runs: list[Run]
@@ -59,6 +65,11 @@ class Row:
         if not any(math.isfinite(it) for it in self.low.values()):
             return "-"
         return "concepts" if len(self.runs) == 1 else "seeds"
+
+    @property
+    def label(self) -> str:
+        """Its method, marked where another SCORES than today's made it."""
+        return self.method + (EARLIER if self.scores != SCORES else "")
 
     def pictures(self, what: str) -> dict[tuple[int, int], dict[Key, float]]:
         """By (seed, order), DINO picture by picture: "finals", "learned" or "since", see `Run`."""
@@ -235,12 +246,12 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         members.sort(key=lambda run: (run.draw, run.path))
         rows: dict[tuple[str, str], list[Run]] = {}
         for run in members:  # `leaderboard_runs.decided` has seen to it that a seed and order is there once
-            rows.setdefault((run.method, run.record.hash), []).append(run)
+            rows.setdefault((run.method, run.settings), []).append(run)
         first = min(members, key=lambda run: run.key)  # equal weights may be called by two names
         named = (sequence_of(first.record), first.key[1], first.record.pictures, judges_of(first.record))
         by_name = sorted(rows.items())
         alone = alone_of([own for _, own in by_name])
-        made = ranked([row_of(*of, own, alone) for of, own in by_name])
+        made = ranked([row_of(own, alone) for _, own in by_name])
         found.append(Group(key, comparable(first.record), *named, made))
     for group in found:
         others = [other.facts for other in found if other is not group and other.title == group.title]
@@ -248,7 +259,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     return sorted(found, key=lambda group: (group.title, group.judges, group.id))
 
 
-def row_of(method: str, hash8: str, runs: list[Run], alone: Sequence[Run]) -> Row:
+def row_of(runs: list[Run], alone: Sequence[Run]) -> Row:
     """The row of these runs, which `alone`, the runs of `isolated`, are the measure of."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of infinities, which a record may have
@@ -257,7 +268,9 @@ def row_of(method: str, hash8: str, runs: list[Run], alone: Sequence[Run]) -> Ro
         mean, std = table.mean().to_dict(), table.std().to_dict()
         found = intervals_of(good, runs, alone)
     low, high = ({key: found.get(key, NONE)[side] for key in good} for side in (0, 1))
-    return Row(method, hash8, replay_free(runs[0]), tested_against(runs[0]), runs, mean, std, low, high)
+    record = min((run.record for run in runs), key=lambda record: record.hash)
+    of = (runs[0].method, record.hash, record.facts.scores, replay_free(runs[0]), tested_against(runs[0]))
+    return Row(*of, runs, mean, std, low, high)
 
 
 def ranked(rows: list[Row]) -> list[Row]:

@@ -24,6 +24,8 @@ from pydantic import (
 from cpbench import config, judge_identity, leaderboard_figures, measures, results
 from cpbench.comparison import Key
 from cpbench.errors import quoted
+from cpbench.records.record import SCHEMA
+from cpbench.records.record import read as read_record
 from cpbench.sequences import FILE_NAME
 
 if TYPE_CHECKING:
@@ -129,6 +131,10 @@ class Facts(Part):
     """Of what moves a score that which is not the method's own; a record may be older than one of these."""
 
     method: Text
+    scores: Whole
+    versions: dict[Text, Whole]
+    source: Text | None = None
+    options: dict[str, Any] = {}
     sequence: Text | None = None
     images: dict[Text, Text] | None = None
     backbone: Text | None = None
@@ -192,6 +198,12 @@ class Run:
         return (sequence_of(record), Path(record.config.backbone).name, record.pictures, judges_of(record))
 
     @property
+    def settings(self) -> str:
+        """Eight digits of what tells its row from others: the method, its options, and the versions of what computed."""
+        facts = self.record.facts
+        return results.hash8([self.method, facts.options, facts.scores, facts.versions, facts.source])
+
+    @property
     def draw(self) -> tuple[int, int]:
         return self.record.config.seed, self.record.config.order
 
@@ -200,9 +212,9 @@ def records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """(folder, record) of every run below `folder`, by path. What cannot be read is named in a line, and left out."""
     found = []
     for file in sorted(folder.glob("**/run.json")):
-        record = results.read_json(file)
-        if not isinstance(record, dict) or record.get("schema") != results.SCHEMA:
-            skip(file.parent, f"its run.json is damaged, or not of schema {results.SCHEMA}")
+        record = read_record(file.parent)
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            skip(file.parent, f"its run.json is damaged, or not of a schema up to {SCHEMA}")
         else:
             found.append((file.parent, record))
     return found
@@ -245,7 +257,7 @@ def decided(found: list[Run]) -> list[Run]:
     alike: dict[tuple, list[Run]] = {}
     for run in found:
         if not run.state:
-            key = (results.hash8(comparable(run.record)), run.method, run.record.hash, run.draw, is_reference(run))
+            key = (results.hash8(comparable(run.record)), run.settings, run.draw, is_reference(run))
             alike.setdefault(key, []).append(run)
     kept, doubtful = [], []
     for runs in alike.values():
@@ -318,8 +330,8 @@ def run_of(folder: Path, path: str, given: dict[str, Any]) -> Run:
 
 
 def contradiction(given: dict[str, Any]) -> str:
-    """Why a record, as it was written, cannot be true, or ""."""
-    if results.hash8(given["facts"]) != given.get("hash"):
+    """Why a record cannot be true, or ""."""
+    if not given["is_sound"]:
         return "its run.json has another hash than its facts"
     chosen, method = given["config"].get("method"), given["facts"]["method"]
     if chosen and Path(chosen).stem != method:

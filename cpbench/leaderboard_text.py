@@ -18,7 +18,7 @@ from cpbench.leaderboard_rows import SOURCES, Group, Row
 from cpbench.leaderboard_runs import Run
 from cpbench.results import plain
 
-SCHEMA = 2  # of leaderboard.json: "verified" of a row became "tested_against"
+SCHEMA = 3  # of leaderboard.json: a row has its "scores"
 HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -91,7 +91,7 @@ def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
         for row in group.rows:
             cells = [COLUMNS[0].cell(row) + COLUMNS[0].bracket(row), *(c.cell(row) for c in COLUMNS[1:])]
             words = [row.over, row.replay_free, row.tested_against, row.hash]
-            lines.append(table_row([group.rank(row), row.method, len(row.runs), *cells, *words]))
+            lines.append(table_row([group.rank(row), row.label, len(row.runs), *cells, *words]))
         lines.append("")
         if group.id in pictures:
             lines += [f"![one concept after each task, one row a method]({pictures[group.id]})", ""]
@@ -130,6 +130,7 @@ def table(found: Sequence[Group]) -> pd.DataFrame:
                 "compared": row.compared,
                 "method": row.method,
                 "hash": row.hash,
+                "scores": row.scores,
                 "runs": len(row.runs),
                 "intervals_over": row.over,
                 "replay_free": row.replay_free,
@@ -158,7 +159,8 @@ def as_json(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[st
 
     def of_row(row: Row) -> dict[str, Any]:
         own = {
-            k: getattr(row, k) for k in ("rank", "compared", "method", "hash", "over", "replay_free", "tested_against")
+            k: getattr(row, k)
+            for k in ("rank", "compared", "method", "hash", "scores", "over", "replay_free", "tested_against")
         }
         averaged = {k: finite(getattr(row, k)) for k in ("mean", "std", "low", "high")}
         return own | {"runs": list(map(of_run, row.runs))} | averaged
@@ -192,7 +194,7 @@ def in_terminal(found: Sequence[Group], unfinished: Sequence[Run], width: int) -
             means = [c.shown(row)[0] for c in columns]
             if width >= 120:
                 means[0] += columns[0].bracket(row, digits=2)
-            made.add_row(group.rank(row), Text(row.method), str(len(row.runs)), *map(Text, means), row.replay_free)
+            made.add_row(group.rank(row), Text(row.label), str(len(row.runs)), *map(Text, means), row.replay_free)
         out.append(made)
     if unfinished:
         made = report.compact("Not finished, and in no table")

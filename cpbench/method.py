@@ -200,9 +200,12 @@ def _record(folder: Path, bound: Mapping[str, Any] | None) -> dict[str, Any]:
 class Method:
     """Base of all methods. A subclass gives `Options` and the three functions below.
 
-    Class facts: sees_earlier_data (joint training, replay: shown as such in tables).
+    Class facts: sees_earlier_data (joint training, replay: shown as such in tables); version, of cpbench's own methods alone:
+    a number in every run's hash, raised by hand when the class's file changes what is learned or generated. A file of a
+    user's own needs none: what it says is in the hash.
     """
 
+    version: ClassVar[int]
     Options: ClassVar[type[Options]] = Options
     sees_earlier_data: ClassVar[bool] = False
 

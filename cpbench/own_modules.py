@@ -1,4 +1,6 @@
-"""The modules of a user's own that a method's file imports: they move its scores as the file itself does.
+"""What a run's hash has of a method's code: versions of what cpbench ships, the source of what is the user's own.
+
+The modules of a user's own that a method's file imports move its scores as the file itself does.
 
 They are found in the source, not among what is imported by now: another method that was loaded before in the same
 process, or an import inside a function that nobody has called yet, must not decide what a run's hash is.
@@ -10,17 +12,88 @@ import ast
 import contextlib
 import hashlib
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from cpbench.version import SCORES
 
 PACKAGE = "cpbench"
 BASELINES = "cpbench.baselines."
 USER_FILE = "cpbench_user_"  # what the module of a user's file is called, and its stem behind it
 INSTALLED = {"site-packages", "dist-packages"}  # in the path of what is not the user's own, if below the same folder
 _used: dict[str, tuple[Path, str]] = {}  # helpers by name, with their file and its SHA-256, as this process runs them
+
+
+def identity(method: type) -> dict[str, Any]:
+    """Of a method's class what moves its scores, besides its options.
+
+    scores: SCORES, of all that methods share; versions: by name, of the built-in methods that the class is, extends or, as a
+    user's file may, imports from; source: of a class that stands in a file of the user's or in a package, the hash of what
+    it says, see `source_hash`. A `version` that such a class states counts for nothing.
+    """
+    built_in = {c.__module__: c for c in method.__mro__ if c.__module__.startswith(BASELINES)}
+    found: dict[str, Any] = {"scores": SCORES}
+    own = not method.__module__.startswith(BASELINES)
+    if own:
+        module = sys.modules[method.__module__]
+        files = helpers(module)
+        for name in files:
+            if name.startswith(BASELINES) and name not in built_in:
+                built_in[name] = next(c for c in _classes(importlib.import_module(name)) if "version" in vars(c))
+        found["source"] = source_hash(
+            {"": Path(os.path.abspath(module.__file__ or ""))}
+            | {name: file for name, file in files.items() if not name.startswith(BASELINES)}
+        )
+    versions = {name.removeprefix(BASELINES): vars(c)["version"] for name, c in built_in.items()}
+    return found | {"versions": dict(sorted(versions.items()))}
+
+
+def _classes(module: ModuleType) -> list[type]:
+    return [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+
+
+def source_hash(files: dict[str, Path]) -> str:
+    """SHA-256 over Python files by the names of their modules: of what they say, whatever their comments, docstrings, layout."""
+    said = {name: normalised(file.read_bytes()) for name, file in sorted(files.items())}
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def normalised(source: bytes | str) -> str:
+    """Python source without comments, layout and strings that stand alone (docstrings, of fields too), the same in every Python."""
+    tree = _Alike().visit(ast.parse(source))
+    for node in ast.walk(tree):
+        for part in ("body", "orelse", "finalbody"):
+            if isinstance(lines := getattr(node, part, None), list):
+                kept = [it for it in lines if not _says_nothing(it)]
+                # what must have a body keeps one
+                setattr(node, part, kept if kept or part != "body" or isinstance(node, ast.Module) else [ast.Pass()])
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+class _Alike(ast.NodeTransformer):
+    """f-strings as calls: Python 3.12 quotes what is in them otherwise than 3.11."""
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.Call:
+        parts: list[ast.expr] = []
+        for value in node.values:
+            if isinstance(value, ast.FormattedValue):
+                value = self.generic_visit(value)
+                how = [ast.Constant(value.conversion), value.format_spec or ast.Constant(None)]
+                parts.append(ast.Tuple([value.value, *how], ast.Load()))
+            elif parts and isinstance(parts[-1], ast.Constant):  # in how many pieces its text is parsed differs too
+                parts[-1] = ast.Constant(parts[-1].value + value.value)
+            elif value.value:  # 3.12 has empty ones
+                parts.append(ast.Constant(value.value))
+        return ast.Call(ast.Name("f", ast.Load()), parts, [])
+
+
+def _says_nothing(line: ast.AST) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
 def helpers(module: ModuleType) -> dict[str, Path]:

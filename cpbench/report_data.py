@@ -24,6 +24,8 @@ import yaml
 from cpbench import curves, finished, judge_identity, leaderboard, machine, measures, report, results
 from cpbench.config import ON_THE_MINIATURE
 from cpbench.errors import UserError, quoted
+from cpbench.records.record import SCHEMA
+from cpbench.records.record import read as read_record
 from cpbench.report import number
 from cpbench.sequences import FILE_NAME
 
@@ -126,7 +128,7 @@ class Shown:
 def read(run: Path) -> Shown:
     """The run in this folder, or the only one below it. UserError if there is none, or its run.json is not a run's."""
     folder = finished.find(run)
-    shown = from_record(results.read_json(folder / "run.json"), folder)
+    shown = from_record(read_record(folder), folder)
     if shown.pictures == "photographs" and part(shown.record, "config").get("backbone") == "miniature":
         shown.notes.append(f"These are {ON_THE_MINIATURE}.")
     add_scores(shown)
@@ -143,8 +145,8 @@ def read(run: Path) -> Shown:
 
 def from_record(record: Any, folder: Path) -> Shown:
     """What run.json says. UserError, one line, where it is not as the runner writes it."""
-    if not isinstance(record, dict) or record.get("schema") != results.SCHEMA or too_deep(record):
-        reason = f"its run.json is damaged, or not of schema {results.SCHEMA}"
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or too_deep(record):
+        reason = f"its run.json is damaged, or not of a schema up to {SCHEMA}"
         raise UserError(f"run {folder}: {reason}; run it again, or name another")
     try:
         sequence = record["sequence"]

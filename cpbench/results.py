@@ -22,7 +22,6 @@ from cpbench.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
 METRICS = ("clip_i", "clip_t", "dino")
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "timm", "numpy", "skia-python")
 MOST_JSON = 2**24  # bytes of a JSON file that is read; a record of 50 tasks has 100 thousand

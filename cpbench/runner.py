@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
@@ -46,43 +44,18 @@ from cpbench import (
     rows,
     sequences,
 )
-from cpbench.config import ON_THE_MINIATURE, RunConfig, changed, method_file
+from cpbench.config import ON_THE_MINIATURE, RunConfig, changed
 from cpbench.cost import PeakMemory, Stopwatch
 from cpbench.embeddings import Embeddings
 from cpbench.errors import DamagedState, UserError, near, quoted
 from cpbench.method import KINDS, Method, Options, State, Task
 from cpbench.progress import Reporter
+from cpbench.records.record import CODE, SCHEMA
+from cpbench.records.record import read as read_record
 from cpbench.sampling import Sampler
 
 LEARNING_COST = "cost.json"
 DROPPED = "dropped"  # in a task's folder: its state's tensors were taken off the disk on purpose
-MOVES_SCORES = (
-    "adapters",
-    "backbones",
-    "cells",
-    "composition",
-    "copying",
-    "diffusion_classifier",
-    "distances",
-    "fisher",
-    "functional",
-    "identification",
-    "inception",
-    "judges",
-    "learning",
-    "measures",
-    "metrics",
-    "prior_drift",
-    "published_judges",
-    "regularisation",
-    "rows",
-    "sampling",
-    "schedulers",
-    "semantic_preservation",
-    "structured_prompts",
-    "weights_or_lora",
-    "words",
-)
 
 
 @dataclass
@@ -203,17 +176,6 @@ def device_for(config: RunConfig) -> str:
     return device
 
 
-def code_hash(method_class: type[Method]) -> str:
-    """SHA-256 over the files that learn, draw and judge: the method's, those it builds on (`own_modules`), MOVES_SCORES."""
-    here, module = Path(__file__).parent, sys.modules[method_class.__module__]
-    files = {method_file(method_class), *own_modules.helpers(module).values()}
-    digest = hashlib.sha256()
-    own = sorted(files, key=lambda f: (f.name, f.as_posix()))
-    for file in [*own, *(here / f"{name}.py" for name in MOVES_SCORES)]:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
-
-
 def drawing_of(config: RunConfig, sequence: sequences.Sequence) -> tuple[Sampler, int]:
     """How a run's pictures are drawn, and how many of a prompt: its own choices over the sequence's."""
     chosen = config.evaluation
@@ -261,7 +223,7 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
     notes = prompt_length.check(prompt_length.readers_of(backbone, theirs["clip"].tokenizer, added=1), drawn)
     facts = {
         "method": Path(config.method).stem,
-        "code": code_hash(method_class),
+        **own_modules.identity(method_class),
         "options": config.options,
         # order and seed have a folder level of their own: a sequence has one hash in all its orders
         "sequence": sequences.content_hash(in_file_order),
@@ -347,6 +309,9 @@ def execute(
         if is_finished(run):
             print(f"finished already: {run.folder} (delete it to run again)")
             return run
+        if not (run.folder / "run.json").exists():
+            for line in earlier(run):
+                print(line)
         write_record(run, "running")
         try:
             _execute(run, progress)
@@ -360,6 +325,21 @@ def execute(
             raise
         write_record(run, "finished")
     return run
+
+
+def earlier(run: Run) -> Iterator[str]:
+    """A line for each run of the same settings, seed and order that other code made: it is left as it is."""
+    mine = json.loads(json.dumps({k: v for k, v in run.facts.items() if k not in CODE}))
+    for file in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}/run.json")):
+        record = read_record(file.parent)
+        try:
+            facts, version = record["facts"], record["versions"]["cpbench"]
+            alike = {k: v for k, v in facts.items() if k not in CODE} == mine
+            how = "made" if record["status"] == "finished" else "begun, and not finished,"
+        except (TypeError, KeyError, AttributeError):  # what is no record
+            continue
+        if alike and file.parent != run.folder:
+            yield f"{file.parent}: {how} by cpbench {version}, kept; a new run goes to {run.folder}"
 
 
 def _execute(run: Run, progress: Path | None) -> None:
@@ -652,7 +632,7 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
     done = 0 if scores is None else int(scores["row"].max())
     drawn = images.are_drawn(run.sequence.concepts, run.config.backbone)
     record = {
-        "schema": results.SCHEMA,
+        "schema": SCHEMA,
         "status": status,
         "reason": reason,
         "config": run.config.model_dump(mode="json") | {"output": None},

@@ -19,6 +19,7 @@ from cpbench.config import RunConfig
 from cpbench.embeddings import Embeddings
 from cpbench.errors import UserError, near
 from cpbench.published_judges import PUBLISHED
+from cpbench.records.record import read as read_record
 from cpbench.runner import drawing_of, measuring, rows_of
 
 MOST_OF_A_NAME = 40  # characters of a judge's name in a folder's
@@ -54,7 +55,7 @@ def again(
     what they were.
     """
     folder = finished.find(run)
-    record = results.read_json(folder / "run.json")
+    record = read_record(folder)
     config, _, _ = finished.recorded(record, folder)
     facts = facts_of(record, folder)
     sequence = sequence_of(config, facts, folder)

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from cpbench import cells, config, results, sequences
+from cpbench import cells, config, own_modules, results, sequences
 from cpbench.engines import LOST, Job, Local, OnRay, Outcome, Places, room
 from cpbench.errors import UserError, near
 from cpbench.progress import span
@@ -259,7 +259,7 @@ class Outlook:
 def outlook(grid: Grid, output: Path) -> list[Outlook]:
     """For --dry-run: nothing is loaded or started; finished runs are known by what their run.json says."""
     from cpbench.leaderboard import finished_runs
-    from cpbench.runner import code_hash, drawing_of, rows_of
+    from cpbench.runner import drawing_of, rows_of
 
     there = [record for _, record in finished_runs(output)] if output.is_dir() else []
     found = []
@@ -269,8 +269,8 @@ def outlook(grid: Grid, output: Path) -> list[Outlook]:
         sampler, per_prompt = drawing_of(chosen, seq)
         wanted = chosen.model_dump(mode="json") | {"output": None, "device": "", "overlap": None}
         alike = [r for r in there if _same(r["config"], wanted, ("seed", "order"))]
-        same = [r for r in alike if _same(r["config"], wanted, ()) and r["facts"]["code"] == code_hash(kind)]
-        same = [r for r in same if r["facts"]["sequence"] == sequences.content_hash(seq)]
+        moves = own_modules.identity(kind) | {"sequence": sequences.content_hash(seq)}
+        same = [r for r in alike if _same(r["config"], wanted, ()) and moves.items() <= r["facts"].items()]
         seconds = [sum(v for c in r["costs"].values() for k, v in c.items() if k.endswith("_seconds")) for r in alike]
         learning = sum(kind(options).unet_evaluations(t) for t in range(1, len(seq.concepts) + 1))
         rows = rows_of(chosen, len(seq.concepts))

@@ -35,6 +35,7 @@ from cpbench.cli import main
 from cpbench.config import resolve
 from cpbench.errors import UserError
 from cpbench.intervals import bootstrap
+from cpbench.version import SCORES
 
 PROMPTS = ["a {} in the snow", "a {} on the beach", "a {} with a city in the background", "a purple {}"]  # quick3's
 QUICK3 = sequences.load("quick3")
@@ -53,13 +54,14 @@ def record(concepts: list[str], prompts: list[str] | None = None, **changes: Any
     options = {"rank": 4, "steps": 7, "batch_size": 2, "learning_rate": 0.001, "token_learning_rate": 0.002}
     judge = {"model": "m", "weights_sha256": "ab" * 32, "preprocessing": "resize 64", "library": "timm 1"}
     made = {
-        "schema": 1,
+        "schema": 2,
         "status": "finished",
         "reason": "",
         "config": {"method": "seqlora", "sequence": "quick3", "backbone": "miniature", "seed": 3, "order": 0}
         | {"options": options, "evaluation": {"batch_size": 16, "guidance_scale": None}, "output": None},
         "changed": {"rank": 4},
         "facts": {"method": "seqlora", "pictures_per_prompt": 2, "dtype": "torch.float32", "picture_size": 64}
+        | {"scores": SCORES, "versions": {"seqlora": 1}}
         | {"sampler": {"num_inference_steps": 10, "guidance_scale": 4.0}, "options": options},
         "sequence": {"name": "quick3", "version": QUICK3.version, "concepts": concepts}
         | {"class_nouns": {c: NOUNS.get(c, "thing") for c in concepts}}

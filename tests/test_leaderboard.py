@@ -16,6 +16,7 @@ from PIL import Image
 from cpbench import config, leaderboard, leaderboard_figures, leaderboard_runs, measures, reference, report, results
 from cpbench.errors import UserError
 from cpbench.intervals import bootstrap
+from cpbench.version import SCORES
 
 FIGURES = (
     "final_average",
@@ -29,6 +30,7 @@ FIGURES = (
 
 
 ROOT = Path(__file__).resolve().parents[1]
+CODE = {"scores": SCORES, "versions": {}}
 FILES = {f"leaderboard.{kind}" for kind in ("md", "html", "csv", "json")}
 
 
@@ -41,10 +43,10 @@ def summary(retention: float | None, **others: float | None) -> dict[str, dict[s
 def record(method: str, retention: float | None = 0.5, **changes: Any) -> dict[str, Any]:
     """A run.json as the runner writes it, as far as the leaderboard reads it. Its hash is that of its facts."""
     plain = {
-        "schema": 1,
+        "schema": 2,
         "status": "finished",
         "config": {"backbone": "miniature", "seed": 0, "order": 0},
-        "facts": {"method": method},
+        "facts": {"method": method} | CODE,
         "sequence": {"name": "seq", "version": 1, "concepts": ["a", "b"]},
         "pictures": "drawn",
         "judges": judges("dino", "clip"),
@@ -63,7 +65,7 @@ def record(method: str, retention: float | None = 0.5, **changes: Any) -> dict[s
 
 def variant(method: str, code: str) -> dict[str, Any]:
     """Changes of a record: of a run of that method by other code, which has another hash."""
-    return {"facts": {"method": method, "code": code}}
+    return {"facts": {"method": method, "source": code} | CODE}
 
 
 def judges(dino: str, clip: str) -> dict[str, dict[str, str]]:
@@ -323,8 +325,8 @@ STRANGE = {
     "backbone that is a list": {"config": {"backbone": ["miniature"], "seed": 0, "order": 0}},
     "judges that are a list": {"judges": ["dino"]},
     "judges without a model": {"judges": {"dino": {}}},
-    "method of thousands of letters": {"facts": {"method": "x" * 5000}},
-    "method of two lines": {"facts": {"method": "x\n# y"}},
+    "method of thousands of letters": {"facts": {"method": "x" * 5000} | CODE},
+    "method of two lines": {"facts": {"method": "x\n# y"} | CODE},
     "hash that is a number": {"hash": 1},
     "summary that is text": {"summary": {"dino": dict.fromkeys(FIGURES, "much")}},
     "summary of huge numbers": {"summary": {"dino": dict.fromkeys(FIGURES, 10**400)}},
@@ -380,7 +382,7 @@ def test_numbers_too_large_for_json_are_infinite(tmp_path: Path) -> None:
 
 def test_names_are_words_in_markdown_and_part_of_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "<img src=x> | [a](http://b) `c` ../../d"
-    odd = record("x", facts={"method": hostile}, changed={"a|b": "<i>"})
+    odd = record("x", facts={"method": hostile} | CODE, changed={"a|b": "<i>"})
     odd["config"]["backbone"] = "../.. /[e](f)|<u>"
     odd["judges"] = {"dino": {"model": hostile, "weights_sha256": "<b>|`<b>|"}}
     write(tmp_path / "results", odd)
@@ -549,6 +551,7 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 def facts(method: str) -> dict[str, Any]:
     return {
         "method": method,
+        **CODE,
         "sequence": "5e" * 32,
         "images": {c: f"{k:064x}" for k, c in enumerate(CONCEPTS)},
         "backbone": "bb" * 32,
@@ -828,7 +831,7 @@ def test_leaderboard_json_has_what_it_should(tmp_path: Path) -> None:
     make_run(tmp_path / "c", "ewc", 0.4, status="failed")
     (group,) = groups_in(tmp_path)
     whole = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
-    assert set(whole) == {"schema", "groups", "unfinished"} and whole["schema"] == 2
+    assert set(whole) == {"schema", "groups", "unfinished"} and whole["schema"] == 3
     assert set(group) == {"id", "sequence", "backbone", "pictures", "judges", "comparable", "grid", "rows"}
     assert group["comparable"]["sampler"] == {"num_inference_steps": 10, "guidance_scale": 4}
     for row in group["rows"]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 from test_html_report import Tree
-from test_leaderboard import FIGURES, groups_in, make_run, markdown_tables, record, seed, summary, write
+from test_leaderboard import CODE, FIGURES, groups_in, make_run, markdown_tables, record, seed, summary, write
 from test_leaderboard_page import board
 
 from cpbench import leaderboard, report, results
@@ -180,7 +180,8 @@ def scored(folder: Path, method: str, cells: Cells, draw: tuple[int, int] = (0, 
     final = sum(sum(cells[2, c]) / len(cells[2, c]) for c in names) / 2
     made = record(method, summary=summary(0.5, final_average=final)) | {
         "config": {"backbone": "miniature", "seed": draw[0], "order": draw[1], "method": method},
-        "facts": {"method": method, "code": code, "sequence": "5e" * 32},  # its content, the same in every order
+        "facts": {"method": method, "source": code, "sequence": "5e" * 32}
+        | CODE,  # its content, the same in every order
         "sequence": {"name": "seq", "version": 1, "concepts": names},
     }
     made |= more

@@ -77,7 +77,7 @@ def test_every_module_and_data_file_is_in_the_wheel(sources, members):
 
 
 def test_wheel_holds_nothing_but_the_package(members):
-    assert {name.split("/")[0] for name in members} == {"cpbench", "cpbench-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in members} == {"cpbench", "cpbench-0.2.0.dist-info"}
 
 
 def test_tasks_and_presets_are_in_the_wheel(members):

@@ -1,0 +1,112 @@
+"""run.json as today's cpbench reads it, whichever version wrote it: an older one is brought up to date on reading, never rewritten.
+
+Schema 1, of cpbench 0.1, had a SHA-256 over the bytes of 24 files of cpbench and of the method's (`code`) where schema 2 has
+versions; judges by their weights alone; and one device for all tasks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cpbench import judge_identity, results
+from cpbench.version import SCORES
+
+SCHEMA = 2
+CODE = ("scores", "versions", "source")  # of the facts, those about code
+
+# Schema 1: what `code` was of every method at the last commit of cpbench 0.1.
+BYTES = {
+    "base": "9b184b51b0ea8e0c02967a5cbace20caf235a978ac11d1ea37700100d10d2a4a",
+    "cidm": "953f5ba67c33e88c089dc4d493e9e24c1da6cdcb96dc1679d338addb7b5704a6",
+    "classdiffusion": "4b80626d0a5676a6a897fa83c48cb370c2502e67d7d3b65fede3ef4e1354a301",
+    "clora": "ce34340c92fb1494137950e87d8a3e9a781dd0e0ac7fbad47ab0be3b62c6b2f2",
+    "customdiffusion": "fe5ae7a3a2f539527dbbc9f3ea4094b998b28fe9d772d3ba2e9de78d6f6d3093",
+    "dataperspective": "92aa2afe86fa973b14a20a302f5497713458aa823c094e2e6947a187b4114c17",
+    "dcscore": "a1ca19f74e1ce9f023a091605ad0a5102a756788fa8fcccfb0c94113373bb5f8",
+    "dreambooth": "4af1563940074a32cf9410b0eaa7e130f324f9b7459478061524f356f07f94be",
+    "ewc": "a30f6310a616217e20c35725f8b600c94c5cfb20955ad8874d62c74854e7ce38",
+    "genreplay": "b53f032a0e18c2e2e55c23e04e74a7d663c584b6a2e7473c1204a1cd95f15282",
+    "isolated": "4969a93b77714438084bb1c18f38a83e97a587154aab48c224e8cce3ae25c965",
+    "joint": "bb5ba81727f994fc9b76518304fe0b88a943fee0dd8d463c483cce04c7f7d577",
+    "l2": "442d76eb1d8ad1aa2b15873b5f8b9692b7fd509ad61466f4d693e26bd993fffa",
+    "magmax": "7b48e8478ae792478e9f8e78dfb289df57371158628cdc72590f0523658e9950",
+    "mergeinit": "7f59b8c8e43a32348dabd05d94b9ab15fa32ad6bf399f1b9304fe2f34bc60334",
+    "olora": "2c16d2d32916eab007b0fcfe3116c04f89c97aaff385992ccc3889a8cd0b6101",
+    "orthoinit": "803adb88f0f0d10d0539a845c29a3cd9dccb91a13d05fd6cafe4a9878d4e7677",
+    "raretoken": "163025085b57c29416b59acc7653389f458962ffffc605c85998c4912f0c31e6",
+    "seqlora": "6edf5b394d0d597935d7ea72ab14d1b1dbf2c3310cd7046a90f71e1bddf41431",
+    "stamina": "f863bb143aa0061ab999fd0c02b50ce32d75ed13f4db7cba1e83be5b2fdd9558",
+    "textualinversion": "7c234f14418fc33cabcb680cd2573222fa2cfb9337ba4d7386a5e9940f4a8a3a",
+}
+EXTENDED = {  # the built-in methods that one extends
+    "classdiffusion": ("customdiffusion",),
+    "dataperspective": ("dreambooth",),
+    "ewc": ("seqlora",),
+    "genreplay": ("seqlora",),
+    "joint": ("seqlora",),
+    "l2": ("seqlora",),
+    "magmax": ("mergeinit", "seqlora"),
+    "mergeinit": ("seqlora",),
+    "olora": ("clora",),
+    "orthoinit": ("seqlora",),
+}
+# Their weights went to the optimiser in the order of a file's tensors, which was another one at every reading, and the last
+# bits of a clipped norm with it: no code gives those numbers again.
+UNREPEATABLE = ("dataperspective", "dreambooth", "raretoken")
+
+
+def read(folder: Path) -> Any | None:
+    """The record of a run folder, see `today`; None where there is none, or it is not whole."""
+    return today(results.read_json(folder / "run.json"))
+
+
+def today(given: Any) -> Any:
+    """A record in today's schema; what is no record of a known schema is returned as it is.
+
+    `is_sound`: whether its hash was that of its facts, as they were written.
+    """
+    if not isinstance(given, dict) or not isinstance(facts := given.get("facts"), dict):
+        return given
+    try:
+        is_sound = results.hash8(facts) == given.get("hash")
+    except (TypeError, ValueError, RecursionError):
+        is_sound = False
+    upgraded = _from_1(given, facts) if given.get("schema") == 1 else given
+    return {**upgraded, "is_sound": is_sound}
+
+
+def _from_1(given: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    facts = {k: v for k, v in facts.items() if k not in CODE}
+    code, method = facts.pop("code", None), facts.get("method")
+    if isinstance(method, str) and code is not None and code == BYTES.get(method):
+        names = (method, *EXTENDED.get(method, ()))
+        facts |= {"scores": 0 if _is_unrepeatable(facts) else 1, "versions": {name: 1 for name in sorted(names)}}
+    else:
+        facts |= {"scores": 0, "versions": {}, "source": code}
+    judges = given.get("judges")
+    if isinstance(judges, dict):
+        every = {name: judge_identity.completed(it) for name, it in judges.items()}
+        facts["judges"] = {k: judge_identity.counted(it) if isinstance(it, dict) else it for k, it in every.items()}
+    return {**_conditions(given), "schema": SCHEMA, "facts": facts}
+
+
+def _is_unrepeatable(facts: dict[str, Any]) -> bool:
+    options = facts.get("options")
+    return facts["method"] in UNREPEATABLE and isinstance(options, dict) and options.get("adapter") == "full"
+
+
+def _conditions(given: dict[str, Any]) -> dict[str, Any]:
+    """Without `device`, which is said in `made_on` of every task."""
+    device, rest = given.get("device"), {k: v for k, v in given.items() if k != "device"}
+    tasks = given.get("costs")
+    if "made_on" in given or not isinstance(device, dict) or not isinstance(tasks, dict):
+        return rest
+    numbers = sorted(int(t) for t in tasks if isinstance(t, str) and t.isdecimal())
+    where = {"device": device.get("kind"), "threads": device.get("threads"), "versions": given.get("versions")}
+    return rest | {"made_on": [{**where, "learning": [t for t in numbers if t], "row": numbers}]}
+
+
+def is_todays(facts: Any) -> bool:
+    """Whether the code of facts is known to give their numbers."""
+    return isinstance(facts, dict) and facts.get("scores") == SCORES

@@ -1,0 +1,116 @@
+"""Records of earlier versions are read as today's: three of cpbench 0.1 (commit 7b828a6), kept as it wrote them."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cpbench import config, leaderboard_runs, own_modules, report_data, results, runner
+from cpbench.config import load_method, resolve
+from cpbench.records import record as records
+
+KEPT = Path(__file__).parent / "records"
+NAMES = ("dcscore", "raretoken", "seqlora")
+
+
+def written(name: str) -> dict[str, Any]:
+    return json.loads((KEPT / f"0.1-{name}.json").read_text())
+
+
+def in_folder(folder: Path, record: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    results.write_json(folder / "run.json", record)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "versions"),
+    [("dcscore", 1, {"dcscore": 1}), ("raretoken", 0, {"raretoken": 1}), ("seqlora", 1, {"seqlora": 1})],
+)
+def test_a_record_of_0_1_is_one_of_today(tmp_path: Path, name: str, scores: int, versions: dict[str, int]) -> None:
+    """Whole weights were handed on in the order of a file's tensors: what `raretoken` gave nothing gives again."""
+    before = written(name)
+    file = in_folder(tmp_path / "run", before) / "run.json"
+    text = file.read_bytes()
+    found = records.read(tmp_path / "run")
+    assert file.read_bytes() == text  # never rewritten
+    assert before["schema"] == 1 and found["schema"] == records.SCHEMA and found["is_sound"]
+    assert (found["facts"]["scores"], found["facts"]["versions"]) == (scores, versions)
+    assert "code" not in found["facts"] and "source" not in found["facts"] and found["hash"] == before["hash"]
+    assert [it["learning"] for it in found["made_on"]] == [[1, 2, 3]] and found["made_on"][0]["row"] == [0, 1, 2, 3]
+    assert found["made_on"][0]["device"] == "cpu" and found["made_on"][0]["versions"] == before["versions"]
+    for same in ("config", "sequence", "costs", "summary", "files", "changed"):
+        assert found[same] == before[same]
+    own = leaderboard_runs.Record.model_validate(found)
+    assert own.facts.method == name and own.costs.keys() == {0, 1, 2, 3}
+    assert report_data.from_record(found, tmp_path / "run").doubt == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_the_facts_that_the_same_run_has_today(tmp_path: Path, name: str) -> None:
+    """But for SCORES where the numbers are others: so `cpbench run` knows that there is such a run."""
+    before = written(name)
+    asked = {k: v for k, v in before["config"].items() if v is not None and k != "loading"}
+    run = runner.prepare(*resolve(asked | {"output": tmp_path, "device": "cpu"}))
+    today = json.loads(json.dumps(run.facts))
+    found = records.today(before)["facts"]
+    assert found | {"scores": 1} == today
+    folder = in_folder(run.folder.parent.parent / before["hash"] / run.folder.name, before)
+    (line,) = runner.earlier(run)
+    assert line == f"{folder}: made by cpbench 0.1.0, kept; a new run goes to {run.folder}"
+    for change in ({"backbone": "00" * 32}, {"options": {}}, {"pictures_per_prompt": 1}):
+        in_folder(folder, before | {"facts": before["facts"] | change})
+        assert list(runner.earlier(run)) == []
+    in_folder(folder, before | {"status": "interrupted"})
+    (line,) = runner.earlier(run)
+    assert "begun, and not finished, by cpbench 0.1.0" in line
+
+
+def test_every_method_of_0_1_has_its_bytes_and_the_versions_that_it_has_now() -> None:
+    """`version` is 1 of all that were there; whoever raises one changes here what is expected."""
+    assert set(records.BYTES) == set(config.built_in_methods()) and len(set(records.BYTES.values())) == 21
+    for name, code in records.BYTES.items():
+        given = {"schema": 1, "facts": {"method": name, "code": code, "options": {}}}
+        assert records.today(given)["facts"]["versions"] == own_modules.identity(load_method(name))["versions"], name
+
+
+def test_other_code_is_code_that_is_not_known() -> None:
+    before = written("seqlora")
+    for code in ("00" * 32, records.BYTES["ewc"], None, 3, ["x"]):
+        found = records.today(before | {"facts": before["facts"] | {"code": code}})
+        assert found["facts"]["scores"] == 0 and found["facts"]["versions"] == {} and found["facts"]["source"] == code
+    mine = copy.deepcopy(before)
+    mine["facts"]["method"] = "mine"
+    assert records.today(mine)["facts"]["source"] == before["facts"]["code"]
+
+
+def test_the_hash_is_checked_as_it_was_written(tmp_path: Path) -> None:
+    before = written("seqlora")
+    for change in ({"code": records.BYTES["seqlora"][:-1] + "f"}, {"pictures_per_prompt": 7}, {"scores": 1}):
+        forged = records.today(before | {"facts": before["facts"] | change, "is_sound": True})
+        assert not forged["is_sound"] and leaderboard_runs.contradiction(forged)
+    assert not leaderboard_runs.contradiction(records.today(before))
+    later = before | {"schema": records.SCHEMA, "facts": records.today(before)["facts"]}
+    assert not records.today(later)["is_sound"]  # the old hash with today's facts
+    assert records.today(later | {"hash": results.hash8(later["facts"])})["is_sound"]
+
+
+@pytest.mark.parametrize("odd", [None, 3, [], {}, {"schema": 1}, {"schema": 1, "facts": 3}, {"schema": 7, "facts": {}}])
+def test_what_is_no_record_stays_what_it_is(odd: Any) -> None:
+    found = records.today(odd)
+    assert found == odd or found == odd | {"is_sound": False}
+
+
+def test_rows_of_two_scores_are_not_averaged(tmp_path: Path) -> None:
+    """Seeds of one method that older and today's code made stand in two rows, the older marked."""
+    from test_leaderboard import CODE, facts, groups_in, make_run
+
+    for seed in (0, 1):
+        make_run(tmp_path / f"new{seed}", "ewc", 0.6, (seed, 0))
+        make_run(tmp_path / f"old{seed}", "ewc", 0.5, (seed, 0), facts=facts("ewc") | CODE | {"scores": 0})
+    (group,) = groups_in(tmp_path)
+    assert sorted((row["scores"], len(row["runs"])) for row in group["rows"]) == [(0, 2), (1, 2)]
+    text = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "| ewc† |" in text and "| ewc |" in text and "Methods with †" in text
