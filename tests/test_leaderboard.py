@@ -836,7 +836,7 @@ def test_leaderboard_json_has_what_it_should(tmp_path: Path) -> None:
     assert group["comparable"]["sampler"] == {"num_inference_steps": 10, "guidance_scale": 4}
     for row in group["rows"]:
         assert set(row) == {
-            *("rank", "compared", "method", "hash", "over", "replay_free", "tested_against"),
+            *("rank", "compared", "method", "hash", "over", "replay_free", "scores", "tested_against"),
             *("runs", "mean", "std", "low", "high"),
         }  # fmt: skip
         for values in (row["mean"], row["std"], row["low"], row["high"]):
