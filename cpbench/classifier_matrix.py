@@ -37,7 +37,7 @@ from cpbench.learning import TEMPLATES, Batch, noise_scheduler
 from cpbench.measures import CONFUSION
 from cpbench.method import Method, NotDefined, seed_of
 from cpbench.progress import Reporter
-from cpbench.records.record import read as read_record
+from cpbench.records.upgrade import read as read_record
 from cpbench.sequences import Concept
 
 FOLDER = "classifier"

@@ -16,7 +16,7 @@ from cpbench.audit import RulesError
 from cpbench.config import RunConfig, load_method, validated
 from cpbench.errors import DamagedState, UserError, near, quoted
 from cpbench.method import Method, NotDefined, State
-from cpbench.records.record import read as read_record
+from cpbench.records.upgrade import read as read_record
 from cpbench.results import plain
 from cpbench.sequences import FILE_NAME
 

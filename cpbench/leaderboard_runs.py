@@ -24,8 +24,8 @@ from pydantic import (
 from cpbench import config, judge_identity, leaderboard_figures, measures, results
 from cpbench.comparison import Key
 from cpbench.errors import quoted
-from cpbench.records.record import SCHEMA
-from cpbench.records.record import read as read_record
+from cpbench.records.upgrade import SCHEMA
+from cpbench.records.upgrade import read as read_record
 from cpbench.sequences import FILE_NAME
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ import yaml
 from cpbench import curves, finished, judge_identity, leaderboard, machine, measures, report, results
 from cpbench.config import ON_THE_MINIATURE
 from cpbench.errors import UserError, quoted
-from cpbench.records.record import SCHEMA
-from cpbench.records.record import read as read_record
+from cpbench.records.upgrade import SCHEMA
+from cpbench.records.upgrade import read as read_record
 from cpbench.report import number
 from cpbench.sequences import FILE_NAME
 

@@ -50,8 +50,8 @@ from cpbench.embeddings import Embeddings
 from cpbench.errors import DamagedState, UserError, near, quoted
 from cpbench.method import KINDS, Method, Options, State, Task
 from cpbench.progress import Reporter
-from cpbench.records.record import CODE, SCHEMA
-from cpbench.records.record import read as read_record
+from cpbench.records.upgrade import CODE, SCHEMA
+from cpbench.records.upgrade import read as read_record
 from cpbench.sampling import Sampler
 
 LEARNING_COST = "cost.json"

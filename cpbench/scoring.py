@@ -19,7 +19,7 @@ from cpbench.config import RunConfig
 from cpbench.embeddings import Embeddings
 from cpbench.errors import UserError, near
 from cpbench.published_judges import PUBLISHED
-from cpbench.records.record import read as read_record
+from cpbench.records.upgrade import read as read_record
 from cpbench.runner import drawing_of, measuring, rows_of
 
 MOST_OF_A_NAME = 40  # characters of a judge's name in a folder's

@@ -9,7 +9,7 @@ import pytest
 
 from cpbench import config, leaderboard_runs, own_modules, report_data, results, runner
 from cpbench.config import load_method, resolve
-from cpbench.records import record as records
+from cpbench.records import upgrade
 
 KEPT = Path(__file__).parent / "records"
 NAMES = ("dcscore", "raretoken", "seqlora")
@@ -34,9 +34,9 @@ def test_a_record_of_0_1_is_one_of_today(tmp_path: Path, name: str, scores: int,
     before = written(name)
     file = in_folder(tmp_path / "run", before) / "run.json"
     text = file.read_bytes()
-    found = records.read(tmp_path / "run")
+    found = upgrade.read(tmp_path / "run")
     assert file.read_bytes() == text  # never rewritten
-    assert before["schema"] == 1 and found["schema"] == records.SCHEMA and found["is_sound"]
+    assert before["schema"] == 1 and found["schema"] == upgrade.SCHEMA and found["is_sound"]
     assert (found["facts"]["scores"], found["facts"]["versions"]) == (scores, versions)
     assert "code" not in found["facts"] and "source" not in found["facts"] and found["hash"] == before["hash"]
     assert [it["learning"] for it in found["made_on"]] == [[1, 2, 3]] and found["made_on"][0]["row"] == [0, 1, 2, 3]
@@ -55,7 +55,7 @@ def test_it_has_the_facts_that_the_same_run_has_today(tmp_path: Path, name: str)
     asked = {k: v for k, v in before["config"].items() if v is not None and k != "loading"}
     run = runner.prepare(*resolve(asked | {"output": tmp_path, "device": "cpu"}))
     today = json.loads(json.dumps(run.facts))
-    found = records.today(before)["facts"]
+    found = upgrade.today(before)["facts"]
     assert found | {"scores": 1} == today
     folder = in_folder(run.folder.parent.parent / before["hash"] / run.folder.name, before)
     (line,) = runner.earlier(run)
@@ -70,36 +70,36 @@ def test_it_has_the_facts_that_the_same_run_has_today(tmp_path: Path, name: str)
 
 def test_every_method_of_0_1_has_its_bytes_and_the_versions_that_it_has_now() -> None:
     """`version` is 1 of all that were there; whoever raises one changes here what is expected."""
-    assert set(records.BYTES) == set(config.built_in_methods()) and len(set(records.BYTES.values())) == 21
-    for name, code in records.BYTES.items():
+    assert set(upgrade.BYTES) == set(config.built_in_methods()) and len(set(upgrade.BYTES.values())) == 21
+    for name, code in upgrade.BYTES.items():
         given = {"schema": 1, "facts": {"method": name, "code": code, "options": {}}}
-        assert records.today(given)["facts"]["versions"] == own_modules.identity(load_method(name))["versions"], name
+        assert upgrade.today(given)["facts"]["versions"] == own_modules.identity(load_method(name))["versions"], name
 
 
 def test_other_code_is_code_that_is_not_known() -> None:
     before = written("seqlora")
-    for code in ("00" * 32, records.BYTES["ewc"], None, 3, ["x"]):
-        found = records.today(before | {"facts": before["facts"] | {"code": code}})
+    for code in ("00" * 32, upgrade.BYTES["ewc"], None, 3, ["x"]):
+        found = upgrade.today(before | {"facts": before["facts"] | {"code": code}})
         assert found["facts"]["scores"] == 0 and found["facts"]["versions"] == {} and found["facts"]["source"] == code
     mine = copy.deepcopy(before)
     mine["facts"]["method"] = "mine"
-    assert records.today(mine)["facts"]["source"] == before["facts"]["code"]
+    assert upgrade.today(mine)["facts"]["source"] == before["facts"]["code"]
 
 
 def test_the_hash_is_checked_as_it_was_written(tmp_path: Path) -> None:
     before = written("seqlora")
-    for change in ({"code": records.BYTES["seqlora"][:-1] + "f"}, {"pictures_per_prompt": 7}, {"scores": 1}):
-        forged = records.today(before | {"facts": before["facts"] | change, "is_sound": True})
+    for change in ({"code": upgrade.BYTES["seqlora"][:-1] + "f"}, {"pictures_per_prompt": 7}, {"scores": 1}):
+        forged = upgrade.today(before | {"facts": before["facts"] | change, "is_sound": True})
         assert not forged["is_sound"] and leaderboard_runs.contradiction(forged)
-    assert not leaderboard_runs.contradiction(records.today(before))
-    later = before | {"schema": records.SCHEMA, "facts": records.today(before)["facts"]}
-    assert not records.today(later)["is_sound"]  # the old hash with today's facts
-    assert records.today(later | {"hash": results.hash8(later["facts"])})["is_sound"]
+    assert not leaderboard_runs.contradiction(upgrade.today(before))
+    later = before | {"schema": upgrade.SCHEMA, "facts": upgrade.today(before)["facts"]}
+    assert not upgrade.today(later)["is_sound"]  # the old hash with today's facts
+    assert upgrade.today(later | {"hash": results.hash8(later["facts"])})["is_sound"]
 
 
 @pytest.mark.parametrize("odd", [None, 3, [], {}, {"schema": 1}, {"schema": 1, "facts": 3}, {"schema": 7, "facts": {}}])
 def test_what_is_no_record_stays_what_it_is(odd: Any) -> None:
-    found = records.today(odd)
+    found = upgrade.today(odd)
     assert found == odd or found == odd | {"is_sound": False}
 
 
