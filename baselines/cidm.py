@@ -29,11 +29,8 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.adapters import side_by_side
-from cpbench.baselines.clora import past_loras, stacked
-from cpbench.baselines.seqlora import Settings
+from cpbench.learning import Settings, past_loras, semantic, side_by_side, stacked
 from cpbench.method import Method, State
-from cpbench.semantic_preservation import semantic
 
 CROSS_ATTENTION = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
 POWER = 4

@@ -6,7 +6,7 @@ Huang et al. 2025, "ClassDiffusion: More Aligned Personalization Tuning with Exp
     L = L_recon + lambda L_SP,   L_recon = E || eps - eps_theta(z_t, t, c("a photo of a <v> {class}")) ||^2
     L_SP = 1 - cos( E("a photo of a <v> {class}"), E("a photo of a {class}") )
 
-K and V do not enter L_SP: they learn from L_recon alone, and v from both. E is told in `cpbench.semantic_preservation`.
+K and V do not enter L_SP: they learn from L_recon alone, and v from both. E is told in `cpbench.learning.semantic_preservation`.
 
 From the paper and its scripts on Stable Diffusion 1.5: this, lambda = 1, no pictures of the class, two pictures a step,
 500 steps on one GPU at 2e-5 (1e-5, scaled by the batch), the rare word that v starts from. Not here: resizing, and the loss

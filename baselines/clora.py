@@ -24,8 +24,19 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from cpbench.adapters import add_to_weights, products, side_by_side, sum_of_products
-from cpbench.baselines.seqlora import Settings, add_tokens, learn_lora, token_of
+from cpbench.learning import (
+    Settings,
+    add_to_weights,
+    add_tokens,
+    forgetting,
+    learn_lora,
+    past_loras,
+    products,
+    side_by_side,
+    stacked,
+    sum_of_products,
+    token_of,
+)
 from cpbench.method import Method, State
 
 KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
@@ -39,23 +50,6 @@ class CLoraSettings(Settings):
     learning_rate: float = Field(5e-4, gt=0, description="of A_t and B_t")
     forgetting_weight: float = Field(1e8, ge=0, description="lambda, the weight of L_forget")
     keep_noun: bool = Field(False, description='say "V* noun", not "V*" alone')
-
-
-def forgetting(past: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> torch.Tensor:
-    """L_forget (Eq. 3) from the products' past sum and the current ones, by layer."""
-    return torch.stack([(past[layer].abs() * product).square().sum() for layer, product in now.items()]).sum()
-
-
-def past_loras(state: State, device: torch.device | str = "cpu") -> list[dict[str, torch.Tensor]]:
-    """A_t', B_t' of all earlier tasks, in their order."""
-    return [state.part(f"adapter/{concept}", device) for concept in state.concepts]
-
-
-def stacked(state: State, after: State, concept: str, factors: dict[str, torch.Tensor]) -> State:
-    """`after` with the LoRAs of `state` and, beside them, the one just trained."""
-    after.tensors |= {k: v for k, v in state.tensors.items() if k.startswith("adapter/")}
-    after.tensors |= {f"adapter/{concept}/{k}": v.detach() for k, v in factors.items()}
-    return after
 
 
 class CLora(Method):

@@ -31,11 +31,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from cpbench import adapters, learning
-from cpbench.baselines.seqlora import add_tokens, add_words, token_of
+from cpbench import learning
+from cpbench.learning import Preservation, Prior, add_tokens, add_words, prior, prior_evaluations, semantic, token_of
 from cpbench.method import Method, State
-from cpbench.regularisation import Prior, prior, prior_evaluations
-from cpbench.semantic_preservation import Preservation, semantic
 
 KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 THINGS = "dog, cat, backpack, teapot, vase, bowl, can, sneaker, boot, toy, clock, candle, house, tree, person, mountain"
@@ -64,7 +62,7 @@ class Settings(Prior, Preservation):
 
 def pristine(backbone) -> dict[str, torch.Tensor]:
     """W_0 of every layer by its parameter's name, float32."""
-    names = [f"{layer}.weight" for layer in adapters.matching_modules(backbone.unet, KEYS_AND_VALUES)]
+    names = [f"{layer}.weight" for layer in learning.matching_modules(backbone.unet, KEYS_AND_VALUES)]
     return {name: backbone.unet.get_parameter(name).detach().float() for name in names}
 
 

@@ -11,7 +11,7 @@ He et al. 2025, "A Data Perspective on Enhanced Identity Preservation for Fine-T
 
 From the paper (its abstract, reviews and figures): this idea, 2000 pictures, these slots, a more specific class and the
 background of every training picture in c, captions that are dropped, crops, and up to five times DreamBooth's steps.
-Our reading: the exact formats, phrases (`cpbench.structured_prompts`, fixed, where the paper asks a language model),
+Our reading: the exact formats, phrases (`cpbench.learning.structured_prompts`, fixed, where the paper asks a language model),
 guidance and steps of drawing, 1000 + 1000, lambda = 1, a tenth of the captions of training examples dropped, crops of
 0.8 to 1 of a side, cut out and enlarged before they are encoded, a few a picture. What is behind the concept in a picture
 is for the user to say (`captions`, and `classes` for more specific classes); else the untouched model itself
@@ -30,13 +30,12 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from cpbench import learning, regularisation, weights_or_lora
-from cpbench import structured_prompts as structured
+from cpbench import learning
 from cpbench.baselines import dreambooth
-from cpbench.baselines.seqlora import add_words
-from cpbench.errors import UserError
-from cpbench.method import State
-from cpbench.sampling import Sampler
+from cpbench.learning import Sampler, add_words, weights_or_lora
+from cpbench.learning import prior_preservation as regularisation
+from cpbench.learning import structured_prompts as structured
+from cpbench.method import State, UserError
 
 
 class Settings(dreambooth.Settings):

@@ -31,10 +31,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from cpbench import adapters, learning
-from cpbench import diffusion_classifier as dc
-from cpbench import fisher as ewc
-from cpbench.baselines.seqlora import Settings, add_tokens, learn_lora, token_of
+from cpbench import learning
+from cpbench.learning import Settings, add_tokens, learn_lora, token_of
+from cpbench.learning import diffusion_classifier as dc
+from cpbench.learning import fisher as ewc
 from cpbench.method import Method, State
 
 
@@ -42,7 +42,7 @@ class DCSettings(Settings):
     variant: Literal["ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc"] = Field(
         "dsc-ewc-dc", description="what protects: ewc, ewc-dc (F from DC scores), dsc, dsc-ewc or dsc-ewc-dc"
     )
-    adapter: adapters.Kind = Field("lora", description="what phi is: lora; vera (linear layers only); dora")
+    adapter: learning.Kind = Field("lora", description="what phi is: lora; vera (linear layers only); dora")
     steps: int = Field(1000, ge=1, description="optimiser steps a task, before consolidation")
     ewc_weight: float = Field(1e-2, ge=0, description="lambda of the EWC penalty, a sum over entries with mean F 1")
     fisher_decay: float = Field(1.0, ge=0, le=1, description="of the online Fisher, a task")
@@ -86,7 +86,7 @@ class DCScore(Method):
 
     def check(self, backbone):
         if self.options.adapter == "vera":
-            adapters.refuse_convolutions("dcscore", backbone.unet, self.options.target_modules)
+            learning.refuse_convolutions("dcscore", backbone.unet, self.options.target_modules)
 
     def learn(self, backbone, task, state):
         o, state = self.options, state or State()
@@ -162,7 +162,7 @@ class DCScore(Method):
         lora = self.lora(state, concepts)
         if lora is None:
             latest = state.part(f"adapter/{state.concepts[-1]}", backbone.device)
-            backbone.replace_weights(adapters.dora_weights(backbone.unet, latest))
+            backbone.replace_weights(learning.dora_weights(backbone.unet, latest))
         add_tokens(backbone, state)
         if lora is not None:
             backbone.add_lora(self.options.rank, self.options.target_modules, values=lora)
@@ -173,5 +173,5 @@ class DCScore(Method):
     def lora(self, state, concepts):
         latest = state.part(f"adapter/{state.concepts[-1]}")
         if self.options.adapter == "vera":
-            return adapters.vera_as_lora(latest, **state.facts["vera"])
+            return learning.vera_as_lora(latest, **state.facts["vera"])
         return latest if self.options.adapter == "lora" else None  # DoRA's change of the weights has no low rank

@@ -20,12 +20,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from cpbench import learning, weights_or_lora
-from cpbench.baselines.seqlora import add_tokens, add_words
-from cpbench.errors import UserError
-from cpbench.method import Method, State
-from cpbench.regularisation import Prior, prior, prior_evaluations
-from cpbench.weights_or_lora import WeightsOrLora
+from cpbench import learning
+from cpbench.learning import Prior, WeightsOrLora, add_tokens, add_words, prior, prior_evaluations, weights_or_lora
+from cpbench.method import Method, State, UserError
 
 TEMPLATES = ("a {}",)
 

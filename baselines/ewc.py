@@ -12,7 +12,7 @@ EWC" of Jha et al. 2025 (ICLR, arXiv 2410.00700), and one LoRA under a Fisher of
 
 From the papers: these equations, and that LoRA_t starts from LoRA_{t-1}. Kirkpatrick's sum over tasks has an anchor
 for each; the online form (Schwarz et al. 2018) keeps the last alone. Our reading: F_t is brought to mean 1
-(`cpbench.fisher`), without which lambda would hang on the loss's scale: published ones go from 1e-4 to 1e7. Words are
+(`cpbench.learning.fisher`), without which lambda would hang on the loss's scale: published ones go from 1e-4 to 1e7. Words are
 not held, since earlier ones do not move. EWC-LoRA's code begins every task with a new A and B beside the sum of the
 earlier ones and takes their product for the change; here it is that of the one product. T2I-ConBench trains all
 weights, on a mean of the F_k.
@@ -25,10 +25,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from cpbench import fisher as ewc
 from cpbench import learning
-from cpbench.adapters import matching_modules, products
-from cpbench.baselines.seqlora import SequentialLora, Settings, learn_lora
+from cpbench.baselines.seqlora import SequentialLora
+from cpbench.learning import Settings, learn_lora, matching_modules, products
+from cpbench.learning import fisher as ewc
 from cpbench.method import State
 
 

@@ -18,11 +18,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from cpbench import regularisation
-from cpbench.baselines.seqlora import SequentialLora, Settings, learn_lora
-from cpbench.learning import TEMPLATES
+from cpbench.baselines.seqlora import SequentialLora
+from cpbench.learning import TEMPLATES, Sampler, Settings, learn_lora, prior_preservation
 from cpbench.method import State
-from cpbench.sampling import Sampler
 
 
 class ReplaySettings(Settings):
@@ -63,6 +61,6 @@ class GenerativeReplay(SequentialLora):
         phrases = [self.phrase(concept, nouns[concept], state) for concept in state.concepts]
         prompts = [TEMPLATES[k % len(TEMPLATES)].format(y) for y in phrases for k in range(o.replay_pictures)]
         with backbone.installed(self, state, ()):
-            images = regularisation.generated(backbone, task, prompts, self.sampler, "replay")
-        term = regularisation.preservation(backbone, task, images, prompts, o.steps, o.batch_size, "replay")
+            images = prior_preservation.generated(backbone, task, prompts, self.sampler, "replay")
+        term = prior_preservation.preservation(backbone, task, images, prompts, o.steps, o.batch_size, "replay")
         return lambda: {"replay": o.replay_weight * term()}

@@ -6,8 +6,7 @@ can show two concepts. Loss and layers are those of `seqlora`: with the same rat
 
 from __future__ import annotations
 
-from cpbench.baselines.clora import stacked
-from cpbench.baselines.seqlora import Settings, learn_lora, token_of
+from cpbench.learning import Settings, learn_lora, stacked, token_of
 from cpbench.method import Method, NotDefined, State
 
 

@@ -20,9 +20,9 @@ import torch
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.baselines.seqlora import SequentialLora, Settings, add_tokens
+from cpbench.baselines.seqlora import SequentialLora
+from cpbench.learning import Settings, add_tokens, semantic
 from cpbench.method import State
-from cpbench.semantic_preservation import semantic
 
 
 class JointSettings(Settings):

@@ -16,8 +16,8 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from cpbench.adapters import products
-from cpbench.baselines.seqlora import SequentialLora, Settings, learn_lora
+from cpbench.baselines.seqlora import SequentialLora
+from cpbench.learning import Settings, learn_lora, products
 from cpbench.method import State
 
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from cpbench.adapters import add_to_weights, products
-from cpbench.baselines.seqlora import SequentialLora, Settings, add_tokens, learn_lora
+from cpbench.baselines.seqlora import SequentialLora
+from cpbench.learning import Settings, add_to_weights, add_tokens, learn_lora, products
 from cpbench.method import State
 
 Changes = dict[str, torch.Tensor]

@@ -25,9 +25,8 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from cpbench.adapters import side_by_side, sum_of_products
-from cpbench.baselines.clora import CLora, past_loras, stacked
-from cpbench.baselines.seqlora import Settings, learn_lora, token_of
+from cpbench.baselines.clora import CLora
+from cpbench.learning import Settings, learn_lora, past_loras, side_by_side, stacked, sum_of_products, token_of
 from cpbench.method import State
 
 

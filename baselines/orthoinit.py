@@ -19,9 +19,9 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from cpbench.adapters import add_to_weights, products
 from cpbench.baselines.mergeinit import MergeSettings
-from cpbench.baselines.seqlora import SequentialLora, add_tokens, learn_lora
+from cpbench.baselines.seqlora import SequentialLora
+from cpbench.learning import add_to_weights, add_tokens, learn_lora, products
 from cpbench.method import State
 
 

@@ -16,11 +16,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from cpbench import learning, weights_or_lora
-from cpbench.baselines.seqlora import add_tokens, add_words
+from cpbench import learning
+from cpbench.learning import Preservation, WeightsOrLora, add_tokens, add_words, semantic, weights_or_lora
 from cpbench.method import Method, State
-from cpbench.semantic_preservation import Preservation, semantic
-from cpbench.weights_or_lora import WeightsOrLora
 
 TEMPLATES = ("a photo of {}",)
 

@@ -27,12 +27,20 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from cpbench import functional, learning, norms
-from cpbench.adapters import add_to_weights, products
-from cpbench.baselines.clora import CLoraSettings, forgetting
-from cpbench.baselines.seqlora import add_tokens, add_words, token_of
+from cpbench import learning
+from cpbench.baselines.clora import CLoraSettings
+from cpbench.learning import (
+    add_to_weights,
+    add_tokens,
+    add_words,
+    forgetting,
+    functional,
+    norms,
+    products,
+    semantic,
+    token_of,
+)
 from cpbench.method import Method, State
-from cpbench.semantic_preservation import semantic
 
 
 class Settings(CLoraSettings):

@@ -16,9 +16,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.baselines.seqlora import token_of
+from cpbench.learning import Preservation, semantic, token_of
 from cpbench.method import Method, State
-from cpbench.semantic_preservation import Preservation, semantic
 
 
 class Settings(Preservation):

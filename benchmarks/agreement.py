@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
 
-from cpbench import leaderboard_runs, results
-from cpbench.leaderboard_runs import Run
+from cpbench.leaderboard import entries
+from cpbench.leaderboard.entries import Run
+from cpbench.records import tables
 
 DRAWS = 2000
 JUDGES = ("dino", "DINO"), ("clip_i", "CLIP-I")
@@ -52,7 +53,7 @@ PUBLISHED = {
 
 @functools.cache
 def runs_in(folder: Path) -> list[Run]:
-    return leaderboard_runs.read(folder)
+    return entries.read(folder)
 
 
 @functools.cache
@@ -60,7 +61,7 @@ def finals(folder: Path, metric: str) -> pd.DataFrame:
     """Final scores, one row a concept, one column a method: means over its runs."""
     parts: dict[str, list[pd.Series]] = {}
     for run in runs_in(folder):
-        scores = results.read_scores(run.folder / "scores.csv")
+        scores = tables.read_scores(run.folder / "scores.csv")
         if run.state or scores is None:
             continue
         last = len(run.record.sequence.concepts)

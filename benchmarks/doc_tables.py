@@ -22,7 +22,7 @@ import pairs
 import pandas as pd
 import prompts
 
-from cpbench.leaderboard_rows import EARLIER
+from cpbench.leaderboard.rows import EARLIER
 from cpbench.version import SCORES
 
 ROOT = Path(__file__).parent.parent

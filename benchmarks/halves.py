@@ -15,8 +15,8 @@ from pairs import row_of, rows_of
 from rich.console import Console
 from rich.table import Table
 
-from cpbench.leaderboard_rows import Row
-from cpbench.leaderboard_runs import by_concept
+from cpbench.leaderboard.entries import by_concept
+from cpbench.leaderboard.rows import Row
 
 HEADS = "early, just learned", "early, at the end", "late, just learned", "late, at the end"
 

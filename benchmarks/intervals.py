@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
-from cpbench import results
+from cpbench.records import tables
 
 DESIGNS = ((2, 1), (4, 1), (4, 2), (8, 1), (8, 2), (8, 4), (16, 2))
 
 
 def final_row(record: Path) -> pd.Series:
     """DINO of the last row, by (concept, prompt, index)."""
-    scores = results.read_scores(record.parent / "scores.csv")
+    scores = tables.read_scores(record.parent / "scores.csv")
     cells = scores[(scores["kind"] == "cell") & (scores["metric"] == "dino")]
     return cells[cells["row"] == cells["row"].max()].set_index(["concept", "prompt", "index"])["value"]
 

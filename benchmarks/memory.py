@@ -20,8 +20,10 @@ import psutil
 import torch
 import yaml
 
-from cpbench import runner, sequences
+from cpbench.concepts import sequences
 from cpbench.config import resolve
+from cpbench.running import runner, task
+from cpbench.running.task import learn_task
 
 
 def held() -> dict[str, float]:
@@ -37,14 +39,14 @@ def held() -> dict[str, float]:
 
 def main() -> None:
     seen: list[dict[str, float]] = []
-    learn = runner.learn_task
+    learn = learn_task
 
     def watched(run, t, state, reporter):
         out = learn(run, t, state, reporter)
         seen.append(held())
         return out
 
-    runner.learn_task = watched
+    task.learn_task = watched
     options = {"steps": 2, "batch_size": 1}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "fifty.yaml"

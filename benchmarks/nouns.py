@@ -13,21 +13,22 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from cpbench import measures
-from cpbench.leaderboard_runs import finished_runs, name_of
+from cpbench.metrics.matrices import matrices
+from cpbench.records import measures_table
+from cpbench.records.record import finished_runs, name_of
+from cpbench.records.tables import read_scores
 
 
 def of_run(folder: Path, record: dict) -> tuple[float, float] | None:
     """(its words, the plain noun): mean DINO right after learning; None for a run without plain nouns."""
     concepts, nouns = record["sequence"]["concepts"], record["sequence"]["class_nouns"]
-    table = measures.read(folder)
+    table = measures_table.read(folder)
     if table is None:
         return None
-    R = pd.read_csv(folder / "matrix-dino.csv", index_col="row")
+    R = matrices(read_scores(folder / "scores.csv"), concepts)["dino"]
     pres = table[table["measure"] == "pres"].set_index(["row", "concept"])["value"]
     first = [c for j, c in enumerate(concepts) if nouns[c] not in [nouns[k] for k in concepts[:j]]]
     rows = {c: concepts.index(c) + 1 for c in first}

@@ -17,9 +17,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cpbench import leaderboard_rows, leaderboard_runs
-from cpbench.comparison import Comparison, Key, compare
-from cpbench.leaderboard_rows import Row
+from cpbench.leaderboard import entries
+from cpbench.leaderboard import rows as leaderboard_rows
+from cpbench.leaderboard.rows import Row
+from cpbench.metrics.comparison import Comparison, Key, compare
 
 PARTS = {"finals": "at the end", "since": "over tasks", "learned": "right after learning", "change": "change since"}
 
@@ -48,7 +49,7 @@ def paired(a: Row, b: Row, what: str) -> tuple[Comparison, int]:
 
 @functools.cache
 def rows_of(folder: Path, sequence: str) -> list[Row]:
-    groups = leaderboard_rows.groups(leaderboard_runs.read(folder))
+    groups = leaderboard_rows.groups(entries.read(folder))
     return max((g.rows for g in groups if g.sequence.startswith(f"{sequence} v")), key=len, default=[])
 
 

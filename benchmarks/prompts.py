@@ -16,7 +16,7 @@ from pairs import row_of, rows_of
 from rich.console import Console
 from rich.table import Table
 
-from cpbench import results
+from cpbench.records import tables
 
 
 def by_prompt(folder: Path, sequence: str, methods: list[str]) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def by_prompt(folder: Path, sequence: str, methods: list[str]) -> pd.DataFrame:
         kind = "oracle" if method == "oracle" else "cell"
         parts = []
         for run in row.runs:
-            scores = results.read_scores(run.folder / "scores.csv")
+            scores = tables.read_scores(run.folder / "scores.csv")
             last = 0 if method == "oracle" else len(run.record.sequence.concepts)
             own = scores[(scores["kind"] == kind) & (scores["metric"] == "dino") & (scores["row"] == last)]
             parts.append(own.groupby("prompt")["value"].mean())

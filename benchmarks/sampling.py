@@ -14,8 +14,9 @@ from contextlib import nullcontext
 
 import torch
 
-from cpbench import backbones, config
-from cpbench.sampling import Sampler, Wanted, draw
+from cpbench import config
+from cpbench.backbones import loading
+from cpbench.backbones.sampling import Sampler, Wanted, draw
 
 
 def seconds(work: Callable[[], object], times: int = 3) -> float:
@@ -30,7 +31,7 @@ def seconds(work: Callable[[], object], times: int = 3) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    backbone = backbones.load("miniature")
+    backbone = loading.load("miniature")
     cell = [Wanted("a dog in the snow", 0, "dog", "a {} in the snow", k) for k in range(16)]
     ours = seconds(lambda: draw(backbone, cell, Sampler(batch_size=16)))
     singly = seconds(lambda: draw(backbone, cell, Sampler(batch_size=1)))

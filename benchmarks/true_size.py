@@ -34,9 +34,9 @@ COLUMNS = {
 
 
 def all_methods(architecture: str) -> list[str]:
-    from cpbench import config
+    from cpbench.registry import built_in_methods
 
-    known = [*config.built_in_methods(), "raretoken adapter=lora"]
+    known = [*built_in_methods(), "raretoken adapter=lora"]
     return [m for m in known if architecture != "sdxl" or m != "raretoken"]
 
 
@@ -46,13 +46,14 @@ def one(method: str, folder: Path, o: dict) -> dict[str, object]:
     import torch
 
     from cpbench import backbones, config
-    from cpbench.config import Loading
-    from cpbench.cost import PeakMemory
+    from cpbench.backbones.options import Loading
+    from cpbench.backbones.sampling import Sampler, Wanted, draw
     from cpbench.method import State, Task
-    from cpbench.sampling import Sampler, Wanted, draw
+    from cpbench.registry import load_method
+    from cpbench.running.cost import PeakMemory
 
     name, *settings = method.split()
-    kind = config.load_method(name)
+    kind = load_method(name)
     given = {k: o["steps"] for k in SHORT if k in kind.Options.model_fields} | config.parse_settings(tuple(settings))
     if "batch_size" in kind.Options.model_fields:
         given["batch_size"] = o["batch_size"]
@@ -129,9 +130,9 @@ def pipeline_of(architecture: str, dtype: str, work: Path) -> Path:
 @click.option("--output", type=click.Path(path_type=Path), help="JSON file of all figures.")
 @click.option("--one", "alone", hidden=True, help="Work of one process: this method.")
 def main(architecture: str, methods: tuple[str, ...], work: Path, output: Path | None, alone: str | None, **o) -> None:
-    from cpbench import torchvision_cure
+    from cpbench import torchvision_compat
 
-    torchvision_cure.apply()
+    torchvision_compat.apply()
     folder = pipeline_of(architecture, o["dtype"], work)
     if alone:
         click.echo(json.dumps(one(alone, folder, o)))

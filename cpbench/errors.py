@@ -77,3 +77,11 @@ class DamagedState(UserError):
 
     def __reduce__(self) -> tuple:  # as it comes back from another process
         return DamagedState, (self.path, self.reason)
+
+
+class RulesError(RuntimeError):
+    """A method did what methods may not do."""
+
+
+class ReplayError(RulesError):
+    """A method that must not see earlier data reached for it, or carries it."""

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from cpbench.errors import DamagedState, UserError, quoted
+from cpbench.files import seed_of
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from cpbench.backbones import Backbone
+    from cpbench.backbones.backbone import Backbone
 
 KINDS = ("adapter", "token", "fisher", "anchor", "mask", "weights", "generated", "pictures")
 SCHEMA = 1
@@ -60,12 +61,6 @@ class Task:
         import torch
 
         return torch.Generator().manual_seed(seed_of(self.seed, purpose, self.concept))
-
-
-def seed_of(*words: object) -> int:
-    """A 63-bit seed that depends on the words alone, on every machine."""
-    digest = hashlib.sha256("/".join(str(w) for w in words).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def _checksum(record: dict[str, Any]) -> str:
@@ -106,7 +101,7 @@ class State:
         """
         from safetensors.torch import save
 
-        from cpbench.results import write_atomically
+        from cpbench.files import write_atomically
 
         for name in self.tensors:
             if name.split("/", 1)[0] not in KINDS or "/" not in name:

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cpbench import results
+from cpbench.files import read_json, write_json
 
 
 def folder() -> Path | None:
@@ -28,7 +28,7 @@ def folder() -> Path | None:
 def recall(topic: str, key: Any) -> Any | None:
     """What `remember` was given for this key (any JSON); None where nothing is remembered."""
     file = _file(topic, key)
-    held = results.read_json(file) if file else None
+    held = read_json(file) if file else None
     # the whole key stands in the file: equal names of two keys would be one entry else
     if isinstance(held, dict) and held.get("key") == json.loads(json.dumps(key)):
         return held.get("value")
@@ -39,7 +39,7 @@ def remember(topic: str, key: Any, value: Any) -> None:
     """Keep `value` (any JSON) for `key`, which must hold all that `value` depends on."""
     if file := _file(topic, key):
         with contextlib.suppress(OSError):
-            results.write_json(file, {"key": key, "value": value})
+            write_json(file, {"key": key, "value": value})
 
 
 def _file(topic: str, key: Any) -> Path | None:

@@ -14,11 +14,11 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from cpbench import torchvision_cure
-from cpbench.backbones import Backbone
+from cpbench import torchvision_compat
+from cpbench.backbones.backbone import Backbone
 from cpbench.method import Task
 
-torchvision_cure.apply()  # before anything that imports torchvision
+torchvision_compat.apply()  # before anything that imports torchvision
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a network
 os.environ["CPBENCH_CACHE"] = tempfile.mkdtemp(prefix="cpbench-tests-")  # nothing of the user's own cache
@@ -109,13 +109,13 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def _loaded(tiny_folder: Path) -> Callable[[str], Backbone]:
-    from cpbench import backbones
+    from cpbench.backbones import loading
 
     kept: dict[str, Backbone] = {}
 
     def load(name: str) -> Backbone:
         if name not in kept:
-            kept[name] = backbones.load(name)
+            kept[name] = loading.load(name)
         return kept[name]
 
     return load
@@ -140,7 +140,7 @@ def tiny(_loaded: Callable[[str], Backbone], tiny_folder: Path) -> Iterator[Back
 @pytest.fixture(scope="session")
 def make_task() -> Callable[..., Task]:
     """make_task(backbone, concept, number, n, seed, log): a Task of `n` drawn pictures of the backbone's size."""
-    from cpbench import images
+    from cpbench.concepts import images
 
     def make(
         backbone: Backbone,

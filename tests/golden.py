@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cpbench.config import built_in_methods
+from cpbench.registry import built_in_methods
 
 HERE = Path(__file__).parent / "golden"
 METHODS = built_in_methods()
@@ -41,7 +41,7 @@ def sketch(name: str, tensor: Any) -> list[float]:
     """SKETCH random projections of a tensor: their differences are as large, on average, as those of the tensors."""
     import numpy as np
 
-    from cpbench.method import seed_of
+    from cpbench.files import seed_of
 
     flat = tensor.double().numpy().ravel()
     generator = np.random.default_rng(seed_of("sketch", name))
@@ -55,8 +55,8 @@ def sketch(name: str, tensor: Any) -> list[float]:
 def run(method: str, folder: Path) -> dict[str, Any]:
     """One golden run: {"scores": scores.csv, "tensors": {task/name: SHA-256}, "sketches": ..., "norms": ...}."""
     import cpbench
-    from cpbench.config import load_method
     from cpbench.method import State
+    from cpbench.registry import load_method
 
     file = folder / "golden.yaml"
     file.write_text(SEQUENCE)
@@ -89,8 +89,8 @@ def main() -> None:
     """Make all golden runs in the folder that is named; with --keep, keep what came out."""
     import torch
 
-    from cpbench import runner
-    from cpbench.machine import processor
+    from cpbench.records.machine import processor
+    from cpbench.running import runner
 
     torch.set_num_threads(1)
     runner.ornament = lambda target, make: None  # no picture of curves: it takes as long as the learning

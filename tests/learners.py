@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.method import Method, State, Task
 
 MakeTask = Callable[..., Task]

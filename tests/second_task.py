@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from learners import SHORT, SMALL
 
-from cpbench import backbones
-from cpbench.config import built_in_methods, load_method
+from cpbench.backbones import loading
 from cpbench.method import Method, State, Task
+from cpbench.registry import built_in_methods, load_method
 
 CONCEPTS = (("dog", "dog"), ("vase", "vase"))
 
@@ -44,7 +44,7 @@ def learn(name: str, backbone: Any, number: int, pictures: np.ndarray, before: S
 
 def main(folder: str, states: str, pictures: str) -> None:
     torch.set_num_threads(1)
-    backbone, both, out = backbones.load(folder), np.load(pictures), {}
+    backbone, both, out = loading.load(folder), np.load(pictures), {}
     for name in built_in_methods():
         after, norm = learn(name, backbone, 2, both, State.load(Path(states) / name))
         digest = hashlib.sha256()

@@ -10,17 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cpbench import adapters
-from cpbench.adapters import (
-    TokenRows,
-    add_lora,
-    inner_name,
-    matching_modules,
-    put_at,
-    remove_lora,
-)
-from cpbench.backbones import Backbone, fingerprint, load
-from cpbench.config import Loading
+from cpbench.backbones import adapters
+from cpbench.backbones.adapters import add_lora, inner_name, matching_modules, put_at, remove_lora
+from cpbench.backbones.backbone import Backbone, fingerprint
+from cpbench.backbones.loading import load
+from cpbench.backbones.options import Loading
+from cpbench.backbones.vocabulary import TokenRows
 
 WORDS, WIDTH = 7, 5
 

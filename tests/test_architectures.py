@@ -10,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from learners import SHORT
 
-from cpbench import adapters, backbones, config, learning
-from cpbench.backbones import Backbone, fingerprint
-from cpbench.config import Loading
-from cpbench.method import seed_of
-from cpbench.sampling import Sampler, Wanted, draw, noise
+from cpbench import backbones
+from cpbench.backbones import adapters
+from cpbench.backbones.backbone import Backbone, fingerprint
+from cpbench.backbones.options import Loading
+from cpbench.backbones.sampling import Sampler, Wanted, draw, noise
+from cpbench.files import seed_of
+from cpbench.learning import training
+from cpbench.registry import built_in_methods, load_method
 
 VARIANTS = {
     "raretoken lora": ("raretoken", {"adapter": "lora"}),
@@ -26,7 +29,7 @@ VARIANTS = {
     "ewc product": ("ewc", {"space": "product"}),
     "orthoinit exact": ("orthoinit", {"sum_factors": False}),
 }
-CASES = {name: (name, {}) for name in config.built_in_methods()} | VARIANTS  # a new file is covered as it comes
+CASES = {name: (name, {}) for name in built_in_methods()} | VARIANTS  # a new file is covered as it comes
 SMALLEST = SHORT | {"steps": 1, "fisher_draws": 1, "batch_size": 2}
 PROMPTS = ("a dog in the snow", "a purple backpack, two cups and a vase", "")
 WANTED = [Wanted(p, 0, "dog", "a {} in the snow", k) for p in PROMPTS for k in (0, 1)]
@@ -109,7 +112,7 @@ def test_every_method_learns_two_tasks_and_draws(
     backbone: Backbone, make_task: Callable[..., object], case: str
 ) -> None:
     name, chosen = CASES[case]
-    kind = config.load_method(name)
+    kind = load_method(name)
     options = kind.Options(**{k: v for k, v in SMALLEST.items() if k in kind.Options.model_fields}, **chosen)
     kind(options).check(backbone)
     before, state = fingerprint(backbone), None
@@ -142,8 +145,8 @@ def test_a_lora_is_on_every_attention_layer_of_the_architecture(backbone: Backbo
 def test_every_methods_own_layers_are_all_there(backbone: Backbone) -> None:
     """K and V of cross-attention are two a block, its linear layers four, and with self-attention's eight."""
     a_block = {"clora": 2, "stamina": 2, "cidm": 4}
-    for name in config.built_in_methods():
-        targets = config.load_method(name).Options.model_fields.get("target_modules")
+    for name in built_in_methods():
+        targets = load_method(name).Options.model_fields.get("target_modules")
         if targets is not None:
             found = adapters.matching_modules(backbone.unet, targets.default)
             assert len(found) == blocks_of(backbone) * a_block.get(name, 8), name
@@ -175,8 +178,8 @@ def test_learning_is_a_plain_loop_of_diffusers_and_peft(backbone: Backbone, make
     object.__setattr__(task, "log", lambda step, phase, **figures: told.append(figures["loss"]))
     factors = backbone.add_lora(rank, adapters.ATTENTION, task.generator("lora"))
     first = {k: v.detach().clone() for k, v in factors.items()}
-    loss = learning.denoising(backbone, "dog")
-    learning.train(backbone, task, loss, [(rate, list(factors.values()))], steps, n)
+    loss = training.denoising(backbone, "dog")
+    training.train(backbone, task, loss, [(rate, list(factors.values()))], steps, n)
     ours = {k: v.detach().clone() for k, v in factors.items()}
 
     pipe = plain_pipeline(Path(backbone.name))
@@ -232,15 +235,15 @@ def test_the_target_is_what_the_architecture_predicts(
 ) -> None:
     backbone = backbones.load(str(folders("sd15", prediction_type)))
     task = make_task(backbone)
-    (batch,) = learning.batches(backbone, task, 1, 2, "train")
-    scheduler = learning.noise_scheduler(backbone)
+    (batch,) = training.batches(backbone, task, 1, 2, "train")
+    scheduler = training.noise_scheduler(backbone)
     a = scheduler.alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
     expected = {
         "epsilon": batch.noise,
         "v_prediction": a.sqrt() * batch.noise - (1 - a).sqrt() * batch.latents,
         "sample": batch.latents,
     }[prediction_type]
-    torch.testing.assert_close(learning.target(scheduler, batch), expected)
+    torch.testing.assert_close(training.target(scheduler, batch), expected)
     assert draw(backbone, WANTED[:1], Sampler(2, 4.0)).std() > 0
 
 
@@ -269,7 +272,7 @@ def test_in_half_precision_what_is_trained_is_in_float32(
         assert {p.dtype for p in (row, *factors.values())} == {torch.float32}
         before = [p.detach().clone() for p in (row, *factors.values())]
         groups = [(1e-4, [row, *factors.values()])]
-        learning.train(backbone, task, learning.denoising(backbone, "<v1> dog"), groups, 2, 2)
+        training.train(backbone, task, training.denoising(backbone, "<v1> dog"), groups, 2, 2)
         assert not torch.equal(row, before[0])
         losses.append(curve)
         assert np.isfinite(draw(backbone, [ON_A_BEACH], Sampler(2, 4.0)).astype(float)).all()
@@ -308,9 +311,9 @@ def test_another_resolution_changes_what_is_drawn_and_learned(
     backbone = backbones.load(str(folders("sdxl")), loading=Loading(resolution=64))
     assert backbone.picture_size == 64 and backbone.latent_shape == (4, 8, 8)
     assert draw(backbone, WANTED[:1], Sampler(2, 4.0)).shape == (1, 64, 64, 3)
-    loss = learning.denoising(backbone, "dog")
+    loss = training.denoising(backbone, "dog")
     factors = backbone.add_lora(2, adapters.ATTENTION, torch.Generator().manual_seed(0))
-    learning.train(backbone, make_task(backbone), loss, [(1e-4, list(factors.values()))], 1, 2)
+    training.train(backbone, make_task(backbone), loss, [(1e-4, list(factors.values()))], 1, 2)
 
 
 def test_checkpointing_and_slicing_change_no_gradient(
@@ -320,8 +323,8 @@ def test_checkpointing_and_slicing_change_no_gradient(
     for loading in (Loading(), Loading(gradient_checkpointing=True), Loading(attention_slicing=True)):
         backbone = backbones.load(str(folders("sd15")), loading=loading)
         factors = backbone.add_lora(2, adapters.ATTENTION, torch.Generator().manual_seed(0))
-        (batch,) = learning.batches(backbone, make_task(backbone), 1, 2, "train")
-        learning.denoising(backbone, "dog")(batch)["denoising"].backward()
+        (batch,) = training.batches(backbone, make_task(backbone), 1, 2, "train")
+        training.denoising(backbone, "dog")(batch)["denoising"].backward()
         grads.append(torch.cat([p.grad.flatten() for p in factors.values()]))
     for other in grads[1:]:
         torch.testing.assert_close(other, grads[0], atol=1e-7, rtol=1e-4)
@@ -365,15 +368,15 @@ def test_what_trains_all_of_a_unet_is_refused_where_it_does_not_fit(
     folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights, gradients and AdamW's two moments in float32: 16 bytes a weight."""
-    from cpbench import cost
     from cpbench.errors import UserError
+    from cpbench.learning import weights_or_lora
 
     backbone = backbones.load(str(folders("sdxl")))
     need = 16 * sum(p.numel() for p in backbone.unet.parameters())
-    kind = config.load_method("raretoken")
-    monkeypatch.setattr(cost, "device_memory", lambda device: need - 1)
+    kind = load_method("raretoken")
+    monkeypatch.setattr(weights_or_lora, "device_memory", lambda device: need - 1)
     kind(kind.Options(adapter="lora")).check(backbone)
     with pytest.raises(UserError, match=r"method raretoken: trains all .* use --set adapter=lora"):
         kind(kind.Options()).check(backbone)
-    monkeypatch.setattr(cost, "device_memory", lambda device: need)
+    monkeypatch.setattr(weights_or_lora, "device_memory", lambda device: need)
     kind(kind.Options()).check(backbone)

@@ -12,16 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cpbench import audit, images, runner
-from cpbench.audit import ReplayError, search_state
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
+from cpbench.concepts import images
 from cpbench.config import resolve
+from cpbench.errors import ReplayError
+from cpbench.running import audit, prepare, runner
+from cpbench.running.audit import search_state
 
 CHEATS = Path(__file__).parent / "cheats"
 CONCEPTS = ("dog", "vase")
 HERE = {"output": "{output}", "folder": "{photos}/dog", "subject": "dog"}  # what a cheat is told, to look at
 
-Runs = Callable[..., runner.Run]
+Runs = Callable[..., prepare.Run]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(place: Path) -> Runs:
     """run(method, sequence, **options): the run, from its preparation to its end, on the miniature."""
 
-    def execute(method: str, sequence: str, **options: object) -> runner.Run:
+    def execute(method: str, sequence: str, **options: object) -> prepare.Run:
         here = {"output": place / "out", "photos": place / "photos"}
         told = {k: v.format(**here) if isinstance(v, str) else v for k, v in options.items()}
         given = {
@@ -275,7 +277,8 @@ def test_alikeness_is_the_largest_correlation(seed: int, m: int, n: int) -> None
 
 
 def test_a_real_lora_is_not_taken_for_its_pictures(miniature: Backbone, make_task: Callable) -> None:
-    from cpbench.baselines.seqlora import SequentialLora, Settings
+    from cpbench.baselines.seqlora import SequentialLora
+    from cpbench.learning.lora import Settings
 
     task = make_task(miniature, n=2)
     state = SequentialLora(Settings(rank=8, steps=2, batch_size=2)).learn(miniature, task, None)

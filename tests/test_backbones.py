@@ -12,14 +12,15 @@ import pytest
 import torch
 from learners import SHORT
 
-from cpbench import adapters, backbones, config
-from cpbench.audit import RulesError
-from cpbench.backbones import MINIATURE, Backbone, fingerprint
-from cpbench.errors import UserError
+from cpbench.backbones import adapters, loading
+from cpbench.backbones import backbone as backbones
+from cpbench.backbones.backbone import MINIATURE, Backbone, fingerprint
+from cpbench.errors import RulesError, UserError
 from cpbench.method import Method, State, Task
+from cpbench.registry import built_in_methods, load_method
 
 MakeTask = Callable[..., Task]
-CASES: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in config.built_in_methods()} | {
+CASES: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in built_in_methods()} | {
     "raretoken-lora": ("raretoken", {"adapter": "lora"}),
     "clora-noun": ("clora", {"keep_noun": True}),
     "dcscore-ewc": ("dcscore", {"variant": "ewc"}),
@@ -33,7 +34,7 @@ class Stop(Exception):
 
 def new_method(case: str) -> Method:
     name, chosen = CASES[case]
-    kind = config.load_method(name)
+    kind = load_method(name)
     return kind(kind.Options(**{k: v for k, v in SHORT.items() if k in kind.Options.model_fields}, **chosen))
 
 
@@ -133,7 +134,7 @@ def test_a_failure_while_drawing_leaves_no_trace(tiny: Backbone, make_task: Make
 
 
 def test_the_fingerprint_sees_each_kind_of_change(tiny_folder: Path) -> None:
-    own = backbones.load(str(tiny_folder))  # changed behind its back: no other test may use it
+    own = loading.load(str(tiny_folder))  # changed behind its back: no other test may use it
     before = fingerprint(own)
     weight = own.unet.conv_in.weight
     weight.requires_grad_(True)
@@ -153,14 +154,14 @@ def test_the_fingerprint_sees_each_kind_of_change(tiny_folder: Path) -> None:
 
 
 def test_changes_behind_its_back_are_refused_by_name(tiny_folder: Path) -> None:
-    own = backbones.load(str(tiny_folder))
+    own = loading.load(str(tiny_folder))
     with torch.no_grad():
         own.unet.conv_in.weight.mul_(0.2)
     with pytest.raises(RulesError, match="unet.conv_in.weight") as caught:
         own.restore()
     for allowed in ("add_lora", "add_token", "replace_weights"):
         assert allowed in str(caught.value)
-    other = backbones.load(str(tiny_folder))
+    other = loading.load(str(tiny_folder))
     other.unet.conv_in.weight = torch.nn.Parameter(other.unet.conv_in.weight.detach().clone())
     with pytest.raises(RulesError, match="unet.conv_in.weight"):
         other.restore()
@@ -168,14 +169,14 @@ def test_changes_behind_its_back_are_refused_by_name(tiny_folder: Path) -> None:
 
 def test_replacing_a_weight_hides_no_other_change(tiny_folder: Path) -> None:
     """Neither that of its original, which waits aside, nor that of a neighbour."""
-    own = backbones.load(str(tiny_folder))
+    own = loading.load(str(tiny_folder))
     original = own.unet.conv_in.weight
     own.replace_weights({"conv_in.weight": torch.zeros_like(original)})
     with torch.no_grad():
         original.mul_(0.2)
     with pytest.raises(RulesError, match="unet.conv_in.weight"):
         own.restore()
-    other = backbones.load(str(tiny_folder))
+    other = loading.load(str(tiny_folder))
     other.replace_weights({"conv_in.weight": other.unet.conv_in.weight * 2})
     other.unet.conv_in.bias = torch.nn.Parameter(other.unet.conv_in.bias.detach().clone())
     with pytest.raises(RulesError, match="unet.conv_in.bias"):
@@ -188,7 +189,7 @@ def test_changes_while_installing_are_refused_before_anything_is_drawn(tiny_fold
             with torch.no_grad():
                 backbone.unet.conv_in.weight.mul_(0.2)
 
-    own, drawn = backbones.load(str(tiny_folder)), []
+    own, drawn = loading.load(str(tiny_folder)), []
     with pytest.raises(RulesError, match="unet.conv_in.weight"), own.installed(Dirty(), State(), ("dog",)):
         drawn.append(True)
     assert not drawn
@@ -594,7 +595,7 @@ def test_the_embedding_of_a_word_is_the_mean_over_its_tokens(tiny: Backbone) -> 
 
 
 def test_a_random_embedding_has_the_mean_and_spread_of_the_vocabulary(tiny_folder: Path) -> None:
-    own = backbones.load(str(tiny_folder))  # its table is changed behind its back: no other test may use it
+    own = loading.load(str(tiny_folder))  # its table is changed behind its back: no other test may use it
     table = own.text_encoder.get_input_embeddings().weight
     width, n = table.shape[1], 4000
     with torch.no_grad():  # another mean and another spread in every dimension
@@ -730,8 +731,8 @@ def test_latents_are_the_posterior_in_the_scale_of_the_unet(tiny: Backbone, make
 
 PLAIN = """
 import json, sys
-from cpbench import torchvision_cure
-torchvision_cure.apply()
+from cpbench import torchvision_compat
+torchvision_compat.apply()
 import torch
 from diffusers import StableDiffusionPipeline
 torch.set_num_threads(1)
@@ -754,7 +755,7 @@ def test_plain_diffusers_loads_and_draws_the_miniature() -> None:
     assert parts == {part: ["torch.float32"] for part in ("unet", "vae", "text_encoder")}
     assert (shape, same) == ([64, 64, 3], True)
     assert spread > 0.01
-    assert ours == ["cpbench", "cpbench.torchvision_cure"]
+    assert ours == ["cpbench", "cpbench.torchvision_compat"]
 
 
 def test_the_backbone_draws_as_plain_diffusers_does(tiny: Backbone, tiny_folder: Path) -> None:
@@ -780,20 +781,20 @@ def test_loaded_parts_are_frozen_and_in_evaluation_mode(tiny: Backbone) -> None:
 )
 def test_an_unknown_backbone_gets_the_near_match(name: str, said: str) -> None:
     with pytest.raises(UserError, match="unknown backbone") as caught:
-        backbones.load(name)
+        loading.load(name)
     assert repr(name) in str(caught.value) and said in str(caught.value)
 
 
 def test_a_folder_without_a_pipeline_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="model_index.json") as caught:
-        backbones.load(str(tmp_path))
+        loading.load(str(tmp_path))
     assert str(tmp_path) in str(caught.value)
 
 
 def test_a_pipeline_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(UserError, match="FluxPipeline"):
-        backbones.load(str(tmp_path))
+        loading.load(str(tmp_path))
 
 
 def test_the_weights_hash_is_of_all_that_moves_a_picture(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:

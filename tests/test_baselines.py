@@ -5,14 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from cpbench import adapters, sampling
-from cpbench.backbones import Backbone
+from cpbench.backbones import adapters, sampling
+from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.sampling import Sampler, Wanted
 from cpbench.baselines.base import Base
 from cpbench.baselines.isolated import Isolated
-from cpbench.baselines.seqlora import SequentialLora, Settings, add_tokens, add_words, token_of
+from cpbench.baselines.seqlora import SequentialLora
+from cpbench.learning.lora import Settings, add_tokens, add_words, token_of
+from cpbench.learning.semantic_preservation import Preservation, semantic
 from cpbench.method import Method, NotDefined, State, Task
-from cpbench.sampling import Sampler, Wanted
-from cpbench.semantic_preservation import Preservation, semantic
 
 MakeTask = Callable[..., Task]
 CONCEPTS = ("dog", "vase", "dog2")

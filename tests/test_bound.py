@@ -11,12 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from cpbench import config, machine, measures, runner
-from cpbench.cells import of_row
+from cpbench import config
 from cpbench.config import resolve
 from cpbench.errors import DamagedState, UserError
 from cpbench.method import State
-from cpbench.sampling import png_bytes
+from cpbench.records import machine
+from cpbench.records.measures_table import recorded_pictures
+from cpbench.records.pictures import png_bytes
+from cpbench.running import bookkeeping, runner
+from cpbench.running.cells import of_row, pictures_of
 
 LORA: dict[str, Any] = {"rank": 2, "steps": 3, "batch_size": 1, "learning_rate": 3e-2}
 
@@ -121,7 +124,8 @@ def test_saving_a_picture_over_changes_no_other_method(both, short: Path, capsys
 
 
 def test_a_swapped_picture_is_not_measured_and_not_shown(both, short: Path) -> None:
-    from cpbench import report_data, sequences
+    from cpbench.concepts import sequences
+    from cpbench.report import data
 
     _, zero, _ = both
     picture = zero / "task-02" / "pictures" / "dog" / "00-0.png"
@@ -129,8 +133,8 @@ def test_a_swapped_picture_is_not_measured_and_not_shown(both, short: Path) -> N
     picture.write_bytes(png_bytes(np.full((64, 64, 3), 7, np.uint8)))
     cell = next(c for c in of_row(sequences.load(str(short)), 2, 2) if c.name == "dog")
     with pytest.raises(UserError, match="is not the picture that was drawn there"):
-        measures.pictures_of(zero / "task-02", cell)
-    shown = report_data.read(zero)
+        pictures_of(zero / "task-02", cell)
+    shown = data.read(zero)
     assert shown.picture(2, "dog", 0) is None and shown.picture(2, "dog", 0, 1) is not None
     assert any("1 pictures are not those that were judged" in note for note in shown.notes)
 
@@ -151,7 +155,7 @@ def test_a_picture_that_cannot_be_made_keeps_no_run_from_its_end(both, short: Pa
     def broken(*args: object) -> None:
         raise RuntimeError("no font")
 
-    monkeypatch.setattr(runner.report, "retention_grid", broken)
+    monkeypatch.setattr(runner, "retention_grid", broken)
     assert "grid.png could not be made: RuntimeError: no font" in again(short, output, capsys)
     assert json.loads((zero / "run.json").read_text())["status"] == "finished"
 
@@ -189,15 +193,15 @@ def test_clean_removes_what_no_run_names_and_nothing_else(both, call: Callable) 
     assert set(cache.glob("*/*.png")) == kept
     shutil.rmtree(one)
     call("clean", "--output", output)
-    named = set(measures.recorded_pictures(zero / "task-00").values()) | {
-        d for t in (1, 2) for d in measures.recorded_pictures(zero / f"task-{t:02d}").values()
+    named = set(recorded_pictures(zero / "task-00").values()) | {
+        d for t in (1, 2) for d in recorded_pictures(zero / f"task-{t:02d}").values()
     }
     assert {f.stem.partition("-")[2] for f in cache.glob("*/*.png")} <= named and any(cache.glob("*/*.png"))
 
 
 def test_clean_leaves_a_folder_at_work_alone(both, call: Callable) -> None:
     output, zero, _ = both
-    with runner.held(zero):
+    with bookkeeping.held(zero):
         code, _, said = call("clean", "--output", output)
     assert code == 2 and "at work" in said and str(zero) in said
     assert call("clean", "--output", output / "none")[0] == 2

@@ -116,8 +116,8 @@ def test_every_question_asks_in_words_the_world_reads() -> None:
 
 
 def test_dreambenchs_prompts_are_among_the_questions() -> None:
+    from cpbench.concepts.sequences import load
     from cpbench.miniature.world import LIVE, NOUNS
-    from cpbench.sequences import load
 
     prompts = {q.prompt for q in exam.QUESTIONS}
     for concept in load("dreambench30").concepts:
@@ -215,12 +215,14 @@ def test_card_says_met_short_and_not_measured() -> None:
 def test_mechanisms_train_what_they_name_and_leave_no_trace() -> None:
     import torch
 
-    from cpbench import backbones, images
+    from cpbench.backbones import backbone as backbones
+    from cpbench.backbones import loading
+    from cpbench.concepts import images
     from cpbench.method import Task
     from cpbench.miniature.pretrain import mechanisms
     from cpbench.miniature.world import training_identity
 
-    backbone = backbones.load("miniature")
+    backbone = loading.load("miniature")
     before = backbones.fingerprint(backbone)
     task = Task(1, "someone", "dog", images.references(training_identity("dog", 0, exam.SPLIT), "someone"), 0)
     for name, mechanism in mechanisms.MECHANISMS.items():

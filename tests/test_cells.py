@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cpbench import cells, rows, sequences
+from cpbench.concepts import sequences
+from cpbench.files import read_json
 from cpbench.miniature import world
-from cpbench.results import read_json, read_scores
+from cpbench.records.tables import read_scores
+from cpbench.running import cells, rows
 
 SHORT = """
 name: short

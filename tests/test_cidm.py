@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask, Tensors, learn, product, tasks
 
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.cidm import Cidm, CidmSettings, consolidation, shares
 from cpbench.method import State
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from learners import CONCEPTS, Learned, MakeTask, same
 
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.classdiffusion import ClassDiffusion, Settings
 from cpbench.baselines.customdiffusion import CustomDiffusion
-from cpbench.semantic_preservation import Preservation, semantic
+from cpbench.learning.semantic_preservation import Preservation, semantic
 
 FAST: dict[str, Any] = {"learning_rate": 1e-2, "token_learning_rate": 1e-2, "steps": 4, "batch_size": 2}
 

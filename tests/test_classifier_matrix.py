@@ -16,14 +16,19 @@ from hypothesis import strategies as st
 from test_html_report import make_run, record
 
 import cpbench
-from cpbench import backbones, finished, html_report, images, report_data, results, scoring
-from cpbench import classifier_matrix as cm
-from cpbench.backbones import Backbone
+from cpbench.backbones import loading
+from cpbench.backbones.backbone import Backbone
+from cpbench.concepts import images
 from cpbench.errors import UserError
-from cpbench.learning import noise_scheduler
+from cpbench.files import read_json, write_atomically, write_json
+from cpbench.finished import classifier_matrix as cm
+from cpbench.finished import load, scoring
+from cpbench.learning.training import noise_scheduler
 from cpbench.method import Method, NotDefined, State
-from cpbench.progress import QuietReporter
-from cpbench.runner import shown_files
+from cpbench.report import data as report_data
+from cpbench.report import page
+from cpbench.running.bookkeeping import shown_files
+from cpbench.running.progress import QuietReporter
 
 # From errors to shares
 
@@ -156,7 +161,7 @@ def ready(classified: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def loaded(miniature: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backbone that all tests share, instead of one for every command: it is restored after every use."""
-    monkeypatch.setattr(backbones, "load", lambda *given: miniature)
+    monkeypatch.setattr(loading, "load", lambda *given: miniature)
 
 
 @pytest.fixture
@@ -174,14 +179,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def by_loop(folder: Path, t: int, draws: int) -> list[list[str]]:
     """For each concept of row t, whom the model takes its pictures for, one noised latent at a time."""
-    it = finished.open_run(folder, t, "cpu")
+    it = load.open_run(folder, t, "cpu")
     backbone, names = it.backbone, list(it.nouns)
     alphas, found = noise_scheduler(backbone).alphas_cumprod, []
     for j in names:
         latents, errors = backbone.encode_images(images.drawn(j))[0], {}
         batch = cm.noised(backbone, images.drawn(j)[:1], draws)
         for i in names:
-            with finished.installed(it, (i,)), torch.no_grad():
+            with load.installed(it, (i,)), torch.no_grad():
                 words = backbone.encode_prompts([f"a photo of a {it.phrase(i)}"])
                 for n, z in enumerate(latents):
                     for step, noise in zip(batch.timesteps, batch.noise, strict=True):
@@ -196,7 +201,7 @@ def test_a_run_by_loop(ran: Path, counted: list[int]) -> None:
     before = contents(ran)
     done = cm.classify(ran, device="cpu", draws=2)
     assert {k: v for k, v in contents(ran).items() if not k.startswith("classifier/")} == before
-    assert shown_files(ran) == results.read_json(ran / "run.json")["files"]
+    assert shown_files(ran) == read_json(ran / "run.json")["files"]
     # row 0: two nouns, 15 pictures; rows 1, 2, 3: as many candidates as concepts; every picture twice
     assert sum(counted) == done.spent[0] == done.spent[1] == 2 * 5 * (2 * 3 + 1 * 1 + 2 * 2 + 3 * 3)
     assert max(counted) <= 32
@@ -215,7 +220,7 @@ def test_a_run_by_loop(ran: Path, counted: list[int]) -> None:
     assert (matrix.isna() == usual.isna()).all(axis=None) and list(usual.columns) == concepts
     pd.testing.assert_frame_equal(matrix, done.matrix, atol=1e-6)
     assert matrix.loc[1, "dog"] == 1  # of one candidate
-    told = results.read_json(done.folder / "classifier.json")
+    told = read_json(done.folder / "classifier.json")
     assert told["timesteps"] == [250, 750] and told["settings"]["template"] == "a photo of a {}"
     assert told["unet_evaluations"] == done.spent[0] and list(told["rows"]) == ["0", "1", "2", "3"]
     assert told["versions"]["torch"]
@@ -235,7 +240,7 @@ def test_one_concept_at_a_time_and_nothing_asked_twice(alike: Callable[[str], Pa
     """`isolated` can ready one concept only; what its LoRA said of a picture in one row holds for the others."""
     folder = Path(shutil.copytree(alike("isolated"), tmp_path / "run"))
     done = cm.classify(folder, [1, 2, 3], device="cpu", draws=1)
-    told = results.read_json(done.folder / "classifier.json")["rows"]
+    told = read_json(done.folder / "classifier.json")["rows"]
     assert [told[t]["unet_evaluations"] for t in "123"] == [5 * n for n in (1, 3, 5)]  # 9 pairs in all, not 14
     alone = cm.classify(Path(shutil.copytree(alike("isolated"), tmp_path / "alone")), [3], device="cpu", draws=1)
     assert alone.spent[0] == 45
@@ -259,8 +264,8 @@ class Halting(Method):
 
 
 def test_what_a_method_cannot_ready_is_left_out(ran: Path, miniature: Backbone) -> None:
-    config, _, _ = finished.recorded(results.read_json(ran / "run.json"), ran)
-    sequence = scoring.sequence_of(config, results.read_json(ran / "run.json")["facts"], ran)
+    config, _, _ = load.recorded(read_json(ran / "run.json"), ran)
+    sequence = scoring.sequence_of(config, read_json(ran / "run.json")["facts"], ran)
     batches = {c.name: cm.noised(miniature, images.drawn(c.name)[:2], 1) for c in sequence.concepts}
     asked = cm.Asked(ran, config, Halting(), miniature, sequence.concepts, batches, 1)
     reporter = QuietReporter()
@@ -300,7 +305,7 @@ def test_rows_that_are_there_stay(
     assert contents(ran / "classifier") == contents(classified / "classifier")
 
     before = contents(ran)
-    monkeypatch.setattr(backbones, "load", None)  # which is not even loaded
+    monkeypatch.setattr(loading, "load", None)  # which is not even loaded
     again = cm.classify(ran, device="cpu", draws=1)
     assert again.spent == (0, last.spent[1]) and contents(ran) == before
     pd.testing.assert_frame_equal(again.matrix, last.matrix, atol=1e-6)
@@ -339,9 +344,9 @@ def test_what_is_damaged_is_made_again(ran: Path, spoil: Callable[[Path], object
 
 
 def change(folder: Path, how: Callable[[dict], object]) -> None:
-    told = results.read_json(folder / "classifier.json")
+    told = read_json(folder / "classifier.json")
     how(told)
-    results.write_json(folder / "classifier.json", told)
+    write_json(folder / "classifier.json", told)
 
 
 def test_rows_without_a_state_are_left_out(ran: Path, call: Callable) -> None:
@@ -379,10 +384,10 @@ def test_the_command_prints_matrix_and_figures(ready: Path, call: Callable) -> N
 
 
 def test_what_is_not_as_it_was_is_refused(ran: Path, call: Callable, tmp_path: Path) -> None:
-    record = results.read_json(ran / "run.json")
+    record = read_json(ran / "run.json")
 
     def refused(*words: object, **facts: object) -> str:
-        results.write_json(ran / "run.json", record | {"facts": record["facts"] | facts})
+        write_json(ran / "run.json", record | {"facts": record["facts"] | facts})
         code, out, said = call("classify", ran, "--device", "cpu", *words)
         assert code == 2 and out == "" and len(said.splitlines()) == 1 and "Traceback" not in said
         return said
@@ -399,7 +404,7 @@ def test_what_is_not_as_it_was_is_refused(ran: Path, call: Callable, tmp_path: P
     (ran / "task-03" / "state.safetensors").write_bytes(b"x")
     assert "is damaged" in refused("--rows", 3)
     (tmp_path / "mine.py").write_text("raise SystemExit(9)")
-    results.write_json(ran / "run.json", record | {"config": record["config"] | {"method": str(tmp_path / "mine.py")}})
+    write_json(ran / "run.json", record | {"config": record["config"] | {"method": str(tmp_path / "mine.py")}})
     code, _, said = call("classify", ran)
     assert code == 2 and "--trust-remote-code" in said
     assert call("classify", tmp_path / "gone")[0] == 2
@@ -412,7 +417,7 @@ def test_the_report_shows_it(ready: Path) -> None:
     file = ready / "classifier" / "matrix.csv"
     matrix = pd.read_csv(file, index_col="row").drop(index=1)
     matrix.to_csv(file)
-    text = html_report.page([report_data.read(ready)])
+    text = page.page([report_data.read(ready)])
     beyond = text[text.index('id="beyond"') : text.index("</section>", text.index('id="beyond"'))]
     part = beyond[beyond.index("Diffusion classifier: real pictures") :]
     rows = re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', part, re.DOTALL)
@@ -432,13 +437,13 @@ def test_the_report_shows_one_a_run(ready: Path, alike: Callable[[str], Path], t
     other = Path(shutil.copytree(alike("isolated"), tmp_path / "other"))
     runs = [report_data.read(folder) for folder in (ready, other)]
     report_data.label(runs)
-    assert html_report.page(runs).count("real pictures for:") == 1
+    assert page.page(runs).count("real pictures for:") == 1
     cm.classify(other, [1], device="cpu", draws=1)
     runs = [report_data.read(folder) for folder in (ready, other)]
     report_data.label(runs)
-    heads = re.findall(r"real pictures for: ([^<]*)</h3>", html_report.page(runs))
+    heads = re.findall(r"real pictures for: ([^<]*)</h3>", page.page(runs))
     assert heads == [run.label for run in runs] and len(set(heads)) == 2
-    *_, plotted = html_report.write([ready], tmp_path / "report.html", with_plots=True)
+    *_, plotted = page.write([ready], tmp_path / "report.html", with_plots=True)
     assert {f"matrix-{name}.svg" for name in ("dino", "classifier")} <= {f.name for f in plotted.iterdir()}
 
 
@@ -465,11 +470,11 @@ DAMAGED = (
 def test_a_damaged_matrix_is_a_note(tmp_path: Path) -> None:
     folder, said = make_run(tmp_path / "run", ["dog", "vase", "dog2"]), "classifier/matrix.csv is damaged and left out."
     for data in DAMAGED:
-        results.write_atomically(folder / "classifier" / "matrix.csv", data)
+        write_atomically(folder / "classifier" / "matrix.csv", data)
         shown = report_data.read(folder)
         assert shown.classifier is None and said in shown.notes, data
-    assert said in html_report.page([shown])
-    results.write_atomically(folder / "classifier" / "matrix.csv", b"row,dog,vase,dog2\n3,1,,0.25\n0,0.5,1,0.5\n")
+    assert said in page.page([shown])
+    write_atomically(folder / "classifier" / "matrix.csv", b"row,dog,vase,dog2\n3,1,,0.25\n0,0.5,1,0.5\n")
     shown = report_data.read(folder)
     assert (
         said not in shown.notes and list(shown.classifier.index) == [0, 3] and shown.classifier.loc[3, "dog2"] == 0.25

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from cpbench import config, sequences
-from cpbench.cli import cli
+from cpbench.cli.options import cli
+from cpbench.concepts import sequences
+from cpbench.registry import built_in_methods, load_method, summary_of
 
 ROOT = Path(__file__).parents[1]
 Call = Callable[..., tuple[int, str, str]]
@@ -196,13 +197,13 @@ def test_list_names_all_there_is_with_its_first_line(call: Call) -> None:
     assert re.match(r"miniature +\w", call("list", "backbones")[1])
 
 
-@pytest.mark.parametrize("name", config.built_in_methods())
+@pytest.mark.parametrize("name", built_in_methods())
 def test_describe_a_method_tells_its_docstring_and_every_option(call: Call, name: str) -> None:
     code, shown, said = call("describe", name)
     assert (code, said) == (0, "")
     told = " ".join(shown.split())
-    assert told.startswith(config.summary_of(name)[:60])
-    for key, field in config.load_method(name).Options.model_fields.items():
+    assert told.startswith(summary_of(name)[:60])
+    for key, field in load_method(name).Options.model_fields.items():
         row = re.search(rf"^ *{key} +(.*)$", shown, re.MULTILINE)
         assert row, key
         if not isinstance(field.default, tuple):

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask
 
 import cpbench
-from cpbench import adapters
-from cpbench.adapters import products
-from cpbench.backbones import Backbone
-from cpbench.baselines.clora import CLora, CLoraSettings, forgetting
+from cpbench.backbones import adapters
+from cpbench.backbones.adapters import products
+from cpbench.backbones.backbone import Backbone
+from cpbench.baselines.clora import CLora, CLoraSettings
+from cpbench.learning.lora import forgetting
 from cpbench.method import State
 
 Tensors = dict[str, torch.Tensor]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpbench.comparison import Comparison, compare, sign_flip
 from cpbench.errors import UserError
-from cpbench.intervals import bootstrap
+from cpbench.metrics.comparison import Comparison, compare, sign_flip
+from cpbench.metrics.intervals import bootstrap
 
 NAN = float("nan")
 

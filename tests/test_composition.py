@@ -10,10 +10,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from cpbench import composition, images, report, sequences
+from cpbench.concepts import images, sequences
 from cpbench.errors import UserError
-from cpbench.judges import load_for
-from cpbench.results import read_json, read_scores
+from cpbench.files import read_json
+from cpbench.judges.select import load_for
+from cpbench.metrics import composition as composition_module
+from cpbench.records import terminal
+from cpbench.records.tables import read_scores
+from cpbench.running import composition
 
 
 @pytest.fixture
@@ -94,9 +98,9 @@ def test_the_summary_is_the_means(short_run: Callable) -> None:
         part = table[(table["kind"] == "pair") & (table["row"] == int(row))]
         both = part[part["metric"].isin(("dino_first", "dino_second"))]["value"].mean()
         assert figures["dino"] == pytest.approx(both) and set(figures) == {"dino", "clip_i", "clip_t", "both"}
-    assert composition.summary(table[table["kind"] != "pair"]) == {}
+    assert composition_module.summary(table[table["kind"] != "pair"]) == {}
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(report.run_tables(folder, ["dog", "vase"], 2)[-1])
+    console.print(terminal.run_tables(folder, ["dog", "vase"], 2)[-1])
     shown = console.export_text()
     assert "two concepts in one picture" in shown and f"{kept['2']['dino']:.3f}" in shown
 
@@ -104,7 +108,7 @@ def test_the_summary_is_the_means(short_run: Callable) -> None:
 def test_a_pair_counts_as_much_as_another() -> None:
     rows = [(0, "pair", "a+b", "p", k, "both", 1.0) for k in range(9)] + [(0, "pair", "c+d", "p", 0, "both", 0.0)]
     table = pd.DataFrame(rows, columns=["row", "kind", "concept", "prompt", "index", "metric", "value"])
-    assert composition.summary(table) == {"0": {"both": 0.5}}
+    assert composition_module.summary(table) == {"0": {"both": 0.5}}
 
 
 def test_a_method_that_cannot_is_not_defined_and_never_zero(short_run: Callable) -> None:

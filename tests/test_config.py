@@ -11,9 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cpbench import config
-from cpbench.config import load_method, method_names, parse_settings, resolve, summary_of
+from cpbench.config import parse_settings, resolve
 from cpbench.errors import UserError
 from cpbench.method import Method, Options
+from cpbench.registry import built_in_methods, changed, load_method, method_file, method_names, preset, summary_of
 
 ROOT = Path(__file__).parents[1]
 PRESET = yaml.safe_load((ROOT / "baselines" / "presets" / "miniature.yaml").read_text())["seqlora"]
@@ -74,10 +75,10 @@ def test_the_papers_preset_holds_on_every_backbone_without_one_and_is_what_the_d
         assert told["_provenance"].keys() == {"values", "model"}
         values = {k: v for k, v in told.items() if k != "_provenance"}
         for backbone in ("sd15", "sdxl", "some/folder"):
-            assert config.preset(backbone, method) == values
-        defaults = config.load_method(method).Options().model_dump(mode="json")
+            assert preset(backbone, method) == values
+        defaults = load_method(method).Options().model_dump(mode="json")
         assert {k: defaults[k] for k in values} == values
-    assert config.preset("miniature", "clora")["steps"] != papers["clora"]["steps"]
+    assert preset("miniature", "clora")["steps"] != papers["clora"]["steps"]
 
 
 def test_config_file_is_over_preset_and_set_over_config_file(tmp_path: Path) -> None:
@@ -231,13 +232,13 @@ def test_settings_keep_their_order_and_split_at_the_first_sign() -> None:
 def test_built_in_methods_are_the_files_of_baselines() -> None:
     files = {f.stem for f in (ROOT / "baselines").glob("*.py")} - {"__init__"}
     assert {"base", "seqlora", "isolated"} <= files
-    assert set(config.built_in_methods()) == files <= set(method_names())
+    assert set(built_in_methods()) == files <= set(method_names())
     for name in files:
         assert load_method(name).__module__ == f"cpbench.baselines.{name}"
 
 
 def test_summaries_are_the_docstrings_first_lines_read_without_importing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in config.built_in_methods():
+    for name in built_in_methods():
         monkeypatch.delitem(sys.modules, f"cpbench.baselines.{name}", raising=False)
         first = (ROOT / "baselines" / f"{name}.py").read_text().splitlines()[0]
         assert first.startswith('"""')
@@ -249,7 +250,7 @@ def test_method_from_a_file(tmp_path: Path) -> None:
     path = write(tmp_path, ONE + "\nfrom cpbench.baselines.base import Base as Other\n", "mine.py")
     found = load_method(str(path))
     assert (found.__name__, issubclass(found, Method)) == ("Mine", True)  # what is imported does not count
-    assert config.method_file(found) == path
+    assert method_file(found) == path
 
 
 @pytest.mark.parametrize(
@@ -314,19 +315,19 @@ class Needs(Options):
 
 
 def test_options_unlike_the_defaults_or_the_preset_are_the_changed_ones() -> None:
-    assert config.changed("mine.py", "miniature", Needs(folder="x")) == {"folder": "x"}  # it has no default
+    assert changed("mine.py", "miniature", Needs(folder="x")) == {"folder": "x"}  # it has no default
     other = Needs(folder="x", words=["a"], rate=1)
-    assert config.changed("mine.py", "miniature", other) == {"folder": "x", "words": ["a"]}
+    assert changed("mine.py", "miniature", other) == {"folder": "x", "words": ["a"]}
     presets = yaml.safe_load((Path(__file__).parents[1] / "baselines" / "presets" / "miniature.yaml").read_text())
-    for method in config.built_in_methods():
+    for method in built_in_methods():
         _, _, options = config.resolve({"method": method, "sequence": "quick3"})
-        assert config.changed(method, "miniature", options) == {}, method
+        assert changed(method, "miniature", options) == {}, method
     _, _, options = config.resolve({"method": "dcscore", "sequence": "quick3"}, None, ("variant=ewc",))
-    assert config.changed("dcscore", "miniature", options) == {"variant": "ewc"}  # its rates come from a preset as well
+    assert changed("dcscore", "miniature", options) == {"variant": "ewc"}  # its rates come from a preset as well
     assert options.ewc_weight == presets["dcscore variant=ewc"]["ewc_weight"] != presets["dcscore"]["ewc_weight"]
     _, _, options = config.resolve({"method": "dcscore", "sequence": "quick3"}, None, ("variant=ewc", "ewc_weight=3.0"))
     assert options.ewc_weight == 3
     _, _, options = config.resolve({"method": "clora", "sequence": "quick3"}, None, ("keep_noun=true", "rank=3"))
-    assert config.changed("clora", "miniature", options) == {"keep_noun": True, "rank": 3}
+    assert changed("clora", "miniature", options) == {"keep_noun": True, "rank": 3}
     assert options.forgetting_weight == float(presets["clora keep_noun=true"]["forgetting_weight"])
-    assert set(config.changed("clora", "some/folder", options)) >= {"steps", "forgetting_weight"}  # no preset there
+    assert set(changed("clora", "some/folder", options)) >= {"steps", "forgetting_weight"}  # no preset there

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpbench import copying
+from cpbench.metrics import copying
 
 
 def pictures(seed, n, width=6):
@@ -21,13 +21,10 @@ def cosine(x, y):
 
 @settings(max_examples=40)
 @given(st.integers(0, 999), st.integers(1, 6), st.integers(2, 6))
-def test_nearest_ceiling_and_share_are_those_of_the_loops(seed, n, m):
+def test_ceiling_and_share_are_those_of_the_loops(seed, n, m):
     drawn, real = pictures(seed, n), pictures(seed + 1000, m)
-    rows, cosines = copying.nearest_training(drawn, real)
     ceiling = max(cosine(x, y) for x, y in combinations(real, 2))
     table = [[cosine(x, y) for y in real] for x in drawn]
-    assert rows.tolist() == [row.index(max(row)) for row in table]
-    assert cosines == pytest.approx([max(row) for row in table])
     assert copying.copy_ceiling(real) == pytest.approx(ceiling)
     expected = [float(max(row) > ceiling) for row in table]
     assert copying.copied(drawn, real).tolist() == expected
@@ -39,8 +36,6 @@ def test_nearest_ceiling_and_share_are_those_of_the_loops(seed, n, m):
 def test_training_pictures_drawn_again_are_copies(seed, m, length):
     real = pictures(seed, m)
     assert copying.share_copied(length * real, real) == 1
-    rows, cosines = copying.nearest_training(length * real, real)
-    assert rows.tolist() == list(range(m)) and cosines == pytest.approx(np.ones(m))
 
 
 def test_at_the_ceiling_is_not_above_it():
@@ -63,8 +58,6 @@ def test_what_is_not_defined():
     assert math.isnan(copying.copy_ceiling(one)) and math.isnan(copying.share_copied(some, one))
     assert math.isnan(copying.share_copied(np.empty((0, 6)), some))
     assert np.isnan(copying.copied(np.concatenate([np.zeros((1, 6)), some]), some)).tolist() == [True] + [False] * 3
-    with pytest.raises(ValueError, match="training has no rows"):
-        copying.nearest_training(some, np.empty((0, 6)))
 
 
 def test_real_pictures_twice_hide_every_copy():

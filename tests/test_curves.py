@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cpbench import curves
+from cpbench.records import curves
 
 
 def write(folder: Path, t: int, rows: list[dict[str, float | str]]) -> None:
@@ -35,8 +35,11 @@ def test_every_figure_of_every_task_is_read(tmp_path: Path) -> None:
     }
     assert list(found[(found.task == 2) & (found.figure == "ewc")]["value"]) == [0.1 * k for k in range(4)]
     curves.plot(tmp_path, ["dog", "cat", "vase"], tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width > 800 and np.asarray(picture.convert("L")).std() > 5
+    first = np.asarray(Image.open(tmp_path / "curves.png").convert("L")).astype(int)
+    write(tmp_path / "other", 1, [{"phase": "train", "step": k, "loss": 1.0 / (k + 1)} for k in range(4)])
+    curves.plot(tmp_path / "other", ["dog", "cat", "vase"], tmp_path / "one.png")
+    fewer = np.asarray(Image.open(tmp_path / "one.png").convert("L")).astype(int)
+    assert (first < 128).sum() > 2 * (fewer < 128).sum() > 0  # three plots of four lines, and one of one
     assert curves.read(tmp_path / "none", 1)[0].empty
     (tmp_path / "task-02" / "curve.csv").write_bytes(b"\xff\xfe\0")
     found, damaged = curves.read(tmp_path, 3)

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask, same
 from test_raretoken import changed, everything
 
-from cpbench import backbones, learning, regularisation
-from cpbench.backbones import Backbone
+from cpbench.backbones import loading
+from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.sampling import Sampler
 from cpbench.baselines.customdiffusion import CAPTIONS, RIDGE, CustomDiffusion, Settings, closed_form, embeddings
+from cpbench.learning import prior_preservation, training
 from cpbench.method import State
-from cpbench.sampling import Sampler
 
 MERGED = {"merge": "closed-form"}
 PRIOR: dict[str, Any] = {"prior_pictures": 2, "prior_inference_steps": 2}
@@ -191,8 +192,8 @@ def test_pictures_of_the_class_are_the_untouched_models(
     tiny: Backbone, make_task: MakeTask, three: dict[str, list[Learned]], monkeypatch: pytest.MonkeyPatch, merge: str
 ) -> None:
     drawn: list[np.ndarray] = []
-    genuine = regularisation.generated
-    monkeypatch.setattr(regularisation, "generated", lambda *a: drawn.append(genuine(*a)) or drawn[-1])
+    genuine = prior_preservation.generated
+    monkeypatch.setattr(prior_preservation, "generated", lambda *a: drawn.append(genuine(*a)) or drawn[-1])
     learned = learn(tiny, make_task, 2, three[merge][0].state, prior_weight=0.5, merge=merge)
     (x_pr,) = drawn
     plain = genuine(tiny, make_task(tiny, "vase", 2), ["photo of a vase"] * 2, Sampler(2, 6.0))
@@ -329,7 +330,7 @@ def test_merging_more_than_fits_is_still_finite(tiny: Backbone, three: dict[str,
 @pytest.mark.parametrize("name", ["sd21-base", "sdxl"])
 def test_merging_on_other_architectures(make_task: MakeTask, tmp_path: Path, name: str) -> None:
     """Words of two encoders side by side, and more weights than captions fill."""
-    backbone = backbones.load(str(architectures.build(name, tmp_path)))
+    backbone = loading.load(str(architectures.build(name, tmp_path)))
     options = Settings(**MERGED, prior_pictures=0, steps=1, batch_size=1, learning_rate=1e-2, token_learning_rate=0.2)
     state, own = None, []
     for number, concept in enumerate(("dog", "backpack"), 1):
@@ -346,4 +347,4 @@ def test_merging_on_other_architectures(make_task: MakeTask, tmp_path: Path, nam
             for name, w in own[n - 1].items():
                 now = backbone.unet.get_parameter(name)
                 torch.testing.assert_close(C @ now.detach().T, C @ w.T, atol=1e-3, rtol=1e-3)
-    assert learning.TEMPLATES != CustomDiffusion.templates == ("photo of a {}",)
+    assert training.TEMPLATES != CustomDiffusion.templates == ("photo of a {}",)

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learners import Learned, MakeTask, learn, rows_stay, same, tasks
 
-from cpbench import cost, learning, regularisation
-from cpbench import structured_prompts as structured
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.dataperspective import DataPerspective, Settings, cropped
 from cpbench.errors import UserError
+from cpbench.learning import prior_preservation, training, weights_or_lora
+from cpbench.learning import structured_prompts as structured
 from cpbench.method import State
 
 KINDS = ("full", "lora")
@@ -38,13 +38,13 @@ def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: Make
 def sets(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], np.ndarray]]:
     """(hash of what is installed, prompts, pictures) of every set that is drawn."""
     noted: list[tuple[str, list[str], np.ndarray]] = []
-    genuine = regularisation.generated
+    genuine = prior_preservation.generated
 
     def note(backbone: Backbone, task: object, prompts: list[str], *more: object) -> np.ndarray:
         noted.append((backbone.installed_hash(), prompts, genuine(backbone, task, prompts, *more)))
         return noted[-1][2]
 
-    monkeypatch.setattr(regularisation, "generated", note)
+    monkeypatch.setattr(prior_preservation, "generated", note)
     return noted
 
 
@@ -130,7 +130,7 @@ def test_every_step_has_as_many_of_the_set_each_under_its_prompt(
     """In the first step, when the model is still the untouched one: picture by picture."""
     curve = learn(DataPerspective, tiny, make_task, 1, None, adapter="lora", prior_weight=0.5, **OPTIONS).curve
     _, prompts, pictures = sets[0]
-    (first, *_) = learning.batches(tiny, replace(make_task(tiny), images=pictures), 3, 2, "prior")
+    (first, *_) = training.batches(tiny, replace(make_task(tiny), images=pictures), 3, 2, "prior")
     errors = []
     for k, which in enumerate(first.which.tolist()):
         with torch.no_grad():
@@ -159,7 +159,7 @@ def first_error(backbone: Backbone, make_task: MakeTask, state: State, prompts: 
     """The first step's denoising error, with the words that belong to each picture, before anything has moved."""
     task, o = make_task(backbone), Settings(**options)
     crops = cropped(task.images, o.crops, o.smallest_crop, task.generator("crops"))
-    (first, *_) = learning.batches(backbone, replace(task, images=crops), 3, 4, "train")
+    (first, *_) = training.batches(backbone, replace(task, images=crops), 3, 4, "train")
     backbone.add_token("<sks-1>", state.tensors["token/dog"])
     errors = []
     for k, which in enumerate(first.which.tolist()):
@@ -223,7 +223,7 @@ def test_without_captions_the_untouched_model_chooses(
     learned = {p for call in said for p in call if "<sks-2>" in p}
     task, places = make_task(tiny, "vase"), [" ".join(p.split()) for p in structured.BACKGROUNDS.split(",")]
     errors = np.zeros((2, len(places)))
-    for batch in learning.batches(tiny, task, 6, 1, "captions"):
+    for batch in training.batches(tiny, task, 6, 1, "captions"):
         for k, place in enumerate(places):
             with torch.no_grad():
                 words = tiny.encode_prompts([f"a photo of a vase, {place}"])
@@ -289,7 +289,7 @@ def test_drawing_is_counted(three: dict[str, list[Learned]]) -> None:
 
 
 def test_all_weights_are_refused_where_they_do_not_fit(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "device_memory", lambda device: 1)
+    monkeypatch.setattr(weights_or_lora, "device_memory", lambda device: 1)
     with pytest.raises(UserError, match="method dataperspective: .* use --set adapter=lora"):
         DataPerspective().check(tiny)
     DataPerspective(Settings(adapter="lora")).check(tiny)

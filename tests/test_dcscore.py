@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from learners import Learned, MakeTask
 
 import cpbench
-from cpbench import config, learning
-from cpbench import diffusion_classifier as dc
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.dcscore import DCScore, DCSettings, distillation, fisher_loss
+from cpbench.learning import diffusion_classifier as dc
+from cpbench.learning import training
 from cpbench.method import State
+from cpbench.registry import load_method
 
 Tensors = dict[str, torch.Tensor]
 CONCEPTS, NOUNS = ("dog", "vase", "dog2", "backpack"), ("dog", "vase", "dog", "backpack")
@@ -42,7 +43,7 @@ evaluation: {live: ["a {} in the snow"], object: ["a {} in the snow"], pictures_
 class Call:
     """One call of the classifier: what it was given, and the noises it told."""
 
-    batch: learning.Batch
+    batch: training.Batch
     phrases: list[str]
     factors: Tensors | None
     installed: Tensors
@@ -82,7 +83,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     genuine = dc.predicted_noise
 
     def note(
-        backbone: Backbone, batch: learning.Batch, phrases: Sequence[str], factors: Tensors | None = None
+        backbone: Backbone, batch: training.Batch, phrases: Sequence[str], factors: Tensors | None = None
     ) -> torch.Tensor:
         out = genuine(backbone, batch, phrases, factors)
         given = None if factors is None else {k: v.detach().clone() for k, v in factors.items()}
@@ -262,7 +263,7 @@ def test_the_carried_fisher_is_that_of_the_equation_draw_by_draw(
     phi = tiny.add_lora(2, SMALL_TARGETS, values=learned.state.part("adapter/dog2"))
     losses: list[tuple[float, float, float]] = []
     sums = [{k: torch.zeros_like(v, dtype=torch.float64) for k, v in phi.items()} for _ in range(2)]
-    for batch in learning.batches(tiny, make_task(tiny, "dog2", 3), draws, 1, "fisher"):
+    for batch in training.batches(tiny, make_task(tiny, "dog2", 3), draws, 1, "fisher"):
         e = []
         for phrase in ("dog", "<v1> dog", "<v2> vase", "<v3> dog"):
             words = tiny.encode_prompts([batch.template.replace("{}", phrase)])
@@ -315,9 +316,9 @@ def test_c0_is_what_the_option_says(
     assert len(several) == 2 * 3 + 2  # student and teachers in two steps, two draws
     for said in several:
         template = said[-1].replace("<v2> vase", "{}")
-        assert template in learning.TEMPLATES
+        assert template in training.TEMPLATES
         assert said == [template.format(x) for x in (*first, "<v1> dog", "<v2> vase")]
-    assert {p[0] for p in prompts if len(p) == 1} <= {t.format("<v2> vase") for t in learning.TEMPLATES}
+    assert {p[0] for p in prompts if len(p) == 1} <= {t.format("<v2> vase") for t in training.TEMPLATES}
 
 
 @pytest.mark.parametrize("c0", ["{noun}", ""])
@@ -518,7 +519,7 @@ def test_evaluations_are_as_foretold(
 
 @pytest.mark.parametrize("name", ["base", "isolated", "seqlora"])
 def test_evaluations_of_the_plain_methods_are_as_foretold(tiny: Backbone, make_task: MakeTask, name: str) -> None:
-    kind = config.load_method(name)
+    kind = load_method(name)
     given = {"steps": 2, "batch_size": 3, "rank": 2}
     options = kind.Options(**{k: v for k, v in given.items() if k in kind.Options.model_fields})
     state: State | None = None

@@ -15,10 +15,10 @@ import second_task
 import torch
 from PIL import Image
 
-from cpbench import images
-from cpbench.backbones import Backbone
-from cpbench.config import built_in_methods
+from cpbench.backbones.backbone import Backbone
+from cpbench.concepts import images
 from cpbench.method import State, _checksum
+from cpbench.registry import built_in_methods
 
 WHOLE_WEIGHTS = ("raretoken", "dreambooth")  # whose clipped norm is a sum over hundreds of tensors
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from cpbench import adapters
-from cpbench import diffusion_classifier as dc
-from cpbench.backbones import Backbone
-from cpbench.learning import Batch
+from cpbench.backbones import adapters
+from cpbench.backbones.backbone import Backbone
+from cpbench.learning import diffusion_classifier as dc
+from cpbench.learning.training import Batch
 from cpbench.method import Task
 
 MakeTask = Callable[..., Task]

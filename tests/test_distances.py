@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpbench import distances as d
 from cpbench.errors import UserError
+from cpbench.metrics import distances as d
 
 
 def features(seed, n, width=8, shift=0.0):
@@ -208,13 +208,7 @@ def test_f_mmd_of_a_model_that_did_not_change_is_zero_and_after_one_task_nothing
     assert math.isnan(empty.value) and empty.pools == {}
 
 
-# PRES and DIV
-
-
-def test_pres_is_one_where_the_class_is_the_subject():
-    subject = np.tile([[1.0, 2.0, 0.0]], (4, 1))
-    assert d.pres(2 * subject, subject) == pytest.approx(1)
-    assert d.pres([[0.0, 0.0, 1.0], [1.0, 2.0, 0.0]], subject) == pytest.approx(0.5)
+# DIV
 
 
 @settings(max_examples=30)

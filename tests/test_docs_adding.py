@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cpbench import config
-from cpbench.cli import cli
+from cpbench.cli.options import cli
 from cpbench.method import KINDS
+from cpbench.registry import built_in_methods, load_method, method_names
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "adding-a-method.md").read_text()
@@ -102,13 +102,13 @@ def test_the_entry_point_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "lwf.py").write_text(block("python"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "lwf", raising=False)
-    assert "lwf" in config.method_names()
-    assert config.load_method("lwf").__name__ == "Lwf"
+    assert "lwf" in method_names()
+    assert load_method("lwf").__name__ == "Lwf"
     monkeypatch.delitem(sys.modules, "lwf")
 
 
 def test_the_idea_is_not_a_built_in_method_and_all_kinds_are_told() -> None:
-    assert "lwf" not in config.built_in_methods()
+    assert "lwf" not in built_in_methods()
     kinds = TEXT.partition("| kind | what |")[2].partition("\n\n")[0]
     told = re.findall(r"^\| (`[^|]*) \|", kinds, re.MULTILINE)
     assert sorted(kind for cell in told for kind in re.findall(r"`(\w+)`", cell)) == sorted(KINDS)
@@ -117,7 +117,7 @@ def test_the_idea_is_not_a_built_in_method_and_all_kinds_are_told() -> None:
 @pytest.mark.parametrize("cell", re.findall(r"^\| (`[^|]+) \|", REFUSED, re.MULTILINE))
 def test_messages_are_those_of_the_code(cell: str) -> None:
     """Every stretch of words of a message, between what varies in it, stands in the harness."""
-    code = "\n".join(re.sub(r'"\s*\n\s*f?"', "", f.read_text()) for f in (ROOT / "cpbench").glob("*.py"))
+    code = "\n".join(re.sub(r'"\s*\n\s*f?"', "", f.read_text()) for f in (ROOT / "cpbench").rglob("*.py"))
     for message in re.findall(r"`([^`]+)`", cell):
         for part in re.split(VARIES, message):
             words = part.strip(" ,?")

@@ -9,12 +9,13 @@ import yaml
 from learners import SHORT
 
 from cpbench import config
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.method import KINDS, Options
+from cpbench.registry import baselines_folder, built_in_methods, load_method, summary_of
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "methods.md").read_text()  # its places: tests/test_doc_tables.py
-METHODS = config.built_in_methods()
+METHODS = built_in_methods()
 HEADS = "method", "paper", "idea", "replay-free", "carries", "UNet evaluations a task", "task 1", "task 10"
 HEADS += "place on the miniature", "tested against"
 LEVELS = "paper's numbers", "official code's behaviour", "equation only", "our reading"
@@ -72,16 +73,16 @@ def test_the_cost_is_what_the_method_foretells(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_replay_free_is_what_the_method_says(name: str) -> None:
-    generates = "replays pictures that it generated" in config.summary_of(name)
-    expected = "no" if config.load_method(name).sees_earlier_data else "generated" if generates else "yes"
+    generates = "replays pictures that it generated" in summary_of(name)
+    expected = "no" if load_method(name).sees_earlier_data else "generated" if generates else "yes"
     assert ROWS[name]["replay-free"] == expected
-    assert ("keeps every LoRA" in config.summary_of(name)) <= ("keeps every LoRA" in ROWS[name]["idea"])
+    assert ("keeps every LoRA" in summary_of(name)) <= ("keeps every LoRA" in ROWS[name]["idea"])
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_it_carries_what_it_is_said_to_carry(tiny: Backbone, make_task: Callable, name: str) -> None:
     """Kinds of tensors after two tasks; those with a + are as large again after the second."""
-    kind = config.load_method(name)
+    kind = load_method(name)
     method = kind(kind.Options(**{k: v for k, v in SHORT.items() if k in kind.Options.model_fields}))
     state, sizes = None, []
     for number, concept in enumerate(("dog", "backpack"), 1):
@@ -96,7 +97,7 @@ def test_it_carries_what_it_is_said_to_carry(tiny: Backbone, make_task: Callable
 
 @pytest.mark.parametrize(("name", "option", "default"), QUIRKS)
 def test_quirks_are_options_with_these_defaults(name: str, option: str, default: str) -> None:
-    value = config.load_method(name).Options.model_fields[option].default
+    value = load_method(name).Options.model_fields[option].default
     assert (str(value).lower() if isinstance(value, bool) else value) == default
 
 
@@ -109,7 +110,7 @@ def test_every_row_says_what_it_was_tested_against() -> None:
 
 
 def test_the_leaderboard_says_the_same() -> None:
-    known = yaml.safe_load((config.baselines_folder() / "presets" / "verified.yaml").read_text())
+    known = yaml.safe_load((baselines_folder() / "presets" / "verified.yaml").read_text())
     assert known["verified"] == {name: re.match(r"\*([^*]+)\*", row["tested against"])[1] for name, row in ROWS.items()}
     assert known["sees_earlier_data"] == [name for name, row in ROWS.items() if row["replay-free"] == "no"]
     assert known["generates"] == [name for name, row in ROWS.items() if row["replay-free"] == "generated"]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cpbench import doctor, hub
-from cpbench.cli import cli
+from cpbench.backbones import hub
+from cpbench.cli import doctor
+from cpbench.cli.options import cli
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "dreambooth"
 

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from learners import CONCEPTS, Learned, MakeTask, layers, same
 from test_raretoken import changed, everything
 
-from cpbench import adapters, backbones, cost, learning, regularisation, sampling
-from cpbench.backbones import Backbone, fingerprint
+from cpbench.backbones import adapters, loading, sampling
+from cpbench.backbones.backbone import Backbone, fingerprint
+from cpbench.backbones.options import Loading
+from cpbench.backbones.sampling import Sampler, Wanted
 from cpbench.baselines.dreambooth import DreamBooth, Settings
-from cpbench.config import Loading
 from cpbench.errors import UserError
-from cpbench.method import seed_of
-from cpbench.sampling import Sampler, Wanted
+from cpbench.files import seed_of
+from cpbench.learning import prior_preservation, training, weights_or_lora
 
 CASES = {"full": {}, "text": {"train_text_encoder": True}, "lora": {"adapter": "lora"}}
 PRIOR: dict[str, Any] = {"prior_pictures": 2, "prior_inference_steps": 2, "prior_guidance_scale": 4.0}
@@ -72,7 +73,7 @@ def test_the_first_loss_is_worked_out_by_hand(
         x_pr = sampling.draw(tiny, wanted, Sampler(2, 4.0))
         errors = []
         for images, phase, prompt in ((task.images, "train", f"a <new> {task.class_noun}"), (x_pr, "prior", c_pr)):
-            batch = next(learning.batches(tiny, replace(task, images=images), 1, 2, phase, ("a {}",)))
+            batch = next(training.batches(tiny, replace(task, images=images), 1, 2, phase, ("a {}",)))
             with torch.no_grad():
                 words = tiny.encode_prompts([prompt] * 2)
                 guess = tiny.unet(batch.noisy, batch.timesteps, words).sample
@@ -93,14 +94,14 @@ def test_without_pictures_of_the_class_there_is_one_term(tiny: Backbone, make_ta
 def test_pictures_of_the_class_are_learned_from(tiny: Backbone, make_task: MakeTask) -> None:
     """The error on the class's own pictures, after learning with and without them."""
     task, errors = make_task(tiny), []
-    x_pr = regularisation.generated(tiny, task, ["a dog"] * 4, Sampler(2, 4.0))
-    batches = list(learning.batches(tiny, replace(task, images=x_pr), 4, 8, "test"))
+    x_pr = prior_preservation.generated(tiny, task, ["a dog"] * 4, Sampler(2, 4.0))
+    batches = list(training.batches(tiny, replace(task, images=x_pr), 4, 8, "test"))
     for weight in (0.0, 1.0):
         learned = learn(tiny, make_task, 1, None, prior_weight=weight, prior_pictures=4, steps=20, batch_size=4)
         tiny.replace_weights(learned.state.part("weights"))
         with torch.no_grad():
             words = tiny.encode_prompts(["a dog"] * 8)
-            errors.append(float(sum(learning.error(tiny, batch, words) for batch in batches)))
+            errors.append(float(sum(training.error(tiny, batch, words) for batch in batches)))
         tiny.restore()
     assert errors[1] < errors[0] - 0.01
 
@@ -216,7 +217,7 @@ def test_the_last_model_is_installed_for_every_prompt(
 def test_what_cannot_be_is_refused(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="train_text_encoder needs adapter=full"):
         DreamBooth(Settings(adapter="lora", train_text_encoder=True)).check(tiny)
-    monkeypatch.setattr(cost, "device_memory", lambda device: 1)
+    monkeypatch.setattr(weights_or_lora, "device_memory", lambda device: 1)
     with pytest.raises(UserError, match="method dreambooth: trains all .* use --set adapter=lora"):
         DreamBooth().check(tiny)
     DreamBooth(Settings(adapter="lora")).check(tiny)
@@ -225,7 +226,7 @@ def test_what_cannot_be_is_refused(tiny: Backbone, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_both_text_encoders_of_sdxl_are_trained(make_task: MakeTask, tmp_path: Path, dtype: str) -> None:
     folder = str(architectures.build("sdxl", tmp_path))
-    backbone = backbones.load(folder, loading=Loading(dtype=dtype))
+    backbone = loading.load(folder, loading=Loading(dtype=dtype))
     options = Settings(train_text_encoder=True, learning_rate=1e-3, steps=1, batch_size=1, **PRIOR)
     before = {
         f"{part}.{n}": p.detach().clone()

@@ -10,10 +10,10 @@ import pytest
 import torch
 from learners import CONCEPTS, Learned, MakeTask, Tensors, change, layers, learn, product, rows_stay, tasks
 
-from cpbench import learning
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.dcscore import DCScore
 from cpbench.baselines.ewc import Ewc, EwcSettings
+from cpbench.learning import training
 from cpbench.method import State
 
 WAYS = [(fisher, space) for fisher in ("online", "per-task") for space in ("factors", "product")]
@@ -82,7 +82,7 @@ def test_the_fisher_of_the_product_is_that_of_merged_weights(
     tiny.add_token("<v1>", learned.state.tensors["token/dog"])
     tiny.train_only(W.values())
     sums = {k: torch.zeros_like(v, dtype=torch.float64) for k, v in W.items()}
-    for batch in learning.batches(tiny, make_task(tiny, "dog", 1), 3, 1, "fisher"):
+    for batch in training.batches(tiny, make_task(tiny, "dog", 1), 3, 1, "fisher"):
         words = tiny.encode_prompts([batch.template.replace("{}", "<v1> dog")])
         loss = ((tiny.unet(batch.noisy, batch.timesteps, words).sample - batch.noise) ** 2).mean()
         for k, slope in zip(W, torch.autograd.grad(loss, list(W.values())), strict=True):
@@ -97,7 +97,7 @@ def test_the_fisher_of_the_product_is_that_of_merged_weights(
 def test_the_fisher_of_the_product_agrees_with_finite_differences(tiny: Backbone, make_task: MakeTask) -> None:
     """The steepest entries of a layer, each moved by itself, against each other: their scale is the normaliser's."""
     learned = learn(Ewc, tiny, make_task, 1, None, space="product", target_modules=("attn2.to_v",), fisher_draws=1)
-    (batch,) = learning.batches(tiny, make_task(tiny, "dog", 1), 1, 1, "fisher")
+    (batch,) = training.batches(tiny, make_task(tiny, "dog", 1), 1, 1, "fisher")
     name = max(learned.state.part("fisher"), key=lambda n: float(learned.state.tensors[f"fisher/{n}"].max()))
     F = learned.state.tensors[f"fisher/{name}"]
     tiny.add_token("<v1>", learned.state.tensors["token/dog"])

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpbench import metrics, results
-from cpbench.figure_intervals import figure_intervals
-from cpbench.intervals import bootstrap
+from cpbench.metrics import matrices, retention
+from cpbench.metrics.figure_intervals import figure_intervals
+from cpbench.metrics.intervals import bootstrap
+from cpbench.metrics.matrices import SCORE_COLUMNS
 
 PROMPTS = ("a", "b", "c", "d")
 
@@ -26,7 +27,7 @@ def scores_of(seed: int, T: int, pictures: int = 2, forget: float = 0.0) -> pd.D
                 for k in range(pictures):
                     mean = 0.2 if t == 0 else level[j] - forget * (t - j - 1)
                     rows.append((t, "cell", f"c{j}", prompt, k, "dino", mean + harder[j, p] + rng.normal(0, 0.02)))
-    return pd.DataFrame(rows, columns=results.SCORE_COLUMNS)
+    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 
 def concepts(T: int) -> list[str]:
@@ -99,7 +100,7 @@ def test_they_hold_figures_without_a_maximum_and_do_not_depend_on_the_rows_order
 ) -> None:
     scores = scores_of(seed, T, pictures, forget=0.03)
     ceiling = [0.95] * T
-    figures = metrics.summary(results.matrices(scores, concepts(T))["dino"].to_numpy(), ceiling)
+    figures = retention.summary(matrices.matrices(scores, concepts(T))["dino"].to_numpy(), ceiling)
     found = figure_intervals(scores, "dino", concepts(T), ceiling)
     for name in (
         "final_average",

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cpbench import hub, results
+from cpbench import files
+from cpbench.backbones import hub
+from cpbench.files import file_hash
 
 NAME = "ab" * 32
 
@@ -56,8 +58,8 @@ def test_a_file_is_read_once_and_again_when_it_changed(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    genuine = results.file_hash
-    monkeypatch.setattr(results, "file_hash", lambda file: read.append(file) or genuine(file))
+    genuine = file_hash
+    monkeypatch.setattr(files, "file_hash", lambda file: read.append(file) or genuine(file))
     monkeypatch.setattr(hub, "JUST_WRITTEN", -(10**12))  # as if all of this were long ago
     file = tmp_path / "weights.safetensors"
     file.write_bytes(b"weights")

@@ -16,14 +16,18 @@ from click.testing import CliRunner
 from test_architectures import CASES, SHORT, folders  # noqa: F401
 
 import cpbench
-from cpbench import backbones, config, finished
-from cpbench.backbones import Backbone
-from cpbench.cli import cli
+from cpbench import backbones
+from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.sampling import Sampler, Wanted, draw, noise
+from cpbench.cli.options import cli
 from cpbench.config import RunConfig
 from cpbench.errors import UserError
-from cpbench.finished import Finished, concepts_in, export, open_run, sample
+from cpbench.finished.export import LORA_FILE, export
+from cpbench.finished.load import Finished, concepts_in, open_run, sample
 from cpbench.method import Method, State
-from cpbench.sampling import Sampler, Wanted, draw, noise, read_picture
+from cpbench.records import record as record_module
+from cpbench.records.pictures import read_picture
+from cpbench.registry import load_method
 
 NOUNS = {"dog": "dog", "backpack": "backpack"}
 
@@ -42,7 +46,7 @@ _states: dict[tuple[str, str], State] = {}
 def learned(case: str, backbone: Backbone, make_task: Callable[..., object], folder: Path) -> Finished:
     """Two concepts learned, once, by a method on an architecture, hard enough that one sees it."""
     name, chosen = CASES[case]
-    kind = config.load_method(name)
+    kind = load_method(name)
     rates = {k: 1e-2 for k in ("learning_rate", "lora_learning_rate", "token_learning_rate")}
     if case == "raretoken":
         rates["learning_rate"] = 1e-3
@@ -169,7 +173,7 @@ def test_a_runs_state_is_exported(run: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["export", str(run), str(tmp_path / "out")], catch_exceptions=False)
     assert done.exit_code == 0
     names = sorted(f.name for f in (tmp_path / "out").rglob("*.*"))
-    assert names == ["README.md", finished.LORA_FILE, "v1.safetensors", "v2.safetensors", "v3.safetensors"]
+    assert names == ["README.md", LORA_FILE, "v1.safetensors", "v2.safetensors", "v3.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -336,4 +340,4 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path, run: Path) -> None:
         open_run(tmp_path)
     with pytest.raises(UserError, match="there is no run.json"):
         open_run(tmp_path / ("x" * 300))
-    assert finished.find(run.parents[1]) == run
+    assert record_module.find(run.parents[1]) == run

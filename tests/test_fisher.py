@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpbench import fisher
+from cpbench.learning import fisher
 
 Tensors = dict[str, torch.Tensor]
 SHAPES = {"b": (2, 3), "a": (4,), "c": (1,)}  # not in the order of their names

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpbench import backbones, functional
-from cpbench.backbones import Backbone, fingerprint
-from cpbench.config import Loading
+from cpbench import backbones
+from cpbench.backbones.backbone import Backbone, fingerprint
+from cpbench.backbones.options import Loading
+from cpbench.learning import functional
 
 TARGETS = ("attn2.to_k", "to_out.0", "conv1", "downsamplers.0.conv", "conv_in", "ff.net.2")
 Loaded = Callable[[str], Backbone]

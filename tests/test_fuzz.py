@@ -5,12 +5,12 @@
 
 import contextlib
 import copy
+import gzip
 import hashlib
 import io
 import json
 import os
 import re
-import shutil
 import sys
 import time
 import warnings
@@ -28,25 +28,28 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
-from cpbench import (
-    config,
-    curves,
-    describing,
-    embeddings,
-    finished,
-    images,
-    judges,
-    leaderboard,
-    measures,
-    paired_runs,
-    report_data,
-    report_tables,
-    results,
-    sequences,
-)
-from cpbench.embeddings import Embeddings
+from cpbench import config
+from cpbench.cli import describing
+from cpbench.concepts import images, sequences
 from cpbench.errors import UserError
+from cpbench.files import FILE_NAME, hash8, read_json
+from cpbench.finished import load as finished
+from cpbench.judges import embeddings
+from cpbench.judges.embeddings import Embeddings
+from cpbench.judges.select import load_for
+from cpbench.leaderboard import board
 from cpbench.method import State
+from cpbench.metrics import matrices
+from cpbench.metrics.matrices import reference_row
+from cpbench.records import curves, measures_table
+from cpbench.records import tables as results
+from cpbench.records.measures_table import read_confusion
+from cpbench.records.tables import table_bytes
+from cpbench.records.upgrade import today
+from cpbench.registry import built_in_methods
+from cpbench.report import data as report_data
+from cpbench.report import paired_runs
+from cpbench.report import tables as report_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = float(os.environ.get("CPBENCH_FUZZ_SECONDS", "0"))
@@ -249,7 +252,7 @@ def read_sequence(folder: Path, data: bytes) -> None:
     sequences.content_hash(sequences.ordered(seq, 1))
     result(folder, describing.sequence, str(path))
     for concept in seq.concepts[:3]:
-        assert ".." not in Path(concept.images or "").parts and sequences.FILE_NAME.fullmatch(concept.name)
+        assert ".." not in Path(concept.images or "").parts and FILE_NAME.fullmatch(concept.name)
         result(folder, images.load, concept, "sd15", 16)
 
 
@@ -315,7 +318,7 @@ def test_config_files(tmp_path: Path) -> None:
 
 
 def test_settings_of_the_command_line(tmp_path: Path) -> None:
-    methods = config.built_in_methods()
+    methods = built_in_methods()
     keys = st.sampled_from(
         ["steps", "rank", "learning-rate", "target_modules", "evaluation.batch_size", "evaluation.", "."]
     )
@@ -354,8 +357,8 @@ def read_run(folder: Path, text: bytes) -> None:
     run, out = folder / "results" / "run", folder / "out"
     run.mkdir(parents=True, exist_ok=True)
     (run / "run.json").write_bytes(text)
-    results.read_json(run / "run.json")
-    result(out, leaderboard.write, folder / "results", out)
+    read_json(run / "run.json")
+    result(out, board.write, folder / "results", out)
     if (out / "leaderboard.md").exists():
         for line in (out / "leaderboard.md").read_text().splitlines():
             # no HTML and no link but the pictures'
@@ -370,14 +373,14 @@ def read_run(folder: Path, text: bytes) -> None:
 def true_hash(made: Any) -> Any:
     """The record with the hash of its facts, which anybody can write."""
     facts = made.get("facts") if isinstance(made, dict) else None
-    return made | {"hash": results.hash8(facts)} if isinstance(facts, dict) else made
+    return made | {"hash": hash8(facts)} if isinstance(facts, dict) else made
 
 
 def test_records_of_runs(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "results" / "run").mkdir(parents=True)
     for name in ("scores.csv", "measures.csv"):
-        shutil.copyfile(kept() / name, tmp_path / "results" / "run" / name)
+        (tmp_path / "results" / "run" / name).write_bytes(table_bytes(kept() / name))
     pictures = tmp_path / "results" / "run" / "task-00" / "pictures" / record()["sequence"]["concepts"][0]
     pictures.mkdir(parents=True)
     (pictures / "real.png").write_bytes((ROOT / "docs" / "isolated-dreambench10.png").read_bytes()[:1000])
@@ -398,19 +401,26 @@ def test_records_of_runs(tmp_path: Path) -> None:
 
 
 def test_tables_of_scores(tmp_path: Path) -> None:
-    whole = [f.read_bytes()[:3000] for f in sorted((ROOT / "results" / "reference").glob("**/scores.csv"))[:2]]
+    found = sorted((ROOT / "results" / "reference").glob("**/scores.csv.gz"))[:2]
+    whole = [gzip.decompress(f.read_bytes())[:3000] for f in found]
     path = tmp_path / "scores.csv"
 
     @FEW
-    @given(spoiled(whole) | st.binary(max_size=200))
-    def tables(data: bytes) -> None:
-        path.write_bytes(data)
+    @given(spoiled(whole) | st.binary(max_size=200), st.booleans())
+    def tables(data: bytes, is_compressed: bool) -> None:
+        if is_compressed:
+            path.unlink(missing_ok=True)
+            path.with_name("scores.csv.gz").write_bytes(
+                data if len(data) % 2 else gzip.compress(data)[: 20 + len(data)]
+            )
+        else:
+            path.write_bytes(data)
         with nothing_outside(tmp_path):
             scores = results.read_scores(path)
             if scores is None:
                 return
-            results.matrices(scores, ["dog", "backpack"])
-            results.reference_row(scores, "real", "dino", ["dog"])
+            matrices.matrices(scores, ["dog", "backpack"])
+            reference_row(scores, "real", "dino", ["dog"])
             again_path = tmp_path / "again.csv"
             results.write_scores(again_path, scores)
             assert results.read_scores(again_path) is not None
@@ -425,12 +435,12 @@ def test_tables_of_measures(tmp_path: Path) -> None:
     @FEW
     @given(spoiled(whole) | st.binary(max_size=200))
     def tables(data: bytes) -> None:
-        for name, read in (("measures.csv", measures.read), ("identification.csv", measures.read_confusion)):
+        for name, read in (("measures.csv", measures_table.read), ("identification.csv", read_confusion)):
             (tmp_path / name).write_bytes(data)
             with nothing_outside(tmp_path):
                 table = read(tmp_path)
                 if table is not None and name == "measures.csv":
-                    assert all(isinstance(v, float) for v in measures.summary(table, 1).values())
+                    assert all(isinstance(v, float) for v in measures_table.summary(table, 1).values())
 
     again(tables)
 
@@ -444,14 +454,14 @@ def test_runs_with_any_tables(tmp_path: Path) -> None:
     run.mkdir(parents=True)
     out.mkdir()
     (run / "run.json").write_text(json.dumps({k: v for k, v in record().items() if k != "files"}))
-    whole = {name: (kept() / name).read_bytes() for name in TABLES}
+    whole = {name: table_bytes(kept() / name) for name in TABLES}
 
     @FEW
     @given(st.data())
     def tables(data: st.DataObject) -> None:
         for name, content in whole.items():
             (run / name).write_bytes(data.draw(st.just(content) | spoiled([content])))
-        result(out, leaderboard.write, tmp_path / "results", out)
+        result(out, board.write, tmp_path / "results", out)
         shown = result(out, report_data.read, run)
         with nothing_outside(out):
             assert all(isinstance(it, dict) for it in (shown.summary, shown.intervals))
@@ -481,7 +491,7 @@ def test_training_curves(tmp_path: Path) -> None:
     @given(spoiled(whole) | st.binary(max_size=200) | rows.map(lambda it: header + "\n".join([*it, ""]).encode()))
     def a_curve(data: bytes) -> None:
         (run / "task-01" / "curve.csv").write_bytes(data)
-        shown = report_data.from_record(record(), run)
+        shown = report_data.from_record(today(record()), run)
         with nothing_outside(run):
             report_data.add_curves(shown)
         assert list(shown.curves.columns) == ["task", "phase", "step", "figure", "value"]
@@ -504,7 +514,7 @@ def matplotlib_at_rest() -> Iterator[None]:
 
 def test_embeddings(tmp_path: Path) -> None:
     """What is kept of a judge's embeddings is what the judge says, or is made again."""
-    judge = judges.load_for("miniature")["dino"]
+    judge = load_for("miniature")["dino"]
     pictures = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
     expected = judge.images(pictures)
     first = Embeddings(tmp_path, judge)
@@ -577,6 +587,6 @@ def test_json_of_any_kind(tmp_path: Path) -> None:
     def any_json(data: bytes) -> None:
         path.write_bytes(data)
         with nothing_outside(tmp_path):
-            results.read_json(path)
+            read_json(path)
 
     again(any_json)

@@ -14,12 +14,15 @@ import torch
 from learners import CONCEPTS, Learned, MakeTask, learn, rows_stay, tasks
 
 import cpbench
-from cpbench import learning, regularisation, sampling
-from cpbench.backbones import Backbone
+from cpbench.backbones import sampling
+from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.sampling import Sampler, Wanted
 from cpbench.baselines.genreplay import GenerativeReplay, ReplaySettings
-from cpbench.baselines.seqlora import SequentialLora, Settings
-from cpbench.method import State, seed_of
-from cpbench.sampling import Sampler, Wanted
+from cpbench.baselines.seqlora import SequentialLora
+from cpbench.files import seed_of
+from cpbench.learning import prior_preservation, training
+from cpbench.learning.lora import Settings
+from cpbench.method import State
 
 REPLAY: dict[str, Any] = {"replay_pictures": 2, "replay_inference_steps": 2, "replay_guidance_scale": 4.0}
 OPTIONS: dict[str, Any] = REPLAY | {"replay_weight": 0.5}
@@ -57,9 +60,9 @@ def test_the_last_model_draws_every_earlier_concept(
     tiny: Backbone, make_task: MakeTask, three: list[Learned], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     noted = []
-    genuine = regularisation.generated
+    genuine = prior_preservation.generated
     monkeypatch.setattr(
-        regularisation, "generated", lambda *args: noted.append((args[2], found := genuine(*args))) or found
+        prior_preservation, "generated", lambda *args: noted.append((args[2], found := genuine(*args))) or found
     )
     learn(GenerativeReplay, tiny, make_task, number, three[number - 2].state, **OPTIONS)
     ((prompts, pictures),) = noted
@@ -91,7 +94,7 @@ def test_the_second_term_is_the_error_on_drawn_pictures_under_their_own_words(
     prompts = prompts_before(number)
     pictures = drawn_by(tiny, before, task.concept, prompts)
     with tiny.installed(SequentialLora(Settings(rank=2)), before, ()), torch.no_grad():
-        first = next(learning.batches(tiny, replace(task, images=pictures), 3, 2, "replay"))
+        first = next(training.batches(tiny, replace(task, images=pictures), 3, 2, "replay"))
         errors = []
         for k in range(2):
             words = tiny.encode_prompts([prompts[int(first.which[k])]])

@@ -20,21 +20,21 @@ import pytest
 import yaml
 from PIL import Image
 
-from cpbench import (
-    html_report,
-    metrics,
-    plots,
-    report,
-    report_data,
-    report_pictures,
-    report_tables,
-    results,
-    sequences,
-)
 from cpbench.cli import main
+from cpbench.concepts import sequences
 from cpbench.config import resolve
 from cpbench.errors import UserError
-from cpbench.intervals import bootstrap
+from cpbench.files import hash8
+from cpbench.metrics import retention
+from cpbench.metrics import summary as summary_module
+from cpbench.metrics.intervals import bootstrap
+from cpbench.metrics.matrices import METRICS, SCORE_COLUMNS
+from cpbench.records import tables as results
+from cpbench.records.measures_table import CONFUSION
+from cpbench.report import data as report_data
+from cpbench.report import page as html_report
+from cpbench.report import pictures, plots
+from cpbench.report import tables as report_tables
 from cpbench.version import SCORES
 
 PROMPTS = ["a {} in the snow", "a {} on the beach", "a {} with a city in the background", "a purple {}"]  # quick3's
@@ -89,7 +89,7 @@ def record(concepts: list[str], prompts: list[str] | None = None, **changes: Any
         "commit": "c0ffee" * 6,
     }
     made |= changes
-    return {"hash": results.hash8(made["facts"])} | made
+    return {"hash": hash8(made["facts"])} | made
 
 
 def scores_of(concepts: list[str], prompts: list[str], rows: list[int], seed: int = 0) -> pd.DataFrame:
@@ -99,10 +99,10 @@ def scores_of(concepts: list[str], prompts: list[str], rows: list[int], seed: in
             for p in prompts if t == 0 or j <= t else []:
                 for k in (0, 1):
                     values = chance.uniform(0.1, 0.9, 3) - 0.05 * max(0, t - j)
-                    out += [(t, "cell", c, p, k, m, v) for m, v in zip(results.METRICS, values, strict=True)]
+                    out += [(t, "cell", c, p, k, m, v) for m, v in zip(METRICS, values, strict=True)]
     out += [(0, "real", c, "", 0, m, 0.95) for c in concepts for m in ("dino", "clip_i")]
-    out += [(0, "oracle", c, prompts[0], 0, m, 0.85) for c in concepts for m in results.METRICS]
-    return pd.DataFrame(out, columns=results.SCORE_COLUMNS)
+    out += [(0, "oracle", c, prompts[0], 0, m, 0.85) for c in concepts for m in METRICS]
+    return pd.DataFrame(out, columns=SCORE_COLUMNS)
 
 
 def picture(file: Path, seed: int, size: int = 64) -> None:
@@ -250,8 +250,8 @@ def test_figures_are_those_of_the_matrices(run: Path, page: str) -> None:
     (table,) = [t for t in Tree(page).tables if t and t[0][0] == "figure"]
     found = {row[0].strip(" ↑↓"): row[1:4] for row in table[1:]}
     R = matrix(run, "dino", CONCEPTS).to_numpy()
-    expected = metrics.summary(R, np.full(3, 0.95))
-    intervals = report.intervals(results.read_scores(run / "scores.csv"), CONCEPTS, 3)["dino"]
+    expected = retention.summary(R, np.full(3, 0.95))
+    intervals = summary_module.intervals(results.read_scores(run / "scores.csv"), CONCEPTS, 3)["dino"]
     for name in FIGURES:
         low, high = intervals[name]
         cell = f"{shown(expected[name])} {shown(low)} to {shown(high)}"
@@ -400,7 +400,7 @@ def test_a_picture_made_anew_in_the_same_process_is_shown_anew(tmp_path: Path) -
     for colour in ("red", "blue"):
         Image.new("RGB", (64, 64), colour).save(file.with_name("new.png"))
         file.with_name("new.png").replace(file)
-        seen.append(report_pictures.encoded(file, 64, 90))
+        seen.append(pictures.encoded(file, 64, 90))
     assert None not in seen and seen[0] != seen[1]
     assert Image.open(io.BytesIO(seen[1])).convert("RGB").getpixel((32, 32))[2] > 200
 
@@ -415,8 +415,8 @@ def test_a_run_at_true_size_stays_below_five_megabytes(
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((512, 512)).save(buffer, "PNG")
     (tmp_path / "noise.png").write_bytes(buffer.getvalue())
-    read, real = report_pictures.encoded, tmp_path / "noise.png"
-    monkeypatch.setattr(report_pictures, "encoded", lambda file, side, quality: read(real, side, quality))
+    read, real = pictures.encoded, tmp_path / "noise.png"
+    monkeypatch.setattr(pictures, "encoded", lambda file, side, quality: read(real, side, quality))
     monkeypatch.setattr(html_report, "MOST_BYTES", 500_000)
     text = html_report.page([report_data.read(folder)])
     assert len(text.encode()) < 500_000
@@ -552,7 +552,7 @@ def spoiled(value: Any) -> Iterator[Any]:
 def test_records_of_anybody_are_a_page_or_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: None) -> None:
     folder = make_run(tmp_path / "run", ["dog"], PROMPTS)
     read, pages = report_data.read(folder), 0
-    monkeypatch.setattr(report_pictures, "encoded", lambda *given: None)
+    monkeypatch.setattr(pictures, "encoded", lambda *given: None)
     every = [copy.deepcopy(r) for r in spoiled(read.record)]
     assert len(every) > 500
     for made in every[:: max(1, len(every) // 60)]:
@@ -592,7 +592,7 @@ def test_runs_side_by_side(three: list[Path], tmp_path: Path) -> None:
         ]
         row = next(r for r in summary if r[0] == name)
         figures = [cell.partition(" ")[0] for cell in row[1:3]]  # their intervals behind them
-        assert figures == [shown(metrics.final_average(R)), shown(metrics.plasticity(R))]
+        assert figures == [shown(retention.final_average(R)), shown(retention.plasticity(R))]
     assert tree.captions.count("DINO: identity") == 4  # the figures, and a matrix each
     labels = [v for t, n, v in tree.attributes if (t, n) == ("svg", "aria-label")]
     assert labels.count("Plot: DINO") == 1 and labels.count("Plot: train: loss") == 3  # curves together, training apart
@@ -656,7 +656,7 @@ def test_inks_can_be_read_on_every_shade() -> None:
 def test_plots_as_files(run: Path, tmp_path: Path) -> None:
     page, folder = html_report.write([run], tmp_path / "page.html", with_plots=True)
     assert folder == tmp_path / "page-plots"
-    names = {"forgetting", "concepts", "training", "time-lapse", *(f"matrix-{m}" for m in results.METRICS)}
+    names = {"forgetting", "concepts", "training", "time-lapse", *(f"matrix-{m}" for m in METRICS)}
     assert {f.name for f in folder.iterdir()} == {f"{n}.{e}" for n in names for e in ("png", "svg")}
     for file in folder.glob("*.png"):
         assert min(Image.open(file).size) > 150
@@ -668,9 +668,7 @@ def test_confusion_where_there_is_a_table_of_it(run: Path, page: str, tmp_path: 
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     rows = [(3, "dog", "dog", 6), (3, "dog", "dog2", 2), (3, "backpack", "backpack", 8), (3, "dog2", "dog", 8)]
-    pd.DataFrame([*rows, (1, "dog", "dog", 8)], columns=report_data.IDENTIFICATION_COLUMNS).to_csv(
-        folder / "identification.csv", index=False
-    )
+    pd.DataFrame([*rows, (1, "dog", "dog", 8)], columns=CONFUSION).to_csv(folder / "identification.csv", index=False)
     tables = [t for t in Tree(html_report.write([folder])[0].read_text()).tables if t and t[0][0] == "asked for"]
     assert tables[0] == [
         ["asked for", *CONCEPTS, "right"],
@@ -730,7 +728,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(call: Callable, run: Path, tmp_
 
 def test_a_finished_run_stays_finished(run: Path, tmp_path: Path) -> None:
     """A run answers for the files beside its run.json: a page or a plot there must not be one of them."""
-    from cpbench.runner import shown_files
+    from cpbench.running.bookkeeping import shown_files
 
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
@@ -769,7 +767,7 @@ def test_measures_and_pairs_are_told_where_they_are(tmp_path: Path, fast: None) 
     pairs = [
         (t, "pair", "dog+backpack", "a {} and a {}", 0, m, 0.25 + t) for t in (0, 3) for m in ("dino_first", "both")
     ]
-    results.write_scores(folder / "scores.csv", pd.concat([scores, pd.DataFrame(pairs, columns=results.SCORE_COLUMNS)]))
+    results.write_scores(folder / "scores.csv", pd.concat([scores, pd.DataFrame(pairs, columns=SCORE_COLUMNS)]))
     text = html_report.page([report_data.read(folder)])
     beyond = text[text.index('id="beyond"') : text.index('id="gallery"')]
     cells = re.findall(r"<tr><th scope=\"row\">([^<]*)</th>((?:<td>[^<]*</td>)+)", beyond)
@@ -792,7 +790,7 @@ def test_measures_and_pairs_are_told_where_they_are(tmp_path: Path, fast: None) 
         for pair, v in (("a+b", 0.1), ("b+c", 0.2), ("c+a", 0.6))
         for m in ("dino_first", "dino_second")
     ]
-    results.write_scores(folder / "scores.csv", pd.concat([scores, pd.DataFrame(pairs, columns=results.SCORE_COLUMNS)]))
+    results.write_scores(folder / "scores.csv", pd.concat([scores, pd.DataFrame(pairs, columns=SCORE_COLUMNS)]))
     tables = Tree(html_report.page([report_data.read(folder)])).tables
     assert ["model", "KID-dino × 1000 ↓"] in [t[0] for t in tables] and ["task 3", "0.444"] in [t[-1] for t in tables]
     found = bootstrap([0.1, 0.2, 0.6], ["a+b", "b+c", "c+a"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpbench.errors import UserError
-from cpbench.identification import identify
+from cpbench.metrics.identification import identify
 
 CORNERS = {c: np.eye(3)[[i] * 2] for i, c in enumerate(["cat", "dog", "vase"])}
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cpbench import backbones, hub
-from cpbench.backbones import Backbone
-from cpbench.config import Loading
+from cpbench.backbones import hub, loading
+from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.loading import pick_dtype
+from cpbench.backbones.options import Loading
 from cpbench.errors import UserError
 
 
@@ -28,22 +29,22 @@ def test_what_is_not_loaded_does_not_count(tiny: Backbone, tiny_folder: Path, tm
     for part in ("safety_checker", "feature_extractor"):
         (copy / part).mkdir()
         (copy / part / "config.json").write_text("{}")
-    assert hub.hash_folder(copy) == tiny.weights_hash == backbones.load(str(copy)).weights_hash
+    assert hub.hash_folder(copy) == tiny.weights_hash == loading.load(str(copy)).weights_hash
 
 
 def only_fp16(folder: Path, copy: Path) -> Path:
     """The pipeline as `save_pretrained(variant="fp16")` leaves it."""
-    backbones.load(str(folder)).pipe.to(torch.float16).save_pretrained(copy, variant="fp16")
+    loading.load(str(folder)).pipe.to(torch.float16).save_pretrained(copy, variant="fp16")
     assert not list(copy.rglob("model.safetensors")) and list(copy.rglob("*.fp16.safetensors"))
     return copy
 
 
 def test_the_only_variant_is_taken(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
     copy = only_fp16(tiny_folder, tmp_path / "copy")
-    found = backbones.load(str(copy))
+    found = loading.load(str(copy))
     for name, parameter in tiny.unet.named_parameters():
         assert torch.equal(found.unet.get_parameter(name), parameter.half().float()), name
-    assert found.weights_hash == backbones.load(str(copy), loading=Loading(variant="fp16")).weights_hash
+    assert found.weights_hash == loading.load(str(copy), loading=Loading(variant="fp16")).weights_hash
     assert found.weights_hash != tiny.weights_hash
 
 
@@ -52,10 +53,10 @@ def test_of_several_variants_one_is_named(tiny_folder: Path, tmp_path: Path) -> 
     for file in list(copy.rglob("*.fp16.safetensors")):
         shutil.copy(file, file.with_name(file.name.replace("fp16", "ema")))
     with pytest.raises(UserError, match="several variants .*--variant"):
-        backbones.load(str(copy))
-    backbones.load(str(copy), loading=Loading(variant="ema"))
+        loading.load(str(copy))
+    loading.load(str(copy), loading=Loading(variant="ema"))
     with pytest.raises(UserError, match="no variant 'none'"):
-        backbones.load(str(tiny_folder), loading=Loading(variant="none"))
+        loading.load(str(tiny_folder), loading=Loading(variant="none"))
 
 
 def test_shards_are_loaded_and_counted(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_shards_are_loaded_and_counted(tiny: Backbone, tiny_folder: Path, tmp_pa
     tiny.unet.save_pretrained(copy / "unet", max_shard_size="20KB")
     shards = sorted((copy / "unet").glob("*-of-*.safetensors"))
     assert len(shards) > 1
-    found = backbones.load(str(copy))
+    found = loading.load(str(copy))
     assert all(torch.equal(found.unet.get_parameter(n), p) for n, p in tiny.unet.named_parameters())
     before = hub.hash_folder(copy)
     data = shards[-1].read_bytes()
@@ -76,12 +77,12 @@ def test_shards_of_a_variant_are_loaded_and_counted(tiny: Backbone, tiny_folder:
     copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
     for part in ("unet", "text_encoder"):
         shutil.rmtree(copy / part)
-        half = getattr(backbones.load(str(tiny_folder)), part).half()
+        half = getattr(loading.load(str(tiny_folder)), part).half()
         half.save_pretrained(copy / part, max_shard_size="10KB", variant="fp16")
     read = [n for n in hub.files_read(copy, "it") if n.startswith(("unet/", "text_encoder/"))]
     there = [f.relative_to(copy).as_posix() for part in ("unet", "text_encoder") for f in (copy / part).iterdir()]
     assert sorted(read) == sorted(n for n in there if "generation" not in n) and len(read) > 8
-    found = backbones.load(str(copy))
+    found = loading.load(str(copy))
     for part in ("unet", "text_encoder"):
         for name, parameter in getattr(tiny, part).named_parameters():
             assert torch.equal(getattr(found, part).get_parameter(name), parameter.half().float()), name
@@ -96,7 +97,7 @@ def test_pickles_count_where_the_user_lets_them_be_read(tiny: Backbone, tiny_fol
     for file, factor in zip(bins, (1, 2), strict=True):
         torch.save({n: factor * t for n, t in tiny.unet.state_dict().items()}, file)
     allowed = Loading(allow_pickle=True)
-    found = backbones.load(str(copy), loading=allowed)
+    found = loading.load(str(copy), loading=allowed)
     assert all(torch.equal(found.unet.get_parameter(n), p) for n, p in tiny.unet.named_parameters())
     bins[1].write_bytes(b"another variant")
     assert hub.hash_folder(copy, allowed) == found.weights_hash
@@ -109,8 +110,8 @@ def test_auto_is_float32_on_cuda_for_small_models(
     monkeypatch: pytest.MonkeyPatch, millions: int, expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert backbones.pick_dtype("auto", "cuda", lambda: millions * 10**6) == expected
-    assert backbones.pick_dtype("auto", "cpu", lambda: millions * 10**6) == torch.float32
+    assert pick_dtype("auto", "cuda", lambda: millions * 10**6) == expected
+    assert pick_dtype("auto", "cpu", lambda: millions * 10**6) == torch.float32
 
 
 def test_sdxls_latents_are_standardised_as_its_pipeline_does(tmp_path: Path) -> None:
@@ -119,15 +120,15 @@ def test_sdxls_latents_are_standardised_as_its_pipeline_does(tmp_path: Path) -> 
     import numpy as np
     from architectures import build
 
-    from cpbench.sampling import Sampler, Wanted, draw, noise
+    from cpbench.backbones.sampling import Sampler, Wanted, draw, noise
 
     folder = build("sdxl", tmp_path)
     file = folder / "vae" / "config.json"
     config = json.loads(file.read_text()) | {"latents_mean": [0.5, -0.3, 0.2, 0.1], "latents_std": [0.7, 1.3, 0.9, 1.1]}
     file.write_text(json.dumps(config))
-    backbone = backbones.load(str(folder))
+    backbone = loading.load(str(folder))
     want = Wanted("a dog", 0, "dog", "a {}", 0)
-    from cpbench import schedulers
+    from cpbench.backbones import schedulers
 
     pipe, size = backbone.pipe, backbone.picture_size
     original, pipe.scheduler = pipe.scheduler, schedulers.solver(pipe.scheduler, 2)

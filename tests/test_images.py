@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpbench import images
+from cpbench.concepts import images
+from cpbench.concepts.sequences import Concept
 from cpbench.errors import UserError
 from cpbench.miniature.world import SUBJECTS
-from cpbench.sequences import Concept
 
 
 def complaint(*args: object) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cpbench import inception
 from cpbench.errors import UserError
+from cpbench.judges import inception
 
 fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpbench import intervals
-from cpbench.intervals import Interval, bootstrap, concept_means, t_interval
+from cpbench.metrics import intervals
+from cpbench.metrics.intervals import Interval, bootstrap, concept_means, t_interval
 
 Z = NormalDist().inv_cdf(0.975)
 

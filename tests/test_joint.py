@@ -12,11 +12,11 @@ import torch
 from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product, tasks
 
 import cpbench
-from cpbench import learning
-from cpbench.audit import RulesError
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.joint import Joint, JointSettings
 from cpbench.baselines.seqlora import SequentialLora
+from cpbench.errors import RulesError
+from cpbench.learning import training
 from cpbench.method import State
 
 Three = Callable[[bool], list[Learned]]
@@ -62,7 +62,7 @@ def test_every_batch_is_of_one_concept_with_its_own_words(
 ) -> None:
     """Latents are drawn without their deviation here, so that each is a picture's own or its mirror image's."""
     before = three(restart)[1].state
-    genuine, encode, error = tiny.encode_images, tiny.encode_prompts, learning.error
+    genuine, encode, error = tiny.encode_images, tiny.encode_prompts, training.error
     monkeypatch.setattr(tiny, "encode_images", lambda images: (genuine(images)[0], 0 * genuine(images)[1]))
     means = {}
     for number, concept in enumerate(CONCEPTS, 1):
@@ -71,19 +71,19 @@ def test_every_batch_is_of_one_concept_with_its_own_words(
     seen: list[tuple[str, str]] = []
     said: list[str] = []
 
-    def note(backbone: Backbone, batch: learning.Batch, words: torch.Tensor) -> torch.Tensor:
+    def note(backbone: Backbone, batch: training.Batch, words: torch.Tensor) -> torch.Tensor:
         whose = [{c for c, mean in means.items() if any(torch.equal(z, m) for m in mean)} for z in batch.latents]
         (concept,) = set.intersection(*whose)
         seen.append((concept, said[-1]))
         return error(backbone, batch, words)
 
     monkeypatch.setattr(tiny, "encode_prompts", lambda texts: said.extend(texts) or encode(texts))
-    monkeypatch.setattr(learning, "error", note)
+    monkeypatch.setattr(training, "error", note)
     learn(Joint, tiny, make_task, 3, before, restart=restart, steps=20)
     assert len(seen) == 20 * (3 if restart else 1)
     phrases = {"dog": "<v1> dog", "vase": "<v2> vase", "dog2": "<v3> dog"}
     for concept, prompt in seen:
-        assert prompt in {template.format(phrases[concept]) for template in learning.TEMPLATES}
+        assert prompt in {template.format(phrases[concept]) for template in training.TEMPLATES}
     counts = [sum(c == concept for c, _ in seen) for concept in CONCEPTS]
     assert min(counts) > 0.5 * len(seen) / 3  # each has its turn
 

@@ -13,11 +13,19 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torchvision import transforms
 
-from cpbench import embeddings, images, judge_identity, judges, leaderboard_runs, results, scoring
-from cpbench.backbones import MINIATURE
-from cpbench.embeddings import Embeddings
+from cpbench.backbones.backbone import MINIATURE
+from cpbench.concepts import images
 from cpbench.errors import UserError
-from cpbench.judges import Judge, Preprocessing
+from cpbench.files import read_json
+from cpbench.finished import scoring
+from cpbench.judges import embeddings, identity
+from cpbench.judges import judge as judges
+from cpbench.judges.embeddings import Embeddings
+from cpbench.judges.judge import Judge, Preprocessing
+from cpbench.judges.local import load_clip
+from cpbench.judges.select import load_for
+from cpbench.records import tables
+from cpbench.records.record import JudgeFacts
 
 ROOT = Path(__file__).parents[1]
 FOLDER = MINIATURE / "judges"
@@ -62,13 +70,13 @@ OTHERS: dict[str, Callable[[Path], dict[str, str]]] = {
 @pytest.mark.parametrize("what", OTHERS)
 def test_equal_weights_that_see_or_read_otherwise_are_another_judge(what: str, tmp_path: Path) -> None:
     given = OTHERS[what](tmp_path / "judge")
-    usual, other = judges.load_for("miniature"), judges.load_for("miniature", **given)
+    usual, other = load_for("miniature"), load_for("miniature", **given)
     kind = next(iter(given)).partition("_")[0]
     assert {n: j.identity["weights_sha256"] for n, j in other.items()} == {
         n: j.identity["weights_sha256"] for n, j in usual.items()
     }
     for name in ("clip", "dino"):
-        same = judge_identity.counted(other[name].identity) == judge_identity.counted(usual[name].identity)
+        same = identity.counted(other[name].identity) == identity.counted(usual[name].identity)
         assert same == (name != kind)
         folders = {scoring.folder_name(judge[name].identity) for judge in (usual, other)}
         assert len({folder.rpartition("-")[2] for folder in folders}) == (1 if same else 2)
@@ -77,18 +85,19 @@ def test_equal_weights_that_see_or_read_otherwise_are_another_judge(what: str, t
 def test_a_copy_of_a_judge_elsewhere_is_the_same_judge(tmp_path: Path) -> None:
     copy = Path(shutil.copytree(FOLDER / "clip", tmp_path / "a copy"))
     (copy / "LICENSE").write_text("free")
-    one, other = (judge_identity.counted(judges.load_clip(f).identity) for f in (FOLDER / "clip", copy))
+    one, other = (identity.counted(load_clip(f).identity) for f in (FOLDER / "clip", copy))
     assert one == other and one["tokenizer"] and "library" not in one
 
 
 def test_another_preprocessing_is_another_run(short: Path, tmp_path: Path) -> None:
-    from cpbench import runner
-    from cpbench.config import RunConfig, load_method
+    from cpbench.config import RunConfig
+    from cpbench.registry import load_method
+    from cpbench.running.prepare import prepare
 
     def facts(**judging: str) -> dict:
         method = load_method("base")
         config = RunConfig(method="base", sequence=str(short), output=tmp_path / "out", **judging)
-        return runner.prepare(config, method, method.Options()).facts
+        return prepare(config, method, method.Options()).facts
 
     usual = facts()
     moved = edited(tmp_path / "judge", "dino", lambda c: c["pretrained_cfg"].update(mean=[0.4, 0.5, 0.5]))
@@ -109,18 +118,18 @@ def test_scoring_again_keeps_two_preprocessings_apart(short_run: Callable, tmp_p
     alone = Path(shutil.copytree(short_run("seqlora"), tmp_path / "alone"))
     shutil.rmtree(alone / "embeddings")
     fresh, _, _ = scoring.again(alone, None, None, dino_preprocessing="std=0.25")
-    one, two = (results.read_scores(f / "scores.csv") for f in (other, fresh))
+    one, two = (tables.read_scores(f / "scores.csv") for f in (other, fresh))
     np.testing.assert_allclose(one["value"], two["value"], atol=2e-6)
-    table = results.read_scores(usual / "scores.csv")
+    table = tables.read_scores(usual / "scores.csv")
     assert (table["value"] - one["value"])[table["metric"] == "dino"].abs().max() > 1e-3
-    assert "std (0.25, 0.25, 0.25)" in results.read_json(other / "judges.json")["dino"]["preprocessing"]
+    assert "std (0.25, 0.25, 0.25)" in read_json(other / "judges.json")["dino"]["preprocessing"]
 
 
 # What a user says
 
 
 def test_a_preprocessing_in_words_is_torchvisions() -> None:
-    pre = judges.load_for("miniature")["dino"].preprocessing.changed(WORDS)
+    pre = load_for("miniature")["dino"].preprocessing.changed(WORDS)
     assert pre == PRE
     theirs = transforms.Compose(
         [
@@ -157,7 +166,7 @@ def test_words_that_are_no_preprocessing_are_refused_in_a_line(words: str, call:
 @pytest.mark.parametrize("words", ["std=0", "crop=65", "resize=32", "crop=32", "resize=100000"])
 def test_a_preprocessing_that_the_judge_cannot_take_is_refused(words: str) -> None:
     with pytest.raises(UserError, match="--clip-preprocessing"):
-        judges.load_for("miniature", clip_preprocessing=words)
+        load_for("miniature", clip_preprocessing=words)
 
 
 # Older records
@@ -166,30 +175,28 @@ def test_a_preprocessing_that_the_judge_cannot_take_is_refused(words: str) -> No
 def test_what_older_records_do_not_say_is_known_of_the_miniatures_and_the_published_judges() -> None:
     import open_clip
 
-    for judge in judges.load_for("miniature").values():
-        known = judge_identity.OF_WEIGHTS[judge.identity["weights_sha256"]]
+    for judge in load_for("miniature").values():
+        known = identity.OF_WEIGHTS[judge.identity["weights_sha256"]]
         assert known.items() <= judge.identity.items()
         assert ("tokenizer" in known) == (judge.name == "clip")
     for name in ("ViT-B-32-quickgelu", "ViT-L-14-quickgelu"):
-        assert judges.tokenizer_hash(open_clip.get_tokenizer(name)) == judge_identity.OPENAI_WORDS
+        assert judges.tokenizer_hash(open_clip.get_tokenizer(name)) == identity.OPENAI_WORDS
 
 
 def test_committed_records_and_new_ones_stand_in_one_table(tmp_path: Path) -> None:
     file = next(iter(sorted((ROOT / "results" / "reference").glob("**/run.json"))))
     old = json.loads(file.read_text())
     assert "tokenizer" not in old["judges"]["clip"]  # else this test shows nothing
-    new = old | {"judges": {n: j.identity for n, j in judges.load_for("miniature").items()}}
-    other = old | {
-        "judges": {n: j.identity for n, j in judges.load_for("miniature", other_words(tmp_path / "c")).items()}
-    }
+    new = old | {"judges": {n: j.identity for n, j in load_for("miniature").items()}}
+    other = old | {"judges": {n: j.identity for n, j in load_for("miniature", other_words(tmp_path / "c")).items()}}
     facts = []
     for record in (old, new, other):
-        held = {n: leaderboard_runs.JudgeFacts.model_validate(it) for n, it in record["judges"].items()}
+        held = {n: JudgeFacts.model_validate(it) for n, it in record["judges"].items()}
         facts.append({n: it.model_dump(exclude=it.unsaid) for n, it in held.items()})
     assert facts[0] == facts[1]
     assert facts[2]["dino"] == facts[0]["dino"] and facts[2]["clip"] != facts[0]["clip"]
-    completed = [{n: judge_identity.completed(it) for n, it in r["judges"].items()} for r in (old, new)]
-    counted = [{n: judge_identity.counted(it) for n, it in it.items()} for it in completed]
+    completed = [{n: identity.completed(it) for n, it in r["judges"].items()} for r in (old, new)]
+    counted = [{n: identity.counted(it) for n, it in it.items()} for it in completed]
     assert counted[0] == counted[1]
 
 
@@ -198,7 +205,7 @@ def test_committed_records_and_new_ones_stand_in_one_table(tmp_path: Path) -> No
 
 @pytest.fixture
 def dino() -> Judge:
-    return judges.load_for("miniature")["dino"]
+    return load_for("miniature")["dino"]
 
 
 def kept_in(folder: Path, judge: Judge) -> Path:
@@ -263,7 +270,7 @@ def test_kept_embeddings_of_another_kind_are_made_again(dino: Judge, tmp_path: P
     from safetensors import safe_open
     from safetensors.numpy import load, save
 
-    from cpbench import embeddings
+    from cpbench.judges import embeddings
 
     pictures = images.drawn("dog")[:3]
     file = kept_in(tmp_path, dino)

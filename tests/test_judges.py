@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from cpbench import images, judges
-from cpbench.backbones import MINIATURE
+from cpbench.backbones.backbone import MINIATURE
+from cpbench.concepts import images
 from cpbench.errors import UserError
-from cpbench.judges import Judge, Preprocessing
+from cpbench.judges import judge as judges
+from cpbench.judges.judge import Judge, Preprocessing
+from cpbench.judges.local import load_clip, load_dino
+from cpbench.judges.select import load_for
 
 FOLDER = MINIATURE / "judges"
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "dreambooth" / "dataset"
@@ -36,7 +39,7 @@ PROMPTS = (
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, Judge]:
-    return judges.load_for("miniature")
+    return load_for("miniature")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,7 @@ def test_embeddings_are_unit_vectors_that_tell_pictures_apart(
 
 @pytest.mark.parametrize("name", ["clip", "dino"])
 def test_a_picture_has_one_embedding_alone_or_in_a_batch(pictures: np.ndarray, name: str) -> None:
-    load = {"clip": judges.load_clip, "dino": judges.load_dino}[name]
+    load = {"clip": load_clip, "dino": load_dino}[name]
     together, alone, twos = load(FOLDER / name), load(FOLDER / name), load(FOLDER / name)
     expected = together.images(pictures)
     singly = np.concatenate([alone.images(p[None]) for p in pictures])
@@ -121,7 +124,7 @@ def test_a_picture_has_one_embedding_alone_or_in_a_batch(pictures: np.ndarray, n
 
 @pytest.mark.parametrize("name", ["clip", "dino"])
 def test_a_picture_met_before_is_not_encoded_again(pictures: np.ndarray, name: str) -> None:
-    judge = {"clip": judges.load_clip, "dino": judges.load_dino}[name](FOLDER / name)
+    judge = {"clip": load_clip, "dino": load_dino}[name](FOLDER / name)
     encoded: list[int] = []
     layer = next(m for m in judge.model.modules() if isinstance(m, torch.nn.Conv2d))
     layer.register_forward_hook(lambda module, args, out: encoded.append(len(out)))
@@ -138,7 +141,7 @@ def test_only_the_last_pictures_are_remembered_and_those_that_are_used_stay(
     pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judges, "MOST_KEPT", 2)
-    judge = judges.load_for("miniature")["dino"]
+    judge = load_for("miniature")["dino"]
     a, b, c = pictures[:3]
     whole = judge.images(pictures[:3])  # more than is kept, and all of them are answered
     assert len(judge._seen) == 2
@@ -156,7 +159,7 @@ def test_only_the_last_pictures_are_remembered_and_those_that_are_used_stay(
 def test_equal_bytes_in_another_shape_are_another_picture(loaded: dict[str, Judge], pictures: np.ndarray) -> None:
     wide = pictures[0].reshape(32, 128, 3)
     square, stretched = (loaded["dino"].images([p])[0] for p in (pictures[0], wide))
-    expected = judges.load_dino(FOLDER / "dino").images([wide])[0]
+    expected = load_dino(FOLDER / "dino").images([wide])[0]
     np.testing.assert_allclose(stretched, expected, atol=1e-5)
     assert np.abs(square - stretched).max() > 1e-4
 
@@ -263,7 +266,7 @@ def test_a_dino_that_does_not_say_it_is_projected_gives_its_class_token(
     facts = {"architecture": "vit_tiny_patch16_224", "num_classes": classes, "model_args": size, "pretrained_cfg": cfg}
     (tmp_path / "config.json").write_text(json.dumps(facts))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    judge = judges.load_dino(tmp_path)
+    judge = load_dino(tmp_path)
     with torch.no_grad():
         token = model.forward_features(judge.preprocessing(pictures))[:, 0].numpy()
     expected = token / np.linalg.norm(token, axis=1, keepdims=True)
@@ -281,7 +284,7 @@ def test_the_weights_in_the_folder_are_the_weights_that_judge(loaded: dict[str, 
         assert all(torch.equal(model[k].float(), v.float()) for k, v in stored.items())
 
 
-@pytest.mark.parametrize("load", [judges.load_clip, judges.load_dino])
+@pytest.mark.parametrize("load", [load_clip, load_dino])
 def test_a_folder_without_weights_is_refused_by_name(tmp_path: Path, load) -> None:
     with pytest.raises(UserError, match="safetensors is missing") as caught:
         load(tmp_path)

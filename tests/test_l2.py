@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product, rows_stay, tasks
 
-from cpbench.adapters import products
-from cpbench.backbones import Backbone
+from cpbench.backbones.adapters import products
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.ewc import Ewc
 from cpbench.baselines.l2 import L2, L2Settings, distance
 from cpbench.method import State

@@ -1,5 +1,6 @@
 """The leaderboard from run records written by hand."""
 
+import io
 import itertools
 import json
 import re
@@ -13,9 +14,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cpbench import config, leaderboard, leaderboard_figures, leaderboard_runs, measures, reference, report, results
 from cpbench.errors import UserError
-from cpbench.intervals import bootstrap
+from cpbench.files import hash8
+from cpbench.leaderboard import board, reference
+from cpbench.leaderboard import figures as leaderboard_figures
+from cpbench.metrics.intervals import bootstrap
+from cpbench.metrics.matrices import METRICS, SCORE_COLUMNS
+from cpbench.metrics.summary import summaries
+from cpbench.records import record as record_module
+from cpbench.records import tables
+from cpbench.records.measures_table import COLUMNS
+from cpbench.registry import built_in_methods, load_method
 from cpbench.version import SCORES
 
 FIGURES = (
@@ -60,7 +69,7 @@ def record(method: str, retention: float | None = 0.5, **changes: Any) -> dict[s
         "summary": summary(retention),
     }
     made = plain | changes
-    return {"hash": results.hash8(made["facts"])} | made
+    return {"hash": hash8(made["facts"])} | made
 
 
 def variant(method: str, code: str) -> dict[str, Any]:
@@ -89,14 +98,14 @@ def write(folder: Path, *records: dict[str, Any] | str) -> None:
         path.parent.mkdir(parents=True)
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         if not isinstance(content, str):
-            results.write_scores(path.with_name("scores.csv"), scores_with(content))
+            tables.write_scores(path.with_name("scores.csv"), scores_with(content))
 
 
 def scores_with(made: dict[str, Any]) -> pd.DataFrame:
     """One picture a cell. By DINO with the final average, retention and forgetting of the record's summary; NaN for None."""
     nan = float("nan")
     found = made["summary"] if isinstance(made["summary"], dict) else {}
-    metrics = {m: {k: v if isinstance(v, float) else nan for k, v in found.get(m, {}).items()} for m in results.METRICS}
+    metrics = {m: {k: v if isinstance(v, float) else nan for k, v in found.get(m, {}).items()} for m in METRICS}
     names = (made["sequence"] or {}).get("concepts", [])[:9]
     lines = []
     for metric, figures in metrics.items():
@@ -115,7 +124,7 @@ def scores_with(made: dict[str, Any]) -> pd.DataFrame:
                 if t in (0, *range(j, len(names) + 1)):
                     value = floor if t == 0 else final if t == len(names) else final + lost
                     lines.append((t, "cell", c, "p", 0, metric, value))
-    return pd.DataFrame(lines, columns=results.SCORE_COLUMNS)
+    return pd.DataFrame(lines, columns=SCORE_COLUMNS)
 
 
 def seed(n: int, order: int = 0) -> dict[str, Any]:
@@ -124,7 +133,7 @@ def seed(n: int, order: int = 0) -> dict[str, Any]:
 
 def made(folder: Path) -> tuple[pd.DataFrame, str]:
     """The CSV and the Markdown that `write` makes of the runs in `folder`."""
-    leaderboard.write(folder, folder / "out")
+    board.write(folder, folder / "out")
     csv = folder / "out" / "leaderboard.csv"
     return pd.read_csv(csv, dtype={"hash": str}), csv.with_suffix(".md").read_text()
 
@@ -208,7 +217,7 @@ def test_pictures_of_one_concept_are_shown_where_there_are_any(tmp_path: Path) -
     assert "(methods-seq-v1-miniature-drawn-a.png)" in text
     grid = Image.open(tmp_path / "out" / "methods-seq-v1-miniature-drawn-a.png")
     assert grid.height == 34 + 2 * 100  # of the runs that have their pictures
-    leaderboard.write(tmp_path, tmp_path / "out", concept="b")
+    board.write(tmp_path, tmp_path / "out", concept="b")
     assert "(methods-seq-v1-miniature-drawn-b.png)" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
@@ -216,7 +225,7 @@ def test_an_unknown_concept_gets_the_near_match(tmp_path: Path) -> None:
     names = {"sequence": {"name": "seq", "version": 1, "concepts": ["backpack", "dog"]}}
     write(tmp_path, record("lora", **names))
     with pytest.raises(UserError, match="'bakpack': did you mean 'backpack'"):
-        leaderboard.write(tmp_path, tmp_path / "out", concept="bakpack")
+        board.write(tmp_path, tmp_path / "out", concept="bakpack")
 
 
 def test_what_is_kept_for_reference_are_tables_and_grids(tmp_path: Path) -> None:
@@ -235,11 +244,43 @@ def test_what_is_kept_for_reference_are_tables_and_grids(tmp_path: Path) -> None
     write(kept / "third", record("l2"))
     assert reference.keep(runs, kept) == 2
     found = {f.relative_to(kept).as_posix() for f in kept.rglob("*") if f.is_file()}
-    files = ("run.json", "scores.csv", "matrix-dino.csv", "measures.csv", "report.html", "grid.webp")
+    files = ("run.json", "scores.csv.gz", "measures.csv.gz", "grid.webp")
     assert found == {f"{s}/run-0/{n}" for s in ("seq", "other") for n in files} | FILES | {
         f"third/run-0/{name}" for name in ("run.json", "scores.csv")
     }
     assert Image.open(kept / "seq" / "run-0" / "grid.webp").size == (30, 20)
+    for name in ("scores.csv", "measures.csv"):
+        assert tables.table_bytes(kept / "seq" / "run-0" / name) == (runs / "seq" / "run-0" / name).read_bytes()
+    first = (kept / "seq" / "run-0" / "scores.csv.gz").read_bytes()
+    assert reference.keep(runs, kept) == 2 and (kept / "seq" / "run-0" / "scores.csv.gz").read_bytes() == first
+
+
+def test_a_large_grid_is_kept_small(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), np.uint8)
+    kept = reference.thumbnail(Image.fromarray(noise))
+    assert len(kept) <= reference.MOST_THUMBNAIL
+    width, height = Image.open(io.BytesIO(kept)).size
+    assert 50 < width < 1200 and width / height == pytest.approx(4 / 3, rel=0.02)
+
+
+def test_a_compressed_table_is_the_table(tmp_path: Path) -> None:
+    """And one that is cut, or no gzip at all, is damaged as any other."""
+    for name in ("plain", "kept"):
+        make_run(tmp_path / name, "ewc", 0.5)
+    for name in ("scores.csv", "measures.csv"):
+        tables.keep_table(tmp_path / "kept" / name, tmp_path / "kept")
+        (tmp_path / "kept" / name).unlink()
+        assert tables.table_hash(tmp_path / "kept" / name) == tables.table_hash(tmp_path / "plain" / name)
+    (group,) = groups_in(tmp_path)  # one run, and its copy
+    assert len(group["rows"]) == 1 and len(group["rows"][0]["runs"]) == 1
+    shutil.rmtree(tmp_path / "plain")
+    (alone,) = groups_in(tmp_path)
+    assert alone["rows"][0]["mean"] == group["rows"][0]["mean"]
+    file = tmp_path / "kept" / "scores.csv.gz"
+    whole = file.read_bytes()
+    for broken in (whole[:-9], whole[: len(whole) // 2], b"no gzip", b"", whole[:40] + b"\0" + whole[41:]):
+        file.write_bytes(broken)
+        assert tables.read_scores(tmp_path / "kept" / "scores.csv") is None
 
 
 def test_a_kept_run_gives_way_to_another_of_its_name_alone(tmp_path: Path) -> None:
@@ -356,7 +397,7 @@ def test_a_strange_record_is_left_out_and_said_so_in_one_line(
 def test_only_strange_records_are_nothing_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, "{", record("lora", summary=3))
     with pytest.raises(UserError, match="no finished run"):
-        leaderboard.write(tmp_path, tmp_path / "out")
+        board.write(tmp_path, tmp_path / "out")
     assert len(left_out(capsys.readouterr().out)) == 2
 
 
@@ -388,7 +429,7 @@ def test_names_are_words_in_markdown_and_part_of_no_path(tmp_path: Path, capsys:
     write(tmp_path / "results", odd)
     drawings(tmp_path / "results" / "run-0", "a")
     before = {f for f in tmp_path.rglob("*")}
-    leaderboard.write(tmp_path / "results", tmp_path / "out")
+    board.write(tmp_path / "results", tmp_path / "out")
     assert left_out(capsys.readouterr().out) == []
     new = {f for f in tmp_path.rglob("*")} - before
     names = FILES | {"methods-seq-v1-e-f-u-drawn-a.png"}
@@ -487,7 +528,7 @@ def test_nothing_to_show_is_one_line_with_the_folder(tmp_path: Path, what: str) 
     if what == "only unfinished":
         write(folder, record("lora", status="running"))
     with pytest.raises(UserError) as caught:
-        leaderboard.write(folder, tmp_path / "out")
+        board.write(folder, tmp_path / "out")
     assert str(folder) in str(caught.value) and len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
@@ -511,7 +552,7 @@ def make_run(
     seed, order = draw
     chance = np.random.default_rng([seed, order, *method.encode()])
     names = [CONCEPTS[k] for k in np.random.default_rng(order).permutation(len(CONCEPTS))] if order else CONCEPTS
-    lines = [("real", c, "real", metric, 0, 0, 0.9) for c in names for metric in results.METRICS]
+    lines = [("real", c, "real", metric, 0, 0, 0.9) for c in names for metric in METRICS]
     for row in range(len(names) + 1) if rows is None else rows:
         for c in names if row in (0, len(names)) else names[:row]:
             level = 0.1 if row == 0 else mean + 0.1 * CONCEPTS.index(c) / len(CONCEPTS)
@@ -519,25 +560,25 @@ def make_run(
                 ("cell", c, p, metric, row, k, round(float(np.clip(level + 0.15 * chance.standard_normal(), -1, 1)), 6))
                 for p in PROMPTS
                 for k in (0, 1)
-                for metric in results.METRICS
+                for metric in METRICS
             ]
     table = pd.DataFrame(lines, columns=["kind", "concept", "prompt", "metric", "row", "index", "value"])
-    results.write_scores(folder / "scores.csv", table)
+    tables.write_scores(folder / "scores.csv", table)
     costs = {str(t): cost(2000 + 1000 * t, 60.0 * t + seed) for t in range(1, len(names) + 1)}
     whole = {
         "config": {"backbone": "miniature", "seed": seed, "order": order, "method": method},
         "facts": facts(method),
         "sequence": {"name": "seq", "version": 1, "concepts": names},
         "costs": costs,
-        "summary": report.summaries(table, names, len(names)) if rows is None else {},
+        "summary": summaries(table, names, len(names)) if rows is None else {},
     }
     made = record(method) | whole | more
-    made["hash"] = more.get("hash", results.hash8(made["facts"]))
+    made["hash"] = more.get("hash", hash8(made["facts"]))
     (folder / "run.json").write_text(json.dumps(made))
     if measured:
         lines = [(len(names), "identified", c, 0.5 + min(seed, 4) / 8) for c in names]
         lines += [(len(names), "moved", c, 0.25) for c in names] + [(len(names), "copied", names[0], 0.0)]
-        pd.DataFrame(lines, columns=measures.COLUMNS).to_csv(folder / "measures.csv", index=False)
+        pd.DataFrame(lines, columns=COLUMNS).to_csv(folder / "measures.csv", index=False)
     return folder
 
 
@@ -545,7 +586,7 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change the record of a run, whose hash stays that of its facts."""
     made = json.loads((folder / "run.json").read_text())
     change(made)
-    (folder / "run.json").write_text(json.dumps(made | {"hash": results.hash8(made["facts"])}))
+    (folder / "run.json").write_text(json.dumps(made | {"hash": hash8(made["facts"])}))
 
 
 def facts(method: str) -> dict[str, Any]:
@@ -564,7 +605,7 @@ def facts(method: str) -> dict[str, Any]:
 
 
 def groups_in(folder: Path) -> list[dict[str, Any]]:
-    leaderboard.write(folder, folder / "out")
+    board.write(folder, folder / "out")
 
     def constant(word: str) -> None:
         raise AssertionError(f"{word} is no JSON")
@@ -690,9 +731,9 @@ def test_who_failed_at_a_concept_has_no_rank_and_outranks_nobody(tmp_path: Path)
     for method, level in (("l2", 0.4), ("ewc", 0.6)):
         make_run(tmp_path / method, method, level)
     failed = make_run(tmp_path / "olora", "olora", 0.9, summary=summary(None, final_average=None))
-    scores = results.read_scores(failed / "scores.csv")
+    scores = tables.read_scores(failed / "scores.csv")
     scores.loc[scores["concept"] == CONCEPTS[0], "value"] = float("nan")
-    results.write_scores(failed / "scores.csv", scores)
+    tables.write_scores(failed / "scores.csv", scores)
     (group,) = groups_in(tmp_path)
     assert [(row["method"], row["rank"], row["compared"]) for row in group["rows"]] == [
         ("ewc", 1, 1),
@@ -867,7 +908,7 @@ def test_the_committed_leaderboard_is_that_of_the_committed_runs(tmp_path: Path)
     shutil.copytree(kept, copy)
     for name in FILES:
         (copy / name).unlink()
-    leaderboard.write(copy, copy)
+    board.write(copy, copy)
     for name in FILES:
         assert (copy / name).read_bytes() == (kept / name).read_bytes(), f"{name}: run `make leaderboard`"
 
@@ -886,7 +927,7 @@ def test_figures_are_of_the_tables_whatever_the_record_says(tmp_path: Path) -> N
     before = groups_in(tmp_path)[0]["rows"][0]
     told = json.loads((run / "run.json").read_text())["summary"]
     invented = {m: figures | dict.fromkeys(("plasticity", "forgetting"), 0.99) for m, figures in told.items()}
-    lines = {m: {"final_average": [0.9, 0.95]} for m in results.METRICS}
+    lines = {m: {"final_average": [0.9, 0.95]} for m in METRICS}
     rewritten(run, summary=invented, intervals=lines, measures={"identified": 1.0, "moved": 0.0})
     after = groups_in(tmp_path)[0]["rows"][0]
     assert (after["mean"], after["low"], after["high"]) == (before["mean"], before["low"], before["high"])
@@ -954,7 +995,7 @@ def test_figures_are_remembered_by_their_table(tmp_path: Path, monkeypatch: pyte
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "read_scores", never)
+        patch.setattr(tables, "read_scores", never)
         assert (leaderboard_figures.summary(run, concepts), leaderboard_figures.bounds(run, concepts)) == first
         with pytest.raises(AssertionError):
             leaderboard_figures.summary(run, concepts[::-1])
@@ -978,6 +1019,6 @@ def test_recorded_figures_come_out_again_of_the_tables() -> None:
 
 
 def test_methods_that_see_earlier_data_are_those_whose_class_says_so() -> None:
-    built_in = {name: config.load_method(name) for name in config.built_in_methods()}
+    built_in = {name: load_method(name) for name in built_in_methods()}
     said = {name for name, method in built_in.items() if method.sees_earlier_data}
-    assert said == set(leaderboard_runs.known()["sees_earlier_data"])
+    assert said == set(record_module.known()["sees_earlier_data"])

@@ -12,12 +12,17 @@ from test_html_report import Tree
 from test_leaderboard import CODE, FIGURES, groups_in, make_run, markdown_tables, record, seed, summary, write
 from test_leaderboard_page import board
 
-from cpbench import leaderboard, report, results
-from cpbench.intervals import bootstrap
-from cpbench.leaderboard_page import page
-from cpbench.leaderboard_text import as_json, in_terminal, markdown, table
+from cpbench.files import hash8, read_json
+from cpbench.leaderboard import board as leaderboard
+from cpbench.leaderboard import entries
+from cpbench.leaderboard.page import page
+from cpbench.leaderboard.text import as_json, in_terminal, markdown, table
+from cpbench.metrics.intervals import bootstrap
+from cpbench.metrics.matrices import METRICS, SCORE_COLUMNS
+from cpbench.metrics.summary import intervals, noise_in_forgetting
+from cpbench.records import tables
 
-SCORED = [f"{m}_{k}" for m in results.METRICS for k in FIGURES]
+SCORED = [f"{m}_{k}" for m in METRICS for k in FIGURES]
 
 
 def shown(
@@ -37,7 +42,7 @@ def test_over_tasks_by_hand(tmp_path: Path) -> None:
     """Each concept's mean over the rows since it was learned, picture by picture, and the bootstrap of those means."""
     folder = make_run(tmp_path / "l2", "l2", 0.4)
     ((row,), (line,), _, _) = shown(tmp_path)
-    order = results.read_json(folder / "run.json")["sequence"]["concepts"]
+    order = read_json(folder / "run.json")["sequence"]["concepts"]
     scores = pd.read_csv(folder / "scores.csv")
     dino = scores[(scores["kind"] == "cell") & (scores["metric"] == "dino")]
     kept = pd.concat([dino[(dino["concept"] == c) & (dino["row"] >= t)] for t, c in enumerate(order, 1)])
@@ -50,10 +55,10 @@ def test_over_tasks_by_hand(tmp_path: Path) -> None:
 
 def test_over_tasks_needs_every_concept_in_every_row(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "l2", "l2", 0.4)
-    scores = results.read_scores(folder / "scores.csv")
-    first = results.read_json(folder / "run.json")["sequence"]["concepts"][0]
+    scores = tables.read_scores(folder / "scores.csv")
+    first = read_json(folder / "run.json")["sequence"]["concepts"][0]
     scores.loc[(scores["concept"] == first) & (scores["row"] == 2), "value"] = float("nan")
-    results.write_scores(folder / "scores.csv", scores)
+    tables.write_scores(folder / "scores.csv", scores)
     ((row,), *_) = shown(tmp_path)
     assert row["mean"]["dino_over_tasks"] is None and row["low"]["dino_over_tasks"] is None
 
@@ -62,10 +67,10 @@ def test_one_run_has_its_own_interval(tmp_path: Path) -> None:
     """Of its scores, whatever its record says or lacks."""
     folder = make_run(tmp_path / "l2", "l2", 0.4)
     (row,), (line,), (words,), (cells,) = shown(tmp_path)
-    concepts = results.read_json(folder / "run.json")["sequence"]["concepts"]
-    expected = report.intervals(results.read_scores(folder / "scores.csv"), concepts, len(concepts))
+    concepts = read_json(folder / "run.json")["sequence"]["concepts"]
+    expected = intervals(tables.read_scores(folder / "scores.csv"), concepts, len(concepts))
     for key in SCORED:
-        metric = next(m for m in results.METRICS if key.startswith(m))
+        metric = next(m for m in METRICS if key.startswith(m))
         bounds = expected[metric][key.removeprefix(f"{metric}_")] or [None, None]
         assert [row[side][key] for side in ("low", "high")] == bounds
     low, high = expected["dino"]["final_average"]
@@ -133,7 +138,7 @@ def test_the_terminal_has_the_first_where_there_is_room(tmp_path: Path, capsys: 
     (group,) = groups_in(tmp_path)
     mean, low, high = (group["rows"][0][k]["dino_final_average"] for k in ("mean", "low", "high"))
     assert f"{mean:.3f} [{low:.2f}, {high:.2f}] " in capsys.readouterr().out
-    found = leaderboard.groups(leaderboard.read(tmp_path))
+    found = leaderboard.groups(entries.read(tmp_path))
     for width, cell in ((119, f"{mean:.3f}"), (120, f"{mean:.3f} [{low:.2f}, {high:.2f}]")):
         (made,) = in_terminal(found, [], width)
         assert [str(it) for it in made.columns[3].cells] == [cell]
@@ -144,14 +149,14 @@ def test_the_terminal_has_the_first_where_there_is_room(tmp_path: Path, capsys: 
 
 def test_noise_stands_right_of_forgetting_and_forward_transfer_on_no_page(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "l2", "l2", 0.4)
-    scores = results.read_scores(folder / "scores.csv")
-    order = results.read_json(folder / "run.json")["sequence"]["concepts"]
+    scores = tables.read_scores(folder / "scores.csv")
+    order = read_json(folder / "run.json")["sequence"]["concepts"]
     before = [(t, "unlearned", c, "p", 0, "dino", 0.25) for t, c in enumerate(order) if t]  # just before their tasks
-    scores = pd.concat([scores, pd.DataFrame(before, columns=results.SCORE_COLUMNS)])
-    results.write_scores(folder / "scores.csv", scores)
+    scores = pd.concat([scores, pd.DataFrame(before, columns=SCORE_COLUMNS)])
+    tables.write_scores(folder / "scores.csv", scores)
     floor = scores[(scores["kind"] == "cell") & (scores["row"] == 0) & (scores["metric"] == "dino")]
     transfer = 0.25 - floor[floor["concept"] != order[0]].groupby("concept")["value"].mean().mean()
-    noise = report.noise_in_forgetting(scores, "dino", order)
+    noise = noise_in_forgetting(scores, "dino", order)
     (row,), (line,), (words,), (cells,) = shown(tmp_path)
     for heads in (list(words), list(cells)):
         assert heads[heads.index("forgetting") + 1] == "forgetting by noise" and "forward transfer" not in heads
@@ -176,7 +181,7 @@ def scored(folder: Path, method: str, cells: Cells, draw: tuple[int, int] = (0, 
     names = ["b", "a"] if draw[1] else ["a", "b"]
     cells = {(0, c): [0.1, 0.1] for c in names} | cells
     lines = [(t, "cell", c, f"p{k}", 0, "dino", v) for (t, c), values in cells.items() for k, v in enumerate(values)]
-    results.write_scores(folder / "scores.csv", pd.DataFrame(lines, columns=results.SCORE_COLUMNS))
+    tables.write_scores(folder / "scores.csv", pd.DataFrame(lines, columns=SCORE_COLUMNS))
     final = sum(sum(cells[2, c]) / len(cells[2, c]) for c in names) / 2
     made = record(method, summary=summary(0.5, final_average=final)) | {
         "config": {"backbone": "miniature", "seed": draw[0], "order": draw[1], "method": method},
@@ -185,7 +190,7 @@ def scored(folder: Path, method: str, cells: Cells, draw: tuple[int, int] = (0, 
         "sequence": {"name": "seq", "version": 1, "concepts": names},
     }
     made |= more
-    made["hash"] = results.hash8(made["facts"])
+    made["hash"] = hash8(made["facts"])
     (folder / "run.json").write_text(json.dumps(made))
     return made["hash"]
 
@@ -278,7 +283,7 @@ def test_the_order_of_runs_changes_nothing(tmp_path: Path) -> None:
         if n != 2:
             scored(tmp_path / f"b{n}", "l2", METHOD, draw)
     scored(tmp_path / "c", "isolated", METHOD, code="ffffffff")
-    runs = leaderboard.read(tmp_path)
+    runs = entries.read(tmp_path)
 
     def written(order: list[Any]) -> list[str]:
         found = leaderboard.groups(order)

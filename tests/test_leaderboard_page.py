@@ -13,7 +13,8 @@ import pytest
 from test_html_report import Tree
 from test_leaderboard import CONCEPTS, DRAWS, facts, make_run, markdown_tables, record, write
 
-from cpbench import leaderboard, results
+from cpbench.leaderboard import board as leaderboard
+from cpbench.records import tables
 
 EVIL = "<script>alert(1)</script>"
 
@@ -36,9 +37,9 @@ def folder(tmp_path: Path) -> Path:
         for draw in DRAWS:
             make_run(tmp_path / method / f"{draw}", method, mean, draw)
     joint = make_run(tmp_path / "joint", "joint", 0.9, sees_earlier_data=True, summary={}, measured=False)
-    scores = results.read_scores(joint / "scores.csv")
+    scores = tables.read_scores(joint / "scores.csv")
     scores.loc[scores["concept"] == CONCEPTS[0], "value"] = float("nan")  # so that it has no final score
-    results.write_scores(joint / "scores.csv", scores)
+    tables.write_scores(joint / "scores.csv", scores)
     other = {"facts": facts("ewc") | {"backbone": "00" * 32, "sequence": "11" * 32}}
     other["config"] = {"backbone": "sd15", "seed": 0, "order": 0}
     make_run(tmp_path / "sd15", "ewc", 0.4, **other)

@@ -9,11 +9,20 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from cpbench import adapters
-from cpbench.audit import RulesError
-from cpbench.backbones import Backbone
-from cpbench.errors import UserError
-from cpbench.learning import TEMPLATES, Batch, Latents, Loss, batches, denoising, noise_scheduler, target, train
+from cpbench.backbones import adapters
+from cpbench.backbones.backbone import Backbone
+from cpbench.errors import RulesError, UserError
+from cpbench.learning.training import (
+    TEMPLATES,
+    Batch,
+    Latents,
+    Loss,
+    batches,
+    denoising,
+    noise_scheduler,
+    target,
+    train,
+)
 from cpbench.method import Task
 
 MakeTask = Callable[..., Task]

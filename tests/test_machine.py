@@ -6,12 +6,13 @@ import sys
 
 import torch
 
-from cpbench import machine, results
+from cpbench.records import machine
+from cpbench.records import machine as machine_module
 
 SET = """
 import json, os
 import torch
-from cpbench import machine
+from cpbench.records import machine
 machine.set_deterministic()
 print(json.dumps([
     torch.are_deterministic_algorithms_enabled(), os.environ["CUBLAS_WORKSPACE_CONFIG"], torch.backends.cudnn.benchmark,
@@ -28,7 +29,7 @@ def test_deterministic_asks_for_everything_that_pytorchs_notes_name() -> None:
 def test_facts_name_the_processor_its_threads_and_the_libraries() -> None:
     facts = machine.facts("cpu")
     assert facts["device"] == "cpu" and facts["threads"] == torch.get_num_threads()
-    assert facts["versions"] == results.versions()
+    assert facts["versions"] == machine_module.versions()
     assert torch.backends.cpu.get_cpu_capability() in facts["processor"]
 
 

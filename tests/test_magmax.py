@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learners import Learned, MakeTask, change, layers, product, rows_stay, tasks
 
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.magmax import MagMax, MergeInit
 
 NUMBERS = st.sampled_from([-3.0, -2.0, -1.0, -0.0, 0.0, 1.0, 2.0, 3.0])

@@ -9,10 +9,15 @@ import pytest
 from PIL import Image
 
 import cpbench
-from cpbench import cells, distances, images, measures, sequences
-from cpbench.embeddings import Embeddings
-from cpbench.judges import load_for
-from cpbench.results import read_json
+from cpbench.concepts import images, sequences
+from cpbench.files import read_json
+from cpbench.judges.embeddings import Embeddings
+from cpbench.judges.select import load_for
+from cpbench.metrics import distances
+from cpbench.records import measures_table
+from cpbench.records.measures_table import read_confusion
+from cpbench.running import cells, measures
+from cpbench.running.cells import folder_of
 
 OPTIONS = {"steps": 3, "batch_size": 1, "rank": 2, "learning_rate": 3e-2}  # of short_run
 
@@ -32,7 +37,7 @@ def value(table: pd.DataFrame, row: int, measure: str, concept: str) -> float:
 
 
 def test_they_are_those_of_the_pictures(ran: Path, short: Path) -> None:
-    table, confusion = measures.read(ran), measures.read_confusion(ran)
+    table, confusion = measures_table.read(ran), read_confusion(ran)
     dino = load_for("miniature")["dino"]
     sequence = sequences.load(str(short))
     real = {c.name: dino.images(images.load(c, "miniature", 64)) for c in sequence.concepts}
@@ -63,7 +68,7 @@ def test_they_are_those_of_the_pictures(ran: Path, short: Path) -> None:
 
 
 def test_the_record_has_the_means_of_the_last_row(ran: Path) -> None:
-    table, kept = measures.read(ran), read_json(ran / "run.json")["measures"]
+    table, kept = measures_table.read(ran), read_json(ran / "run.json")["measures"]
     last = table[table["row"] == 2]
     assert set(kept) == {"identified", "copied", "DIV-dino", "moved", "pres", "pres_before"}
     for measure, mean in kept.items():
@@ -100,7 +105,7 @@ def test_a_run_keeps_the_embeddings_of_concepts_and_nouns(ran: Path) -> None:
 @pytest.mark.parametrize("spoil", ["", "row,measure,concept,value\n1,moved,dog,0.1", "a,b\n1,2\n"])
 def test_a_broken_table_is_none(spoil: str, tmp_path: Path) -> None:
     (tmp_path / "measures.csv").write_text(spoil)
-    assert measures.read(tmp_path) is None and measures.read_confusion(tmp_path) is None
+    assert measures_table.read(tmp_path) is None and read_confusion(tmp_path) is None
 
 
 def test_one_picture_a_prompt_has_no_diversity() -> None:
@@ -124,7 +129,7 @@ def test_too_few_pictures_for_distances_between_sets_are_told_in_two_lines(
     assert len(said) == 2
     assert said[0].startswith(f"not measured: A_mmd, CMMD, KID-dino: 10 and 4 pictures, {need}")
     assert said[1].startswith("not measured: F_mmd: 2 and 2 pictures, of one concept, are too few")
-    assert not set(measures.read(ran)["measure"]) & {"A_mmd", "CMMD", "F_mmd", "KID-dino"}
+    assert not set(measures_table.read(ran)["measure"]) & {"A_mmd", "CMMD", "F_mmd", "KID-dino"}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +142,7 @@ def ten(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, sequences.Seque
             if cell.kind == "cell":
                 who = sequence.concepts[-1].name if t == 10 else cell.name
                 for n, template in enumerate(cell.templates):
-                    file = measures.folder_of(folder / f"task-{t:02d}", cell) / f"{n:02d}-0.png"
+                    file = folder_of(folder / f"task-{t:02d}", cell) / f"{n:02d}-0.png"
                     file.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(images.oracle(who, template, 0, 0)).save(file)
     return folder, sequence, real
@@ -183,7 +188,7 @@ def test_what_was_forgotten_is_not_told_of_rows_that_were_not_drawn(ten: tuple) 
 
 
 def test_a_noun_with_other_characters_stays_in_the_folder() -> None:
-    from cpbench.cells import Cell
+    from cpbench.running.cells import Cell
 
     cell = Cell("prior", "../../etc/pass wd", (), ("x",), ("a {}",), 1)
-    assert measures.folder_of(Path("run"), cell) == Path("run/prior/etc-pass-wd")
+    assert folder_of(Path("run"), cell) == Path("run/prior/etc-pass-wd")

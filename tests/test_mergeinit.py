@@ -8,7 +8,7 @@ import pytest
 import torch
 from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product, rows_stay, tasks
 
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.mergeinit import MergeInit, MergeSettings
 from cpbench.baselines.olora import OLora
 

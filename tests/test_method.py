@@ -6,6 +6,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpbench.errors import DamagedState, UserError
-from cpbench.method import KINDS, Method, Options, State, Task, seed_of
+from cpbench.files import seed_of
+from cpbench.method import KINDS, Method, Options, State, Task
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda w: w != "concepts")
@@ -252,7 +254,11 @@ def test_a_part_comes_to_the_device_that_is_asked_for() -> None:
 def test_a_task_can_be_logged_to_without_anybody_listening() -> None:
     import numpy as np
 
-    Task(1, "dog", "dog", np.zeros((1, 2, 2, 3), np.uint8), 0).log(3, phase="train", loss=0.5)
+    heard: list[tuple] = []
+    alone = Task(1, "dog", "dog", np.zeros((1, 2, 2, 3), np.uint8), 0)
+    assert alone.log(3, phase="train", loss=0.5) is None
+    replace(alone, log=lambda *step, **figures: heard.append((*step, figures))).log(3, phase="train", loss=0.5)
+    assert heard == [(3, {"phase": "train", "loss": 0.5})]
 
 
 @pytest.mark.parametrize(

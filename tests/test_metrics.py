@@ -8,8 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cpbench import metrics as m
 from cpbench.errors import UserError
+from cpbench.metrics import retention as m
+from cpbench.metrics.cosines import (
+    centred,
+    common_mean,
+    cosine_all_pairs,
+    cosine_centred,
+    cosine_nearest,
+    cosine_self_pairs,
+    mean_cosines,
+    nearest_cosines,
+    paired_cosine,
+)
 
 NAN = float("nan")
 SCORES = st.floats(-1, 1, allow_subnormal=False)
@@ -359,12 +370,12 @@ def test_standard_error_finds_the_noise_there_was():
 @given(st.data(), st.integers(1, 5), st.integers(1, 5), st.integers(1, 6))
 def test_cosines_picture_by_picture_are_those_of_the_loops(data, n, k, d):
     a, b = data.draw(embeddings(n, d)), data.draw(embeddings(k, d))
-    assert m.mean_cosines(a, b).tolist() == pytest.approx([sum(cosine(x, y) for y in b) / k for x in a], abs=1e-9)
-    assert m.nearest_cosines(a, b).tolist() == pytest.approx([max(cosine(x, y) for y in b) for x in a], abs=1e-9)
-    assert m.mean_cosines(a, b).mean() == pytest.approx(m.cosine_all_pairs(a, b), abs=1e-9)
-    assert m.cosine_nearest(a, b) == pytest.approx(m.nearest_cosines(a, b).mean(), abs=1e-9)
-    assert m.cosine_nearest(a, b) >= m.cosine_all_pairs(a, b) - 1e-9
-    assert m.cosine_nearest(a, np.concatenate([b, a])) == pytest.approx(1)
+    assert mean_cosines(a, b).tolist() == pytest.approx([sum(cosine(x, y) for y in b) / k for x in a], abs=1e-9)
+    assert nearest_cosines(a, b).tolist() == pytest.approx([max(cosine(x, y) for y in b) for x in a], abs=1e-9)
+    assert mean_cosines(a, b).mean() == pytest.approx(cosine_all_pairs(a, b), abs=1e-9)
+    assert cosine_nearest(a, b) == pytest.approx(nearest_cosines(a, b).mean(), abs=1e-9)
+    assert cosine_nearest(a, b) >= cosine_all_pairs(a, b) - 1e-9
+    assert cosine_nearest(a, np.concatenate([b, a])) == pytest.approx(1)
 
 
 @settings(deadline=None)
@@ -374,9 +385,9 @@ def test_centred_cosine_is_that_of_directions_less_the_centre(data, n, k, d):
     centre = np.full(d, 7.0)  # no direction comes near it
     less = [[list(x / np.linalg.norm(x) - centre) for x in group] for group in (a, b)]
     expected = sum(cosine(x, y) for x in less[0] for y in less[1]) / (n * k)
-    assert m.cosine_centred(a, b, centre) == pytest.approx(expected, abs=1e-9)
-    assert np.linalg.norm(m.centred(a, centre), axis=1) == pytest.approx(np.ones(n))
-    assert m.cosine_centred(a, b, np.zeros(d)) == pytest.approx(m.cosine_all_pairs(a, b), abs=1e-9)
+    assert cosine_centred(a, b, centre) == pytest.approx(expected, abs=1e-9)
+    assert np.linalg.norm(centred(a, centre), axis=1) == pytest.approx(np.ones(n))
+    assert cosine_centred(a, b, np.zeros(d)) == pytest.approx(cosine_all_pairs(a, b), abs=1e-9)
 
 
 def test_centring_takes_out_what_all_pictures_share():
@@ -384,27 +395,21 @@ def test_centring_takes_out_what_all_pictures_share():
     shared = 5 * np.ones(16)
     own = rng.normal(size=(8, 1, 16))
     concepts = shared + own + 0.1 * rng.normal(size=(8, 4, 16))
-    centre = m.common_mean(concepts)
+    centre = common_mean(concepts)
     across = [(concepts[i], concepts[j]) for i in range(8) for j in range(8) if i != j]
-    assert min(m.cosine_all_pairs(*pair) for pair in across) > 0.9
-    assert np.mean([m.cosine_centred(*pair, centre) for pair in across]) == pytest.approx(-1 / 7, abs=0.05)
-    assert min(m.cosine_centred(c, c, centre) for c in concepts) > 0.95
+    assert min(cosine_all_pairs(*pair) for pair in across) > 0.9
+    assert np.mean([cosine_centred(*pair, centre) for pair in across]) == pytest.approx(-1 / 7, abs=0.05)
+    assert min(cosine_centred(c, c, centre) for c in concepts) > 0.95
 
 
 def test_common_mean_weighs_concepts_not_pictures():
-    assert m.common_mean([[[2.0, 0.0]] * 9, [[0.0, 5.0]]]) == pytest.approx([0.5, 0.5])
+    assert common_mean([[[2.0, 0.0]] * 9, [[0.0, 5.0]]]) == pytest.approx([0.5, 0.5])
     with pytest.raises(ValueError, match="at least one picture"):
-        m.common_mean([np.ones((1, 2)), np.empty((0, 2))])
+        common_mean([np.ones((1, 2)), np.empty((0, 2))])
     with pytest.raises(ValueError, match="at least one concept"):
-        m.common_mean([])
+        common_mean([])
     with pytest.raises(ValueError, match=r"\(3,\); got \(2,\)"):
-        m.centred(np.ones((1, 3)), [0, 0])
-
-
-def test_clip_score_is_the_cosine_times_two_and_a_half_and_never_negative():
-    a = [[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
-    b = [[2.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]
-    assert m.clip_score(a, b) == pytest.approx([2.5, 0, 2.5 / math.sqrt(2), NAN], nan_ok=True)
+        centred(np.ones((1, 3)), [0, 0])
 
 
 @settings(deadline=None)
@@ -412,7 +417,7 @@ def test_clip_score_is_the_cosine_times_two_and_a_half_and_never_negative():
 def test_cosine_all_pairs_is_the_mean_of_all_cosines(data, n, k, d):
     a, b = data.draw(embeddings(n, d)), data.draw(embeddings(k, d))
     expected = sum(cosine(x, y) for x in a for y in b) / (n * k)
-    assert m.cosine_all_pairs(a, b) == pytest.approx(expected, abs=1e-9)
+    assert cosine_all_pairs(a, b) == pytest.approx(expected, abs=1e-9)
 
 
 @settings(deadline=None)
@@ -420,14 +425,14 @@ def test_cosine_all_pairs_is_the_mean_of_all_cosines(data, n, k, d):
 def test_cosine_self_pairs_leaves_out_a_picture_with_itself(data, n, d):
     a = data.draw(embeddings(n, d))
     expected = sum(cosine(a[i], a[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-    assert m.cosine_self_pairs(a) == pytest.approx(expected, abs=1e-9)
+    assert cosine_self_pairs(a) == pytest.approx(expected, abs=1e-9)
 
 
 @settings(deadline=None)
 @given(st.data(), st.integers(0, 5), st.integers(1, 6))
 def test_paired_cosine_pairs_row_with_row(data, n, d):
     a, b = data.draw(embeddings(n, d)), data.draw(embeddings(n, d))
-    assert m.paired_cosine(a, b).tolist() == pytest.approx([cosine(x, y) for x, y in zip(a, b, strict=True)])
+    assert paired_cosine(a, b).tolist() == pytest.approx([cosine(x, y) for x, y in zip(a, b, strict=True)])
 
 
 def test_cosines_agree_with_scikit_learn():
@@ -435,33 +440,33 @@ def test_cosines_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(7, 384)).astype(np.float32), rng.normal(size=(5, 384)).astype(np.float32)
     own = pairwise(a)
-    assert m.cosine_all_pairs(a, b) == pytest.approx(pairwise(a, b).mean(), abs=1e-6)
-    assert m.cosine_self_pairs(a) == pytest.approx(own[~np.eye(7, dtype=bool)].mean(), abs=1e-6)
-    assert m.paired_cosine(a[:5], b) == pytest.approx(np.diag(pairwise(a[:5], b)), abs=1e-6)
+    assert cosine_all_pairs(a, b) == pytest.approx(pairwise(a, b).mean(), abs=1e-6)
+    assert cosine_self_pairs(a) == pytest.approx(own[~np.eye(7, dtype=bool)].mean(), abs=1e-6)
+    assert paired_cosine(a[:5], b) == pytest.approx(np.diag(pairwise(a[:5], b)), abs=1e-6)
 
 
 def test_cosines_do_not_see_length_and_are_plain():
     a = np.array([[3.0, 0.0], [0.0, 0.01]])
-    assert m.cosine_all_pairs(a, [[5.0, 0.0]]) == pytest.approx(0.5)
-    assert m.cosine_self_pairs(a) == pytest.approx(0)
-    assert m.paired_cosine([[1.0, 1.0]], [[-2.0, -2.0]]) == pytest.approx([-1])
+    assert cosine_all_pairs(a, [[5.0, 0.0]]) == pytest.approx(0.5)
+    assert cosine_self_pairs(a) == pytest.approx(0)
+    assert paired_cosine([[1.0, 1.0]], [[-2.0, -2.0]]) == pytest.approx([-1])
 
 
 @pytest.mark.filterwarnings("error")
 def test_cosine_of_nothing_is_nan():
     some, none = np.ones((2, 4)), np.empty((0, 4))
-    assert math.isnan(m.cosine_self_pairs(some[:1])) and math.isnan(m.cosine_self_pairs(none))
-    assert math.isnan(m.cosine_all_pairs(some, none)) and math.isnan(m.cosine_nearest(none, some))
-    assert np.isnan(m.mean_cosines(some, none)).all() and np.isnan(m.nearest_cosines(some, none)).tolist() == [True] * 2
-    assert np.isnan(m.nearest_cosines([[1, 1], [0, 0]], some[:, :2])).tolist() == [False, True]
-    assert math.isnan(m.cosine_all_pairs(some, np.zeros((1, 4))))  # a zero vector has no direction
-    assert np.isnan(m.paired_cosine(some, [[1, 1, 1, 1], [0, 0, 0, 0]])).tolist() == [False, True]
+    assert math.isnan(cosine_self_pairs(some[:1])) and math.isnan(cosine_self_pairs(none))
+    assert math.isnan(cosine_all_pairs(some, none)) and math.isnan(cosine_nearest(none, some))
+    assert np.isnan(mean_cosines(some, none)).all() and np.isnan(nearest_cosines(some, none)).tolist() == [True] * 2
+    assert np.isnan(nearest_cosines([[1, 1], [0, 0]], some[:, :2])).tolist() == [False, True]
+    assert math.isnan(cosine_all_pairs(some, np.zeros((1, 4))))  # a zero vector has no direction
+    assert np.isnan(paired_cosine(some, [[1, 1, 1, 1], [0, 0, 0, 0]])).tolist() == [False, True]
 
 
 def test_cosine_shapes_are_named():
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 4\)"):
-        m.cosine_all_pairs(np.ones((2, 3)), np.ones((2, 4)))
+        cosine_all_pairs(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(1, 3\)"):
-        m.paired_cosine(np.ones((2, 3)), np.ones((1, 3)))
+        paired_cosine(np.ones((2, 3)), np.ones((1, 3)))
     with pytest.raises(ValueError, match=r"a must be .* got \(3,\)"):
-        m.cosine_self_pairs(np.ones(3))
+        cosine_self_pairs(np.ones(3))

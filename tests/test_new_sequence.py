@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance
 
 import cpbench
-from cpbench import images, new_sequence, sequences
+from cpbench.concepts import images, new_sequence, sequences
+from cpbench.concepts.new_sequence import guess_kind, legal_name, names_of, parse, report_lines, write
 from cpbench.errors import UserError
-from cpbench.new_sequence import guess_kind, legal_name, names_of, parse, report_lines, write
-from cpbench.sequences import FILE_NAME
+from cpbench.files import FILE_NAME
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "dreambooth" / "dataset"
 there = pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"DreamBooth's photographs are not in {PHOTOGRAPHS}")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask, Tensors, change, layers, learn, product, rows_stay, tasks
 
-from cpbench.adapters import side_by_side
-from cpbench.backbones import Backbone
+from cpbench.backbones.adapters import side_by_side
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.olora import OLora, OLoraSettings, overlap
 
 WEIGHT = 0.2

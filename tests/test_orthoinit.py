@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product, rows_stay, tasks
 
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.orthoinit import OrthoInit, OrthoSettings, orthogonal
 
 Three = Callable[[bool], list[Learned]]

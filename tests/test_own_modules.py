@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cpbench import own_modules
-from cpbench.config import built_in_methods, load_method
 from cpbench.own_modules import identity
+from cpbench.registry import built_in_methods, load_method
 from cpbench.version import SCORES
 
 ROOT = Path(__file__).parent.parent

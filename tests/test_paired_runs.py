@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from test_html_report import make_run
 
-from cpbench import paired_runs
 from cpbench.errors import UserError
-from cpbench.report_data import read
-from cpbench.results import read_scores, write_scores
+from cpbench.records.tables import read_scores, write_scores
+from cpbench.report import paired_runs
+from cpbench.report.data import read
 
 CONCEPTS = [f"c{k}" for k in range(7)]
 

@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cpbench import audit, images, photographs, sequences
-from cpbench.errors import UserError
-from cpbench.sequences import Concept
+from cpbench.concepts import images, photographs, sequences
+from cpbench.concepts.sequences import Concept
+from cpbench.errors import ReplayError, UserError
+from cpbench.running import audit
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "dreambooth" / "dataset"
@@ -470,7 +471,7 @@ def test_other_data_sets_are_found_by_their_own_name_only(tmp_path: Path) -> Non
 # DreamBooth's copy on the hub, in processes of their own: the hub's library reads its settings when it is imported
 
 LOAD_CAT = """
-from cpbench import images, sequences
+from cpbench.concepts import images, sequences
 from cpbench.errors import UserError
 cat = next(c for c in sequences.load("dreambench10").concepts if c.name == "cat")
 try:
@@ -529,7 +530,7 @@ def test_files_that_links_lead_to_are_guarded_while_another_concept_is_learned(t
     with audit.learning_only("dog", others, tmp_path / "runs"):
         assert (tmp_path / "free.txt").read_text()
         for file in (cat / "00.jpg", (cat / "01.jpg").resolve(), cat / "notes.txt"):
-            with pytest.raises(audit.ReplayError):
+            with pytest.raises(ReplayError):
                 file.read_bytes()
     assert (cat / "00.jpg").read_bytes()
 

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cpbench import cli, plan, runner
+from cpbench.cli import options as options_module
 from cpbench.config import resolve
-from cpbench.results import read_json, read_scores
+from cpbench.files import read_json
+from cpbench.records.tables import read_scores
+from cpbench.running import plan, runner
+from cpbench.running.prepare import Run, prepare
 
 THREE = """
 name: three
@@ -39,7 +42,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.mark.parametrize("method", ["seqlora", "isolated"])
 def test_the_counts_are_those_of_the_run(method: str, tmp_path: Path) -> None:
     resolved = resolve(GIVEN | {"method": method, "output": tmp_path})
-    foretold = plan.plan(runner.prepare(*resolved))
+    foretold = plan.plan(prepare(*resolved))
     run = runner.execute(*resolved)
     costs = run.costs.values()
     assert foretold.tasks == 3
@@ -64,7 +67,7 @@ def test_the_counts_are_those_of_the_run(method: str, tmp_path: Path) -> None:
 
 def test_a_plan_writes_nothing_and_says_all(tmp_path: Path) -> None:
     told = ["plan", "--method", "dcscore", "--sequence", "quick3", "--output", str(tmp_path)]
-    done = CliRunner().invoke(cli.cli, told, catch_exceptions=False)
+    done = CliRunner().invoke(options_module.cli, told, catch_exceptions=False)
     assert done.exit_code == 0
     assert [line.split()[0] for line in done.output.splitlines()] == [
         "tasks", "learning", "drawing", "disk", "memory", "time"
@@ -73,7 +76,7 @@ def test_a_plan_writes_nothing_and_says_all(tmp_path: Path) -> None:
 
 
 def test_every_repetition_is_rehearsed_once() -> None:
-    from cpbench.config import load_method
+    from cpbench.registry import load_method
 
     options = load_method("dcscore").Options()
     short = plan.once(options)
@@ -87,12 +90,12 @@ def test_every_repetition_is_rehearsed_once() -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, three: None) -> tuple[dict, runner.Run]:
+def ran(tmp_path_factory: pytest.TempPathFactory, three: None) -> tuple[dict, Run]:
     given = GIVEN | {"method": "seqlora", "output": tmp_path_factory.mktemp("ran"), "keep_states": "last"}
     return given, runner.execute(*resolve(given))
 
 
-def test_states_that_are_not_kept_are_gone_and_the_run_is_finished(ran: tuple[dict, runner.Run], capsys) -> None:
+def test_states_that_are_not_kept_are_gone_and_the_run_is_finished(ran: tuple[dict, Run], capsys) -> None:
     given, run = ran
     left = sorted(f.parent.name for f in run.folder.rglob("state.safetensors"))
     assert left == ["task-03"] and read_json(run.folder / "run.json")["status"] == "finished"
@@ -100,7 +103,7 @@ def test_states_that_are_not_kept_are_gone_and_the_run_is_finished(ran: tuple[di
     assert capsys.readouterr().out.startswith("finished already")
 
 
-def test_a_run_with_dropped_states_goes_on(ran: tuple[dict, runner.Run], tmp_path: Path) -> None:
+def test_a_run_with_dropped_states_goes_on(ran: tuple[dict, Run], tmp_path: Path) -> None:
     given = ran[0] | {"output": Path(shutil.copytree(ran[0]["output"], tmp_path / "copy"))}
     (folder,) = (f.parent for f in given["output"].glob("**/run.json"))
     whole = (folder / "scores.csv").read_bytes()

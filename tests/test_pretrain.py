@@ -433,7 +433,8 @@ def test_teacher_follows_the_student(trained: tuple[Path, Path, list[str]]) -> N
 def test_weights_load_as_a_pipeline_and_judges_and_are_the_averages_in_half_precision(
     trained: tuple[Path, Path, list[str]],
 ) -> None:
-    from cpbench import backbones, judges
+    from cpbench.backbones import loading
+    from cpbench.judges.local import load_clip, load_dino
 
     work, weights, _ = trained
     saved = load_file(weights / "unet" / "diffusion_pytorch_model.safetensors")
@@ -443,7 +444,7 @@ def test_weights_load_as_a_pipeline_and_judges_and_are_the_averages_in_half_prec
     trained_words = {k.removeprefix("text_model."): v for k, v in checkpoint(work, "clip-text")["average"].items() if k.startswith("text_model.")}  # fmt: skip
     assert words_of and all(torch.equal(v, trained_words[k].half()) for k, v in words_of.items())
 
-    backbone = backbones.load(str(weights))
+    backbone = loading.load(str(weights))
     pictures = np.array(data.load(work, 64, report=silent).images[:3])
     latents, spread = backbone.encode_images(pictures)
     assert latents.shape == (3, *backbone.latent_shape) and torch.isfinite(latents).all() and (spread > 0).all()
@@ -452,8 +453,8 @@ def test_weights_load_as_a_pipeline_and_judges_and_are_the_averages_in_half_prec
     assert factor == pytest.approx(1 / math.sqrt(mean.var() + (std**2).mean()), rel=1e-4)
     np.testing.assert_allclose(latents.numpy(), mean[:3] * factor, atol=0.02 * float(latents.abs().max()))
     for judge in (
-        judges.load_clip(weights / "judges" / "clip"),
-        judges.load_dino(weights / "judges" / "dino"),
+        load_clip(weights / "judges" / "clip"),
+        load_dino(weights / "judges" / "dino"),
     ):
         np.testing.assert_allclose(np.linalg.norm(judge.images(pictures), axis=1), 1, atol=1e-5)
     assert json.loads((weights / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"

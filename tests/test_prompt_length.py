@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cpbench import prompt_length, runner
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
+from cpbench.concepts import prompt_length
 from cpbench.config import resolve
 from cpbench.errors import UserError
+from cpbench.running.prepare import Run, prepare
 
 MANY = "in the snow " * 20  # 60 tokens: twice as many as the miniature's text encoder reads
 
@@ -27,9 +28,9 @@ def sequence(folder: Path, template: str) -> str:
     return str(folder / "long.yaml")
 
 
-def prepared(folder: Path, template: str) -> runner.Run:
+def prepared(folder: Path, template: str) -> Run:
     given = {"method": "seqlora", "sequence": sequence(folder, template), "output": folder / "out", "device": "cpu"}
-    return runner.prepare(*resolve(given))
+    return prepare(*resolve(given))
 
 
 def test_what_is_cut_is_what_the_tokenizer_cuts(miniature: Backbone) -> None:

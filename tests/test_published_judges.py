@@ -12,16 +12,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from cpbench import judge_identity, published_judges, torchvision_cure
+from cpbench import torchvision_compat
 from cpbench.errors import UserError
-from cpbench.published_judges import PUBLISHED, load
+from cpbench.judges import identity
+from cpbench.judges import published as published_judges
+from cpbench.judges.published import PUBLISHED, load
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "dreambooth" / "dataset"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def torchvision_loads() -> None:
-    torchvision_cure.apply()
+    torchvision_compat.apply()
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +193,7 @@ def test_the_published_judge_is_that_of_its_repository_or_of_equal_bytes(
     for judge in (by_name, by_bytes):
         assert judge.identity["model"] == "dino-vit-s-16 (vit_small_patch16_224.dino)"
         assert judge.identity["weights_sha256"] == digest and "revision 0123456789" in judge.identity["source"]
-    assert judge_identity.counted(by_name.identity) == judge_identity.counted(by_bytes.identity)
+    assert identity.counted(by_name.identity) == identity.counted(by_bytes.identity)
     weights = load_file(file)
     save_file(weights | {"norm.bias": weights["norm.bias"] + 1e-3}, file)
     other = load("dino", str(file)).identity
@@ -221,7 +223,7 @@ def test_a_supervised_vit_is_not_dino_and_is_prepared_as_its_config_says(
         expected = torch.nn.functional.normalize(model.eval().forward_features(x)[:, 0], dim=-1).numpy()
     np.testing.assert_allclose(judge.images(pictures), expected, atol=1e-5)
     assert bare.preprocessing == published_judges.DINO and "published" in bare.identity["preprocessing_from"]
-    assert judge_identity.counted(bare.identity) != judge_identity.counted(judge.identity)
+    assert identity.counted(bare.identity) != identity.counted(judge.identity)
 
 
 def test_a_clip_is_of_the_activation_that_its_config_or_the_user_says(

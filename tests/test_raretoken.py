@@ -12,8 +12,8 @@ import torch
 from learners import CONCEPTS, Learned, MakeTask
 
 import cpbench
-from cpbench import adapters
-from cpbench.backbones import Backbone
+from cpbench.backbones import adapters
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.raretoken import RareToken, Settings
 from cpbench.method import State
 

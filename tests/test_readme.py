@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cpbench import config
-from cpbench.backbones import Backbone
-from cpbench.cli import cli
-from cpbench.sampling import Sampler, Wanted, draw
+from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.cli.options import cli
+from cpbench.registry import load_method
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -42,7 +43,7 @@ def test_the_method_it_shows_learns_and_draws(tiny: Backbone, make_task, tmp_pat
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert code.count("\n") < 20
     (tmp_path / "mine.py").write_text(code)
-    kind = config.load_method(str(tmp_path / "mine.py"))
+    kind = load_method(str(tmp_path / "mine.py"))
     options, state = kind.Options(steps=2, batch_size=1), None
     for number, concept in enumerate(("dog", "backpack"), 1):
         state = kind(options).learn(tiny, make_task(tiny, concept, number), state)

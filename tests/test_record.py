@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
-from cpbench import config, leaderboard_runs, own_modules, report_data, results, runner
-from cpbench.config import load_method, resolve
+from cpbench import own_modules
+from cpbench.config import resolve
+from cpbench.files import hash8, write_json
 from cpbench.records import upgrade
+from cpbench.records.record import Record, contradiction
+from cpbench.registry import built_in_methods, load_method
+from cpbench.report import data
+from cpbench.running.bookkeeping import earlier
+from cpbench.running.prepare import prepare
 
 KEPT = Path(__file__).parent / "records"
 NAMES = ("dcscore", "raretoken", "seqlora")
@@ -21,7 +27,7 @@ def written(name: str) -> dict[str, Any]:
 
 def in_folder(folder: Path, record: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    results.write_json(folder / "run.json", record)
+    write_json(folder / "run.json", record)
     return folder
 
 
@@ -43,9 +49,9 @@ def test_a_record_of_0_1_is_one_of_today(tmp_path: Path, name: str, scores: int,
     assert found["made_on"][0]["device"] == "cpu" and found["made_on"][0]["versions"] == before["versions"]
     for same in ("config", "sequence", "costs", "summary", "files", "changed"):
         assert found[same] == before[same]
-    own = leaderboard_runs.Record.model_validate(found)
+    own = Record.model_validate(found)
     assert own.facts.method == name and own.costs.keys() == {0, 1, 2, 3}
-    assert report_data.from_record(found, tmp_path / "run").doubt == ""
+    assert data.from_record(found, tmp_path / "run").doubt == ""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,24 +59,24 @@ def test_it_has_the_facts_that_the_same_run_has_today(tmp_path: Path, name: str)
     """But for SCORES where the numbers are others: so `cpbench run` knows that there is such a run."""
     before = written(name)
     asked = {k: v for k, v in before["config"].items() if v is not None and k != "loading"}
-    run = runner.prepare(*resolve(asked | {"output": tmp_path, "device": "cpu"}))
+    run = prepare(*resolve(asked | {"output": tmp_path, "device": "cpu"}))
     today = json.loads(json.dumps(run.facts))
     found = upgrade.today(before)["facts"]
     assert found | {"scores": 1} == today
     folder = in_folder(run.folder.parent.parent / before["hash"] / run.folder.name, before)
-    (line,) = runner.earlier(run)
+    (line,) = earlier(run)
     assert line == f"{folder}: made by cpbench 0.1.0, kept; a new run goes to {run.folder}"
     for change in ({"backbone": "00" * 32}, {"options": {}}, {"pictures_per_prompt": 1}):
         in_folder(folder, before | {"facts": before["facts"] | change})
-        assert list(runner.earlier(run)) == []
+        assert list(earlier(run)) == []
     in_folder(folder, before | {"status": "interrupted"})
-    (line,) = runner.earlier(run)
+    (line,) = earlier(run)
     assert "begun, and not finished, by cpbench 0.1.0" in line
 
 
 def test_every_method_of_0_1_has_its_bytes_and_the_versions_that_it_has_now() -> None:
     """`version` is 1 of all that were there; whoever raises one changes here what is expected."""
-    assert set(upgrade.BYTES) == set(config.built_in_methods()) and len(set(upgrade.BYTES.values())) == 21
+    assert set(upgrade.BYTES) == set(built_in_methods()) and len(set(upgrade.BYTES.values())) == 21
     for name, code in upgrade.BYTES.items():
         given = {"schema": 1, "facts": {"method": name, "code": code, "options": {}}}
         assert upgrade.today(given)["facts"]["versions"] == own_modules.identity(load_method(name))["versions"], name
@@ -90,11 +96,11 @@ def test_the_hash_is_checked_as_it_was_written(tmp_path: Path) -> None:
     before = written("seqlora")
     for change in ({"code": upgrade.BYTES["seqlora"][:-1] + "f"}, {"pictures_per_prompt": 7}, {"scores": 1}):
         forged = upgrade.today(before | {"facts": before["facts"] | change, "is_sound": True})
-        assert not forged["is_sound"] and leaderboard_runs.contradiction(forged)
-    assert not leaderboard_runs.contradiction(upgrade.today(before))
+        assert not forged["is_sound"] and contradiction(forged)
+    assert not contradiction(upgrade.today(before))
     later = before | {"schema": upgrade.SCHEMA, "facts": upgrade.today(before)["facts"]}
     assert not upgrade.today(later)["is_sound"]  # the old hash with today's facts
-    assert upgrade.today(later | {"hash": results.hash8(later["facts"])})["is_sound"]
+    assert upgrade.today(later | {"hash": hash8(later["facts"])})["is_sound"]
 
 
 @pytest.mark.parametrize("odd", [None, 3, [], {}, {"schema": 1}, {"schema": 1, "facts": 3}, {"schema": 7, "facts": {}}])

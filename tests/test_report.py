@@ -10,7 +10,13 @@ import pytest
 from PIL import Image
 from rich.table import Table
 
-from cpbench import metrics, report, results
+from cpbench.files import read_json
+from cpbench.metrics import retention
+from cpbench.metrics import summary as summary_module
+from cpbench.metrics.matrices import SCORE_COLUMNS
+from cpbench.metrics.summary import NOISE_DRAWS, summaries
+from cpbench.records import tables, terminal
+from cpbench.records.grid import method_grid, retention_grid
 
 CONCEPTS = ["cup", "dog"]
 DINO = {(0, "cup"): 0.2, (0, "dog"): 0.3, (1, "cup"): 0.6, (2, "cup"): 0.5, (2, "dog"): 0.8}
@@ -31,12 +37,12 @@ def rows(metric: str, cells: dict[tuple[int, str], float]) -> list[tuple]:
 def scores() -> pd.DataFrame:
     real = [(0, "real", c, "", 0, "dino", v) for c, v in CEILING.items()]
     oracle = [(0, "oracle", c, "p", 0, "dino", 0.95) for c in CONCEPTS]
-    return pd.DataFrame(rows("dino", DINO) + rows("clip_t", TEXT) + real + oracle, columns=results.SCORE_COLUMNS)
+    return pd.DataFrame(rows("dino", DINO) + rows("clip_t", TEXT) + real + oracle, columns=SCORE_COLUMNS)
 
 
 @pytest.fixture
 def folder(scores: pd.DataFrame, tmp_path: Path) -> Path:
-    results.write_scores(tmp_path / "scores.csv", scores)
+    tables.write_scores(tmp_path / "scores.csv", scores)
     return tmp_path
 
 
@@ -59,40 +65,38 @@ WHOLE = {
 
 
 def test_noise_in_forgetting_is_of_what_is_left_beside_rows_and_pictures(scores: pd.DataFrame) -> None:
-    assert (
-        report.summaries(scores, CONCEPTS, 2)["dino"]["forgetting_from_noise"] == 0
-    )  # every row is shifted as a whole
+    assert summaries(scores, CONCEPTS, 2)["dino"]["forgetting_from_noise"] == 0  # every row is shifted as a whole
     at = (scores["row"] == 1) & (scores["concept"] == "cup") & (scores["metric"] == "dino")
     scores.loc[at, "value"] = [0.9, 0.3]  # and now one picture gains what the other loses
     cup = np.array([[0.9, 0.3], [0.45, 0.55]])
-    error = metrics.standard_error(cup)
+    error = retention.standard_error(cup)
     assert error == pytest.approx(0.175 * math.sqrt(2))  # left: +-0.175; variance 4 x 0.175^2, of two pictures
-    expected = metrics.forgetting_from_noise([[math.nan] * 2, [error, math.nan], [math.nan] * 2], report.NOISE_DRAWS)
-    found = report.summaries(scores, CONCEPTS, 2)["dino"]["forgetting_from_noise"]
+    expected = retention.forgetting_from_noise([[math.nan] * 2, [error, math.nan], [math.nan] * 2], NOISE_DRAWS)
+    found = summaries(scores, CONCEPTS, 2)["dino"]["forgetting_from_noise"]
     assert found == pytest.approx(expected, abs=1e-6)
     assert abs(found) < error / 20  # of one row there is no maximum
 
 
 def test_forward_transfer_needs_the_upper_triangle(scores: pd.DataFrame) -> None:
-    assert report.summaries(scores, CONCEPTS, 2)["dino"]["forward_transfer"] is None
+    assert summaries(scores, CONCEPTS, 2)["dino"]["forward_transfer"] is None
     before = [(1, "unlearned", "dog", "p", k, "dino", v) for k, v in enumerate((0.3, 0.4))]
-    wider = pd.concat([scores, pd.DataFrame(before, columns=results.SCORE_COLUMNS)])
-    found = report.summaries(wider, CONCEPTS, 2)
+    wider = pd.concat([scores, pd.DataFrame(before, columns=SCORE_COLUMNS)])
+    found = summaries(wider, CONCEPTS, 2)
     assert found["dino"]["forward_transfer"] == pytest.approx(0.05)  # of dog alone: 0.35 less 0.3
     del found["dino"]["forward_transfer"]
-    plain = report.summaries(scores, CONCEPTS, 2)
+    plain = summaries(scores, CONCEPTS, 2)
     assert found["dino"].items() <= plain["dino"].items()
 
 
 def test_intervals_are_written_for_every_figure_that_has_one(scores: pd.DataFrame) -> None:
-    found = report.intervals(scores, CONCEPTS, 2)
+    found = summary_module.intervals(scores, CONCEPTS, 2)
     assert set(found) == {"dino", "clip_t"} and found["clip_t"]["gap_closed"] is None
     low, high = found["dino"]["final_average"]
     assert low < 0.65 < high and found["dino"]["forgetting"] == [0.1, 0.1]  # of one concept, whose pictures fell alike
 
 
 def test_summary_figures_are_those_counted_by_hand(scores: pd.DataFrame) -> None:
-    found = report.summaries(scores, CONCEPTS, 2)
+    found = summaries(scores, CONCEPTS, 2)
     assert {k: found["dino"][k] for k in WHOLE} == pytest.approx(WHOLE, abs=1e-6)
     text = found["clip_t"]
     assert (text["final_average"], text["forgetting"]) == pytest.approx((0.35, 0.0), abs=1e-6)
@@ -100,14 +104,14 @@ def test_summary_figures_are_those_counted_by_hand(scores: pd.DataFrame) -> None
 
 
 def test_summary_in_the_middle_of_a_run(scores: pd.DataFrame) -> None:
-    found = report.summaries(scores[scores["row"] < 2], CONCEPTS, 1)["dino"]
+    found = summaries(scores[scores["row"] < 2], CONCEPTS, 1)["dino"]
     expected = {"final_average": 0.6, "plasticity": 0.6, "normalised_retention": 0.4 / 0.7, "gap_closed": 0.4 / 0.7}
     assert {k: found[k] for k in expected} == pytest.approx(expected, abs=1e-6)
     assert found["forgetting"] is None and found["backward_transfer"] is None and found["share_lost"] is None
 
 
 def test_tables_show_the_matrices_and_the_figures(folder: Path) -> None:
-    text, dino, summary = report.run_tables(folder, CONCEPTS, 2)
+    text, dino, summary = terminal.run_tables(folder, CONCEPTS, 2)
     assert "CLIP-T" in str(text.title) and "DINO" in str(dino.title) and "after task 2" in str(dino.title)
     assert [str(c.header) for c in dino.columns[1:]] == CONCEPTS
     assert cells(dino) == [
@@ -120,7 +124,7 @@ def test_tables_show_the_matrices_and_the_figures(folder: Path) -> None:
     assert len(cells(text)) == 3  # neither reference row: there are no scores of them
     heads = [str(c.header) for c in summary.columns]
     shown = {name.replace(" ", "_"): dict(zip(heads[1:], values, strict=True)) for name, *values in cells(summary)}
-    bounds = report.intervals(results.read_scores(folder / "scores.csv"), CONCEPTS, 2)["dino"]
+    bounds = summary_module.intervals(tables.read_scores(folder / "scores.csv"), CONCEPTS, 2)["dino"]
     for name, value in WHOLE.items():
         told, _, rest = shown[name.removeprefix("normalised_")]["DINO"].partition(" \\[")
         assert float(told) == pytest.approx(value, abs=5e-4)
@@ -140,7 +144,7 @@ def test_tables_show_the_matrices_and_the_figures(folder: Path) -> None:
     ],
 )
 def test_bounds_are_told_in_few_characters(bounds: list[float] | None, told: str) -> None:
-    assert report.between(bounds) == told
+    assert terminal.between(bounds) == told
 
 
 def test_the_tables_of_ten_concepts_fit_a_terminal_of_80() -> None:
@@ -148,9 +152,9 @@ def test_the_tables_of_ten_concepts_fit_a_terminal_of_80() -> None:
     from rich.console import Console
 
     folder = Path(__file__).parents[1] / "results/reference/dreambench10/miniature/seqlora/4bf85951/order0-seed0"
-    learned = results.read_json(folder / "run.json")["sequence"]["concepts"]
+    learned = read_json(folder / "run.json")["sequence"]["concepts"]
     console = Console(width=80, record=True, file=io.StringIO())
-    for table in report.run_tables(folder, learned, len(learned)):
+    for table in terminal.run_tables(folder, learned, len(learned)):
         console.print(table)
     text = console.export_text()
     assert "…" not in text and "final average" in text
@@ -175,9 +179,9 @@ def test_costs_of_each_task_are_shown() -> None:
         },
         0: {"drawing_seconds": 4.0, "judging_seconds": 0.1, "drawing_unet_evaluations": 16, "pictures_drawn": 4},
     }
-    shown = cells(report.cost_table(costs))
+    shown = cells(terminal.cost_table(costs))
     assert [row[0] for row in shown] == ["0", "1"]
-    heads = [str(c.header) for c in report.cost_table(costs).columns]
+    heads = [str(c.header) for c in terminal.cost_table(costs).columns]
     first, second = (dict(zip(heads, row, strict=True)) for row in shown)
     assert (first["learn s"], first["draw s"], first["drawn"]) == ("0.0", "4.0", "4")
     assert second["UNet evaluations"] == "48"
@@ -210,7 +214,7 @@ def grid(tmp_path: Path) -> np.ndarray:
         for j, name in enumerate(names[: t or 3]):
             picture(tmp_path, t, name, colour(t, j))
     picture(tmp_path, 1, "dog", (0, 0, 0))  # of a concept not learned yet: never shown
-    report.retention_grid(tmp_path, names, tmp_path / "grid.png")
+    retention_grid(tmp_path, names, tmp_path / "grid.png")
     return np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
 
 
@@ -245,7 +249,7 @@ def test_frames_are_where_a_concept_was_learned_and_nowhere_else(grid: np.ndarra
 
 def test_grid_of_a_run_cut_short_has_the_same_size_and_empty_cells(tmp_path: Path) -> None:
     picture(tmp_path, 0, CONCEPTS[0], (0, 0, 0), "real.png")
-    report.retention_grid(tmp_path, CONCEPTS, tmp_path / "grid.png")
+    retention_grid(tmp_path, CONCEPTS, tmp_path / "grid.png")
     grid = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
     assert grid.shape == (TOP + 2 * (CELL + GAP), LEFT + 4 * (CELL + GAP), 3)
     assert inside(grid, 0, 0) == {(0, 0, 0)}
@@ -260,7 +264,7 @@ def test_rows_that_were_left_out_have_no_column(tmp_path: Path) -> None:
         for t in (0, 1, 3):
             if t == 0 or j < t:
                 picture(tmp_path, t, name, colour(t, j))
-    report.retention_grid(tmp_path, names, tmp_path / "grid.png")
+    retention_grid(tmp_path, names, tmp_path / "grid.png")
     grid = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
     assert grid.shape == (TOP + 3 * (CELL + GAP), LEFT + 4 * (CELL + GAP), 3)  # real, untouched, task 1, task 3
     assert [inside(grid, 0, k) for k in range(4)] == [{colour(t, 0)} for t in (5, 0, 1, 3)]
@@ -275,7 +279,7 @@ def test_the_grid_of_methods_has_a_row_a_run_and_the_tasks_from_the_concepts_own
         for t in (0, 1, 2, 3):
             picture(tmp_path / run, t, "dog", colour(t, j))
     runs = [(run, tmp_path / run) for run in ("one", "two", "none")]
-    report.method_grid(runs, names, "dog", tmp_path / "methods.png")
+    method_grid(runs, names, "dog", tmp_path / "methods.png")
     grid = np.asarray(Image.open(tmp_path / "methods.png").convert("RGB"))
     assert grid.shape == (TOP + 3 * (CELL + GAP), LEFT + 4 * (CELL + GAP), 3)  # real, untouched, task 2, task 3
     for j in range(2):
@@ -288,7 +292,7 @@ def test_the_grid_of_methods_has_a_row_a_run_and_the_tasks_from_the_concepts_own
 def test_long_names_get_the_room_they_need(tmp_path: Path) -> None:
     name = "raretoken adapter=lora lora_learning_rate=0.002"
     picture(tmp_path, 0, "dog", (9, 9, 9), "real.png")
-    report.method_grid([(name, tmp_path)], ["dog"], "dog", tmp_path / "methods.png")
+    method_grid([(name, tmp_path)], ["dog"], "dog", tmp_path / "methods.png")
     grid = np.asarray(Image.open(tmp_path / "methods.png").convert("RGB"))
     left = grid.shape[1] - 3 * (CELL + GAP)
     assert left > LEFT and (grid[TOP : TOP + CELL, left - 6 : left] == 255).all()  # the words end before the pictures
@@ -297,4 +301,4 @@ def test_long_names_get_the_room_they_need(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("value", "shown"), [(0.12345, "0.123"), (-0.5, "-0.500"), (math.nan, "-"), (0.0, "0.000")])
 def test_numbers_have_three_digits_and_undefined_is_not_zero(value: float, shown: str) -> None:
-    assert report.number(value) == shown
+    assert terminal.number(value) == shown

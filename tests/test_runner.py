@@ -23,12 +23,18 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import cpbench
-from cpbench import cli, images, judges, machine, rows, runner, sequences
-from cpbench.backbones import MINIATURE
-from cpbench.config import load_method, resolve
+from cpbench.backbones.backbone import MINIATURE
+from cpbench.cli import main
+from cpbench.concepts import images, sequences
+from cpbench.config import resolve
 from cpbench.errors import UserError
-from cpbench.progress import Reporter
-from cpbench.runner import execute
+from cpbench.judges.select import load_for
+from cpbench.records import machine
+from cpbench.registry import load_method
+from cpbench.running import judging, runner
+from cpbench.running.prepare import prepare
+from cpbench.running.progress import Reporter
+from cpbench.running.runner import execute
 from cpbench.version import SCORES
 
 ROOT = Path(__file__).parents[1]
@@ -337,7 +343,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_matrix_cells_are_the_means_of_the_saved_pictures_scores(lora: dict[str, Any]) -> None:
-    folder, theirs = lora["folder"], judges.load_for("miniature")
+    folder, theirs = lora["folder"], load_for("miniature")
     for metric in METRICS:
         saved = pd.read_csv(folder / f"matrix-{metric}.csv", index_col=0)
         assert list(saved.index) == [0, 1, 2] and list(saved.columns) == CONCEPTS
@@ -360,7 +366,7 @@ def test_matrix_cells_are_the_means_of_the_saved_pictures_scores(lora: dict[str,
 
 
 def test_reference_rows_are_the_real_pictures_and_the_worlds_own_drawings(lora: dict[str, Any]) -> None:
-    theirs, scores = judges.load_for("miniature"), lora["scores"]
+    theirs, scores = load_for("miniature"), lora["scores"]
     kinds = scores.groupby("kind")["metric"].agg(set).to_dict()
     assert kinds == {"cell": set(METRICS), "oracle": set(METRICS), "real": {"clip_i", "dino"}}
 
@@ -483,7 +489,7 @@ def test_interrupted_and_failed_runs_say_so_and_go_on(
 
     monkeypatch.setenv("STOP_TASK_2", "interrupt")
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        main.main()
     said = capsys.readouterr().err.strip()  # click ends the line that ^C is shown on
     assert left.value.code == 130 and len(said.splitlines()) == 1 and "interrupted" in said
     (folder,) = (f.parent for f in output.glob("**/run.json"))
@@ -491,12 +497,12 @@ def test_interrupted_and_failed_runs_say_so_and_go_on(
 
     monkeypatch.setenv("STOP_TASK_2", "fail")
     with pytest.raises(ValueError, match="out of luck"):
-        cli.main()
+        main.main()
     record = run_json(folder)
     assert (record["status"], record["reason"]) == ("failed", "ValueError: out of luck")
 
     monkeypatch.delenv("STOP_TASK_2")
-    cli.main()
+    main.main()
     assert run_json(folder)["status"] == "finished" and not run_json(folder)["reason"]
     assert contents(folder) == contents(lora["folder"])
 
@@ -589,10 +595,10 @@ def test_a_backbone_without_judges_needs_the_published_ones(
 def test_a_picture_of_one_colour_fails_and_is_not_scored(small: Path, tmp_path: Path) -> None:
     from cpbench.config import resolve
 
-    run = runner.prepare(*resolve({"method": "base", "sequence": str(small), "output": tmp_path}))
+    run = prepare(*resolve({"method": "base", "sequence": str(small), "output": tmp_path}))
     cell = replace(run.cells_of(0)[0], templates=("a {} in the snow",), per_prompt=2)
     pictures = np.stack([images.drawn("dog")[0], np.full((64, 64, 3), 7, np.uint8)])
-    found = rows.score(0, cell, "cell", pictures, run.images, run.judges)
+    found = judging.score(0, cell, "cell", pictures, run.images, run.judges)
     assert {r[4]: bool(np.isnan(r[6])) for r in found} == {0: False, 1: True} and len(found) == 6
 
 

@@ -13,10 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from cpbench import backbones, machine, results, sampling
-from cpbench.backbones import Backbone, fingerprint
-from cpbench.config import Loading
-from cpbench.sampling import Kept, Sampler, Wanted, draw, draw_once, noise, picture_key, place, png_bytes, read_picture
+from cpbench.backbones import loading, sampling
+from cpbench.backbones.backbone import Backbone, fingerprint
+from cpbench.backbones.options import Loading
+from cpbench.backbones.sampling import Sampler, Wanted, draw, noise
+from cpbench.records import machine
+from cpbench.records import machine as machine_module
+from cpbench.records.pictures import Kept, place, png_bytes, read_picture
+from cpbench.running import picture_cache
+from cpbench.running.picture_cache import draw_once, picture_key
 
 TWO_STEPS = Sampler(num_inference_steps=2, guidance_scale=4.0, batch_size=4)
 CELL = [
@@ -170,12 +175,12 @@ def test_a_key_changes_with_what_computes(tiny: Backbone, monkeypatch: pytest.Mo
 
     met = [key()]
     with monkeypatch.context() as other:
-        other.setattr(sampling, "SCORES", sampling.SCORES + 1)
+        other.setattr(picture_cache, "SCORES", picture_cache.SCORES + 1)
         met.append(key())
     for name in ("torch", "diffusers", "transformers", "peft"):
         with monkeypatch.context() as other:
-            there = results.versions()
-            other.setattr(results, "versions", lambda there=there, name=name: there | {name: "0.0.1"})
+            there = machine_module.versions()
+            other.setattr(machine_module, "versions", lambda there=there, name=name: there | {name: "0.0.1"})
             met.append(key())
     with monkeypatch.context() as other:
         other.setattr(torch, "get_num_threads", lambda: 7)
@@ -185,17 +190,17 @@ def test_a_key_changes_with_what_computes(tiny: Backbone, monkeypatch: pytest.Mo
         met.append(key())
     assert len(set(met)) == len(met) == 8
     with monkeypatch.context() as other:  # what judges moves no picture
-        other.setattr(results, "versions", lambda: there | {"open_clip_torch": "0.0.1", "timm": "0.0.1"})
+        other.setattr(machine_module, "versions", lambda: there | {"open_clip_torch": "0.0.1", "timm": "0.0.1"})
         assert key() == met[0]
 
 
 def test_a_key_changes_with_the_precision(tiny: Backbone, tiny_folder: Path) -> None:
-    half = backbones.load(str(tiny_folder), loading=Loading(dtype="bfloat16"))
+    half = loading.load(str(tiny_folder), loading=Loading(dtype="bfloat16"))
     assert picture_key("installed", CELL[0], TWO_STEPS, half) != picture_key("installed", CELL[0], TWO_STEPS, tiny)
 
 
 def test_a_key_changes_with_the_size_of_the_picture(tiny: Backbone, tiny_folder: Path) -> None:
-    larger = backbones.load(str(tiny_folder), loading=Loading(resolution=2 * tiny.picture_size))
+    larger = loading.load(str(tiny_folder), loading=Loading(resolution=2 * tiny.picture_size))
     assert picture_key("installed", CELL[0], TWO_STEPS, larger) != picture_key("installed", CELL[0], TWO_STEPS, tiny)
 
 

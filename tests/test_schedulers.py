@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from cpbench import schedulers
-from cpbench.backbones import Backbone
-from cpbench.baselines.seqlora import SequentialLora, Settings
+from cpbench.backbones import schedulers
+from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.baselines.seqlora import SequentialLora
 from cpbench.errors import UserError
+from cpbench.learning.lora import Settings
 from cpbench.method import Task
-from cpbench.sampling import Sampler, Wanted, draw
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 FOREIGN = (
@@ -130,7 +131,7 @@ def test_a_learned_variance_is_refused() -> None:
 
 
 def test_the_check_before_a_run_takes_the_runs_own_steps_and_leaves_no_trace(tiny: Backbone) -> None:
-    from cpbench.backbones import fingerprint
+    from cpbench.backbones.backbone import fingerprint
 
     before, evaluations, state = fingerprint(tiny), tiny.unet_evaluations, torch.get_rng_state()
     tiny.check(50)

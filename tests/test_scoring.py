@@ -12,11 +12,15 @@ from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file, save_file
 from torchmetrics.functional import pairwise_cosine_similarity
 
-from cpbench import images, results, scoring
-from cpbench.backbones import MINIATURE
+from cpbench.backbones.backbone import MINIATURE
+from cpbench.concepts import images
 from cpbench.errors import UserError
-from cpbench.judges import content_key
-from cpbench.sampling import read_picture
+from cpbench.files import read_json, write_json
+from cpbench.finished import scoring
+from cpbench.judges.judge import content_key
+from cpbench.metrics.matrices import SCORE_COLUMNS
+from cpbench.records import tables as results
+from cpbench.records.pictures import read_picture
 
 
 @pytest.fixture
@@ -75,12 +79,10 @@ def test_another_judge_says_something_else_by_its_own_name(ran: Path, tmp_path: 
     usual, _, _ = scoring.again(ran, None, None)
     folder, _, _ = scoring.again(ran, None, str(other))
     assert folder != usual and len(list((ran / "embeddings").glob("dino-*.safetensors"))) == 2
-    tables = [
-        results.read_scores(f / "scores.csv").set_index(results.SCORE_COLUMNS[:-1])["value"] for f in (usual, folder)
-    ]
+    tables = [results.read_scores(f / "scores.csv").set_index(SCORE_COLUMNS[:-1])["value"] for f in (usual, folder)]
     moved = (tables[0] - tables[1]).abs().groupby("metric").max()
     assert moved["dino"] > 1e-3 and moved["clip_t"] < 1e-5
-    assert results.read_json(folder / "judges.json")["dino"]["model"] == "other"
+    assert read_json(folder / "judges.json")["dino"]["model"] == "other"
 
 
 def test_a_picture_that_is_gone_has_no_score(ran: Path) -> None:
@@ -96,15 +98,15 @@ def test_a_picture_that_is_gone_has_no_score(ran: Path) -> None:
 
 
 def test_what_is_not_as_it_was_is_refused(ran: Path, call: Callable) -> None:
-    record = results.read_json(ran / "run.json")
+    record = read_json(ran / "run.json")
     pictures = record["facts"]["images"] | {"vase": "0" * 64}
-    results.write_json(ran / "run.json", record | {"facts": record["facts"] | {"images": pictures}})
+    write_json(ran / "run.json", record | {"facts": record["facts"] | {"images": pictures}})
     with pytest.raises(UserError, match="the pictures of vase are not those it learned from"):
         scoring.again(ran, None, None)
-    results.write_json(ran / "run.json", record | {"facts": record["facts"] | {"sequence": "0" * 64}})
+    write_json(ran / "run.json", record | {"facts": record["facts"] | {"sequence": "0" * 64}})
     with pytest.raises(UserError, match="has changed since it was run"):
         scoring.again(ran, None, None)
-    results.write_json(ran / "run.json", record)
+    write_json(ran / "run.json", record)
     for task in ran.glob("task-*"):
         shutil.rmtree(task / "pictures")
     code, _, said = call("score", ran)

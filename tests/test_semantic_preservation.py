@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from cpbench import backbones
-from cpbench.backbones import Backbone
-from cpbench.config import Loading
-from cpbench.semantic_preservation import Preservation, pooled, semantic
+from cpbench.backbones import loading
+from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.options import Loading
+from cpbench.learning.semantic_preservation import Preservation, pooled, semantic
 
 ONE, AS_RELEASED = Preservation(spl_weight=1), Preservation(spl_weight=1, spl_keep_position=False)
 
@@ -55,7 +55,7 @@ def by_hand(backbone: Backbone, phrase: str, noun: str, overwritten: bool = Fals
 
 @pytest.fixture(scope="module")
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return backbones.load(str(architectures.build("sdxl", tmp_path_factory.mktemp("sdxl"))))
+    return loading.load(str(architectures.build("sdxl", tmp_path_factory.mktemp("sdxl"))))
 
 
 def strengthen_positions(backbone: Backbone) -> None:
@@ -161,7 +161,7 @@ def test_no_hook_stays_behind(tiny: Backbone) -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_in_half_precision(sdxl: Backbone, dtype: str) -> None:
-    half = backbones.load(sdxl.name, loading=Loading(dtype=dtype))
+    half = loading.load(sdxl.name, loading=Loading(dtype=dtype))
     values = []
     for backbone in (sdxl, half):
         row = backbone.add_token("<v1>", 2 * drawn(len(sdxl.word_embedding("dog"))))

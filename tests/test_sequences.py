@@ -15,9 +15,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cpbench import sequences
+from cpbench.concepts import sequences
+from cpbench.concepts.sequences import Concept, Drawing, Evaluation, Sequence, content_hash, load, names, ordered
 from cpbench.errors import UserError, near
-from cpbench.sequences import Concept, Drawing, Evaluation, Sequence, content_hash, load, names, ordered
+from cpbench.files import FILE_NAME
 
 REPO = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = REPO.parent / "shared" / "data" / "dreambooth" / "dataset"
@@ -151,7 +152,7 @@ def test_prompts_and_class_nouns_are_dreambenchs_own():
 
 def test_describing_a_sequence_needs_nothing_heavy():
     code = (
-        "import sys; from cpbench.sequences import load; load('dreambench10'); "
+        "import sys; from cpbench.concepts.sequences import load; load('dreambench10'); "
         "print(*{'torch', 'numpy', 'pandas', 'diffusers', 'transformers', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
@@ -703,7 +704,7 @@ def test_unknown_name_without_a_near_match_lists_all(name):
 # Any sequence, any content
 
 WORDS = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="{}/"), min_size=1, max_size=8)
-NAMES = st.from_regex(sequences.FILE_NAME, fullmatch=True).filter(lambda n: len(n) < 30)
+NAMES = st.from_regex(FILE_NAME, fullmatch=True).filter(lambda n: len(n) < 30)
 SETTINGS = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

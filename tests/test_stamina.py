@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask, learn, product, rows_stay, tasks
 
-from cpbench import learning
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.stamina import Settings, Stamina, from_bits, straight_through, to_bits, word_network
+from cpbench.learning import training
 from cpbench.method import State
 
 TARGETS = ("attn2.to_k", "attn2.to_v")
@@ -94,9 +94,9 @@ def test_what_is_folded_is_what_was_trained(
     concept, layers = CONCEPTS[number - 1], learners.layers(tiny, TARGETS)
 
     task, method = make_task(tiny, concept, number), Stamina(Settings())
-    *_, batch = learning.batches(tiny, task, 4, 2, "train")
+    *_, batch = training.batches(tiny, task, 4, 2, "train")
     with tiny.installed(method, state, (concept,)), torch.no_grad():
-        loss = learning.denoising(tiny, method.phrase(concept, task.class_noun, state))
+        loss = training.denoising(tiny, method.phrase(concept, task.class_noun, state))
         assert float(loss(batch)["denoising"]) == pytest.approx(fourth["denoising"], rel=1e-5)
     AB = {layer: product(state.part(f"adapter/{concept}"), layer) for layer in layers}
     masks = {layer: mask(state, concept, layer, AB[layer]) for layer in layers}

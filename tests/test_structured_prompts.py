@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
-from cpbench import sequences
-from cpbench import structured_prompts as structured
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
+from cpbench.concepts import sequences
+from cpbench.learning import structured_prompts as structured
 
 ROOT = Path(__file__).parent.parent / "tasks"
 SLOTS = ("SHAPES", "COLOURS", "TEXTURES", "MOTIONS", "STYLES", "BACKGROUNDS")

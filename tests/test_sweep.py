@@ -14,9 +14,9 @@ import pytest
 import undisturbed
 import yaml
 
-from cpbench import sweep
 from cpbench.errors import UserError
-from cpbench.results import read_json
+from cpbench.files import read_json
+from cpbench.running import sweep
 
 ROOT = Path(__file__).parents[1]
 BASE = {"methods": ["base"], "sequences": ["quick3"]}

@@ -10,7 +10,7 @@ import torch
 from learners import CONCEPTS, Learned, MakeTask, same
 from test_raretoken import changed, everything
 
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.textualinversion import TextualInversion
 
 FAST: dict[str, Any] = {"token_learning_rate": 1e-2, "steps": 3, "batch_size": 2}

@@ -11,7 +11,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 SITE = Path(torch.__file__).parents[1]
 
-APPLY = "from cpbench import torchvision_cure\napplied = torchvision_cure.apply()\n"
+APPLY = "from cpbench import torchvision_compat\napplied = torchvision_compat.apply()\n"
 OPS = "import torch\nops = [hasattr(torch.ops.torchvision, name) for name in ('nms', 'qnms')]\n"
 
 
@@ -49,7 +49,7 @@ def broken() -> bool:
 def test_import_dies_without_the_cure_and_works_with_it(broken):
     if not broken:
         pytest.skip("torchvision loads by itself in this installation")
-    code = APPLY + "import torchvision, open_clip, timm\nprint(applied, torchvision_cure.apply())"
+    code = APPLY + "import torchvision, open_clip, timm\nprint(applied, torchvision_compat.apply())"
     assert output(code) == "True True"
 
 

@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from cpbench import config, results, tune
+from cpbench import config, registry
 from cpbench.errors import UserError
+from cpbench.metrics.matrices import SCORE_COLUMNS
+from cpbench.registry import PROVENANCE, baselines_folder, built_in_methods
+from cpbench.running import tune
 
-PRESETS = Path(str(config.baselines_folder() / "presets"))
+PRESETS = Path(str(baselines_folder() / "presets"))
 RANGES = yaml.safe_load((PRESETS / "search.yaml").read_text())
 
 
@@ -26,7 +29,7 @@ def measured(dino: list[list[float]], clip_t: list[list[float]], real: list[floa
             for concept, mean in zip("ab", means, strict=True):
                 rows += [(row, "cell", concept, "p", k, metric, mean + d) for k, d in ((0, 0.1), (1, -0.1))]
     rows += [(0, "real", concept, "", 0, "dino", value) for concept, value in zip("ab", real, strict=True)]
-    return pd.DataFrame(rows, columns=results.SCORE_COLUMNS)
+    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 
 def test_the_score_by_hand() -> None:
@@ -39,7 +42,7 @@ def test_the_score_by_hand() -> None:
 
 
 def test_every_method_can_be_tuned_and_starts_from_its_preset() -> None:
-    assert {words.split()[0] for words in RANGES} == set(config.built_in_methods()) - {"base"}
+    assert {words.split()[0] for words in RANGES} == set(built_in_methods()) - {"base"}
 
 
 @pytest.mark.parametrize("words", RANGES)
@@ -58,9 +61,7 @@ def test_ranges_are_of_the_methods_options_and_hold_its_preset(words: str) -> No
 
 
 def test_methods_may_be_searched_at_once(tmp_path: Path) -> None:
-    begin = (
-        "import sys, pathlib; from cpbench import tune; tune.study_of(sys.argv[1], 4, pathlib.Path(sys.argv[2]), 'x')"
-    )
+    begin = "import sys, pathlib; from cpbench.running import tune; tune.study_of(sys.argv[1], 4, pathlib.Path(sys.argv[2]), 'x')"
     names = ("ewc", "l2", "olora", "dcscore variant=ewc")
     started = [subprocess.Popen([sys.executable, "-c", begin, name, str(tmp_path)]) for name in names]
     assert [process.wait(120) for process in started] == [0] * 4
@@ -83,7 +84,7 @@ def test_trials_of_another_model_or_other_ranges_are_of_another_study() -> None:
 
 
 def test_no_benchmark_sequence_is_searched_on() -> None:
-    from cpbench import sequences
+    from cpbench.concepts import sequences
 
     searched = {c.name for c in sequences.load(tune.SEQUENCE).concepts}
     for name in ("quick3", "dreambench10", "miniature50"):
@@ -99,8 +100,8 @@ def test_what_is_written_is_read_and_the_rest_stays(tmp_path: Path, monkeypatch:
     assert table["b"] == {"steps": 3, "rank": 8, "rate": 1e-3, "_provenance": {"score": 0.5, "trials": 4}}
     (tmp_path / "presets").mkdir()
     file.rename(tmp_path / "presets" / "miniature.yaml")
-    monkeypatch.setattr(config, "baselines_folder", lambda: tmp_path)
-    assert config.preset("miniature", "b") == {"steps": 3, "rank": 8, "rate": 1e-3}  # provenance is no option
+    monkeypatch.setattr(registry, "baselines_folder", lambda: tmp_path)
+    assert registry.preset("miniature", "b") == {"steps": 3, "rank": 8, "rate": 1e-3}  # provenance is no option
 
 
 def test_an_unknown_method_is_one_line(tmp_path: Path) -> None:
@@ -124,10 +125,10 @@ def test_the_page_of_trials_tells_of_every_searched_preset() -> None:
     root = Path(__file__).parent.parent
     page = (root / "docs" / "tuning.md").read_text()
     presets = yaml.safe_load((root / "baselines" / "presets" / "miniature.yaml").read_text())
-    searched = {name: it for name, it in presets.items() if config.PROVENANCE in it}
-    assert set(searched) == set(config.built_in_methods()) - {"base"}
+    searched = {name: it for name, it in presets.items() if PROVENANCE in it}
+    assert set(searched) == set(built_in_methods()) - {"base"}
     for name, preset in searched.items():
-        told, trials = preset[config.PROVENANCE], []
+        told, trials = preset[PROVENANCE], []
         for words, score in re.findall(rf"^\| `{name}` \| \d+ \| ([^|]+) \| \**([-\d.]+)\** \|$", page, re.MULTILINE):
             trials.append((float(score), dict(it.rsplit(" ", 1) for it in words.strip().split(", "))))
         best, values = max(trials, key=lambda it: it[0])

@@ -19,10 +19,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cpbench import backbones, hub, judges
-from cpbench.backbones import MINIATURE, fingerprint
-from cpbench.config import Loading, resolve
+from cpbench import backbones
+from cpbench.backbones import backbone, hub
+from cpbench.backbones.backbone import MINIATURE, fingerprint
+from cpbench.backbones.options import Loading
+from cpbench.config import resolve
 from cpbench.errors import UserError
+from cpbench.judges.local import load_clip, load_dino
 
 ROOT = Path(__file__).resolve().parents[1]
 # Where diffusers and transformers look for a part's weights.
@@ -83,7 +86,7 @@ def test_the_pickle_of_these_tests_runs_when_it_is_unpickled(marker: Path) -> No
 
 
 @pytest.mark.parametrize("part", WEIGHTS)
-def test_pickled_weights_need_the_users_word(folder: Path, tiny: backbones.Backbone, part: str) -> None:
+def test_pickled_weights_need_the_users_word(folder: Path, tiny: backbone.Backbone, part: str) -> None:
     file = pickled(folder, part)
     line = refused(folder)
     assert str(file) in line and "any code" in line and "--allow-pickle" in line
@@ -101,7 +104,7 @@ def test_checkpoints_of_other_endings_are_named_too(folder: Path, ending: str) -
 
 @pytest.mark.parametrize("allow_pickle", [False, True])
 def test_a_pickle_beside_safetensors_is_never_read(
-    folder: Path, tiny: backbones.Backbone, marker: Path, allow_pickle: bool
+    folder: Path, tiny: backbone.Backbone, marker: Path, allow_pickle: bool
 ) -> None:
     for part, (_, name) in WEIGHTS.items():
         torch.save({"conv_in.weight": Evil(marker)}, folder / part / name)
@@ -208,7 +211,7 @@ def test_code_in_a_pipelines_folder_is_not_run(folder: Path, marker: Path, attac
 
 @pytest.mark.parametrize("attack", [own_component, own_pipeline], ids=lambda a: a.__name__)
 def test_with_the_users_word_the_code_runs_and_the_backbone_works(
-    folder: Path, tiny: backbones.Backbone, marker: Path, attack: Callable
+    folder: Path, tiny: backbone.Backbone, marker: Path, attack: Callable
 ) -> None:
     attack(folder, CODE.format(marker=str(marker)))
     loaded = backbones.load(str(folder), loading=Loading(trust_remote_code=True))
@@ -252,7 +255,7 @@ def test_the_options_of_the_command_line_reach_the_backbone() -> None:
 ASK = """
 import sys
 from cpbench import backbones
-from cpbench.config import Loading
+from cpbench.backbones.options import Loading
 from cpbench.errors import UserError
 for name, how in (("some/pickled", {}), ("some/coded", {}), ("some/pickled", {"allow_pickle": True})):
     try:
@@ -335,7 +338,7 @@ def test_a_repository_of_another_kind_is_refused_by_its_index_alone(folder: Path
     for name in ("README.md", "v1-5.ckpt", "unet/diffusion_pytorch_model.fp16.safetensors"):
         (root / "usual" / name).write_bytes(b"x")
     program = """
-from cpbench import hub
+from cpbench.backbones import hub
 from cpbench.errors import UserError
 for name in ("some/another", "some/usual"):
     try:
@@ -433,8 +436,8 @@ def test_names_that_no_file_can_have_are_unknown(tmp_path: Path) -> None:
 # Judges
 
 JUDGES = {
-    "clip": (judges.load_clip, "open_clip_model.safetensors", "open_clip_config.json"),
-    "dino": (judges.load_dino, "model.safetensors", "config.json"),
+    "clip": (load_clip, "open_clip_model.safetensors", "open_clip_config.json"),
+    "dino": (load_dino, "model.safetensors", "config.json"),
 }
 
 

@@ -11,13 +11,14 @@ from learners import SMALL, TARGETS, Tensors, change, layers, learn, rows_stay, 
 from test_adapters import INPUTS, LAYERS, Layers, seeded
 from torch import nn
 
-from cpbench import adapters, learning
-from cpbench.adapters import add_lora, inner_name, remove_lora
-from cpbench.backbones import Backbone, fingerprint
+from cpbench.backbones import adapters
+from cpbench.backbones.adapters import add_lora, inner_name, remove_lora
+from cpbench.backbones.backbone import Backbone, fingerprint
+from cpbench.backbones.sampling import Sampler, Wanted, draw
 from cpbench.baselines.dcscore import DCScore
 from cpbench.errors import UserError
+from cpbench.learning import training
 from cpbench.method import State
-from cpbench.sampling import Sampler, Wanted, draw
 
 KINDS = ("vera", "dora")
 VARIANTS = ("ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc")
@@ -363,7 +364,7 @@ def test_the_fisher_is_of_the_vectors_too(tiny: Backbone, make_task: Callable, l
     seed = after.facts["vera"]["seed"] if kind == "vera" else 0
     phi = tiny.add_lora(2, TARGETS, values=after.part("adapter/vase"), kind=kind, seed=seed)
     total = {k: torch.zeros_like(v) for k, v in phi.items()}
-    for batch in learning.batches(tiny, make_task(tiny, "vase", 2), 2, 1, "fisher"):
+    for batch in training.batches(tiny, make_task(tiny, "vase", 2), 2, 1, "fisher"):
         words = tiny.encode_prompts([batch.template.replace("{}", "<v2> vase")])
         error = ((tiny.unet(batch.noisy, batch.timesteps, words).sample - batch.noise) ** 2).mean()
         for k, slope in zip(phi, torch.autograd.grad(error, list(phi.values())), strict=True):

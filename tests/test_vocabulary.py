@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cpbench import backbones
-from cpbench.backbones import Backbone, fingerprint
+from cpbench.backbones import loading
+from cpbench.backbones.backbone import Backbone, fingerprint
 from cpbench.errors import UserError
 
 TABLE = "text_model.embeddings.token_embedding.weight"
@@ -42,7 +42,7 @@ def means_the_same(backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("rows", [0, 1, 64])
 def test_a_table_longer_than_its_tokenizer(tiny_folder: Path, tmp_path: Path, rows: int) -> None:
-    backbone = backbones.load(str(longer_table(tiny_folder, tmp_path / "copy", rows)))
+    backbone = loading.load(str(longer_table(tiny_folder, tmp_path / "copy", rows)))
     backbone.check(2)
     means_the_same(backbone)
     # rows that no word has are no sample of what embeddings are like
@@ -51,11 +51,11 @@ def test_a_table_longer_than_its_tokenizer(tiny_folder: Path, tmp_path: Path, ro
 
 def test_words_that_the_tokenizer_alone_has(tiny_folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
-    backbone = backbones.load(str(copy))
+    backbone = loading.load(str(copy))
     tokenizer = backbone.tokenizer
     tokenizer.add_tokens(["<extra>"])
     tokenizer.save_pretrained(copy / "tokenizer")
-    backbone = backbones.load(str(copy))
+    backbone = loading.load(str(copy))
     backbone.check(2)
     means_the_same(backbone)
     with pytest.raises(UserError, match="has the word '<extra>', for which its text encoder has no embedding"):
@@ -64,11 +64,11 @@ def test_words_that_the_tokenizer_alone_has(tiny_folder: Path, tmp_path: Path) -
 
 def test_a_pipeline_that_has_our_words_already(tiny_folder: Path, tmp_path: Path) -> None:
     """What an export makes of one: loaded by diffusers with its learned word, and saved."""
-    backbone = backbones.load(str(tiny_folder))
+    backbone = loading.load(str(tiny_folder))
     save_file({"<v1>": 3 * backbone.word_embedding("vase")}, tmp_path / "v1.safetensors")
     backbone.pipe.load_textual_inversion(str(tmp_path / "v1.safetensors"))
     backbone.pipe.save_pretrained(tmp_path / "with")
-    backbone = backbones.load(str(tmp_path / "with"))
+    backbone = loading.load(str(tmp_path / "with"))
     theirs = backbone.encode_prompts(["a photo of a <v1>"])
     backbone.check(2)
     means_the_same(backbone)
@@ -88,7 +88,7 @@ def test_parts_that_do_not_fit_are_one_line_at_load(tiny_folder: Path, tmp_path:
         config = UNet2DConditionModel.load_config(copy / "unet") | more
         UNet2DConditionModel.from_config(config).save_pretrained(copy / "unet")
     with pytest.raises(UserError) as caught:
-        backbones.load(str(copy))
+        loading.load(str(copy))
     assert str(copy) in str(caught.value)
 
 
@@ -101,4 +101,4 @@ def test_a_tokenizer_that_cannot_merge_is_refused(tiny_folder: Path, tmp_path: P
     if (merges := copy / "tokenizer" / "merges.txt").is_file():
         merges.write_text("#version: 0.2\n")
     with pytest.raises(UserError, match="merge"):
-        backbones.load(str(copy))
+        loading.load(str(copy))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from learners import TARGETS, same
 
-from cpbench import weights_or_lora
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.errors import UserError
+from cpbench.learning import weights_or_lora
+from cpbench.learning.weights_or_lora import WeightsOrLora
 from cpbench.method import State
-from cpbench.weights_or_lora import WeightsOrLora
 
 FULL, LORA = (
     WeightsOrLora(learning_rate=1.0, lora_learning_rate=2.0),
@@ -49,7 +49,7 @@ def test_what_a_task_left_is_gone_on_with(tiny: Backbone, make_task: Callable, o
 
 
 def test_only_all_weights_can_be_too_large(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cpbench.cost.device_memory", lambda device: 1000)
+    monkeypatch.setattr("cpbench.learning.weights_or_lora.device_memory", lambda device: 1000)
     with pytest.raises(UserError, match="method m: trains all .* use --set adapter=lora"):
         weights_or_lora.refuse_if_too_large("m", FULL, tiny)
     weights_or_lora.refuse_if_too_large("m", LORA, tiny)

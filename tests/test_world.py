@@ -14,6 +14,7 @@ import skia
 from PIL import Image
 
 from cpbench.cli import main
+from cpbench.concepts.sequences import prompt_set
 from cpbench.miniature.world import (
     KINDS,
     LIVE,
@@ -41,7 +42,6 @@ from cpbench.miniature.world import (
 from cpbench.miniature.world.canvas import COLORS, new_surface, pixels
 from cpbench.miniature.world.cast import DREAMBENCH, LONG, VALIDATION
 from cpbench.miniature.world.pose import Frame, Pose
-from cpbench.sequences import prompt_set
 
 # What DreamBench's prompts ask for, written out: (place, outfit, finish)
 ASKED: dict[str, tuple[str | None, str | None, str | None]] = {
@@ -425,7 +425,7 @@ def test_published_individuals_stay_who_they_are() -> None:
 
 
 def test_validation_subjects_are_in_no_benchmark_sequence() -> None:
-    from cpbench import sequences
+    from cpbench.concepts import sequences
 
     tuned_on = {c.name for c in sequences.load("miniature-val6").concepts}
     assert tuned_on == set(VALIDATION)

@@ -44,9 +44,9 @@ def go(words: dict[str, Any], log: Path, die_at: int | None = None, die_on: str 
     """
     import torch
 
-    from cpbench import results
+    from cpbench import files
     from cpbench.config import resolve
-    from cpbench.runner import execute
+    from cpbench.running.runner import execute
 
     torch.set_num_threads(1)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -64,7 +64,7 @@ def go(words: dict[str, Any], log: Path, die_at: int | None = None, die_on: str 
         if count == die_at or (die_on and Path(target).name == die_on):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    results.os.replace = counted
+    files.os.replace = counted
     execute(*resolve(words))
     (log.parent / "renames").write_text(str(count))
     sys.stdout.flush()
@@ -78,7 +78,7 @@ def go_poisoned(words: dict[str, Any], log: Path) -> None:
     import numpy as np
     import torch
 
-    from cpbench import results
+    from cpbench import files
 
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(12345)
@@ -89,13 +89,13 @@ def go_poisoned(words: dict[str, Any], log: Path) -> None:
         torch.rand(random.randrange(1, 5)), np.random.rand(3)
         torch.manual_seed(random.randrange(1000))
 
-    results.os.replace = poisoned
+    files.os.replace = poisoned
     go(words, log)
 
 
 def go_while_the_folder_vanishes(words: dict[str, Any], log: Path) -> None:
     """The run, while its output folder goes away, as a mount does, when task 2 is learned."""
-    from cpbench import results
+    from cpbench import files
 
     replace, output = os.replace, Path(words["output"])
 
@@ -104,7 +104,7 @@ def go_while_the_folder_vanishes(words: dict[str, Any], log: Path) -> None:
         if Path(target).parts[-2:] == ("task-02", "state.json"):
             output.rename(output.with_name("gone"))
 
-    results.os.replace = vanishing
+    files.os.replace = vanishing
     go(words, log)
 
 

@@ -1,8 +1,8 @@
 """Everything a run imports, imported: what the processes of `undisturbed.server` are forked from."""
 
-from cpbench import torchvision_cure
+from cpbench import torchvision_compat
 
-torchvision_cure.apply()
+torchvision_compat.apply()
 
 import diffusers  # noqa: E402, F401
 import open_clip  # noqa: E402, F401

@@ -1,0 +1,1 @@
+"""A run's folder: its record, tables and pictures, read with care."""

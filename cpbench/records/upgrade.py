@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cpbench import judge_identity, results
+from cpbench.files import hash8, read_json
+from cpbench.judges import identity
 from cpbench.version import SCORES
 
 SCHEMA = 2
@@ -58,7 +59,7 @@ UNREPEATABLE = ("dataperspective", "dreambooth", "raretoken")
 
 def read(folder: Path) -> Any | None:
     """The record of a run folder, see `today`; None where there is none, or it is not whole."""
-    return today(results.read_json(folder / "run.json"))
+    return today(read_json(folder / "run.json"))
 
 
 def today(given: Any) -> Any:
@@ -69,7 +70,7 @@ def today(given: Any) -> Any:
     if not isinstance(given, dict) or not isinstance(facts := given.get("facts"), dict):
         return given
     try:
-        is_sound = results.hash8(facts) == given.get("hash")
+        is_sound = hash8(facts) == given.get("hash")
     except (TypeError, ValueError, RecursionError):
         is_sound = False
     upgraded = _from_1(given, facts) if given.get("schema") == 1 else given
@@ -86,8 +87,8 @@ def _from_1(given: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         facts |= {"scores": 0, "versions": {}, "source": code}
     judges = given.get("judges")
     if isinstance(judges, dict):
-        every = {name: judge_identity.completed(it) for name, it in judges.items()}
-        facts["judges"] = {k: judge_identity.counted(it) if isinstance(it, dict) else it for k, it in every.items()}
+        every = {name: identity.completed(it) for name, it in judges.items()}
+        facts["judges"] = {k: identity.counted(it) if isinstance(it, dict) else it for k, it in every.items()}
     return {**_conditions(given), "schema": SCHEMA, "facts": facts}
 
 

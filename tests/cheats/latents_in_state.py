@@ -2,7 +2,7 @@
 
 import torch
 
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.base import Base
 from cpbench.method import Options as Nothing
 from cpbench.method import State, Task

@@ -1,8 +1,8 @@
 """A cheat: asks the drawn world for a subject by name."""
 
-from cpbench import images
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.base import Base
+from cpbench.concepts import images
 from cpbench.method import Options as Nothing
 from cpbench.method import State, Task
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.base import Base
 from cpbench.method import Options as Nothing
 from cpbench.method import State, Task

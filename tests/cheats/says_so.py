@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from cpbench import images
-from cpbench.backbones import Backbone
+from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.base import Base
+from cpbench.concepts import images
 from cpbench.method import Options as Nothing
 from cpbench.method import State, Task
 

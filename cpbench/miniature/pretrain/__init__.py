@@ -1,5 +1,5 @@
 """How the miniature is trained: `cpbench pretrain [vae|unet|clip|dino]`."""
 
-from cpbench import torchvision_cure
+from cpbench import torchvision_compat
 
-torchvision_cure.apply()
+torchvision_compat.apply()

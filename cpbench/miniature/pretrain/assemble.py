@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from cpbench.judges import PROJECTED
+from cpbench.judges.local import PROJECTED
 
 from . import clip, dino, unet, vae
 from .tokenizer import save_tokenizer

@@ -13,7 +13,11 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cpbench import backbones, judges, results
+from cpbench.backbones import backbone as backbones
+from cpbench.backbones import loading
+from cpbench.files import hash8, prepare_folder, read_json, write_atomically, write_json
+from cpbench.judges import judge as judges
+from cpbench.judges.local import load_clip, load_dino
 
 from ..world import LIVE, NOUNS, SUBJECTS, Setting, draw, seeded
 from ..world.places import PLACES
@@ -63,8 +67,8 @@ def likeness(it: Subject) -> Figures:
     """KID (Binkowski et al. 2018) by torchmetrics, on features of the DINO judge, of 1024 pictures of held-out captions."""
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    from cpbench.sampling import Sampler, Wanted
-    from cpbench.sampling import draw as sample
+    from cpbench.backbones.sampling import Sampler, Wanted
+    from cpbench.backbones.sampling import draw as sample
 
     class Features(torch.nn.Module):
         num_features = dino.MODEL_ARGS["num_classes"]
@@ -152,12 +156,12 @@ def measure(it: Subject, runs: Path) -> Figures:
     found: Figures = {}
     for part in CHECKED_BY_WEIGHTS:
         facts = {"part": part.__name__, "weights": it.backbone.weights_hash, **judges_identity(it)}
-        file = it.work / "card" / f"{part.__name__}-{results.hash8(facts)}.json"
-        kept = results.read_json(file)
+        file = it.work / "card" / f"{part.__name__}-{hash8(facts)}.json"
+        kept = read_json(file)
         if kept is None:
             it.report(f"measuring: {part.__name__.replace('_', ' ')}")
             kept = part(it)
-            results.write_json(file, kept)
+            write_json(file, kept)
         found |= kept
     return found | measured_runs(it, runs) | cross_checked(it, runs)
 
@@ -234,8 +238,8 @@ def table(figures: Figures) -> list[str]:
 
 def pictures(it: Subject, folder: Path) -> None:
     """model.png: what the untouched model draws for some prompts; autoencoder.png: drawings, and rebuilt."""
-    from cpbench.sampling import Sampler, Wanted
-    from cpbench.sampling import draw as sample
+    from cpbench.backbones.sampling import Sampler, Wanted
+    from cpbench.backbones.sampling import draw as sample
 
     prompts = [q.prompt for q in exam.QUESTIONS[:: len(exam.QUESTIONS) // 47]][:48]
     drawn = sample(it.backbone, [Wanted(p, 0, "card", p, 0) for p in prompts], Sampler(batch_size=48))
@@ -248,19 +252,17 @@ def pictures(it: Subject, folder: Path) -> None:
 
 def write_card(folder: Path, work: Path, page: Path, runs: Path, report: Callable[[str], None] = print) -> None:
     """Measure, and write the page, its pictures in a folder of its name beside it, and the README.md of the weights."""
-    backbone = backbones.load("miniature" if folder == backbones.MINIATURE else str(folder))
-    clip_judge, dino_judge = (
-        f(folder / "judges" / n) for f, n in ((judges.load_clip, "clip"), (judges.load_dino, "dino"))
-    )
+    backbone = loading.load("miniature" if folder == backbones.MINIATURE else str(folder))
+    clip_judge, dino_judge = (f(folder / "judges" / n) for f, n in ((load_clip, "clip"), (load_dino, "dino")))
     it = Subject(folder, backbone, clip_judge, dino_judge, work, report)
     figures = measure(it, runs)
     beside = page.with_suffix("")
-    results.prepare_folder(beside)
+    prepare_folder(beside)
     pictures(it, beside)
     text = "\n".join(lines(it, figures, beside.name)) + "\n"
-    results.write_atomically(page, text.encode())
+    write_atomically(page, text.encode())
     alone = re.sub(r"!\[.*\n\n", "", text).replace("[a drawn world](world.md)", "a drawn world")
-    results.write_atomically(folder / "README.md", alone.encode())  # goes with the weights, without pictures
+    write_atomically(folder / "README.md", alone.encode())  # goes with the weights, without pictures
     report(f"wrote {page}")
 
 

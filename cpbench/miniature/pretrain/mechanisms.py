@@ -13,9 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cpbench import adapters, images, learning, metrics, results, sequences
+from cpbench.backbones import adapters
+from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.concepts import images, sequences
+from cpbench.files import hash8, read_json, write_json
+from cpbench.learning import training
 from cpbench.method import Task
-from cpbench.sampling import Sampler, Wanted, draw
+from cpbench.metrics.cosines import cosine_all_pairs, cosine_self_pairs
 
 from ..world import LIVE, Identity, training_identity
 from .exam import SPLIT
@@ -56,8 +60,8 @@ def learn(backbone, mechanism: Mechanism, task: Task) -> str:
         trained |= backbone.add_lora(RANK, mechanism.lora, task.generator("lora"))
     groups = [(mechanism.token_learning_rate, [row])]
     groups += [(mechanism.learning_rate, list(trained.values()))] if trained else []
-    learning.train(
-        backbone, task, learning.denoising(backbone, phrase), groups, mechanism.steps, BATCH_SIZE, phase="mechanism"
+    training.train(
+        backbone, task, training.denoising(backbone, phrase), groups, mechanism.steps, BATCH_SIZE, phase="mechanism"
     )
     return phrase
 
@@ -78,7 +82,7 @@ def scores(backbone, dino, mechanism: Mechanism | None, people: dict[str, Identi
         task = Task(1, name, who.noun, real, seed)
         try:
             words = learn(backbone, mechanism, task) if mechanism else who.noun
-            out.append(metrics.cosine_all_pairs(dino.images(pictures_of(backbone, words, task)), dino.images(real)))
+            out.append(cosine_all_pairs(dino.images(pictures_of(backbone, words, task)), dino.images(real)))
         finally:
             backbone.restore()
     return out
@@ -97,17 +101,17 @@ def measure(backbone, dino, work: Path, report=print) -> dict[str, float]:
         found = []
         for seed in SEEDS:
             facts = {"weights": weights, "mechanism": repr(mechanism), "people": list(people), "seed": seed}
-            file = work / "mechanisms" / f"{results.hash8(facts)}.json"
-            kept = results.read_json(file)
+            file = work / "mechanisms" / f"{hash8(facts)}.json"
+            kept = read_json(file)
             if kept is None:
                 kept = scores(backbone, dino, mechanism, people, seed)
-                results.write_json(file, kept)
+                write_json(file, kept)
             found += kept
         return np.array(found)
 
     start = measured(None)
     reals = [dino.images(images.references(who, name)) for name, who in people.items()]
-    ceiling = np.tile([metrics.cosine_self_pairs(r) for r in reals], len(SEEDS))
+    ceiling = np.tile([cosine_self_pairs(r) for r in reals], len(SEEDS))
     out = {}
     for name, mechanism in MECHANISMS.items():
         out[name] = share_of_the_way(measured(mechanism), start, ceiling)

@@ -193,7 +193,7 @@ SUBJECTS: dict[str, Spec] = DREAMBENCH | VALIDATION | LONG
 
 def subject(name: str) -> Identity:
     """The individual of this name. Raises KeyError for a name the world does not have."""
-    sys.audit("cpbench.subject", name)  # heard by cpbench.audit while a method learns
+    sys.audit("cpbench.subject", name)  # heard by cpbench.running.audit while a method learns
     return _stand_in(name)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cpbench.errors import UserError, near
-from cpbench.results import prepare_folder, write_atomically
+from cpbench.files import prepare_folder, write_atomically
 
 from .captions import Setting, read_prompt
 from .cast import DREAMBENCH, SUBJECTS, subject, training_identity

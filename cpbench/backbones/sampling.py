@@ -1,0 +1,77 @@
+"""Drawing: batches through the diffusers pipeline, with noise fixed per (seed, concept, prompt, index), each once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cpbench.backbones import schedulers
+from cpbench.backbones.backbone import Backbone
+from cpbench.errors import UserError
+from cpbench.files import seed_of
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How pictures are drawn. `batch_size` counts pictures a pipeline call (guidance doubles what the UNet sees)."""
+
+    num_inference_steps: int = 10
+    guidance_scale: float = 4.0
+    batch_size: int = 16
+
+    def evaluations(self, pictures: int) -> int:
+        """UNet evaluations that drawing so many pictures takes: with guidance, two a step."""
+        return pictures * self.num_inference_steps * (2 if self.guidance_scale > 1 else 1)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One picture: its full prompt, and what its noise is keyed by (the template, not the method's words)."""
+
+    prompt: str
+    seed: int
+    concept: str
+    template: str
+    index: int
+
+
+def noise(backbone: Backbone, want: Wanted) -> torch.Tensor:
+    """Standard normal (c, h, w), drawn on the CPU in float32 from (seed, concept, prompt, index)."""
+    seed = seed_of(want.seed, "noise", want.concept, want.template, want.index)
+    return torch.randn(backbone.latent_shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def draw(backbone: Backbone, wanted: list[Wanted], sampler: Sampler) -> np.ndarray:
+    """The pictures, uint8 (n, h, w, 3), in batches cut from `wanted` in order."""
+    pipe = backbone.pipe
+    original = pipe.scheduler
+    out = []
+    try:
+        with backbone.drawing():
+            for i in range(0, len(wanted), sampler.batch_size):
+                part = wanted[i : i + sampler.batch_size]
+                # a fresh scheduler a call: a multistep solver remembers its last steps
+                pipe.scheduler = schedulers.solver(original, sampler.num_inference_steps)
+                latents = torch.stack([noise(backbone, w) for w in part]).to(backbone.device, backbone.dtype)
+                with backbone.precision():
+                    drawn = pipe(
+                        prompt=[w.prompt for w in part],
+                        height=backbone.picture_size,
+                        width=backbone.picture_size,
+                        latents=latents,
+                        num_inference_steps=sampler.num_inference_steps,
+                        guidance_scale=sampler.guidance_scale,
+                        output_type="latent",  # decoded outside of mixed precision
+                    ).images
+                pictures = backbone.decode_latents(drawn)
+                if not np.isfinite(pictures).all():
+                    raise UserError(
+                        f"prompt {part[0].prompt!r}: the model drew no numbers (NaN); lower the learning rate"
+                    )
+                out.append(np.rint(pictures * 255).astype(np.uint8))
+    finally:
+        pipe.scheduler = original
+    return np.concatenate(out)

@@ -1,0 +1,249 @@
+"""The text side of a pipeline: one text encoder or, as in SDXL, two, and words of one's own in their tables.
+
+A word's embedding is one vector for all encoders together, (d,) with d = d_1 or d_1 + d_2: methods learn and keep it whole,
+and each encoder's table looks up its own part.
+
+A tokenizer and its table need not be of one length: tables are padded to a multiple of 64, and words may be in the tokenizer
+alone. So a word's row is found by the id that the tokenizer gives it, wherever the table ends.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from cpbench.errors import UserError, quoted
+
+
+@dataclass
+class Encoder:
+    """One text encoder, its tokenizer as it was loaded, and its part of a word's embedding."""
+
+    tokenizer_name: str  # in the pipeline: tokenizer or tokenizer_2
+    model: nn.Module
+    tokenizer: Any
+    table: nn.Module
+    part: slice
+    ids: dict[str, int] = field(default_factory=dict)  # of the words that were added, by the names of their rows
+
+    @property
+    def text_model(self) -> nn.Module:
+        return getattr(self.model, "text_model", self.model)
+
+
+class Vocabulary:
+    """The pipeline's encoders, and the rows that were added to their tables, by word."""
+
+    def __init__(self, pipe: Any):
+        self.pipe = pipe
+        self.rows: dict[str, nn.Parameter] = {}
+        self.encoders: list[Encoder] = []
+        start = 0
+        for suffix in ("", "_2"):
+            model = getattr(pipe, f"text_encoder{suffix}", None)
+            if model is None:
+                continue
+            tokenizer = getattr(pipe, f"tokenizer{suffix}")
+            text_model = getattr(model, "text_model", model)
+            # a text config whose eos_token_id is not the tokenizer's pools at the wrong place (METHODS.md 0.7)
+            model.config.eos_token_id = text_model.eos_token_id = tokenizer.eos_token_id
+            table = text_model.embeddings.token_embedding
+            part = slice(start, start + table.embedding_dim)
+            self.encoders.append(Encoder(f"tokenizer{suffix}", model, tokenizer, table, part))
+            start = part.stop
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the UNet also wants the last encoder's pooled embedding, as SDXL's does."""
+        return self.pipe.unet.config.addition_embed_type == "text_time"
+
+    def add(self, token: str, value: torch.Tensor) -> nn.Parameter:
+        """A new word with the embedding `value` (d,). Returns its row, a float32 parameter of its own.
+
+        A word that the pipeline's maker added, "<v1>" say, is hidden by ours of the same name until `restore`. ValueError for
+        a word of the vocabulary itself, and for one that was added here already.
+        """
+        if not self.rows:
+            for encoder in self.encoders:
+                rows = TokenRows(encoder.table, self.rows, encoder.part, encoder.ids)
+                encoder.text_model.embeddings.token_embedding = rows
+                setattr(self.pipe, encoder.tokenizer_name, copy.deepcopy(encoder.tokenizer))
+        name = token.strip("<>")
+        ids = {encoder.tokenizer_name: self._id_of(encoder, token) for encoder in self.encoders}
+        for encoder in self.encoders:
+            encoder.ids[name] = ids[encoder.tokenizer_name]
+        device = self.encoders[0].table.weight.device
+        row = nn.Parameter(value.detach().to(device, torch.float32, copy=True))
+        self.rows[name] = row
+        return row
+
+    def _id_of(self, encoder: Encoder, token: str) -> int:
+        """The one id of a word that is not in the vocabulary; our copy of the tokenizer gets the word if it is not there."""
+        tokenizer = getattr(self.pipe, encoder.tokenizer_name)
+        makers = encoder.tokenizer.added_tokens_encoder
+        if f"{token}_1" in makers:  # diffusers would put all of the maker's in where a prompt has the first
+            raise UserError(
+                f"the word {quoted(token)}: the backbone's tokenizer has a word of this name with several vectors "
+                f"({quoted(token + '_1')}); take it out of the pipeline, or use the pipeline it was added to"
+            )
+        ids = tokenizer(token, add_special_tokens=False).input_ids
+        hidden = token in makers and token not in encoder.tokenizer.all_special_tokens
+        if ids and ids[0] in encoder.ids.values() or len(ids) == 1 and not hidden:  # "dog" is "dog</w>" in there
+            raise ValueError(f"the word {token!r} is in the vocabulary already")
+        if not hidden:
+            tokenizer.add_tokens(token)
+            ids = tokenizer(token, add_special_tokens=False).input_ids
+        others = set(encoder.tokenizer.get_vocab().values()) - ({makers[token]} if hidden else set())
+        if len(ids) != 1 or ids[0] in others:
+            raise RuntimeError(f"the word {token!r} became tokens {ids}, not one that is new")
+        return ids[0]
+
+    def restore(self) -> None:
+        """The tables and tokenizers as they were loaded."""
+        for encoder in self.encoders:
+            encoder.text_model.embeddings.token_embedding = encoder.table
+            setattr(self.pipe, encoder.tokenizer_name, encoder.tokenizer)
+            encoder.ids = {}
+        self.rows = {}
+
+    def embedding(self, word: str) -> torch.Tensor:
+        """Mean embedding (d,) of a word's tokens in the tables as they were loaded."""
+        parts = []
+        for encoder in self.encoders:
+            ids = encoder.tokenizer(word, add_special_tokens=False).input_ids
+            self._refuse_without_row(encoder, torch.tensor(ids), word)
+            parts.append(encoder.table.weight[ids].detach().float().mean(0))
+        return torch.cat(parts)
+
+    def random_embedding(self, generator: torch.Generator) -> torch.Tensor:
+        """An embedding (d,) that means nothing: normal, with the mean and spread of the vocabulary's entries."""
+        parts = []
+        for encoder in self.encoders:
+            table = encoder.table.weight.detach().float()
+            words = sorted(i for i in set(encoder.tokenizer.get_vocab().values()) if i < len(table))
+            entries = table if len(words) == len(table) else table[words]  # what pads a table is no entry
+            drawn = torch.randn(table.shape[1], generator=generator).to(table)
+            parts.append(entries.mean(0) + entries.std(0) * drawn)
+        return torch.cat(parts)
+
+    def added(self, encoder: Encoder, ids: torch.Tensor) -> torch.Tensor:
+        """Which of these token ids are words that were added: bool, in the shape of `ids`."""
+        return torch.isin(ids, torch.tensor(list(encoder.ids.values()), dtype=ids.dtype, device=ids.device))
+
+    def encode(self, prompts: list[str]) -> torch.Tensor:
+        """Hidden states (n, tokens, d) of the prompts, with gradients to rows that ask for them.
+
+        With two encoders, those of the layers before the last, side by side; where the UNet wants a pooled embedding, it is
+        one more token at the end, filled up with zeros, so that words stay one tensor that can be repeated and expanded.
+        """
+        outputs = [self._run(encoder, prompts) for encoder in self.encoders]
+        if not self.pooled:
+            return outputs[0][0]
+        hidden = torch.cat([out.hidden_states[-2] for out in outputs], dim=-1)
+        pooled = outputs[-1][0]
+        last = nn.functional.pad(pooled, (0, hidden.shape[-1] - pooled.shape[-1])).unsqueeze(1)
+        return torch.cat([hidden, last], dim=1)
+
+    def ids(self, encoder: Encoder, prompts: list[str]) -> torch.Tensor:
+        """Token ids (n, tokens) of the prompts. UserError for one with a word that has no row in the encoder's table."""
+        return self._tokens(encoder, prompts).input_ids.to(encoder.table.weight.device)
+
+    def _tokens(self, encoder: Encoder, prompts: list[str]) -> Any:
+        found = getattr(self.pipe, encoder.tokenizer_name)(
+            prompts,
+            padding="max_length",
+            truncation=True,
+            max_length=encoder.tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        for ids, prompt in zip(found.input_ids, prompts, strict=True):
+            self._refuse_without_row(encoder, ids, prompt)
+        return found
+
+    def _refuse_without_row(self, encoder: Encoder, ids: torch.Tensor, text: str) -> None:
+        lacking = ids[(ids >= encoder.table.num_embeddings) & ~self.added(encoder, ids)]
+        if len(lacking):
+            word = encoder.tokenizer.convert_ids_to_tokens(int(lacking[0]))
+            raise UserError(
+                f"{quoted(text)}: the backbone's {encoder.tokenizer_name} has the word {quoted(word)}, for which its text "
+                f"encoder has no embedding ({encoder.table.num_embeddings} rows); add the row, or take out the word"
+            )
+
+    def _run(self, encoder: Encoder, prompts: list[str]) -> Any:
+        tokens, device, more = self._tokens(encoder, prompts), encoder.table.weight.device, {}
+        if not self.pooled and getattr(encoder.model.config, "use_attention_mask", False):  # as diffusers does
+            more["attention_mask"] = tokens.attention_mask.to(device)
+        return encoder.model(tokens.input_ids.to(device), output_hidden_states=self.pooled, **more)
+
+    def split(self, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What `encode` returned, as (hidden states, pooled embeddings or None)."""
+        if not self.pooled:
+            return words, None
+        return words[:, :-1], words[:, -1, : self.encoders[-1].model.config.projection_dim]
+
+    def named_encoders(self) -> Iterator[tuple[str, nn.Module]]:
+        for encoder in self.encoders:
+            yield encoder.tokenizer_name.replace("tokenizer", "text_encoder"), encoder.model
+
+
+def refuse_unmerged(tokenizer: Any, what: str) -> None:
+    """UserError, in one line that begins with `what`, for a tokenizer with entries that its merges never come to.
+
+    With an empty or cut merges.txt every word is spelled in letters, and nothing fails: the model is told gibberish.
+    """
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is None:
+        return
+    model = json.loads(backend.to_str())["model"]
+    if model["type"] != "BPE":
+        return
+    merged = {"".join(m if isinstance(m, list) else m.split(" ")) for m in model["merges"]}
+    end = model.get("end_of_word_suffix") or ""
+    own = {token for token in model["vocab"] if not (token.startswith("<") and token.endswith(">"))}
+    spelled = (
+        {token for token in own if len(token.removesuffix(end)) > 1} - merged - set(tokenizer.added_tokens_encoder)
+    )
+    if spelled:
+        raise UserError(
+            f"{what}: its tokenizer has {len(merged)} merges, by which {len(spelled)} words of its vocabulary, such as "
+            f"{quoted(min(spelled))}, can never be read; merges.txt or tokenizer.json is cut short, fetch it again"
+        )
+
+
+class TokenRows(nn.Module):
+    """An embedding table with extra rows held as their own parameters, so that no other row can move.
+
+    `ids` says by word which id a row of `rows` answers to, of which `part` is this table's (without it, row i answers to the
+    table's length + i); all other ids look up the table.
+    """
+
+    def __init__(
+        self,
+        table: nn.Embedding,
+        rows: Mapping[str, nn.Parameter],
+        part: slice = slice(None),
+        ids: Mapping[str, int] | None = None,
+    ):
+        super().__init__()
+        self.table, self.rows, self.ids, self.part = table, rows, ids, part
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The table's own weight: transformers asks an embedding for its dtype and device."""
+        return self.table.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        if not self.rows:
+            return self.table(ids)
+        length = self.table.num_embeddings
+        answers = [length + i if self.ids is None else self.ids[word] for i, word in enumerate(self.rows)]
+        own = ids.unsqueeze(-1) == torch.tensor(answers, device=ids.device)
+        added = own.any(-1)
+        out = self.table(ids.masked_fill(added, 0))  # the table may be too short for them
+        extra = torch.stack([row[self.part] for row in self.rows.values()]).to(out.dtype)
+        return torch.where(added.unsqueeze(-1), extra[own.int().argmax(-1)], out)

@@ -1,0 +1,80 @@
+"""new-sequence and pretrain."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cpbench.cli.options import cli
+from cpbench.errors import UserError
+
+
+@cli.command("new-sequence", epilog="Example: cpbench new-sequence my.yaml ~/photos/rex:dog ~/photos/mug:mug")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("items", nargs=-1, required=True, metavar="FOLDER:NOUN...")
+def new_sequence(target: Path, items: tuple[str, ...]) -> None:
+    """Write a sequence of your own concepts: folders of pictures, each with the noun for what it shows.
+
+    The pictures are checked first: number, size, copies, unreadable files.
+    """
+    from cpbench.concepts.new_sequence import report_lines, write
+
+    for line in report_lines(write(target, list(items))):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("parts", nargs=-1, type=click.Choice(["vae", "unet", "clip", "dino", "checks"]))
+@click.option("--all", "everything", is_flag=True, help="Every part.")
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=Path(".train"),
+    show_default=True,
+    help="Checkpoints and drawn pictures.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where the weights go.  [default: the package's own folder]",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu or cuda.")
+@click.option(
+    "--card", is_flag=True, help="Measure the model and write its card, docs/miniature.md, instead of training."
+)
+def pretrain(
+    parts: tuple[str, ...], everything: bool, work: Path, output: Path | None, device: str, card: bool
+) -> None:
+    """Train parts of the miniature from where a stopped training left off, and write the weights that are complete.
+
+    checks: what the card is measured with, a classifier and a second DINO judge.
+    """
+    if bool(parts) + everything + card != 1:
+        raise UserError("pretrain: name parts (vae, unet, clip, dino, checks), or --all, or --card")
+    from rich.console import Console
+
+    from cpbench.backbones.backbone import MINIATURE
+    from cpbench.running.prepare import pick_device
+
+    if card:
+        from cpbench.miniature.pretrain.card import write_card
+
+        write_card(output or MINIATURE, work, Path("docs/miniature.md"), Path("results/runs"))
+        return
+    from cpbench.files import prepare_folder
+    from cpbench.miniature.pretrain.stages import PARTS
+    from cpbench.miniature.pretrain.stages import pretrain as train
+
+    prepare_folder(work)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    with console.status("starting") as status:  # shows nothing in a log
+
+        def report(line: str) -> None:
+            if console.is_terminal and ": step " in line:
+                status.update(line)
+            else:
+                console.print(line)
+
+        train(parts or PARTS, work, output or MINIATURE, pick_device(device), report)

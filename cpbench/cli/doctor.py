@@ -1,0 +1,104 @@
+"""What is installed here, which devices, weights and photographs are within reach, and what to do about what is not."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpbench import torchvision_compat
+from cpbench.backbones import hub, untrusted
+from cpbench.concepts import photographs, sequences
+from cpbench.errors import UserError
+from cpbench.judges import published
+from cpbench.records import machine
+from cpbench.records.machine import PACKAGES
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `todo` says what to do where `good` is False."""
+
+    what: str
+    found: str
+    good: bool = True
+    todo: str = ""
+
+
+def findings(data: str | None = None) -> Iterator[Finding]:
+    yield from installed()
+    yield from devices()
+    yield from weights()
+    yield pictures(data)
+
+
+def installed() -> Iterator[Finding]:
+    yield Finding("python", platform.python_version())
+    there = machine.versions()
+    for name in ("cpbench", *PACKAGES):
+        yield Finding(name, there.get(name, "missing"), name in there, "pip install cpbench")
+    cured = torchvision_compat.apply()
+    yield Finding("torchvision", "its C extension does not load; cured, nothing to do" if cured else "loads")
+
+
+def devices() -> Iterator[Finding]:
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory()
+    yield Finding("cpu", f"{os.cpu_count()} cores, {memory.total / 1e9:.0f} GB, {memory.available / 1e9:.0f} GB free")
+    for n in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(n)
+        name = torch.cuda.get_device_name(n)
+        yield Finding(f"cuda:{n}", f"{name}, {total / 1e9:.0f} GB, {free / 1e9:.0f} GB free")
+    if not torch.cuda.is_available():
+        built = "torch is a CPU build" if torch.version.cuda is None else "no device or no driver"
+        yield Finding(
+            "cuda", f"none ({built})", False, "for Stable Diffusion, use a GPU machine with a CUDA build of torch"
+        )
+    if torch.backends.mps.is_available():
+        yield Finding("mps", "Apple's GPU")
+
+
+def weights() -> Iterator[Finding]:
+    """The miniature's, and the hub's as far as they are in its cache: nothing is downloaded."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    offline = constants.HF_HUB_OFFLINE
+    yield Finding("hub", "offline (HF_HUB_OFFLINE)" if offline else f"{constants.ENDPOINT}, asked when it is needed")
+    yield Finding("backbone miniature", f"in the package, {hub.hash_folder(hub.MINIATURE)[:8]}")
+    for name, (repository, revision) in hub.BUILT_IN.items():
+        index = try_to_load_from_cache(repository, untrusted.INDEX["backbone"], revision=revision)
+        partly = isinstance(index, str)
+        whole = partly and hub.is_whole(Path(index).parent)
+        yield _cached(f"backbone {name}", repository, whole, offline, "a local diffusers folder does as well", partly)
+    yield Finding(
+        "judges' revisions", "none is pinned: what their repositories hold now is taken, and recorded by hash"
+    )
+    for name, judge in published.PUBLISHED.items():
+        if revisions := [f"{r[:8]} (weights {hub.file_hash(file)[:8]})" for r, file in published.cached(name)]:
+            yield Finding(f"judge {name}", f"in the hub's cache, revision {', '.join(revisions)}")
+        else:
+            otherwise = f"--{judge.kind} FILE.safetensors does as well"
+            yield _cached(f"judge {name}", judge.repository, False, offline, otherwise)
+
+
+def _cached(what: str, repository: str, cached: bool, offline: bool, otherwise: str, partly: bool = False) -> Finding:
+    if cached:
+        return Finding(what, "in the hub's cache")
+    todo = f"hf download {repository} while connected" if offline else "fetched when it is first asked for"
+    return Finding(what, f"{'in part' if partly else 'not'} in the hub's cache", False, f"{todo}; {otherwise}")
+
+
+def pictures(data: str | None) -> Finding:
+    """DreamBooth's photographs, all thirty subjects of them."""
+    concepts = sequences.load("dreambench30").concepts
+    try:
+        folders = [photographs.folder_of(c, data) for c in concepts]
+        for folder, concept in zip(folders, concepts, strict=True):
+            photographs.check(folder, concept)
+    except UserError as error:
+        return Finding("photographs of DreamBooth", "not found", False, str(error))
+    return Finding("photographs of DreamBooth", f"all {len(concepts)} subjects in {Path(folders[0]).parent}")

@@ -1,0 +1,1 @@
+"""Sequences of concepts, and their pictures."""

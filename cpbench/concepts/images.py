@@ -1,0 +1,84 @@
+"""Where a concept's pictures come from: drawn by the miniature's world, or a folder of photographs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cpbench.concepts import photographs
+from cpbench.concepts.sequences import Concept
+from cpbench.errors import UserError, near
+
+if TYPE_CHECKING:
+    from cpbench.miniature.world import Identity
+
+REFERENCES = 5  # drawn pictures a concept, as many as DreamBooth's subjects have photographs (4 to 6)
+
+
+def is_drawn(concept: Concept, backbone: str) -> bool:
+    return concept.drawn and backbone == "miniature"
+
+
+def are_drawn(concepts: Iterable[Concept], backbone: str) -> bool:
+    """Whether every one of a run's concepts is drawn; a run of which some are photographs is one of photographs."""
+    return all(is_drawn(concept, backbone) for concept in concepts)
+
+
+def load(concept: Concept, backbone: str, size: int, data: Path | str | None = None, fit: str = "crop") -> np.ndarray:
+    """The concept's pictures, uint8 (n, size, size, 3). UserError names what is missing or broken.
+
+    data, fit: where photographs are looked for and how they are made square, see `photographs`; drawings ignore both.
+    """
+    if is_drawn(concept, backbone):
+        pictures = drawn(concept.name)
+        if size != (side := pictures.shape[1]):
+            raise UserError(f"concept {concept.name}: is drawn {side} pixels wide, not {size}; leave out --resolution")
+        return pictures
+    if concept.images is None:
+        raise UserError(
+            f"concept {concept.name}: has no folder of photographs, which backbone {backbone} needs; add `images: {{folder: ...}}` to the sequence"
+        )
+    return photographs.load(concept, size, data, fit)
+
+
+def guarded(concept: Concept, backbone: str, data: Path | str | None = None) -> list[Path]:
+    """The folders and files that hold the concept's pictures: nobody may open them while another concept is learned."""
+    if concept.images is None:
+        return []
+    if is_drawn(concept, backbone):
+        return [Path(concept.images)]
+    return photographs.guarded(concept, data)
+
+
+def drawn(name: str) -> np.ndarray:
+    """The drawn stand-in's pictures, uint8 (5, 64, 64, 3). UserError for a name the world does not have."""
+    from cpbench.miniature.world import SUBJECTS, subject
+
+    if name not in SUBJECTS:
+        raise near(name, sorted(SUBJECTS), "subject", "The drawn world has no other subjects.")
+    return references(subject(name), name)
+
+
+def references(who: Identity, name: str) -> np.ndarray:
+    """Five pictures of an individual: two plain rooms, three places, each in its own pose and light, by the name."""
+    from cpbench.miniature.world import Setting, draw, seeded
+    from cpbench.miniature.world.places import PLACES
+
+    chosen = seeded("reference places", name).choice(list(PLACES), REFERENCES - 2, replace=False)
+    settings = [Setting(), *(Setting(str(p)) for p in chosen), Setting()]
+    return np.stack([draw(who, s, seeded("reference", name, k)) for k, s in enumerate(settings)])
+
+
+def oracle(name: str, template: str, seed: int, index: int) -> np.ndarray:
+    """The world's own drawing of (concept, prompt): what a perfect model would draw. uint8 (64, 64, 3)."""
+    from cpbench.miniature.world import draw, read_prompt, seeded, subject
+
+    return draw(subject(name), read_prompt(template), seeded("oracle", seed, name, template, index))
+
+
+def content_hash(images: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()

@@ -1,0 +1,276 @@
+"""A sequence from folders of one's own pictures: they are checked first, then a YAML file is written, to be edited."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import shlex
+import tempfile
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from cpbench.concepts import photographs, prompt_length, sequences
+from cpbench.concepts.sequences import Kind, Sequence
+from cpbench.errors import UserError, quoted
+
+FEW, MANY = 3, 20  # pictures a concept; outside, a warning
+SMALL = 256  # pixels: half of what Stable Diffusion draws
+LIKE = "dreambench10"  # whose choice of prompts is taken over, and how its photographs' concepts are drawn
+LONGEST_NAME = 64
+# Copies that were saved again, or made half as large, differ in under 2 of 256 bits (9 in 10 of DreamBooth's
+# photographs); the two nearest of its 158 in 8, and those are drawings of one character.
+HASH_SIDE, NEARLY = 16, 6
+NOUN = re.compile(r"[^\W_][\w '’.-]*")
+# The words for animals and people that are likely; any other noun is taken for a thing, and the file says so.
+LIVE = (
+    "animal baby bear bird boy bull bulldog bunny cat chicken child collie corgi cow dachshund deer dog dolphin donkey "
+    "duck elephant ferret fish fox frog gecko girl goat goldfish goose hamster hedgehog hen horse human husky kid kitten "
+    "labrador lamb lion lizard man monkey mouse owl panda parakeet parrot penguin person pet pig pigeon pony poodle pug "
+    "puppy rabbit rat retriever rooster sheep shepherd snake spaniel squirrel swan terrier tiger tortoise turtle wolf "
+    "woman zebra"
+)
+MADE = "ceramic figurine glass knitted lego plastic plush porcelain rubber statue stuffed toy wooden"  # a rubber duck
+
+
+@dataclass(frozen=True)
+class Written:
+    """The file, what it says, the number of pictures by concept, and what should be looked at.
+
+    fresh: whether it was written now; False if just this file was there already.
+    """
+
+    path: Path
+    sequence: Sequence
+    counts: dict[str, int]
+    warnings: tuple[str, ...]
+    fresh: bool
+
+
+def write(target: Path | str, items: list[str]) -> Written:
+    """Check the folders of `items`, each "FOLDER:CLASS NOUN", and write a sequence of them, in their order, to `target`.
+
+    UserError, in one line, with nothing written, for a folder that is missing, empty or named twice, a picture that
+    cannot be read, and a target that is no YAML file, or exists with other content.
+    """
+    target = Path(os.path.abspath(os.path.expanduser(target)))
+    name = _name_of(target)
+    parsed = [parse(item) for item in items]
+    if not parsed:
+        raise UserError(f"{target.name}: no concepts; name at least one folder, such as ~/photos/rex:dog")
+    folders = [folder for folder, _ in parsed]
+    for k, folder in enumerate(folders):
+        if not os.path.isdir(folder):
+            raise UserError(f"{quoted(items[k])}: there is no folder {folder}; check the path")
+        if any(os.path.samefile(folder, other) for other in folders[:k]):
+            raise UserError(f"{quoted(items[k])}: {folder} is named twice; a concept needs a folder of its own")
+    names = names_of(parsed)
+    shown = [_as_written(folder, target.parent) for folder in folders]
+    counts, warnings = look_through(dict(zip(names, folders, strict=True)))
+    for _, noun in parsed:
+        for template in [t for of_kind in sequences.load(LIKE).evaluation.prompts.values() for t in of_kind]:
+            prompt_length.refuse_cut([prompt_length.usual()], *prompt_length.filled(template, [noun]))
+    text = _yaml(name, [(n, noun, guess_kind(noun), s) for n, (_, noun), s in zip(names, parsed, shown, strict=True)])
+    fresh = not target.exists()
+    if not fresh and not (target.is_file() and target.read_bytes() == text.encode()):
+        raise UserError(f"{target}: exists with other content; name another file, or remove it first")
+    if fresh:
+        _place(target, text)
+    return Written(target, sequences.load(target), counts, tuple(warnings), fresh)
+
+
+def report_lines(written: Written) -> list[str]:
+    """What the command line prints: the file, a line a concept, the warnings, and how to go on."""
+    concepts = written.sequence.concepts
+    widths = [
+        max(len(field) for field in column) for column in zip(*((c.name, c.class_noun) for c in concepts), strict=True)
+    ]
+    lines = [f"{'wrote' if written.fresh else 'unchanged:'} {written.path}"]
+    lines += [
+        f"  {c.name:{widths[0]}}  {c.class_noun:{widths[1]}}  {c.kind:6}  {written.counts[c.name]:3} pictures  {c.images}"
+        for c in concepts
+    ]
+    lines += [f"warning: {warning}" for warning in written.warnings]
+    return [
+        *lines,
+        "look at class nouns and kinds in the file, then for example:",
+        f"  cpbench run --method isolated --sequence {shlex.quote(str(written.path))} --backbone sd15",
+    ]
+
+
+# From the command line's words
+
+
+def parse(item: str) -> tuple[Path, str]:
+    """(folder, class noun) of "FOLDER:CLASS NOUN", split at the last colon. UserError if it is not of this form."""
+    folder, _, noun = item.rpartition(":")
+    noun = " ".join(noun.split())
+    if not folder or not NOUN.fullmatch(noun):
+        raise UserError(f"{quoted(item)}: must be FOLDER:CLASS NOUN, such as ~/photos/rex:dog")
+    return Path(os.path.abspath(os.path.expanduser(folder))), noun
+
+
+def names_of(parsed: list[tuple[Path, str]]) -> list[str]:
+    """A legal name for each concept, after its folder, no two alike even where case is ignored."""
+    names: list[str] = []
+    for folder, noun in parsed:
+        stem = legal_name(folder.name) or legal_name(noun) or "concept"
+        name, k = stem, 2
+        while name.lower() in (n.lower() for n in names):
+            name, k = f"{stem}-{k}", k + 1
+        names.append(name)
+    return names
+
+
+def legal_name(text: str) -> str:
+    """The text as a concept's name: letters without accents, digits, "_", "-" and "."; empty if nothing is left."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", plain).strip("-._")[:LONGEST_NAME].rstrip("-._")
+
+
+def guess_kind(noun: str) -> Kind:
+    """Live if the last word is an animal or a person, and no other word says that it is made of something."""
+    words = noun.lower().split()
+    return "live" if words[-1] in LIVE.split() and not set(words) & set(MADE.split()) else "object"
+
+
+def _name_of(target: Path) -> str:
+    """The sequence's name, after the file. UserError for a file that cannot be written or named so."""
+    if target.suffix not in (".yaml", ".yml"):
+        raise UserError(
+            f"{quoted(target.name)}: the first word is the file to write, with the ending .yaml, such as my.yaml"
+        )
+    name = legal_name(target.stem)
+    if not name:
+        raise UserError(f"{quoted(target.name)}: no name can be made of it; use letters and digits")
+    if name in sequences.names():
+        raise UserError(f"{quoted(target.name)}: {name} is a built-in sequence; give yours another name")
+    if not os.path.isdir(target.parent):
+        raise UserError(f"{target}: there is no folder {target.parent}; make it first")
+    return name
+
+
+def _as_written(folder: Path, home: Path) -> str:
+    """How the file in `home` names the folder: relative if it is below, so that both can be moved together."""
+    if sequences.outside(folder, home if folder.is_relative_to(home) else folder.parent):
+        folder = Path(os.path.realpath(folder))  # a link: refused in a sequence, and named by the user here
+    text = folder.relative_to(home).as_posix() if folder.is_relative_to(home) else str(folder)
+    if text != text.strip() or not text.isprintable() or "{name}" in text:
+        raise UserError(f"{quoted(str(folder))}: a YAML file cannot name this folder; give it a plainer name")
+    return f"./{text}" if text.startswith("~") else text  # a leading ~ would be read as a home folder
+
+
+# Looking through the pictures
+
+
+def look_through(folders: dict[str, Path]) -> tuple[dict[str, int], list[str]]:
+    """(number of pictures, warnings) of folders by concept. UserError for an empty folder or an unreadable picture."""
+    counts: dict[str, int] = {}
+    warnings: list[str] = []
+    seen: list[tuple[str, str, str, int]] = []  # concept, file, content, average hash
+    for concept, folder in folders.items():
+        files = photographs.files_of(folder, concept)
+        counts[concept] = n = len(files)
+        if n < FEW:
+            warnings.append(f"{concept}: {_pictures(n)}; {FEW} to 6 from several sides show more of it")
+        if n > MANY:
+            warnings.append(f"{concept}: {_pictures(n)}; all are used, and what is published uses {FEW} to 6")
+        small = []
+        for file in files:
+            picture = photographs.upright(file, concept)
+            if min(picture.size) < SMALL:
+                small.append(f"{file.name} ({picture.width} x {picture.height})")
+            content, average = content_hash(picture), average_hash(picture)
+            for other, name, its_content, its_average in seen:
+                if (average ^ its_average).bit_count() <= NEARLY:  # 0 for the same picture
+                    alike = "the same picture" if content == its_content else "nearly the same picture"
+                    warnings.append(f"{concept}: {file.name} is {alike} as {name} of {other}; keep one")
+                    break
+            seen.append((concept, file.name, content, average))
+        if small:
+            warnings.append(f"{concept}: under {SMALL} pixels, and blurred when enlarged: {', '.join(small)}")
+    return counts, warnings
+
+
+def _pictures(n: int) -> str:
+    return f"{n} picture{'s' if n > 1 else ''}"
+
+
+def content_hash(picture: Image.Image) -> str:
+    """SHA-256 of size and pixels: equal for copies whose notes alone differ."""
+    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+
+
+def average_hash(picture: Image.Image) -> int:
+    """256 bits: which cells of a 16 x 16 grey thumbnail are brighter than their mean."""
+    cells = picture.convert("L").resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BOX).tobytes()
+    mean = sum(cells) / len(cells)
+    return sum(1 << k for k, cell in enumerate(cells) if cell > mean)
+
+
+# Writing
+
+
+def _yaml(name: str, concepts: list[tuple[str, str, Kind, str]]) -> str:
+    """The file's text; concepts: name, class noun, kind, folder."""
+    entries = "".join(
+        f"  - {_flow({'name': n, 'class_noun': noun, 'kind': kind, 'images': {'folder': folder}})}\n"
+        for n, noun, kind, folder in concepts
+    )
+    test = sequences.load(LIKE).evaluation
+    drawing = test.drawing(drawn=False)
+    prompts = "".join(
+        f"  {kind}:\n" + "".join(f"    - {template}\n" for template in test.prompts[kind])
+        for kind in ("live", "object")
+    )
+    description = ", ".join(f"{n} ({noun})" for n, noun, _, _ in concepts)
+    return f"""\
+# Concepts of one's own. Everything here may be edited; `cpbench describe` with this file's path shows how it is read.
+{_line("name", name)}
+version: 1 # raise it whenever you change something that moves a score: anything below but the description
+{_line("description", description)}
+prompts: dreambench # DreamBench's 25 a kind, or your own: {{live: ["a {{}} in the snow", ...], object: [...]}}
+# In the order in which they are learned.
+# class_noun: what a stranger would call it, in a word or two. Learning starts from it, and row 0 is drawn with it alone.
+# kind: live (animals, people) is asked for outfits too, object for places only. Guessed here: check it.
+# images.folder: relative to this file, or absolute. All its pictures are used, made square as `--fit` says.
+concepts:
+{entries}evaluation: # some of the prompts, verbatim; both kinds, so that a concept's kind can be changed above
+{prompts}  # As {LIKE} is drawn on photographs, and as Stable Diffusion is mostly used. On every backbone, so that scores have
+  # one meaning; on the miniature 1, 10 and 4.0 are enough (--set evaluation.num_inference_steps=10).
+  pictures_per_prompt: {drawing.pictures_per_prompt}
+  num_inference_steps: {drawing.num_inference_steps}
+  guidance_scale: {drawing.guidance_scale}
+"""
+
+
+def _line(key: str, value: str) -> str:
+    """`key: value`, the value in quotes where YAML needs them."""
+    return yaml.safe_dump({key: value}, allow_unicode=True, width=math.inf).strip()
+
+
+def _flow(value: dict) -> str:
+    """`{key: value, ...}` in one line."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf).strip()
+
+
+def _place(target: Path, text: str) -> None:
+    """Write the file, whole, and only if it reads as a sequence."""
+    try:
+        handle, draft = tempfile.mkstemp(prefix=".", suffix=target.suffix, dir=target.parent)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); name another folder") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode())
+        os.chmod(draft, 0o644)
+        sequences.load(draft)
+        os.replace(draft, target)
+    except BaseException:
+        os.unlink(draft)
+        raise

@@ -1,0 +1,102 @@
+"""Prompts that are longer than a text encoder, or the CLIP judge, reads: both cut off the end and say nothing.
+
+Where what is cut off is the concept's own word, a dog and a cat are one prompt: that is refused. Where it is what comes
+after, a line says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cpbench.concepts.sequences import SLOT
+from cpbench.errors import UserError, quoted
+
+CLIP_READS = 75  # tokens of a prompt, by CLIP's text encoder: Stable Diffusion's, and the judge's
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Something that reads prompts. most: tokens of a prompt; count: how many a text has; added: of a learned word."""
+
+    name: str
+    most: int
+    count: Callable[[str], int]
+    added: int = 0
+
+    def lacks(self, ahead: str, whole: str, words: int = 1) -> str:
+        """What it does not read of a prompt: "concept", "end", or "" for nothing.
+
+        ahead: the prompt up to its last concept; words: how many words will be learned for them, see `added`.
+        """
+        more = self.added * words
+        if len(whole) + more <= self.most:  # a token has a character at least
+            return ""
+        if self.count(ahead) + more > self.most:
+            return "concept"
+        return "end" if self.count(whole) + more > self.most else ""
+
+
+def filled(template: str, words: Sequence[str]) -> tuple[str, str]:
+    """(ahead, whole) of a template with these words in its slots, see `Reader.lacks`."""
+    return template[: template.rindex(SLOT) + len(SLOT)].format(*words), template.format(*words)
+
+
+def readers_of(backbone: Any, judge_tokenizer: Any = None, added: int = 0) -> list[Reader]:
+    """The backbone's text encoders, with the words that are installed, and the CLIP judge where its tokenizer is given."""
+    found = []
+    for encoder in backbone.vocabulary.encoders:
+        tokenizer = getattr(backbone.pipe, encoder.tokenizer_name)
+        most = encoder.tokenizer.model_max_length - encoder.tokenizer.num_special_tokens_to_add()
+        found.append(Reader("the text encoder", most, _counting(tokenizer), added))
+    if judge_tokenizer is not None:
+        found.append(Reader("the CLIP judge", judge_tokenizer.context_length - 2, _counting(judge_tokenizer)))
+    return found
+
+
+def _counting(tokenizer: Any) -> Callable[[str], int]:
+    """How many tokens a text has, without the two at its ends: by transformers, or by either kind of open_clip's."""
+    inner = getattr(tokenizer, "tokenizer", tokenizer)
+    if hasattr(inner, "num_special_tokens_to_add"):
+        return lambda text: len(inner(text, add_special_tokens=False, verbose=False).input_ids)
+    return lambda text: len(tokenizer.encode(text))
+
+
+def usual() -> Reader:
+    """CLIP's own text encoder, for prompts whose backbone is not chosen yet."""
+
+    def count(text: str) -> int:
+        from cpbench import torchvision_compat
+
+        torchvision_compat.apply()
+        from open_clip.tokenizer import SimpleTokenizer
+
+        return len(SimpleTokenizer().encode(text))
+
+    return Reader("CLIP's text encoder", CLIP_READS, count, added=1)
+
+
+def refuse_cut(readers: Iterable[Reader], ahead: str, whole: str, words: int = 1) -> None:
+    """UserError where one of the readers does not read a prompt up to its last concept."""
+    for reader in readers:
+        if reader.lacks(ahead, whole, words) == "concept":
+            raise UserError(
+                f"prompt {quoted(whole)}: {reader.name} reads {reader.most} tokens, and the words for the concept end behind "
+                "them, so it would not be asked for; shorten the prompt or the class noun"
+            )
+
+
+def check(readers: Sequence[Reader], cells: Iterable[Any]) -> list[str]:
+    """A line for every reader that does not read some prompts to their end. UserError as in `refuse_cut`."""
+    asked = dict.fromkeys((*filled(t, cell.nouns), len(cell.nouns)) for cell in cells for t in cell.templates)
+    lines = []
+    for prompt in asked:
+        refuse_cut(readers, *prompt)
+    for reader in readers:
+        if cut := [whole for ahead, whole, words in asked if reader.lacks(ahead, whole, words)]:
+            lines.append(
+                f"{len(cut)} prompt{'s are' if len(cut) > 1 else ' is'} longer than the {reader.most} tokens that "
+                f"{reader.name} reads, so the end does not count (the first: {quoted(cut[0])})"
+            )
+    return list(dict.fromkeys(lines))

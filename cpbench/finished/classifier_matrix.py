@@ -1,0 +1,391 @@
+"""`cpbench classify`: a retention matrix without a judge. Whom does the model itself take a concept's real pictures for?
+
+The diffusion classifier (Li et al. 2023) over the concepts learned so far: a real picture x is noised, and it is taken for
+the candidate i whose words, with the model readied to draw i, predict that noise best:
+
+    e_i(x) = mean over k of mean || eps_k - eps_theta_i(a x + s eps_k, t_k, "a photo of a <words of i>") ||^2
+    R[t][j] = share of concept j's real pictures x for which e_j(x) is the smallest, of all i <= t after task t
+
+The (t_k, eps_k) are the same for all candidates, pictures, rows and runs, the t_k evenly spaced as in the paper's code.
+Row 0 is the untouched model asked with the bare class nouns of all concepts. Candidates that are equally good share a
+picture, so two dogs of row 0 have half of it each. By chance R is one in the number of candidates, which grows with t.
+
+A row takes draws x candidates x pictures UNet evaluations; what equal weights and words said of a concept's pictures once
+is not asked again, so `isolated` takes no more for all rows than for the last. What comes out is in RUN/classifier, written
+after every row, and classifier.json last: a row counts once that lists it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from rich.table import Table
+
+from cpbench.backbones import backbone as backbones
+from cpbench.backbones.loading import dtype_of
+from cpbench.concepts.sequences import Concept
+from cpbench.config import RunConfig
+from cpbench.errors import UserError
+from cpbench.files import hash8, read_json, seed_of, write_atomically, write_json
+from cpbench.finished import load, scoring
+from cpbench.finished.load import Finished
+from cpbench.learning import diffusion_classifier
+from cpbench.learning.training import TEMPLATES, Batch, noise_scheduler
+from cpbench.method import Method, NotDefined
+from cpbench.metrics import retention
+from cpbench.records import machine, terminal
+from cpbench.records import record as record_module
+from cpbench.records import tables as results
+from cpbench.records.grid import MOST_COLUMNS
+from cpbench.records.measures_table import CONFUSION
+from cpbench.records.upgrade import read as read_record
+from cpbench.running.bookkeeping import remove_temporary
+from cpbench.running.prepare import pick_device
+from cpbench.running.progress import Reporter
+
+FOLDER = "classifier"
+SCHEMA = 1
+SEED = 0  # not the run's: runs of all seeds are asked with the same noise
+TEMPLATE = TEMPLATES[0]
+UNTOUCHED = "untouched"  # the state of row 0
+FIGURES = (retention.final_average, retention.plasticity, retention.forgetting, retention.backward_transfer)
+
+
+# From errors to shares
+
+
+def votes(errors: ArrayLike) -> NDArray[np.float64]:
+    """(n, k): each picture's one vote, for the candidate of its smallest error; 1/m for each of m that are equal.
+
+    errors (n, k): of n pictures under k candidates, k > 0. ValueError for an error that is no number.
+    """
+    e = np.asarray(errors, dtype=np.float64)
+    if not np.isfinite(e).all():
+        raise ValueError("an error is not finite")
+    smallest = e == e.min(axis=1, keepdims=True)
+    return smallest / smallest.sum(axis=1, keepdims=True)
+
+
+def confusion(errors: ArrayLike, own: ArrayLike) -> NDArray[np.float64]:
+    """counts (k, k): [j, i] the pictures of candidate j that are taken for candidate i; see `votes`.
+
+    errors (n, k); own (n,): which candidate each picture is of.
+    """
+    taken = votes(errors)
+    counts = np.zeros((taken.shape[1], taken.shape[1]))
+    np.add.at(counts, np.asarray(own), taken)
+    return counts
+
+
+def accuracy(counts: ArrayLike) -> NDArray[np.float64]:
+    """(k,): of each candidate the share of its pictures taken for it, from counts (k, k). NaN for one without pictures."""
+    counts = np.asarray(counts, dtype=np.float64)
+    whole = counts.sum(axis=1)
+    return np.divide(np.diagonal(counts), whole, out=np.full(len(counts), np.nan), where=whole > 0)
+
+
+# Asking the model
+
+
+def evenly(draws: int, steps: int) -> list[int]:
+    """The middles of `draws` equal parts of a schedule's timesteps 0 .. steps - 1, as Li et al.'s code has them."""
+    return [(2 * k + 1) * steps // (2 * draws) for k in range(draws)]
+
+
+def noised(backbone: backbones.Backbone, pictures: np.ndarray, draws: int) -> Batch:
+    """Pictures uint8 (n, h, w, 3) as a batch of n x draws noised latents, a picture's own behind each other.
+
+    Latents are the means of the autoencoder's posterior; noise k is drawn on the CPU in float32 from (SEED, k).
+    """
+    scheduler, n = noise_scheduler(backbone), len(pictures)
+    latents = backbone.encode_images(pictures)[0].repeat_interleave(draws, 0)
+    generators = [torch.Generator().manual_seed(seed_of(SEED, FOLDER, k)) for k in range(draws)]
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in generators]).repeat(n, 1, 1, 1)
+    noise = noise.to(latents)
+    timesteps = torch.tensor(evenly(draws, scheduler.config.num_train_timesteps) * n, device=latents.device)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    return Batch(latents, noise, noisy, timesteps, TEMPLATE, torch.arange(n).repeat_interleave(draws))
+
+
+@torch.no_grad()
+def mean_errors(backbone: backbones.Backbone, phrase: str, batch: Batch, draws: int, most: int) -> NDArray[np.float64]:
+    """e (n,): of each picture of `noised`, the mean error in epsilon under a phrase over its draws, `most` a call of the UNet.
+
+    UserError where the model predicts no numbers.
+    """
+    found = []
+    for i in range(0, len(batch.noisy), most):
+        cut = slice(i, i + most)
+        part = Batch(
+            batch.latents[cut],
+            batch.noise[cut],
+            batch.noisy[cut],
+            batch.timesteps[cut],
+            batch.template,
+            batch.which[cut],
+        )
+        predicted = diffusion_classifier.predicted_noise(backbone, part, [phrase])
+        found.append(diffusion_classifier.errors(predicted, part.noise)[:, 0])
+    e = torch.cat(found).double().view(-1, draws).mean(1).cpu().numpy()
+    if not np.isfinite(e).all():
+        raise UserError(
+            f"phrase {phrase!r}: the model predicts no numbers (NaN); lower the learning rate and run it again"
+        )
+    return e
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the matrix. counts (k, k): see `confusion`, of the candidates; state: the checksum of what it is of."""
+
+    state: str
+    candidates: tuple[str, ...]
+    counts: NDArray[np.float64]
+    unet_evaluations: int
+
+
+@dataclass
+class Asked:
+    """A run at work. batches: by concept, see `noised`; known: errors by (weights put in, phrase, concept)."""
+
+    folder: Path
+    config: RunConfig
+    method: Method
+    backbone: backbones.Backbone
+    concepts: Sequence[Concept]
+    batches: dict[str, Batch]
+    draws: int
+    known: dict[tuple[str, str, str], NDArray[np.float64]] = field(default_factory=dict)
+
+    def work(self, t: int) -> int:
+        """UNet evaluations of row t, where nothing is known before."""
+        learned = learned_by(self.concepts, t)
+        return len(learned) * sum(len(self.batches[c.name].noisy) for c in learned)
+
+
+def learned_by(concepts: Sequence[Concept], t: int) -> Sequence[Concept]:
+    """The concepts of row t, which are its candidates too: those learned, in row 0 all."""
+    return concepts[:t] if t else concepts
+
+
+def row(asked: Asked, t: int, reporter: Reporter) -> Row:
+    """Row t, with the state on disk. A candidate that the method cannot ready is left out, and its pictures with it."""
+    learned, before = learned_by(asked.concepts, t), asked.backbone.unet_evaluations
+    nouns = {c.name: c.class_noun for c in learned}
+    it = None
+    if t:
+        state = load.state_after(asked.folder, t, nouns)
+        it = Finished(asked.folder, asked.config, asked.method, state, asked.backbone, nouns)
+    columns: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for concept in learned:
+        reporter.at("untouched model" if t == 0 else f"task {t} of {len(asked.concepts)}: as {concept.name}")
+        try:
+            with load.installed(it, (concept.name,)) if it else nullcontext():
+                phrase = it.phrase(concept.name) if it else concept.class_noun
+                columns[concept.name] = column(asked, phrase, nouns)
+        except NotDefined as reason:
+            reporter.say(f"task {t}, {concept.name}: not defined ({reason})")
+        reporter.advance(asked.work(t) / len(learned))
+    names = tuple(columns)
+    errors = [np.stack([columns[i][j] for i in names], axis=1) for j in names]
+    own = np.repeat(np.arange(len(names)), [len(e) for e in errors])
+    # as the file has them, or a row that is kept would differ from one that is made
+    counts = confusion(np.concatenate(errors), own).round(6) if names else np.zeros((0, 0))
+    return Row(state_of(asked.folder, t) or "", names, counts, asked.backbone.unet_evaluations - before)
+
+
+def column(asked: Asked, phrase: str, concepts: Collection[str]) -> dict[str, NDArray[np.float64]]:
+    """By concept the errors (n,) of its pictures under a phrase, with what is installed now."""
+    installed = asked.backbone.installed_hash()
+    most = 2 * asked.config.evaluation.batch_size  # guidance puts as many through the UNet in drawing, so they fit
+    for name in concepts:
+        if (key := (installed, phrase, name)) not in asked.known:
+            asked.known[key] = mean_errors(asked.backbone, phrase, asked.batches[name], asked.draws, most)
+    return {name: asked.known[installed, phrase, name] for name in concepts}
+
+
+# A run folder
+
+
+@dataclass(frozen=True)
+class Done:
+    """folder: where it was written; matrix: rows that exist, a column a concept; spent: UNet evaluations, now and in all;
+    left_out: rows that were asked for and have no state.
+    """
+
+    folder: Path
+    matrix: pd.DataFrame
+    spent: tuple[int, int]
+    left_out: list[int]
+
+
+def classify(
+    run: Path,
+    rows: Sequence[int] | None = None,
+    draws: int = 4,
+    data: str | None = None,
+    device: str = "auto",
+    allow_pickle: bool | None = None,
+    trust_remote_code: bool | None = None,
+) -> Done:
+    """Make the rows of a run's matrix that are not there yet; rows None: all whose states are on disk.
+
+    UserError where the run, its sequence or its concepts' pictures are not what they were, or no row can be made.
+    """
+    folder = record_module.find(run)
+    record = read_record(folder)
+    config, _, weights = load.recorded(record, folder)
+    config = load.allowed(config, folder, pick_device(device), allow_pickle, trust_remote_code)
+    facts = scoring.facts_of(record, folder)
+    sequence = scoring.sequence_of(config, facts, folder)
+    concepts = sequence.concepts
+    if rows and max(rows) > len(concepts):
+        raise UserError(f"--rows: there is no row {max(rows)}; the sequence has {len(concepts)} tasks")
+    target, wanted = folder / FOLDER, sorted(set(range(len(concepts) + 1) if rows is None else rows))
+    settings = settings_of(config, facts, draws)
+    made = kept(target, settings, folder, [c.name for c in concepts])
+    there = [
+        t for t in range(len(concepts) + 1) if t == 0 or (folder / f"task-{t:02d}" / "state.safetensors").is_file()
+    ]
+    left_out = [t for t in wanted if t not in there and t not in made]
+    if left_out == wanted:
+        raise UserError(
+            f"run {folder}: {said(left_out)} not on disk (not kept, see --keep-states, or not learned yet); "
+            f"name others with --rows: {', '.join(map(str, sorted({*there, *made})))}"
+        )
+    real = scoring.real_pictures(config, facts, sequence, folder, data)
+    todo, spent = [t for t in wanted if t in there and t not in made], 0
+    if todo:
+        method, backbone = load.loaded(config, folder, weights)
+        target.mkdir(exist_ok=True)  # before anything is spent
+        remove_temporary(target)
+        batches = {name: noised(backbone, pictures, draws) for name, pictures in real.items()}
+        asked = Asked(folder, config, method, backbone, concepts, batches, draws)
+        timesteps = evenly(draws, noise_scheduler(backbone).config.num_train_timesteps)
+        if not made:  # rows of other settings must not be taken for these: first what lists them
+            for name in ("classifier.json", "confusion.csv", "matrix.csv"):
+                (target / name).unlink(missing_ok=True)
+        title = f"classifying with {config.method} on {sequence.name}"
+        with Reporter(title, sum(map(asked.work, todo))) as reporter:
+            for t in todo:
+                made[t] = row(asked, t, reporter)
+                spent += made[t].unet_evaluations
+                write_tables(target, made, [c.name for c in concepts])
+                write_json(target / "classifier.json", record_of(made, settings, timesteps))
+    matrix = write_tables(target, made, [c.name for c in concepts])
+    return Done(target, matrix, (spent, sum(r.unet_evaluations for r in made.values())), left_out)
+
+
+def said(rows: Sequence[int]) -> str:
+    """ "the state of row 3 is", or of several."""
+    several = len(rows) > 1
+    return f"the state{'s' * several} of row{'s' * several} {', '.join(map(str, rows))} {'are' if several else 'is'}"
+
+
+def settings_of(config: RunConfig, facts: dict[str, Any], draws: int) -> dict[str, Any]:
+    """What rows must have in common to be in one matrix, beside their states."""
+    return {
+        "schema": SCHEMA,
+        "run": hash8(facts),
+        "draws": draws,
+        "seed": SEED,
+        "template": TEMPLATE,
+        "device": config.device.partition(":")[0],
+        "dtype": str(dtype_of(config.backbone, config.device, config.loading)),
+    }
+
+
+def state_of(folder: Path, t: int) -> str | None:
+    """What tells one state from another: its checksum, which stays when its tensors are dropped. None where there is none."""
+    if t == 0:
+        return UNTOUCHED
+    record = read_json(folder / f"task-{t:02d}" / "state.json")
+    digest = record.get("sha256") if isinstance(record, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def record_of(made: dict[int, Row], settings: dict[str, Any], timesteps: list[int]) -> dict[str, Any]:
+    rows = {
+        str(t): {"state": r.state, "candidates": r.candidates, "unet_evaluations": r.unet_evaluations}
+        for t, r in made.items()
+    }
+    return {
+        "settings": settings,
+        "timesteps": timesteps,
+        "rows": rows,
+        "unet_evaluations": sum(r.unet_evaluations for r in made.values()),
+        "versions": machine.versions(),
+        "commit": machine.commit(),
+    }
+
+
+def write_tables(target: Path, made: dict[int, Row], concepts: list[str]) -> pd.DataFrame:
+    """confusion.csv and matrix.csv; returns the matrix."""
+    lines = [
+        (t, own, other, f"{r.counts[j, i]:.6f}".rstrip("0").rstrip("."))
+        for t, r in sorted(made.items())
+        for j, own in enumerate(r.candidates)
+        for i, other in enumerate(r.candidates)
+    ]
+    table = pd.DataFrame(lines, columns=CONFUSION)
+    write_atomically(target / "confusion.csv", table.to_csv(index=False).encode())
+    shares = {t: dict(zip(r.candidates, accuracy(r.counts), strict=True)) for t, r in sorted(made.items())}
+    matrix = pd.DataFrame(
+        [[share.get(c, np.nan) for c in concepts] for share in shares.values()], list(shares), concepts
+    )
+    matrix.index.name = "row"
+    write_atomically(target / "matrix.csv", matrix.to_csv(float_format="%.6f").encode())
+    return matrix
+
+
+def kept(target: Path, settings: dict[str, Any], folder: Path, concepts: list[str]) -> dict[int, Row]:
+    """The rows that are there already, whole, of these settings and of the states of now."""
+    record, made = read_json(target / "classifier.json"), {}
+    kinds = {"row": int, "concept": str, "nearest": str, "count": float}
+    table = results.read_table(target / "confusion.csv", kinds, CONFUSION[:-1])
+    if table is None or not isinstance(record, dict) or record.get("settings") != settings:
+        return {}
+    listed = record.get("rows")
+    for key, one in listed.items() if isinstance(listed, dict) else ():
+        try:
+            t, names, spent = int(key), tuple(one["candidates"]), int(one["unet_evaluations"])
+            known = 0 <= t <= len(concepts) and set(names) <= set(concepts[:t] if t else concepts)
+            of_now = one["state"] == state_of(folder, t)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            continue
+        own = table[table["row"] == t]
+        whole = list(zip(own["concept"], own["nearest"], strict=True)) == [(j, i) for j in names for i in names]
+        if known and of_now and whole and np.isfinite(own["count"]).all():
+            counts = own["count"].to_numpy().reshape(len(names), len(names))
+            made[t] = Row(one["state"], names, counts, spent)
+    return made
+
+
+def tables(matrix: pd.DataFrame) -> list[Table]:
+    """Rich tables: the matrix if it fits a terminal, and the figures after its last row."""
+    out = []
+    if len(matrix.columns) <= MOST_COLUMNS:
+        out.append(terminal.matrix_table("share of real pictures that the model takes for their own concept", matrix))
+    if found := figures(matrix):
+        table = terminal.compact(f"summary after task {matrix.index.max()}")
+        table.add_column("", no_wrap=True)
+        table.add_column("classified right", justify="right")
+        for name, value in found.items():
+            table.add_row(name.replace("_", " "), terminal.number(value))
+        out.append(table)
+    return out
+
+
+def figures(matrix: pd.DataFrame) -> dict[str, float]:
+    """By name the figures of `metrics` that need no ceiling, after the last row that is there; NaN for lack of a row."""
+    last = int(matrix.index.max())
+    R = matrix.reindex(range(last + 1)).to_numpy()[:, :last]
+    return {f.__name__: f(R) for f in FIGURES} if last else {}

@@ -1,0 +1,108 @@
+"""A run's state as files that plain diffusers loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from cpbench.backbones import hub
+from cpbench.errors import UserError, near, quoted
+from cpbench.files import FILE_NAME, plain, prepare_folder, write_atomically
+from cpbench.finished.load import Finished, installed
+from cpbench.method import NotDefined
+
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that load_lora_weights looks for
+ENCODERS = ("clip_l", "clip_g")  # the usual keys of a word's two parts for SDXL
+
+
+def export(it: Finished, out: Path, concept: str | None = None) -> list[Path]:
+    """Write the state for plain diffusers: a LoRA and token embeddings, or a pipeline folder where weights were learned.
+
+    concept: which one, for a method that cannot use several at once. Returns what was written; README.md says how to
+    load it.
+    """
+    from safetensors.torch import save
+
+    if concept is not None and concept not in it.nouns:
+        raise near(concept, list(it.nouns), "concept", f"Learned at that point: {', '.join(it.nouns)}.")
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: is not empty; name a new folder")
+    concepts = (concept,) if concept else tuple(it.nouns)
+    prepare_folder(out)
+    written = []
+    try:
+        with installed(it, concepts):
+            lora = it.method.lora(it.state, concepts)
+            rows = {name: row.detach().cpu() for name, row in it.backbone.rows.items()}
+            if odd := [name for name in rows if not FILE_NAME.fullmatch(name)]:
+                raise UserError(f"run {it.folder}: its state's word {quoted(odd[0])} cannot name a file; run it again")
+            if lora is None:
+                it.backbone.vocabulary.restore()  # the words go into files of their own
+                it.backbone.pipe.save_pretrained(out / "pipeline")
+                written.append(out / "pipeline")
+    except NotDefined as reason:
+        raise UserError(f"{reason}; name one with --concept") from None
+    if lora:
+        tensors = {f"unet.{name}.weight": value.contiguous().cpu() for name, value in lora.items()}
+        write_atomically(out / LORA_FILE, save(tensors))
+        written.append(out / LORA_FILE)
+    for name, row in rows.items():
+        parts = [row[e.part].clone() for e in it.backbone.vocabulary.encoders]
+        keys = (f"<{name}>",) if len(parts) == 1 else ENCODERS
+        file = out / "tokens" / f"{name}.safetensors"
+        write_atomically(file, save(dict(zip(keys, parts, strict=True))))
+        written.append(file)
+    write_atomically(out / "README.md", how_to_load(it, concepts, bool(lora), lora is None, list(rows)).encode())
+    return [*written, out / "README.md"]
+
+
+def _python(words: str) -> str:
+    """The words as Python writes them, in quotes that people use, and with no backtick that would end the code."""
+    return json.dumps(words).replace("`", "\\u0060")
+
+
+def _code(words: str) -> str:
+    """The words in a table of Markdown, as code."""
+    return "`" + " ".join(words.split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def how_to_load(it: Finished, concepts: Sequence[str], lora: bool, whole: bool, rows: list[str]) -> str:
+    kind = type(it.backbone.pipe).__name__
+    name, revision = hub.BUILT_IN.get(it.config.backbone, (it.config.backbone, it.config.loading.revision))
+    source = "pipeline" if whole else str(hub.MINIATURE) if name == "miniature" else name
+    pinned = f", revision={_python(it.config.loading.revision or revision)}" if revision and not whole else ""
+    code = ["from diffusers import " + kind, "", f"pipe = {kind}.from_pretrained({_python(source)}{pinned})"]
+    if lora:
+        code.append('pipe.load_lora_weights(".")')
+    if len(it.backbone.vocabulary.encoders) == 1:
+        code += [f'pipe.load_textual_inversion("tokens/{name}.safetensors")' for name in rows]
+    elif rows:
+        code[0] = "from safetensors.torch import load_file\n" + code[0]
+        code.append(f"for word in {rows}:")
+        code.append('    parts = load_file(f"tokens/{word}.safetensors")')
+        for key, suffix in zip(ENCODERS, ("", "_2"), strict=True):
+            code.append(f'    pipe.load_textual_inversion(parts["{key}"], token=f"<{{word}}>",')
+            code.append(f"        text_encoder=pipe.text_encoder{suffix}, tokenizer=pipe.tokenizer{suffix})")
+        code.append("# a config that names another end of text than the tokenizer's pools at the new words instead")
+        code.append("pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id")
+    prompt = _python(f"a photo of a {it.phrase(concepts[0])}")
+    code.append(f'pipe({prompt}).images[0].save("picture.png")')
+    words = [f"| {c} | {plain(it.nouns[c])} | {_code(it.phrase(c))} |" for c in concepts]
+    method, sequence, backbone = map(plain, (it.config.method, it.config.sequence, it.config.backbone))
+    return "\n".join(
+        [
+            f"# {method} after {len(it.nouns)} of the tasks of {sequence}",
+            "",
+            f"Learned by cpbench on {backbone}, seed {it.config.seed}. In this folder:",
+            "",
+            "```python",
+            *code,
+            "```",
+            "",
+            "| concept | class noun | words for it |",
+            "|---|---|---|",
+            *words,
+            "",
+        ]
+    )

@@ -1,0 +1,195 @@
+"""What a run's states are good for: draw any prompt with one, and write one as files that plain diffusers loads."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpbench.config import RunConfig, validated
+from cpbench.errors import DamagedState, RulesError, UserError, near
+from cpbench.files import FILE_NAME
+from cpbench.method import Method, NotDefined, State
+from cpbench.records.record import _listed, find
+from cpbench.records.upgrade import read as read_record
+from cpbench.registry import load_method
+
+if TYPE_CHECKING:
+    from cpbench.backbones.backbone import Backbone
+
+
+@dataclass
+class Finished:
+    """A state of a run, with what is needed to use it."""
+
+    folder: Path
+    config: RunConfig
+    method: Method
+    state: State
+    backbone: Backbone
+    nouns: dict[str, str]  # of the concepts that are learned, in their order
+
+    def phrase(self, concept: str) -> str:
+        return self.method.phrase(concept, self.nouns[concept], self.state)
+
+
+def open_run(
+    run: Path,
+    after: int | None = None,
+    device: str = "auto",
+    allow_pickle: bool | None = None,
+    trust_remote_code: bool | None = None,
+) -> Finished:
+    """The state after task `after`, the last one that is there if None. UserError, in one line, for what is missing.
+
+    The folder may come from anybody: what it says of its method and its backbone is no reason to run code or to unpickle
+    weights, which the two last arguments allow.
+    """
+    folder = find(run)
+    record = read_record(folder)
+    config, concepts, weights = recorded(record, folder)
+    config = allowed(config, folder, device, allow_pickle, trust_remote_code)
+    there = [t for t in range(1, len(concepts) + 1) if (folder / f"task-{t:02d}" / "state.safetensors").exists()]
+    if not there:
+        raise UserError(f"run {folder}: has no state yet; let it finish a task first")
+    t = there[-1] if after is None else after
+    if t not in there:
+        raise UserError(f"run {folder}: there is no state after task {t}; it has those after {_listed(there)}")
+    state = state_after(folder, t, concepts)
+    method, backbone = loaded(config, folder, weights)
+    it = Finished(folder, config, method, state, backbone, {c: concepts[c] for c in state.concepts})
+    with suppress(NotDefined), installed(it, (state.concepts[0],)):
+        it.phrase(state.concepts[0])  # what is missing in the state shows here
+    return it
+
+
+def recorded(record: Any, folder: Path) -> tuple[RunConfig, dict[str, str], str]:
+    """(config, class nouns by concept, hash of the backbone's weights) of a run.json. UserError for any other content."""
+    try:
+        nouns, weights = record["sequence"]["class_nouns"], record["facts"]["backbone"]
+        given = {k: v for k, v in record["config"].items() if v is not None}
+        if not all(
+            FILE_NAME.fullmatch(c) and isinstance(noun, str) and noun.isprintable() for c, noun in nouns.items()
+        ):
+            raise ValueError("names that no concepts have")
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"run {folder}: run.json cannot be read; name another run, or run it again") from None
+    return validated(RunConfig, given, f"run {folder}"), nouns, weights
+
+
+def allowed(
+    config: RunConfig, folder: Path, device: str, allow_pickle: bool | None, trust_remote_code: bool | None
+) -> RunConfig:
+    """A run's configuration on `device`, with what its user allows: what it says of that itself does not count.
+
+    UserError where its method is a file that the user does not trust.
+    """
+    loading = config.loading.model_copy(
+        update={"allow_pickle": bool(allow_pickle), "trust_remote_code": bool(trust_remote_code)}
+    )
+    if config.method.endswith(".py") and not trust_remote_code:
+        raise UserError(
+            f"run {folder}: its method is the Python file {config.method}; if you trust what is in it, pass --trust-remote-code"
+        )
+    return config.model_copy(update={"device": device, "loading": loading})
+
+
+def state_after(folder: Path, t: int, concepts: Collection[str]) -> State:
+    """The state after task t. UserError if it is not whole, or of none of these concepts or of others."""
+    try:
+        state = State.load(folder / f"task-{t:02d}")
+    except (DamagedState, FileNotFoundError) as error:
+        raise UserError(f"run {folder}: {error}; run the same command again to do task {t} again") from None
+    if not state.concepts or not set(state.concepts) <= set(concepts):
+        raise UserError(
+            f"run {folder}: the state after task {t} is of concepts that run.json does not know; run it again"
+        )
+    return state
+
+
+def loaded(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backbone]:
+    """The run's method and its backbone. UserError if that has other weights by now."""
+    from cpbench.backbones import loading as loading_module
+    from cpbench.running.prepare import device_for
+
+    backbone = loading_module.load(config.backbone, device_for(config), config.loading)
+    if backbone.weights_hash != weights:
+        raise UserError(f"run {folder}: was made with other weights than those of {config.backbone} here; use those")
+    kind = load_method(config.method)
+    return kind(validated(kind.Options, config.options, f"run {folder}: method {config.method}")), backbone
+
+
+@contextmanager
+def installed(it: Finished, concepts: tuple[str, ...]) -> Iterator[None]:
+    """The backbone with the state for `concepts`. UserError if the state is not this method's, or not for this backbone."""
+    try:
+        with it.backbone.installed(it.method, it.state, concepts):
+            yield
+    except (NotDefined, UserError, RulesError, OSError):
+        raise
+    except Exception as error:  # the state may come from anybody, and a method looks for what it saved itself
+        if "out of memory" in str(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UserError(
+            f"run {it.folder}: its state is not one that {it.config.method} can use on {it.config.backbone} ({reason}); "
+            "run it again"
+        ) from error
+
+
+# Drawing
+
+
+def sample(it: Finished, prompt: str, n: int, seed: int, steps: int | None, guidance: float | None) -> Any:
+    """`n` pictures uint8 (n, h, w, 3) of a prompt in which "{dog6}" stands for the concept dog6."""
+    from cpbench.backbones.sampling import Sampler, Wanted, draw
+    from cpbench.concepts import images, sequences
+
+    named = concepts_in(prompt, list(it.nouns))
+    words = "".join(text + (it.phrase(c) if c else "") for text, c, *_ in string.Formatter().parse(prompt))
+    sequence = sequences.load(it.config.sequence)
+    usual = sequence.evaluation.drawing(images.are_drawn(sequence.concepts, it.config.backbone))
+    sampler = Sampler(steps or usual.num_inference_steps, usual.guidance_scale if guidance is None else guidance)
+    try:
+        with installed(it, named):
+            refuse_unread(it, prompt)
+            return draw(it.backbone, [Wanted(words, seed, "sample", prompt, k) for k in range(n)], sampler)
+    except NotDefined as reason:
+        raise UserError(f"prompt {prompt!r}: {reason}; name one concept") from None
+
+
+def refuse_unread(it: Finished, prompt: str) -> None:
+    """UserError where a text encoder does not read a prompt up to its last concept; a line where it misses the end."""
+    from cpbench.concepts import prompt_length
+
+    ahead = whole = ""
+    for text, concept, *_ in string.Formatter().parse(prompt):
+        whole += text + (it.phrase(concept) if concept else "")
+        ahead = whole if concept else ahead
+    readers = prompt_length.readers_of(it.backbone)
+    prompt_length.refuse_cut(readers, ahead, whole)
+    if cut := [reader for reader in readers if reader.lacks(ahead, whole)]:
+        print(
+            f"note: the prompt is longer than the {cut[0].most} tokens that {cut[0].name} reads: its end does not count"
+        )
+
+
+def concepts_in(prompt: str, learned: list[str]) -> tuple[str, ...]:
+    """The concepts that a prompt names in braces, each once. UserError for one that is not learned yet."""
+    try:
+        parsed = [rest for _, *rest in string.Formatter().parse(prompt) if rest[0] is not None]
+        if odd := [field for field, form, conversion in parsed if form or conversion]:
+            raise ValueError(f"{odd[0]} is followed by more than a brace")
+    except ValueError as error:
+        raise UserError(f"prompt {prompt!r}: {error}; write a concept as {{{learned[0]}}}") from None
+    fields = [field for field, *_ in parsed]
+    for field in fields:
+        if field not in learned:
+            raise near(field, learned, "concept", f"Learned at that point: {', '.join(learned)}.")
+    return tuple(dict.fromkeys(fields))
+
+
+# Export

@@ -1,0 +1,56 @@
+"""CLIP-I and DINO by two other rules than all pairs: the nearest real picture, and embeddings less what all share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cpbench.concepts.sequences import Sequence
+from cpbench.metrics.cosines import common_mean, cosine_centred, cosine_nearest
+from cpbench.running.cells import of_row, pictures_of
+from cpbench.running.measures import features
+
+if TYPE_CHECKING:
+    from cpbench.judges.embeddings import Embeddings
+
+JUDGES = {"clip_i": "clip", "dino": "dino"}
+
+
+def matrices(
+    folder: Path,
+    sequence: Sequence,
+    rows: list[int],
+    per_prompt: int,
+    real: Mapping[str, np.ndarray],
+    judges: Mapping[str, Embeddings],
+) -> dict[str, pd.DataFrame]:
+    """Retention matrices (rows, concepts) of a run's pictures on disk, by "clip_i-nearest", "clip_i-centred", "dino-...".
+
+    See `metrics.cosine_nearest` and `metrics.cosine_centred`, whose centre is that of the real pictures of all the
+    sequence's concepts. real: each concept's pictures (n, h, w, 3). NaN where no picture is there.
+    """
+    concepts = [c.name for c in sequence.concepts]
+    drawn = {
+        t: {
+            cell.name: pictures
+            for cell in of_row(sequence, t, per_prompt)
+            if cell.kind == "cell" and (pictures := pictures_of(folder / f"task-{t:02d}", cell))
+        }
+        for t in rows
+    }
+    out = {}
+    for metric, kind in JUDGES.items():
+        references = {c: judges[kind].images(real[c]) for c in concepts}
+        centre = common_mean(references.values())
+        nearest, centred = (pd.DataFrame(np.nan, index=pd.Index(rows, name="row"), columns=concepts) for _ in range(2))
+        for t, pictures in drawn.items():
+            for concept, vectors in features(judges[kind], pictures).items():
+                own = np.stack(list(vectors.values()))
+                nearest.loc[t, concept] = cosine_nearest(own, references[concept])
+                centred.loc[t, concept] = cosine_centred(own, references[concept], centre)
+        out |= {f"{metric}-nearest": nearest, f"{metric}-centred": centred}
+    return out

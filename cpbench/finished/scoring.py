@@ -1,0 +1,169 @@
+"""`cpbench score`: a run's saved pictures judged again, by other judges; nothing is drawn, nothing of the run is changed.
+
+Embeddings are kept in RUN/embeddings by the pictures' content, so the same judge is asked once. What comes out is in
+RUN/scored/<judges>/: scores.csv, matrices (those by other rules of pairing too, see `pair_rules`), measures.csv,
+identification.csv and judges.json.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cpbench.concepts import images, sequences
+from cpbench.config import RunConfig
+from cpbench.errors import UserError, near
+from cpbench.files import write_atomically, write_json
+from cpbench.finished import load, pair_rules
+from cpbench.judges import identity as judge_identity
+from cpbench.judges.embeddings import Embeddings
+from cpbench.judges.published import PUBLISHED
+from cpbench.judges.select import load_for
+from cpbench.metrics import matrices
+from cpbench.metrics.matrices import SCORE_COLUMNS
+from cpbench.records import measures_table, tables
+from cpbench.records import record as record_module
+from cpbench.records.upgrade import read as read_record
+from cpbench.running import cells, judging, measures
+from cpbench.running.cells import pictures_of
+from cpbench.running.judging import reference_rows
+from cpbench.running.prepare import drawing_of, measuring, rows_of
+
+MOST_OF_A_NAME = 40  # characters of a judge's name in a folder's
+
+
+def kinds_of(names: tuple[str, ...]) -> dict[str, str]:
+    """By kind ("clip", "dino") the published judge of a name; UserError for an unknown one, or two of a kind."""
+    chosen: dict[str, str] = {}
+    for name in names:
+        if name not in PUBLISHED:
+            raise near(name, PUBLISHED, "judge", "--clip and --dino take files and folders.")
+        kind = PUBLISHED[name].kind
+        if kind in chosen:
+            raise UserError(f"--judge {name}: {chosen[kind]} is a {kind} as well; name one of each kind")
+        chosen[kind] = name
+    return chosen
+
+
+def again(
+    run: Path,
+    clip: str | None,
+    dino: str | None,
+    data: str | None = None,
+    device: str = "cpu",
+    clip_preprocessing: str | None = None,
+    dino_preprocessing: str | None = None,
+    clip_activation: str | None = None,
+) -> tuple[Path, list[str], int]:
+    """Score a run's pictures; (the folder with what came out, its concepts, the last row).
+
+    clip, dino and what follows on the device: see `judges.load_for`. The judge of a kind that is not named is the run's
+    usual one, with the run's own preprocessing. UserError where the run, its sequence or its concepts' pictures are not
+    what they were.
+    """
+    folder = record_module.find(run)
+    record = read_record(folder)
+    config, _, _ = load.recorded(record, folder)
+    facts = facts_of(record, folder)
+    sequence = sequence_of(config, facts, folder)
+    real = real_pictures(config, facts, sequence, folder, data)
+    # what the run was told of its judge is not meant for another
+    theirs = load_for(
+        config.backbone,
+        clip or config.clip,
+        dino or config.dino,
+        device,
+        clip_preprocessing or (None if clip else config.clip_preprocessing),
+        dino_preprocessing or (None if dino else config.dino_preprocessing),
+        clip_activation or (None if clip else config.clip_activation),
+    )
+    kept = measuring(folder, theirs)
+    _, per_prompt = drawing_of(config, sequence)
+    there = [t for t in rows_of(config, len(sequence.concepts)) if (folder / f"task-{t:02d}" / "pictures").is_dir()]
+    if not there:
+        raise UserError(f"run {folder}: its pictures are not there; run it again, or name another")
+    try:
+        lines = [line for t in there for line in row(folder, sequence, t, per_prompt, real, kept, config)]
+        found = measures.measure(folder, sequence, there, per_prompt, real, kept)
+        by_rules = pair_rules.matrices(folder, sequence, there, per_prompt, real, kept)
+    finally:
+        for judge in kept.values():
+            judge.save()
+    target = folder / "scored" / "-".join(folder_name(judge.identity) for judge in theirs.values())
+    scores = pd.DataFrame(lines, columns=SCORE_COLUMNS)
+    concepts = [c.name for c in sequence.concepts]
+    tables.write_scores(target / "scores.csv", scores)
+    for metric, table in (matrices.matrices(scores, concepts) | by_rules).items():
+        write_atomically(target / f"matrix-{metric}.csv", table.to_csv(float_format="%.6f").encode())
+    measures_table.write(target, found)
+    for line in measures.refusals(found.refused):
+        print(line)
+    write_json(target / "judges.json", {kind: judge.identity for kind, judge in theirs.items()})
+    return target, concepts, max(there)
+
+
+def folder_name(identity: dict[str, Any]) -> str:
+    """A judge's part of the folder's name: the beginning of its model's, and a key of all that moves its scores."""
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", identity["model"])[:MOST_OF_A_NAME].strip("-.")
+    return f"{model}-{judge_identity.key(judge_identity.counted(identity))}"
+
+
+def facts_of(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a run.json says of the run's input. UserError where it lacks what is looked for."""
+    facts = record["facts"]
+    if not (
+        isinstance(facts, dict) and isinstance(facts.get("images"), dict) and isinstance(facts.get("picture_size"), int)
+    ):
+        raise UserError(f"run {folder}: run.json cannot be read; name another run, or run it again")
+    return facts
+
+
+def real_pictures(
+    config: RunConfig, facts: dict[str, Any], sequence: sequences.Sequence, folder: Path, data: str | None
+) -> dict[str, np.ndarray]:
+    """By concept its pictures, uint8 (n, h, w, 3); UserError if they are not those that the run learned from."""
+    real = {
+        c.name: images.load(c, config.backbone, facts["picture_size"], data or config.data, config.fit)
+        for c in sequence.concepts
+    }
+    if odd := [c for c, them in real.items() if images.content_hash(them) != facts["images"].get(c)]:
+        raise UserError(f"run {folder}: the pictures of {odd[0]} are not those it learned from; name them with --data")
+    return real
+
+
+def sequence_of(config: RunConfig, facts: dict[str, Any], folder: Path) -> sequences.Sequence:
+    """The run's sequence in its order; UserError if the file is another one by now."""
+    sequence = sequences.load(config.sequence)
+    if sequences.content_hash(sequence) != facts.get("sequence"):
+        raise UserError(f"run {folder}: sequence {config.sequence} has changed since it was run; run it again")
+    return sequences.ordered(sequence, config.order)
+
+
+def row(
+    folder: Path,
+    sequence: sequences.Sequence,
+    t: int,
+    per_prompt: int,
+    real: dict[str, np.ndarray],
+    kept: dict[str, Embeddings],
+    config: RunConfig,
+) -> list[tuple]:
+    """Row t as `rows.evaluate` would write it, from the pictures that are there; NaN where there is none."""
+    lines = []
+    for cell in cells.of_row(sequence, t, per_prompt, bool(config.evaluation.upper_triangle)):
+        there = pictures_of(folder / f"task-{t:02d}", cell)
+        if there:
+            pictures = np.stack([there.get(w, np.zeros_like(next(iter(there.values())))) for w in cell.which])
+            lines += judging.score(t, cell, cell.kind, pictures, real, kept)
+        else:
+            lines += [
+                (t, cell.kind, cell.name, *w, m, float("nan")) for m in cells.METRICS[cell.kind] for w in cell.which
+            ]
+        if t == 0 and cell.kind == "cell":
+            drawn = images.is_drawn(cell.concepts[0], config.backbone)
+            lines += reference_rows(cell, real, kept, config.seed if drawn else None)
+    return lines

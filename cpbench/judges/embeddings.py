@@ -1,0 +1,99 @@
+"""Embeddings of pictures, kept beside a run by the pictures' content: a new metric encodes nothing again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cpbench.files import write_atomically
+from cpbench.judges import identity
+from cpbench.version import SCORES
+
+if TYPE_CHECKING:
+    from cpbench.judges.judge import Judge
+
+LIBRARIES = ("torch", "open_clip_torch", "timm", "torch-fidelity", "pillow")  # that encode, or prepare
+
+
+class Embeddings:
+    """A judge that looks into its file first; `save` once at the end.
+
+    The file is of one judge, of one kind of device and of one version of what computes: its name and its content say so.
+    """
+
+    def __init__(self, folder: Path, judge: Judge):
+        self.judge, self.key = judge, _key(judge)
+        self.file = folder / "embeddings" / f"{judge.name}-{identity.key(self.key)}.safetensors"
+        self.known, self.grown = _read(self.file, self.key), False
+
+    def images(self, pictures: np.ndarray) -> np.ndarray:
+        """Unit vectors (n, d) of pictures (n, h, w, 3)."""
+        from cpbench.judges.judge import content_key
+
+        keys = [content_key(picture) for picture in pictures]
+        if new := [i for i, key in enumerate(keys) if key not in self.known]:
+            vectors = self.judge.images(pictures[new])
+            like = (vectors[0].shape, vectors[0].dtype)
+            if any(
+                (vector.shape, vector.dtype) != like for vector in self.known.values()
+            ):  # not of this judge after all
+                self.known = {}
+                return self.images(pictures)
+            self.known |= {keys[i]: vector for i, vector in zip(new, vectors, strict=True)}
+            self.grown = True
+        return np.stack([self.known[key] for key in keys])
+
+    def texts(self, prompts: list[str]) -> np.ndarray:
+        return self.judge.texts(prompts)
+
+    def save(self) -> None:
+        from safetensors.numpy import save
+
+        if self.grown:
+            held = {k: np.ascontiguousarray(v) for k, v in sorted(self.known.items())}
+            facts = {"key": json.dumps(self.key, sort_keys=True), "sha256": _digest(held)}
+            write_atomically(self.file, save(held, facts))
+
+
+def _key(judge: Judge) -> dict[str, Any]:
+    """All that moves an embedding, beside the picture."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    device = getattr(judge, "device", None)
+    where = {"device": device.type if device else "cpu", "versions": versions, "scores": SCORES}
+    return {"judge": identity.counted(judge.identity), **where}
+
+
+def _digest(vectors: dict[str, np.ndarray]) -> str:
+    """SHA-256 over the pictures' keys and their vectors, in the keys' order."""
+    digest = hashlib.sha256()
+    for key, vector in sorted(vectors.items()):
+        digest.update(f"{key} {vector.dtype.str} {vector.shape} ".encode())
+        digest.update(np.ascontiguousarray(vector).tobytes())
+    return digest.hexdigest()
+
+
+def _read(file: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is kept; nothing where the file is not whole, or of another key, since it can be made again."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as opened:
+            facts = opened.metadata() or {}
+            if json.loads(facts["key"]) != json.loads(json.dumps(key)):
+                return {}
+            held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    # one length and numbers: rows of others could not be stacked
+    alike = len({(v.dtype.str, v.shape) for v in held.values()}) == 1 and next(iter(held.values())).ndim == 1
+    return held if alike and facts.get("sha256") == _digest(held) else {}

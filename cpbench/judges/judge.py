@@ -1,0 +1,199 @@
+"""Judges: CLIP (open_clip) and DINO (timm) encoders with explicit preprocessing, and who they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from cpbench.backbones import hub
+from cpbench.errors import UserError
+from cpbench.judges import identity as judge_identity
+
+TEXT_RULE = "the words for the concept are replaced by its class noun"
+PAIR_RULE = "mean cosine over all pairs (drawn, real)"
+MOST_PIXELS = 4096  # a side
+CLASS_TOKEN = "class token after the final norm"
+TIMM_CROP = 0.875  # timm's own where a config does not say
+TIMM_ARCHITECTURE = ("architecture", "model_args", "num_classes", "global_pool")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize the shorter side to `resize` (by PIL), crop the middle `crop`, then (x - mean) / std."""
+
+    resize: int
+    crop: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+    @staticmethod
+    def of(size: Any, mean: Any, std: Any, resize: Any = None, interpolation: Any = "bicubic") -> Preprocessing:
+        """From a config's values; resize None: as large as what is cropped. TypeError or ValueError for what is none."""
+        resize = size if resize is None else resize
+        if (
+            not all(isinstance(side, int) and 0 < side <= MOST_PIXELS for side in (size, resize))
+            or size > resize
+            or interpolation not in judge_identity.INTERPOLATIONS
+            or len(mean) != 3
+            or len(std) != 3
+            or not all(math.isfinite(x) for x in (*mean, *std))
+            or not all(x > 0 for x in std)
+        ):
+            raise ValueError(f"no preprocessing: resize {resize} {interpolation}, crop {size}, mean {mean}, std {std}")
+        return Preprocessing(resize, size, tuple(map(float, mean)), tuple(map(float, std)), interpolation)
+
+    def changed(self, words: str | None) -> Preprocessing:
+        """With the parts that a user's words name, see `judge_identity.preprocessing_settings`. ValueError for odd ones."""
+        if not words:
+            return self
+        given = judge_identity.preprocessing_settings(words)
+        whole = asdict(self) | given
+        return Preprocessing.of(whole.pop("crop"), **whole)
+
+    @property
+    def words(self) -> str:
+        return f"resize {self.resize} {self.interpolation}, centre crop {self.crop}, mean {self.mean}, std {self.std}"
+
+    def __call__(self, images: list[np.ndarray] | np.ndarray) -> torch.Tensor:
+        """uint8 pictures (h, w, 3), of any sizes -> float (n, 3, crop, crop)."""
+        return torch.stack([self.one(np.asarray(i)) for i in images])
+
+    def one(self, image: np.ndarray) -> torch.Tensor:
+        h, w = image.shape[:2]
+        if min(h, w) != self.resize:
+            size = (
+                int(w * self.resize / min(h, w)),
+                int(h * self.resize / min(h, w)),
+            )  # cut off, as torchvision's
+            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling[self.interpolation.upper()]))
+        top, left = (round((side - self.crop) / 2) for side in image.shape[:2])  # half to even, as torchvision's
+        x = (
+            torch.from_numpy(np.array(image[top : top + self.crop, left : left + self.crop])).permute(2, 0, 1).float()
+            / 255
+        )
+        return (x - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
+
+
+def content_key(picture: np.ndarray) -> str:
+    """SHA-256 of a picture's shape and pixels."""
+    picture = np.asarray(picture)
+    return hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest()
+
+
+MOST_KEPT = 4096  # embeddings a judge remembers
+
+
+@dataclass
+class Judge:
+    """An encoder to unit vectors. `identity` says which: model, weights' hash, preprocessing, rules."""
+
+    name: str
+    model: torch.nn.Module
+    preprocessing: Preprocessing
+    identity: dict[str, Any]
+    tokenizer: Any = None
+    _seen: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def images(self, pictures: np.ndarray | list[np.ndarray], batch_size: int = 64) -> np.ndarray:
+        """Unit vectors (n, d); a picture among the last thousands that were met is not encoded again."""
+        keys = [content_key(picture) for picture in pictures]
+        found = {k: self._seen.pop(k) for k in dict.fromkeys(keys) if k in self._seen}
+        new = [i for i, k in enumerate(keys) if k not in found]
+        for at in range(0, len(new), batch_size):
+            part = new[at : at + batch_size]
+            x = self.preprocessing([pictures[i] for i in part])
+            encode = getattr(self.model, "encode_image", self.model)
+            x = x.to(self.device)
+            for i, v in zip(part, F.normalize(encode(x).float(), dim=-1).cpu().numpy(), strict=True):
+                found[keys[i]] = v.copy()  # of its own: a row of the batch would hold all of it
+        self._seen |= found  # which puts what was used last at the end
+        for oldest in list(self._seen)[:-MOST_KEPT]:
+            del self._seen[oldest]
+        return np.stack([found[k] for k in keys])
+
+    @torch.no_grad()
+    def texts(self, prompts: list[str]) -> np.ndarray:
+        """Unit vectors (n, d) of the prompts; only CLIP reads."""
+        if self.tokenizer is None:
+            raise TypeError(f"judge {self.name} has no text encoder")
+        tokens = self.tokenizer(prompts).to(self.device)
+        return F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu().numpy()
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of any JSON, whatever the order of its mappings."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_hash(tokenizer: Any, folder: Path | None = None, settings: Any = None) -> str:
+    """SHA-256 of what makes a text's tokens: of open_clip's own tokenizer its tables and length, else the folder's files.
+
+    settings: what the folder's config says of it. Versions of libraries do not count.
+    """
+    if hasattr(tokenizer, "bpe_ranks"):
+        merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.get)
+        tables = [sorted(tokenizer.encoder.items()), [list(pair) for pair in merges], tokenizer.context_length]
+        return content_hash([*tables, settings] if settings else tables)
+    files = {name: hub.file_hash(folder / name) for name in TOKENIZER_FILES if folder and (folder / name).is_file()}
+    return content_hash([files, tokenizer.context_length, settings])
+
+
+def open_clip_preprocessing(config: dict[str, Any]) -> Preprocessing:
+    """What an open_clip_config.json says. KeyError, TypeError or ValueError for what it does not say, or cpbench cannot do."""
+    cfg = config["preprocess_cfg"]
+    if cfg.get("resize_mode", "shortest") != "shortest":
+        raise ValueError(f"resize_mode {cfg['resize_mode']!r}: only 'shortest' is known here")
+    size = config["model_cfg"]["vision_cfg"]["image_size"]
+    return Preprocessing.of(size, cfg["mean"], cfg["std"], interpolation=cfg.get("interpolation", "bicubic"))
+
+
+def timm_preprocessing(cfg: dict[str, Any]) -> Preprocessing:
+    """What a timm model's pretrained_cfg says, as timm's own evaluation reads it; errors as `open_clip_preprocessing`."""
+    if cfg.get("crop_mode", "center") != "center":
+        raise ValueError(f"crop_mode {cfg['crop_mode']!r}: only 'center' is known here")
+    size = cfg["input_size"][-1]
+    resize = math.floor(size / (cfg.get("crop_pct") or TIMM_CROP))
+    return Preprocessing.of(size, cfg["mean"], cfg["std"], resize, cfg.get("interpolation", "bicubic"))
+
+
+def chosen(pre: Preprocessing, words: str | None, kind: str, model: str, sizes: int | None = None) -> Preprocessing:
+    """The preprocessing with a user's changes; UserError where the model cannot take it.
+
+    sizes: None where the model takes pictures of its own size alone, else what their side must be a multiple of.
+    """
+    flag = f"--{kind}-preprocessing"
+    try:
+        changed = pre.changed(words)
+    except ValueError as error:
+        raise UserError(f"{flag} {words}: {error}") from None
+    if changed.crop % (sizes or pre.crop) or (sizes is None and changed.crop != pre.crop):
+        wanted = f"{pre.crop}" if sizes is None else f"a multiple of {sizes}"
+        raise UserError(f"{flag} {words}: {model} takes pictures of another size; make crop {wanted}")
+    return changed

@@ -1,0 +1,42 @@
+"""The judges of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cpbench.errors import UserError
+from cpbench.judges.judge import Judge
+from cpbench.judges.local import load_clip, load_dino
+
+
+def load_for(
+    backbone_name: str,
+    clip: str | None = None,
+    dino: str | None = None,
+    device: str = "cpu",
+    clip_preprocessing: str | None = None,
+    dino_preprocessing: str | None = None,
+    clip_activation: str | None = None,
+) -> dict[str, Judge]:
+    """The judges of a run, by kind: those asked for, else those in the backbone's own folder, else DreamBooth's.
+
+    clip, dino: a published name, a .safetensors file of its architecture, or a folder in open_clip's or timm's format.
+    The preprocessings: what to change of the judges' own; clip_activation: gelu or quickgelu, for a file that does not say.
+    """
+    from cpbench.backbones.backbone import MINIATURE
+    from cpbench.judges import published
+
+    own = (MINIATURE if backbone_name == "miniature" else Path(backbone_name)) / "judges"
+    found = {}
+    for kind, asked, words in (("clip", clip, clip_preprocessing), ("dino", dino, dino_preprocessing)):
+        wanted = asked or (str(own / kind) if os.path.isdir(own / kind) else published.USUAL[kind])
+        folder = Path(os.path.expanduser(wanted))
+        activation = clip_activation if kind == "clip" else None
+        if not os.path.isdir(folder):
+            found[kind] = published.load(kind, wanted, device, words, activation)
+        elif activation:
+            raise UserError(f"--clip-activation {activation}: {folder} says itself which it has; leave it out")
+        else:
+            found[kind] = {"clip": load_clip, "dino": load_dino}[kind](folder, device, words)
+    return found

@@ -1,0 +1,1 @@
+"""All runs in tables, by what can be compared."""

@@ -1,0 +1,90 @@
+"""The leaderboard's columns: what each is called, how its numbers are written, and what is said of them all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cpbench.leaderboard.rows import Row
+
+
+def score(value: float, digits: int = 3) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{round(value, digits) + 0.0:.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
+def amount(value: float) -> str:
+    """Three digits that count, but never fewer than a whole number has."""
+    return "-" if math.isnan(value) else f"{value:,.0f}" if 100 <= abs(value) < 1e12 else f"{value:.3g}"
+
+
+@dataclass(frozen=True)
+class Column:
+    key: str  # of Row.mean
+    head: str
+    says: str
+    form: Callable[[float], str] = score
+    scale: float = 1.0
+    high: bool = True  # whether more is better
+
+    def shown(self, row: Row) -> tuple[str, str]:
+        """The mean, and, of a score over several runs, its standard deviation."""
+        mean, std = (it[self.key] * self.scale for it in (row.mean, row.std))
+        return self.form(mean), "" if self.form is amount or math.isnan(std) else self.form(std)
+
+    def interval(self, row: Row) -> tuple[float, float] | None:
+        """Of a score; None where there is none, or it has no end, or there is no score."""
+        low, high = (it.get(self.key, math.nan) * self.scale for it in (row.low, row.high))
+        return (low, high) if all(map(math.isfinite, (row.mean[self.key], low, high))) else None
+
+    def cell(self, row: Row) -> str:
+        return " ± ".join(filter(None, self.shown(row)))
+
+    def bracket(self, row: Row, digits: int = 3) -> str:
+        """The interval, to stand behind the number: " [0.583, 0.719]"; "" where there is none."""
+        bounds = self.interval(row)
+        return f" [{', '.join(score(it, digits) for it in bounds)}]" if bounds else ""
+
+
+COLUMNS = (
+    Column("dino_final_average", "DINO final", "mean DINO score of all concepts at the end"),
+    Column("dino_over_tasks", "DINO over tasks", "each concept's mean DINO score over all models since it was learned, then the mean over concepts: where scores go up and down from task to task, the end alone may be a good or a bad moment (the average incremental score of class-incremental learning, a mean over tasks, would count the first concept most)"),
+    Column("dino_backward_transfer", "backward transfer", "what later tasks did to concepts, by DINO; negative: lost"),
+    Column("dino_normalised_retention", "retention", "gained over the untouched model and kept to the end, as a share of the gap to the real pictures (DINO)"),
+    Column("dino_forgetting", "forgetting", "Chaudhry's, by DINO: the best a concept was before the last task, less what it is at the end; lower is better", high=False),
+    Column("dino_forgetting_from_noise", "forgetting by noise", "what Chaudhry's maximum gives a method that forgets nothing, from the noise of the pictures alone (at most: rows share some of it); forgetting no larger than this shows none", high=False),
+    Column("dino_plasticity", "plasticity", "mean DINO score of each concept right after its own task"),
+    Column("dino_intransigence", "intransigence", "Chaudhry's, by DINO, against “isolated” of the same seed: mean over concepts of its score less the method's, right after the concept's own task; lower is better, negative: earlier tasks helped; “-”: there is no such run", high=False),
+    Column("clip_i_final_average", "CLIP-I final", "mean CLIP-I score of all concepts at the end"),
+    Column("clip_t_final_average", "CLIP-T final", "plain cosine of picture and prompt at the end"),
+    Column("identified", "identified", "share of pictures at the end that are nearest to their own concept, of all the sequence's"),
+    Column("prior_drift", "prior drift", "mean 1 - cosine of pictures of plain class nouns at the end to the untouched model's; lower is better", high=False),
+    Column("carried_MB", "carried MB", "megabytes of the state after the last task", amount, high=False),
+    Column("carried_parameters", "carried M par.", "millions of numbers in that state", amount, 1e-6, high=False),
+    Column("learning_minutes", "learning min", "minutes to learn the sequence; they depend on the machine", amount, high=False),
+    Column("learning_unet_evaluations", "UNet evaluations", "pictures that went through the UNet to learn the sequence, a step's way back not counted; they do not depend on the machine", amount, high=False),
+)  # fmt: skip
+IN_TERMINAL = (
+    "dino_final_average", "dino_backward_transfer", "dino_normalised_retention", "clip_t_final_average", "carried_MB",
+    "learning_unet_evaluations",
+)  # fmt: skip
+
+RANKS = (
+    "Rank: 1 + the number of rows that are shown to be better: whose paired difference in final DINO (same concept, prompt and noise, in the "
+    "seeds and orders of both) has a 95 % interval wholly above 0, and p below 0.05 by a sign-flip test over concepts, which fewer "
+    "than six concepts never reach. It is about these concepts' kind, not about other training seeds, and not corrected for the "
+    "number of pairs. “~”: not compared with every row; “-”: with none, or without a final score."
+)
+MORE = (
+    "Rows are ordered by final DINO; a row whose pictures scatter widely may have a better rank than one above it. Numbers are means ± standard deviation over runs (seeds, orders) with equal settings.",
+    "Beside or below a score is its 95 % interval, and in a column of its own what it is over: the two kinds answer two questions. Over "
+    "concepts, of one run, it is a bootstrap of concepts (of plain nouns for prior drift), then prompts, then pictures, and says where "
+    "the mean over other such concepts would lie (of few concepts it is too narrow: of ten it holds the truth some 89 times in 100, of "
+    "five 83). Over seeds, of three or more runs, it is Student's t over the runs, and says where the mean over other seeds and orders "
+    "would lie for these concepts. Of two runs there is none, nor of one run's forgetting by noise.",
+    "Methods with * see earlier data: they are not replay-free; “generated” replays pictures that the method drew itself. "
+    "Tested against: what the code of a method of cpbench's own was compared with; see docs/methods.md. Methods with † were run "
+    "by code whose numbers today's cpbench is not known to give again: by an older version, or before something that moves them changed.",
+)

@@ -1,0 +1,278 @@
+"""Runs as the leaderboard reads them: run.json and scores.csv of every folder, with care, for they may come from anybody."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import (
+    ValidationError,
+)
+
+from cpbench.errors import quoted
+from cpbench.files import hash8
+from cpbench.leaderboard import figures as leaderboard_figures
+from cpbench.metrics.comparison import Key
+from cpbench.records import measures_table, tables
+from cpbench.records.record import (
+    Record,
+    contradiction,
+    is_own,
+    judges_of,
+    name_of,
+    records,
+    say,
+    sees_earlier_data,
+    sequence_of,
+    skip,
+    text,
+)
+from cpbench.records.tables import ROUGHLY, no_cosine
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROUNDED = 1e-4  # what is written of a score may be off by
+MEASURED = {"identified": 1, "moved": 2}  # what is shown of measures.csv, and the most it can be
+MOST_NAMED = 3  # of many runs in a line
+
+
+# What is read of a run.json
+
+
+# Runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """One folder. state: why it does not count, "" if it does; sees_earlier_data: see the function of that name.
+
+    Of DINO, picture by picture: finals, the last row; learned, each concept right after its own task; since, the mean over
+    all rows from then on. figures: by metric, `report.summaries`; measured: by measure, the mean at the end, {} where
+    nothing was measured; both of the tables, and of runs that count alone.
+    """
+
+    folder: Path
+    path: str  # below the folder of results
+    record: Record
+    method: str
+    sees_earlier_data: bool
+    state: str
+    finals: dict[Key, float]
+    learned: dict[Key, float]
+    since: dict[Key, float]
+    figures: leaderboard_figures.Summary
+    measured: dict[str, float]
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What its row is called by, whatever the hash."""
+        record = self.record
+        return (sequence_of(record), Path(record.config.backbone).name, record.pictures, judges_of(record))
+
+    @property
+    def settings(self) -> str:
+        """Eight digits of what tells its row from others: the method, its options, and the versions of what computed."""
+        facts = self.record.facts
+        return hash8([self.method, facts.options, facts.scores, facts.versions, facts.source])
+
+    @property
+    def draw(self) -> tuple[int, int]:
+        return self.record.config.seed, self.record.config.order
+
+
+def read(folder: Path) -> list[Run]:
+    """Every run below `folder` that can be read, see `decided`. Records of other content are named in a line, and left out."""
+    found = []
+    for path, record in records(folder):
+        try:
+            found.append(run_of(path, path.relative_to(folder).as_posix(), record))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(map(str, first['loc']))} = {quoted(first['input'])}: {first['msg']}"
+            skip(path, f"its run.json is not as cpbench writes it ({reason})"[:400])
+        except (ValueError, RecursionError) as error:  # a name too long with its settings; values nested without end
+            skip(path, f"its run.json is not as cpbench writes it ({type(error).__name__}: {error})"[:400])
+    return decided(found)
+
+
+def decided(found: list[Run]) -> list[Run]:
+    """The runs, no two that count of one configuration, seed and order; what is done about such is said in a line each.
+
+    Of copies, whose tables have the same bytes, one is kept. Of runs with other tables none counts: which of them is right
+    cannot be told from here, and a row that is missing is noticed where a wrong one is not.
+    """
+    alike: dict[tuple, list[Run]] = {}
+    for run in found:
+        if not run.state:
+            key = (hash8(comparable(run.record)), run.settings, run.draw, is_reference(run))
+            alike.setdefault(key, []).append(run)
+    kept, doubtful = [], []
+    for runs in alike.values():
+        # by path, so that the order in which they were found decides nothing
+        *others, last = sorted(runs, key=lambda run: run.path)
+        if all(table_hashes(it) == table_hashes(last) for it in others):
+            kept.append(last)
+            if others:
+                say(f"counted once: {listed([last, *others])} are copies of one run")
+            continue
+        say(
+            f"left out {listed([*others, last])}: one configuration, seed and order, and other scores; remove all but one"
+        )
+        for run in runs:
+            rest = [it for it in runs if it is not run]
+            doubtful.append(
+                replace(run, state=f"of the same settings, seed and order as {listed(rest)}, and other scores")
+            )
+    kept = own_first(kept)
+    return kept + doubtful + [run for run in found if run.state]
+
+
+def own_first(runs: list[Run]) -> list[Run]:
+    """Without the reference runs that the reader has runs of: of that method, seed and order, whatever their hashes."""
+    own: dict[tuple, list[Run]] = {}
+    for run in runs:
+        if not is_reference(run):
+            own.setdefault((run.key, run.method, run.draw), []).append(run)
+    gone = [run for run in runs if is_reference(run) and (run.key, run.method, run.draw) in own]
+    if gone:
+        pairs = [f"{run.path} to {listed(own[run.key, run.method, run.draw])}" for run in gone[:MOST_NAMED]]
+        more = [f"and {len(gone) - MOST_NAMED} more"] if len(gone) > MOST_NAMED else []
+        say(f"reference runs that give way to yours: {'; '.join([*pairs, *more])}")
+    return [run for run in runs if all(run is not it for it in gone)]
+
+
+def listed(runs: list[Run]) -> str:
+    """Their paths."""
+    more = [f"{len(runs) - MOST_NAMED} more"] if len(runs) > MOST_NAMED else []
+    return " and ".join([run.path for run in runs[:MOST_NAMED]] + more)
+
+
+def table_hashes(run: Run) -> list[str | None]:
+    """SHA-256 of what its numbers are computed from; None for a table that is not there."""
+    files = [run.folder / name for name in ("scores.csv", "measures.csv")]
+    return [tables.table_hash(file) if tables.is_there(file) else None for file in files]
+
+
+def is_reference(run: Run) -> bool:
+    return "reference" in Path(run.path).parts
+
+
+def run_of(folder: Path, path: str, given: dict[str, Any]) -> Run:
+    """ValidationError, or ValueError, where the record is not as the runner writes it."""
+    record = Record.model_validate(given)
+    sees = sees_earlier_data(given)
+    method = text(name_of(given)) + (" (own file)" if is_own(record) else "") + ("*" if sees else "")
+    finals, learned, since, lacking = scores_of(folder, record)
+    measured, odd = measures_of(folder, record)
+    if record.status == "finished":
+        lacking = contradiction(given) or lacking or odd
+    figures: leaderboard_figures.Summary = {}
+    if record.status == "finished" and not lacking:
+        try:
+            figures = leaderboard_figures.summary(folder, record.sequence.concepts)
+        except ValueError as error:
+            lacking = str(error)
+    state = (("" if record.status == "finished" else f"{record.status[:40]}: ") + lacking).removesuffix(": ")
+    return Run(folder, path, record, method, sees, state, finals, learned, since, figures, measured)
+
+
+# What cpbench says of its own methods
+
+
+def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key, float], dict[Key, float], str]:
+    """DINO by (concept, prompt, index) of the last row, right after a concept's own task, and the mean over all rows from
+    then on, {} where a concept has no picture in one of them; and what of the rows is lacking.
+
+    A record alone, without its scores.csv, does not count: anybody can write figures.
+    """
+    concepts, file = record.sequence.concepts, folder / "scores.csv"
+    if not tables.is_there(file):
+        there = [t for t in record.rows if (folder / f"task-{t:02d}" / "scores.csv").is_file()]
+        if record.status == "finished":
+            return {}, {}, {}, "its scores.csv is missing"
+        return {}, {}, {}, f"{len(there)} of {len(record.rows)} rows are there"
+    scores = tables.read_scores(file)
+    if scores is None:
+        return {}, {}, {}, "its scores.csv is damaged"
+    if record.files.get(file.name, tables.table_hash(file)) != tables.table_hash(file):
+        return {}, {}, {}, "its scores.csv is not the one that its run.json tells of"
+    if odd := no_cosine(scores):
+        return {}, {}, {}, odd
+    cells = scores[(scores["kind"] == "cell") & (scores["metric"] == "dino") & scores["concept"].isin(concepts)]
+    there = set(cells["row"]) & set(record.rows)
+    lacking = "" if len(there) == len(record.rows) else f"{len(there)} of {len(record.rows)} rows are there"
+    own = cells["concept"].map({c: t for t, c in enumerate(concepts, 1)})
+    finals = by_picture(cells[cells["row"] == len(concepts)])
+    told = record.summary.dino.final_average
+    if told is not None and not lacking and not math.isclose(mean_of(finals), told, abs_tol=ROUNDED):
+        other = f"its run.json tells of a final DINO of {told:.3f}, its scores.csv of {mean_of(finals):.3f}"
+        return {}, {}, {}, other
+    later = cells[cells["row"] >= own]
+    means = later.groupby(["concept", "prompt", "index"], as_index=False)["value"].mean()
+    whole = later.groupby(["row", "concept"])["value"].count().all()
+    return finals, by_picture(cells[cells["row"] == own]), by_picture(means) if whole else {}, lacking
+
+
+def measures_of(folder: Path, record: Record) -> tuple[dict[str, float], str]:
+    """By measure its mean in the last row, {} without measures.csv; and what is wrong with that table, or ""."""
+    file = folder / "measures.csv"
+    if not tables.is_there(file):
+        return {}, ""
+    table = measures_table.read(folder)
+    if table is None:
+        return {}, "its measures.csv is damaged"
+    if record.files.get(file.name, tables.table_hash(file)) != tables.table_hash(file):
+        return {}, "its measures.csv is not the one that its run.json tells of"
+    for measure, most in MEASURED.items():
+        values = table[table["measure"] == measure]["value"]
+        far = values[(values < -ROUGHLY) | (values > most + ROUGHLY)]
+        if len(far):
+            return {}, f"its measures.csv has {measure} {far.iloc[0]:g}, which is between 0 and {most}"
+    return measures_table.summary(table, len(record.sequence.concepts)), ""
+
+
+def by_concept(pictures: dict[Key, float]) -> dict[str, float]:
+    """The mean of each concept's pictures, as a matrix has it."""
+    of: dict[str, list[float]] = {}
+    for (concept, _, _), value in sorted(pictures.items()):  # sorted: sums of equal bytes
+        of.setdefault(concept, []).append(value)
+    return {concept: sum(own) / len(own) for concept, own in of.items()}
+
+
+def mean_of(finals: dict[Key, float]) -> float:
+    """Mean over concepts of their pictures' means, as that of a matrix's row; NaN of nothing."""
+    of = by_concept(finals)
+    return sum(of.values()) / len(of) if of else math.nan
+
+
+def by_picture(cells: pd.DataFrame) -> dict[Key, float]:
+    """The values that are numbers, by (concept, prompt, index)."""
+    lines = zip(cells["concept"], cells["prompt"], cells["index"], cells["value"], strict=True)
+    return {(c, p, int(k)): float(v) for c, p, k, v in lines if math.isfinite(v)}
+
+
+# What makes runs comparable
+
+
+def comparable(record: Record) -> dict[str, Any]:
+    """The facts in which runs must agree to be in one table. What a record is too old to say is None, and agrees with None.
+
+    The order and the seed are not among them: they are what is averaged over. The number of pictures a pipeline call
+    takes is not either: every picture has noise of its own.
+    """
+    facts, last = record.facts, len(record.sequence.concepts)
+    return {
+        "sequence": facts.sequence or f"{sequence_of(record)}: {', '.join(sorted(record.sequence.concepts))}",
+        "images": None if facts.images is None else hash8(dict(facts.images)),
+        "pictures": record.pictures,
+        "backbone": facts.backbone or Path(record.config.backbone).name,
+        "judges": {name: it.model_dump(exclude=it.unsaid) for name, it in sorted(record.judges.items())},
+        "sampler": None if facts.sampler is None else {k: v for k, v in facts.sampler.items() if k != "batch_size"},
+        "pictures_per_prompt": facts.pictures_per_prompt,
+        "dtype": facts.dtype,
+        "picture_size": facts.picture_size,
+        "rows": "all" if record.rows == list(range(last + 1)) else record.rows,
+    }

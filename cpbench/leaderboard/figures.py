@@ -1,0 +1,65 @@
+"""A run's figures and their intervals from its scores.csv: what its record says of them is not read.
+
+They are remembered (`cpbench.remembered`) by all that they depend on, so that a second leaderboard computes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cpbench import remembered
+from cpbench.files import hash8
+from cpbench.metrics import figure_intervals, intervals, retention
+from cpbench.metrics import summary as summary_module
+from cpbench.metrics.summary import summaries
+from cpbench.records import tables, terminal
+
+TOPIC = "figures"
+Summary = dict[str, dict[str, float | None]]  # by metric and figure, as in run.json
+Bounds = dict[str, dict[str, list[float] | None]]
+
+
+def summary(folder: Path, concepts: list[str]) -> Summary:
+    """`report.summaries` of the whole run in this folder, its concepts in the order learned.
+
+    ValueError where scores.csv cannot be read, or lacks what the figures need.
+    """
+    return _known(summaries, folder, concepts)
+
+
+def bounds(folder: Path, concepts: list[str]) -> Bounds:
+    """`report.intervals` of the whole run in this folder, as `summary`."""
+    return _known(summary_module.intervals, folder, concepts)
+
+
+def _known(compute: Callable[[pd.DataFrame, list[str], int], Any], folder: Path, concepts: list[str]) -> Any:
+    file = folder / "scores.csv"
+    digest, code = tables.table_hash(file), _code()
+    key = {"what": compute.__name__, "scores": digest, "concepts": concepts, "code": code}
+    key |= {"numpy": np.__version__, "pandas": pd.__version__}
+    held = remembered.recall(TOPIC, key) if code else None
+    if isinstance(held, dict) and held.get("hash") == hash8(held.get("figures")):
+        return held["figures"]
+    scores = tables.read_scores(file)
+    if scores is None or tables.table_hash(file) != digest:
+        raise ValueError("its scores.csv cannot be read")
+    found = compute(scores, concepts, len(concepts))
+    if code:
+        remembered.remember(TOPIC, key, {"figures": found, "hash": hash8(found)})
+    return found
+
+
+@functools.cache
+def _code() -> str | None:
+    """What the figures are computed by; None, and nothing is remembered, where its source is not there."""
+    try:
+        return hash8([inspect.getsource(it) for it in (terminal, retention, figure_intervals, intervals, tables)])
+    except OSError:
+        return None

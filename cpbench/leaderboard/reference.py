@@ -1,0 +1,84 @@
+"""`make reference`: what is kept of finished runs in results/reference, small enough for git: record, tables, one thumbnail."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cpbench.files import write_atomically
+from cpbench.leaderboard import board, entries
+from cpbench.records import record as record_module
+from cpbench.records import tables
+from cpbench.records.record import finished_runs, name_of
+
+TABLES = ("scores.csv", "measures.csv", "identification.csv")  # all else that a page shows is computed from these
+MOST_THUMBNAIL = 25_000  # bytes of a run's grid
+
+
+def keep(runs: Path, reference: Path) -> int:
+    """Keep run.json, the TABLES, compressed, and a thumbnail of the grid of every finished run below `runs`.
+
+    Returns how many there are: those that the leaderboard of `runs` counts; finished ones that it does not are named. Each
+    takes the place of what was kept of its method, settings, seed and order over this version of its sequence, whatever the
+    hash. The leaderboard in `reference` is of all that is there and of nothing
+    else, so that `make leaderboard` makes it again; its grids, which are kept, are of the pictures in `runs`, at half their size.
+    """
+    read = entries.read(runs)
+    counted = {run.folder for run in read if not run.state}
+    for run in read:
+        if run.state and run.record.status == "finished":  # of the unfinished nobody expects it
+            record_module.say(f"not kept {run.path}: {run.state}")
+    found = [(path, record) for path, record in finished_runs(runs) if path in counted]
+    names = {name(record) for _, record in found}
+    for path, record in finished_runs(reference):
+        if name(record) in names:
+            shutil.rmtree(path)
+    for path, _ in found:
+        target = reference / path.relative_to(runs)
+        target.mkdir(parents=True)
+        shutil.copyfile(path / "run.json", target / "run.json")
+        for table in TABLES:
+            if (path / table).is_file():
+                tables.keep_table(path / table, target)
+        if (path / "grid.png").is_file():
+            with Image.open(path / "grid.png") as drawn:
+                write_atomically(target / "grid.webp", thumbnail(drawn))
+    if found:
+        for grid in board.grids(board.groups(read), None, reference).values():
+            with Image.open(reference / grid) as drawn:
+                small = drawn.convert("RGB").resize((drawn.width // 2, drawn.height // 2), Image.Resampling.LANCZOS)
+            small.quantize(256).save(reference / grid, optimize=True)
+        board.write(reference, reference)
+    return len(found)
+
+
+def thumbnail(drawn: Image.Image) -> bytes:
+    """A picture as WebP of MOST_THUMBNAIL bytes at most, as large as fits."""
+    picture, scale = drawn.convert("RGB"), 1.0
+    while True:
+        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        buffer = io.BytesIO()
+        picture.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=70, method=6)
+        if buffer.tell() <= MOST_THUMBNAIL or max(size) == 1:
+            return buffer.getvalue()
+        scale *= 0.9
+
+
+def name(record: dict[str, Any]) -> tuple[str, int, str, str, int, int]:
+    """What a run is a run of: (sequence, its version, backbone, method with its settings, seed, order)."""
+    sequence, config = record["sequence"], record["config"]
+    method, backbone = name_of(record), Path(config["backbone"]).name
+    return sequence["name"], sequence["version"], backbone, method, config["seed"], config["order"]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m cpbench.leaderboard.reference")
+    parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="where finished runs are")
+    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="where their tables go")
+    asked = parser.parse_args()
+    print(f"{keep(asked.runs, asked.reference)} runs kept in {asked.reference}")

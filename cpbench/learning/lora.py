@@ -1,0 +1,99 @@
+"""A LoRA and a word a concept, as the sequential methods train them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import Field
+
+from cpbench.backbones import adapters
+from cpbench.backbones.backbone import Backbone
+from cpbench.files import seed_of
+from cpbench.learning import training
+from cpbench.learning.semantic_preservation import Preservation, semantic
+from cpbench.method import Method, State, Task
+
+
+class Settings(Preservation):
+    rank: int = Field(8, ge=1, description="rank of A and B; alpha is the same")
+    target_modules: tuple[str, ...] = Field(
+        adapters.ATTENTION, description="ends of the UNet layers' names that get a LoRA"
+    )
+    steps: int = Field(500, ge=1, description="optimiser steps a task")
+    batch_size: int = Field(1, ge=1, description="pictures a step; steps x batch_size UNet evaluations a task")
+    learning_rate: float = Field(1e-4, gt=0, description="of A and B")
+    token_learning_rate: float = Field(5e-4, ge=0, description="of the new word's embedding row")
+
+
+def token_of(concept: str, state: State) -> str:
+    """The word made for a concept: <v1>, <v2>, ... in the order of learning."""
+    return f"<v{state.concepts.index(concept) + 1}>"
+
+
+def add_tokens(backbone, state: State, token_of: Callable[[str, State], str] = token_of) -> None:
+    """Put the words of all concepts in `state` back, in their order, so that they get their ids."""
+    rows = state.part("token")
+    for concept in state.concepts:
+        backbone.add_token(token_of(concept, state), rows[concept])
+
+
+def add_words(backbone, task, state: State, start, token_of: Callable[[str, State], str] = token_of):
+    """The earlier concepts' words and a new one with the embedding `start` (d,).
+
+    Returns the state to be filled, with the earlier rows as they were, and the new word's row.
+    """
+    add_tokens(backbone, state, token_of)
+    rows = {k: v for k, v in state.tensors.items() if k.startswith("token/")}
+    after = State(rows, {**state.facts, "concepts": [*state.concepts, task.concept]})
+    return after, backbone.add_token(token_of(task.concept, after), start)
+
+
+def learn_lora(
+    method: Method,
+    backbone: Backbone,
+    task: Task,
+    state: State,
+    protect: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda factors: {},
+    start: torch.Tensor | None = None,
+    changes: dict[str, torch.Tensor] | None = None,
+    values: dict[str, torch.Tensor] | None = None,
+    kind: adapters.Kind = "lora",
+) -> tuple[State, dict[str, torch.Tensor]]:
+    """A task as most methods do it: train one LoRA and one new word by the denoising loss and what is added to it.
+
+    protect: further terms of the loss, from the factors; start: the word's embedding, else its class noun's; changes:
+    of the frozen weights, by layer; values: the factors to begin with, else new ones; kind: that of `adapters.add_lora`.
+    Returns the state to be filled, with all words in it, and the factors, which stay in the UNet.
+    """
+    o, seed = method.options, seed_of(task.seed, "vera")  # one for all tasks of a run
+    adapters.add_to_weights(backbone, changes or {})
+    start = backbone.word_embedding(task.class_noun) if start is None else start
+    after, row = add_words(backbone, task, state, start)
+    factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values, kind, seed)
+    if kind == "vera":
+        after.facts["vera"] = adapters.vera_facts(backbone.unet, factors, seed)
+    phrase = method.phrase(task.concept, task.class_noun, after)
+    held = semantic(backbone, phrase, task.class_noun, o)
+    loss = training.denoising(backbone, phrase, lambda: protect(factors), held)
+    groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
+    training.train(backbone, task, loss, groups, o.steps, o.batch_size)
+    after.tensors[f"token/{task.concept}"] = row.detach()
+    return after, factors
+
+
+def forgetting(past: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> torch.Tensor:
+    """L_forget (Eq. 3) from the products' past sum and the current ones, by layer."""
+    return torch.stack([(past[layer].abs() * product).square().sum() for layer, product in now.items()]).sum()
+
+
+def past_loras(state: State, device: torch.device | str = "cpu") -> list[dict[str, torch.Tensor]]:
+    """A_t', B_t' of all earlier tasks, in their order."""
+    return [state.part(f"adapter/{concept}", device) for concept in state.concepts]
+
+
+def stacked(state: State, after: State, concept: str, factors: dict[str, torch.Tensor]) -> State:
+    """`after` with the LoRAs of `state` and, beside them, the one just trained."""
+    after.tensors |= {k: v for k, v in state.tensors.items() if k.startswith("adapter/")}
+    after.tensors |= {f"adapter/{concept}/{k}": v.detach() for k, v in factors.items()}
+    return after

@@ -1,0 +1,97 @@
+"""What a method trains that is told to adapt the whole model: Theta, all its weights, or one LoRA in its place.
+
+Either goes on from task to task. Theta is carried whole: 3.4 GB on Stable Diffusion, written after every task.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from cpbench.backbones import adapters
+from cpbench.backbones.backbone import Backbone
+from cpbench.errors import UserError
+from cpbench.method import Options, State, Task
+
+if TYPE_CHECKING:
+    import torch
+
+    from cpbench.backbones.backbone import Backbone
+
+
+class WeightsOrLora(Options):
+    """Options of a method that trains the weights, or with adapter=lora a LoRA, at a rate of its own."""
+
+    adapter: Literal["full", "lora"] = Field("full", description="what is trained: full, all weights; lora, a LoRA")
+    learning_rate: float = Field(5e-6, gt=0, description="of the weights with adapter=full")
+    lora_learning_rate: float = Field(1e-4, gt=0, description="of A and B with adapter=lora")
+    rank: int = Field(8, ge=1, description="rank of A and B with adapter=lora; alpha is the same")
+    target_modules: tuple[str, ...] = Field(
+        adapters.ATTENTION, description="ends of the UNet layers' names that get a LoRA with adapter=lora"
+    )
+
+
+Group = tuple[float, list[torch.Tensor]]
+
+
+def begin(backbone: Backbone, task: Task, o: WeightsOrLora, with_words: bool = False) -> tuple[dict, Group]:
+    """(Theta by its names in a state, and with its rate): what `put_back` left in the backbone, else a new one.
+
+    with_words: the text encoders' weights, but for their token tables, are Theta's as well.
+    """
+    if o.adapter == "lora":
+        factors = backbone.factors or backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
+        return {f"adapter/{k}": v for k, v in factors.items()}, (o.lora_learning_rate, list(factors.values()))
+    weights = backbone.weights or backbone.replace_weights(whole(backbone, with_words))
+    return {f"weights/{k}": v for k, v in weights.items()}, (o.learning_rate, list(weights.values()))
+
+
+def whole(backbone: Backbone, with_words: bool) -> dict[str, torch.Tensor]:
+    """All weights by the names of `replace_weights`: the UNet's, and the text encoders' but for their token tables."""
+    weights = dict(backbone.unet.named_parameters())
+    tables = {id(encoder.table.weight) for encoder in backbone.vocabulary.encoders}
+    for part, encoder in backbone.vocabulary.named_encoders() if with_words else ():
+        weights |= {f"{part}.{name}": p for name, p in encoder.named_parameters() if id(p) not in tables}
+    return weights
+
+
+def put_back(backbone: Backbone, state: State, o: WeightsOrLora) -> None:
+    """What the last task left: all weights, or A and B; nothing before the first."""
+    if weights := state.part("weights"):
+        backbone.replace_weights(weights)
+    if factors := state.part("adapter"):
+        backbone.add_lora(o.rank, o.target_modules, values=factors)
+
+
+def refuse_if_too_large(method: str, o: WeightsOrLora, backbone: Backbone) -> None:
+    """UserError where all weights are to be trained and do not fit."""
+    if o.adapter == "full":
+        refuse_full_training(method, backbone, "use --set adapter=lora")
+
+
+def lora(state: State, o: WeightsOrLora) -> dict[str, torch.Tensor] | None:
+    """What `Method.lora` returns."""
+    return state.part("adapter") if o.adapter == "lora" else None
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has in all."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+
+def refuse_full_training(method: str, backbone: Backbone, instead: str) -> None:
+    """UserError if the UNet's weights with gradients and AdamW's two moments, all in float32, do not fit the device."""
+    n = sum(p.numel() for p in backbone.unet.parameters())
+    need, there = 16 * n, device_memory(backbone.device)
+    if need > there:
+        raise UserError(
+            f"method {method}: trains all {n / 1e9:.1f} billion weights of the UNet, {need / 1e9:.0f} GB with gradients and "
+            f"AdamW's moments, and {backbone.device.type} has {there / 1e9:.0f} GB; {instead}"
+        )

@@ -1,0 +1,1 @@
+"""Pure functions on embeddings, scores and matrices."""

@@ -1,0 +1,135 @@
+"""Intervals of the figures of a retention matrix: its concepts, their prompts and their pictures are drawn again.
+
+A figure is a mean, or a ratio of sums, over concepts, so a bootstrap of the whole matrix needs its columns alone. Within a
+draw all rows take the same prompts and pictures, for they have the same noise in all rows: what is the same in two rows
+adds nothing to the interval of their difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cpbench.metrics.cosines import ROUNDING, Array
+from cpbench.metrics.intervals import AT_ONCE, LEVEL
+
+DRAWS = 1000
+ROOM = (
+    2**22
+)  # numbers of a cube, some 30 MB, and for each that is there PADDING more: a table of any content may ask for
+PADDING = 1000
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Of drawn concepts (draws, n): the floor, right after its own task, the end, the best before the end and with it."""
+
+    floor: Array
+    learned: Array
+    last: Array
+    best_before: Array
+    best: Array
+    ceiling: Array
+
+
+# The same formulas as in `metrics`, over columns; the first are of all concepts, the others of all but the last learned.
+OF_ALL: dict[str, Callable[[Columns], Array]] = {
+    "final_average": lambda c: c.last.mean(1),
+    "plasticity": lambda c: c.learned.mean(1),
+    "forgetting_all_rows": lambda c: (c.best - c.last).mean(1),
+    "normalised_retention": lambda c: share(c.last - c.floor, c.ceiling - c.floor),
+    "gap_closed": lambda c: share(c.learned - c.floor, c.ceiling - c.floor),
+}
+OF_EARLIER: dict[str, Callable[[Columns], Array]] = {
+    "forgetting": lambda c: (c.best_before - c.last).mean(1),
+    "backward_transfer": lambda c: (c.last - c.learned).mean(1),
+    "share_lost": lambda c: 1 - share(c.last - c.floor, c.learned - c.floor),
+}
+
+
+def share(part: Array, whole: Array) -> Array:
+    """sum(part) / sum(whole) of each draw (draws, n): (draws,); NaN where the whole is nothing, or less."""
+    total = whole.sum(1)
+    return np.divide(part.sum(1), total, out=np.full(len(total), np.nan), where=total > ROUNDING)
+
+
+def figure_intervals(
+    scores: pd.DataFrame, metric: str, concepts: list[str], ceiling: list[float], level: float = LEVEL, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """By figure (low, high), the quantiles over draws; NaN where the figure is not defined in every draw.
+
+    scores: the long form, with the rows 0..T of the T `concepts`, in the order learned; ceiling (T,), NaN where there is
+    none. With few concepts such intervals are too narrow (see `intervals.bootstrap`), and those of Chaudhry's maximum lie
+    higher than they should, since a maximum over noisier means is higher: the figure itself may be outside.
+    """
+    cube = cube_of(scores, metric, concepts)
+    T = len(concepts)
+    out = {}
+    for figures, n in ((OF_ALL, T), (OF_EARLIER, T - 1)):
+        generator = np.random.default_rng(seed)
+        part = max(1, AT_ONCE // max(1, cube[:, : max(n, 1)].size))
+        columns = [
+            resampled(cube, np.array(ceiling), n, min(part, DRAWS - at), generator)
+            for at in range(0, DRAWS if n else 0, part)
+        ]
+        for name, figure in figures.items():
+            values = np.concatenate([figure(c) for c in columns]) if columns else np.array([np.nan])
+            low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+            out[name] = (float(low), float(high))
+    return out
+
+
+def cube_of(scores: pd.DataFrame, metric: str, concepts: list[str]) -> NDArray[np.float64]:
+    """(T+1, T, prompts, pictures) of a metric's cells, padded with NaN; NaN too where a picture failed or was not drawn.
+
+    ValueError where nearly all of it would be padding, as no run's table makes it.
+    """
+    own = scores[(scores["kind"] == "cell") & (scores["metric"] == metric) & scores["concept"].isin(concepts)]
+    prompt = own.groupby("concept")["prompt"].transform(lambda p: pd.factorize(p, sort=True)[0])
+    T, P = len(concepts), int(prompt.max()) + 1 if len(own) else 1
+    picture = own.groupby(["concept", "prompt"])["index"].transform(lambda k: pd.factorize(k, sort=True)[0])
+    K = int(picture.max()) + 1 if len(own) else 1
+    if ROOM + PADDING * len(own) < (T + 1) * T * P * K:
+        raise ValueError(f"{metric}: {len(own)} scores of up to {P} prompts a concept and {K} pictures a prompt")
+    cube = np.full((T + 1, T, P, K), np.nan)
+    inside = own["row"].between(0, T)
+    column = own["concept"].map({c: j for j, c in enumerate(concepts)})
+    at = tuple(values[inside].to_numpy(dtype=int) for values in (own["row"], column, prompt, picture))
+    cube[at] = own["value"][inside]
+    return cube
+
+
+def resampled(cube: NDArray[np.float64], ceiling: Array, n: int, draws: int, generator: np.random.Generator) -> Columns:
+    """Draw n of the first n concepts, in each its prompts, in each its pictures, `draws` times."""
+    T = cube.shape[1]
+    there = (~np.isnan(cube)).any(axis=0)  # (T, P, K): pictures that some row has
+    prompts = there.any(axis=2).sum(axis=1)
+    pictures = there.sum(axis=2)
+    c = generator.integers(n, size=(draws, n))
+    p = (generator.random((draws, n, cube.shape[2])) * np.maximum(prompts[c], 1)[..., None]).astype(int)
+    many = np.maximum(pictures[c[..., None], p], 1)[..., None]
+    k = (generator.random((*p.shape, cube.shape[3])) * many).astype(int)
+    values = cube[:, c[..., None, None], p[..., None], k]  # (T+1, draws, n, P, K)
+    weights = (np.arange(cube.shape[3]) < many) & (np.arange(cube.shape[2]) < prompts[c][..., None])[..., None]
+    of_prompts, some = mean_where(values, weights, 4)
+    R, _ = mean_where(of_prompts, some, 3)  # (T+1, draws, n)
+    own = c + 1  # the row in which a concept was learned
+    rows = np.arange(T + 1)[:, None, None]
+    before = np.where((rows >= own) & (rows < T), R, -np.inf).max(axis=0)
+    with_last = (
+        np.where(rows >= own, R, -np.inf).max(axis=0) if T > 1 else np.full(own.shape, np.nan)
+    )  # nothing to forget
+    learned = np.take_along_axis(R, own[None], axis=0)[0]
+    return Columns(R[0], learned, R[T], before, with_last, ceiling[c])
+
+
+def mean_where(values: NDArray[np.float64], weights: NDArray[np.bool_], axis: int) -> tuple[NDArray, NDArray]:
+    """Mean over an axis of what is there and a number, and whether anything is; NaN where nothing is."""
+    use = weights & ~np.isnan(values)
+    count = use.sum(axis=axis)
+    total = np.where(use, values, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0), count > 0

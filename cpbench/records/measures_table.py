@@ -1,0 +1,58 @@
+"""measures.csv and identification.csv: what pictures say beyond the matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from cpbench.files import read_json, write_atomically
+from cpbench.records import tables
+
+ROW = "row.json"  # of a row: its cost, and the checksums of its scores, state and pictures; written last
+COLUMNS = ["row", "measure", "concept", "value"]
+CONFUSION = ["row", "concept", "nearest", "count"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """table: columns COLUMNS; confusion: columns CONFUSION, pictures drawn for a concept by whose they look like most.
+
+    refused: why the last row has no value of a distance, by its name.
+    """
+
+    table: pd.DataFrame
+    confusion: pd.DataFrame
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def recorded_pictures(task: Path) -> dict[str, str]:
+    """By path below a task's folder the SHA-256 of its row's pictures; {} where row.json has none (of an older version)."""
+    row = read_json(task / ROW)
+    found = row.get("pictures") if isinstance(row, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def write(folder: Path, measured: Measured) -> None:
+    """measures.csv and identification.csv."""
+    for name, table in (("measures.csv", measured.table), ("identification.csv", measured.confusion)):
+        write_atomically(folder / name, table.to_csv(index=False, float_format="%.6f").encode())
+
+
+def read(folder: Path) -> pd.DataFrame | None:
+    """measures.csv of a run; None where there is none or it is not whole."""
+    kinds = {"row": int, "measure": str, "concept": str, "value": float}
+    return tables.read_table(folder / "measures.csv", kinds, COLUMNS[:-1])
+
+
+def read_confusion(folder: Path) -> pd.DataFrame | None:
+    """identification.csv of a run; None where there is none or it is not whole."""
+    kinds = {"row": int, "concept": str, "nearest": str, "count": int}
+    return tables.read_table(folder / "identification.csv", kinds, CONFUSION[:-1])
+
+
+def summary(table: pd.DataFrame, t: int) -> dict[str, float]:
+    """Of row t, by measure, the mean over concepts or nouns, those that are defined; {} where nothing is."""
+    means = table[(table["row"] == t) & table["value"].notna()].groupby("measure")["value"].mean()
+    return {str(k): round(float(v), 6) for k, v in means.items()}

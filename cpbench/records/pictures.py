@@ -1,0 +1,49 @@
+"""Pictures as files: read with care, written read-only."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cpbench.files import READ_ONLY, write_atomically
+
+
+def read_picture(path: Path, sha256: str | None = None) -> np.ndarray | None:
+    """uint8 (h, w, 3), or None where there is no whole picture, or with `sha256` one of other bytes."""
+    try:
+        data = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            return None
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def is_blank(picture: np.ndarray) -> bool:
+    """Whether a picture (h, w, 3) is of one colour all over."""
+    return bool((picture == picture[:1, :1]).all())
+
+
+def png_bytes(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A picture's file in the cache, and the SHA-256 of its bytes, which its name ends with."""
+
+    file: Path
+    sha256: str
+
+
+def place(kept: Kept, target: Path) -> None:
+    """Put a cached picture where people look for it: a copy of its own, read-only, so that nobody changes the cache."""
+    write_atomically(target, kept.file.read_bytes(), READ_ONLY, like=kept.file)

@@ -1,0 +1,134 @@
+"""What a run shows: the retention matrices as tables, the summary figures, and the picture of what was forgotten."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from cpbench.metrics import composition as composition_module
+from cpbench.metrics import matrices
+from cpbench.metrics.matrices import reference_row
+from cpbench.metrics.summary import FIGURES, TITLES, intervals, summaries
+from cpbench.records import tables
+from cpbench.records.grid import MOST_COLUMNS
+
+NARROW = {"forgetting_from_noise": "forgetting by noise", "normalised_retention": "retention"}  # in a terminal
+
+
+def number(value: float) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def short(value: float | None) -> str:
+    """`number` as wide below 0 as above: -.112."""
+    return number(math.nan if value is None else value).replace("-0.", "-.")
+
+
+def compact(title: str) -> Table:
+    """A table without frame: eleven columns of figures fit a terminal of 80."""
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
+    """Rich tables after task t: one retention matrix a metric if it fits a terminal, then the summary."""
+    scores = tables.read_scores(folder / "scores.csv")
+    out = []
+    shown = matrices.matrices(scores, concepts) if len(concepts) <= MOST_COLUMNS else {}
+    for metric, matrix in shown.items():
+        table = matrix_table(f"{TITLES[metric]} after task {t}", matrix)
+        for kind, name in (("real", "real"), ("oracle", "oracle")):
+            values = reference_row(scores, kind, metric, concepts)
+            if not all(math.isnan(v) for v in values):
+                table.add_row(name, *map(short, values), style="dim")
+        out.append(table)
+    out.append(summary_table(scores, concepts, t))
+    pairs = composition_module.summary(scores)
+    return [*out, composition_table(pairs)] if t == len(concepts) and pairs else out
+
+
+def matrix_table(title: str, matrix: pd.DataFrame) -> Table:
+    """A retention matrix, a line a row; bold: each concept right after its own task."""
+    table = compact(title)
+    table.add_column("model", no_wrap=True)
+    for concept in matrix.columns:
+        table.add_column(concept, justify="right", overflow="fold", min_width=5)
+    for row, values in matrix.iterrows():
+        name = "untouched" if row == 0 else f"task {row}"
+        own = [f"[bold]{short(v)}[/bold]" if row == j + 1 else short(v) for j, v in enumerate(values)]
+        table.add_row(name, *own)
+    return table
+
+
+def composition_table(rows: dict[str, dict[str, float]]) -> Table:
+    """Pictures of two concepts, from `composition.summary`: likeness to either, to the prompt, and how often both are there."""
+    table = compact("two concepts in one picture")
+    table.add_column("model", no_wrap=True)
+    for title in ("CLIP-I", "CLIP-T", "DINO", "both"):
+        table.add_column(title, justify="right")
+    for row, figures in rows.items():
+        name = "untouched" if row == "0" else f"task {row}"
+        table.add_row(name, *(number(figures[k]) for k in ("clip_i", "clip_t", "dino", "both")))
+    return table
+
+
+def summary_table(scores: pd.DataFrame, concepts: list[str], t: int) -> Table:
+    """The figures; after the last task each with its 95 % interval of concepts, prompts and pictures drawn again."""
+    figures, ended = summaries(scores, concepts, t), t == len(concepts)
+    bounds = intervals(scores, concepts, t) if ended else {}
+    table = compact(f"summary after task {t}" + (", with 95 % intervals" if ended else ""))
+    table.add_column("", no_wrap=True)
+    for metric in figures:
+        table.add_column(TITLES[metric], justify="left" if ended else "right", no_wrap=True)
+    for name in FIGURES:
+        shown = [short(figures[m][name]) + between(bounds.get(m, {}).get(name)) for m in figures]
+        table.add_row(NARROW.get(name, name.replace("_", " ")), *shown)
+    return table
+
+
+def between(bounds: list[float] | None) -> str:
+    """In square brackets, for rich, the bounds with two decimals and no 0 before them; "" where there are none.
+
+    Three of them stand side by side in a terminal of 80.
+    """
+    if bounds is None:
+        return ""
+    low, high = (re.sub(r"^(-?)0", r"\1", f"{round(v, 2) + 0.0:.2f}") for v in bounds)
+    return rf" \[{low}, {high}]"
+
+
+def cost_table(costs: dict[int, dict]) -> Table:
+    """What each task cost; row 0 is drawing and judging the untouched model."""
+    table = compact("cost by task")
+    heads = (
+        "task",
+        "learn s",
+        "draw s",
+        "judge s",
+        "UNet evaluations",
+        "drawn",
+        "reused",
+        "trained",
+        "carried kB",
+        "peak MB",
+    )
+    for head in heads:
+        table.add_column(head, justify="right")
+    for t, c in sorted(costs.items()):
+        evaluations = c.get("learning_unet_evaluations", 0) + c.get("drawing_unet_evaluations", 0)
+        seconds = [f"{c.get(f'{stage}_seconds', 0):.1f}" for stage in ("learning", "drawing", "judging")]
+        carried = sum(c.get("carried_bytes", {}).values()) / 1000
+        rest = [c.get("pictures_drawn", 0), c.get("pictures_reused", 0), c.get("trainable_parameters", 0)]
+        table.add_row(
+            str(t),
+            *seconds,
+            str(evaluations),
+            *map(str, rest),
+            f"{carried:.0f}",
+            f"{c.get('peak_memory_bytes', 0) / 1e6:.0f}",
+        )
+    return table

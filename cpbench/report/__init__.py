@@ -1,0 +1,1 @@
+"""One run, or a few side by side, on a page."""

@@ -1,0 +1,462 @@
+"""What a report shows of a run folder, read with care: the folder may be half finished, damaged, or come from anybody.
+
+A folder that is no run at all is a UserError. Whatever else is missing or damaged becomes a note on the page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import io
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from cpbench.config import ON_THE_MINIATURE
+from cpbench.errors import UserError, quoted
+from cpbench.files import FILE_NAME, file_hash, read_json
+from cpbench.judges import identity
+from cpbench.metrics import matrices as matrices_module
+from cpbench.metrics import summary as summary_module
+from cpbench.metrics.matrices import SCORE_COLUMNS, reference_row
+from cpbench.metrics.summary import summaries
+from cpbench.records import curves, machine, measures_table, tables
+from cpbench.records import record as record_module
+from cpbench.records.measures_table import recorded_pictures
+from cpbench.records.record import MOST_CONCEPTS, contradiction, name_of, sees_earlier_data
+from cpbench.records.tables import no_cosine
+from cpbench.records.terminal import number
+from cpbench.records.upgrade import SCHEMA
+from cpbench.records.upgrade import read as read_record
+
+MOST_CURVE = 2**25  # bytes of a table that is read
+MOST_PROMPTS = 64
+MOST_DEPTH = 20  # of mappings and lists in run.json
+MOST_SAID = 300  # characters of a fact
+JUDGES = ("clip", "dino", "clip_preprocessing", "dino_preprocessing", "clip_activation")  # that a run may name
+SHOWN = ("dino", "clip_i", "clip_t")  # in the order of the page: identity first
+IDENTIFICATION = "identification.csv"  # optional: whom each picture is nearest to, by DINO
+CLASSIFIER = "classifier/matrix.csv"  # optional: made by `cpbench classify`
+
+
+@dataclass
+class Shown:
+    """One run, ready to be shown. `matrices` have rows 0..T and a column a concept; what does not exist is NaN."""
+
+    folder: Path
+    record: dict[str, Any]
+    concepts: list[str]
+    method: str  # with the settings that are not its usual ones
+    sequence: str
+    pictures: str  # "drawn" or "photographs"
+    judges: dict[str, dict[str, str]]
+    label: str = ""  # what tells it from the others on the page
+    notes: list[str] = field(default_factory=list)
+    swapped: set[Path] = field(default_factory=set)  # pictures that are not those that were judged
+    doubt: str = ""  # why its numbers cannot be those of such a run
+    scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SCORE_COLUMNS))
+    matrices: dict[str, pd.DataFrame] = field(default_factory=dict)
+    drawn: list[int] = field(default_factory=list)  # rows of the matrices that exist
+    prompts: dict[str, list[str]] = field(default_factory=dict)  # by concept, in the order of the pictures' numbers
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)  # task, phase, step, figure, value
+    costs: dict[int, dict[str, float]] = field(default_factory=dict)
+    identification: pd.DataFrame | None = None
+    measures: pd.DataFrame | None = None  # row, measure, concept, value
+    classifier: pd.DataFrame | None = None  # the rows that `cpbench classify` made, a column a concept
+
+    @property
+    def tasks(self) -> int:
+        return len(self.concepts)
+
+    @property
+    def last(self) -> int:
+        """The last task whose row is there; 0 where there is none."""
+        return max(self.drawn, default=0)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.record.get("status") == "finished"
+
+    def noun(self, concept: str) -> str:
+        nouns = part(part(self.record, "sequence"), "class_nouns")  # older records have none
+        return said(nouns[concept]) if concept in nouns else concept
+
+    @functools.cached_property
+    def summary(self) -> dict[str, dict[str, float | None]]:
+        """By metric, the figures of `metrics.summary` after the last task that is there."""
+        if not self.last:
+            return {}
+        try:
+            return summaries(self.scores, self.concepts, self.last)
+        except ValueError:  # a matrix that lacks what the figures need
+            return {}
+
+    @functools.cached_property
+    def intervals(self) -> dict[str, dict[str, list[float] | None]]:
+        """By metric and figure the 95 % interval, (low, high), after the last task that is there."""
+        try:
+            return summary_module.intervals(self.scores, self.concepts, self.last) if self.summary else {}
+        except ValueError:  # a table as no run writes it
+            return {}
+
+    def reference(self, kind: str, metric: str) -> list[float]:
+        """Per concept, the mean of a reference row: "real" or "oracle"."""
+        return reference_row(self.scores, kind, metric, self.concepts)
+
+    def picture_scores(self, metric: str) -> dict[tuple[int, str, str, int], float]:
+        """(row, concept, prompt, index): the score of that picture."""
+        own = self.scores[(self.scores["kind"] == "cell") & (self.scores["metric"] == metric)]
+        keys = zip(own["row"], own["concept"], own["prompt"], own["index"], strict=True)
+        return dict(zip(keys, own["value"], strict=True))
+
+    def picture(self, row: int, concept: str, prompt: int, index: int = 0) -> Path | None:
+        """The file of a picture; None for a name that could lead out of the folder."""
+        return self._file(row, concept, f"{prompt:02d}-{index}.png")
+
+    def real(self, concept: str) -> Path | None:
+        """The file of the concept's first real picture."""
+        return self._file(0, concept, "real.png")
+
+    def _file(self, row: int, concept: str, name: str) -> Path | None:
+        if not FILE_NAME.fullmatch(concept):
+            return None
+        file = self.folder / f"task-{row:02d}" / "pictures" / concept / name
+        return file if os.path.isfile(file) and file not in self.swapped else None
+
+
+def read(run: Path) -> Shown:
+    """The run in this folder, or the only one below it. UserError if there is none, or its run.json is not a run's."""
+    folder = record_module.find(run)
+    shown = from_record(read_record(folder), folder)
+    if shown.pictures == "photographs" and part(shown.record, "config").get("backbone") == "miniature":
+        shown.notes.append(f"These are {ON_THE_MINIATURE}.")
+    add_scores(shown)
+    add_prompts(shown)
+    add_curves(shown)
+    add_pictures(shown)
+    add_conditions(shown)
+    add_costs(shown)
+    add_identification(shown)
+    add_measures(shown)
+    add_classifier(shown)
+    return shown
+
+
+def from_record(record: Any, folder: Path) -> Shown:
+    """What run.json says. UserError, one line, where it is not as the runner writes it."""
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or too_deep(record):
+        reason = f"its run.json is damaged, or not of a schema up to {SCHEMA}"
+        raise UserError(f"run {folder}: {reason}; run it again, or name another")
+    try:
+        sequence = record["sequence"]
+        concepts = [record_module.text(c) for c in sequence["concepts"]]
+        if not 0 < len(concepts) <= MOST_CONCEPTS or len(set(concepts)) < len(concepts):
+            raise ValueError("concepts that are none, too many, or not different")
+        if record["pictures"] not in ("drawn", "photographs"):
+            raise ValueError(f"pictures that are {quoted(record['pictures'])}")
+        return Shown(
+            folder,
+            record,
+            concepts,
+            method=record_module.text(name_of(record)) + ("*" if sees_earlier_data(record) else ""),
+            sequence=f"{record_module.text(sequence['name'])} v{record_module.whole(sequence['version'])}",
+            pictures=record["pictures"],
+            doubt=contradiction(record),
+            judges={str(k): {str(n): said(v) for n, v in it.items()} for k, it in sorted(record["judges"].items())},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        reason = f"its run.json is not as cpbench writes it ({type(error).__name__}: {error})"[:300]
+        raise UserError(f"run {folder}: {reason}; run it again, or name another") from None
+
+
+def too_deep(value: Any) -> bool:
+    """Whether it is nested deeper than anything that a run writes, and than what prints values can bear."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            v for it in level if isinstance(it, dict | list) for v in (it.values() if isinstance(it, dict) else it)
+        ]
+    return bool(level)
+
+
+def part(of: Any, key: str) -> dict[str, Any]:
+    """The mapping below this key; an empty one where there is none."""
+    value = of.get(key) if isinstance(of, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def said(value: object) -> str:
+    """A fact in one line of bounded length, whatever it is."""
+    text = "-" if value is None else str(value)
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= MOST_SAID else text[: MOST_SAID - 3] + "..."
+
+
+def add_scores(shown: Shown) -> None:
+    """Scores and matrices: of scores.csv, or of the tasks' own where the run was stopped before it was written."""
+    status, notes = shown.record.get("status"), shown.notes
+    file = shown.folder / "scores.csv"
+    scores = tables.read_scores(file)
+    if scores is None and tables.is_there(file):
+        notes.append(
+            "scores.csv is damaged, so no numbers of it are shown; the same command with cpbench run mends it."
+        )
+    elif scores is None:
+        parts = [tables.read_scores(shown.folder / f"task-{t:02d}" / "scores.csv") for t in range(shown.tasks + 1)]
+        there = [p for p in parts if p is not None]
+        scores = pd.concat(there, ignore_index=True) if there else None
+        if scores is None:
+            notes.append("There are no scores yet.")
+    if scores is not None:
+        shown.doubt = shown.doubt or no_cosine(scores)
+        notes += [f"These numbers are in doubt, and not in the leaderboard: {shown.doubt}."] if shown.doubt else []
+        apart = scores["kind"] == "pair"  # of two concepts
+        known = (scores["concept"].isin(shown.concepts) | apart) & scores["row"].between(0, shown.tasks)
+        scores = scores[known].copy()
+        scores["value"] = scores["value"].where(np.isfinite(scores["value"]))
+        shown.scores = scores
+        found = matrices_module.matrices(scores, shown.concepts)
+        shown.drawn = sorted({int(r) for r in scores.loc[scores["kind"] == "cell", "row"].unique()})
+        rows = range(shown.tasks + 1)
+        shown.matrices = {metric: found[metric].reindex(rows) for metric in SHOWN if metric in found}
+    if not shown.is_finished:
+        reason = f", {said(shown.record['reason'])}" if shown.record.get("reason") else ""
+        far = f"rows up to task {shown.last} of {shown.tasks} are there" if shown.last else "no task is drawn yet"
+        notes.append(f"This run is not finished (status: {said(status)}{reason}): {far}, and figures are of those.")
+    skipped = [t for t in range(shown.last + 1) if t not in shown.drawn]
+    if shown.drawn and skipped:
+        notes.append(
+            f"Rows {listed(skipped)} of the matrices were not drawn (--rows): figures that need them are not defined."
+        )
+
+
+def listed(numbers: list[int]) -> str:
+    """1, 2, 3, 7: "1-3, 7"."""
+    spans: list[list[int]] = []
+    for n in numbers:
+        if spans and n == spans[-1][1] + 1:
+            spans[-1][1] = n
+        else:
+            spans.append([n, n])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def add_prompts(shown: Shown) -> None:
+    """Which prompt each picture's number stands for: what the record says, if it agrees with scores.csv."""
+    cells = shown.scores[shown.scores["kind"] == "cell"]
+    there = {c: set(own["prompt"]) for c, own in cells.groupby("concept")}
+    for concept, texts in part(shown.record["sequence"], "prompts").items():
+        words = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        if words and concept in shown.concepts and set(texts) == there.get(concept, set(texts)):
+            shown.prompts[concept] = texts
+    if there and len(shown.prompts) < shown.tasks:
+        shown.notes.append(
+            "run.json does not say which prompts were drawn: they are numbered, and single pictures have no scores."
+        )
+
+
+def add_curves(shown: Shown) -> None:
+    """Long form of all tasks' training curves, see `curves.read`."""
+    shown.curves, damaged = curves.read(shown.folder, shown.tasks)
+    if damaged:
+        shown.notes.append(f"The training curves of tasks {listed(damaged)} are damaged and left out.")
+
+
+def add_pictures(shown: Shown) -> None:
+    """Which pictures are not those that were judged, by what the rows recorded: they are not shown."""
+    for t in range(shown.tasks + 1):
+        task = shown.folder / f"task-{t:02d}"
+        for name, digest in recorded_pictures(task).items():
+            file = task / name
+            if ".." not in Path(name).parts and os.path.isfile(file) and file_hash(file) != digest:
+                shown.swapped.add(file)
+    if not any((shown.folder / f"task-{t:02d}" / "pictures").is_dir() for t in range(shown.tasks + 1)):
+        shown.notes.append(
+            "Only the tables of this run are kept, and at most a small grid: this page is made of those. Its pictures and "
+            f"training curves come with running it again: {command(shown)}"
+        )
+    if shown.swapped:
+        first = min(shown.swapped).relative_to(shown.folder)
+        shown.notes.append(
+            f"{len(shown.swapped)} pictures are not those that were judged, and are left out (the first: {first}); the "
+            "same command with cpbench run draws them anew."
+        )
+
+
+def add_conditions(shown: Shown) -> None:
+    """Under which conditions what was made, where they differ."""
+    made_on = shown.record.get("made_on")
+    with contextlib.suppress(AttributeError, TypeError, KeyError):  # what anybody may write there
+        if line := machine.differences(made_on if isinstance(made_on, list) else []):
+            shown.notes.append(said(line[:1].upper() + line[1:] + "."))
+
+
+def add_costs(shown: Shown) -> None:
+    """Numbers by task, of run.json and, where that was written before the task was done, of the task's own files."""
+    kept = part(shown.record, "costs")
+    for t in range(shown.tasks + 1):
+        own = part(kept, str(t))
+        if not own:
+            folder = shown.folder / f"task-{t:02d}"
+            own = part(read_json(folder / "cost.json"), "cost") | part(read_json(folder / "row.json"), "cost")
+        numbers = {str(k): float(v) for k, v in own.items() if is_number(v)}
+        carried = [float(v) for v in part(own, "carried_bytes").values() if is_number(v)]
+        if numbers or carried:
+            shown.costs[t] = numbers | {"carried_bytes": sum(carried)}
+
+
+def is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300 and value == value  # type: ignore[operator]
+
+
+def add_identification(shown: Shown) -> None:
+    """How often pictures of a concept, after a task, are nearest to which concept's real ones; None without the file."""
+    if not tables.is_there(shown.folder / IDENTIFICATION):
+        return
+    table = measures_table.read_confusion(shown.folder)
+    if table is None or (table["count"] < 0).any():
+        shown.notes.append(f"{IDENTIFICATION} is damaged and left out.")
+        return
+    shown.identification = table[table["concept"].isin(shown.concepts)].astype({"count": float})
+
+
+# Told of a run
+
+
+def add_measures(shown: Shown) -> None:
+    """measures.csv, of the rows that are there; None without the file."""
+    table = measures_table.read(shown.folder)
+    if table is not None:
+        shown.measures = table[table["row"].isin(shown.drawn)]
+    elif tables.is_there(shown.folder / "measures.csv"):
+        shown.notes.append("measures.csv is damaged and left out.")
+
+
+def add_classifier(shown: Shown) -> None:
+    """The diffusion classifier's matrix: shares of real pictures, a row for each that was made; None without the file."""
+    file = shown.folder / CLASSIFIER
+    try:
+        if not os.path.isfile(file):
+            return
+        if file.stat().st_size > MOST_CURVE:
+            raise ValueError("too large")
+        text = file.read_text()
+        head, *lines = csv.reader(io.StringIO(text), strict=True)
+        if head != ["row", *shown.concepts] or not text.endswith("\n"):
+            raise ValueError("other columns, or cut")
+        rows = [int(line[0]) for line in lines]
+        values = np.array([[float(v) if v else math.nan for v in line[1:]] for line in lines])
+        known = set(range(shown.tasks + 1))
+        if values.shape != (len(rows), shown.tasks) or len(set(rows) & known) < len(lines):
+            raise ValueError("rows that are none")
+        if not ((values >= 0) & (values <= 1) | np.isnan(values)).all():
+            raise ValueError("shares that are none")
+        shown.classifier = pd.DataFrame(values, rows, shown.concepts).sort_index()
+    except (OSError, ValueError, IndexError, OverflowError, csv.Error):
+        shown.notes.append(f"{CLASSIFIER} is damaged and left out.")
+
+
+def judge_of(run: Shown) -> str:
+    """The metric that single pictures and curves are shown with."""
+    return next((m for m in SHOWN if m in run.matrices), "dino")
+
+
+def prompts_of(runs: Sequence[Shown]) -> int:
+    """How many prompts there are pictures of."""
+
+    def there(k: int) -> bool:
+        return any(run.picture(t, c, k) for run in runs for c in run.concepts for t in {0, run.last})
+
+    return next((k for k in range(MOST_PROMPTS) if not there(k)), MOST_PROMPTS)
+
+
+def figure(value: float | None) -> str:
+    return number(math.nan if value is None else round(value, 3) + 0.0)  # never -0.000
+
+
+# Several
+
+
+def label(runs: list[Shown]) -> None:
+    """Give each run the shortest name that no other has: its method, then seed and order, then hash, then a number."""
+    config = [part(r.record, "config") for r in runs]
+    seeds = [f"seed {said(c.get('seed'))}, order {said(c.get('order'))}" for c in config]
+    more = [
+        [r.method for r in runs],
+        [f"{r.method} ({s})" for r, s in zip(runs, seeds, strict=True)],
+        [f"{r.method} ({s}, {said(r.record.get('hash'))})" for r, s in zip(runs, seeds, strict=True)],
+        [f"{r.method} ({k})" for k, r in enumerate(runs, 1)],
+    ]
+    names = next(names for names in more if len(set(names)) == len(names))
+    for r, name in zip(runs, names, strict=True):
+        r.label = name
+
+
+def judged_by(shown: Shown) -> list[tuple[str, dict[str, str]]]:
+    """By kind all of a judge that moves a score."""
+    return [(name, identity.counted(identity.completed(it))) for name, it in shown.judges.items()]
+
+
+def comparable(runs: list[Shown]) -> list[str]:
+    """Notes on what differs between runs set side by side. UserError where their scores cannot be compared."""
+    first, notes = runs[0], []
+    for other in runs[1:]:
+        both = f"{first.folder} and {other.folder} cannot be set side by side"
+        if (first.sequence, sorted(first.concepts)) != (other.sequence, sorted(other.concepts)):
+            raise UserError(f"{both}: they are of {first.sequence} and {other.sequence}; name runs of one sequence")
+        if first.pictures != other.pictures:
+            raise UserError(f"{both}: one has drawn stand-ins, one photographs; name runs of one kind")
+        if judged_by(first) != judged_by(other):
+            raise UserError(f"{both}: their judges differ, and so do their scales; name runs of the same judges")
+    for key, words in (
+        ("backbone", "backbones"),
+        ("sampler", "samplers"),
+        ("pictures_per_prompt", "numbers of pictures a prompt"),
+        ("images", "training pictures"),
+        ("dtype", "precisions"),
+    ):
+        if len({repr(part(r.record, "facts").get(key)) for r in runs}) > 1:
+            notes.append(f"These runs have different {words}: what differs between them is not the method alone.")
+    if len({part(r.record, "config").get("seed") for r in runs}) > 1:
+        notes.append("These runs have different seeds: their pictures are drawn from different noise.")
+    if len({tuple(r.concepts) for r in runs}) > 1:
+        notes.append("These runs learned the concepts in different orders.")
+    return notes
+
+
+# To run it again
+
+
+def command(shown: Shown) -> str:
+    """The command line that makes this run again, where the presets are still the same."""
+    config, words = part(shown.record, "config"), ["cpbench", "run"]
+    for key in ("method", "sequence", "backbone", "seed", "order", "data", "fit", *JUDGES):
+        value = config.get(key)
+        if value is not None and (key, value) != ("fit", "crop"):
+            words += [f"--{key.replace('_', '-')}", said(value)]
+    rows = config.get("rows")
+    words += ["--rows", ",".join(map(said, rows))] if isinstance(rows, list) else []
+    usual = {"batch_size": 16}
+    chosen = {f"evaluation.{k}": v for k, v in part(config, "evaluation").items() if v not in (None, usual.get(k))}
+    for key, value in (part(shown.record, "changed") | chosen).items():
+        text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+        words += ["--set", f"{key}={text}"]
+    for key, value in part(config, "loading").items():
+        if value not in (None, False, "auto"):
+            words += [f"--{key.replace('_', '-')}", *([] if value is True else [said(value)])]
+    return shlex.join(words)
+
+
+def config_file(shown: Shown) -> str:
+    """The whole configuration as YAML, for `cpbench run --config`: every option, whatever the presets say by then."""
+    config = {k: v for k, v in part(shown.record, "config").items() if v is not None and k != "output"}
+    return yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)

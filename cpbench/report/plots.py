@@ -1,0 +1,370 @@
+"""The plots of a report, by matplotlib: inline SVG whose colours are the page's, or PNG and SVG files.
+
+A plot is a function that draws on axes with a theme. The page's theme has stand-in colours, which become CSS variables:
+so one drawing is right in light, in dark and on paper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+from PIL import Image
+
+from cpbench.files import write_atomically
+from cpbench.metrics.intervals import bootstrap
+from cpbench.records import curves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = NDArray[np.float64]
+Draw = Callable[["Axes", "Theme"], None]
+
+# lines of methods, light and dark; the dashes tell them apart without colour
+SERIES = ("#0b62a8", "#c2500a", "#0d7f5f", "#a5377f", "#7a6200", "#5b4bb5", "#a3262e", "#4d5761")
+SERIES_DARK = ("#6db3f2", "#ff9d5c", "#4fd1a5", "#f08cc8", "#d9bd4a", "#a99bf5", "#ff8a8f", "#b4bfca")
+DASHES = ("", "5 1.5", "2 1.2", "6 1.5 1.5 1.5")  # in widths of the line
+# tasks, first to last
+TASKS = ("#3b1f63", "#2c5f8d", "#1f8f86", "#7aa82c", "#c99a00")
+TASKS_DARK = ("#a98bef", "#6aa6ec", "#45c9b4", "#a8d84e", "#ffe066")
+# cells of a heat map, low to high: what is high stands out from the page
+HEAT = ("#fbfcf3", "#d9edce", "#96d2bd", "#4aa9bd", "#2b77b1", "#27479a", "#1a2668")
+HEAT_DARK = ("#181d27", "#1d2f49", "#1f4a6c", "#266e89", "#419593", "#83bf9d", "#d8ecb9")
+MARK = "#c62828"  # the frame around what was just learned
+LEVELS = 24  # shades of a heat map
+MOST_POINTS = 120  # of a line
+FEWEST = 3  # values that an interval needs
+SETTINGS = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "text.parse_math": False,  # a concept may be called $x$
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "svg.hashsalt": "cpbench",
+}
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours by name; `series` of runs, `tasks` from the first to the last."""
+
+    ink: str
+    muted: str
+    line: str
+    paper: str
+    series: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+
+def paper(tasks: int) -> Theme:
+    """For files: on white."""
+    return Theme("#1b1f24", "#59636e", "#dfe3e8", "#ffffff", SERIES, shades(TASKS, tasks))
+
+
+def stand_ins(tasks: int) -> Theme:
+    """For the page: colours that `inline` puts the page's own for."""
+    series = tuple(f"#0a00{i:02x}" for i in range(len(SERIES)))
+    return Theme("#0b0001", "#0b0002", "#0b0003", "#0b0004", series, tuple(f"#0c{i:04x}" for i in range(tasks)))
+
+
+def variables(tasks: int) -> dict[str, str]:
+    """Stand-in: the CSS variable."""
+    theme = stand_ins(tasks)
+    named = dict(zip((theme.ink, theme.muted, theme.line, theme.paper), ("ink", "muted", "line", "paper"), strict=True))
+    named |= {colour: f"s{i}" for i, colour in enumerate(theme.series)}
+    return named | {colour: f"t{i + 1}" for i, colour in enumerate(theme.tasks)}
+
+
+def shades(anchors: Sequence[str], n: int) -> tuple[str, ...]:
+    """`n` colours from the first anchor to the last."""
+    ramp = LinearSegmentedColormap.from_list("ramp", list(anchors))
+    return tuple(to_hex(ramp(k / max(1, n - 1))) for k in range(n))
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever is better read on it."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour)]
+    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+    return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
+
+
+# Intervals
+
+
+def interval(values: Array) -> tuple[Array, Array]:
+    """The bootstrap of concepts of each column's mean, of `values` (concepts, m): bounds (low, high), (m,) each.
+
+    NaN is left out; NaN is the answer for fewer than three values, from which no interval can be told.
+    """
+    low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
+    for k, column in enumerate(values.T):
+        there = column[~np.isnan(column)]
+        if len(there) >= FEWEST:
+            found = bootstrap(there, [str(j) for j in range(len(there))])
+            low[k], high[k] = found.low, found.high
+    return low, high
+
+
+def changes(matrix: Array) -> Array:
+    """Of a retention matrix (T+1, T): (T, T), how much concept j has changed k tasks after it was learned; NaN else."""
+    tasks = matrix.shape[1]
+    out = np.full((tasks, tasks), np.nan)
+    for j in range(tasks):
+        after = matrix[j + 1 :, j]
+        out[j, : len(after)] = after - after[0]
+    return out
+
+
+def mean(values: Array) -> Array:
+    """Of each column of (n, m), without what is NaN; NaN of nothing."""
+    n = (~np.isnan(values)).sum(axis=0)
+    return np.where(n > 0, np.nansum(values, axis=0) / np.maximum(n, 1), np.nan)
+
+
+# Drawing
+
+
+def dash(i: int) -> tuple[str | tuple, str]:
+    """How the line of run i is dashed: for matplotlib, and as SVG says it, 2 pixels wide. Beyond 8 the colours repeat."""
+    pattern = DASHES[(i + i // len(SERIES)) % len(DASHES)]
+    lengths = tuple(map(float, pattern.split()))
+    return ((0, lengths) if lengths else "-"), " ".join(f"{2 * n:g}" for n in lengths)
+
+
+def band(axes: Axes, theme: Theme, x: Array, values: Array, i: int, label: str, marker: bool = True) -> None:
+    """The mean of each column of `values`, as a line, and its interval, as an area."""
+    y, (low, high) = mean(values), interval(values)
+    colour, style = theme.series[i % len(theme.series)], dash(i)[0]
+    known = ~np.isnan(low)
+    axes.fill_between(x[known], low[known], high[known], color=colour, alpha=0.16, linewidth=0)
+    axes.plot(x, y, color=colour, linestyle=style, marker="o" if marker else "", markersize=3, label=label)
+
+
+def forgetting(matrices: Sequence[tuple[str, Array]], what: str, each: bool) -> Draw:
+    """Change of the score since a concept was learned, over the number of tasks since; `each`: a thin line a concept."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.axhline(0, color=theme.muted, linewidth=0.7)
+        for i, (label, matrix) in enumerate(matrices):
+            lost = changes(matrix)
+            x = np.arange(lost.shape[1], dtype=float)
+            if each:
+                for line in lost:
+                    axes.plot(x, line, color=theme.muted, linewidth=0.6, alpha=0.55)
+            band(axes, theme, x, lost, i, label)
+        axes.set_title(what, loc="left", fontsize=9)
+        axes.set_xlabel("tasks since the concept was learned")
+        axes.set_ylabel("change of the score")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return draw
+
+
+@dataclass(frozen=True)
+class Line:
+    """One concept of one run: rows of the matrix (m,), values (prompts, m), and when it was learned."""
+
+    label: str
+    rows: Array
+    values: Array
+    learned: int
+
+
+def concept(name: str, lines: Sequence[Line], floor: float, ceiling: float, low: float, high: float, last: int) -> Draw:
+    """A concept's score after each task from its own on, between the untouched model and the real pictures."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for level, dash in ((floor, (0, (1, 2))), (ceiling, (0, (4, 2)))):
+            if not math.isnan(level):
+                axes.axhline(level, color=theme.muted, linewidth=0.8, linestyle=dash)
+        for i, line in enumerate(lines):
+            band(axes, theme, line.rows, line.values, i, line.label)
+        axes.set_title(name, loc="left", fontsize=9)
+        axes.set_xlabel("after task")
+        axes.set_xlim(0.6, last + 0.4)
+        axes.set_ylim(low, high)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+    return draw
+
+
+def training(name: str, lines: pd.DataFrame, points: int = MOST_POINTS) -> Draw:
+    """One figure of a phase's training: a smoothed line of `points` for every task. Columns task, step, value."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for task, line in lines.groupby("task"):
+            line = line.sort_values("step")
+            smooth = curves.smoothed(line["value"]).to_numpy()
+            keep = np.unique(np.linspace(0, len(line) - 1, min(len(line), points)).astype(int))
+            x, y = line["step"].to_numpy()[keep], smooth[keep]
+            axes.plot(
+                x,
+                y,
+                color=theme.tasks[int(task) - 1],
+                linewidth=1,
+                marker="" if len(keep) > 1 else ".",
+                label=f"task {task}",
+            )
+        values = lines["value"]
+        if (values > 0).all() and values.max() > 30 * values.min():
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())  # the usual one writes mathematics, which is off
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(name, loc="left", fontsize=9)
+        axes.set_xlabel("step")
+
+    return draw
+
+
+def trade_off(points: Sequence[tuple[str, float, float]], x: str, y: str) -> Draw:
+    """One point a run: what it cost, and what is kept."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        middle = (min(cost for _, cost, _ in points) + max(cost for _, cost, _ in points)) / 2
+        for i, (label, cost, kept) in enumerate(points):
+            axes.plot([cost], [kept], "o", color=theme.series[i % len(theme.series)], markersize=5)
+            away, side = ((6, "left"), (-6, "right"))[cost > middle]  # towards the middle, where there is room
+            axes.annotate(label, (cost, kept), (away, 0), textcoords="offset points", ha=side, va="center", fontsize=7)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.margins(0.4, 0.15)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+
+    return draw
+
+
+def heat(name: str, table: pd.DataFrame, low: float, high: float) -> Draw:
+    """A retention matrix, or a row of references, with its numbers; the frame is where a concept was learned."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        values, size = table.to_numpy(dtype=float), 7 if table.shape[1] <= 12 else 4
+        ramp = LinearSegmentedColormap.from_list("heat", HEAT)
+        axes.imshow(values, cmap=ramp, vmin=low, vmax=high, aspect="auto")
+        axes.grid(False)
+        for (t, j), value in np.ndenumerate(values):
+            if not math.isnan(value):
+                shade = to_hex(ramp((value - low) / (high - low)))
+                axes.text(j, t, f"{value:.3f}", ha="center", va="center", fontsize=size, color=ink_on(shade))
+            if table.index[t] == f"task {j + 1}":
+                axes.add_patch(Rectangle((j - 0.5, t - 0.5), 1, 1, fill=False, edgecolor=MARK, linewidth=1.2))
+        axes.set_xticks(range(table.shape[1]), list(table.columns), rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(table.shape[0]), list(table.index))
+        axes.tick_params(length=0)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.set_title(name, loc="left", fontsize=9, wrap=True)  # long with a method's settings, over a few concepts
+
+    return draw
+
+
+def lapse(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image | None], int]]) -> Draw:
+    """The time-lapse grid: (concept, its pictures by column, the column in which it was learned) a row."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.grid(False)
+        for j, (_, pictures, learned) in enumerate(rows):
+            for k, picture in enumerate(pictures):
+                if picture is not None:
+                    axes.imshow(picture, extent=(k + 0.03, k + 0.97, j + 0.97, j + 0.03), interpolation="nearest")
+                if k == learned:
+                    axes.add_patch(Rectangle((k, j), 1, 1, fill=False, edgecolor=MARK, linewidth=1.4))
+        axes.set_xlim(-0.02, len(heads) + 0.02)
+        axes.set_ylim(len(rows) + 0.02, -0.02)
+        axes.set_aspect("equal")
+        axes.xaxis.tick_top()
+        axes.set_xticks(np.arange(len(heads)) + 0.5, list(heads), fontsize=6)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, [name for name, *_ in rows])
+        axes.tick_params(length=0)
+        for side in axes.spines.values():
+            side.set_visible(False)
+
+    return draw
+
+
+@contextlib.contextmanager
+def figure(draws: Sequence[Draw], size: tuple[float, float], theme: Theme, columns: int = 1) -> Iterator[Figure]:
+    """A figure of one panel of `size` inches for each; usable, and to be saved, inside the block only."""
+    colours = {name: theme.ink for name in ("text.color", "axes.labelcolor", "axes.titlecolor")}
+    colours |= {name: theme.muted for name in ("axes.edgecolor", "xtick.color", "ytick.color")}
+    colours |= {"grid.color": theme.line}
+    with matplotlib.rc_context(SETTINGS | colours):
+        columns = min(columns, len(draws))
+        rows = -(-len(draws) // columns)
+        made = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        made.patch.set_alpha(0)
+        panels = made.subplots(rows, columns, squeeze=False)
+        for axes, draw in zip(panels.flat, draws, strict=False):
+            axes.patch.set_alpha(0)
+            draw(axes, theme)
+        for axes in list(panels.flat)[len(draws) :]:
+            axes.set_visible(False)
+        yield made
+
+
+def inline(draw: Draw, size: tuple[float, float], tasks: int, key: str, title: str) -> str:
+    """A plot as SVG for the page: its colours the page's variables, its ids beginning with `key`, said as `title`."""
+    with figure([draw], size, stand_ins(tasks)) as made, matplotlib.rc_context({"svg.fonttype": "none"}):
+        buffer = io.StringIO()
+        made.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
+
+    def named(found: re.Match) -> str:
+        return f' id="{key}-{found[1]}"' if found[1] in used else ""
+
+    svg = re.sub(r' id="([^"]*)"', named, svg)
+    svg = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{key}-", svg)
+    for colour, variable in variables(tasks).items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    svg = re.sub(r"\n\s*", "\n", svg)
+    head = re.search(r'viewBox="([^"]+)"', svg)
+    assert head
+    said = html.escape(title)
+    wide = round(size[0] * 115)  # pixels: at most a little larger than it was drawn, or its words outgrow the page's
+    opening = f'<svg viewBox="{head[1]}" style="max-width: {wide}px" role="img" aria-label="{said}">'
+    return opening + svg[svg.index(">", svg.index("<svg")) + 1 :]
+
+
+def save(draws: Sequence[Draw], size: tuple[float, float], tasks: int, target: Path, columns: int = 1) -> list[Path]:
+    """The plots, on white, as target.png and target.svg."""
+    written = []
+    with figure(draws, size, paper(tasks), columns) as made:
+        made.patch.set_alpha(1)
+        handles, names = next(
+            (found for a in made.axes if len((found := a.get_legend_handles_labels())[0]) > 1), ([], [])
+        )
+        if handles:
+            made.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=7, frameon=False)
+        for ending, keep in (
+            ("png", {"dpi": 150, "metadata": {"Software": None}}),
+            ("svg", {"metadata": {"Date": None}}),
+        ):
+            buffer = io.BytesIO()
+            made.savefig(buffer, format=ending, facecolor="white", **keep)
+            write_atomically(target.with_name(f"{target.name}.{ending}"), buffer.getvalue())
+            written.append(target.with_name(f"{target.name}.{ending}"))
+    return written

@@ -1,0 +1,109 @@
+"""Keeps `learn` honest: while it runs, other concepts' data cannot be opened, and afterwards the state is searched.
+
+Python's audit hooks see every `open` of this process, from any library that opens files through Python. The drawn
+world raises an audit event of its own when a subject is asked for by name. A method written to escape both (through
+ctypes, say) can; this catches honest mistakes and lazy cheats, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cpbench.errors import ReplayError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".npy", ".npz")
+MOST_ALIKE = 0.9
+
+
+_watch: dict | None = None
+_hooked = False
+
+
+def _hook(event: str, args: tuple) -> None:
+    if _watch is None:
+        return
+    if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
+        path = os.path.realpath(os.fsdecode(args[0]))
+        if any(path.startswith(folder) for folder in _watch["folders"]):
+            raise ReplayError(f"learn opened {path}: it holds another concept's pictures")
+        if path.startswith(_watch["run"]) and path.lower().endswith(PICTURE_SUFFIXES):
+            raise ReplayError(f"learn opened {path}: pictures of a run are not for learning from")
+    elif event == "cpbench.subject" and args[0] != _watch["concept"]:
+        raise ReplayError(f"learn asked the drawn world for {args[0]!r} while learning {_watch['concept']!r}")
+
+
+@contextmanager
+def learning_only(concept: str, others: Iterable[Path], run_root: Path) -> Iterator[None]:
+    """While inside, only `concept` may be looked at: none of `others` (folders and files), no picture below `run_root`."""
+    global _watch, _hooked
+    if not _hooked:
+        sys.addaudithook(_hook)
+        _hooked = True
+    # files too: links in a folder, as in the hub's cache, lead out of it
+    folders = [path if os.path.isfile(path) else path + os.sep for path in map(os.path.realpath, others)]
+    _watch = {"concept": concept, "folders": folders, "run": os.path.realpath(run_root) + os.sep}
+    try:
+        yield
+    finally:
+        _watch = None
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """The rows of x (m, n) less their means, at length 1; a constant row is 0."""
+    centred = x - x.mean(1, keepdim=True)
+    norm = centred.norm(dim=1, keepdim=True)
+    # what is left of a constant row is rounding, and may point anywhere
+    return centred / norm.clamp(min=1e-12) * (norm > 1e-6 * x.norm(dim=1, keepdim=True))
+
+
+def correlations(slices: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+    """Absolute correlations (m, r) of the rows of `slices` (m, n) and of `references` (r, n); 0 for a constant row."""
+    return (unit(slices) @ unit(references).T).abs()
+
+
+def alike(slices: torch.Tensor, reference: torch.Tensor) -> float:
+    """Largest absolute correlation of the rows of `slices` (m, n) with the vector `reference` (n,)."""
+    return float(correlations(slices, reference[None]).max())
+
+
+def search_state(tensors: Mapping[str, torch.Tensor], seen: Mapping[str, tuple[np.ndarray, torch.Tensor]]) -> None:
+    """Raise ReplayError if a slice of a state tensor is a learned concept's image or latent, up to scale and offset.
+
+    `seen` maps each concept to its images, uint8 (n, h, w, 3), and its latents (n, c, h', w').
+    """
+    import torch
+
+    by_size: dict[int, list[tuple[str, str, torch.Tensor]]] = {}
+    for concept, (images, latents) in seen.items():
+        rows = torch.from_numpy(images).float()
+        forms = [
+            ("image", rows),
+            ("image", rows.permute(0, 3, 1, 2)),
+            ("image", rows.mean(-1)),
+            ("latent", latents.float().cpu()),
+        ]
+        for what, form in forms:
+            for vector in form.flatten(1):
+                by_size.setdefault(len(vector), []).append((concept, what, vector))
+    # once, not for every tensor: at 512 pixels they are as large as a small state
+    units = {n: unit(torch.stack([vector for *_, vector in references])) for n, references in by_size.items()}
+    for name, tensor in tensors.items():
+        flat = tensor.detach().float().cpu().reshape(-1)
+        for n, references in units.items():
+            if not (count := len(flat) // n):
+                continue
+            found = (unit(flat[: count * n].view(count, n)) @ references.T).abs().amax(0)
+            if found.max() > MOST_ALIKE:
+                concept, what, _ = by_size[n][int(found.argmax())]
+                raise ReplayError(
+                    f"state tensor {name!r} holds an {what} of concept {concept!r}: methods carry no data of their concepts"
+                )

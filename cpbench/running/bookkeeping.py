@@ -1,0 +1,158 @@
+"""A run's folder: held by one process, its record and tables written, and whether it is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from cpbench.concepts import images
+from cpbench.errors import DamagedState, UserError
+from cpbench.files import file_hash, hash8, read_json, write_atomically, write_json
+from cpbench.method import State
+from cpbench.metrics import composition as composition_module
+from cpbench.metrics import matrices, summary
+from cpbench.metrics.summary import summaries
+from cpbench.records import machine, measures_table, tables
+from cpbench.records.upgrade import CODE, SCHEMA
+from cpbench.records.upgrade import read as read_record
+from cpbench.registry import changed
+from cpbench.running import rows
+from cpbench.running.prepare import Run
+from cpbench.running.task import is_dropped
+
+
+@contextlib.contextmanager
+def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """The run folder for this process alone; a second one is told, after `patience` seconds, who holds it.
+
+    The lock is the operating system's: it ends with the process that had it, however that ended.
+    """
+    lock, holder = FileLock(folder / ".lock"), folder / ".holder.json"
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        who = read_json(holder) or {}
+        raise UserError(
+            f"run folder {folder}: process {who.get('pid', '?')} on {who.get('host', '?')} has held it since "
+            f"{who.get('since', '?')}; wait for it, or stop it and start again"
+        ) from None
+    try:
+        write_json(
+            holder,
+            {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")},
+        )
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def earlier(run: Run) -> Iterator[str]:
+    """A line for each run of the same settings, seed and order that other code made: it is left as it is."""
+    mine = json.loads(json.dumps({k: v for k, v in run.facts.items() if k not in CODE}))
+    for file in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}/run.json")):
+        record = read_record(file.parent)
+        try:
+            facts, version = record["facts"], record["versions"]["cpbench"]
+            alike = {k: v for k, v in facts.items() if k not in CODE} == mine
+            how = "made" if record["status"] == "finished" else "begun, and not finished,"
+        except (TypeError, KeyError, AttributeError):  # what is no record
+            continue
+        if alike and file.parent != run.folder:
+            yield f"{file.parent}: {how} by cpbench {version}, kept; a new run goes to {run.folder}"
+
+
+def remove_temporary(folder: Path) -> None:
+    """What was being written when an earlier process was killed; nobody reads it."""
+    for file in folder.rglob(".*.tmp"):
+        file.unlink(missing_ok=True)
+
+
+def write_tables(run: Run, t: int) -> None:
+    """scores.csv of the whole run so far, and one matrix file a metric."""
+    files = [run.task_folder(k) / "scores.csv" for k in run.rows if k <= t]
+    parts = [tables.read_scores(file) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        if part is None:  # a mount that went away, say
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    scores = pd.concat(parts, ignore_index=True)
+    tables.write_scores(run.folder / "scores.csv", scores)
+    for metric, table in matrices.matrices(scores, run.concepts).items():
+        write_atomically(run.folder / f"matrix-{metric}.csv", table.to_csv(float_format="%.6f").encode())
+
+
+def is_finished(run: Run) -> bool:
+    """Whether states, scores and hash agree with a record that says so."""
+    record = read_json(run.folder / "run.json")
+    if (
+        not isinstance(record, dict)
+        or record.get("status") != "finished"
+        or record.get("facts") != json.loads(json.dumps(run.facts))
+    ):
+        return False
+    try:
+        for t in range(1, len(run.concepts) + 1):
+            if is_dropped(run, t):
+                State.checksum(run.task_folder(t), run.bound(t))
+            else:
+                run.load_state(t)
+    except (FileNotFoundError, DamagedState):
+        return False
+    if not all(rows.is_complete(run, t) for t in run.rows):
+        return False
+    return record.get("files") == shown_files(run.folder) != {}
+
+
+def shown_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of what a run shows: scores, matrices, measures, grid."""
+    found = [f for pattern in ("*.csv", "*.png") for f in sorted(folder.glob(pattern))]
+    return {f.name: file_hash(f) for f in found}
+
+
+def write_record(run: Run, status: str, reason: str = "") -> None:
+    """run.json: all one needs to know what the scores beside it mean."""
+    scores = tables.read_scores(run.folder / "scores.csv")
+    done = 0 if scores is None else int(scores["row"].max())
+    drawn = images.are_drawn(run.sequence.concepts, run.config.backbone)
+    record = {
+        "schema": SCHEMA,
+        "status": status,
+        "reason": reason,
+        "config": run.config.model_dump(mode="json") | {"output": None},
+        "changed": changed(run.config.method, run.config.backbone, run.options),
+        "facts": run.facts,
+        "hash": hash8(run.facts),
+        "sequence": {
+            "name": run.sequence.name,
+            "version": run.sequence.version,
+            "concepts": run.concepts,
+            "class_nouns": {c.name: c.class_noun for c in run.sequence.concepts},
+            "prompts": {c.name: list(run.sequence.evaluation.prompts[c.kind]) for c in run.sequence.concepts},
+        },
+        "photographs_on_the_miniature": run.config.backbone == "miniature" and not drawn,
+        "pictures": "drawn" if drawn else "photographs",
+        "sees_earlier_data": run.method_class.sees_earlier_data,
+        "judges": {name: j.identity for name, j in run.judges.items()},
+        "backbone": run.backbone.facts,
+        "made_on": run.made_on,
+        "costs": {str(t): c for t, c in sorted(run.costs.items())},
+        "summary": summaries(scores, run.concepts, done) if done else {},
+        "intervals": summary.intervals(scores, run.concepts, done) if done else {},
+        "composition": composition_module.summary(scores) if done else {},
+        "measures": measures_table.summary(table, done)
+        if (table := measures_table.read(run.folder)) is not None
+        else {},
+        "files": shown_files(run.folder),
+        "versions": machine.versions(),
+        "commit": machine.commit(),
+    }
+    write_json(run.folder / "run.json", record)

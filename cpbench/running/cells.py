@@ -1,0 +1,97 @@
+"""What is drawn in a row: every concept learned so far, and beside the matrix pairs of concepts and plain class nouns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cpbench.concepts.sequences import Concept, Sequence
+from cpbench.errors import UserError
+from cpbench.records.measures_table import recorded_pictures
+from cpbench.records.pictures import is_blank, read_picture
+from cpbench.running import composition
+
+# DreamBench's class nouns: some are in a sequence and some are not, which tells what is lost beyond it
+NOUNS = (
+    "backpack", "stuffed animal", "bowl", "can", "candle", "cat", "clock", "sneaker", "dog", "teapot", "glasses", "boot",
+    "vase", "cartoon", "toy",
+)  # fmt: skip
+METRICS = {
+    "cell": ("clip_i", "clip_t", "dino"),
+    "unlearned": ("clip_i", "clip_t", "dino"),
+    "pair": composition.METRICS,
+    "prior": ("clip_t",),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing that is drawn in a row.
+
+    kind: "cell", a concept, an entry of the retention matrix; "unlearned", one of its upper triangle, a concept whose turn
+    has not come, asked for by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as in
+    scores.csv; concepts: who is scored; nouns: what stands in the prompts without a method.
+    """
+
+    kind: str
+    name: str
+    concepts: tuple[Concept, ...]
+    nouns: tuple[str, ...]
+    templates: tuple[str, ...]
+    per_prompt: int
+
+    @property
+    def learned(self) -> tuple[Concept, ...]:
+        """The concepts whose words are in the prompts, in every row but 0."""
+        return self.concepts if self.kind in ("cell", "pair") else ()
+
+    @property
+    def pictures(self) -> int:
+        return len(self.templates) * self.per_prompt
+
+    @property
+    def which(self) -> list[tuple[str, int]]:
+        """(template, index) of every picture, in their order."""
+        return [(template, k) for template in self.templates for k in range(self.per_prompt)]
+
+
+def of_row(sequence: Sequence, t: int, per_prompt: int, upper_triangle: bool = False) -> list[Cell]:
+    """Row t: the concepts learned so far (row 0: all), in row 0 and the last the pairs, and the nouns, a picture a prompt.
+
+    upper_triangle: those not yet learned too, as forward transfer needs them.
+    """
+    test = sequence.evaluation
+    learned = sequence.concepts[:t] if t else sequence.concepts
+    found = [Cell("cell", c.name, (c,), (c.class_noun,), test.prompts[c.kind], per_prompt) for c in learned]
+    for c in sequence.concepts[t:] if t and upper_triangle else ():
+        found.append(Cell("unlearned", c.name, (c,), (c.class_noun,), test.prompts[c.kind], per_prompt))
+    for a, b in composition.pairs(sequence) if t in (0, len(sequence.concepts)) else ():
+        nouns = (a.class_noun, b.class_noun)
+        found.append(Cell("pair", f"{a.name}+{b.name}", (a, b), nouns, test.compositions, per_prompt))
+    nouns = dict.fromkeys([*(c.class_noun for c in sequence.concepts), *NOUNS]) if test.prior else ()
+    return found + [Cell("prior", noun, (), (noun,), test.prior, 1) for noun in nouns]
+
+
+def folder_of(task: Path, cell: Cell) -> Path:
+    """Where the pictures of a cell are: plain nouns, which may have any characters, apart from concepts."""
+    if cell.kind == "prior":
+        return task / "prior" / ("".join(c if c.isalnum() else "-" for c in cell.name).strip("-") or "noun")
+    return task / "pictures" / cell.name
+
+
+def pictures_of(task: Path, cell: Cell) -> dict[tuple[str, int], np.ndarray]:
+    """By (template, index) the pictures that are there and are more than one colour.
+
+    UserError for a picture that is not the one that was drawn there, by what the row recorded.
+    """
+    found, recorded = {}, recorded_pictures(task)
+    for template, k in cell.which:
+        file = folder_of(task, cell) / f"{cell.templates.index(template):02d}-{k}.png"
+        picture = read_picture(file, digest := recorded.get(file.relative_to(task).as_posix()))
+        if picture is None and digest is not None and file.exists():
+            raise UserError(f"{file}: is not the picture that was drawn there; `cpbench run` again draws it anew")
+        if picture is not None and not is_blank(picture):
+            found[template, k] = picture
+    return found

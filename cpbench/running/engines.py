@@ -1,0 +1,246 @@
+"""Where the runs of a sweep are done: processes of this machine, or tasks of a Ray cluster.
+
+An engine has `words` (what it is, for a person), `submit` (a job, whose outcome comes as a future), `stop` and `close`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cpbench import config
+from cpbench.errors import UserError
+
+PATIENCE_SECONDS = 60.0  # a run that Ray starts again waits so long for its folder: its first process may be dying
+LOST = -1000  # for the exit code of a process that Ray gave up: nobody saw how it ended
+RETRIES = 3  # Ray's, of a run whose worker or node is gone
+MINIATURE_BYTES = 1_500_000_000  # memory of one run on the miniature, with torch and all
+OTHERS_BYTES = 8_000_000_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: its name here, and what it is given."""
+
+    name: str
+    given: dict[str, Any]
+
+
+@dataclass
+class Places:
+    """Where a sweep keeps its own files: jobs, logs and how far each run is."""
+
+    output: Path
+
+    def file(self, job: Job, ending: str) -> Path:
+        return self.output / "sweep" / f"{job.name}.{ending}"
+
+
+@dataclass
+class Outcome:
+    """How a job ended: the exit code of its run, negative for a signal, None where it was never started."""
+
+    code: int | None
+    seconds: float = 0.0
+
+
+# One job
+
+
+def work(given: dict[str, Any], progress: Path, threads: int, copy_to: str | None, patience: float) -> int:
+    """Do one run in this process. Returns its exit code; what it has to say goes to standard output."""
+    import torch
+
+    from cpbench.running.runner import execute
+
+    torch.set_num_threads(threads)
+    try:
+        run = execute(*config.resolve(given), patience=patience, progress=progress)
+        if copy_to:
+            print(f"copied to {copy(run.folder, run.config.output, copy_to)}")
+    except UserError as error:
+        print(f"cpbench: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+        return 1
+    return 0
+
+
+def copy(folder: Path, output: Path, url: str) -> str:
+    """Copy a run folder to any fsspec URL, below its path in `output`; run.json last, which makes it count."""
+    import fsspec
+
+    fs, root = fsspec.core.url_to_fs(url)
+    target = f"{root.rstrip('/')}/{folder.relative_to(output).as_posix()}"
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(".")]
+    for file in sorted(files, key=lambda f: f.name == "run.json"):
+        there = f"{target}/{file.relative_to(folder).as_posix()}"
+        fs.makedirs(there.rpartition("/")[0], exist_ok=True)
+        fs.put_file(str(file), there)
+    return target
+
+
+# Engines
+
+
+@dataclass
+class Room:
+    """How many runs at once, and what each gets."""
+
+    jobs: int
+    threads: int = 1
+    gpus_per_run: float = 1.0
+    gpus: list[str] = field(default_factory=list)  # a slot a run: the number of its GPU; empty on CPUs
+
+
+def room(device: str, backbones: Sequence[str], jobs: int | None, threads: int, gpus_per_run: float) -> Room:
+    """As many runs at once as cores, memory or GPUs allow."""
+    import psutil
+    import torch
+
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        each = max(1, int(1 / gpus_per_run))
+        slots = [str(n) for _ in range(each) for n in range(torch.cuda.device_count())]
+        return Room(min(jobs or len(slots), len(slots)), threads, gpus_per_run, slots)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    need = max(MINIATURE_BYTES if b == "miniature" else OTHERS_BYTES for b in backbones)
+    fit = min(cores // threads, psutil.virtual_memory().available // need)
+    return Room(jobs or max(1, fit), threads)
+
+
+class Local:
+    """One process a run, `room.jobs` at a time, each with its threads and its GPU."""
+
+    def __init__(self, places: Places, room: Room, copy_to: str | None):
+        self.places, self.room, self.copy_to = places, room, copy_to
+        self.words = f"{room.jobs} at a time with {room.threads} thread{'s' * (room.threads > 1)} each"
+        self.pool = ThreadPoolExecutor(room.jobs)
+        self.slots: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for slot in room.gpus:
+            self.slots.put(slot)
+        self.running: dict[str, subprocess.Popen] = {}
+        self.stopped = False
+
+    def submit(self, job: Job) -> Future:
+        return self.pool.submit(self._run, job)
+
+    def _run(self, job: Job) -> Outcome:
+        if self.stopped:
+            return Outcome(None)
+        began, threads = time.monotonic(), str(self.room.threads)
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+        gpu = self.slots.get() if self.room.gpus else None
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        words = [
+            str(self.places.file(job, "yaml")),
+            str(self.places.file(job, "progress")),
+            threads,
+            self.copy_to or "",
+        ]
+        try:
+            with self.places.file(job, "log").open("w") as log:
+                command = [sys.executable, "-m", "cpbench.running.engines", *words]
+                process = subprocess.Popen(
+                    command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                )
+                self.running[job.name] = process
+                code = process.wait()
+        finally:
+            self.running.pop(job.name, None)
+            if gpu is not None:
+                self.slots.put(gpu)
+        return Outcome(code, time.monotonic() - began)
+
+    def stop(self) -> None:
+        self.stopped = True
+        for process in list(self.running.values()):
+            with contextlib.suppress(OSError):
+                process.send_signal(signal.SIGINT)
+        self.pool.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        self.pool.shutdown()
+
+
+class OnRay:
+    """A Ray task a run: Ray finds the node, gives the GPU, and starts again what a dead worker or node took with it."""
+
+    def __init__(self, places: Places, room: Room, copy_to: str | None, address: str | None):
+        try:
+            import ray
+        except ImportError:
+            raise UserError("engine ray: is not installed; pip install 'cpbench[ray]'") from None
+        self.ray, self.places, self.room, self.copy_to = ray, places, room, copy_to
+        if not ray.is_initialized():
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=None)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"engine ray: no cluster at {address} ({error}); start one with `ray start --head`"
+                ) from None
+        gpus = room.gpus_per_run if ray.cluster_resources().get("GPU") else 0
+        self.words = f"on Ray: {len(ray.nodes())} nodes, {ray.cluster_resources().get('CPU', 0):.0f} CPUs"
+        # max_calls: a new process for every run, so that none inherits another's memory
+        how = {"num_cpus": room.threads, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
+        self.task = ray.remote(**how)(_on_a_worker)
+        self.refs: list[Any] = []
+
+    def submit(self, job: Job) -> Future:
+        files = [str(self.places.file(job, ending).absolute()) for ending in ("log", "progress")]
+        self.refs.append(self.task.remote(job.given, os.getcwd(), *files, self.room.threads, self.copy_to))
+        return self.refs[-1].future()
+
+    def stop(self) -> None:
+        for ref in self.refs:
+            self.ray.cancel(ref, force=True)
+        self.close()
+
+    def close(self) -> None:
+        self.ray.shutdown()
+
+
+def _on_a_worker(
+    given: dict[str, Any], folder: str, log: str, progress: str, threads: int, copy_to: str | None
+) -> Outcome:
+    """What a Ray worker does. folder: where the sweep was started, which its relative paths are meant from."""
+    with contextlib.suppress(OSError):  # where there is none of this name, a path that is missing will be named
+        os.chdir(folder)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)  # before torch is imported
+    began = time.monotonic()
+    with open(log, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        code = work(given, Path(progress), threads, copy_to, PATIENCE_SECONDS)
+    return Outcome(code, time.monotonic() - began)
+
+
+def main(words: list[str]) -> int:
+    """The process of one job: python -m cpbench.running.engines JOB.yaml PROGRESS THREADS COPY_TO."""
+    from cpbench.running.orphans import leave_with
+
+    leave_with(os.getppid())
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored from the start where the sweep is a background job
+    job, progress, threads, copy_to = words
+    return work(yaml.safe_load(Path(job).read_text()), Path(progress), int(threads), copy_to or None, 0.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,172 @@
+"""What a run's pictures say beyond the matrices: who is taken for whom, what became of plain nouns, copies, variety.
+
+Everything is computed from the pictures on disk, so it can be computed again, or by other judges. The table has a line
+for every (row, measure, concept or noun), by DINO where nothing else is said:
+
+    identified   share of a concept's pictures that are nearest to its own real pictures, of all the sequence's
+    copied       share of them nearer to a real picture than real pictures are to each other
+    DIV-dino     mean 1 - cosine of pictures of one prompt, only where a prompt has two; DIV-lpips-alex, by LPIPS,
+                 where its weights are at hand
+    pres         of plain nouns: mean cosine of "a dog" with the real pictures of the dogs learned so far (DreamBooth's)
+    pres_before  the same of what the untouched model draws
+    moved        1 - cosine of "a dog" now and as the untouched model draws it from the same noise
+
+and one for every (row, distance between sets), with no concept's name, from 50 pictures a side on, see `distances`:
+
+    A_mmd, CMMD  of the real pictures of the concepts learned so far and what is drawn of them, by CLIP
+    F_mmd        of what was drawn of the earlier concepts right after each one's task and now, by CLIP
+    KID-dino     as A_mmd, by DINO; KID, by Inception, where its weights are at hand
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cpbench.concepts.sequences import Sequence
+from cpbench.errors import UserError
+from cpbench.metrics import copying, distances, prior_drift
+from cpbench.metrics.identification import identify
+from cpbench.records.measures_table import COLUMNS, CONFUSION, Measured
+from cpbench.running.cells import of_row, pictures_of
+
+if TYPE_CHECKING:
+    from cpbench.judges.embeddings import Embeddings
+
+Features = dict[str, dict[tuple[str, int], np.ndarray]]  # by concept, by (template, index)
+
+
+def measure(
+    folder: Path,
+    sequence: Sequence,
+    rows: list[int],
+    per_prompt: int,
+    real: Mapping[str, np.ndarray],
+    judges: Mapping[str, Embeddings],
+) -> Measured:
+    """Measure the rows of a run folder. real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", any "inception"."""
+    references = {c.name: judges["dino"].images(real[c.name]) for c in sequence.concepts}
+    untouched: Features = {}
+    then: Features = {}  # by CLIP, the concepts right after their own tasks
+    lines, confusion, refused = [], [], {}
+    for t in rows:
+        drawn, nouns = {}, {}
+        for cell in of_row(sequence, t, per_prompt):
+            if cell.kind in ("cell", "prior") and (pictures := pictures_of(folder / f"task-{t:02d}", cell)):
+                (drawn if cell.kind == "cell" else nouns)[cell.name] = pictures
+        by_dino, moved = features(judges["dino"], drawn), features(judges["dino"], nouns)
+        untouched = untouched if t else moved
+        if drawn:
+            found = identify({k: np.stack(list(v.values())) for k, v in by_dino.items()}, references)
+            lines += [(t, "identified", c, share) for c, share in found.per_concept.items()]
+            for i, concept in enumerate(found.drawn):
+                confusion += [
+                    (t, concept, other, int(n)) for other, n in zip(found.concepts, found.counts[i], strict=True)
+                ]
+        for concept, vectors in by_dino.items():
+            share = copying.share_copied(np.stack(list(vectors.values())), references[concept])
+            lines.append((t, "copied", concept, share))
+            name, value = variety(drawn[concept], vectors)
+            lines.append((t, name, concept, value))
+        lines += [(t, *line) for line in drift_of(moved, untouched, sequence, t, references)]
+        if t and drawn:
+            values, refused = sets_apart(drawn, real, judges, then, sequence.concepts[t - 1].name)
+            lines += [(t, name, "", value) for name, value in values.items()]
+    return Measured(pd.DataFrame(lines, columns=COLUMNS), pd.DataFrame(confusion, columns=CONFUSION), refused)
+
+
+def features(judge: Embeddings, drawn: Mapping[str, Mapping[tuple[str, int], np.ndarray]]) -> Features:
+    """Embeddings of pictures, both by name and by (template, index)."""
+    return {
+        name: dict(zip(own, judge.images(np.stack(list(own.values()))), strict=True)) for name, own in drawn.items()
+    }
+
+
+def drift_of(
+    moved: Features, untouched: Features, sequence: Sequence, t: int, references: Mapping[str, np.ndarray]
+) -> list[tuple[str, str, float]]:
+    """(measure, noun, value) of plain nouns after task t."""
+    lines = []
+    for noun, vectors in moved.items():
+        both = [key for key in vectors if key in untouched.get(noun, {})]
+        if not both:
+            continue
+        before, now = (np.stack([side[key] for key in both]) for side in (untouched[noun], vectors))
+        own = [references[c.name] for c in sequence.concepts[:t] if c.class_noun == noun]
+        drift = prior_drift.prior_drift(before, now, np.concatenate(own) if own else before)
+        lines.append(("moved", noun, drift.means["moved"]))
+        if own:
+            lines.append(("pres", noun, drift.means["pres_after"]))
+            lines.append(("pres_before", noun, drift.means["pres_before"]))
+    return lines
+
+
+def sets_apart(
+    drawn: Mapping[str, Mapping[tuple[str, int], np.ndarray]],
+    real: Mapping[str, np.ndarray],
+    judges: Mapping[str, Embeddings],
+    then: Features,
+    newest: str,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """A_mmd, CMMD, F_mmd and KID of a row: their values, and of those that are refused the reasons.
+
+    then: what was drawn of each concept right after its own task, by CLIP; the newest concept is added to it.
+    """
+    kid, kid_judge = ("KID", "inception") if "inception" in judges else ("KID-dino", "dino")
+    by_clip, for_kid = features(judges["clip"], drawn), features(judges[kid_judge], drawn)
+
+    def sides(kind: str, now: Features) -> tuple[dict, dict]:  # real pictures and drawn ones
+        return {c: judges[kind].images(real[c]) for c in now}, {c: list(v.values()) for c, v in now.items()}
+
+    both = {c: [k for k in by_clip[c] if k in then[c]] for c in by_clip if c in then}  # of the same noise
+    before, after = ({c: [of[c][k] for k in keys] for c, keys in both.items()} for of in (then, by_clip))
+    unknown = [c for c in by_clip if c not in then and c != newest]
+    if newest in by_clip:
+        then[newest] = by_clip[newest]
+    todo: dict[str, Callable[[], distances.Pooled]] = {
+        "A_mmd": lambda: distances.a_mmd(*sides("clip", by_clip)),
+        "CMMD": lambda: distances.cmmd(*sides("clip", by_clip)),
+        "F_mmd": lambda: distances.f_mmd(before, after),
+        kid: lambda: distances.kid(*sides(kid_judge, for_kid), kid.removeprefix("KID").removeprefix("-")),
+    }
+    values, refused = {}, {}
+    if unknown:
+        refused["F_mmd"] = f"{unknown[0]} was not drawn right after its own task; draw all rows"
+        del todo["F_mmd"]
+    for name, distance in todo.items():
+        try:
+            found = distance()
+        except UserError as reason:
+            refused[name] = str(reason).removeprefix(f"{name}: ")
+        else:
+            values |= {} if np.isnan(found.value) else {name: found.value}  # nothing can be forgotten yet
+    return values, refused
+
+
+def refusals(refused: Mapping[str, str]) -> list[str]:
+    """In a line a reason what was not measured."""
+    names: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        names.setdefault(reason, []).append(name)
+    return [f"not measured: {', '.join(them)}: {reason}" for reason, them in names.items()]
+
+
+def variety(
+    pictures: Mapping[tuple[str, int], np.ndarray], vectors: Mapping[tuple[str, int], np.ndarray]
+) -> tuple[str, float]:
+    """DIV of a concept, and what it is by (see `distances.div`): the mean over the prompts that have two pictures or more.
+
+    pictures (h, w, 3) and the DINO judge's vectors (d,) by (template, index). NaN without such a prompt.
+    """
+    values, name = [], distances.div_name("dino")
+    for prompt in dict.fromkeys(template for template, _ in pictures):
+        keys = [key for key in pictures if key[0] == prompt]
+        if len(keys) > 1:
+            group, embedded = (np.stack([of[key] for key in keys]) for of in (pictures, vectors))
+            name, value = distances.div(group, embedded, "dino")
+            values.append(value)
+    return name, float(np.mean(values)) if values else float("nan")

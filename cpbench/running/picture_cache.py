@@ -1,0 +1,81 @@
+"""Pictures that were drawn before are not drawn again: kept by all that moves their bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+
+from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.files import READ_ONLY, write_atomically
+from cpbench.records import machine
+from cpbench.records import machine as machine_module
+from cpbench.records.pictures import Kept, png_bytes, read_picture
+from cpbench.version import SCORES
+
+DRAWN_BY = ("torch", "diffusers", "transformers", "peft")  # whose versions move a picture's bytes
+
+
+def picture_key(installed: str, want: Wanted, sampler: Sampler, backbone: Backbone) -> str:
+    """SHA-256 of all that moves a picture's bytes: equal keys, equal pictures.
+
+    That is the installed weights and token rows, prompt, noise and sampler, and what computes: SCORES, the libraries,
+    the kind of processor or GPU and its threads. Nothing of a method's file, so that methods share the untouched model's.
+    """
+    facts = [installed, want.prompt, want.seed, want.concept, want.template, want.index]
+    how = [
+        sampler.num_inference_steps,
+        sampler.guidance_scale,
+        sampler.batch_size,
+        str(backbone.dtype),
+        backbone.picture_size,
+    ]
+    made_by = [
+        SCORES,
+        {name: machine_module.versions().get(name) for name in DRAWN_BY},
+        machine.computes_on(backbone.device),
+    ]
+    return hashlib.sha256(json.dumps([facts, how, made_by], sort_keys=True).encode()).hexdigest()
+
+
+def draw_once(
+    backbone: Backbone, wanted: list[Wanted], sampler: Sampler, cache: Path
+) -> tuple[np.ndarray, list[Kept], int]:
+    """The pictures, from `cache` if every one of them is there, else drawn (all of them: batches must not depend on
+    what happened before). Returns (pictures, their files in the cache, how many were drawn)."""
+    keys, installed = [], backbone.installed_hash()
+    for i in range(0, len(wanted), sampler.batch_size):
+        part = wanted[i : i + sampler.batch_size]
+        # its batch counts as well: the same picture drawn in other company may differ in its last bits
+        company = hashlib.sha256(json.dumps([installed, *map(astuple, part)]).encode()).hexdigest()
+        keys += [picture_key(company, w, sampler, backbone) for w in part]
+    found = [recall(cache, key) for key in keys]
+    if all(found):
+        return np.stack([picture for picture, _ in found]), [kept for _, kept in found], 0
+    pictures = draw(backbone, wanted, sampler)
+    return pictures, [keep(cache, *pair) for pair in zip(keys, pictures, strict=True)], len(wanted)
+
+
+def keep(cache: Path, key: str, picture: np.ndarray) -> Kept:
+    """Put a picture into the cache, read-only, as <key>-<SHA-256 of the file>.png."""
+    data = png_bytes(picture)
+    digest = hashlib.sha256(data).hexdigest()
+    file = cache / key[:2] / f"{key}-{digest}.png"
+    write_atomically(file, data, READ_ONLY)
+    return Kept(file, digest)
+
+
+def recall(cache: Path, key: str) -> tuple[np.ndarray, Kept] | None:
+    """The picture kept for this key; None where there is none, or its bytes are not those of its name (it is removed)."""
+    for file in sorted((cache / key[:2]).glob(f"{key}-*.png")):
+        picture = read_picture(file, digest := file.stem.partition("-")[2])
+        if picture is not None:
+            return picture, Kept(file, digest)
+        with contextlib.suppress(OSError):
+            file.unlink()
+    return None

@@ -1,0 +1,244 @@
+"""What a run needs, loaded and checked before anything is spent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cpbench import own_modules
+from cpbench.backbones import adapters, loading
+from cpbench.backbones import backbone as backbones
+from cpbench.backbones.sampling import Sampler
+from cpbench.concepts import images, prompt_length, sequences
+from cpbench.config import RunConfig
+from cpbench.errors import UserError, near
+from cpbench.files import hash8, read_json
+from cpbench.judges import identity, inception
+from cpbench.judges import judge as judges
+from cpbench.judges.embeddings import Embeddings
+from cpbench.judges.select import load_for
+from cpbench.method import Method, Options, State
+from cpbench.records import machine
+from cpbench.records.folder import run_folder
+from cpbench.running import cells, rows
+
+LEARNING_COST = "cost.json"
+
+
+@dataclass
+class Run:
+    """One run at work: what was asked for, and the things made for it once."""
+
+    config: RunConfig
+    method_class: type[Method]
+    options: Options
+    sequence: sequences.Sequence
+    backbone: backbones.Backbone
+    judges: dict[str, judges.Judge]
+    images: dict[str, np.ndarray]
+    sampler: Sampler
+    pictures_per_prompt: int
+    folder: Path
+    facts: dict[str, Any]
+    notes: list[str]  # what should be known before it begins
+
+    @property
+    def concepts(self) -> list[str]:
+        return [c.name for c in self.sequence.concepts]
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows of the matrix that are drawn."""
+        return rows_of(self.config, len(self.concepts))
+
+    @property
+    def cache(self) -> Path:
+        return self.config.output / ".cache" / "pictures"
+
+    def task_folder(self, t: int) -> Path:
+        return self.folder / f"task-{t:02d}"
+
+    def bound(self, t: int) -> dict[str, Any]:
+        """What state t belongs to, see `State.save`; the state before must be there."""
+        return {
+            "run": hash8(self.facts),
+            "seed": self.config.seed,
+            "order": self.config.order,
+            "task": t,
+            "before": self.state_checksum(t - 1),
+        }
+
+    def state_checksum(self, t: int) -> str | None:
+        """Of state t, None of the untouched model. Raises as `State.load` does."""
+        return State.checksum(self.task_folder(t)) if t else None
+
+    def load_state(self, t: int) -> State:
+        """State t, from 1 on, if it is of this run, seed and order and follows the one before. Raises as `State.load` does."""
+        return State.load(self.task_folder(t), self.bound(t))
+
+    def _records(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """(task, "learning" or "row", what is recorded of it), of those on disk, by task."""
+        for t in range(len(self.concepts) + 1):
+            for stage, file in (("learning", LEARNING_COST), ("row", rows.ROW)):
+                if isinstance(record := read_json(self.task_folder(t) / file), dict):
+                    yield t, stage, record
+
+    @property
+    def costs(self) -> dict[int, dict[str, Any]]:
+        """What each task that is on disk cost, its learning and its row, by number; row 0 is that of the untouched model."""
+        found: dict[int, dict[str, Any]] = {}
+        for t, _, record in self._records():
+            if isinstance(cost := record.get("cost"), dict):
+                found.setdefault(t, {}).update(cost)
+        return found
+
+    @property
+    def made_on(self) -> list[dict[str, Any]]:
+        """On what each task was learned and each row made: the facts of `machine.facts`, with the numbers of those they hold for."""
+        found: dict[str, dict[str, Any]] = {}
+        for t, stage, record in self._records():
+            if isinstance(facts := record.get("made_on"), dict):
+                each = found.setdefault(json.dumps(facts, sort_keys=True), {**facts, "learning": [], "row": []})
+                each[stage].append(t)
+        return list(found.values())
+
+    def learning_work(self, t: int) -> int:
+        """Progress that task t is worth: a training step's evaluation counts three times, for its way back."""
+        return 3 * self.method_class(self.options).unet_evaluations(t)
+
+    def cells_of(self, t: int) -> list[cells.Cell]:
+        """What is drawn in row t."""
+        return cells.of_row(self.sequence, t, self.pictures_per_prompt, bool(self.config.evaluation.upper_triangle))
+
+    def drawing_work(self, t: int) -> int:
+        """UNet evaluations of drawing row t."""
+        return self.sampler.evaluations(sum(cell.pictures for cell in self.cells_of(t)))
+
+
+def rows_of(config: RunConfig, last: int) -> list[int]:
+    """The rows of the matrix that are drawn, of a sequence of `last` tasks: all, or those wanted and both ends."""
+    return sorted({0, last, *(range(last + 1) if config.rows is None else config.rows)})
+
+
+def pick_device(wanted: str) -> str:
+    """The device asked for, or the best there is for "auto". UserError for one that is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    kind, _, index = wanted.partition(":")
+    if kind not in there:
+        raise near(wanted, there, "device")
+    if index and not (kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count()):
+        raise UserError(f"device {wanted}: there is none of this number; leave out ':{index}'")
+    if not there[kind]:
+        raise UserError(f"device {wanted}: torch finds none on this machine; use --device cpu or leave it out")
+    return wanted
+
+
+def device_for(config: RunConfig) -> str:
+    """The run's device, see `pick_device`, ready for the same bits at every call where that is asked for."""
+    device = pick_device(config.device)
+    if config.deterministic and device.startswith("cuda"):  # a CPU gives them anyway
+        machine.set_deterministic()
+    return device
+
+
+def drawing_of(config: RunConfig, sequence: sequences.Sequence) -> tuple[Sampler, int]:
+    """How a run's pictures are drawn, and how many of a prompt: its own choices over the sequence's."""
+    chosen = config.evaluation
+    test = sequence.evaluation.drawing(images.are_drawn(sequence.concepts, config.backbone))
+    sampler = Sampler(
+        chosen.num_inference_steps or test.num_inference_steps,
+        test.guidance_scale if chosen.guidance_scale is None else chosen.guidance_scale,
+        chosen.batch_size,
+    )
+    return sampler, chosen.pictures_per_prompt or test.pictures_per_prompt
+
+
+def prepare(config: RunConfig, method_class: type[Method], options: Options) -> Run:
+    """Load and check everything a run needs, before anything is spent. UserError for bad input."""
+    in_file_order = sequences.load(config.sequence)
+    sequence = sequences.ordered(in_file_order, config.order)
+    device = device_for(config)
+    backbone = loading.load(config.backbone, device, config.loading)
+    method_class(options).check(backbone)
+    pictures = {
+        c.name: images.load(c, config.backbone, backbone.picture_size, config.data, config.fit)
+        for c in sequence.concepts
+    }
+    theirs = load_for(
+        config.backbone,
+        config.clip,
+        config.dino,
+        device,
+        config.clip_preprocessing,
+        config.dino_preprocessing,
+        config.clip_activation,
+    )
+    if (targets := config.options.get("target_modules")) is not None:
+        try:
+            if not targets:
+                raise ValueError("target_modules is empty")
+            adapters.matching_modules(backbone.unet, targets)
+        except ValueError as error:
+            raise UserError(f"method {config.method}: {error}; name layers of the UNet, e.g. to_q") from None
+    sampler, per_prompt = drawing_of(config, sequence)
+    backbone.check(sampler.num_inference_steps)
+    if config.rows and max(config.rows) > len(sequence.concepts):
+        raise UserError(f"rows: there is no row {max(config.rows)}; the sequence has {len(sequence.concepts)} tasks")
+    drawn = cells.of_row(sequence, 0, per_prompt)
+    notes = prompt_length.check(prompt_length.readers_of(backbone, theirs["clip"].tokenizer, added=1), drawn)
+    facts = {
+        "method": Path(config.method).stem,
+        **own_modules.identity(method_class),
+        "options": config.options,
+        # order and seed have a folder level of their own: a sequence has one hash in all its orders
+        "sequence": sequences.content_hash(in_file_order),
+        "images": {name: images.content_hash(p) for name, p in pictures.items()},
+        "backbone": backbone.weights_hash,
+        "judges": {name: identity.counted(j.identity) for name, j in theirs.items()},
+        "sampler": asdict(sampler),
+        "pictures_per_prompt": per_prompt,
+        "dtype": str(backbone.dtype),
+        "picture_size": backbone.picture_size,
+    }
+    if config.rows is not None:
+        facts["rows"] = sorted(config.rows)
+    if config.evaluation.upper_triangle:
+        facts["upper_triangle"] = True
+    folder = run_folder(
+        config.output,
+        sequence.name,
+        Path(config.backbone).name,
+        facts["method"],
+        hash8(facts),
+        config.order,
+        config.seed,
+    )
+    return Run(
+        config,
+        method_class,
+        options,
+        sequence,
+        backbone,
+        theirs,
+        pictures,
+        sampler,
+        per_prompt,
+        folder,
+        facts,
+        notes,
+    )
+
+
+def measuring(folder: Path, theirs: Mapping[str, judges.Judge]) -> dict[str, Embeddings]:
+    """The judges that `measures` asks, with what they said before: the run's, and Inception where it is at hand."""
+    file = inception.weights()
+    every = theirs if file is None else {**theirs, "inception": inception.Inception(file)}
+    return {kind: Embeddings(folder, judge) for kind, judge in every.items()}

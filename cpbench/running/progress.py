@@ -1,0 +1,115 @@
+"""What a run says while it works: a live bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cpbench.files import write_json
+
+LOG_EVERY_SECONDS = 30.0
+WRITE_EVERY_SECONDS = 1.0
+
+
+def span(seconds: float | None) -> str:
+    """A time as a person says it; "?" where it is not known yet."""
+    if seconds is None:
+        return "?"
+    for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} seconds"
+
+
+class Reporter:
+    """Counts UNet evaluations done against those planned; `with` it around the work.
+
+    file: where {stage, share done, seconds left} is written, once a second at most, for whoever watches many runs.
+    """
+
+    def __init__(self, title: str, total: int, file: Path | None = None):
+        self.file, self._written = file, 0.0
+        self.console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+        self.title, self.total, self.done = title, max(total, 1), 0.0
+        self.stage = ""
+        self._began = self._told = time.monotonic()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Reporter:
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f} %"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.start()
+            self._id = self._bar.add_task(self.title, total=self.total)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def at(self, stage: str) -> None:
+        """Name what is being done now."""
+        self.stage = stage
+        if self._bar:
+            self._bar.update(self._id, description=f"{self.title}  {stage}")
+        self._write()
+
+    def advance(self, evaluations: float) -> None:
+        self.done += evaluations
+        self._write()
+        if self._bar:
+            self._bar.update(self._id, completed=self.done)
+            return
+        if time.monotonic() - self._told >= LOG_EVERY_SECONDS:
+            self._told = time.monotonic()
+            self.console.print(
+                f"{self.title}  {self.stage}  {100 * self.done / self.total:.0f} %  about {self._left / 60:.0f} min left",
+                highlight=False,
+            )
+
+    @property
+    def _left(self) -> float:
+        return (time.monotonic() - self._began) * max(self.total - self.done, 0) / max(self.done, 1)
+
+    def _write(self) -> None:
+        if self.file and time.monotonic() - self._written >= WRITE_EVERY_SECONDS:
+            self._written = time.monotonic()
+            now = {
+                "stage": self.stage,
+                "share": min(self.done / self.total, 1.0),
+                "left": self._left if self.done else None,
+            }
+            with contextlib.suppress(OSError):  # nobody's result depends on it
+                write_json(self.file, now)
+
+    def say(self, what: RenderableType) -> None:
+        console = self._bar.console if self._bar else self.console
+        console.print(what, highlight=False, markup=not isinstance(what, str))  # a prompt may have [brackets] in it
+
+
+class QuietReporter:
+    """A reporter that only keeps what it is told, for a process whose parent does the talking."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, what: str) -> None:
+        self.lines.append(what)
+
+    def at(self, stage: str) -> None:
+        pass
+
+    def advance(self, evaluations: float) -> None:
+        pass

@@ -1,0 +1,180 @@
+"""Rows of the retention matrix: draw every concept learned so far with a task's state, judge the pictures, write scores.
+
+A row needs a state file and the run's configuration, nothing that is in memory: so it may as well be made by a second
+process, on another GPU or on spare cores, while the next task is learned. What comes out is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cpbench.backbones.sampling import Wanted
+from cpbench.concepts import images, prompt_length
+from cpbench.errors import DamagedState, UserError, quoted
+from cpbench.files import READ_ONLY, file_hash, read_json, write_atomically, write_json
+from cpbench.method import NotDefined, State
+from cpbench.metrics.matrices import SCORE_COLUMNS
+from cpbench.records import machine, tables
+from cpbench.records.measures_table import ROW, recorded_pictures
+from cpbench.records.pictures import Kept, is_blank, place, png_bytes
+from cpbench.running import cells
+from cpbench.running.cells import folder_of
+from cpbench.running.cost import Stopwatch
+from cpbench.running.judging import reference_rows, score
+from cpbench.running.picture_cache import draw_once
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cpbench.running.cells import Cell
+    from cpbench.running.prepare import Run
+    from cpbench.running.progress import Reporter
+
+
+def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
+    """Row t of the retention matrix, every concept learned so far; row 0 is the untouched model on all of them.
+
+    Returns False if the row was there already.
+    """
+    folder = run.task_folder(t)
+    if is_complete(run, t):
+        reporter.advance(run.drawing_work(t))
+        return False
+    watch, rows, placed = Stopwatch(), [], {}
+    before, drawn, reused = run.backbone.unet_evaluations, 0, 0
+    for group in together(run.cells_of(t)):
+        what = group[0].name if len(group) == 1 else f"{len(group)} plain nouns"
+        reporter.at(f"task {t} of {len(run.concepts)}: drawing {what}")
+        try:
+            with watch("drawing"):
+                every, fresh = draw_cells(run, group, state)
+        except NotDefined as reason:
+            for cell in group:
+                reporter.say(f"task {t}, {cell.name}: not defined ({reason})")
+                metrics_of = cells.METRICS[cell.kind]
+                rows += [(t, cell.kind, cell.name, *w, m, float("nan")) for m in metrics_of for w in cell.which]
+            continue
+        drawn, reused = drawn + fresh, reused + sum(cell.pictures for cell in group) - fresh
+        for cell, pictures, files in every:
+            for (template, k), kept in zip(cell.which, files, strict=True):
+                target = folder_of(folder, cell) / f"{cell.templates.index(template):02d}-{k}.png"
+                place(kept, target)
+                placed[target.relative_to(folder).as_posix()] = kept.sha256
+            if failed := [w for w, p in zip(cell.which, pictures, strict=True) if is_blank(p)]:
+                prompt, index = failed[0]
+                reporter.say(
+                    f"task {t}, {cell.name}: {len(failed)} of {cell.pictures} pictures failed, of one colour all over and not "
+                    f"scored (the first: {prompt!r}, {index})"
+                )
+            with watch("judging"):
+                rows += score(t, cell, cell.kind, pictures, run.images, run.judges)
+                if t == 0 and cell.kind == "cell":
+                    drawn_world = images.is_drawn(cell.concepts[0], run.config.backbone)
+                    rows += reference_rows(cell, run.images, run.judges, run.config.seed if drawn_world else None)
+                    real, target = png_bytes(run.images[cell.name][0]), folder_of(folder, cell) / "real.png"
+                    write_atomically(target, real, READ_ONLY)
+                    placed[target.relative_to(folder).as_posix()] = hashlib.sha256(real).hexdigest()
+            reporter.advance(run.sampler.evaluations(cell.pictures))
+    cost = {
+        **watch.record(),
+        "drawing_unet_evaluations": run.backbone.unet_evaluations - before,
+        "pictures_drawn": drawn,
+        "pictures_reused": reused,
+    }
+    tables.write_scores(folder / "scores.csv", pd.DataFrame(rows, columns=SCORE_COLUMNS))
+    record = {
+        "cost": cost,
+        "made_on": machine.facts(run.backbone.device),
+        "scores_sha256": file_hash(folder / "scores.csv"),
+        "state": run.state_checksum(t),
+        "pictures": placed,
+    }
+    write_json(folder / ROW, record)
+    return True
+
+
+def together(row: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of a row in the order they are drawn: each by itself, but the plain nouns at once.
+
+    Fifteen of a picture each are one call of the pipeline then, instead of fifteen.
+    """
+    nouns = [cell for cell in row if cell.kind == "prior"]
+    return [[cell] for cell in row if cell.kind != "prior"] + ([nouns] if nouns else [])
+
+
+def draw_cells(
+    run: Run, group: list[Cell], state: State | None
+) -> tuple[list[tuple[Cell, np.ndarray, list[Kept]]], int]:
+    """Pictures and their files, by cell, and how many were drawn, see `draw_once`; by the untouched model where there is
+    no state. All cells of a group have the same concepts installed. Raises NotDefined as `install` does.
+    """
+    method, wanted, phrases = run.method_class(run.options), [], []
+    learned, asked = group[0].learned, []
+    for cell in group:
+        words = cell.nouns
+        if state and learned:
+            words = tuple(method.phrase(c.name, c.class_noun, state) for c in learned)
+        phrases += words
+        asked += [(template, words) for template in cell.templates]
+        wanted += [
+            Wanted(template.format(*words), run.config.seed, cell.name, template, k) for template, k in cell.which
+        ]
+    with run.backbone.installed(method, state, tuple(c.name for c in learned)):
+        refuse_unknown_words(run, phrases)
+        readers = prompt_length.readers_of(run.backbone)
+        for template, words in asked:
+            prompt_length.refuse_cut(readers, *prompt_length.filled(template, words))
+        pictures, files, fresh = draw_once(run.backbone, wanted, run.sampler, run.cache)
+    ends = np.cumsum([cell.pictures for cell in group])
+    parts = zip(group, ends - [cell.pictures for cell in group], ends, strict=True)
+    return [(cell, pictures[i:j], files[i:j]) for cell, i, j in parts], fresh
+
+
+def refuse_unknown_words(run: Run, phrases: Sequence[str]) -> None:
+    """UserError where a phrase is none, or has a made-up word that `install` did not put into the vocabulary."""
+    there = {f"<{word}>" for word in run.backbone.rows}
+    for phrase in phrases:
+        if not isinstance(phrase, str) or not phrase.strip():
+            raise UserError(f"method {run.config.method}: phrase returned {quoted(phrase)}; make it words")
+        if unknown := [word for word in re.findall(r"<[^<>\s]+>", phrase) if word not in there]:
+            raise UserError(
+                f"method {run.config.method}: its phrase {quoted(phrase)} has the word {unknown[0]}, which install does "
+                "not add; add it there with backbone.add_token"
+            )
+
+
+def is_complete(run: Run, t: int) -> bool:
+    """Whether row t is there, whole, of the state that is there, and has the concepts, prompts and pictures that it should."""
+    folder = run.task_folder(t)
+    record, scores = read_json(folder / ROW), tables.read_scores(folder / "scores.csv")
+    if not isinstance(record, dict) or scores is None:
+        return False
+    if record.get("scores_sha256") != file_hash(folder / "scores.csv"):
+        return False
+    try:
+        same_state = "state" in record and record["state"] == run.state_checksum(t)
+    except (FileNotFoundError, DamagedState):
+        return False
+    if not same_state or not pictures_are_there(folder):
+        return False
+    counts = {(c.name, c.kind): c.pictures * len(cells.METRICS[c.kind]) for c in run.cells_of(t)}
+    drawn = scores[scores["kind"].isin(cells.METRICS)]
+    return drawn.groupby(["concept", "kind"]).size().to_dict() == counts
+
+
+def pictures_are_there(folder: Path) -> bool:
+    """Whether every picture that the row in a task's folder recorded is there, with the bytes it had."""
+    recorded = recorded_pictures(folder)
+    try:
+        return bool(recorded) and all(file_hash(folder / name) == digest for name, digest in recorded.items())
+    except OSError:
+        return False
+
+
+# In a second process

@@ -1,0 +1,172 @@
+"""The sequential runner: for every task learn, save, read back, draw every concept seen so far, judge.
+
+A method object and a pristine backbone are made new for every task; only the state, read back from disk, survives.
+Everything finished is on disk before the next thing starts, so a run that was stopped goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+
+from cpbench.concepts import images, photographs
+from cpbench.config import ON_THE_MINIATURE, RunConfig
+from cpbench.files import prepare_folder
+from cpbench.method import Method, Options, State
+from cpbench.records import curves, machine, measures_table, terminal
+from cpbench.records.grid import retention_grid
+from cpbench.running import measures, rows
+from cpbench.running.bookkeeping import earlier, held, is_finished, remove_temporary, write_record, write_tables
+from cpbench.running.overlap import elsewhere, second_process
+from cpbench.running.prepare import Run, measuring, prepare
+from cpbench.running.progress import Reporter
+from cpbench.running.task import drop_state, learn_task
+
+
+def execute(
+    config: RunConfig,
+    method_class: type[Method],
+    options: Options,
+    patience: float = 0.0,
+    progress: Path | None = None,
+) -> Run:
+    """Run, or go on with, one configuration to its end; a finished one is left as it is.
+
+    patience: see `held`; progress: a file that says how far it is, for whoever watches many.
+    """
+    prepare_folder(config.output)
+    run = prepare(config, method_class, options)
+    prepare_folder(run.folder)
+    with held(run.folder, patience):
+        remove_temporary(run.folder)
+        if is_finished(run):
+            print(f"finished already: {run.folder} (delete it to run again)")
+            return run
+        if not (run.folder / "run.json").exists():
+            for line in earlier(run):
+                print(line)
+        write_record(run, "running")
+        try:
+            _execute(run, progress)
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError):
+                write_record(run, "interrupted")
+            raise
+        except Exception as error:
+            with contextlib.suppress(OSError):  # a full disk, say, which is what is told then
+                write_record(run, "failed", f"{type(error).__name__}: {error}")
+            raise
+        write_record(run, "finished")
+    return run
+
+
+def _execute(run: Run, progress: Path | None) -> None:
+    concepts = run.sequence.concepts
+    learning = sum(run.learning_work(t) for t in range(1, len(concepts) + 1))
+    total = learning + sum(run.drawing_work(t) for t in run.rows)
+    title = f"{run.facts['method']} on {run.sequence.name}"
+    with Reporter(title, total, progress) as reporter:
+        drawn = images.are_drawn(concepts, run.config.backbone)
+        what = "drawn stand-ins" if drawn else f"photographs in {where_photographs_are(run)}"
+        if not drawn and run.config.backbone == "miniature":
+            reporter.say(f"these are {ON_THE_MINIATURE}")
+        reporter.say(
+            f"{title}: {len(concepts)} concepts ({what}), backbone {run.backbone.name}, seed {run.config.seed}, order {run.config.order}"
+        )
+        reporter.say("judges: " + ", ".join(f"{name} {j.identity['model']}" for name, j in sorted(run.judges.items())))
+        reporter.say(f"folder: {run.folder}")
+        for note in run.notes:
+            reporter.say(f"note: {note}")
+        state: State | None = None
+        with second_process(run) as pool:
+            made = RowQueue(run, pool, reporter)
+            made.make(0, None)
+            for t in range(1, len(concepts) + 1):
+                state = learn_task(run, t, state, reporter)
+                made.make(t, state)
+            made.wait()
+        reporter.say(terminal.cost_table(run.costs))
+        if line := machine.differences(run.made_on):
+            reporter.say(line)
+    measure(run)
+    ornament(run.folder / "grid.png", lambda target: retention_grid(run.folder, run.concepts, target))
+    ornament(run.folder / "curves.png", lambda target: curves.plot(run.folder, run.concepts, target))
+    print(
+        f"finished: {run.folder} (scores.csv, matrix-*.csv, measures.csv, identification.csv, grid.png, curves.png, run.json)"
+    )
+
+
+def ornament(target: Path, make: Callable[[Path], None]) -> None:
+    """Make a picture that nothing depends on; where it cannot be made, the run is finished all the same, and says so."""
+    try:
+        make(target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # then nothing else can be written either
+            raise
+        print(f"{target.name} could not be made: {error}")
+    except Exception as error:  # a picture library's errors have many types
+        print(f"{target.name} could not be made: {type(error).__name__}: {error}")
+
+
+class RowQueue:
+    """Rows on their way: made here at once, or in `pool` while the next task is learned; finished in their order."""
+
+    def __init__(self, run: Run, pool: Executor | None, reporter: Reporter):
+        self.run, self.pool, self.reporter = run, pool, reporter
+        self.waiting: dict[int, Future] = {}
+
+    def make(self, t: int, state: State | None) -> None:
+        if t not in self.run.rows:
+            return
+        if self.pool is None:
+            self.finish(t, rows.evaluate(self.run, t, state, self.reporter))
+            return
+        self.waiting[t] = self.pool.submit(elsewhere, t)
+        while self.waiting and next(iter(self.waiting.values())).done():
+            self.collect(next(iter(self.waiting)))
+
+    def wait(self) -> None:
+        """Until every row is finished."""
+        for t in list(self.waiting):
+            self.reporter.at(f"waiting for row {t}")
+            self.collect(t)
+
+    def collect(self, t: int) -> None:
+        fresh, said = self.waiting.pop(t).result()
+        for line in said:
+            self.reporter.say(line)
+        self.reporter.advance(self.run.drawing_work(t))
+        self.finish(t, fresh)
+
+    def finish(self, t: int, fresh: bool) -> None:
+        """What follows when row t is there: the run's tables, and the state before that is not to be kept."""
+        if t == 0:
+            return
+        write_tables(self.run, t)
+        for before in range(max(1, *(row for row in self.run.rows if row < t)), t):
+            drop_state(self.run, before)
+        if fresh or t == len(self.run.concepts):
+            for table in terminal.run_tables(self.run.folder, self.run.concepts, t):
+                self.reporter.say(table)
+
+
+def measure(run: Run) -> None:
+    """What the pictures say beyond the matrices; in a line each, what they are too few for."""
+    kept = measuring(run.folder, run.judges)
+    found = measures.measure(run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, kept)
+    for judge in kept.values():
+        judge.save()
+    measures_table.write(run.folder, found)
+    for line in measures.refusals(found.refused):
+        print(line)
+
+
+def where_photographs_are(run: Run) -> Path:
+    """The folder above the concepts' own, or the first's own where they have none in common."""
+    taken = [c for c in run.sequence.concepts if not images.is_drawn(c, run.config.backbone)]
+    folders = [photographs.folder_of(c, run.config.data).absolute() for c in taken]
+    return Path(os.path.commonpath(folders))

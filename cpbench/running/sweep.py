@@ -1,0 +1,304 @@
+"""Many runs: methods x sequences x backbones x seeds x orders, each in a process of its own, here or on a Ray cluster.
+
+A grid is expanded into jobs; a job is what `cpbench run --config` reads, and is written beside its log, so that one that
+failed can be tried by hand. Scheduling is a thread pool's here, and Ray's on a cluster. Runs are resumed by themselves
+(runner.py), so a sweep that was stopped is started again with the same words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from cpbench import config, own_modules
+from cpbench.concepts import sequences
+from cpbench.errors import UserError, near
+from cpbench.files import prepare_folder, read_json, write_atomically
+from cpbench.running import cells
+from cpbench.running.engines import LOST, Job, Local, OnRay, Outcome, Places, room
+from cpbench.running.progress import span
+
+LOG_EVERY_SECONDS = 60.0
+AXES = ("methods", "sequences", "backbones", "seeds", "orders")
+
+
+class Grid(BaseModel):
+    """What to run. A method may have settings behind it: "raretoken adapter=lora". `common` is for all runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    methods: tuple[str, ...] = Field(min_length=1)
+    sequences: tuple[str, ...] = Field(min_length=1)
+    backbones: tuple[str, ...] = Field(("miniature",), min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    orders: tuple[int, ...] = Field((0,), min_length=1)
+    common: dict[str, Any] = {}
+
+
+def asked_for(
+    grid: str | None,
+    axes: dict[str, list[Any] | None],
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    given: dict[str, Any],
+) -> tuple[Grid, Path]:
+    """(grid, output folder): the command line's axes over the grid file's; `given` over --config over its `common`."""
+    values = read_grid(grid) if grid else {}
+    values |= {axis: chosen for axis, chosen in axes.items() if chosen}
+    for axis in ("methods", "sequences"):
+        if not values.get(axis):
+            raise UserError(f"--{axis} is missing; name some, or a --grid that has them")
+    common = values.get("common") or {}
+    if not isinstance(common, dict):
+        raise UserError(f"grid {grid}: common: must be a mapping of settings that all runs share")
+    common = common | (config.read_config_file(config_file) if config_file else {})
+    common |= {key: value for key, value in given.items() if value is not None}
+    for axis in AXES:
+        if axis[:-1] in common:
+            raise UserError(f"{axis[:-1]}: is no setting that all runs of a sweep share; use --{axis}")
+    own, evaluation = config.split_settings(config.parse_settings(settings))
+    for part, more in (("options", own), ("evaluation", evaluation)):
+        if more:
+            common[part] = {**common.get(part, {}), **more}
+    common.setdefault("overlap", False)  # there are other runs for the cores
+    output = Path(common.pop("output", config.DEFAULT_OUTPUT))
+    return config.validated(Grid, values | {"common": common}, "grid"), output
+
+
+def read_grid(name: str) -> dict[str, Any]:
+    """A grid by its built-in name, or from a YAML file."""
+    known = {f.name.removesuffix(".yaml"): f for f in (sequences.tasks_folder() / "sweeps").iterdir()}
+    path = known.get(name) or Path(name)
+    if name not in known and not path.is_file():
+        raise near(name, sorted(known), "grid", "A path to a YAML file does as well.")
+    given = sequences.read_yaml(path, name)
+    if not isinstance(given, dict):
+        raise UserError(f"grid {name}: must be a mapping with the keys {', '.join(AXES)} and common")
+    return given
+
+
+def jobs_of(grid: Grid) -> list[Job]:
+    """Every combination, checked: UserError for the first that `cpbench run` would refuse for its names or options."""
+    jobs = []
+    axes = (grid.sequences, grid.backbones, grid.orders, grid.seeds, grid.methods)
+    for sequence, backbone, order, seed, words in itertools.product(*axes):
+        method, *settings = words.split()
+        own, evaluation = config.split_settings(config.parse_settings(tuple(settings)))
+        given = {
+            **grid.common,
+            "method": method,
+            "sequence": sequence,
+            **({"backbone": backbone} if "backbones" in grid.model_fields_set else {}),  # named, or forgotten?
+            "seed": seed,
+            "order": order,
+        }
+        given["options"] = {**grid.common.get("options", {}), **own}
+        given["evaluation"] = {**grid.common.get("evaluation", {}), **evaluation}
+        config.resolve(given)
+        sequences.load(sequence)
+        name = f"{Path(sequence).stem}-{Path(backbone).name}-{'-'.join([Path(method).stem, *settings])}-order{order}-seed{seed}"
+        jobs.append(Job("".join(c if c.isalnum() or c in "-_.=" else "_" for c in name), given))
+    if twice := {j.name for j in jobs if sum(j.name == k.name for k in jobs) > 1}:
+        raise UserError(f"sweep: {sorted(twice)[0]} occurs twice; leave one out")
+    return jobs
+
+
+# The whole
+
+
+def start(
+    grid: Grid,
+    output: Path,
+    engine: str,
+    address: str | None,
+    jobs: int | None,
+    threads: int,
+    gpus_per_run: float,
+    copy_to: str | None,
+) -> int:
+    """Run a grid on the engine of this name. Returns the exit code, see `sweep`."""
+    how = room(str(grid.common.get("device", "auto")), grid.backbones, jobs, threads, gpus_per_run)
+    if engine == "local" and address:
+        raise UserError("--address is a Ray cluster's; add --engine ray")
+    if engine == "ray":
+        return sweep(grid, output, lambda places: OnRay(places, how, copy_to, address))
+    return sweep(grid, output, lambda places: Local(places, how, copy_to))
+
+
+def sweep(grid: Grid, output: Path, engine: Callable[[Places], Local | OnRay]) -> int:
+    """Run everything; one that fails stops none of the others. Returns the exit code.
+
+    0: all finished; 1: none did; 3: some did not; 130: interrupted.
+    """
+    jobs, places = jobs_of(grid), Places(output)
+    prepare_folder(output / "sweep")
+    for job in jobs:
+        for ending in ("log", "progress"):
+            places.file(job, ending).unlink(missing_ok=True)
+        given = {**job.given, "output": str(output)}
+        write_atomically(places.file(job, "yaml"), yaml.safe_dump(given).encode())
+    at_work = engine(places)
+    print(f"{len(jobs)} runs, {at_work.words}; logs in {output / 'sweep'}", flush=True)
+    try:
+        futures = {
+            job.name: at_work.submit(Job(job.name, {**job.given, "output": str(output.absolute())})) for job in jobs
+        }
+        with contextlib.suppress(KeyboardInterrupt):
+            follow(jobs, futures, places)
+        if waiting := [f for f in futures.values() if not f.done()]:
+            at_work.stop()
+            print(f"interrupted with {len(waiting)} runs to do; the same command goes on from the last whole tasks")
+            return 130
+    finally:
+        at_work.close()
+    outcomes = {name: _outcome(future) for name, future in futures.items()}
+    for line in summary(jobs, outcomes, places):
+        print(line)
+    failed = sum(o.code != 0 for o in outcomes.values())
+    return 0 if not failed else 1 if failed == len(jobs) else 3
+
+
+def _outcome(future: Future) -> Outcome:
+    if future.cancelled():
+        return Outcome(None)
+    if future.exception() is not None:  # Ray's, for a worker that died more often than it was started again
+        return Outcome(LOST)
+    return future.result()
+
+
+def follow(jobs: list[Job], futures: dict[str, Future], places: Places) -> None:
+    """Say how each run is doing until all are done: a live table on a terminal, a line a minute in a log."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    if console.is_terminal:
+        with Live(table(jobs, futures, places), console=console, refresh_per_second=2) as live:
+            while not all(f.done() for f in futures.values()):
+                time.sleep(0.5)
+                live.update(table(jobs, futures, places))
+            live.update(table(jobs, futures, places))
+        return
+    told, last = set(), time.monotonic()
+    while not all(f.done() for f in futures.values()):
+        time.sleep(0.2)
+        for job in jobs:
+            if futures[job.name].done() and job.name not in told:
+                told.add(job.name)
+                print(f"{job.name}: {state(_outcome(futures[job.name]))}", flush=True)
+        if time.monotonic() - last >= LOG_EVERY_SECONDS:
+            last = time.monotonic()
+            for job in jobs:
+                if job.name not in told and (now := read_json(places.file(job, "progress"))):
+                    print(f"{job.name}: {now['stage']}, {now['share']:.0%}, about {span(now['left'])} left", flush=True)
+
+
+def table(jobs: list[Job], futures: dict[str, Future], places: Places) -> Any:
+    """A row a run: its state, its task, and the time it has left."""
+    from rich.table import Table
+
+    shown = Table(box=None, padding=(0, 2, 0, 0))
+    for head in ("run", "state", "task", "left"):
+        shown.add_column(head)
+    for job in jobs:
+        future, now = futures[job.name], read_json(places.file(job, "progress"))
+        if future.done():
+            shown.add_row(job.name, state(_outcome(future)), "", "")
+        elif now:
+            shown.add_row(job.name, f"running, {now['share']:.0%}", now["stage"], span(now["left"]))
+        else:
+            shown.add_row(job.name, "starting" if places.file(job, "log").exists() else "waiting", "", "")
+    return shown
+
+
+def state(outcome: Outcome) -> str:
+    if outcome.code == 0:
+        return f"finished in {span(outcome.seconds)}"
+    if outcome.code is None:
+        return "missing: never started"
+    if outcome.code == LOST:
+        return "failed: its worker was lost"
+    if outcome.code == 130:
+        return "interrupted"
+    if outcome.code < 0:
+        return f"failed: killed by signal {-outcome.code}"
+    return f"failed with exit code {outcome.code}"
+
+
+def summary(jobs: list[Job], outcomes: dict[str, Outcome], places: Places) -> Iterator[str]:
+    """How many finished; of each that did not, why, and where it says more."""
+    bad = [job for job in jobs if outcomes[job.name].code != 0]
+    yield f"{len(jobs) - len(bad)} of {len(jobs)} runs finished"
+    for job in bad:
+        log = places.file(job, "log")
+        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+        yield f"{job.name}: {state(outcomes[job.name])}{': ' + lines[-1] if lines else ''} (log: {log})"
+    if bad:
+        yield "the same command goes on from the last whole tasks"
+
+
+# What would be done
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a job would come to: whether it is finished already, UNet evaluations to learn and at most to draw."""
+
+    job: Job
+    finished: bool
+    learning: int
+    drawing: int
+    seconds: float | None  # of an earlier run of the same method, sequence and backbone, whatever its seed and order
+
+
+def outlook(grid: Grid, output: Path) -> list[Outlook]:
+    """For --dry-run: nothing is loaded or started; finished runs are known by what their run.json says."""
+    from cpbench.records.record import finished_runs
+    from cpbench.running.prepare import drawing_of, rows_of
+
+    there = [record for _, record in finished_runs(output)] if output.is_dir() else []
+    found = []
+    for job in jobs_of(grid):
+        chosen, kind, options = config.resolve(job.given)
+        seq = sequences.load(chosen.sequence)
+        sampler, per_prompt = drawing_of(chosen, seq)
+        wanted = chosen.model_dump(mode="json") | {"output": None, "device": "", "overlap": None}
+        alike = [r for r in there if _same(r["config"], wanted, ("seed", "order"))]
+        moves = own_modules.identity(kind) | {"sequence": sequences.content_hash(seq)}
+        same = [r for r in alike if _same(r["config"], wanted, ()) and moves.items() <= r["facts"].items()]
+        seconds = [sum(v for c in r["costs"].values() for k, v in c.items() if k.endswith("_seconds")) for r in alike]
+        learning = sum(kind(options).unet_evaluations(t) for t in range(1, len(seq.concepts) + 1))
+        rows = rows_of(chosen, len(seq.concepts))
+        upper = bool(chosen.evaluation.upper_triangle)
+        pictures = sum(cell.pictures for t in rows for cell in cells.of_row(seq, t, per_prompt, upper))
+        drawing = sampler.evaluations(pictures)
+        found.append(Outlook(job, bool(same), learning, drawing, sum(seconds) / len(seconds) if seconds else None))
+    return found
+
+
+def dry_run(grid: Grid, output: Path) -> Iterator[str]:
+    """The outlook as a person reads it."""
+    found = outlook(grid, output)
+    width = max(len(o.job.name) for o in found)
+    for o in found:
+        cost = f"{o.learning:>9,} UNet evaluations to learn, {o.drawing:>9,} at most to draw"
+        before = f", about {span(o.seconds)} as before" if o.seconds else ""
+        yield f"{o.job.name:{width}}  {'finished' if o.finished else f'{cost}{before}'}"
+    left = [o for o in found if not o.finished]
+    yield (
+        f"{len(left)} of {len(found)} runs to do: {sum(o.learning for o in left):,} UNet evaluations to learn, "
+        f"{sum(o.drawing for o in left):,} at most to draw"
+    )
+
+
+def _same(theirs: dict[str, Any], wanted: dict[str, Any], but: tuple[str, ...]) -> bool:
+    theirs = theirs | {"output": None, "device": "", "overlap": None}
+    return all(theirs.get(k) == v for k, v in wanted.items() if k not in but)

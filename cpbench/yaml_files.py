@@ -1,0 +1,78 @@
+"""YAML that anybody may have written: with limits, and errors of one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from cpbench.errors import MOST_SHOWN, UserError, quoted
+
+MOST_BYTES = 2**18  # of a YAML file; the longest of our own has 6 kB
+MOST_VALUES = 20_000  # in a YAML file, those that an alias repeats counted each time
+LONGEST_NUMBER = 40  # characters
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but some files that it takes are errors.
+
+    A key that is written twice (PyYAML keeps the last in silence), aliases of aliases that grow without end, and numbers
+    of thousands of digits.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.values = 0
+        self.values_in: dict[int, int] = {}  # by a node's id
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        before, alias = self.values, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        self.values += self.values_in.get(id(node), MOST_VALUES) if alias else 1  # not there: it contains itself
+        self.values_in.setdefault(id(node), self.values - before)
+        if self.values > MOST_VALUES:
+            reason = f"more than {MOST_VALUES:,} values, with those that aliases repeat"
+            raise yaml.MarkedYAMLError(None, None, reason, node.start_mark)
+        return node
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(None, None, f"the key {quoted(key.value)} occurs twice", key.start_mark)
+            seen.add(key.value)
+        return node
+
+    def construct_whole_number(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > LONGEST_NUMBER:
+            reason = f"a number of {len(node.value):,} digits; put it in quotes if it is a name"
+            raise yaml.MarkedYAMLError(None, None, reason, node.start_mark)
+        return self.construct_yaml_int(node)
+
+
+def from_yaml(text: str | bytes, shown: str) -> Any:
+    """What YAML text says. UserError, in one line that begins with `shown`, with the line's number if there is one."""
+    if len(text) > MOST_BYTES:
+        raise UserError(f"{shown}: has more than {MOST_BYTES // 2**10} kB, too many for what it should say; shorten it")
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    except UnicodeDecodeError:
+        raise UserError(f"{shown}: not valid YAML: not a text file in UTF-8; save it as one") from None
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        why, hint = f"{error.problem or error.context}"[:MOST_SHOWN], ""
+        if "{}" in text and "flow" in f"{error.context}":
+            hint = "; inside [...] put templates in quotes"
+        raise UserError(f"{shown}: {line}not valid YAML: {why}{hint}") from None
+    except RecursionError:  # [[[[...
+        raise UserError(f"{shown}: not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # control characters; 2024-13-45
+        raise UserError(f"{shown}: not valid YAML: {error}") from None
+    except Exception:  # !!bool maybe, !!int "": PyYAML's constructors raise anything
+        raise UserError(
+            f"{shown}: not valid YAML: a value is not what its tag (!!...) says; leave the tag out"
+        ) from None

@@ -1,0 +1,75 @@
+"""Names of 0.1 answer for one release and warn once: the methods that its README and docs printed load and run."""
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cpbench import moved
+from cpbench.backbones.backbone import Backbone, fingerprint
+from cpbench.registry import load_method
+
+OLD = Path(__file__).parent / "methods_of_0_1"
+SHORT = {"steps": 2, "batch_size": 1, "rank": 2}
+
+
+@pytest.mark.parametrize("name", ["lwf", "word_only"])
+def test_a_method_that_0_1_printed_runs(tiny: Backbone, make_task: Callable, name: str) -> None:
+    kind = load_method(str(OLD / f"{name}.py"))
+    before, state = fingerprint(tiny), None
+    for number, concept in enumerate(("dog", "vase"), 1):
+        state = kind(kind.Options(**SHORT)).learn(tiny, make_task(tiny, concept, number), state)
+        tiny.restore()
+    assert state.concepts == ["dog", "vase"] and all(torch.isfinite(t).all() for t in state.tensors.values())
+    with tiny.installed(kind(kind.Options(**SHORT)), state, ("dog",)):
+        assert tiny.rows
+    assert fingerprint(tiny) == before
+
+
+@pytest.mark.parametrize(("old", "places"), moved.MODULES.items())
+def test_an_old_module_answers_for_the_new_ones(old: str, places: tuple[str, ...]) -> None:
+    for place in places:
+        new = __import__(place, fromlist=["x"])
+        names = [n for n, it in vars(new).items() if getattr(it, "__module__", None) == place and not n.startswith("_")]
+        assert names
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            answers = __import__(old, fromlist=names)
+            first = [getattr(__import__(p, fromlist=["x"]), n, None) for n in names for p in places[:1]]
+            assert all(
+                getattr(answers, n) is getattr(new, n) or f is not None for n, f in zip(names, first, strict=True)
+            )
+
+
+def test_it_warns_once_of_each_name_and_says_the_new_one() -> None:
+    program = """
+import warnings
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        from cpbench.adapters import ATTENTION, products
+        from cpbench.baselines.seqlora import SequentialLora, add_words
+print(*(f"{it.category.__name__}: {it.message}" for it in told), sep="\\n")
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert said == [
+        f"DeprecationWarning: {old} is {new} now; the old name goes with cpbench 0.3"
+        for old, new in (
+            ("cpbench.adapters.ATTENTION", "cpbench.backbones.adapters.ATTENTION"),
+            ("cpbench.adapters.products", "cpbench.backbones.adapters.products"),
+            ("cpbench.baselines.seqlora.add_words", "cpbench.learning.lora.add_words"),
+        )
+    ]
+
+
+def test_what_never_was_is_still_an_error() -> None:
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        from cpbench.adapters import nothing  # noqa: F401
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        from cpbench.baselines.seqlora import nothing  # noqa: F401
