@@ -755,7 +755,7 @@ def test_plain_diffusers_loads_and_draws_the_miniature() -> None:
     assert parts == {part: ["torch.float32"] for part in ("unet", "vae", "text_encoder")}
     assert (shape, same) == ([64, 64, 3], True)
     assert spread > 0.01
-    assert ours == ["cpbench", "cpbench.torchvision_compat"]
+    assert ours == ["cpbench", "cpbench.moved", "cpbench.torchvision_compat"]
 
 
 def test_the_backbone_draws_as_plain_diffusers_does(tiny: Backbone, tiny_folder: Path) -> None:

@@ -489,7 +489,7 @@ def test_interrupted_and_failed_runs_say_so_and_go_on(
 
     monkeypatch.setenv("STOP_TASK_2", "interrupt")
     with pytest.raises(SystemExit) as left:
-        main.main()
+        main()
     said = capsys.readouterr().err.strip()  # click ends the line that ^C is shown on
     assert left.value.code == 130 and len(said.splitlines()) == 1 and "interrupted" in said
     (folder,) = (f.parent for f in output.glob("**/run.json"))
@@ -497,12 +497,12 @@ def test_interrupted_and_failed_runs_say_so_and_go_on(
 
     monkeypatch.setenv("STOP_TASK_2", "fail")
     with pytest.raises(ValueError, match="out of luck"):
-        main.main()
+        main()
     record = run_json(folder)
     assert (record["status"], record["reason"]) == ("failed", "ValueError: out of luck")
 
     monkeypatch.delenv("STOP_TASK_2")
-    main.main()
+    main()
     assert run_json(folder)["status"] == "finished" and not run_json(folder)["reason"]
     assert contents(folder) == contents(lora["folder"])
 
