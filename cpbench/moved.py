@@ -1,7 +1,7 @@
 """Old names of what moved: they answer until 0.3, and warn once.
 
 What method files imported of cpbench 0.1 is here, and what README and docs/adding-a-method.md had: a module by its old name
-is the new one, and the tools that two baselines held for others are still found there.
+is the new one, and the tools that baselines held for others are still found there.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ MODULES = {  # old: where its names are looked for, in this order
     "cpbench.structured_prompts": ("cpbench.learning.structured_prompts",),
     "cpbench.weights_or_lora": ("cpbench.learning.weights_or_lora",),
 }
-KIT = {  # names that a baseline had, and where they are
-    "cpbench.baselines.seqlora": ("cpbench.learning.lora", ("add_tokens", "add_words", "learn_lora", "token_of")),
-    "cpbench.baselines.clora": ("cpbench.learning.lora", ("forgetting", "past_loras", "stacked")),
+KIT = {  # names that a baseline had, and where they are; those that it uses itself are still found in it, without a word
+    "cpbench.baselines.seqlora": ("cpbench.learning.lora", ("add_words",)),
 }
 _told: set[str] = set()
 

@@ -13,9 +13,9 @@ from test_leaderboard import CODE, FIGURES, groups_in, make_run, markdown_tables
 from test_leaderboard_page import board
 
 from cpbench.files import hash8, read_json
-from cpbench.leaderboard import board as leaderboard
 from cpbench.leaderboard import entries
 from cpbench.leaderboard.page import page
+from cpbench.leaderboard.rows import groups
 from cpbench.leaderboard.text import as_json, in_terminal, markdown, table
 from cpbench.metrics.intervals import bootstrap
 from cpbench.metrics.matrices import METRICS, SCORE_COLUMNS
@@ -138,7 +138,7 @@ def test_the_terminal_has_the_first_where_there_is_room(tmp_path: Path, capsys: 
     (group,) = groups_in(tmp_path)
     mean, low, high = (group["rows"][0][k]["dino_final_average"] for k in ("mean", "low", "high"))
     assert f"{mean:.3f} [{low:.2f}, {high:.2f}] " in capsys.readouterr().out
-    found = leaderboard.groups(entries.read(tmp_path))
+    found = groups(entries.read(tmp_path))
     for width, cell in ((119, f"{mean:.3f}"), (120, f"{mean:.3f} [{low:.2f}, {high:.2f}]")):
         (made,) = in_terminal(found, [], width)
         assert [str(it) for it in made.columns[3].cells] == [cell]
@@ -286,7 +286,7 @@ def test_the_order_of_runs_changes_nothing(tmp_path: Path) -> None:
     runs = entries.read(tmp_path)
 
     def written(order: list[Any]) -> list[str]:
-        found = leaderboard.groups(order)
+        found = groups(order)
         whole = json.dumps(as_json(found, [], {}))
         return [whole, table(found).to_csv(), markdown(found, [], {}), page(found, [], {}, tmp_path)]
 

@@ -1,5 +1,6 @@
 """Names of 0.1 answer for one release and warn once: the methods that its README and docs printed load and run."""
 
+import importlib
 import subprocess
 import sys
 import warnings
@@ -11,6 +12,7 @@ import torch
 
 from cpbench import moved
 from cpbench.backbones.backbone import Backbone, fingerprint
+from cpbench.learning import lora
 from cpbench.registry import load_method
 
 OLD = Path(__file__).parent / "methods_of_0_1"
@@ -32,17 +34,27 @@ def test_a_method_that_0_1_printed_runs(tiny: Backbone, make_task: Callable, nam
 
 @pytest.mark.parametrize(("old", "places"), moved.MODULES.items())
 def test_an_old_module_answers_for_the_new_ones(old: str, places: tuple[str, ...]) -> None:
+    """With what stands in them, the first that has a name before the others."""
+    expected: dict[str, object] = {}
     for place in places:
-        new = __import__(place, fromlist=["x"])
-        names = [n for n, it in vars(new).items() if getattr(it, "__module__", None) == place and not n.startswith("_")]
-        assert names
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            answers = __import__(old, fromlist=names)
-            first = [getattr(__import__(p, fromlist=["x"]), n, None) for n in names for p in places[:1]]
-            assert all(
-                getattr(answers, n) is getattr(new, n) or f is not None for n, f in zip(names, first, strict=True)
-            )
+        own = vars(importlib.import_module(place)).items()
+        expected = {n: it for n, it in own if getattr(it, "__module__", None) == place and n[0] != "_"} | expected
+    assert len(expected) >= len(places)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answers = importlib.import_module(old)
+        assert all(getattr(answers, name) is it for name, it in expected.items())
+
+
+@pytest.mark.parametrize(
+    "name", ["add_tokens", "add_words", "learn_lora", "token_of", "forgetting", "past_loras", "stacked"]
+)
+def test_the_kit_is_found_in_the_baselines_that_had_it(name: str) -> None:
+    baseline = "clora" if name in ("forgetting", "past_loras", "stacked") else "seqlora"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = getattr(importlib.import_module(f"cpbench.baselines.{baseline}"), name)
+    assert found is getattr(lora, name)
 
 
 def test_it_warns_once_of_each_name_and_says_the_new_one() -> None:

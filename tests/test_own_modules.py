@@ -201,7 +201,7 @@ def test_comments_docstrings_and_layout_do_not_count() -> None:
     compile(said, "x", "exec")
 
 
-def test_every_python_says_the_same(tmp_path: Path) -> None:
+def test_every_python_says_the_same() -> None:
     """Of a text with much of the grammar, and of all methods that cpbench ships."""
     others = [p for p in (shutil.which(f"python3.{minor}") for minor in (11, 12, 13, 14)) if p]
     there = [p for p in others if subprocess.run([p, "-c", "import ast"], capture_output=True).returncode == 0]

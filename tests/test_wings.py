@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cpbench import learning
+from cpbench.leaderboard.figures import COMPUTED_BY
 
 ROOT = Path(__file__).resolve().parents[1]
 # From the top: what is further down may not know what is further up.
@@ -129,3 +130,15 @@ def test_the_page_about_the_wings_has_them_in_their_order() -> None:
     for wing, words in rows.items():
         for file in re.findall(r"`(\w+\.py)`", words):
             assert (ROOT / "cpbench" / wing / file).is_file(), f"{wing}{file}"
+
+
+def test_remembered_figures_are_known_by_all_code_that_computes_them() -> None:
+    """Of cpbench.metrics and of the reader of tables: else an edit would leave yesterday's figures in a leaderboard."""
+    known = modules()
+    todo, needed = ["cpbench.metrics.summary", "cpbench.records.tables"], set()
+    while todo:
+        name = todo.pop()
+        needed.add(name)
+        todo += [it for it in imports(name, known[name], set(known), anywhere=True) if it not in needed]
+    computing = {name for name in needed if name.startswith("cpbench.metrics.") or name == "cpbench.records.tables"}
+    assert {it.__name__ for it in COMPUTED_BY} == computing

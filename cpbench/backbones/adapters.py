@@ -1,4 +1,4 @@
-"""LoRA on chosen projections (by peft) and learnable token rows, put into a backbone and taken out without a trace.
+"""LoRA on chosen projections (by peft), put into a backbone and taken out without a trace.
 
 Two relatives of LoRA, by peft as well. Per layer, with W_0 frozen:
 

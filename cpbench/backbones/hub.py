@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cpbench import files as files_module
+from cpbench import files as whole_files
 from cpbench import remembered
 from cpbench.backbones.options import BACKBONES, Loading
 from cpbench.backbones.untrusted import INDEX, PICKLES, _pickled, check_index, parts_of, read_json
@@ -305,13 +305,13 @@ def file_hash(file: Path) -> str:
         if size in (None, there.st_size):
             return real.name
     if there.st_size < WORTH_REMEMBERING:
-        return files_module.file_hash(real)
+        return whole_files.file_hash(real)
     # the time of the last change of its entry too: tools that copy or unpack set the other one back
     key = [str(real), there.st_size, there.st_mtime_ns, there.st_ctime_ns]
     known = remembered.recall("file-hashes", key)
     if isinstance(known, str) and BLOB.fullmatch(known):
         return known
-    digest, after = files_module.file_hash(real), real.stat()
+    digest, after = whole_files.file_hash(real), real.stat()
     settled = time.time_ns() - max(there.st_mtime_ns, there.st_ctime_ns) > JUST_WRITTEN
     if settled and key[1:] == [after.st_size, after.st_mtime_ns, after.st_ctime_ns]:
         remembered.remember("file-hashes", key, digest)

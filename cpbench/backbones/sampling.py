@@ -1,4 +1,4 @@
-"""Drawing: batches through the diffusers pipeline, with noise fixed per (seed, concept, prompt, index), each once."""
+"""Drawing: batches through the diffusers pipeline, with noise fixed per (seed, concept, prompt, index)."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ def sample(
 @with_options(*TRUST)
 def export(run_: Path, out: Path, after: int | None, concept: str | None, **trusted: bool | None) -> None:
     """Write what a run has learned as files that plain diffusers loads; README.md in the folder says how."""
-    from cpbench.finished import export as export_module
-    from cpbench.finished import load
+    from cpbench.finished.export import export as write_files
+    from cpbench.finished.load import open_run
 
-    for path in export_module.export(load.open_run(run_, after, "cpu", **trusted), out, concept):
+    for path in write_files(open_run(run_, after, "cpu", **trusted), out, concept):
         click.echo(path)

@@ -42,10 +42,10 @@ from cpbench.learning.training import TEMPLATES, Batch, noise_scheduler
 from cpbench.method import Method, NotDefined
 from cpbench.metrics import retention
 from cpbench.records import machine, terminal
-from cpbench.records import record as record_module
-from cpbench.records import tables as results
 from cpbench.records.grid import MOST_COLUMNS
 from cpbench.records.measures_table import CONFUSION
+from cpbench.records.record import find
+from cpbench.records.tables import read_table
 from cpbench.records.upgrade import read as read_record
 from cpbench.running.bookkeeping import remove_temporary
 from cpbench.running.prepare import pick_device
@@ -240,7 +240,7 @@ def classify(
 
     UserError where the run, its sequence or its concepts' pictures are not what they were, or no row can be made.
     """
-    folder = record_module.find(run)
+    folder = find(run)
     record = read_record(folder)
     config, _, weights = load.recorded(record, folder)
     config = load.allowed(config, folder, pick_device(device), allow_pickle, trust_remote_code)
@@ -350,7 +350,7 @@ def kept(target: Path, settings: dict[str, Any], folder: Path, concepts: list[st
     """The rows that are there already, whole, of these settings and of the states of now."""
     record, made = read_json(target / "classifier.json"), {}
     kinds = {"row": int, "concept": str, "nearest": str, "count": float}
-    table = results.read_table(target / "confusion.csv", kinds, CONFUSION[:-1])
+    table = read_table(target / "confusion.csv", kinds, CONFUSION[:-1])
     if table is None or not isinstance(record, dict) or record.get("settings") != settings:
         return {}
     listed = record.get("rows")

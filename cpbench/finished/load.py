@@ -1,4 +1,4 @@
-"""What a run's states are good for: draw any prompt with one, and write one as files that plain diffusers loads."""
+"""What a run's states are good for: one is opened, with care, and draws any prompt."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ def state_after(folder: Path, t: int, concepts: Collection[str]) -> State:
 
 def loaded(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backbone]:
     """The run's method and its backbone. UserError if that has other weights by now."""
-    from cpbench.backbones import loading as loading_module
+    from cpbench import backbones
     from cpbench.running.prepare import device_for
 
-    backbone = loading_module.load(config.backbone, device_for(config), config.loading)
+    backbone = backbones.load(config.backbone, device_for(config), config.loading)
     if backbone.weights_hash != weights:
         raise UserError(f"run {folder}: was made with other weights than those of {config.backbone} here; use those")
     kind = load_method(config.method)

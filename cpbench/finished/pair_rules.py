@@ -30,7 +30,7 @@ def matrices(
 ) -> dict[str, pd.DataFrame]:
     """Retention matrices (rows, concepts) of a run's pictures on disk, by "clip_i-nearest", "clip_i-centred", "dino-...".
 
-    See `metrics.cosine_nearest` and `metrics.cosine_centred`, whose centre is that of the real pictures of all the
+    See `cosines.cosine_nearest` and `cosines.cosine_centred`, whose centre is that of the real pictures of all the
     sequence's concepts. real: each concept's pictures (n, h, w, 3). NaN where no picture is there.
     """
     concepts = [c.name for c in sequence.concepts]

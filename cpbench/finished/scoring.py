@@ -26,7 +26,7 @@ from cpbench.judges.select import load_for
 from cpbench.metrics import matrices
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.records import measures_table, tables
-from cpbench.records import record as record_module
+from cpbench.records.record import find
 from cpbench.records.upgrade import read as read_record
 from cpbench.running import cells, judging, measures
 from cpbench.running.cells import pictures_of
@@ -61,11 +61,11 @@ def again(
 ) -> tuple[Path, list[str], int]:
     """Score a run's pictures; (the folder with what came out, its concepts, the last row).
 
-    clip, dino and what follows on the device: see `judges.load_for`. The judge of a kind that is not named is the run's
+    clip, dino and what follows on the device: see `select.load_for`. The judge of a kind that is not named is the run's
     usual one, with the run's own preprocessing. UserError where the run, its sequence or its concepts' pictures are not
     what they were.
     """
-    folder = record_module.find(run)
+    folder = find(run)
     record = read_record(folder)
     config, _, _ = load.recorded(record, folder)
     facts = facts_of(record, folder)

@@ -13,7 +13,7 @@ NOT_COUNTED = ("library", "model", "source", "preprocessing_from")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 LIKE = "resize=256,crop=224,interpolation=bicubic,mean=0.485/0.456/0.406,std=0.229/0.224/0.225"
 
-# open_clip's tokenizer of 77 tokens, as `judges.tokenizer_hash` has it
+# open_clip's tokenizer of 77 tokens, as `judge.tokenizer_hash` has it
 OPENAI_WORDS = "0e918299c6f6ee665e7376b1d0c36fd365e759e3b533a454a0f58e4c404d7579"
 # What records from before these were recorded do not say, by what they do say: the miniature's judges by their weights,
 # the published ones by their name, which older versions of cpbench gave to nothing that was loaded in another way.

@@ -1,4 +1,4 @@
-"""Judges: CLIP (open_clip) and DINO (timm) encoders with explicit preprocessing, and who they are."""
+"""A judge: an encoder with explicit preprocessing, and who it is."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Preprocessing:
         return Preprocessing(resize, size, tuple(map(float, mean)), tuple(map(float, std)), interpolation)
 
     def changed(self, words: str | None) -> Preprocessing:
-        """With the parts that a user's words name, see `judge_identity.preprocessing_settings`. ValueError for odd ones."""
+        """With the parts that a user's words name, see `identity.preprocessing_settings`. ValueError for odd ones."""
         if not words:
             return self
         given = judge_identity.preprocessing_settings(words)

@@ -44,7 +44,7 @@ def _recorded(folder: Path, file: str) -> dict[str, Any]:
 def load_clip(folder: Path, device: str = "cpu", preprocessing: str | None = None) -> Judge:
     """A CLIP in open_clip's format from a local folder, its preprocessing from the folder's own config.
 
-    preprocessing: what to change of it, see `judge_identity.preprocessing_settings`.
+    preprocessing: what to change of it, see `identity.preprocessing_settings`.
     """
     torchvision_compat.apply()
     import open_clip
@@ -79,7 +79,7 @@ def load_dino(folder: Path, device: str = "cpu", preprocessing: str | None = Non
     """A ViT in timm's format from a local folder; the class token is the embedding.
 
     Where the folder's config.json says `"feature": "projected class token"`, it is the output of the model's last layer.
-    preprocessing: what to change of the folder's own, see `judge_identity.preprocessing_settings`.
+    preprocessing: what to change of the folder's own, see `identity.preprocessing_settings`.
     """
     torchvision_compat.apply()
     import timm

@@ -103,7 +103,7 @@ def load(
     """A judge by its published name, or from a safetensors file in the architecture of one.
 
     A file is the published judge if its bytes are those of the one in the hub's cache; any other holds unknown weights.
-    preprocessing: what to change of its own, see `judge_identity.preprocessing_settings`; activation: gelu or quickgelu,
+    preprocessing: what to change of its own, see `identity.preprocessing_settings`; activation: gelu or quickgelu,
     for unknown weights of a CLIP whose config does not say. UserError where there is no such name or file, the file does
     not fit, or the hub is out of reach.
     """

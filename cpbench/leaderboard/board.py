@@ -1,7 +1,7 @@
 """The leaderboard: of finished runs, one row a configuration, in a table for every set of runs that can be compared.
 
-Written as Markdown, one HTML page, CSV and JSON. The same runs give the same bytes. Runs are read in `leaderboard_runs`,
-averaged and ranked in `leaderboard_rows`, and shown by `leaderboard_columns`, `leaderboard_text` and `leaderboard_page`.
+Written as Markdown, one HTML page, CSV and JSON. The same runs give the same bytes. Runs are read in `entries`,
+averaged and ranked in `rows`, and shown by `columns`, `text` and `page`.
 """
 
 from __future__ import annotations
@@ -26,34 +26,7 @@ from cpbench.leaderboard.page import page
 from cpbench.leaderboard.rows import Group, groups
 from cpbench.leaderboard.text import as_json, in_terminal, markdown, table
 from cpbench.records.grid import method_grid
-from cpbench.records.record import (
-    MOST_CONCEPTS,
-    contradiction,
-    finished_runs,
-    name_of,
-    say,
-    sees_earlier_data,
-    skip,
-    text,
-    whole,
-)
-from cpbench.records.tables import no_cosine
-
-__all__ = [
-    "MOST_CONCEPTS",
-    "contradiction",
-    "finished_runs",
-    "grids",
-    "groups",
-    "name_of",
-    "no_cosine",
-    "read",
-    "say",
-    "sees_earlier_data",
-    "text",
-    "whole",
-    "write",
-]
+from cpbench.records.record import skip
 
 
 def grids(found: Sequence[Group], concept: str | None, output: Path) -> dict[str, str]:

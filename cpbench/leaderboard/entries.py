@@ -50,7 +50,7 @@ class Run:
     """One folder. state: why it does not count, "" if it does; sees_earlier_data: see the function of that name.
 
     Of DINO, picture by picture: finals, the last row; learned, each concept right after its own task; since, the mean over
-    all rows from then on. figures: by metric, `report.summaries`; measured: by measure, the mean at the end, {} where
+    all rows from then on. figures: by metric, `summary.summaries`; measured: by measure, the mean at the end, {} where
     nothing was measured; both of the tables, and of runs that count alone.
     """
 

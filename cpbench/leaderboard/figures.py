@@ -16,27 +16,27 @@ import pandas as pd
 
 from cpbench import remembered
 from cpbench.files import hash8
-from cpbench.metrics import figure_intervals, intervals, retention
-from cpbench.metrics import summary as summary_module
-from cpbench.metrics.summary import summaries
-from cpbench.records import tables, terminal
+from cpbench.metrics import cosines, figure_intervals, intervals, matrices, retention
+from cpbench.metrics import summary as figures_of_scores
+from cpbench.records import tables
 
 TOPIC = "figures"
+COMPUTED_BY = (figures_of_scores, retention, matrices, cosines, figure_intervals, intervals, tables)
 Summary = dict[str, dict[str, float | None]]  # by metric and figure, as in run.json
 Bounds = dict[str, dict[str, list[float] | None]]
 
 
 def summary(folder: Path, concepts: list[str]) -> Summary:
-    """`report.summaries` of the whole run in this folder, its concepts in the order learned.
+    """`summary.summaries` of the whole run in this folder, its concepts in the order learned.
 
     ValueError where scores.csv cannot be read, or lacks what the figures need.
     """
-    return _known(summaries, folder, concepts)
+    return _known(figures_of_scores.summaries, folder, concepts)
 
 
 def bounds(folder: Path, concepts: list[str]) -> Bounds:
-    """`report.intervals` of the whole run in this folder, as `summary`."""
-    return _known(summary_module.intervals, folder, concepts)
+    """`summary.intervals` of the whole run in this folder, as `summary`."""
+    return _known(figures_of_scores.intervals, folder, concepts)
 
 
 def _known(compute: Callable[[pd.DataFrame, list[str], int], Any], folder: Path, concepts: list[str]) -> Any:
@@ -60,6 +60,6 @@ def _known(compute: Callable[[pd.DataFrame, list[str], int], Any], folder: Path,
 def _code() -> str | None:
     """What the figures are computed by; None, and nothing is remembered, where its source is not there."""
     try:
-        return hash8([inspect.getsource(it) for it in (terminal, retention, figure_intervals, intervals, tables)])
+        return hash8([inspect.getsource(it) for it in COMPUTED_BY])
     except OSError:
         return None

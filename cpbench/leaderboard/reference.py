@@ -11,10 +11,9 @@ from typing import Any
 from PIL import Image
 
 from cpbench.files import write_atomically
-from cpbench.leaderboard import board, entries
-from cpbench.records import record as record_module
+from cpbench.leaderboard import board, entries, rows
 from cpbench.records import tables
-from cpbench.records.record import finished_runs, name_of
+from cpbench.records.record import finished_runs, name_of, say
 
 TABLES = ("scores.csv", "measures.csv", "identification.csv")  # all else that a page shows is computed from these
 MOST_THUMBNAIL = 25_000  # bytes of a run's grid
@@ -25,14 +24,14 @@ def keep(runs: Path, reference: Path) -> int:
 
     Returns how many there are: those that the leaderboard of `runs` counts; finished ones that it does not are named. Each
     takes the place of what was kept of its method, settings, seed and order over this version of its sequence, whatever the
-    hash. The leaderboard in `reference` is of all that is there and of nothing
-    else, so that `make leaderboard` makes it again; its grids, which are kept, are of the pictures in `runs`, at half their size.
+    hash. The leaderboard in `reference` is of all that is there and of nothing else, so that `make leaderboard` makes it
+    again; its grids, which are kept, are of the pictures in `runs`, at half their size.
     """
     read = entries.read(runs)
     counted = {run.folder for run in read if not run.state}
     for run in read:
         if run.state and run.record.status == "finished":  # of the unfinished nobody expects it
-            record_module.say(f"not kept {run.path}: {run.state}")
+            say(f"not kept {run.path}: {run.state}")
     found = [(path, record) for path, record in finished_runs(runs) if path in counted]
     names = {name(record) for _, record in found}
     for path, record in finished_runs(reference):
@@ -49,7 +48,7 @@ def keep(runs: Path, reference: Path) -> int:
             with Image.open(path / "grid.png") as drawn:
                 write_atomically(target / "grid.webp", thumbnail(drawn))
     if found:
-        for grid in board.grids(board.groups(read), None, reference).values():
+        for grid in board.grids(rows.groups(read), None, reference).values():
             with Image.open(reference / grid) as drawn:
                 small = drawn.convert("RGB").resize((drawn.width // 2, drawn.height // 2), Image.Resampling.LANCZOS)
             small.quantize(256).save(reference / grid, optimize=True)

@@ -25,7 +25,7 @@ from cpbench.version import SCORES
 
 NONE = (math.nan, math.nan)
 EARLIER = "†"  # behind a method whose runs another SCORES made
-FIGURES = (  # of `report.summaries`, in the order of the tables
+FIGURES = (  # of `summary.summaries`, in the order of the tables
     *("final_average", "plasticity", "forgetting", "backward_transfer", "normalised_retention", "gap_closed"),
     *("share_lost", "forgetting_from_noise", "forward_transfer"),
 )
@@ -155,7 +155,7 @@ def reference_of(run: Run, alone: Sequence[Run]) -> Run | None:
 
 
 def intransigence(run: Run, alone: Run | None) -> float:
-    """`metrics.intransigence` by DINO, pictures averaged in concepts; NaN where a concept of either has no score."""
+    """`retention.intransigence` by DINO, pictures averaged in concepts; NaN where a concept of either has no score."""
     if alone is None or not run.learned:
         return math.nan
     concepts = run.record.sequence.concepts
@@ -240,7 +240,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     for key, members in together.items():
         members.sort(key=lambda run: (run.draw, run.path))
         rows: dict[tuple[str, str], list[Run]] = {}
-        for run in members:  # `leaderboard_runs.decided` has seen to it that a seed and order is there once
+        for run in members:  # `entries.decided` has seen to it that a seed and order is there once
             rows.setdefault((run.method, run.settings), []).append(run)
         first = min(members, key=lambda run: run.key)  # equal weights may be called by two names
         named = (sequence_of(first.record), first.key[1], first.record.pictures, judges_of(first.record))

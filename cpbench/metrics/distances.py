@@ -1,4 +1,4 @@
-"""Distances between sets of pictures: MMDs on judges' features, KID, PRES, DIV. Pure functions on numpy arrays.
+"""Distances between sets of pictures: MMDs on judges' features, KID, DIV. Pure functions on numpy arrays.
 
 A_mmd, F_mmd, CMMD and KID compare two sets and say nothing of fewer than 50 pictures a side. Concepts have 3 to 6 real
 pictures: so they are pooled, in the order given, until both sides have 50 (`pools`), and the value is the mean over the

@@ -1,4 +1,4 @@
-"""Scores from embeddings, and what a retention matrix says. Pure functions on numpy arrays.
+"""What a retention matrix says: forgetting, plasticity, transfer and the like. Pure functions on numpy arrays.
 
 Cosines are plain: between -1 and 1, neither times 100 nor CLIPScore's 2.5.
 

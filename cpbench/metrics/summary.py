@@ -44,7 +44,7 @@ def summaries(scores: pd.DataFrame, concepts: list[str], t: int) -> dict[str, di
 
 
 def noise_in_forgetting(scores: pd.DataFrame, metric: str, concepts: list[str]) -> float:
-    """`metrics.forgetting_from_noise` of a run; NaN where a row that Chaudhry's maximum needs was not drawn."""
+    """`retention.forgetting_from_noise` of a run; NaN where a row that Chaudhry's maximum needs was not drawn."""
     T = len(concepts)
     errors = np.full((T + 1, T), np.nan)
     own = scores[(scores["kind"] == "cell") & (scores["metric"] == metric)]

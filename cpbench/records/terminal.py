@@ -1,4 +1,4 @@
-"""What a run shows: the retention matrices as tables, the summary figures, and the picture of what was forgotten."""
+"""What a run shows: the retention matrices, the summary figures and the costs, as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from cpbench.metrics import composition as composition_module
 from cpbench.metrics import matrices
+from cpbench.metrics.composition import summary as pair_summary
 from cpbench.metrics.matrices import reference_row
 from cpbench.metrics.summary import FIGURES, TITLES, intervals, summaries
 from cpbench.records import tables
@@ -47,7 +47,7 @@ def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
                 table.add_row(name, *map(short, values), style="dim")
         out.append(table)
     out.append(summary_table(scores, concepts, t))
-    pairs = composition_module.summary(scores)
+    pairs = pair_summary(scores)
     return [*out, composition_table(pairs)] if t == len(concepts) and pairs else out
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from cpbench.files import hash8, read_json
 from cpbench.judges import identity
-from cpbench.version import SCORES
 
 SCHEMA = 2
 CODE = ("scores", "versions", "source")  # of the facts, those about code
@@ -106,8 +105,3 @@ def _conditions(given: dict[str, Any]) -> dict[str, Any]:
     numbers = sorted(int(t) for t in tasks if isinstance(t, str) and t.isdecimal())
     where = {"device": device.get("kind"), "threads": device.get("threads"), "versions": given.get("versions")}
     return rest | {"made_on": [{**where, "learning": [t for t in numbers if t], "row": numbers}]}
-
-
-def is_todays(facts: Any) -> bool:
-    """Whether the code of facts is known to give their numbers."""
-    return isinstance(facts, dict) and facts.get("scores") == SCORES

@@ -25,12 +25,12 @@ from cpbench.config import ON_THE_MINIATURE
 from cpbench.errors import UserError, quoted
 from cpbench.files import FILE_NAME, file_hash, read_json
 from cpbench.judges import identity
-from cpbench.metrics import matrices as matrices_module
-from cpbench.metrics import summary as summary_module
+from cpbench.metrics import matrices as retention_matrices
+from cpbench.metrics import summary as figures_of_scores
 from cpbench.metrics.matrices import SCORE_COLUMNS, reference_row
 from cpbench.metrics.summary import summaries
 from cpbench.records import curves, machine, measures_table, tables
-from cpbench.records import record as record_module
+from cpbench.records import record as run_record
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.record import MOST_CONCEPTS, contradiction, name_of, sees_earlier_data
 from cpbench.records.tables import no_cosine
@@ -104,7 +104,7 @@ class Shown:
     def intervals(self) -> dict[str, dict[str, list[float] | None]]:
         """By metric and figure the 95 % interval, (low, high), after the last task that is there."""
         try:
-            return summary_module.intervals(self.scores, self.concepts, self.last) if self.summary else {}
+            return figures_of_scores.intervals(self.scores, self.concepts, self.last) if self.summary else {}
         except ValueError:  # a table as no run writes it
             return {}
 
@@ -135,7 +135,7 @@ class Shown:
 
 def read(run: Path) -> Shown:
     """The run in this folder, or the only one below it. UserError if there is none, or its run.json is not a run's."""
-    folder = record_module.find(run)
+    folder = run_record.find(run)
     shown = from_record(read_record(folder), folder)
     if shown.pictures == "photographs" and part(shown.record, "config").get("backbone") == "miniature":
         shown.notes.append(f"These are {ON_THE_MINIATURE}.")
@@ -158,7 +158,7 @@ def from_record(record: Any, folder: Path) -> Shown:
         raise UserError(f"run {folder}: {reason}; run it again, or name another")
     try:
         sequence = record["sequence"]
-        concepts = [record_module.text(c) for c in sequence["concepts"]]
+        concepts = [run_record.text(c) for c in sequence["concepts"]]
         if not 0 < len(concepts) <= MOST_CONCEPTS or len(set(concepts)) < len(concepts):
             raise ValueError("concepts that are none, too many, or not different")
         if record["pictures"] not in ("drawn", "photographs"):
@@ -167,8 +167,8 @@ def from_record(record: Any, folder: Path) -> Shown:
             folder,
             record,
             concepts,
-            method=record_module.text(name_of(record)) + ("*" if sees_earlier_data(record) else ""),
-            sequence=f"{record_module.text(sequence['name'])} v{record_module.whole(sequence['version'])}",
+            method=run_record.text(name_of(record)) + ("*" if sees_earlier_data(record) else ""),
+            sequence=f"{run_record.text(sequence['name'])} v{run_record.whole(sequence['version'])}",
             pictures=record["pictures"],
             doubt=contradiction(record),
             judges={str(k): {str(n): said(v) for n, v in it.items()} for k, it in sorted(record["judges"].items())},
@@ -224,7 +224,7 @@ def add_scores(shown: Shown) -> None:
         scores = scores[known].copy()
         scores["value"] = scores["value"].where(np.isfinite(scores["value"]))
         shown.scores = scores
-        found = matrices_module.matrices(scores, shown.concepts)
+        found = retention_matrices.matrices(scores, shown.concepts)
         shown.drawn = sorted({int(r) for r in scores.loc[scores["kind"] == "cell", "row"].unique()})
         rows = range(shown.tasks + 1)
         shown.matrices = {metric: found[metric].reindex(rows) for metric in SHOWN if metric in found}

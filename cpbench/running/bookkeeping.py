@@ -18,8 +18,8 @@ from cpbench.concepts import images
 from cpbench.errors import DamagedState, UserError
 from cpbench.files import file_hash, hash8, read_json, write_atomically, write_json
 from cpbench.method import State
-from cpbench.metrics import composition as composition_module
 from cpbench.metrics import matrices, summary
+from cpbench.metrics.composition import summary as pair_summary
 from cpbench.metrics.summary import summaries
 from cpbench.records import machine, measures_table, tables
 from cpbench.records.upgrade import CODE, SCHEMA
@@ -147,7 +147,7 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
         "costs": {str(t): c for t, c in sorted(run.costs.items())},
         "summary": summaries(scores, run.concepts, done) if done else {},
         "intervals": summary.intervals(scores, run.concepts, done) if done else {},
-        "composition": composition_module.summary(scores) if done else {},
+        "composition": pair_summary(scores) if done else {},
         "measures": measures_table.summary(table, done)
         if (table := measures_table.read(run.folder)) is not None
         else {},

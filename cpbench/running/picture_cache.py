@@ -14,7 +14,6 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.sampling import Sampler, Wanted, draw
 from cpbench.files import READ_ONLY, write_atomically
 from cpbench.records import machine
-from cpbench.records import machine as machine_module
 from cpbench.records.pictures import Kept, png_bytes, read_picture
 from cpbench.version import SCORES
 
@@ -37,7 +36,7 @@ def picture_key(installed: str, want: Wanted, sampler: Sampler, backbone: Backbo
     ]
     made_by = [
         SCORES,
-        {name: machine_module.versions().get(name) for name in DRAWN_BY},
+        {name: machine.versions().get(name) for name in DRAWN_BY},
         machine.computes_on(backbone.device),
     ]
     return hashlib.sha256(json.dumps([facts, how, made_by], sort_keys=True).encode()).hexdigest()
