@@ -29,16 +29,15 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Settings, past_loras, semantic, side_by_side, stacked
+from cpbench.learning import TEXT_ATTENTION, Settings, past_loras, semantic, side_by_side, stacked
 from cpbench.method import Method, State
 
-CROSS_ATTENTION = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
 POWER = 4
 
 
 class CidmSettings(Settings):
     rank: int = Field(4, ge=1, description="rank of A_t and B_t; alpha is the same")
-    target_modules: tuple[str, ...] = Field(CROSS_ATTENTION, description="ends of the names of the layers W")
+    target_modules: tuple[str, ...] = Field(TEXT_ATTENTION, description="the layers W: roles, or ends of their names")
     steps: int = Field(1000, ge=1, description="optimiser steps a task")
     token_learning_rate: float = Field(1e-3, ge=0, description="of the new words' embedding rows")
     consolidation_weight: float = Field(

@@ -25,6 +25,7 @@ import torch
 from pydantic import Field
 
 from cpbench.learning import (
+    TEXT_KEYS_VALUES,
     Settings,
     add_to_weights,
     add_tokens,
@@ -39,13 +40,12 @@ from cpbench.learning import (
 )
 from cpbench.method import Method, State
 
-KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 TINY = 1e-30  # B starts at zero, and its logarithm must be a number
 
 
 class CLoraSettings(Settings):
     rank: int = Field(16, ge=1, description="rank of A_t and B_t; alpha is the same")
-    target_modules: tuple[str, ...] = Field(KEYS_AND_VALUES, description="ends of the names of the layers W")
+    target_modules: tuple[str, ...] = Field(TEXT_KEYS_VALUES, description="the layers W: roles, or ends of their names")
     steps: int = Field(1000, ge=1, description="optimiser steps a task")
     learning_rate: float = Field(5e-4, gt=0, description="of A_t and B_t")
     forgetting_weight: float = Field(1e8, ge=0, description="lambda, the weight of L_forget")

@@ -35,7 +35,6 @@ from cpbench import learning
 from cpbench.learning import Preservation, Prior, add_tokens, add_words, prior, prior_evaluations, semantic, token_of
 from cpbench.method import Method, State
 
-KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 THINGS = "dog, cat, backpack, teapot, vase, bowl, can, sneaker, boot, toy, clock, candle, house, tree, person, mountain"
 SCENES = """a photo of a {}; a {} in the snow; a red {} on top of a wooden floor; a {} floating on water at sunset
 a picture of a {} on the beach with mountains in the background; a shiny {} under the trees in the autumn forest
@@ -62,8 +61,8 @@ class Settings(Prior, Preservation):
 
 def pristine(backbone) -> dict[str, torch.Tensor]:
     """W_0 of every layer by its parameter's name, float32."""
-    names = [f"{layer}.weight" for layer in learning.matching_modules(backbone.unet, KEYS_AND_VALUES)]
-    return {name: backbone.unet.get_parameter(name).detach().float() for name in names}
+    names = [f"{layer}.weight" for layer in learning.matching_modules(backbone.denoiser, learning.TEXT_KEYS_VALUES)]
+    return {name: backbone.denoiser.get_parameter(name).detach().float() for name in names}
 
 
 @torch.no_grad()
@@ -72,7 +71,7 @@ def embeddings(backbone, prompts: list[str]) -> torch.Tensor:
     found, vocabulary = [], backbone.vocabulary
     encoder = vocabulary.encoders[0]
     for few in (prompts[i : i + FEW] for i in range(0, len(prompts), FEW)):
-        hidden, _ = vocabulary.split(backbone.encode_prompts(few))
+        hidden = backbone.hidden_states(backbone.encode_prompts(few))
         for ids, states in zip(vocabulary.ids(encoder, few), hidden, strict=True):
             learned = vocabulary.added(encoder, ids).nonzero()
             begin = int(learned[0]) if len(learned) else 1

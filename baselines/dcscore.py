@@ -86,7 +86,7 @@ class DCScore(Method):
 
     def check(self, backbone):
         if self.options.adapter == "vera":
-            learning.refuse_convolutions("dcscore", backbone.unet, self.options.target_modules)
+            learning.refuse_convolutions("dcscore", backbone.denoiser, self.options.target_modules)
 
     def learn(self, backbone, task, state):
         o, state = self.options, state or State()
@@ -162,7 +162,7 @@ class DCScore(Method):
         lora = self.lora(state, concepts)
         if lora is None:
             latest = state.part(f"adapter/{state.concepts[-1]}", backbone.device)
-            backbone.replace_weights(learning.dora_weights(backbone.unet, latest))
+            backbone.replace_weights(learning.dora_weights(backbone.denoiser, latest))
         add_tokens(backbone, state)
         if lora is not None:
             backbone.add_lora(self.options.rank, self.options.target_modules, values=lora)

@@ -89,8 +89,8 @@ class Ewc(SequentialLora):
 
 def copied_weights(backbone, target_modules) -> dict[str, torch.Tensor]:
     """W of every adapted layer as a parameter of its own: dL/dW = dL/d(A B), since a layer's weight is W + A B."""
-    layers = matching_modules(backbone.unet, target_modules)
-    own = backbone.replace_weights({f"{n}.weight": backbone.unet.get_parameter(f"{n}.weight") for n in layers})
+    layers = matching_modules(backbone.denoiser, target_modules)
+    own = backbone.replace_weights({f"{n}.weight": backbone.denoiser.get_parameter(f"{n}.weight") for n in layers})
     return {n: own[f"{n}.weight"] for n in layers}
 
 

@@ -98,8 +98,8 @@ class Stamina(Method):
         add_to_weights(backbone, past)
         after, row = add_words(backbone, task, state, backbone.random_embedding(task.generator("word")))
         word = token_of(task.concept, after).strip("<>")
-        AB = functional.low_rank(backbone.unet, o.target_modules, o.rank, task.generator("lora"))
-        CD = functional.low_rank(backbone.unet, o.target_modules, o.mask_rank, task.generator("mask"))
+        AB = functional.low_rank(backbone.denoiser, o.target_modules, o.rank, task.generator("lora"))
+        CD = functional.low_rank(backbone.denoiser, o.target_modules, o.mask_rank, task.generator("mask"))
         (E, F, v), z = word_network(row.detach(), o.token_hidden, task.generator("code"))
         phrase = self.phrase(task.concept, task.class_noun, after)
         diffusion = learning.denoising(backbone, phrase, semantic(backbone, phrase, task.class_noun, o))
@@ -121,7 +121,7 @@ class Stamina(Method):
 
         rates = (o.learning_rate, o.mask_learning_rate, o.token_learning_rate)
         groups = list(zip(rates, ([*AB.values()], [*CD.values()], [E, F, v]), strict=True))
-        with functional.adding(backbone.unet, now):
+        with functional.adding(backbone.denoiser, now):
             learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
         after.tensors |= {k: x for k, x in state.tensors.items() if k.startswith(("adapter/", "mask/"))}
         after.tensors |= {f"adapter/{task.concept}/{k}": x.detach() for k, x in AB.items()}

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cpbench import miniature
 from cpbench.backbones.options import BACKBONES, Loading
 from cpbench.concepts import sequences
 from cpbench.errors import UserError, near, quoted
 from cpbench.judges.identity import LIKE, preprocessing_settings
+from cpbench.miniature import is_miniature
 from cpbench.registry import load_method, method_names, preset
 from cpbench.yaml_files import MOST_BYTES, from_yaml
 
@@ -41,7 +43,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     method: str
     sequence: str
-    backbone: str = "miniature"
+    backbone: str = miniature.NAME
     seed: int = Field(0, ge=0)
     order: int = Field(0, ge=0)
     output: Path = DEFAULT_OUTPUT
@@ -144,7 +146,7 @@ def _refuse_photographs_on_the_miniature(sequence: Any) -> None:
     """UserError where nobody named a backbone and the sequence's concepts are photographs: it was forgotten."""
     concepts = sequences.load(sequence if isinstance(sequence, Path) else str(sequence)).concepts
     if photographed := [c.name for c in concepts if not c.drawn]:
-        others = ", ".join(name for name in BACKBONES if name != "miniature")
+        others = ", ".join(name for name in BACKBONES if not is_miniature(name))
         raise UserError(
             f"sequence {sequence}: {photographed[0]} is photographed, and without --backbone these would be "
             f"{ON_THE_MINIATURE}; name a backbone ({others}, a hub id or a folder), or --backbone miniature if you mean it"
@@ -170,7 +172,7 @@ def resolve(
     evaluation = values.get("evaluation", {}) | chosen
     method = load_method(str(values["method"]))
     name = Path(str(values["method"])).stem
-    backbone = str(values.get("backbone", "miniature"))
+    backbone = str(values.get("backbone", miniature.NAME))
     given = values.get("options", {}) | own
     tuned = preset(backbone, name, given) if values["method"] in method_names() else {}  # a file's name is no method's
     options = validated(method.Options, tuned | given, f"method {name}")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from cpbench.backbones.backbone import Backbone
 
+STATE_TENSORS, STATE_RECORD = "state.safetensors", "state.json"  # in the folder of its task
 KINDS = ("adapter", "token", "fisher", "anchor", "mask", "weights", "generated", "pictures")
 SCHEMA = 1
 
@@ -110,14 +111,14 @@ class State:
                 )
         # cloned, since safetensors refuses two names for one memory (an anchor that is the adapter, say)
         data = save({k: v.detach().cpu().contiguous().clone() for k, v in self.tensors.items()})
-        write_atomically(folder / "state.safetensors", data)
+        write_atomically(folder / STATE_TENSORS, data)
         digest = hashlib.sha256(data).hexdigest()
         record = {"schema": SCHEMA, "sha256": digest, "facts": self.facts}
         if bound is not None:
             record["bound"] = dict(bound)
         record = json.loads(json.dumps(record))
         words = json.dumps({**record, "checksum": _checksum(record)}, indent=1, sort_keys=True)
-        write_atomically(folder / "state.json", words.encode())
+        write_atomically(folder / STATE_RECORD, words.encode())
         return digest
 
     @staticmethod
@@ -131,7 +132,7 @@ class State:
         from safetensors.torch import load
 
         record = _record(folder, bound)
-        tensors = folder / "state.safetensors"
+        tensors = folder / STATE_TENSORS
         if not tensors.is_file():
             raise DamagedState(tensors, "it is missing")
         data = tensors.read_bytes()
@@ -161,7 +162,7 @@ class State:
 
 def _record(folder: Path, bound: Mapping[str, Any] | None) -> dict[str, Any]:
     """What state.json says, checked; see `State.load`."""
-    words = folder / "state.json"
+    words = folder / STATE_RECORD
     try:
         record = json.loads(words.read_text())
         checksum = record.pop("checksum", None)

@@ -36,7 +36,8 @@ KIT = {  # names that a baseline had, and where they are; those that it uses its
 _told: set[str] = set()
 
 
-def _tell(old: str, new: str) -> None:
+def warn_once(old: str, new: str) -> None:
+    """A DeprecationWarning for who uses an old name, the first time."""
     if old not in _told:
         _told.add(old)
         warnings.warn(f"{old} is {new} now; the old name goes with cpbench {LAST}", DeprecationWarning, stacklevel=3)
@@ -46,7 +47,7 @@ def _from(places: Sequence[str], old: str, name: str) -> Any:
     for place in places:
         module = importlib.import_module(place)
         if hasattr(module, name):
-            _tell(f"{old}.{name}", f"{place}.{name}")
+            warn_once(f"{old}.{name}", f"{place}.{name}")
             return getattr(module, name)
     raise AttributeError(f"module {old!r} has no attribute {name!r}")
 

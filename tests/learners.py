@@ -91,7 +91,7 @@ def same(a: Tensors, b: Tensors) -> bool:
 
 def layers(backbone: Backbone, targets: tuple[str, ...] = TARGETS) -> list[str]:
     """Names of the pristine UNet's layers that the targets mean."""
-    found = [n for n, m in backbone.unet.named_modules() if hasattr(m, "weight") and n.endswith(targets)]
+    found = [n for n, m in backbone.denoiser.named_modules() if hasattr(m, "weight") and n.endswith(targets)]
     assert len(found) > 4
     return found
 
@@ -108,11 +108,11 @@ def product(factors: Tensors, layer: str) -> np.ndarray:
 def change(backbone: Backbone, method: Method, state: State, concepts: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """What the installed method changes of every linear layer's weight, told by the layers' own answers."""
     names = layers(backbone)
-    pristine = {n: backbone.unet.get_submodule(n).weight.detach().double().numpy() for n in names}
+    pristine = {n: backbone.denoiser.get_submodule(n).weight.detach().double().numpy() for n in names}
     found = {}
     with backbone.installed(method, state, concepts), torch.no_grad():
         for n in names:
-            layer, width = backbone.unet.get_submodule(n), pristine[n].shape[1]
+            layer, width = backbone.denoiser.get_submodule(n), pristine[n].shape[1]
             answer = layer(torch.eye(width)) - layer(torch.zeros(1, width))
             found[n] = answer.double().numpy().T - pristine[n]
     return found

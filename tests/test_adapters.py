@@ -235,13 +235,13 @@ def test_every_attention_projection_of_the_unet_is_wrapped(tiny: Backbone) -> No
     from diffusers.models.attention import BasicTransformerBlock
     from peft.tuners.lora import LoraLayer
 
-    blocks = [m for m in tiny.unet.modules() if isinstance(m, BasicTransformerBlock)]
+    blocks = [m for m in tiny.denoiser.modules() if isinstance(m, BasicTransformerBlock)]
     expected = {id(p) for b in blocks for a in (b.attn1, b.attn2) for p in (a.to_q, a.to_k, a.to_v, a.to_out[0])}
     assert len(expected) == 8 * len(blocks) > 0
-    found = matching_modules(tiny.unet, adapters.ATTENTION)
-    assert {id(tiny.unet.get_submodule(n)) for n in found} == expected and len(found) == len(expected)
+    found = matching_modules(tiny.denoiser, adapters.ATTENTION)
+    assert {id(tiny.denoiser.get_submodule(n)) for n in found} == expected and len(found) == len(expected)
     factors = tiny.add_lora(2, adapters.ATTENTION, seeded(0))
-    wrapped = [m for m in tiny.unet.modules() if isinstance(m, LoraLayer)]
+    wrapped = [m for m in tiny.denoiser.modules() if isinstance(m, LoraLayer)]
     assert {id(m.base_layer) for m in wrapped} == expected
     assert len(factors) == 2 * len(expected)
 
@@ -313,16 +313,16 @@ def test_no_lora_adds_up_to_nothing() -> None:
 
 
 def test_changes_go_on_top_of_the_weights_of_their_layers_alone(tiny: Backbone) -> None:
-    names = matching_modules(tiny.unet, ("attn2.to_v", "conv1"))
-    before = {n: p.detach().clone() for n, p in tiny.unet.named_parameters()}
+    names = matching_modules(tiny.denoiser, ("attn2.to_v", "conv1"))
+    before = {n: p.detach().clone() for n, p in tiny.denoiser.named_parameters()}
     changes = {n: torch.randn(before[f"{n}.weight"].shape, generator=seeded(0)) for n in names}
     adapters.add_to_weights(tiny, changes)
-    for n, p in tiny.unet.named_parameters():
+    for n, p in tiny.denoiser.named_parameters():
         expected = before[n] + changes.get(n.removesuffix(".weight"), 0) if n.endswith(".weight") else before[n]
         assert torch.equal(p, expected), n
     tiny.restore()
     adapters.add_to_weights(tiny, {})
-    assert tiny.weights == {} and all(torch.equal(p, before[n]) for n, p in tiny.unet.named_parameters())
+    assert tiny.weights == {} and all(torch.equal(p, before[n]) for n, p in tiny.denoiser.named_parameters())
 
 
 # Merged, to draw with
@@ -333,22 +333,22 @@ def test_merged_layers_compute_the_same_and_leave_no_trace(tiny: Backbone, repla
     before = fingerprint(tiny)
     targets = ("to_q", "to_v", "conv1", "ff.net.2")
     if replaced:
-        tiny.replace_weights({"conv_in.weight": tiny.unet.conv_in.weight * 1.5})
+        tiny.replace_weights({"conv_in.weight": tiny.denoiser.conv_in.weight * 1.5})
     factors = tiny.add_lora(4, targets, seeded(0))
     for factor in factors.values():
         factor.data = torch.randn(factor.shape, generator=seeded(len(factor))) * 0.1
     noisy, t = torch.randn(2, *tiny.latent_shape, generator=seeded(1)), torch.tensor([100, 700])
     words = tiny.encode_prompts(["a dog", "a cat in the snow"])
-    layers = {name: type(m) for name, m in tiny.unet.named_modules()}
+    layers = {name: type(m) for name, m in tiny.denoiser.named_modules()}
     with torch.no_grad():
         wrapped = tiny.predict(noisy, t, words)
         hashed = tiny.installed_hash()
         with tiny.drawing():
             merged = tiny.predict(noisy, t, words)
-            assert not any("lora" in name for name, _ in tiny.unet.named_modules())
+            assert not any("lora" in name for name, _ in tiny.denoiser.named_modules())
         torch.testing.assert_close(tiny.predict(noisy, t, words), wrapped, rtol=0, atol=0)
     torch.testing.assert_close(merged, wrapped, rtol=1e-4, atol=1e-5)
-    assert {name: type(m) for name, m in tiny.unet.named_modules()} == layers and tiny.installed_hash() == hashed
+    assert {name: type(m) for name, m in tiny.denoiser.named_modules()} == layers and tiny.installed_hash() == hashed
     tiny.restore()
     assert fingerprint(tiny) == before
     with torch.no_grad():
@@ -370,11 +370,13 @@ def test_a_failure_while_merged_puts_the_loras_back(tiny: Backbone) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_only_loras_in_float32_are_merged(tiny_folder: Path, kind: str, dtype: str) -> None:
     backbone = load(str(tiny_folder), loading=Loading(dtype=dtype))
-    weight = backbone.unet.get_parameter("mid_block.attentions.0.proj_in.weight")
-    name = next(n for n, m in backbone.unet.named_modules() if n.endswith("to_q") and isinstance(m, nn.Linear))
-    backbone.replace_weights({f"{name}.weight": backbone.unet.get_parameter(f"{name}.weight")})  # which is in float32
+    weight = backbone.denoiser.get_parameter("mid_block.attentions.0.proj_in.weight")
+    name = next(n for n, m in backbone.denoiser.named_modules() if n.endswith("to_q") and isinstance(m, nn.Linear))
+    backbone.replace_weights(
+        {f"{name}.weight": backbone.denoiser.get_parameter(f"{name}.weight")}
+    )  # which is in float32
     backbone.add_lora(2, (name,), seeded(0), kind=kind)
     with backbone.drawing():
-        plain = type(backbone.unet.get_submodule(name)) is nn.Linear
+        plain = type(backbone.denoiser.get_submodule(name)) is nn.Linear
     assert plain == (kind == "lora" and dtype == "float32")
     assert weight.dtype == getattr(torch, dtype)

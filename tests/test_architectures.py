@@ -87,11 +87,9 @@ def test_words_are_the_pipelines(backbone: Backbone) -> None:
         told = plain_pipeline(Path(backbone.name)).encode_prompt(
             list(PROMPTS), device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
         )
-    hidden, pooled = backbone.vocabulary.split(words)
-    torch.testing.assert_close(hidden, told[0], atol=1e-5, rtol=1e-4)
-    assert (pooled is None) == (len(told) == 2)
-    if pooled is not None:
-        torch.testing.assert_close(pooled, told[2], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(backbone.hidden_states(words), told[0], atol=1e-5, rtol=1e-4)
+    if len(told) > 2:
+        torch.testing.assert_close(backbone.family.pooled(words), told[2], atol=1e-5, rtol=1e-4)
 
 
 def test_a_batch_is_drawn_as_the_pipeline_draws_one_by_one(backbone: Backbone) -> None:
@@ -148,7 +146,7 @@ def test_every_methods_own_layers_are_all_there(backbone: Backbone) -> None:
     for name in built_in_methods():
         targets = load_method(name).Options.model_fields.get("target_modules")
         if targets is not None:
-            found = adapters.matching_modules(backbone.unet, targets.default)
+            found = adapters.matching_modules(backbone.denoiser, targets.default)
             assert len(found) == blocks_of(backbone) * a_block.get(name, 8), name
             crossing = [layer for layer in found if ".attn2." in layer]
             assert len(crossing) == blocks_of(backbone) * a_block.get(name, 4), name
@@ -236,14 +234,14 @@ def test_the_target_is_what_the_architecture_predicts(
     backbone = backbones.load(str(folders("sd15", prediction_type)))
     task = make_task(backbone)
     (batch,) = training.batches(backbone, task, 1, 2, "train")
-    scheduler = training.noise_scheduler(backbone)
-    a = scheduler.alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
+    process = backbone.process
+    a = process.scheduler.alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
     expected = {
         "epsilon": batch.noise,
         "v_prediction": a.sqrt() * batch.noise - (1 - a).sqrt() * batch.latents,
         "sample": batch.latents,
     }[prediction_type]
-    torch.testing.assert_close(training.target(scheduler, batch), expected)
+    torch.testing.assert_close(process.target(batch.latents, batch.noise, batch.timesteps), expected)
     assert draw(backbone, WANTED[:1], Sampler(2, 4.0)).std() > 0
 
 
@@ -260,7 +258,7 @@ def test_in_half_precision_what_is_trained_is_in_float32(
 ) -> None:
     whole = backbones.load(str(folders(name)))
     half = backbones.load(str(folders(name)), loading=Loading(dtype=dtype))
-    assert half.dtype == getattr(torch, dtype) == half.unet.conv_in.weight.dtype
+    assert half.dtype == getattr(torch, dtype) == half.denoiser.conv_in.weight.dtype
     assert half.vae.dtype == (torch.float32 if name == "sdxl" else half.dtype)
     losses = []
     for backbone in (whole, half):
@@ -341,7 +339,7 @@ def test_networks_that_take_turns_draw_the_same_and_come_back(backbone: Backbone
     finally:
         backbone.offload = False
     backbone.restore()  # which refuses what is not the very tensor that was loaded
-    assert fingerprint(backbone) == before and not hasattr(backbone.unet, "_hf_hook")
+    assert fingerprint(backbone) == before and not hasattr(backbone.denoiser, "_hf_hook")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -372,7 +370,7 @@ def test_what_trains_all_of_a_unet_is_refused_where_it_does_not_fit(
     from cpbench.learning import weights_or_lora
 
     backbone = backbones.load(str(folders("sdxl")))
-    need = 16 * sum(p.numel() for p in backbone.unet.parameters())
+    need = 16 * sum(p.numel() for p in backbone.denoiser.parameters())
     kind = load_method("raretoken")
     monkeypatch.setattr(weights_or_lora, "device_memory", lambda device: need - 1)
     kind(kind.Options(adapter="lora")).check(backbone)

@@ -136,7 +136,7 @@ def test_a_failure_while_drawing_leaves_no_trace(tiny: Backbone, make_task: Make
 def test_the_fingerprint_sees_each_kind_of_change(tiny_folder: Path) -> None:
     own = loading.load(str(tiny_folder))  # changed behind its back: no other test may use it
     before = fingerprint(own)
-    weight = own.unet.conv_in.weight
+    weight = own.denoiser.conv_in.weight
     weight.requires_grad_(True)
     assert differing(before, fingerprint(own)) == ["unet.conv_in.weight:"]
     weight.requires_grad_(False)
@@ -156,13 +156,13 @@ def test_the_fingerprint_sees_each_kind_of_change(tiny_folder: Path) -> None:
 def test_changes_behind_its_back_are_refused_by_name(tiny_folder: Path) -> None:
     own = loading.load(str(tiny_folder))
     with torch.no_grad():
-        own.unet.conv_in.weight.mul_(0.2)
+        own.denoiser.conv_in.weight.mul_(0.2)
     with pytest.raises(RulesError, match="unet.conv_in.weight") as caught:
         own.restore()
     for allowed in ("add_lora", "add_token", "replace_weights"):
         assert allowed in str(caught.value)
     other = loading.load(str(tiny_folder))
-    other.unet.conv_in.weight = torch.nn.Parameter(other.unet.conv_in.weight.detach().clone())
+    other.denoiser.conv_in.weight = torch.nn.Parameter(other.denoiser.conv_in.weight.detach().clone())
     with pytest.raises(RulesError, match="unet.conv_in.weight"):
         other.restore()
 
@@ -170,15 +170,15 @@ def test_changes_behind_its_back_are_refused_by_name(tiny_folder: Path) -> None:
 def test_replacing_a_weight_hides_no_other_change(tiny_folder: Path) -> None:
     """Neither that of its original, which waits aside, nor that of a neighbour."""
     own = loading.load(str(tiny_folder))
-    original = own.unet.conv_in.weight
+    original = own.denoiser.conv_in.weight
     own.replace_weights({"conv_in.weight": torch.zeros_like(original)})
     with torch.no_grad():
         original.mul_(0.2)
     with pytest.raises(RulesError, match="unet.conv_in.weight"):
         own.restore()
     other = loading.load(str(tiny_folder))
-    other.replace_weights({"conv_in.weight": other.unet.conv_in.weight * 2})
-    other.unet.conv_in.bias = torch.nn.Parameter(other.unet.conv_in.bias.detach().clone())
+    other.replace_weights({"conv_in.weight": other.denoiser.conv_in.weight * 2})
+    other.denoiser.conv_in.bias = torch.nn.Parameter(other.denoiser.conv_in.bias.detach().clone())
     with pytest.raises(RulesError, match="unet.conv_in.bias"):
         other.restore()
 
@@ -187,7 +187,7 @@ def test_changes_while_installing_are_refused_before_anything_is_drawn(tiny_fold
     class Dirty(Method):
         def install(self, backbone, state, concepts):
             with torch.no_grad():
-                backbone.unet.conv_in.weight.mul_(0.2)
+                backbone.denoiser.conv_in.weight.mul_(0.2)
 
     own, drawn = loading.load(str(tiny_folder)), []
     with pytest.raises(RulesError, match="unet.conv_in.weight"), own.installed(Dirty(), State(), ("dog",)):
@@ -229,14 +229,14 @@ REPLACED = (
 def others(backbone: Backbone, names: Iterable[str] = REPLACED) -> dict[str, torch.Tensor]:
     """New values for the UNet's weights of these names, half again what they are and some noise."""
     g = torch.Generator().manual_seed(5)
-    now = {name: backbone.unet.get_parameter(name).detach() for name in names}
+    now = {name: backbone.denoiser.get_parameter(name).detach() for name in names}
     return {name: v * 1.5 + 0.1 * torch.randn(v.shape, generator=g) for name, v in now.items()}
 
 
 def inputs(backbone: Backbone, n: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(noisy latents, timesteps, words), seeded."""
     g = torch.Generator().manual_seed(6)
-    width = backbone.unet.config.cross_attention_dim
+    width = backbone.denoiser.config.cross_attention_dim
     noisy, words = torch.randn(n, *backbone.latent_shape, generator=g), torch.randn(n, 7, width, generator=g)
     return noisy, torch.tensor([10, 500, 900])[:n], words
 
@@ -272,10 +272,10 @@ def test_the_unet_computes_with_replaced_weights(tiny: Backbone, tiny_folder: Pa
 
 
 def test_all_weights_can_be_replaced(tiny: Backbone, tiny_folder: Path) -> None:
-    before, names = fingerprint(tiny), [n for n, _ in tiny.unet.named_parameters()]
+    before, names = fingerprint(tiny), [n for n, _ in tiny.denoiser.named_parameters()]
     values = others(tiny, names)
     assert list(tiny.replace_weights(values)) == names
-    assert [n for n, _ in tiny.unet.named_parameters()] == names
+    assert [n for n, _ in tiny.denoiser.named_parameters()] == names
     expected = plain_unet(tiny_folder, values)(*inputs(tiny))
     torch.testing.assert_close(output_of(tiny), expected, atol=1e-5, rtol=1e-4)
     tiny.restore()
@@ -283,13 +283,13 @@ def test_all_weights_can_be_replaced(tiny: Backbone, tiny_folder: Path) -> None:
 
 
 def test_replaced_weights_are_those_in_the_unet_and_copies(tiny: Backbone) -> None:
-    original = tiny.unet.conv_in.weight
+    original = tiny.denoiser.conv_in.weight
     kept, values = original.detach().clone(), others(tiny) | {"conv_in.weight": original}
     replaced = tiny.replace_weights(values)
     assert list(replaced) == list(values)
     for name, weight in replaced.items():
         assert isinstance(weight, torch.nn.Parameter) and weight.requires_grad and weight.is_leaf
-        assert tiny.unet.get_parameter(name) is weight and tiny.weights[name] is weight
+        assert tiny.denoiser.get_parameter(name) is weight and tiny.weights[name] is weight
         assert torch.equal(weight, values[name])
     with torch.no_grad():
         for weight in replaced.values():
@@ -309,34 +309,34 @@ def test_replaced_weights_have_the_originals_type_and_nobodys_graph(tiny: Backbo
 
 
 def test_restore_puts_the_very_same_parameters_back(tiny: Backbone) -> None:
-    before, objects = fingerprint(tiny), dict(tiny.unet.named_parameters())
+    before, objects = fingerprint(tiny), dict(tiny.denoiser.named_parameters())
     replaced = tiny.replace_weights(others(tiny))
     assert differing(before, fingerprint(tiny)) == sorted(f"unet.{name}:" for name in REPLACED)
-    assert all(tiny.unet.get_parameter(name) is not objects[name] for name in replaced)
+    assert all(tiny.denoiser.get_parameter(name) is not objects[name] for name in replaced)
     tiny.restore()
-    after = dict(tiny.unet.named_parameters())
+    after = dict(tiny.denoiser.named_parameters())
     assert list(after) == list(objects) and all(after[name] is objects[name] for name in objects)
     assert differing(before, fingerprint(tiny)) == [] and tiny.weights == {}
 
 
 def test_replaced_twice_the_last_value_counts_and_the_original_returns(tiny: Backbone) -> None:
-    before, original = fingerprint(tiny), tiny.unet.conv_out.bias
+    before, original = fingerprint(tiny), tiny.denoiser.conv_out.bias
     (first,) = tiny.replace_weights({"conv_out.bias": torch.ones(4)}).values()
     other = tiny.replace_weights({"conv_in.bias": torch.ones(8)})
     second = tiny.replace_weights({"conv_out.bias": torch.full((4,), 2.0)})
     assert list(second) == ["conv_out.bias"]
-    assert tiny.unet.conv_out.bias is second["conv_out.bias"] is not first
+    assert tiny.denoiser.conv_out.bias is second["conv_out.bias"] is not first
     assert tiny.weights.keys() == {"conv_out.bias", "conv_in.bias"}
-    assert tiny.unet.conv_in.bias is other["conv_in.bias"]
-    assert tiny.unet.conv_out.bias.tolist() == [2.0] * 4 and first.tolist() == [1.0] * 4
+    assert tiny.denoiser.conv_in.bias is other["conv_in.bias"]
+    assert tiny.denoiser.conv_out.bias.tolist() == [2.0] * 4 and first.tolist() == [1.0] * 4
     tiny.restore()
-    assert tiny.unet.conv_out.bias is original and differing(before, fingerprint(tiny)) == []
+    assert tiny.denoiser.conv_out.bias is original and differing(before, fingerprint(tiny)) == []
 
 
 @pytest.mark.parametrize("shape", [(8, 4, 3), (4, 8, 3, 3), (8, 4, 3, 3, 1), (288,), (), (1, 4, 3, 3)])
 def test_a_weight_of_another_shape_is_refused_by_name(tiny: Backbone, shape: tuple[int, ...]) -> None:
     before = fingerprint(tiny)
-    assert tiny.unet.conv_in.weight.shape == (8, 4, 3, 3)
+    assert tiny.denoiser.conv_in.weight.shape == (8, 4, 3, 3)
     with pytest.raises(ValueError, match="conv_in.weight") as caught:
         tiny.replace_weights({"conv_out.bias": torch.ones(4), "conv_in.weight": torch.ones(shape)})
     assert "(8, 4, 3, 3)" in str(caught.value) and str(tuple(shape)) in str(caught.value)
@@ -362,7 +362,7 @@ def test_weights_are_not_replaced_below_a_lora(tiny: Backbone) -> None:
     installed = tiny.installed_hash()
     with pytest.raises(RuntimeError, match="before add_lora"):
         tiny.replace_weights({"conv_out.bias": torch.ones(4)})
-    assert tiny.installed_hash() == installed and not tiny.unet.conv_out.bias.requires_grad
+    assert tiny.installed_hash() == installed and not tiny.denoiser.conv_out.bias.requires_grad
     tiny.restore()
     tiny.replace_weights({"conv_out.bias": torch.ones(4)})
     tiny.restore()
@@ -386,7 +386,7 @@ def dense(backbone: Backbone, factors: Mapping[str, torch.Tensor], base: Mapping
     """W + B A of every layer with factors, where W is `base`'s or the pristine backbone's; and the rest of `base`."""
     summed = dict(base)
     for name in (k.removesuffix(".lora_A") for k in factors if k.endswith(".lora_A")):
-        weight = base.get(f"{name}.weight", backbone.unet.get_parameter(f"{name}.weight").detach())
+        weight = base.get(f"{name}.weight", backbone.denoiser.get_parameter(f"{name}.weight").detach())
         summed[f"{name}.weight"] = weight + factors[f"{name}.lora_B"] @ factors[f"{name}.lora_A"]
     return summed
 
@@ -395,13 +395,13 @@ def test_a_lora_goes_on_top_of_replaced_weights(tiny: Backbone, tiny_folder: Pat
     before, factors = fingerprint(tiny), random_factors(tiny)
     values = others(tiny)
     expected = plain_unet(tiny_folder, dense(tiny, factors, values))(*inputs(tiny))
-    objects = {**dict(tiny.unet.named_parameters()), **dict(tiny.unet.named_modules())}
+    objects = {**dict(tiny.denoiser.named_parameters()), **dict(tiny.denoiser.named_modules())}
     weights = tiny.replace_weights(values)
     tiny.add_lora(2, adapters.ATTENTION, values=factors)
     torch.testing.assert_close(output_of(tiny), expected, atol=1e-5, rtol=1e-4)
     assert all(torch.equal(weights[k], v) for k, v in values.items())
     tiny.restore()
-    after = {**dict(tiny.unet.named_parameters()), **dict(tiny.unet.named_modules())}
+    after = {**dict(tiny.denoiser.named_parameters()), **dict(tiny.denoiser.named_modules())}
     assert after.keys() == objects.keys() and all(after[name] is objects[name] for name in objects)
     assert differing(before, fingerprint(tiny)) == []
 
@@ -426,7 +426,7 @@ def test_gradients_are_asked_for_by_the_named_alone(tiny: Backbone) -> None:
 
 def test_what_is_as_it_was_loaded_never_asks_for_gradients(tiny: Backbone) -> None:
     before = fingerprint(tiny)
-    tiny.train_only([tiny.unet.conv_in.weight, tiny.text_encoder.get_input_embeddings().weight])
+    tiny.train_only([tiny.denoiser.conv_in.weight, tiny.text_encoder.get_input_embeddings().weight])
     assert differing(before, fingerprint(tiny)) == []
 
 
@@ -446,7 +446,7 @@ def test_given_factors_predict_as_if_they_were_installed(tiny: Backbone, tiny_fo
     as_installed = output_of(tiny)
     tiny.restore()
     factors = tiny.add_lora(2, adapters.ATTENTION, values=mine)
-    objects, own, before = dict(tiny.unet.named_parameters()), output_of(tiny), fingerprint(tiny)
+    objects, own, before = dict(tiny.denoiser.named_parameters()), output_of(tiny), fingerprint(tiny)
     with torch.no_grad():
         got = tiny.predict(*inputs(tiny), theirs)
     assert torch.equal(got, as_installed)
@@ -454,7 +454,7 @@ def test_given_factors_predict_as_if_they_were_installed(tiny: Backbone, tiny_fo
     assert float((got - own).abs().max()) > 0.01
     # the installed ones stay, as objects and in their bits, and go on being used
     assert differing(before, fingerprint(tiny)) == []
-    now = dict(tiny.unet.named_parameters())
+    now = dict(tiny.denoiser.named_parameters())
     assert all(now[name] is objects[name] for name in objects)
     assert all(torch.equal(factors[k], v) for k, v in mine.items())
     assert torch.equal(output_of(tiny), own)
@@ -653,7 +653,7 @@ def test_the_installed_hash_changes_with_every_factor_and_row(tiny: Backbone) ->
 
 def test_the_installed_hash_changes_with_every_replaced_weight(tiny: Backbone) -> None:
     pristine = tiny.installed_hash()
-    same = {name: tiny.unet.get_parameter(name).detach().clone() for name in REPLACED}
+    same = {name: tiny.denoiser.get_parameter(name).detach().clone() for name in REPLACED}
     weights = tiny.replace_weights(same)
     met = {tiny.installed_hash()}
     for weight in weights.values():
@@ -706,8 +706,10 @@ def test_every_picture_through_the_unet_is_counted(tiny: Backbone) -> None:
     words = tiny.encode_prompts(["a dog"]).detach()
     with torch.no_grad():
         for n in (1, 3):
-            tiny.unet(torch.zeros(n, *tiny.latent_shape), 5, words.expand(n, -1, -1))
-        tiny.unet(sample=torch.zeros(2, *tiny.latent_shape), timestep=5, encoder_hidden_states=words.expand(2, -1, -1))
+            tiny.denoiser(torch.zeros(n, *tiny.latent_shape), 5, words.expand(n, -1, -1))
+        tiny.denoiser(
+            sample=torch.zeros(2, *tiny.latent_shape), timestep=5, encoder_hidden_states=words.expand(2, -1, -1)
+        )
     assert tiny.unet_evaluations - before == 1 + 3 + 2
     tiny.pipe("a dog", num_inference_steps=3, guidance_scale=4.0, num_images_per_prompt=2, output_type="np")
     assert tiny.unet_evaluations - before == 6 + 3 * 2 * 2
@@ -770,7 +772,7 @@ def test_the_backbone_draws_as_plain_diffusers_does(tiny: Backbone, tiny_folder:
 
 
 def test_loaded_parts_are_frozen_and_in_evaluation_mode(tiny: Backbone) -> None:
-    for part in (tiny.unet, tiny.vae, tiny.text_encoder):
+    for part in (tiny.denoiser, tiny.vae, tiny.text_encoder):
         assert not any(p.requires_grad for p in part.parameters())
         assert not any(m.training for m in part.modules())
 

@@ -58,7 +58,7 @@ def picture(backbone: Backbone, kind: type[Method], state: State | None, concept
 def names_of(backbone: Backbone, rank: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes that a LoRA on every attention projection has, counted from the layers themselves."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, module in backbone.unet.named_modules():
+    for name, module in backbone.denoiser.named_modules():
         if isinstance(module, torch.nn.Linear) and any(name.endswith("." + t) for t in adapters.ATTENTION):
             shapes[f"{name}.lora_A"] = (rank, module.in_features)
             shapes[f"{name}.lora_B"] = (module.out_features, rank)
@@ -261,7 +261,7 @@ def test_options_say_what_is_adapted_and_what_it_costs(tiny: Backbone, make_task
     state = learn(tiny, make_task, kind, 1, None, options)
     assert tiny.unet_evaluations - before == 2 * 3
     adapted = {k.rsplit(".", 1)[0].split("/")[-1] for k in state.tensors if k.startswith("adapter/")}
-    assert adapted == {n for n, _ in tiny.unet.named_modules() if n.endswith("attn2.to_k") or n == "conv_in"}
+    assert adapted == {n for n, _ in tiny.denoiser.named_modules() if n.endswith("attn2.to_k") or n == "conv_in"}
     assert tiny.trainable_parameters == sum(v.numel() for v in state.tensors.values())
 
 

@@ -230,13 +230,15 @@ def test_mechanisms_train_what_they_name_and_leave_no_trace() -> None:
         assert mechanisms.learn(backbone, short, task) == "<v1> dog"
         weights = {n for n, v in backbone.weights.items() if not torch.equal(v, backbone._pristine[f"unet.{n}"][0])}
         moved = {n.rsplit(".", 1)[0] for n, v in backbone.factors.items() if n.endswith("lora_B") and v.abs().sum() > 0}
-        every = [n for n, _ in backbone.unet.named_parameters()]
+        every = [n for n, _ in backbone.denoiser.named_parameters()]
         if name == "token only":
             assert not backbone.weights and not backbone.factors
         elif name.startswith("K, V"):
             assert weights == {n for n in every if "attn2.to_k" in n or "attn2.to_v" in n} and not moved
         elif name.startswith("LoRA"):
-            layers = {n for n, m in backbone.unet.named_modules() if n.endswith(("to_q", "to_k", "to_v", "to_out.0"))}
+            layers = {
+                n for n, m in backbone.denoiser.named_modules() if n.endswith(("to_q", "to_k", "to_v", "to_out.0"))
+            }
             assert moved == layers and not weights
         else:
             assert len(weights) > 0.99 * len(every)

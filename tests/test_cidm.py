@@ -214,7 +214,7 @@ def test_the_state_keeps_every_lora_and_every_word_bit_for_bit(tiny: Backbone, t
         expected = {f"adapter/{c}/{side}" for c in seen for side in sides} | {f"token/{c}" for c in seen}
         assert learned.state.tensors.keys() == expected and learned.state.concepts == list(seen)
         assert learned.state.tensors[f"token/{seen[-1]}"].shape == (2, 16)
-        sizes = [sum(tiny.unet.get_parameter(f"{n}.weight").shape) for n in learners.layers(tiny, TARGETS)]
+        sizes = [sum(tiny.denoiser.get_parameter(f"{n}.weight").shape) for n in learners.layers(tiny, TARGETS)]
         assert learned.trained == 2 * sum(sizes) + 2 * 16
     for before, after in itertools.pairwise(three):
         assert all(torch.equal(after.state.tensors[k], v) for k, v in before.state.tensors.items())

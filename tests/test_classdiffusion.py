@@ -85,7 +85,7 @@ def test_the_prompt_is_the_papers(
 
 
 def test_the_state_is_custom_diffusions(tiny: Backbone, make_task: MakeTask, three: list[Learned]) -> None:
-    names = [n for n, _ in tiny.unet.named_parameters() if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+    names = [n for n, _ in tiny.denoiser.named_parameters() if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
     for number, learned in enumerate(three, 1):
         expected = {f"weights/{n}" for n in names} | {f"token/{c}" for c in CONCEPTS[:number]}
         assert learned.state.tensors.keys() == expected

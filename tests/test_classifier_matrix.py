@@ -23,7 +23,6 @@ from cpbench.errors import UserError
 from cpbench.files import read_json, write_atomically, write_json
 from cpbench.finished import classifier_matrix as cm
 from cpbench.finished import load, scoring
-from cpbench.learning.training import noise_scheduler
 from cpbench.method import Method, NotDefined, State
 from cpbench.report import data as report_data
 from cpbench.report import page
@@ -71,14 +70,6 @@ def test_shares_by_loop(given_: tuple[np.ndarray, list[int]]) -> None:
         assert np.isnan(share) if n == 0 else share == pytest.approx(expected[j][j] / n)
 
 
-def test_timesteps_are_evenly_spaced() -> None:
-    assert cm.evenly(1, 1000) == [500] and cm.evenly(4, 1000) == [125, 375, 625, 875]
-    for draws in (1, 3, 7, 50):
-        found = cm.evenly(draws, 1000)
-        assert found[0] >= 0 and found[-1] < 1000 and len(set(found)) == draws
-        assert len({(t * draws) // 1000 for t in found}) == draws  # one in each of equal parts
-
-
 # Asking the model
 
 
@@ -89,7 +80,7 @@ def test_errors_by_loop(miniature: Backbone, make_task: Callable) -> None:
     assert batch.timesteps.tolist() == [166, 500, 833] * 3 and batch.which.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     for k in range(draws):
         assert torch.equal(batch.noise[k], batch.noise[k + 3]) and torch.equal(batch.noise[k], batch.noise[k + 6])
-    latents, alphas = miniature.encode_images(pictures)[0], noise_scheduler(miniature).alphas_cumprod
+    latents, alphas = miniature.encode_images(pictures)[0], miniature.process.scheduler.alphas_cumprod
     expected = []
     for n in range(3):
         of_draws = []
@@ -168,7 +159,7 @@ def loaded(miniature: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
 def counted(ran: Path, miniature: Backbone) -> Iterator[list[int]]:
     """Pictures in every call of the UNet from here on."""
     calls: list[int] = []
-    hook = miniature.unet.register_forward_pre_hook(lambda module, given: calls.append(len(given[0])))
+    hook = miniature.denoiser.register_forward_pre_hook(lambda module, given: calls.append(len(given[0])))
     yield calls
     hook.remove()
 
@@ -181,7 +172,7 @@ def by_loop(folder: Path, t: int, draws: int) -> list[list[str]]:
     """For each concept of row t, whom the model takes its pictures for, one noised latent at a time."""
     it = load.open_run(folder, t, "cpu")
     backbone, names = it.backbone, list(it.nouns)
-    alphas, found = noise_scheduler(backbone).alphas_cumprod, []
+    alphas, found = backbone.process.scheduler.alphas_cumprod, []
     for j in names:
         latents, errors = backbone.encode_images(images.drawn(j))[0], {}
         batch = cm.noised(backbone, images.drawn(j)[:1], draws)

@@ -52,7 +52,7 @@ def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: Make
 def keys_and_values(backbone: Backbone) -> list[str]:
     """Key and value projections of every cross-attention, by what they are: they read the words, 16 wide."""
     names = []
-    for name, module in backbone.unet.named_modules():
+    for name, module in backbone.denoiser.named_modules():
         if type(module).__name__ == "Attention" and name.endswith("attn2"):
             assert module.to_k.in_features == module.to_v.in_features == 16
             names += [f"{name}.to_k", f"{name}.to_v"]
@@ -145,11 +145,11 @@ def test_the_product_is_the_change_that_an_installed_lora_makes(tiny: Backbone) 
     """Through the layer itself: its output changes by (A B) x, in the layout of W."""
     (layer, *_) = keys_and_values(tiny)
     x = drawn(0, 5, 16).float()
-    plain = tiny.unet.get_submodule(layer)(x).detach()
+    plain = tiny.denoiser.get_submodule(layer)(x).detach()
     factors = tiny.add_lora(2, ("attn2.to_k", "attn2.to_v"), torch.Generator().manual_seed(0))
     with torch.no_grad():
         factors[f"{layer}.lora_B"].normal_(generator=torch.Generator().manual_seed(1))
-        change = tiny.unet.get_submodule(layer)(x) - plain
+        change = tiny.denoiser.get_submodule(layer)(x) - plain
         found = products(factors)
     assert sorted(found) == sorted(keys_and_values(tiny))
     torch.testing.assert_close(x @ found[layer].T, change, atol=1e-5, rtol=1e-4)
@@ -158,13 +158,13 @@ def test_the_product_is_the_change_that_an_installed_lora_makes(tiny: Backbone) 
 
 def test_the_product_of_a_convolution_is_the_change_of_its_kernel(tiny: Backbone) -> None:
     x = drawn(0, 2, 8, 5, 5).float()
-    layer = next(n for n, m in tiny.unet.named_modules() if n.endswith("conv1") and m.in_channels == 8)
-    module = tiny.unet.get_submodule(layer)
+    layer = next(n for n, m in tiny.denoiser.named_modules() if n.endswith("conv1") and m.in_channels == 8)
+    module = tiny.denoiser.get_submodule(layer)
     plain = module(x).detach()
     factors = tiny.add_lora(2, ("conv1",), torch.Generator().manual_seed(0))
     with torch.no_grad():
         factors[f"{layer}.lora_B"].normal_(generator=torch.Generator().manual_seed(1))
-        change, kernel = tiny.unet.get_submodule(layer)(x) - plain, products(factors)[layer]
+        change, kernel = tiny.denoiser.get_submodule(layer)(x) - plain, products(factors)[layer]
     assert kernel.shape == module.weight.shape and kernel.shape[2:] == (3, 3)
     torch.testing.assert_close(torch.nn.functional.conv2d(x, kernel, padding=1), change, atol=1e-4, rtol=1e-4)
 
@@ -195,7 +195,7 @@ def test_figures_of_a_step_are_those_of_the_factors_it_started_from(
     weights: list[bool] = []
     layers = keys_and_values(tiny)
     past = {layer: past_sum(three[1].state, ("dog", "vase"), layer) for layer in layers}
-    pristine = {layer: tiny.unet.get_parameter(f"{layer}.weight").double().numpy() for layer in layers}
+    pristine = {layer: tiny.denoiser.get_parameter(f"{layer}.weight").double().numpy() for layer in layers}
 
     def look(phase: str, step: int) -> None:
         now = {layer: product_by_loop(tiny.factors, layer) for layer in layers}
@@ -222,7 +222,7 @@ def test_the_penalty_keeps_new_products_small(tiny: Backbone, make_task: MakeTas
 
 def test_evaluations_and_trained_parameters_are_as_foretold(tiny: Backbone, three: list[Learned]) -> None:
     width, rank = 16, 2
-    adapter = sum(rank * (width + tiny.unet.get_submodule(name).out_features) for name in keys_and_values(tiny))
+    adapter = sum(rank * (width + tiny.denoiser.get_submodule(name).out_features) for name in keys_and_values(tiny))
     for number, learned in enumerate(three, 1):
         assert learned.evaluations == CLora(CLoraSettings(**SMALL)).unet_evaluations(number) == 4 * 2
         assert learned.trained == adapter + width
@@ -250,10 +250,10 @@ def test_the_state_keeps_the_factors_and_the_row_of_every_task_bit_for_bit(
 
 def test_installed_weights_are_the_first_ones_plus_all_products(tiny: Backbone, three: list[Learned]) -> None:
     state, layers = three[2].state, keys_and_values(tiny)
-    pristine = {name: p.detach().clone() for name, p in tiny.unet.named_parameters()}
+    pristine = {name: p.detach().clone() for name, p in tiny.denoiser.named_parameters()}
     for concepts in ((), ("dog",), ("dog2", "vase")):
         with tiny.installed(CLora(), state, concepts):
-            for name, parameter in tiny.unet.named_parameters():
+            for name, parameter in tiny.denoiser.named_parameters():
                 layer = name.removesuffix(".weight")
                 if layer in layers:
                     expected = pristine[name].double().numpy() + past_sum(state, CONCEPTS, layer)
@@ -273,12 +273,12 @@ def test_the_installed_model_is_the_last_lora_on_the_sum_of_the_earlier(tiny: Ba
 
     def output() -> torch.Tensor:
         with torch.no_grad():
-            return tiny.unet(noisy, t, tiny.encode_prompts(["a photo of a <v3>"]).expand(2, -1, -1)).sample
+            return tiny.denoiser(noisy, t, tiny.encode_prompts(["a photo of a <v3>"]).expand(2, -1, -1)).sample
 
     with tiny.installed(CLora(), state, ("dog2",)):
         installed = output()
     sums = {f"{n}.weight": torch.from_numpy(past_sum(state, ("dog", "vase"), n)) for n in layers}
-    tiny.replace_weights({name: tiny.unet.get_parameter(name) + change for name, change in sums.items()})
+    tiny.replace_weights({name: tiny.denoiser.get_parameter(name) + change for name, change in sums.items()})
     for n, concept in enumerate(CONCEPTS, 1):
         tiny.add_token(f"<v{n}>", state.tensors[f"token/{concept}"])
     without = output()

@@ -61,7 +61,7 @@ def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: Make
 def keys_and_values(backbone: Backbone) -> dict[str, torch.Tensor]:
     """Weights of key and value projections of every cross-attention, by what they are: they read the words, 16 wide."""
     found = {}
-    for name, module in backbone.unet.named_modules():
+    for name, module in backbone.denoiser.named_modules():
         if type(module).__name__ == "Attention" and name.endswith("attn2"):
             for side in ("to_k", "to_v"):
                 found[f"{name}.{side}.weight"] = getattr(module, side).weight.detach().clone()
@@ -345,6 +345,6 @@ def test_merging_on_other_architectures(make_task: MakeTask, tmp_path: Path, nam
             again = embeddings(backbone, [f"<v{n}> {noun}", f"photo of a <v{n}> {noun}"])
             torch.testing.assert_close(again, C, atol=1e-5, rtol=1e-4)
             for name, w in own[n - 1].items():
-                now = backbone.unet.get_parameter(name)
+                now = backbone.denoiser.get_parameter(name)
                 torch.testing.assert_close(C @ now.detach().T, C @ w.T, atol=1e-3, rtol=1e-3)
     assert training.TEMPLATES != CustomDiffusion.templates == ("photo of a {}",)

@@ -255,8 +255,8 @@ def test_the_state_is_one_model_and_frozen_identifiers(
     tiny: Backbone, make_task: MakeTask, three: dict[str, list[Learned]], kind: str
 ) -> None:
     if kind == "full":
-        expected = {f"weights/{n}" for n, _ in tiny.unet.named_parameters()}
-        size = sum(p.numel() for p in tiny.unet.parameters())
+        expected = {f"weights/{n}" for n, _ in tiny.denoiser.named_parameters()}
+        size = sum(p.numel() for p in tiny.denoiser.parameters())
     else:
         factors = tiny.add_lora(2, learners.TARGETS, torch.Generator())
         expected, size = {f"adapter/{n}" for n in factors}, sum(p.numel() for p in factors.values())

@@ -267,7 +267,7 @@ def test_the_carried_fisher_is_that_of_the_equation_draw_by_draw(
         e = []
         for phrase in ("dog", "<v1> dog", "<v2> vase", "<v3> dog"):
             words = tiny.encode_prompts([batch.template.replace("{}", phrase)])
-            guess = tiny.unet(batch.noisy, batch.timesteps, words).sample
+            guess = tiny.denoiser(batch.noisy, batch.timesteps, words).sample
             e.append(((guess - batch.noise) ** 2).mean())
         log_z = torch.stack([(-x / tau).exp() for x in e]).sum().log()
         H = [x / tau + log_z for x in e]

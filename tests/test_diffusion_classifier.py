@@ -13,6 +13,7 @@ from torch import nn
 
 from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.processes import process_of
 from cpbench.learning import diffusion_classifier as dc
 from cpbench.learning.training import Batch
 from cpbench.method import Task
@@ -66,7 +67,7 @@ def values_like(factors: dict[str, nn.Parameter], seed: int) -> dict[str, torch.
 def watched(backbone: Backbone) -> Iterator[list[int]]:
     """How many pictures each call of the UNet had."""
     calls: list[int] = []
-    hook = backbone.unet.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    hook = backbone.denoiser.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
     try:
         yield calls
     finally:
@@ -84,7 +85,7 @@ def speaking(backbone: Backbone, kind: str) -> Iterator[None]:
         out.sample = {"epsilon": eps, "v_prediction": a * eps - s * x, "sample": x}[kind].float()
         return out
 
-    original, hook = backbone.pipe.scheduler, backbone.unet.register_forward_hook(convert)
+    original, hook = backbone.pipe.scheduler, backbone.denoiser.register_forward_hook(convert)
     backbone.pipe.scheduler = type(original).from_config(original.config, prediction_type=kind)
     try:
         yield
@@ -166,8 +167,8 @@ def test_a_perfect_output_of_any_kind_stands_for_the_true_noise(tiny: Backbone, 
     a, s = roots(batch.timesteps)
     x, eps = batch.latents.double(), batch.noise.double()
     perfect = {"epsilon": eps, "v_prediction": a * eps - s * x, "sample": x}[kind].float()
-    scheduler = type(tiny.pipe.scheduler).from_config(tiny.pipe.scheduler.config, prediction_type=kind)
-    got = dc.to_epsilon(scheduler, perfect, batch.noisy, batch.timesteps)
+    process = process_of(type(tiny.pipe.scheduler).from_config(tiny.pipe.scheduler.config, prediction_type=kind))
+    got = process.converted(perfect, batch.noisy, batch.timesteps, "epsilon")
     torch.testing.assert_close(got, batch.noise, atol=1e-4, rtol=1e-4)
 
 
@@ -176,8 +177,8 @@ def test_an_error_in_v_is_one_in_epsilon_by_the_signals_share(tiny: Backbone) ->
     batch, guess = batch_of(TIMESTEPS, (4, 3, 3)), normal(4, 4, 3, 3, seed=5)
     a, s = roots(batch.timesteps)
     v = a * batch.noise - s * batch.latents
-    scheduler = type(tiny.pipe.scheduler).from_config(tiny.pipe.scheduler.config, prediction_type="v_prediction")
-    eps = dc.to_epsilon(scheduler, guess, batch.noisy, batch.timesteps)
+    own = type(tiny.pipe.scheduler).from_config(tiny.pipe.scheduler.config, prediction_type="v_prediction")
+    eps = process_of(own).converted(guess, batch.noisy, batch.timesteps, "epsilon")
     in_eps, in_v = ((d.double() ** 2).flatten(1).sum(1) for d in (batch.noise - eps, v - guess))
     torch.testing.assert_close(in_eps, ALPHA_BAR[batch.timesteps] * in_v, rtol=1e-3, atol=1e-5)
     assert ALPHA_BAR[999] < 0.005 < 0.999 < ALPHA_BAR[0]
@@ -216,7 +217,7 @@ def test_one_call_for_all_is_what_a_call_each_gives(tiny: Backbone, teacher: boo
         for i, phrase in enumerate(PHRASES):
             words = tiny.encode_prompts([f"a picture of a {phrase}"])
             for j, t in enumerate(TIMESTEPS):
-                alone = tiny.unet(batch.noisy[j : j + 1], t, words).sample[0]
+                alone = tiny.denoiser(batch.noisy[j : j + 1], t, words).sample[0]
                 torch.testing.assert_close(together[i, j], alone, atol=1e-5, rtol=1e-4)
     apart = [(together[i] - together[j]).abs().max() for i in range(3) for j in range(i)]
     assert float(min(apart)) > 1e-3  # else their order could not be seen

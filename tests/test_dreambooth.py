@@ -40,7 +40,7 @@ def trained(backbone: Backbone, case: str) -> set[str]:
     """Names, by part, of the parameters that the method moves; of a LoRA, its factors."""
     if case == "lora":
         return {f"unet.{layer}.{side}.default.weight" for layer in layers(backbone) for side in ("lora_A", "lora_B")}
-    names = {f"unet.{n}" for n, _ in backbone.unet.named_parameters()}
+    names = {f"unet.{n}" for n, _ in backbone.denoiser.named_parameters()}
     if case == "text":
         names |= {f"text_encoder.{n}" for n, _ in backbone.text_encoder.named_parameters() if "token_emb" not in n}
     return names
@@ -76,7 +76,7 @@ def test_the_first_loss_is_worked_out_by_hand(
             batch = next(training.batches(tiny, replace(task, images=images), 1, 2, phase, ("a {}",)))
             with torch.no_grad():
                 words = tiny.encode_prompts([prompt] * 2)
-                guess = tiny.unet(batch.noisy, batch.timesteps, words).sample
+                guess = tiny.denoiser(batch.noisy, batch.timesteps, words).sample
             errors.append(float(F.mse_loss(guess, batch.noise)))
     assert tiny.pipe.scheduler.config.prediction_type == "epsilon"
     assert first["denoising"] == pytest.approx(errors[0], rel=1e-4)

@@ -78,13 +78,13 @@ def test_the_fisher_of_the_product_is_that_of_merged_weights(
     learned = learn(Ewc, tiny, make_task, 1, None, space="product", target_modules=targets, fisher_draws=3)
     factors, names = learned.state.part("adapter"), layers(tiny, targets)
     merged = {f"{n}.weight": torch.from_numpy(product(factors, n)).float() for n in names}
-    W = tiny.replace_weights({k: tiny.unet.get_parameter(k) + v for k, v in merged.items()})
+    W = tiny.replace_weights({k: tiny.denoiser.get_parameter(k) + v for k, v in merged.items()})
     tiny.add_token("<v1>", learned.state.tensors["token/dog"])
     tiny.train_only(W.values())
     sums = {k: torch.zeros_like(v, dtype=torch.float64) for k, v in W.items()}
     for batch in training.batches(tiny, make_task(tiny, "dog", 1), 3, 1, "fisher"):
         words = tiny.encode_prompts([batch.template.replace("{}", "<v1> dog")])
-        loss = ((tiny.unet(batch.noisy, batch.timesteps, words).sample - batch.noise) ** 2).mean()
+        loss = ((tiny.denoiser(batch.noisy, batch.timesteps, words).sample - batch.noise) ** 2).mean()
         for k, slope in zip(W, torch.autograd.grad(loss, list(W.values())), strict=True):
             sums[k] += slope.double() ** 2
     mean = torch.cat([v.flatten() for v in sums.values()]).mean()
@@ -103,14 +103,14 @@ def test_the_fisher_of_the_product_agrees_with_finite_differences(tiny: Backbone
     tiny.add_token("<v1>", learned.state.tensors["token/dog"])
     tiny.add_lora(2, ("attn2.to_v",), values=learned.state.part("adapter"))
     words = tiny.encode_prompts([batch.template.replace("{}", "<v1> dog")])
-    weight = tiny.unet.get_submodule(name).base_layer.weight
+    weight = tiny.denoiser.get_submodule(name).base_layer.weight
 
     def loss(i: int, step: float) -> float:
         moved = weight.detach().clone()
         moved.view(-1)[i] += step
         given = {f"{name}.base_layer.weight": moved}
         with torch.no_grad():
-            out = torch.func.functional_call(tiny.unet, given, (batch.noisy, batch.timesteps, words))
+            out = torch.func.functional_call(tiny.denoiser, given, (batch.noisy, batch.timesteps, words))
         return float(((out.sample - batch.noise).double() ** 2).mean())
 
     steepest = F.flatten().topk(5).indices.tolist()

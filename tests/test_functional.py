@@ -21,11 +21,11 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
 
 def some_changes(backbone: Backbone) -> dict[str, torch.Tensor]:
     """A tenth of the weights' size, for linear layers and convolutions, one of them with a stride."""
-    factors = functional.low_rank(backbone.unet, TARGETS, 1, torch.Generator())
+    factors = functional.low_rank(backbone.denoiser, TARGETS, 1, torch.Generator())
     names = sorted({k.rpartition(".")[0] for k in factors})
-    weights = {n: backbone.unet.get_parameter(f"{n}.weight") for n in names}
+    weights = {n: backbone.denoiser.get_parameter(f"{n}.weight") for n in names}
     assert {w.dim() for w in weights.values()} == {2, 4}
-    assert any(getattr(backbone.unet.get_submodule(n), "stride", None) == (2, 2) for n in names)
+    assert any(getattr(backbone.denoiser.get_submodule(n), "stride", None) == (2, 2) for n in names)
     return {n: drawn(i, *w.shape) * 0.1 * w.float().std() for i, (n, w) in enumerate(weights.items())}
 
 
@@ -36,7 +36,7 @@ def output(backbone: Backbone) -> torch.Tensor:
 
 def gradients_by_replacing(backbone: Backbone, changes: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
     """What the UNet answers with W + change in place of W, and the gradients of these weights."""
-    values = {f"{n}.weight": backbone.unet.get_parameter(f"{n}.weight") + change for n, change in changes.items()}
+    values = {f"{n}.weight": backbone.denoiser.get_parameter(f"{n}.weight") + change for n, change in changes.items()}
     weights = backbone.replace_weights(values)
     found = output(backbone)
     found.square().sum().backward()
@@ -53,7 +53,7 @@ def test_layers_answer_and_learn_as_if_the_change_were_in_their_weights(tiny_fol
     plain = output(backbone).detach()
     expected, gradients = gradients_by_replacing(backbone, changes)
     leaves = {n: change.clone().requires_grad_(True) for n, change in changes.items()}
-    with functional.adding(backbone.unet, leaves):
+    with functional.adding(backbone.denoiser, leaves):
         found = output(backbone)
         found.square().sum().backward()
     assert float((expected - plain).abs().max()) > 1e-2
@@ -68,7 +68,7 @@ def test_in_half_precision_the_change_stays_in_float32(tiny_folder: Path) -> Non
     changes = {n: change.requires_grad_(True) for n, change in some_changes(backbone).items()}
     plain = output(backbone).detach()
     expected, _ = gradients_by_replacing(backbone, {n: change.detach() for n, change in changes.items()})
-    with functional.adding(backbone.unet, changes):
+    with functional.adding(backbone.denoiser, changes):
         found = output(backbone)
         found.square().sum().backward()
     assert {change.grad.dtype for change in changes.values()} == {torch.float32}
@@ -79,10 +79,10 @@ def test_in_half_precision_the_change_stays_in_float32(tiny_folder: Path) -> Non
 
 def test_nothing_is_left_behind(tiny: Backbone) -> None:
     before, plain = fingerprint(tiny), output(tiny).detach()
-    with pytest.raises(ZeroDivisionError), functional.adding(tiny.unet, some_changes(tiny)):
+    with pytest.raises(ZeroDivisionError), functional.adding(tiny.denoiser, some_changes(tiny)):
         assert not torch.equal(output(tiny), plain)
         raise ZeroDivisionError
-    assert not any(module._forward_hooks for module in tiny.unet.modules())
+    assert not any(module._forward_hooks for module in tiny.denoiser.modules())
     assert torch.equal(output(tiny), plain)
     tiny.restore()
     assert fingerprint(tiny) == before
@@ -90,7 +90,7 @@ def test_nothing_is_left_behind(tiny: Backbone) -> None:
 
 def test_changes_are_read_anew_at_every_call(tiny: Backbone) -> None:
     plain, changes = output(tiny).detach(), {}
-    with functional.adding(tiny.unet, changes):
+    with functional.adding(tiny.denoiser, changes):
         assert torch.equal(output(tiny), plain)
         (name, change), *_ = some_changes(tiny).items()
         changes[name] = change
@@ -102,13 +102,13 @@ def test_changes_are_read_anew_at_every_call(tiny: Backbone) -> None:
 
 def test_every_picture_is_counted_once(tiny: Backbone) -> None:
     before = tiny.unet_evaluations
-    with functional.adding(tiny.unet, some_changes(tiny)):
+    with functional.adding(tiny.denoiser, some_changes(tiny)):
         output(tiny)
     assert tiny.unet_evaluations - before == 2
 
 
 def test_factors_start_as_those_of_a_new_lora(tiny: Backbone) -> None:
-    ours = functional.low_rank(tiny.unet, TARGETS, 3, torch.Generator().manual_seed(4))
+    ours = functional.low_rank(tiny.denoiser, TARGETS, 3, torch.Generator().manual_seed(4))
     theirs = tiny.add_lora(3, TARGETS, torch.Generator().manual_seed(4))
     assert list(ours) == list(theirs)
     for name, factor in theirs.items():

@@ -42,8 +42,8 @@ def only_fp16(folder: Path, copy: Path) -> Path:
 def test_the_only_variant_is_taken(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
     copy = only_fp16(tiny_folder, tmp_path / "copy")
     found = loading.load(str(copy))
-    for name, parameter in tiny.unet.named_parameters():
-        assert torch.equal(found.unet.get_parameter(name), parameter.half().float()), name
+    for name, parameter in tiny.denoiser.named_parameters():
+        assert torch.equal(found.denoiser.get_parameter(name), parameter.half().float()), name
     assert found.weights_hash == loading.load(str(copy), loading=Loading(variant="fp16")).weights_hash
     assert found.weights_hash != tiny.weights_hash
 
@@ -62,11 +62,11 @@ def test_of_several_variants_one_is_named(tiny_folder: Path, tmp_path: Path) -> 
 def test_shards_are_loaded_and_counted(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
     shutil.rmtree(copy / "unet")
-    tiny.unet.save_pretrained(copy / "unet", max_shard_size="20KB")
+    tiny.denoiser.save_pretrained(copy / "unet", max_shard_size="20KB")
     shards = sorted((copy / "unet").glob("*-of-*.safetensors"))
     assert len(shards) > 1
     found = loading.load(str(copy))
-    assert all(torch.equal(found.unet.get_parameter(n), p) for n, p in tiny.unet.named_parameters())
+    assert all(torch.equal(found.denoiser.get_parameter(n), p) for n, p in tiny.denoiser.named_parameters())
     before = hub.hash_folder(copy)
     data = shards[-1].read_bytes()
     shards[-1].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -95,13 +95,13 @@ def test_pickles_count_where_the_user_lets_them_be_read(tiny: Backbone, tiny_fol
     shutil.copy(tiny_folder / "unet" / "config.json", copy / "unet")
     bins = [copy / "unet" / "diffusion_pytorch_model.bin", copy / "unet" / "diffusion_pytorch_model.fp16.bin"]
     for file, factor in zip(bins, (1, 2), strict=True):
-        torch.save({n: factor * t for n, t in tiny.unet.state_dict().items()}, file)
+        torch.save({n: factor * t for n, t in tiny.denoiser.state_dict().items()}, file)
     allowed = Loading(allow_pickle=True)
     found = loading.load(str(copy), loading=allowed)
-    assert all(torch.equal(found.unet.get_parameter(n), p) for n, p in tiny.unet.named_parameters())
+    assert all(torch.equal(found.denoiser.get_parameter(n), p) for n, p in tiny.denoiser.named_parameters())
     bins[1].write_bytes(b"another variant")
     assert hub.hash_folder(copy, allowed) == found.weights_hash
-    torch.save({n: 3 * t for n, t in tiny.unet.state_dict().items()}, bins[0])
+    torch.save({n: 3 * t for n, t in tiny.denoiser.state_dict().items()}, bins[0])
     assert hub.hash_folder(copy, allowed) != found.weights_hash
 
 
@@ -128,10 +128,10 @@ def test_sdxls_latents_are_standardised_as_its_pipeline_does(tmp_path: Path) -> 
     file.write_text(json.dumps(config))
     backbone = loading.load(str(folder))
     want = Wanted("a dog", 0, "dog", "a {}", 0)
-    from cpbench.backbones import schedulers
+    from cpbench.backbones.processes.diffusion import solver
 
     pipe, size = backbone.pipe, backbone.picture_size
-    original, pipe.scheduler = pipe.scheduler, schedulers.solver(pipe.scheduler, 2)
+    original, pipe.scheduler = pipe.scheduler, solver(pipe.scheduler, 2)
     theirs = pipe(
         want.prompt, height=size, width=size, latents=noise(backbone, want)[None], num_inference_steps=2,
         guidance_scale=4.0, output_type="np",
@@ -147,4 +147,4 @@ def test_sdxls_latents_are_standardised_as_its_pipeline_does(tmp_path: Path) -> 
 
 def test_weights_are_those_of_the_file_that_counts(tiny: Backbone, tiny_folder: Path) -> None:
     kept = load_file(tiny_folder / "unet" / "diffusion_pytorch_model.safetensors")
-    assert all(torch.equal(tiny.unet.get_parameter(n), v) for n, v in kept.items())
+    assert all(torch.equal(tiny.denoiser.get_parameter(n), v) for n, v in kept.items())

@@ -19,8 +19,6 @@ from cpbench.learning.training import (
     Loss,
     batches,
     denoising,
-    noise_scheduler,
-    target,
     train,
 )
 from cpbench.method import Task
@@ -61,37 +59,11 @@ def watched(backbone: Backbone) -> Iterator[list[tuple[torch.Tensor, torch.Tenso
     def note(module: nn.Module, args: tuple, out: object) -> None:
         calls.append((*(a.detach().clone() for a in args), out.sample.detach().clone()))
 
-    hook = backbone.unet.register_forward_hook(note)
+    hook = backbone.denoiser.register_forward_hook(note)
     try:
         yield calls
     finally:
         hook.remove()
-
-
-# What the UNet should predict
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_the_target_is_the_formula_of_the_prediction_type(tiny: Backbone, kind: str) -> None:
-    from diffusers import DDPMScheduler
-
-    scheduler = DDPMScheduler.from_config(tiny.pipe.scheduler.config, prediction_type=kind)
-    g = torch.Generator().manual_seed(0)
-    t = torch.tensor([0, 1, 500, 999])
-    x, e = (torch.randn(4, 2, 3, 3, generator=g) for _ in range(2))
-    a = alphas_cumprod()[t].float().view(4, 1, 1, 1)
-    expected = {"epsilon": e, "v_prediction": a.sqrt() * e - (1 - a).sqrt() * x, "sample": x}[kind]
-    got = target(scheduler, Batch(x, e, scheduler.add_noise(x, e, t), t, "", torch.arange(len(x))))
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_the_training_scheduler_adds_noise_as_the_pipeline_was_trained(tiny: Backbone) -> None:
-    scheduler = noise_scheduler(tiny)
-    assert scheduler.config.num_train_timesteps == 1000
-    t = torch.arange(1000)
-    noisy = scheduler.add_noise(torch.ones(1000, 1), torch.full((1000, 1), 2.0), t)
-    a = alphas_cumprod().float().unsqueeze(1)
-    torch.testing.assert_close(noisy, a.sqrt() + 2 * (1 - a).sqrt(), atol=1e-5, rtol=1e-5)
 
 
 # Latents
@@ -134,7 +106,7 @@ WEIGHTS = ("conv_in.weight", "mid_block.attentions.0.transformer_blocks.0.attn2.
 
 def full_of_parts(backbone: Backbone, task: Task) -> dict[str, list[nn.Parameter]]:
     """Replaced weights (one of them below a LoRA), two words and a LoRA, all of them with something to learn."""
-    weights = backbone.replace_weights({k: backbone.unet.get_parameter(k) * 1.1 for k in WEIGHTS})
+    weights = backbone.replace_weights({k: backbone.denoiser.get_parameter(k) * 1.1 for k in WEIGHTS})
     earlier = backbone.add_token("<v0>", backbone.word_embedding("vase"))
     row = backbone.add_token("<v1>", backbone.word_embedding("dog"))
     factors = backbone.add_lora(2, adapters.ATTENTION, task.generator("lora"))
@@ -367,7 +339,7 @@ def test_replaced_weights_are_trained_and_the_originals_stay(
 ) -> None:
     """Adam's first step takes every entry with a gradient by the learning rate, from the value it was given."""
     task = make_task(tiny)
-    originals = dict(tiny.unet.named_parameters())
+    originals = dict(tiny.denoiser.named_parameters())
     kept = {k: v.detach().clone() for k, v in originals.items()}
     weights = tiny.replace_weights({k: kept[k] * 1.5 for k in WEIGHTS})
     factors, row = (
@@ -380,7 +352,7 @@ def test_replaced_weights_are_trained_and_the_originals_stay(
     assert torch.equal(row, tiny.word_embedding("dog"))
     assert not any(f.any() for k, f in factors.items() if k.endswith("lora_B"))
     tiny.restore()
-    for name, parameter in tiny.unet.named_parameters():
+    for name, parameter in tiny.denoiser.named_parameters():
         assert parameter is originals[name] and torch.equal(parameter, kept[name]) and parameter.grad is None
 
 
@@ -516,7 +488,7 @@ def test_the_phase_is_logged_with_every_step(tiny: Backbone, make_task: MakeTask
 def test_a_parameter_of_the_backbone_itself_is_not_trained_in_silence(tiny: Backbone, make_task: MakeTask) -> None:
     task = make_task(tiny)
     factors, _ = lora_and_word(tiny, task)
-    own = tiny.unet.get_parameter("conv_in.weight")
+    own = tiny.denoiser.get_parameter("conv_in.weight")
     for named in ([own], [*factors.values(), own]):
         with pytest.raises(RulesError, match="replace_weights"):
             train(tiny, task, denoising(tiny, "<v1> dog"), [(1e-3, named)], 1, 1)

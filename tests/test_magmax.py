@@ -34,7 +34,7 @@ def test_the_larger_change_stays_with_its_sign_and_the_last_of_two_alike(pairs: 
 
 def test_it_carries_the_largest_change_of_all_tasks(tiny: Backbone, three: list[Learned]) -> None:
     for n in layers(tiny):
-        D = np.zeros(tuple(tiny.unet.get_submodule(n).weight.shape))
+        D = np.zeros(tuple(tiny.denoiser.get_submodule(n).weight.shape))
         for learned in three:
             last = product(learned.factors, n)
             merged = np.vectorize(larger)(D, last)

@@ -44,13 +44,13 @@ def test_what_is_carried_is_installed(tiny: Backbone, three: list[Learned]) -> N
 def test_a_task_starts_anew_on_the_merged_weights(tiny: Backbone, make_task: MakeTask, three: list[Learned]) -> None:
     first = {k: v.clone() for k, v in tiny.add_lora(2, ("to_q",), make_task(tiny, "dog2").generator("lora")).items()}
     tiny.restore()
-    pristine = {n: p.detach().clone() for n, p in tiny.unet.named_parameters()}
+    pristine = {n: p.detach().clone() for n, p in tiny.denoiser.named_parameters()}
 
     def look(phase: str, step: int) -> None:
         for n in layers(tiny, ("to_q.base_layer",)):
             name = n.removesuffix(".base_layer")
             merged = pristine[f"{name}.weight"] + three[1].state.tensors[f"weights/{name}"]
-            assert torch.equal(tiny.unet.get_submodule(n).weight, merged)
+            assert torch.equal(tiny.denoiser.get_submodule(n).weight, merged)
 
     still = {"learning_rate": 1e-9, "steps": 1, "target_modules": ("to_q",), "token_learning_rate": 0}
     kept = {k: v for k, v in three[1].state.tensors.items() if "weights/" not in k or k.endswith("to_q")}

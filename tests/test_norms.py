@@ -33,7 +33,7 @@ def test_vera_tells_the_norm_of_its_vectors(tiny: Backbone) -> None:
 
 def test_only_what_is_trained_is_told(tiny: Backbone) -> None:
     name = "mid_block.attentions.0.proj_in.weight"
-    (weight,) = tiny.replace_weights({name: tiny.unet.get_parameter(name) + 0.5}).values()
+    (weight,) = tiny.replace_weights({name: tiny.denoiser.get_parameter(name) + 0.5}).values()
     first, second = (tiny.add_token(f"<v{k}>", torch.full_like(tiny.word_embedding("dog"), k)) for k in (1, 2))
     n, d = weight.numel(), len(first)
     tiny.train_only([weight, second])
@@ -64,7 +64,7 @@ def test_every_step_tells_them_as_they_are_after_it(tiny: Backbone, make_task: C
 def test_full_weights_drift_from_what_was_loaded(tiny: Backbone, make_task: Callable) -> None:
     curve: list[dict] = []
     task = make_task(tiny, CONCEPTS[0], log=lambda step, **figures: curve.append(figures))
-    theta = tiny.replace_weights(dict(tiny.unet.named_parameters()))
+    theta = tiny.replace_weights(dict(tiny.denoiser.named_parameters()))
     loss = training.denoising(tiny, "dog")
     training.train(tiny, task, loss, [(1e-3, list(theta.values()))], 3, 1)
     moved = [(theta[k] - tiny.as_loaded(k)).detach().square().sum() for k in theta]

@@ -139,7 +139,7 @@ def test_all_products_are_installed(tiny: Backbone, three: Three) -> None:
 
 def test_a_task_is_learned_on_top_of_the_earlier_ones(tiny: Backbone, make_task: MakeTask, three: Three) -> None:
     """While task 3 is learned the weights below its LoRA are W_init + A_1 B_1 + A_2 B_2, and the word starts as its noun."""
-    names, pristine = layers(tiny), {n: p.detach().clone() for n, p in tiny.unet.named_parameters()}
+    names, pristine = layers(tiny), {n: p.detach().clone() for n, p in tiny.denoiser.named_parameters()}
     below: list[dict[str, np.ndarray]] = []
 
     def look(phase: str, step: int) -> None:

@@ -141,7 +141,7 @@ def test_a_task_is_learned_on_top_of_what_was_installed(
     tiny: Backbone, make_task: MakeTask, three: Three, sum_factors: bool
 ) -> None:
     method, before = OrthoInit(OrthoSettings(rank=2, sum_factors=sum_factors)), three(sum_factors)[1].state
-    pristine = {n: tiny.unet.get_submodule(n).weight.detach().double().numpy() for n in layers(tiny)}
+    pristine = {n: tiny.denoiser.get_submodule(n).weight.detach().double().numpy() for n in layers(tiny)}
     installed = change(tiny, method, before)
     below: list[dict[str, np.ndarray]] = []
 

@@ -92,7 +92,7 @@ def test_stage_1_moves_the_row_alone_and_stage_2_all_but_words_and_pictures(
     first, last = seen["stage 2", 0], seen["stage 2", 2]
     moved = changed(seen["stage 1", 1], last)
     if kind == "full":
-        assert moved == {f"unet.{name}" for name, _ in tiny.unet.named_parameters()}
+        assert moved == {f"unet.{name}" for name, _ in tiny.denoiser.named_parameters()}
     else:
         factors = {f"unet.{k}.default.weight" for k in learned.state.part("adapter")}
         assert len(factors) > 16 and changed(first, last) == factors
@@ -113,7 +113,7 @@ def test_each_stage_has_its_own_learning_rate(tiny: Backbone, make_task: MakeTas
     assert float(moved.abs().max()) == pytest.approx(3e-3, rel=1e-2)
     if kind == "full":
         weights = learned.part("weights")
-        steps = [float((weights[n] - p).abs().max()) for n, p in tiny.unet.named_parameters()]
+        steps = [float((weights[n] - p).abs().max()) for n, p in tiny.denoiser.named_parameters()]
         assert np.median(steps) == pytest.approx(2e-4, rel=2e-2) and max(steps) < 2.1e-4
     else:  # B starts at zero
         steps = [float(v.abs().max()) for k, v in learned.part("adapter").items() if k.endswith("lora_B")]
@@ -179,7 +179,7 @@ def test_phrases_are_numbered_in_the_order_of_learning() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_state_is_one_model_and_a_row_a_concept(tiny: Backbone, three: dict[str, list[Learned]], kind: str) -> None:
-    shapes = {f"weights/{n}": tuple(p.shape) for n, p in tiny.unet.named_parameters()}
+    shapes = {f"weights/{n}": tuple(p.shape) for n, p in tiny.denoiser.named_parameters()}
     if kind == "lora":
         tiny.add_lora(2, adapters.ATTENTION, torch.Generator())
         shapes = {f"adapter/{n}": tuple(v.shape) for n, v in tiny.factors.items()}
@@ -214,7 +214,7 @@ def test_a_state_of_either_kind_is_installed(
     noisy = torch.randn(1, *tiny.latent_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         words = tiny.encode_prompts(["a dog"])
-        plain = tiny.unet(noisy, 400, words).sample
+        plain = tiny.denoiser(noisy, 400, words).sample
     for concepts in ((), ("dog",), ("dog", "vase")):
         with tiny.installed(method, state, concepts), torch.no_grad():
             for n, concept in enumerate(CONCEPTS[:number], 1):
@@ -222,14 +222,14 @@ def test_a_state_of_either_kind_is_installed(
                 ids = tiny.tokenizer(f"<rare-{n}> dog", add_special_tokens=False).input_ids
                 assert len(ids) == 2 and ids[0] == len(tiny.tokenizer) - number + n - 1
             if kind == "full":
-                now = dict(tiny.unet.named_parameters())
+                now = dict(tiny.denoiser.named_parameters())
                 assert now.keys() == state.part("weights").keys()
                 assert all(torch.equal(now[k], v) for k, v in state.part("weights").items())
             else:
                 assert tiny.factors.keys() == state.part("adapter").keys()
                 assert all(torch.equal(tiny.factors[k], v) for k, v in state.part("adapter").items())
                 assert changed(pristine, everything(tiny)) == set()
-            assert float((tiny.unet(noisy, 400, words).sample - plain).abs().max()) > 1e-3
+            assert float((tiny.denoiser(noisy, 400, words).sample - plain).abs().max()) > 1e-3
 
 
 # Cost
@@ -239,7 +239,7 @@ def test_a_state_of_either_kind_is_installed(
 def test_evaluations_and_trained_parameters_are_as_foretold(
     tiny: Backbone, three: dict[str, list[Learned]], kind: str
 ) -> None:
-    size = sum(p.numel() for p in tiny.unet.parameters())
+    size = sum(p.numel() for p in tiny.denoiser.parameters())
     if kind == "lora":
         size = sum(v.numel() for v in tiny.add_lora(2, adapters.ATTENTION, torch.Generator()).values())
     for number, learned in enumerate(three[kind], 1):

@@ -47,7 +47,10 @@ def test_a_record_of_0_1_is_one_of_today(tmp_path: Path, name: str, scores: int,
     assert "code" not in found["facts"] and "source" not in found["facts"] and found["hash"] == before["hash"]
     assert [it["learning"] for it in found["made_on"]] == [[1, 2, 3]] and found["made_on"][0]["row"] == [0, 1, 2, 3]
     assert found["made_on"][0]["device"] == "cpu" and found["made_on"][0]["versions"] == before["versions"]
-    for same in ("config", "sequence", "costs", "summary", "files", "changed"):
+    assert before["config"]["options"]["target_modules"][:4] == ["to_q", "to_k", "to_v", "to_out.0"]
+    options = before["config"]["options"] | {"target_modules": ["attention", "feed_forward", "conv1", "conv2"]}
+    assert found["config"] == before["config"] | {"options": options} and found["facts"]["options"] == options
+    for same in ("sequence", "costs", "summary", "files", "changed"):
         assert found[same] == before[same]
     own = Record.model_validate(found)
     assert own.facts.method == name and own.costs.keys() == {0, 1, 2, 3}
@@ -58,7 +61,7 @@ def test_a_record_of_0_1_is_one_of_today(tmp_path: Path, name: str, scores: int,
 def test_it_has_the_facts_that_the_same_run_has_today(tmp_path: Path, name: str) -> None:
     """But for SCORES where the numbers are others: so `cpbench run` knows that there is such a run."""
     before = written(name)
-    asked = {k: v for k, v in before["config"].items() if v is not None and k != "loading"}
+    asked = {k: v for k, v in upgrade.today(before)["config"].items() if v is not None and k != "loading"}
     run = prepare(*resolve(asked | {"output": tmp_path, "device": "cpu"}))
     today = json.loads(json.dumps(run.facts))
     found = upgrade.today(before)["facts"]

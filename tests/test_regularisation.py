@@ -24,7 +24,7 @@ def test_drawn_by_the_model_as_it_stands(tiny: Backbone, make_task: Callable[...
     assert np.array_equal(plain, prior_preservation.generated(tiny, task, prompts, SAMPLER))
     assert not np.array_equal(plain, prior_preservation.generated(tiny, task, prompts, SAMPLER, "replay"))
     name = "conv_out.bias"
-    tiny.replace_weights({name: tiny.unet.get_parameter(name) + 1})
+    tiny.replace_weights({name: tiny.denoiser.get_parameter(name) + 1})
     assert not np.array_equal(plain, prior_preservation.generated(tiny, task, prompts, SAMPLER))
 
 
@@ -39,14 +39,13 @@ def test_each_picture_goes_with_its_own_prompt(tiny: Backbone, make_task: Callab
     task = make_task(tiny, n=3)
     prompts = ["a dog", "a vase in the snow", "a purple backpack"]
     term = prior_preservation.preservation(tiny, task, task.images, prompts, 4, 2)
-    scheduler = training.noise_scheduler(tiny)
     for batch in training.batches(tiny, task, 4, 2, "prior"):
         singly = []
         for k in range(2):
             words = tiny.encode_prompts([prompts[int(batch.which[k])]])
             guess = tiny.predict(batch.noisy[k : k + 1], batch.timesteps[k : k + 1], words)
             singly.append(F.mse_loss(guess, batch.noise[k : k + 1]))
-        assert scheduler.config.prediction_type == "epsilon"
+        assert tiny.process.prediction == "epsilon"
         torch.testing.assert_close(term(), torch.stack(singly).mean())
 
 

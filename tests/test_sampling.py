@@ -71,7 +71,7 @@ def test_noise_depends_on_its_four_words_and_on_nothing_else(tiny: Backbone) -> 
 def test_the_unet_begins_with_that_noise_in_any_batch(tiny: Backbone, batch_size: int) -> None:
     """What enters the first evaluation of each pipeline call, the unguided half and the guided half."""
     seen: list[torch.Tensor] = []
-    hook = tiny.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    hook = tiny.denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
     try:
         draw(tiny, CELL, replace(TWO_STEPS, batch_size=batch_size))
     finally:
@@ -109,7 +109,7 @@ def test_drawing_is_the_pipeline_with_the_same_solver_and_noise(tiny: Backbone) 
     with torch.no_grad():
         words, z = tiny.text_encoder(ids).last_hidden_state, noise(tiny, CELL[0])[None]
         for t in scheduler.timesteps:
-            plain, guided = tiny.unet(torch.cat([z, z]), t, words).sample.chunk(2)
+            plain, guided = tiny.denoiser(torch.cat([z, z]), t, words).sample.chunk(2)
             z = scheduler.step(plain + 4.0 * (guided - plain), t, z).prev_sample
         pixels = (tiny.vae.decode(z / 0.5).sample[0] / 2 + 0.5).clamp(0, 1).movedim(0, 2)
     expected = np.rint(pixels.numpy() * 255)
@@ -140,7 +140,7 @@ def test_the_scheduler_is_put_back_after_a_failure(tiny: Backbone) -> None:
         raise Stop
 
     scheduler = tiny.pipe.scheduler
-    hook = tiny.unet.register_forward_pre_hook(stop)
+    hook = tiny.denoiser.register_forward_pre_hook(stop)
     try:
         with pytest.raises(Stop):
             draw(tiny, CELL, TWO_STEPS)

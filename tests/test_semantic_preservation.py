@@ -110,7 +110,11 @@ def test_it_follows_the_row(backbone: Backbone) -> None:
 def test_its_gradient_is_the_rows_alone(backbone: Backbone, o: Preservation) -> None:
     row = backbone.rows["v1"]
     W = backbone.replace_weights(
-        {n: p for n, p in backbone.unet.named_parameters() if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
+        {
+            n: p
+            for n, p in backbone.denoiser.named_parameters()
+            if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+        }
     )
     other = backbone.add_token("<v2>", backbone.word_embedding("vase"))
     backbone.train_only([row, other, *W.values()])

@@ -134,7 +134,7 @@ def test_the_state_is_factors_and_bits_and_smaller_than_the_products(tiny: Backb
     for number, learned in enumerate(three, 1):
         expected = {f"token/{c}": (WIDTH,) for c in CONCEPTS[:number]}
         for concept, layer in itertools.product(CONCEPTS[:number], layers):
-            out, width = tiny.unet.get_parameter(f"{layer}.weight").shape
+            out, width = tiny.denoiser.get_parameter(f"{layer}.weight").shape
             expected |= {f"adapter/{concept}/{layer}.lora_A": (rank, width)}
             expected |= {f"adapter/{concept}/{layer}.lora_B": (out, rank)}
             expected |= {f"mask/{concept}/{layer}": (-(-out * width // 8),)}
@@ -142,7 +142,7 @@ def test_the_state_is_factors_and_bits_and_smaller_than_the_products(tiny: Backb
     for before, after in itertools.pairwise(three):
         assert all(torch.equal(after.state.tensors[k], v) for k, v in before.state.tensors.items())
     sizes = three[0].state.bytes_by_kind()
-    dense = sum(4 * tiny.unet.get_parameter(f"{layer}.weight").numel() for layer in layers)
+    dense = sum(4 * tiny.denoiser.get_parameter(f"{layer}.weight").numel() for layer in layers)
     assert sizes["adapter"] + sizes["mask"] < dense
 
 
@@ -156,7 +156,7 @@ def test_at_the_size_of_stable_diffusion_the_state_is_a_fourteenth_of_the_produc
 
 
 def test_what_is_trained(tiny: Backbone, three: list[Learned]) -> None:
-    sizes = [sum(tiny.unet.get_parameter(f"{n}.weight").shape) for n in learners.layers(tiny, TARGETS)]
+    sizes = [sum(tiny.denoiser.get_parameter(f"{n}.weight").shape) for n in learners.layers(tiny, TARGETS)]
     network = 5 * 5 + WIDTH * 5 + WIDTH  # E, F, v
     assert {learned.trained for learned in three} == {(2 + 2) * sum(sizes) + network}
 

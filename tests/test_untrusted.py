@@ -216,7 +216,7 @@ def test_with_the_users_word_the_code_runs_and_the_backbone_works(
     attack(folder, CODE.format(marker=str(marker)))
     loaded = backbones.load(str(folder), loading=Loading(trust_remote_code=True))
     assert marker.is_dir() and loaded.facts["trust_remote_code"] is True
-    assert "Own" in type(loaded.unet).__name__ + type(loaded.pipe).__name__
+    assert "Own" in type(loaded.denoiser).__name__ + type(loaded.pipe).__name__
     assert {k: v for k, v in fingerprint(loaded).items() if k.endswith(":")} == {
         k: v for k, v in fingerprint(tiny).items() if k.endswith(":")
     }

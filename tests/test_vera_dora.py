@@ -233,7 +233,7 @@ def learned(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: Ca
             backbone, seen, so_far = _loaded(str(tiny_folder)), [], []
 
             def look(phase: str, step: int) -> None:
-                seen.append(dict(backbone.unet.named_buffers()))
+                seen.append(dict(backbone.denoiser.named_buffers()))
 
             for number in (1, 2, 3):
                 before = so_far[-1].state if so_far else None
@@ -253,8 +253,8 @@ def test_each_variant_trains_and_carries_each_adapter(
     before = fingerprint(tiny)
     found = tasks(DCScore, tiny, make_task, 2, variant=variant, adapter=kind, **ONE)
     assert fingerprint(tiny) == before
-    shapes = {n: tiny.unet.get_submodule(n).weight.shape for n in layers(tiny)}
-    assert len(shapes) == 8 * sum(n.endswith("attn1") for n, _ in tiny.unet.named_modules()) > 0
+    shapes = {n: tiny.denoiser.get_submodule(n).weight.shape for n in layers(tiny)}
+    assert len(shapes) == 8 * sum(n.endswith("attn1") for n, _ in tiny.denoiser.named_modules()) > 0
     rank, width = SMALL["rank"], tiny.word_embedding("dog").numel()
     if kind == "vera":
         count = sum(out + rank for out, _ in shapes.values())
@@ -281,7 +281,7 @@ def test_each_variant_trains_and_carries_each_adapter(
 def test_what_is_installed_is_the_equation(tiny: Backbone, learned: Callable, kind: str) -> None:
     so_far, seen = learned(kind)
     state = so_far[-1].state
-    pristine = {n: tiny.unet.get_submodule(n).weight.detach().double().numpy() for n in layers(tiny)}
+    pristine = {n: tiny.denoiser.get_submodule(n).weight.detach().double().numpy() for n in layers(tiny)}
     A, B = seen[-1].values() if kind == "vera" else (None, None)
     wanted = expected(kind, state.part("adapter/dog2"), pristine, A, B)
     method = DCScore(DCScore.Options(**SMALL, adapter=kind))
@@ -366,7 +366,7 @@ def test_the_fisher_is_of_the_vectors_too(tiny: Backbone, make_task: Callable, l
     total = {k: torch.zeros_like(v) for k, v in phi.items()}
     for batch in training.batches(tiny, make_task(tiny, "vase", 2), 2, 1, "fisher"):
         words = tiny.encode_prompts([batch.template.replace("{}", "<v2> vase")])
-        error = ((tiny.unet(batch.noisy, batch.timesteps, words).sample - batch.noise) ** 2).mean()
+        error = ((tiny.denoiser(batch.noisy, batch.timesteps, words).sample - batch.noise) ** 2).mean()
         for k, slope in zip(phi, torch.autograd.grad(error, list(phi.values())), strict=True):
             total[k] += slope**2 / 2
     mean = torch.cat([v.flatten() for v in total.values()]).mean()
@@ -396,13 +396,13 @@ def test_dora_on_convolutions_learns_and_installs_them(tiny: Backbone, make_task
     chosen = {**ONE, "adapter": "dora", "variant": "ewc", "target_modules": ("attn2.to_k", "conv1")}
     state = learn(DCScore, tiny, make_task, 1, None, **chosen).state
     factors = {k: v.double().numpy() for k, v in state.part("adapter/dog").items()}
-    named = {n for n, _ in tiny.unet.named_modules() if n.endswith(("attn2.to_k", "conv1"))}
+    named = {n for n, _ in tiny.denoiser.named_modules() if n.endswith(("attn2.to_k", "conv1"))}
     assert {k.rpartition(".")[0] for k in factors} == named and any(n.endswith("conv1") for n in named)
-    pristine = {n: tiny.unet.get_submodule(n).weight.detach().double().numpy() for n in named}
+    pristine = {n: tiny.denoiser.get_submodule(n).weight.detach().double().numpy() for n in named}
     method = DCScore(DCScore.Options(**{**SMALL, **chosen}))
     with tiny.installed(method, state, ("dog",)):
         for name, W in pristine.items():
             wanted = by_loops_dora(W, *(factors[f"{name}.{side}"] for side in adapters.TRAINED["dora"]))
-            found = tiny.unet.get_submodule(name).weight.detach().double().numpy()
+            found = tiny.denoiser.get_submodule(name).weight.detach().double().numpy()
             np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=1e-5)
             assert np.abs(found - W).max() > 1e-4

@@ -22,7 +22,7 @@ def test_all_weights_are_the_unets_and_with_words_the_encoders_but_not_their_tab
     tiny: Backbone, make_task: Callable
 ) -> None:
     encoder = tiny.vocabulary.encoders[0]
-    of_unet = {f"weights/{name}" for name, _ in tiny.unet.named_parameters()}
+    of_unet = {f"weights/{name}" for name, _ in tiny.denoiser.named_parameters()}
     of_words = sum(p.numel() for p in tiny.pipe.text_encoder.parameters()) - encoder.table.weight.numel()
     theta, (rate, trained) = weights_or_lora.begin(tiny, make_task(tiny), FULL)
     assert (theta.keys(), rate, len(trained)) == (of_unet, 1.0, len(of_unet))

@@ -1,8 +1,14 @@
-"""Pipelines that methods change and that are put back: `load`, `Backbone`."""
+"""Pipelines that methods change and that are put back: `load`, `Backbone`, `Family`."""
 
 from typing import Any
 
-_DOOR = {"Backbone": "backbone", "MINIATURE": "hub", "fingerprint": "backbone", "load": "loading"}
+_DOOR = {
+    "Backbone": "backbone",
+    "Family": "families.family",
+    "MINIATURE": "hub",
+    "fingerprint": "backbone",
+    "load": "loading",
+}
 
 
 def __getattr__(

@@ -19,12 +19,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from cpbench.backbones.families import layers_by_role
 from cpbench.errors import UserError
 
 if TYPE_CHECKING:
     from cpbench.backbones.backbone import Backbone
+    from cpbench.backbones.families.family import Role
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+# roles of layers, for which each family knows the names
+ATTENTION: tuple[Role, ...] = ("attention",)
+TEXT_ATTENTION: tuple[Role, ...] = ("text_attention",)
+TEXT_KEYS_VALUES: tuple[Role, ...] = ("text_keys_values",)
 Kind = Literal["lora", "vera", "dora"]
 TRAINED = {  # of a layer, by peft's names
     "lora": ("lora_A", "lora_B"),
@@ -34,11 +39,12 @@ TRAINED = {  # of a layer, by peft's names
 
 
 def matching_modules(root: nn.Module, target_modules: Iterable[str]) -> list[str]:
-    """Names of the linear and convolution layers whose path ends with one of `target_modules`.
+    """Names of the linear and convolution layers whose path ends with one of `target_modules`, or that have such a role.
 
     Raises ValueError if one of the targets matches nothing: a silent miss would train less than was asked for.
     """
-    wanted, found, hit = tuple(target_modules), [], set()
+    roles = layers_by_role(root)
+    wanted, found, hit = [end for target in target_modules for end in roles.get(target, (target,))], [], set()
     for name, module in root.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             ends = [w for w in wanted if name == w or name.endswith("." + w)]
@@ -110,8 +116,9 @@ def inner_name(factor: str) -> str:
 
 def refuse_convolutions(method: str, root: nn.Module, target_modules: Sequence[str]) -> None:
     """UserError if one of `target_modules` means a convolution: peft has VeRA for linear layers alone."""
+    roles = layers_by_role(root)
     there = ["." + name for name, module in root.named_modules() if isinstance(module, nn.Conv2d)]
-    odd = [w for w in target_modules if any(name.endswith("." + w) for name in there)]
+    odd = [w for w in target_modules for end in roles.get(w, (w,)) if any(name.endswith("." + end) for name in there)]
     if odd:
         rest = ", ".join([w for w in target_modules if w not in odd] or ATTENTION)
         raise UserError(
@@ -188,7 +195,7 @@ def side_by_side(loras: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch
 def add_to_weights(backbone: Backbone, changes: Mapping[str, torch.Tensor]) -> None:
     """W + change for the weights of the named layers; see `Backbone.replace_weights`."""
     names = {f"{layer}.weight": change for layer, change in changes.items()}
-    backbone.replace_weights({k: backbone.unet.get_parameter(k) + v for k, v in names.items()})
+    backbone.replace_weights({k: backbone.denoiser.get_parameter(k) + v for k, v in names.items()})
 
 
 # VeRA and DoRA as what they stand for

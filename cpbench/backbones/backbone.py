@@ -11,21 +11,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from cpbench.backbones import adapters, schedulers
+from cpbench.backbones import adapters
+from cpbench.backbones.families import family_of
 from cpbench.backbones.hub import MINIATURE as MINIATURE
 from cpbench.backbones.hub import hash_folder as hash_folder
+from cpbench.backbones.processes import process_of
+from cpbench.backbones.processes.process import Process
 from cpbench.backbones.untrusted import loading
 from cpbench.backbones.vocabulary import Vocabulary
 from cpbench.errors import RulesError
+from cpbench.moved import warn_once
 
 MEGAPIXEL = 2**20
 
 
 class Backbone:
-    """A Stable Diffusion pipeline with its parts at hand.
+    """A diffusers pipeline with its parts at hand: its denoiser, autoencoder and vocabulary, its family and process.
 
     Methods change it only through `add_lora`, `add_token` and `replace_weights`; `restore` undoes them all, and refuses any
-    other change. `unet_evaluations` counts every picture that went through the UNet, in training and in drawing;
+    other change. `unet_evaluations` counts every picture that went through the denoiser, in training and in drawing;
     `trainable_parameters` is what the last task trained. `offload`: see `drawing`.
     """
 
@@ -40,11 +44,13 @@ class Backbone:
     ):
         self.offload = offload
         self.pipe, self.name, self.device, self.weights_hash = pipe, name, torch.device(device), weights_hash
-        self.picture_size = picture_size or pipe.unet.config.sample_size * pipe.vae_scale_factor
-        self.dtype = pipe.unet.dtype
-        self.unet: nn.Module = pipe.unet
+        self.family = family_of(pipe)
+        self.picture_size = picture_size or self.family.picture_size
+        self.denoiser: nn.Module = getattr(pipe, self.family.denoiser)
+        self.dtype = self.denoiser.dtype
         self.vae: nn.Module = pipe.vae
-        self.vocabulary = Vocabulary(pipe)
+        self.vocabulary = Vocabulary(pipe, self.family.tokenizers)
+        self._process = process_of(pipe.scheduler)
         for _, part in self.parts():
             part.requires_grad_(False).eval().to(device)
         self._originals: dict[str, nn.Module] = {}
@@ -53,13 +59,13 @@ class Backbone:
         self.unet_evaluations = 0
         self.trainable_parameters = 0
         self.facts: dict[str, Any] = {}
-        self.unet.register_forward_pre_hook(self._count, with_kwargs=True)
+        self.denoiser.register_forward_pre_hook(self._count, with_kwargs=True)
         # tensors themselves, with torch's count of their in-place changes
         self._pristine = {name: (tensor, tensor._version) for name, tensor in self._tensors()}
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
-        """The pipeline's networks by name: unet, vae, text_encoder, and text_encoder_2 where there is one."""
-        yield "unet", self.unet
+        """The pipeline's networks by name: the denoiser, vae, and the text encoders."""
+        yield self.family.denoiser, self.denoiser
         yield "vae", self.vae
         yield from self.vocabulary.named_encoders()
 
@@ -70,6 +76,19 @@ class Backbone:
 
     def _count(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self.unet_evaluations += len(args[0] if args else kwargs["sample"])
+
+    @property
+    def process(self) -> Process:
+        """How noise comes in, by the pipeline's scheduler."""
+        if self._process.own is not self.pipe.scheduler:
+            self._process = process_of(self.pipe.scheduler)
+        return self._process
+
+    @property
+    def unet(self) -> nn.Module:
+        """`denoiser`, by the name of cpbench 0.1, until 0.3."""
+        warn_once("Backbone.unet", "Backbone.denoiser")
+        return self.denoiser
 
     @property
     def text_encoder(self) -> nn.Module:
@@ -85,10 +104,9 @@ class Backbone:
         return self.vocabulary.rows
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one picture's latent."""
-        side = self.picture_size // self.pipe.vae_scale_factor
-        return self.unet.config.in_channels, side, side
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of one picture's latent: (channels, height, width)."""
+        return self.family.latent_shape(self.picture_size)
 
     @contextmanager
     def precision(self) -> Iterator[None]:
@@ -103,7 +121,7 @@ class Backbone:
         draws (diffusers' enable_model_cpu_offload)."""
         if not self.offload:
             can = self.dtype == torch.float32 and adapters.is_lora(self.factors)
-            with adapters.merged(self.unet, self._originals, self.factors) if can else nullcontext():
+            with adapters.merged(self.denoiser, self._originals, self.factors) if can else nullcontext():
                 yield
             return
         moved = [(m, n, b) for _, part in self.parts() for m in part.modules() for n, b in m._buffers.items()]
@@ -120,31 +138,31 @@ class Backbone:
     def check(self, num_inference_steps: int) -> None:
         """UserError, in one line, for parts that do not work together: so that it shows before anything is spent.
 
-        The solver's steps are set; one word is added, one latent noised, one call made of the UNet, one picture encoded and
-        decoded, the smallest that the UNet can halve. No picture is drawn, no generator moved, the backbone pristine after.
+        The solver's steps are set; one word is added, one latent noised, one call made of the denoiser, one picture encoded
+        and decoded, the smallest that it takes. No picture is drawn, no generator moved, the backbone pristine after.
         """
         evaluations, what = self.unet_evaluations, f"backbone {self.name}"
-        scale = self.pipe.vae_scale_factor
-        side = 2 ** (len(self.unet.config.block_out_channels) - 1)
+        scale, side = self.pipe.vae_scale_factor, self.family.smallest_side
         try:
             with loading(what):
-                schedulers.solver(self.pipe.scheduler, num_inference_steps)
+                self.process.solver(num_inference_steps)
                 self.add_token("<v1>", self.word_embedding("a"))
                 prompt_embeds = self.encode_prompts(["a photo of a <v1>"])
                 grey = np.full((1, side * scale, side * scale, 3), 127, np.uint8)
                 mean, _ = self.encode_images(grey)
-                if mean.shape != (1, self.unet.config.in_channels, side, side):
+                if mean.shape != (1, *self.family.latent_shape(side * scale)):
                     raise ValueError(f"a picture's latent is {tuple(mean.shape)}, and not 1/{scale} of the picture")
-                scheduler = schedulers.training(self.pipe.scheduler)
-                at = torch.tensor([scheduler.config.num_train_timesteps // 2], device=self.device)
+                t = self.process.evenly(1).to(self.device)
                 noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
-                predicted = self.predict(scheduler.add_noise(mean, noise, at), at, prompt_embeds)
+                predicted = self.predict(self.process.noised(mean, noise, t), t, prompt_embeds)
                 if predicted.shape != mean.shape:
-                    raise ValueError(f"the UNet predicts {tuple(predicted.shape)} of latents {tuple(mean.shape)}")
+                    raise ValueError(
+                        f"the {self.family.denoiser} predicts {tuple(predicted.shape)} of latents {tuple(mean.shape)}"
+                    )
                 pictures = self.decode_latents(mean)
                 if pictures.shape != grey.shape:
                     raise ValueError(f"a decoded picture is {pictures.shape}, and not {grey.shape}")
-                for found, part in ((predicted, "UNet"), (torch.from_numpy(pictures), "VAE")):
+                for found, part in ((predicted, self.family.denoiser), (torch.from_numpy(pictures), "vae")):
                     if not found.isfinite().all():
                         raise ValueError(
                             f"what its {part} gives is no number (NaN) in {self.dtype}; try --dtype float32"
@@ -164,12 +182,12 @@ class Backbone:
         kind: adapters.Kind = "lora",
         seed: int = 0,
     ) -> dict[str, nn.Parameter]:
-        """LoRA, or a relative of it, on the UNet's layers whose names end with `target_modules`; see `adapters.add_lora`."""
+        """LoRA, or a relative of it, on the denoiser's layers of these roles or endings of names; see `adapters.add_lora`."""
         if self._originals:
             raise RuntimeError("this backbone carries a LoRA already: restore() it first")
-        found = adapters.matching_modules(self.unet, target_modules)
-        self._originals = {n: self.unet.get_submodule(n) for n in found}
-        self.factors = adapters.add_lora(self.unet, found, rank, generator, values, kind, seed)
+        found = adapters.matching_modules(self.denoiser, target_modules)
+        self._originals = {n: self.denoiser.get_submodule(n) for n in found}
+        self.factors = adapters.add_lora(self.denoiser, found, rank, generator, values, kind, seed)
         return self.factors
 
     def add_token(self, token: str, value: torch.Tensor) -> nn.Parameter:
@@ -179,7 +197,7 @@ class Backbone:
     def replace_weights(self, values: Mapping[str, torch.Tensor]) -> dict[str, nn.Parameter]:
         """The parameters of these names become new ones with these values; the originals wait for `restore`.
 
-        Names are the UNet's; with "text_encoder." or "text_encoder_2." before them, that part's. Call it before `add_lora`
+        Names are the denoiser's; with "text_encoder." or "text_encoder_2." before them, that part's. Call it before `add_lora`
         and `add_token`, which give layers new names. Returns the new parameters, which ask for gradients.
         """
         if self._originals:
@@ -197,11 +215,12 @@ class Backbone:
         """The network that a name of `replace_weights` belongs to, and the parameter's name in it."""
         part, _, own = name.partition(".")
         encoders = dict(self.vocabulary.named_encoders())
-        return (encoders[part], own) if part in encoders else (self.unet, name)
+        return (encoders[part], own) if part in encoders else (self.denoiser, name)
 
     def as_loaded(self, name: str) -> nn.Parameter:
         """The parameter that a name of `replace_weights` stood for before anything was put in."""
-        return self._pristine[f"unet.{name}" if self._part_of(name)[0] is self.unet else name][0]
+        own = self._part_of(name)[0] is self.denoiser
+        return self._pristine[f"{self.family.denoiser}.{name}" if own else name][0]
 
     def word_embedding(self, word: str) -> torch.Tensor:
         """Mean embedding (d,) of a word's tokens in the pristine table."""
@@ -219,7 +238,7 @@ class Backbone:
 
     def restore(self) -> None:
         """Put every module that was touched back: parameters, module types and tokenizer as they were loaded."""
-        adapters.remove_lora(self.unet, self._originals)
+        adapters.remove_lora(self.denoiser, self._originals)
         self._originals, self.factors = {}, {}
         self.vocabulary.restore()
         for name in self.weights:
@@ -260,8 +279,9 @@ class Backbone:
         parts: dict[str, torch.Tensor] = {f"lora/{k}": v for k, v in self.factors.items()}
         parts |= {f"weight/{k}": v for k, v in self.weights.items()}
         parts |= {f"token/{k}": v for k, v in self.rows.items()}
+        own = self.family.denoiser
         # VeRA's projections are the only buffers that come in with what is put in
-        parts |= {f"frozen/{k}": v for k, v in self.unet.named_buffers() if f"unet.{k}" not in self._pristine}
+        parts |= {f"frozen/{k}": v for k, v in self.denoiser.named_buffers() if f"{own}.{k}" not in self._pristine}
         for key in sorted(parts):
             digest.update(key.encode())
             digest.update(memoryview(parts[key].detach().float().cpu().contiguous().numpy()).cast("B"))
@@ -276,30 +296,27 @@ class Backbone:
         words: torch.Tensor,
         factors: Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """The UNet's output (n, c, h, w); with `factors`, as if the LoRA's A and B were these (a frozen teacher's, say)."""
-        hidden, pooled = self.vocabulary.split(words)
-        given = (noisy.to(self.dtype), timesteps, hidden.to(self.dtype))
-        added = {} if pooled is None else {"added_cond_kwargs": self._added(pooled)}
+        """The denoiser's output (n, c, h, w); with `factors`, as if the LoRA's A and B were these (a frozen teacher's, say)."""
+        hidden, more = self.family.arguments(words, self.picture_size, self.dtype)
+        given = (noisy.to(self.dtype), timesteps, hidden)
         with self.precision():
             if factors is None:
-                return self.unet(*given, **added).sample
+                return self.denoiser(*given, **more).sample
             values = {adapters.inner_name(k): v for k, v in factors.items()}
-            return torch.func.functional_call(self.unet, values, given, added).sample
-
-    def _added(self, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What SDXL's UNet wants besides words: pooled embeddings, and sizes and crop (Podell et al. 2023, 2.2): none cut."""
-        size = self.picture_size
-        ids = torch.tensor([size, size, 0, 0, size, size], dtype=self.dtype, device=pooled.device)
-        return {"text_embeds": pooled.to(self.dtype), "time_ids": ids.expand(len(pooled), -1)}
+            return torch.func.functional_call(self.denoiser, values, given, more).sample
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """Words (n, tokens, d) for `predict`, with gradients to token rows that ask for them; see `Vocabulary.encode`."""
+        """Words (n, tokens, d) for `predict`, with gradients to token rows that ask for them; see `Family.encode_prompts`."""
         with self.precision():
-            return self.vocabulary.encode(prompts)
+            return self.family.encode_prompts(self.vocabulary, prompts)
+
+    def hidden_states(self, words: torch.Tensor) -> torch.Tensor:
+        """Of what `encode_prompts` returned, the states (n, tokens, d) of the prompts' own tokens."""
+        return self.family.hidden_states(words)
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of the latents of uint8 (n, h, w, 3) images, in the UNet's scale, float32.
+        """Mean and standard deviation of the latents of uint8 (n, h, w, 3) images, in the denoiser's scale, float32.
 
         A tiny autoencoder (TAESD) has no deviation: it is 0.
         """
@@ -311,34 +328,23 @@ class Backbone:
                 mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
             else:
                 mean, std = encoded.latents, torch.zeros_like(encoded.latents)
-            shift, spread = self._standard
-            means.append((mean.float() - shift) * self.vae.config.scaling_factor / spread)
-            stds.append(std.float() * self.vae.config.scaling_factor / spread)
+            mean, std = self.family.normalised(mean.float(), std.float())
+            means.append(mean)
+            stds.append(std)
         return torch.cat(means), torch.cat(stds)
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
-        """Pictures (n, h, w, 3), float32 in [0, 1], of latents in the UNet's scale."""
+        """Pictures (n, h, w, 3), float32 in [0, 1], of latents in the denoiser's scale."""
         out = []
         for part in self._few(latents):
-            shift, spread = self._standard
-            z = part.to(self.vae.dtype) * spread / self.vae.config.scaling_factor + shift
+            z = self.family.denormalised(part.to(self.vae.dtype))
             x = self.vae.decode(z.to(self.vae.dtype)).sample.float()
             out.append((x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
         return np.concatenate(out)
 
-    @property
-    def _standard(self) -> tuple[Any, Any]:
-        """Mean and spread by which latents are standardised, as the pipeline does: SDXL's by channel, or by a shift alone."""
-        config = self.vae.config
-        given = [getattr(config, key, None) for key in ("latents_mean", "latents_std")]
-        if not self.vocabulary.pooled or None in given:
-            return getattr(config, "shift_factor", None) or 0.0, 1.0
-        mean, std = (torch.tensor(values, device=self.device).view(1, -1, 1, 1) for values in given)
-        return mean, std
-
     def _few(self, things: Any) -> Iterator[Any]:
-        """`things` in parts of a million pixels: an autoencoder needs far more memory for a picture than the UNet."""
+        """`things` in parts of a million pixels: an autoencoder needs far more memory for a picture than a denoiser."""
         n = max(1, MEGAPIXEL // self.picture_size**2)
         return (things[i : i + n] for i in range(0, len(things), n))
 

@@ -20,6 +20,7 @@ from cpbench import remembered
 from cpbench.backbones.options import BACKBONES, Loading
 from cpbench.backbones.untrusted import INDEX, PICKLES, _pickled, check_index, parts_of, read_json
 from cpbench.errors import UserError, near, quoted
+from cpbench.miniature import is_miniature
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
 # repository and commit; a name keeps its commit until a version of cpbench says otherwise
@@ -62,7 +63,7 @@ def folder_of(
 ) -> tuple[Path, str | None]:
     """(folder, commit) of a backbone or vae by built-in name, hub id or local folder; None as commit but for the hub's."""
     index, loading = INDEX[what], loading or Loading()
-    if what == "backbone" and name == "miniature":
+    if what == "backbone" and is_miniature(name):
         return MINIATURE, None
     local = Path(os.path.expanduser(name))
     if os.path.isfile(local / index):  # unlike pathlib's, calm about names too long to be a file's

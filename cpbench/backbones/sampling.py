@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cpbench.backbones import schedulers
 from cpbench.backbones.backbone import Backbone
 from cpbench.errors import UserError
 from cpbench.files import seed_of
@@ -15,14 +14,14 @@ from cpbench.files import seed_of
 
 @dataclass(frozen=True)
 class Sampler:
-    """How pictures are drawn. `batch_size` counts pictures a pipeline call (guidance doubles what the UNet sees)."""
+    """How pictures are drawn. `batch_size` counts pictures a pipeline call (guidance doubles what the denoiser sees)."""
 
     num_inference_steps: int = 10
     guidance_scale: float = 4.0
     batch_size: int = 16
 
     def evaluations(self, pictures: int) -> int:
-        """UNet evaluations that drawing so many pictures takes: with guidance, two a step."""
+        """Evaluations that drawing so many pictures takes where no backbone is loaded yet: with guidance, two a step."""
         return pictures * self.num_inference_steps * (2 if self.guidance_scale > 1 else 1)
 
 
@@ -37,6 +36,11 @@ class Wanted:
     index: int
 
 
+def evaluations(backbone: Backbone, sampler: Sampler, pictures: int) -> int:
+    """Evaluations of the backbone's denoiser that drawing so many pictures takes."""
+    return pictures * sampler.num_inference_steps * backbone.family.evaluations_a_step(sampler.guidance_scale)
+
+
 def noise(backbone: Backbone, want: Wanted) -> torch.Tensor:
     """Standard normal (c, h, w), drawn on the CPU in float32 from (seed, concept, prompt, index)."""
     seed = seed_of(want.seed, "noise", want.concept, want.template, want.index)
@@ -47,23 +51,22 @@ def noise(backbone: Backbone, want: Wanted) -> torch.Tensor:
 def draw(backbone: Backbone, wanted: list[Wanted], sampler: Sampler) -> np.ndarray:
     """The pictures, uint8 (n, h, w, 3), in batches cut from `wanted` in order."""
     pipe = backbone.pipe
-    original = pipe.scheduler
+    original, process = pipe.scheduler, backbone.process
     out = []
     try:
         with backbone.drawing():
             for i in range(0, len(wanted), sampler.batch_size):
                 part = wanted[i : i + sampler.batch_size]
                 # a fresh scheduler a call: a multistep solver remembers its last steps
-                pipe.scheduler = schedulers.solver(original, sampler.num_inference_steps)
+                pipe.scheduler = process.solver(sampler.num_inference_steps)
                 latents = torch.stack([noise(backbone, w) for w in part]).to(backbone.device, backbone.dtype)
                 with backbone.precision():
                     drawn = pipe(
-                        prompt=[w.prompt for w in part],
+                        **backbone.family.sampling_arguments([w.prompt for w in part], sampler.guidance_scale),
                         height=backbone.picture_size,
                         width=backbone.picture_size,
                         latents=latents,
                         num_inference_steps=sampler.num_inference_steps,
-                        guidance_scale=sampler.guidance_scale,
                         output_type="latent",  # decoded outside of mixed precision
                     ).images
                 pictures = backbone.decode_latents(drawn)

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cpbench.backbones.families import FAMILIES
 from cpbench.backbones.options import Loading
 from cpbench.errors import UserError, quoted
 
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 INDEX = {"backbone": "model_index.json", "vae": "config.json"}  # the file that says what a folder holds
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 LIBRARIES = ("diffusers", "transformers", None)  # that a pipeline's parts come from; None: the part is left out
@@ -38,8 +38,8 @@ def check_index(index: Mapping[str, Any], what: str, loading: Loading) -> None:
     kind = index.get("_class_name")
     if isinstance(kind, list) and not loading.trust_remote_code:
         raise UserError(f"{what}: is a pipeline with Python code of its own ({quoted(kind[:1])}); {TRUST}")
-    if kind not in PIPELINES and not isinstance(kind, list):  # a list: a class of its own, and the user trusts it
-        raise UserError(f"{what}: is a {quoted(kind)}; cpbench personalizes {' and '.join(PIPELINES)}")
+    if kind not in tuple(FAMILIES) and not isinstance(kind, list):  # a list: a class of its own, and the user trusts it
+        raise UserError(f"{what}: is a {quoted(kind)}; cpbench personalizes {' and '.join(FAMILIES)}")
 
 
 def check_pipeline(folder: Path, name: str, loading: Loading) -> dict[str, Any]:

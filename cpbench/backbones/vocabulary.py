@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,28 +40,21 @@ class Encoder:
 class Vocabulary:
     """The pipeline's encoders, and the rows that were added to their tables, by word."""
 
-    def __init__(self, pipe: Any):
+    def __init__(self, pipe: Any, tokenizers: Iterable[str]):
+        """tokenizers: their names in the pipeline, in the order of the parts of a word's embedding."""
         self.pipe = pipe
         self.rows: dict[str, nn.Parameter] = {}
         self.encoders: list[Encoder] = []
         start = 0
-        for suffix in ("", "_2"):
-            model = getattr(pipe, f"text_encoder{suffix}", None)
-            if model is None:
-                continue
-            tokenizer = getattr(pipe, f"tokenizer{suffix}")
+        for name in tokenizers:
+            model, tokenizer = getattr(pipe, encoder_name(name)), getattr(pipe, name)
             text_model = getattr(model, "text_model", model)
             # a text config whose eos_token_id is not the tokenizer's pools at the wrong place (METHODS.md 0.7)
             model.config.eos_token_id = text_model.eos_token_id = tokenizer.eos_token_id
             table = text_model.embeddings.token_embedding
             part = slice(start, start + table.embedding_dim)
-            self.encoders.append(Encoder(f"tokenizer{suffix}", model, tokenizer, table, part))
+            self.encoders.append(Encoder(name, model, tokenizer, table, part))
             start = part.stop
-
-    @property
-    def pooled(self) -> bool:
-        """Whether the UNet also wants the last encoder's pooled embedding, as SDXL's does."""
-        return self.pipe.unet.config.addition_embed_type == "text_time"
 
     def add(self, token: str, value: torch.Tensor) -> nn.Parameter:
         """A new word with the embedding `value` (d,). Returns its row, a float32 parameter of its own.
@@ -136,20 +129,6 @@ class Vocabulary:
         """Which of these token ids are words that were added: bool, in the shape of `ids`."""
         return torch.isin(ids, torch.tensor(list(encoder.ids.values()), dtype=ids.dtype, device=ids.device))
 
-    def encode(self, prompts: list[str]) -> torch.Tensor:
-        """Hidden states (n, tokens, d) of the prompts, with gradients to rows that ask for them.
-
-        With two encoders, those of the layers before the last, side by side; where the UNet wants a pooled embedding, it is
-        one more token at the end, filled up with zeros, so that words stay one tensor that can be repeated and expanded.
-        """
-        outputs = [self._run(encoder, prompts) for encoder in self.encoders]
-        if not self.pooled:
-            return outputs[0][0]
-        hidden = torch.cat([out.hidden_states[-2] for out in outputs], dim=-1)
-        pooled = outputs[-1][0]
-        last = nn.functional.pad(pooled, (0, hidden.shape[-1] - pooled.shape[-1])).unsqueeze(1)
-        return torch.cat([hidden, last], dim=1)
-
     def ids(self, encoder: Encoder, prompts: list[str]) -> torch.Tensor:
         """Token ids (n, tokens) of the prompts. UserError for one with a word that has no row in the encoder's table."""
         return self._tokens(encoder, prompts).input_ids.to(encoder.table.weight.device)
@@ -175,21 +154,24 @@ class Vocabulary:
                 f"encoder has no embedding ({encoder.table.num_embeddings} rows); add the row, or take out the word"
             )
 
-    def _run(self, encoder: Encoder, prompts: list[str]) -> Any:
-        tokens, device, more = self._tokens(encoder, prompts), encoder.table.weight.device, {}
-        if not self.pooled and getattr(encoder.model.config, "use_attention_mask", False):  # as diffusers does
-            more["attention_mask"] = tokens.attention_mask.to(device)
-        return encoder.model(tokens.input_ids.to(device), output_hidden_states=self.pooled, **more)
+    def outputs(self, encoder: Encoder, prompts: list[str], masked: bool = False, all_layers: bool = False) -> Any:
+        """What a text encoder makes of the prompts, with gradients to rows that ask for them.
 
-    def split(self, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What `encode` returned, as (hidden states, pooled embeddings or None)."""
-        if not self.pooled:
-            return words, None
-        return words[:, :-1], words[:, -1, : self.encoders[-1].model.config.projection_dim]
+        masked: what pads a prompt is not looked at. all_layers: with the hidden states of every layer.
+        """
+        tokens, device, more = self._tokens(encoder, prompts), encoder.table.weight.device, {}
+        if masked:
+            more["attention_mask"] = tokens.attention_mask.to(device)
+        return encoder.model(tokens.input_ids.to(device), output_hidden_states=all_layers, **more)
 
     def named_encoders(self) -> Iterator[tuple[str, nn.Module]]:
         for encoder in self.encoders:
-            yield encoder.tokenizer_name.replace("tokenizer", "text_encoder"), encoder.model
+            yield encoder_name(encoder.tokenizer_name), encoder.model
+
+
+def encoder_name(tokenizer_name: str) -> str:
+    """The text encoder's name in a pipeline: text_encoder_2 is the one of tokenizer_2."""
+    return tokenizer_name.replace("tokenizer", "text_encoder")
 
 
 def refuse_unmerged(tokenizer: Any, what: str) -> None:

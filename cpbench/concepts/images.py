@@ -12,6 +12,7 @@ import numpy as np
 from cpbench.concepts import photographs
 from cpbench.concepts.sequences import Concept
 from cpbench.errors import UserError, near
+from cpbench.miniature import is_miniature
 
 if TYPE_CHECKING:
     from cpbench.miniature.world import Identity
@@ -20,7 +21,7 @@ REFERENCES = 5  # drawn pictures a concept, as many as DreamBooth's subjects hav
 
 
 def is_drawn(concept: Concept, backbone: str) -> bool:
-    return concept.drawn and backbone == "miniature"
+    return concept.drawn and is_miniature(backbone)
 
 
 def are_drawn(concepts: Iterable[Concept], backbone: str) -> bool:

@@ -38,7 +38,7 @@ from cpbench.files import hash8, read_json, seed_of, write_atomically, write_jso
 from cpbench.finished import load, scoring
 from cpbench.finished.load import Finished
 from cpbench.learning import diffusion_classifier
-from cpbench.learning.training import TEMPLATES, Batch, noise_scheduler
+from cpbench.learning.training import TEMPLATES, Batch
 from cpbench.method import Method, NotDefined
 from cpbench.metrics import retention
 from cpbench.records import machine, terminal
@@ -95,23 +95,18 @@ def accuracy(counts: ArrayLike) -> NDArray[np.float64]:
 # Asking the model
 
 
-def evenly(draws: int, steps: int) -> list[int]:
-    """The middles of `draws` equal parts of a schedule's timesteps 0 .. steps - 1, as Li et al.'s code has them."""
-    return [(2 * k + 1) * steps // (2 * draws) for k in range(draws)]
-
-
 def noised(backbone: backbones.Backbone, pictures: np.ndarray, draws: int) -> Batch:
     """Pictures uint8 (n, h, w, 3) as a batch of n x draws noised latents, a picture's own behind each other.
 
     Latents are the means of the autoencoder's posterior; noise k is drawn on the CPU in float32 from (SEED, k).
     """
-    scheduler, n = noise_scheduler(backbone), len(pictures)
+    process, n = backbone.process, len(pictures)
     latents = backbone.encode_images(pictures)[0].repeat_interleave(draws, 0)
     generators = [torch.Generator().manual_seed(seed_of(SEED, FOLDER, k)) for k in range(draws)]
     noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in generators]).repeat(n, 1, 1, 1)
     noise = noise.to(latents)
-    timesteps = torch.tensor(evenly(draws, scheduler.config.num_train_timesteps) * n, device=latents.device)
-    noisy = scheduler.add_noise(latents, noise, timesteps)
+    timesteps = process.evenly(draws).repeat(n).to(latents.device)  # the middles of equal parts, as in Li et al.'s code
+    noisy = process.noised(latents, noise, timesteps)
     return Batch(latents, noise, noisy, timesteps, TEMPLATE, torch.arange(n).repeat_interleave(draws))
 
 
@@ -269,7 +264,7 @@ def classify(
         remove_temporary(target)
         batches = {name: noised(backbone, pictures, draws) for name, pictures in real.items()}
         asked = Asked(folder, config, method, backbone, concepts, batches, draws)
-        timesteps = evenly(draws, noise_scheduler(backbone).config.num_train_timesteps)
+        timesteps = backbone.process.evenly(draws).tolist()
         if not made:  # rows of other settings must not be taken for these: first what lists them
             for name in ("classifier.json", "confusion.csv", "matrix.csv"):
                 (target / name).unlink(missing_ok=True)

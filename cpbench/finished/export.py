@@ -11,6 +11,7 @@ from cpbench.errors import UserError, near, quoted
 from cpbench.files import FILE_NAME, plain, prepare_folder, write_atomically
 from cpbench.finished.load import Finished, installed
 from cpbench.method import NotDefined
+from cpbench.miniature import is_miniature
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that load_lora_weights looks for
 ENCODERS = ("clip_l", "clip_g")  # the usual keys of a word's two parts for SDXL
@@ -70,7 +71,7 @@ def _code(words: str) -> str:
 def how_to_load(it: Finished, concepts: Sequence[str], lora: bool, whole: bool, rows: list[str]) -> str:
     kind = type(it.backbone.pipe).__name__
     name, revision = hub.BUILT_IN.get(it.config.backbone, (it.config.backbone, it.config.loading.revision))
-    source = "pipeline" if whole else str(hub.MINIATURE) if name == "miniature" else name
+    source = "pipeline" if whole else str(hub.MINIATURE) if is_miniature(name) else name
     pinned = f", revision={_python(it.config.loading.revision or revision)}" if revision and not whole else ""
     code = ["from diffusers import " + kind, "", f"pipe = {kind}.from_pretrained({_python(source)}{pinned})"]
     if lora:

@@ -8,6 +8,7 @@ from pathlib import Path
 from cpbench.errors import UserError
 from cpbench.judges.judge import Judge
 from cpbench.judges.local import load_clip, load_dino
+from cpbench.miniature import is_miniature
 
 
 def load_for(
@@ -27,7 +28,7 @@ def load_for(
     from cpbench.backbones.backbone import MINIATURE
     from cpbench.judges import published
 
-    own = (MINIATURE if backbone_name == "miniature" else Path(backbone_name)) / "judges"
+    own = (MINIATURE if is_miniature(backbone_name) else Path(backbone_name)) / "judges"
     found = {}
     for kind, asked, words in (("clip", clip, clip_preprocessing), ("dino", dino, dino_preprocessing)):
         wanted = asked or (str(own / kind) if os.path.isdir(own / kind) else published.USUAL[kind])

@@ -16,6 +16,7 @@ from cpbench.files import plain
 from cpbench.leaderboard.columns import COLUMNS, IN_TERMINAL, MORE, RANKS
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import SOURCES, Group, Row
+from cpbench.miniature import is_miniature
 from cpbench.records import terminal
 
 SCHEMA = 3  # of leaderboard.json: a row has its "scores"
@@ -55,7 +56,7 @@ def shared(group: Group) -> dict[str, tuple[str, str]]:
 
 def apart(group: Group) -> str:
     """What to know of a table: photographs on the miniature; why there is another one of this name."""
-    foreign = group.pictures == "photographs" and group.backbone == "miniature"
+    foreign = group.pictures == "photographs" and is_miniature(group.backbone)
     return " ".join(filter(None, [f"These are {ON_THE_MINIATURE}." if foreign else "", differing(group)]))
 
 

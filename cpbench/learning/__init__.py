@@ -6,6 +6,8 @@ Whole modules: `fisher`, `diffusion_classifier`, `functional`, `norms`, `prior_p
 
 from cpbench.backbones.adapters import (
     ATTENTION,
+    TEXT_ATTENTION,
+    TEXT_KEYS_VALUES,
     Kind,
     add_to_weights,
     dora_weights,
@@ -39,12 +41,14 @@ from cpbench.learning.lora import (
 )
 from cpbench.learning.prior_preservation import Prior, prior, prior_evaluations
 from cpbench.learning.semantic_preservation import Preservation, semantic
-from cpbench.learning.training import TEMPLATES, Batch, Loss, Terms, batches, denoising, error, noise_scheduler, train
+from cpbench.learning.training import TEMPLATES, Batch, Loss, Terms, batches, denoising, error, train
 from cpbench.learning.weights_or_lora import WeightsOrLora
 
 __all__ = [
     "ATTENTION",
     "TEMPLATES",
+    "TEXT_ATTENTION",
+    "TEXT_KEYS_VALUES",
     "Backbone",
     "Batch",
     "Kind",
@@ -68,7 +72,6 @@ __all__ = [
     "functional",
     "learn_lora",
     "matching_modules",
-    "noise_scheduler",
     "norms",
     "past_loras",
     "prior",

@@ -5,7 +5,7 @@ shared by all candidates i of a set S:
 
     e_i = || eps - eps_theta(z_t, t, c^i) ||^2,    P(i | z_t) = exp(-e_i / tau) / sum_{j in S} exp(-e_j / tau)
 
-Errors are errors in epsilon whatever the UNet predicts, so that e_i means the same on every backbone.
+Errors are errors in epsilon whatever the denoiser predicts, so that e_i means the same on every backbone.
 """
 
 from __future__ import annotations
@@ -16,29 +16,15 @@ from typing import Literal
 import torch
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.learning.training import Batch, noise_scheduler
+from cpbench.learning.training import Batch
 
 Reduction = Literal["mean", "sum"]
-
-
-def to_epsilon(scheduler, output: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-    """The noise that a UNet output (n, c, h, w) stands for, by the pipeline's prediction type.
-
-    With z_t = a x + s eps: v = a eps - s x gives eps = a v + s z_t; a prediction of x gives eps = (z_t - a x) / s.
-    """
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        return output
-    output, noisy = output.float(), noisy.float()
-    alphas = scheduler.alphas_cumprod.to(noisy)[timesteps].view(-1, 1, 1, 1)
-    a, s = alphas.sqrt(), (1 - alphas).sqrt()
-    return a * output + s * noisy if kind == "v_prediction" else (noisy - a * output) / s
 
 
 def predicted_noise(
     backbone: Backbone, batch: Batch, phrases: Sequence[str], factors: Mapping[str, torch.Tensor] | None = None
 ) -> torch.Tensor:
-    """eps_theta(z_t, t, c^i) of every candidate, (k, n, c, h, w), by one call of the UNet on all k x n.
+    """eps_theta(z_t, t, c^i) of every candidate, (k, n, c, h, w), by one call of the denoiser on all k x n.
 
     factors: LoRA values to use in place of those installed, for teachers.
     """
@@ -46,7 +32,8 @@ def predicted_noise(
     words = backbone.encode_prompts([batch.template.format(p) for p in phrases]).repeat_interleave(n, 0)
     noisy, timesteps = batch.noisy.repeat(k, 1, 1, 1), batch.timesteps.repeat(k)
     output = backbone.predict(noisy, timesteps, words, factors)
-    return to_epsilon(noise_scheduler(backbone), output, noisy, timesteps).float().view(k, n, *batch.noisy.shape[1:])
+    eps = backbone.process.converted(output, noisy, timesteps, "epsilon")
+    return eps.float().view(k, n, *batch.noisy.shape[1:])
 
 
 def errors(predicted: torch.Tensor, noise: torch.Tensor, reduction: Reduction = "mean") -> torch.Tensor:

@@ -18,7 +18,7 @@ from cpbench.method import Method, State, Task
 class Settings(Preservation):
     rank: int = Field(8, ge=1, description="rank of A and B; alpha is the same")
     target_modules: tuple[str, ...] = Field(
-        adapters.ATTENTION, description="ends of the UNet layers' names that get a LoRA"
+        adapters.ATTENTION, description="layers that get a LoRA: roles, or ends of their names"
     )
     steps: int = Field(500, ge=1, description="optimiser steps a task")
     batch_size: int = Field(1, ge=1, description="pictures a step; steps x batch_size UNet evaluations a task")
@@ -72,7 +72,7 @@ def learn_lora(
     after, row = add_words(backbone, task, state, start)
     factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values, kind, seed)
     if kind == "vera":
-        after.facts["vera"] = adapters.vera_facts(backbone.unet, factors, seed)
+        after.facts["vera"] = adapters.vera_facts(backbone.denoiser, factors, seed)
     phrase = method.phrase(task.concept, task.class_noun, after)
     held = semantic(backbone, phrase, task.class_noun, o)
     loss = training.denoising(backbone, phrase, lambda: protect(factors), held)

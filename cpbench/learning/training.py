@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cpbench.backbones import schedulers
 from cpbench.backbones.backbone import Backbone
 from cpbench.errors import RulesError, UserError
 from cpbench.learning import norms
@@ -51,23 +50,8 @@ class Latents:
         return self.mean[which] + self.std[which] * fresh, which % (len(self.mean) // 2)
 
 
-def noise_scheduler(backbone: Backbone):
-    """The training scheduler that belongs to the pipeline's sampling scheduler."""
-    return schedulers.training(backbone.pipe.scheduler)
-
-
-def target(scheduler, batch: Batch) -> torch.Tensor:
-    """What the UNet should predict, by the pipeline's prediction type."""
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        return batch.noise
-    if kind == "v_prediction":
-        return scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps)
-    return batch.latents
-
-
 def denoising(backbone: Backbone, phrase: str, *more: Terms) -> Loss:
-    """The usual loss: mean squared error of what the UNet predicts under the words `phrase` (Rombach et al. 2022, eq. 3).
+    """The usual loss: mean squared error of what the denoiser predicts under the words `phrase` (Rombach et al. 2022, eq. 3).
 
     Each of `more` is called once a step, and its terms go beside this one.
     """
@@ -83,29 +67,31 @@ def denoising(backbone: Backbone, phrase: str, *more: Terms) -> Loss:
 
 
 def error(backbone: Backbone, batch: Batch, words: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of what the UNet predicts under words (n, tokens, d), one of them a picture."""
-    guess = backbone.predict(batch.noisy, batch.timesteps, words)
-    return F.mse_loss(guess.float(), target(noise_scheduler(backbone), batch).float())
+    """Mean squared error of what the denoiser predicts under words (n, tokens, d), one of them a picture, by its time's weight."""
+    guess = backbone.predict(batch.noisy, batch.timesteps, words).float()
+    target = backbone.process.target(batch.latents, batch.noise, batch.timesteps).float()
+    weight = backbone.process.weight(batch.timesteps)
+    if weight is None:
+        return F.mse_loss(guess, target)
+    return (weight.view(-1, *[1] * (guess.ndim - 1)) * (guess - target).square()).mean()
 
 
 def batches(
     backbone: Backbone, task: Task, steps: int, batch_size: int, phase: str, templates: Sequence[str] = TEMPLATES
 ) -> Iterator[Batch]:
     """`steps` batches of the concept's noised latents: a function of (seed, phase, concept) alone."""
-    latents = Latents(backbone, task)
-    scheduler = noise_scheduler(backbone)
+    latents, process = Latents(backbone, task), backbone.process
     generator = task.generator(phase)
     for _ in range(steps):
         z, which = latents.draw(batch_size, generator)
-        # one timestep from each of batch_size equal strata, so that small batches see all noise levels
+        # one time from each of batch_size equal strata, so that small batches see all noise levels
         strata = (
             torch.randperm(batch_size, generator=generator) + torch.rand(batch_size, generator=generator)
         ) / batch_size
-        t = (strata * scheduler.config.num_train_timesteps).long()
-        t = t.clamp(max=scheduler.config.num_train_timesteps - 1).to(z.device)  # rounding may reach the end
+        t = process.times(strata).to(z.device)
         noise = torch.randn(z.shape, generator=generator).to(z)
         template = templates[int(torch.randint(len(templates), (1,), generator=generator))]
-        yield Batch(z, noise, scheduler.add_noise(z, noise, t), t, template, which)
+        yield Batch(z, noise, process.noised(z, noise, t), t, template, which)
 
 
 def train(

@@ -29,7 +29,7 @@ class WeightsOrLora(Options):
     lora_learning_rate: float = Field(1e-4, gt=0, description="of A and B with adapter=lora")
     rank: int = Field(8, ge=1, description="rank of A and B with adapter=lora; alpha is the same")
     target_modules: tuple[str, ...] = Field(
-        adapters.ATTENTION, description="ends of the UNet layers' names that get a LoRA with adapter=lora"
+        adapters.ATTENTION, description="layers (roles, or ends of their names) that get a LoRA with adapter=lora"
     )
 
 
@@ -50,7 +50,7 @@ def begin(backbone: Backbone, task: Task, o: WeightsOrLora, with_words: bool = F
 
 def whole(backbone: Backbone, with_words: bool) -> dict[str, torch.Tensor]:
     """All weights by the names of `replace_weights`: the UNet's, and the text encoders' but for their token tables."""
-    weights = dict(backbone.unet.named_parameters())
+    weights = dict(backbone.denoiser.named_parameters())
     tables = {id(encoder.table.weight) for encoder in backbone.vocabulary.encoders}
     for part, encoder in backbone.vocabulary.named_encoders() if with_words else ():
         weights |= {f"{part}.{name}": p for name, p in encoder.named_parameters() if id(p) not in tables}
@@ -88,7 +88,7 @@ def device_memory(device: torch.device) -> int:
 
 def refuse_full_training(method: str, backbone: Backbone, instead: str) -> None:
     """UserError if the UNet's weights with gradients and AdamW's two moments, all in float32, do not fit the device."""
-    n = sum(p.numel() for p in backbone.unet.parameters())
+    n = sum(p.numel() for p in backbone.denoiser.parameters())
     need, there = 16 * n, device_memory(backbone.device)
     if need > there:
         raise UserError(

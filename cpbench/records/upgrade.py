@@ -55,6 +55,19 @@ EXTENDED = {  # the built-in methods that one extends
 # bits of a clipped norm with it: no code gives those numbers again.
 UNREPEATABLE = ("dataperspective", "dreambooth", "raretoken")
 
+# Schema 1: the names of layers that defaults and presets had, and the roles that they are said by today.
+ROLES = {
+    ("to_q", "to_k", "to_v", "to_out.0"): ["attention"],
+    ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"): [
+        "attention",
+        "feed_forward",
+        "conv1",
+        "conv2",
+    ],
+    ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"): ["text_attention"],
+    ("attn2.to_k", "attn2.to_v"): ["text_keys_values"],
+}
+
 
 def read(folder: Path) -> Any | None:
     """The record of a run folder, see `today`; None where there is none, or it is not whole."""
@@ -88,7 +101,22 @@ def _from_1(given: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
     if isinstance(judges, dict):
         every = {name: identity.completed(it) for name, it in judges.items()}
         facts["judges"] = {k: identity.counted(it) if isinstance(it, dict) else it for k, it in every.items()}
-    return {**_conditions(given), "schema": SCHEMA, "facts": facts}
+    upgraded = {**_conditions(given), "schema": SCHEMA, "facts": _said_by_roles(facts, "options")}
+    upgraded |= {k: _said_by_roles(given[k], "options") for k in ("config",) if k in given}
+    return _said_by_roles(upgraded, "changed")
+
+
+def _said_by_roles(holder: Any, key: str) -> Any:
+    """What holds options under this key, with the layers of `ROLES` said as today."""
+    options = holder.get(key) if isinstance(holder, dict) else None
+    return {**holder, key: _with_roles(options)} if isinstance(options, dict) else holder
+
+
+def _with_roles(options: dict[str, Any]) -> dict[str, Any]:
+    layers = options.get("target_modules")
+    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
+        return options
+    return options | {"target_modules": ROLES.get(tuple(layers), layers)}
 
 
 def _is_unrepeatable(facts: dict[str, Any]) -> bool:

@@ -29,6 +29,7 @@ from cpbench.metrics import matrices as retention_matrices
 from cpbench.metrics import summary as figures_of_scores
 from cpbench.metrics.matrices import SCORE_COLUMNS, reference_row
 from cpbench.metrics.summary import summaries
+from cpbench.miniature import is_miniature
 from cpbench.records import curves, machine, measures_table, tables
 from cpbench.records import record as run_record
 from cpbench.records.measures_table import recorded_pictures
@@ -137,7 +138,7 @@ def read(run: Path) -> Shown:
     """The run in this folder, or the only one below it. UserError if there is none, or its run.json is not a run's."""
     folder = run_record.find(run)
     shown = from_record(read_record(folder), folder)
-    if shown.pictures == "photographs" and part(shown.record, "config").get("backbone") == "miniature":
+    if shown.pictures == "photographs" and is_miniature(part(shown.record, "config").get("backbone")):
         shown.notes.append(f"These are {ON_THE_MINIATURE}.")
     add_scores(shown)
     add_prompts(shown)

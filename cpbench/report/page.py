@@ -23,6 +23,7 @@ from cpbench.errors import UserError
 from cpbench.files import prepare_folder, write_atomically
 from cpbench.metrics.matrices import reference_row
 from cpbench.metrics.summary import TITLES
+from cpbench.miniature import is_miniature
 from cpbench.report import data, plots
 from cpbench.report.data import SHOWN, Shown, figure, judge_of, part, prompts_of, said
 from cpbench.report.pictures import Level, by_concept, columns_of, encoded, fits, gallery, kept, lapses, levels
@@ -351,7 +352,7 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
 def own_judges(run: Shown) -> bool:
     """Whether the CLIP judge is the miniature's."""
     config = part(run.record, "config")
-    return config.get("backbone") == "miniature" and not config.get("clip")
+    return is_miniature(config.get("backbone")) and not config.get("clip")
 
 
 def colours(tasks: int) -> dict[str, Any]:

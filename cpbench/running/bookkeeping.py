@@ -21,6 +21,7 @@ from cpbench.method import State
 from cpbench.metrics import matrices, summary
 from cpbench.metrics.composition import summary as pair_summary
 from cpbench.metrics.summary import summaries
+from cpbench.miniature import is_miniature
 from cpbench.records import machine, measures_table, tables
 from cpbench.records.upgrade import CODE, SCHEMA
 from cpbench.records.upgrade import read as read_record
@@ -138,7 +139,7 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
             "class_nouns": {c.name: c.class_noun for c in run.sequence.concepts},
             "prompts": {c.name: list(run.sequence.evaluation.prompts[c.kind]) for c in run.sequence.concepts},
         },
-        "photographs_on_the_miniature": run.config.backbone == "miniature" and not drawn,
+        "photographs_on_the_miniature": is_miniature(run.config.backbone) and not drawn,
         "pictures": "drawn" if drawn else "photographs",
         "sees_earlier_data": run.method_class.sees_earlier_data,
         "judges": {name: j.identity for name, j in run.judges.items()},

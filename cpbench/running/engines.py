@@ -23,6 +23,7 @@ import yaml
 
 from cpbench import config
 from cpbench.errors import UserError
+from cpbench.miniature import is_miniature
 
 PATIENCE_SECONDS = 60.0  # a run that Ray starts again waits so long for its folder: its first process may be dying
 LOST = -1000  # for the exit code of a process that Ray gave up: nobody saw how it ended
@@ -119,7 +120,7 @@ def room(device: str, backbones: Sequence[str], jobs: int | None, threads: int, 
         slots = [str(n) for _ in range(each) for n in range(torch.cuda.device_count())]
         return Room(min(jobs or len(slots), len(slots)), threads, gpus_per_run, slots)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    need = max(MINIATURE_BYTES if b == "miniature" else OTHERS_BYTES for b in backbones)
+    need = max(MINIATURE_BYTES if is_miniature(b) else OTHERS_BYTES for b in backbones)
     fit = min(cores // threads, psutil.virtual_memory().available // need)
     return Room(jobs or max(1, fit), threads)
 

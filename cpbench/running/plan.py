@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.backbones.sampling import Sampler, Wanted, draw, evaluations
 from cpbench.method import Options, Task
 from cpbench.records.pictures import png_bytes
 from cpbench.running.cost import PeakMemory
@@ -51,9 +51,9 @@ def plan(run: Run) -> Plan:
     numbers = range(1, len(concepts) + 1)
     learning = sum(run.method_class(run.options).unet_evaluations(t) for t in numbers)
     pictures = sum(cell.pictures for t in run.rows for cell in run.cells_of(t))
-    drawing = run.sampler.evaluations(pictures)
+    drawing = evaluations(backbone, run.sampler, pictures)
 
-    short, state, sizes, evaluations = once(run.options), None, [0], backbone.unet_evaluations
+    short, state, sizes, rehearsed = once(run.options), None, [0], backbone.unet_evaluations
     with PeakMemory(backbone.device.type) as memory:
         began = time.perf_counter()
         for t, concept in list(zip(numbers, concepts, strict=True))[:2]:
@@ -61,15 +61,15 @@ def plan(run: Run) -> Plan:
             state = run.method_class(short).learn(backbone, task, state)
             backbone.restore()
             sizes.append(sum(state.bytes_by_kind().values()))
-        learning_seconds, evaluations = time.perf_counter() - began, backbone.unet_evaluations - evaluations
+        learning_seconds, rehearsed = time.perf_counter() - began, backbone.unet_evaluations - rehearsed
         n = run.sampler.batch_size
         short_sampler = Sampler(SAMPLED_STEPS, run.sampler.guidance_scale, n)
         wanted = [Wanted(f"a {concepts[0].class_noun}", run.config.seed, "plan", "a {}", k) for k in range(n)]
         began = time.perf_counter()
         sample = draw(backbone, wanted, short_sampler)
         drawing_seconds = time.perf_counter() - began
-    per_learning = learning_seconds / evaluations if evaluations else 0.0
-    per_drawing = drawing_seconds / short_sampler.evaluations(n)
+    per_learning = learning_seconds / rehearsed if rehearsed else 0.0
+    per_drawing = drawing_seconds / evaluations(backbone, short_sampler, n)
     growth = sizes[-1] - sizes[-2]
     return Plan(
         tasks=len(concepts),

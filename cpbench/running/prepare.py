@@ -14,7 +14,7 @@ import torch
 from cpbench import own_modules
 from cpbench.backbones import adapters, loading
 from cpbench.backbones import backbone as backbones
-from cpbench.backbones.sampling import Sampler
+from cpbench.backbones.sampling import Sampler, evaluations
 from cpbench.concepts import images, prompt_length, sequences
 from cpbench.config import RunConfig
 from cpbench.errors import UserError, near
@@ -117,8 +117,8 @@ class Run:
         return cells.of_row(self.sequence, t, self.pictures_per_prompt, bool(self.config.evaluation.upper_triangle))
 
     def drawing_work(self, t: int) -> int:
-        """UNet evaluations of drawing row t."""
-        return self.sampler.evaluations(sum(cell.pictures for cell in self.cells_of(t)))
+        """Evaluations of drawing row t."""
+        return evaluations(self.backbone, self.sampler, sum(cell.pictures for cell in self.cells_of(t)))
 
 
 def rows_of(config: RunConfig, last: int) -> list[int]:
@@ -185,9 +185,11 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
         try:
             if not targets:
                 raise ValueError("target_modules is empty")
-            adapters.matching_modules(backbone.unet, targets)
+            adapters.matching_modules(backbone.denoiser, targets)
         except ValueError as error:
-            raise UserError(f"method {config.method}: {error}; name layers of the UNet, e.g. to_q") from None
+            raise UserError(
+                f"method {config.method}: {error}; name a role (attention, text_attention, text_keys_values, feed_forward) or layers, e.g. to_q"
+            ) from None
     sampler, per_prompt = drawing_of(config, sequence)
     backbone.check(sampler.num_inference_steps)
     if config.rows and max(config.rows) > len(sequence.concepts):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cpbench.backbones.sampling import Wanted
+from cpbench.backbones.sampling import Wanted, evaluations
 from cpbench.concepts import images, prompt_length
 from cpbench.errors import DamagedState, UserError, quoted
 from cpbench.files import READ_ONLY, file_hash, read_json, write_atomically, write_json
@@ -80,7 +80,7 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
                     real, target = png_bytes(run.images[cell.name][0]), folder_of(folder, cell) / "real.png"
                     write_atomically(target, real, READ_ONLY)
                     placed[target.relative_to(folder).as_posix()] = hashlib.sha256(real).hexdigest()
-            reporter.advance(run.sampler.evaluations(cell.pictures))
+            reporter.advance(evaluations(run.backbone, run.sampler, cell.pictures))
     cost = {
         **watch.record(),
         "drawing_unet_evaluations": run.backbone.unet_evaluations - before,

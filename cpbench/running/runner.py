@@ -17,6 +17,7 @@ from cpbench.concepts import images, photographs
 from cpbench.config import ON_THE_MINIATURE, RunConfig
 from cpbench.files import prepare_folder
 from cpbench.method import Method, Options, State
+from cpbench.miniature import is_miniature
 from cpbench.records import curves, machine, measures_table, terminal
 from cpbench.records.grid import retention_grid
 from cpbench.running import measures, rows
@@ -72,7 +73,7 @@ def _execute(run: Run, progress: Path | None) -> None:
     with Reporter(title, total, progress) as reporter:
         drawn = images.are_drawn(concepts, run.config.backbone)
         what = "drawn stand-ins" if drawn else f"photographs in {where_photographs_are(run)}"
-        if not drawn and run.config.backbone == "miniature":
+        if not drawn and is_miniature(run.config.backbone):
             reporter.say(f"these are {ON_THE_MINIATURE}")
         reporter.say(
             f"{title}: {len(concepts)} concepts ({what}), backbone {run.backbone.name}, seed {run.config.seed}, order {run.config.order}"

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from cpbench import config, own_modules
+from cpbench import config, miniature, own_modules
 from cpbench.concepts import sequences
 from cpbench.errors import UserError, near
 from cpbench.files import prepare_folder, read_json, write_atomically
@@ -37,7 +37,7 @@ class Grid(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     methods: tuple[str, ...] = Field(min_length=1)
     sequences: tuple[str, ...] = Field(min_length=1)
-    backbones: tuple[str, ...] = Field(("miniature",), min_length=1)
+    backbones: tuple[str, ...] = Field((miniature.NAME,), min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     orders: tuple[int, ...] = Field((0,), min_length=1)
     common: dict[str, Any] = {}

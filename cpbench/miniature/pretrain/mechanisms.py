@@ -53,9 +53,9 @@ MECHANISMS = {
 def learn(backbone, mechanism: Mechanism, task: Task) -> str:
     """Train the backbone in place, from pristine; the caller restores it. Returns the words for the concept."""
     phrase = f"<v1> {task.class_noun}"
-    names = [n for n, _ in backbone.unet.named_parameters() if mechanism.weights and n.endswith(mechanism.weights)]
+    names = [n for n, _ in backbone.denoiser.named_parameters() if mechanism.weights and n.endswith(mechanism.weights)]
     row = backbone.add_token("<v1>", backbone.word_embedding(task.class_noun))
-    trained = backbone.replace_weights({n: backbone.unet.get_parameter(n) for n in names})
+    trained = backbone.replace_weights({n: backbone.denoiser.get_parameter(n) for n in names})
     if mechanism.lora:
         trained |= backbone.add_lora(RANK, mechanism.lora, task.generator("lora"))
     groups = [(mechanism.token_learning_rate, [row])]

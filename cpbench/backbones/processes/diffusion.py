@@ -1,6 +1,8 @@
-"""The solver that pictures are drawn with and the noise that methods train on, from whatever scheduler a pipeline ships.
+"""Diffusion by a schedule of alpha-bars (Ho et al. 2020): the noise that methods train on and the solver that samples.
 
-Schedulers of diffusers share names of settings that do not mean the same in each, and their defaults differ. So another
+    z_t = a x_0 + s eps,    a = sqrt(alpha-bar_t),    s = sqrt(1 - alpha-bar_t),    v = a eps - s x_0
+
+What is trained on and the solver come from whatever scheduler a pipeline ships. Schedulers of diffusers share names of settings that do not mean the same in each, and their defaults differ. So another
 class's config is not handed on whole: taken are its noise schedule (betas, number of timesteps, what is predicted, whether
 the last signal-to-noise ratio is made zero), and for the solver where the steps lie. That both came out with the very
 alpha-bars of the pipeline's own scheduler is checked by their values.
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 
+from cpbench.backbones.processes.process import Prediction
 from cpbench.errors import UserError, quoted
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
@@ -20,6 +23,59 @@ SPACING = ("timestep_spacing", "steps_offset")
 SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas", "use_beta_sigmas")
 KNOWN_BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")  # to every class; others have more
 LEARNED = ("learned", "learned_range")
+
+
+class Diffusion:
+    """The process of a pipeline's own scheduler; times are its timesteps, whole numbers from 0, where there is least noise."""
+
+    def __init__(self, own: Any):
+        self.own = own
+        self.scheduler = training(own)
+
+    @property
+    def num_timesteps(self) -> int:
+        return self.scheduler.config.num_train_timesteps
+
+    @property
+    def prediction(self) -> Prediction:
+        kind = self.scheduler.config.prediction_type
+        return {"sample": "x_0", "v_prediction": "v"}.get(kind, kind)
+
+    def times(self, u: torch.Tensor) -> torch.Tensor:
+        last = self.num_timesteps - 1
+        return (u * self.num_timesteps).long().clamp(max=last)  # rounding may reach the end
+
+    def evenly(self, n: int) -> torch.Tensor:
+        return torch.tensor([(2 * k + 1) * self.num_timesteps // (2 * n) for k in range(n)])
+
+    def noised(self, x_0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.scheduler.add_noise(x_0, eps, t)
+
+    def target(self, x_0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if self.prediction == "v":
+            return self.scheduler.get_velocity(x_0, eps, t)
+        return eps if self.prediction == "epsilon" else x_0
+
+    def weight(self, t: torch.Tensor) -> torch.Tensor | None:
+        """None: the simple loss (Ho et al. 2020, eq. 14), in which every time counts the same."""
+        return None
+
+    def converted(self, output: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor, to: Prediction) -> torch.Tensor:
+        if to == self.prediction:
+            return output
+        output, z_t = output.float(), z_t.float()
+        alphas = self.scheduler.alphas_cumprod.to(z_t)[t].view(-1, *[1] * (z_t.ndim - 1))
+        a, s = alphas.sqrt(), (1 - alphas).sqrt()
+        if self.prediction == "epsilon":
+            eps, x_0 = output, (z_t - s * output) / a
+        elif self.prediction == "v":
+            eps, x_0 = a * output + s * z_t, a * z_t - s * output
+        else:
+            eps, x_0 = (z_t - a * output) / s, output
+        return {"epsilon": eps, "x_0": x_0, "v": a * eps - s * x_0}[to]
+
+    def solver(self, num_inference_steps: int) -> Any:
+        return solver(self.own, num_inference_steps)
 
 
 def _said(own: Any, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pipelines that ship other schedulers: the same noise schedule in learning and drawing, no noise of its own, no invention."""
+"""Processes: what is trained on and sampled with, also of pipelines that ship other schedulers than Stable Diffusion's."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cpbench.backbones import schedulers
 from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.processes import diffusion, process_of
 from cpbench.backbones.sampling import Sampler, Wanted, draw
 from cpbench.baselines.seqlora import SequentialLora
 from cpbench.errors import UserError
@@ -30,6 +30,69 @@ def stable_diffusions() -> torch.Tensor:
     return torch.tensor(np.cumprod(1 - betas), dtype=torch.float32)
 
 
+# Times, noise and what is predicted
+
+KINDS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x_0"}
+
+
+def process(prediction_type: str) -> diffusion.Diffusion:
+    return process_of(made("DDIMScheduler", prediction_type=prediction_type))
+
+
+def parts(seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """(x_0, eps, times, a, s) of four latents of two channels."""
+    t, g = torch.tensor([0, 1, 500, 999]), torch.Generator().manual_seed(seed)
+    a = stable_diffusions()[t].view(4, 1, 1, 1)
+    return (*(torch.randn(4, 2, 3, 3, generator=g) for _ in range(2)), t, a.sqrt(), (1 - a).sqrt())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_target_is_the_formula_of_the_prediction_type(kind: str) -> None:
+    x_0, eps, t, a, s = parts()
+    expected = {"epsilon": eps, "v_prediction": a * eps - s * x_0, "sample": x_0}[kind]
+    torch.testing.assert_close(process(kind).target(x_0, eps, t), expected, atol=1e-5, rtol=1e-5)
+    assert process(kind).prediction == KINDS[kind]
+
+
+def test_noise_comes_in_as_the_pipeline_was_trained() -> None:
+    t = torch.arange(1000)
+    assert process("epsilon").num_timesteps == 1000
+    noisy = process("epsilon").noised(torch.ones(1000, 1), torch.full((1000, 1), 2.0), t)
+    a = stable_diffusions().unsqueeze(1)
+    torch.testing.assert_close(noisy, a.sqrt() + 2 * (1 - a).sqrt(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("to", KINDS.values())
+def test_a_true_output_of_any_kind_says_the_truth_of_the_others(kind: str, to: str) -> None:
+    x_0, eps, t, a, s = parts(1)
+    true = {"epsilon": eps, "v": a * eps - s * x_0, "x_0": x_0}
+    got = process(kind).converted(true[KINDS[kind]], a * x_0 + s * eps, t, to)
+    torch.testing.assert_close(
+        got[1:], true[to][1:], atol=2e-3, rtol=2e-3
+    )  # dividing by s = 0.03 at t = 0, a = 0.07 at 999
+
+
+def test_what_is_predicted_already_is_not_computed_again() -> None:
+    output = torch.randn(1, 2, 3, 3, dtype=torch.float64)
+    assert process("epsilon").converted(output, torch.zeros_like(output), torch.tensor([5]), "epsilon") is output
+
+
+def test_times_are_the_quantiles_of_a_uniform_density() -> None:
+    found = process("epsilon").times(torch.tensor([0.0, 0.0009, 0.001, 0.5, 0.9999, 1.0]))
+    assert found.tolist() == [0, 0, 1, 500, 999, 999]
+
+
+def test_times_are_evenly_spaced() -> None:
+    evenly = process("epsilon").evenly
+    assert evenly(1).tolist() == [500] and evenly(4).tolist() == [125, 375, 625, 875]
+    for n in (1, 3, 7, 50):
+        assert [t * n // 1000 for t in evenly(n).tolist()] == list(range(n))  # one in each of equal parts
+
+
+# Schedulers of other kinds: the same noise schedule in learning and drawing, no noise of their own, no invention
+
+
 def made(name: str, **settings: object):
     return getattr(diffusers, name).from_config(SD | settings)
 
@@ -38,8 +101,8 @@ def made(name: str, **settings: object):
 @pytest.mark.parametrize("n", [1, 10, 25, 50])
 def test_every_scheduler_gives_its_noise_schedule_to_learning_and_drawing(name: str, n: int) -> None:
     own = made(name)
-    schedulers.refuse(own, "backbone x")
-    solver, training = schedulers.solver(own, n), schedulers.training(own)
+    diffusion.refuse(own, "backbone x")
+    solver, training = diffusion.solver(own, n), diffusion.training(own)
     for it in (solver, training):
         torch.testing.assert_close(it.alphas_cumprod, stable_diffusions(), rtol=1e-4, atol=1e-7)
     assert len(solver.timesteps.unique()) == n == len(solver.timesteps)
@@ -51,7 +114,7 @@ def test_every_scheduler_gives_its_noise_schedule_to_learning_and_drawing(name: 
 @pytest.mark.parametrize("n", [25, 30, 50])
 def test_rules_for_sigmas_over_odd_schedules_draw_all_their_steps(sigmas: str, odd: dict, n: int) -> None:
     own = made("DPMSolverMultistepScheduler", **{sigmas: True}, **odd)
-    solver, x = schedulers.solver(own, n), torch.ones(1, 1, 2, 2)
+    solver, x = diffusion.solver(own, n), torch.ones(1, 1, 2, 2)
     for t in solver.timesteps:
         x = solver.step(0.5 * x, t, x).prev_sample
     assert x.isfinite().all()
@@ -59,16 +122,16 @@ def test_rules_for_sigmas_over_odd_schedules_draw_all_their_steps(sigmas: str, o
 
 def test_a_rule_that_works_is_kept() -> None:
     own = made("EulerDiscreteScheduler", use_karras_sigmas=True)
-    assert schedulers.solver(own, 10).config.use_karras_sigmas
+    assert diffusion.solver(own, 10).config.use_karras_sigmas
     assert not torch.equal(
-        schedulers.solver(own, 10).sigmas, schedulers.solver(made("EulerDiscreteScheduler"), 10).sigmas
+        diffusion.solver(own, 10).sigmas, diffusion.solver(made("EulerDiscreteScheduler"), 10).sigmas
     )
 
 
 def test_this_solver_keeps_its_config_whole(miniature: Backbone) -> None:
     """The miniature's pictures are those of plain diffusers, bit for bit."""
     own = miniature.pipe.scheduler
-    plain, ours = diffusers.DPMSolverMultistepScheduler.from_config(own.config), schedulers.solver(own, 10)
+    plain, ours = diffusers.DPMSolverMultistepScheduler.from_config(own.config), diffusion.solver(own, 10)
     plain.set_timesteps(10)
     assert torch.equal(ours.timesteps, plain.timesteps) and torch.equal(ours.sigmas, plain.sigmas)
     assert {k: ours.config[k] for k in plain.config if k[0] != "_"} == {
@@ -120,14 +183,14 @@ def test_schedulers_of_community_models_learn_and_draw(
 def test_what_has_no_betas_is_refused_in_one_line(name: str) -> None:
     own = getattr(diffusers, name)()
     if name == "LCMScheduler":  # which has some
-        return schedulers.refuse(own, "backbone x")
+        return diffusion.refuse(own, "backbone x")
     with pytest.raises(UserError, match=f"backbone x: its {name} has no betas"):
-        schedulers.refuse(own, "backbone x")
+        diffusion.refuse(own, "backbone x")
 
 
 def test_a_learned_variance_is_refused() -> None:
     with pytest.raises(UserError, match="wants a variance that the UNet predicts"):
-        schedulers.refuse(made("DDPMScheduler", variance_type="learned_range"), "backbone x")
+        diffusion.refuse(made("DDPMScheduler", variance_type="learned_range"), "backbone x")
 
 
 def test_the_check_before_a_run_takes_the_runs_own_steps_and_leaves_no_trace(tiny: Backbone) -> None:

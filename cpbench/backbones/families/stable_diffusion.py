@@ -1,0 +1,132 @@
+"""Stable Diffusion 1 and 2: a UNet with cross-attention to one CLIP text encoder (Rombach et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from cpbench.backbones.families.family import Role
+from cpbench.backbones.vocabulary import Vocabulary, encoder_name
+from cpbench.errors import UserError, quoted
+
+
+class StableDiffusion:
+    denoiser: ClassVar[str] = "unet"
+    denoiser_class: ClassVar[str] = "UNet2DConditionModel"
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {
+        "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+        "text_attention": ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
+        "text_keys_values": ("attn2.to_k", "attn2.to_v"),
+        "feed_forward": ("ff.net.0.proj", "ff.net.2"),
+    }
+    unread: ClassVar[Mapping[str, Any]] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "image_encoder": None,
+        "requires_safety_checker": False,
+    }
+    float32_vae: ClassVar[bool] = False
+    addition_embed_type: ClassVar[str | None] = None  # what its UNet wants beside the prompt's tokens
+
+    def __init__(self, pipe: Any):
+        self.pipe = pipe
+
+    @property
+    def picture_size(self) -> int:
+        return self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+
+    @property
+    def smallest_side(self) -> int:
+        return 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
+
+    def latent_shape(self, picture_size: int) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        side = picture_size // self.pipe.vae_scale_factor
+        return self.pipe.unet.config.in_channels, side, side
+
+    # Prompts
+
+    def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
+        (encoder,) = vocabulary.encoders
+        masked = getattr(encoder.model.config, "use_attention_mask", False)  # as diffusers does
+        return vocabulary.outputs(encoder, prompts, masked)[0]
+
+    def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        return prompt_embeds
+
+    def arguments(
+        self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        return prompt_embeds.to(dtype), {}
+
+    # Latents
+
+    def _standard(self) -> tuple[Any, Any]:
+        """(shift, spread) by which the pipeline standardises latents, beside its scaling factor."""
+        return getattr(self.pipe.vae.config, "shift_factor", None) or 0.0, 1.0
+
+    def normalised(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (shift, spread), scale = self._standard(), self.pipe.vae.config.scaling_factor
+        return (mean - shift) * scale / spread, std * scale / spread
+
+    def denormalised(self, latents: torch.Tensor) -> torch.Tensor:
+        shift, spread = self._standard()
+        return latents * spread / self.pipe.vae.config.scaling_factor + shift
+
+    # Sampling
+
+    def evaluations_a_step(self, guidance_scale: float) -> int:
+        """Two with guidance, for the prompt and for none."""
+        return 2 if guidance_scale > 1 else 1
+
+    def sampling_arguments(self, prompts: list[str], guidance_scale: float) -> dict[str, Any]:
+        return {"prompt": prompts, "guidance_scale": guidance_scale}
+
+    # What does not fit together
+
+    def refuse_mismatch(self, what: str) -> None:
+        unet, vae, name = self.pipe.unet.config, self.pipe.vae.config, type(self.pipe).__name__
+        needed = [part for t in self.tokenizers for part in (encoder_name(t), t)]
+        if lacking := [part for part in needed if getattr(self.pipe, part, None) is None]:
+            raise UserError(f"{what}: has no {lacking[0]}; {name} draws from prompts with {' and '.join(needed)}")
+        latents = vae.latent_channels
+        if unet.out_channels == 2 * unet.in_channels:
+            raise UserError(
+                f"{what}: its UNet predicts a variance beside the noise ({unet.out_channels} channels for "
+                f"{unet.in_channels}); methods learn the noise alone"
+            )
+        if unet.in_channels == 2 * latents + 1:
+            raise UserError(
+                f"{what}: its UNet is for inpainting ({unet.in_channels} input channels, where a latent has {latents}); "
+                "take a pipeline that draws from text alone"
+            )
+        if not unet.in_channels == unet.out_channels == latents:
+            raise UserError(
+                f"{what}: its VAE's latents have {latents} channels, and its UNet reads {unet.in_channels} and predicts "
+                f"{unet.out_channels}; name a --vae that fits"
+            )
+        for key in ("latents_mean", "latents_std"):
+            if (given := vae.get(key)) is not None and (not isinstance(given, list | tuple) or len(given) != latents):
+                raise UserError(f"{what}: {key} of its VAE must have {latents} numbers; fetch it again")
+        if unet.time_cond_proj_dim is not None:
+            raise UserError(
+                f"{what}: its UNet takes guidance as an input, as those distilled into a few steps do "
+                "(time_cond_proj_dim); methods do not train that; take the model it was distilled from"
+            )
+        if unet.class_embed_type is not None or unet.num_class_embeds is not None:
+            raise UserError(
+                f"{what}: its UNet wants a class label beside the words; take a pipeline that draws from text alone"
+            )
+        if unet.addition_embed_type != self.addition_embed_type or unet.encoder_hid_dim_type is not None:
+            given = unet.encoder_hid_dim_type or unet.addition_embed_type
+            raise UserError(f"{what}: its UNet wants {quoted(given)} beside the words, which {name} does not give")
+        widths = [getattr(self.pipe, encoder_name(t)).config.hidden_size for t in self.tokenizers]
+        wanted = unet.cross_attention_dim
+        if any(width != sum(widths) for width in (wanted if isinstance(wanted, list | tuple) else [wanted])):
+            raise UserError(
+                f"{what}: its text encoder{'s give' if len(widths) > 1 else ' gives'} hidden states of "
+                f"{' + '.join(map(str, widths))}, and its UNet reads {wanted}; the parts are of two models"
+            )
