@@ -23,6 +23,7 @@ from scipy.stats import kendalltau
 from cpbench.leaderboard import entries
 from cpbench.leaderboard.entries import Run
 from cpbench.records import tables
+from cpbench.records.folder import RunFolder
 
 DRAWS = 2000
 JUDGES = ("dino", "DINO"), ("clip_i", "CLIP-I")
@@ -61,7 +62,7 @@ def finals(folder: Path, metric: str) -> pd.DataFrame:
     """Final scores, one row a concept, one column a method: means over its runs."""
     parts: dict[str, list[pd.Series]] = {}
     for run in runs_in(folder):
-        scores = tables.read_scores(run.folder / "scores.csv")
+        scores = tables.read_scores(RunFolder(run.folder).scores)
         if run.state or scores is None:
             continue
         last = len(run.record.sequence.concepts)

@@ -25,13 +25,14 @@ from rich.table import Table
 from scipy.stats import t as student
 
 from cpbench.records import tables
+from cpbench.records.folder import RunFolder, runs_below
 
 DESIGNS = ((2, 1), (4, 1), (4, 2), (8, 1), (8, 2), (8, 4), (16, 2))
 
 
-def final_row(record: Path) -> pd.Series:
+def final_row(folder: Path) -> pd.Series:
     """DINO of the last row, by (concept, prompt, index)."""
-    scores = tables.read_scores(record.parent / "scores.csv")
+    scores = tables.read_scores(RunFolder(folder).scores)
     cells = scores[(scores["kind"] == "cell") & (scores["metric"] == "dino")]
     return cells[cells["row"] == cells["row"].max()].set_index(["concept", "prompt", "index"])["value"]
 
@@ -56,11 +57,11 @@ def half_width(variances: tuple[float, float, float], concepts: int, prompts: in
 
 def main(folder: Path) -> None:
     runs = {}
-    for record in sorted(folder.glob("**/run.json")):
-        facts = json.loads(record.read_text())
+    for run in runs_below(folder):
+        facts = json.loads(RunFolder(run).record.read_text())
         if facts["status"] == "finished" and facts["facts"]["method"] != "base":
             name = " ".join([facts["facts"]["method"], *(f"{k}={v}" for k, v in facts["changed"].items())])
-            runs[name] = final_row(record)
+            runs[name] = final_row(run)
     table = Table(title="95 % half-width of a difference in final DINO", box=None)
     table.add_column("methods")
     table.add_column("difference", justify="right")

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from cpbench.metrics.matrices import matrices
 from cpbench.records import measures_table
+from cpbench.records.folder import RunFolder
 from cpbench.records.record import finished_runs, name_of
 from cpbench.records.tables import read_scores
 
@@ -28,7 +29,7 @@ def of_run(folder: Path, record: dict) -> tuple[float, float] | None:
     table = measures_table.read(folder)
     if table is None:
         return None
-    R = matrices(read_scores(folder / "scores.csv"), concepts)["dino"]
+    R = matrices(read_scores(RunFolder(folder).scores), concepts)["dino"]
     pres = table[table["measure"] == "pres"].set_index(["row", "concept"])["value"]
     first = [c for j, c in enumerate(concepts) if nouns[c] not in [nouns[k] for k in concepts[:j]]]
     rows = {c: concepts.index(c) + 1 for c in first}

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cpbench.records import tables
+from cpbench.records.folder import RunFolder
 
 
 def by_prompt(folder: Path, sequence: str, methods: list[str]) -> pd.DataFrame:
@@ -27,7 +28,7 @@ def by_prompt(folder: Path, sequence: str, methods: list[str]) -> pd.DataFrame:
         kind = "oracle" if method == "oracle" else "cell"
         parts = []
         for run in row.runs:
-            scores = tables.read_scores(run.folder / "scores.csv")
+            scores = tables.read_scores(RunFolder(run.folder).scores)
             last = 0 if method == "oracle" else len(run.record.sequence.concepts)
             own = scores[(scores["kind"] == kind) & (scores["metric"] == "dino") & (scores["row"] == last)]
             parts.append(own.groupby("prompt")["value"].mean())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from cpbench import moved
+from cpbench import moved, output
 
 __version__ = "0.2.0"
 moved.answer_for_old_names()
 
 
-def run(**given: Any) -> dict[str, Any]:
+def run(*, progress: bool = False, **given: Any) -> dict[str, Any]:
     """Run (or go on with) one configuration, and return its results as pandas tables.
+
+    progress: say on standard output what `cpbench run` says; else nothing is printed.
 
     Keywords are those of `cpbench.config.RunConfig`: method, sequence, backbone, seed, order, output, options, ...
     Returns {"scores": long form, "matrices": {metric: retention matrix}, "folder": path of the run folder}.
@@ -22,6 +25,7 @@ def run(**given: Any) -> dict[str, Any]:
     from cpbench.records import tables
     from cpbench.running.runner import execute
 
-    done = execute(*resolve(given))
-    scores = tables.read_scores(done.folder / "scores.csv")
+    with output.opened() if progress else contextlib.nullcontext():
+        done = execute(*resolve(given))
+    scores = tables.read_scores(done.at.scores)
     return {"scores": scores, "matrices": matrices.matrices(scores, done.concepts), "folder": done.folder}

@@ -14,7 +14,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from cpbench import torchvision_compat
+from cpbench import output, torchvision_compat
 from cpbench.backbones.backbone import Backbone
 from cpbench.method import Task
 
@@ -25,6 +25,14 @@ os.environ["CPBENCH_CACHE"] = tempfile.mkdtemp(prefix="cpbench-tests-")  # nothi
 atexit.register(shutil.rmtree, os.environ["CPBENCH_CACHE"], ignore_errors=True)
 settings.register_profile("untimed", deadline=None)  # how busy the machine is must not decide a test
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def _told() -> Iterator[None]:
+    """What is said is heard in tests, as on the command line; `test_output.py` has what a library's user hears."""
+    with output.opened():
+        yield
+
 
 TINY_CONTEXT = 32  # tokens, the context length of the miniature's tokenizer
 NOUNS = {"dog": "dog", "dog2": "dog", "backpack": "backpack", "vase": "vase"}

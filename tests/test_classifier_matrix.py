@@ -24,10 +24,12 @@ from cpbench.files import read_json, write_atomically, write_json
 from cpbench.finished import classifier_matrix as cm
 from cpbench.finished import load, scoring
 from cpbench.method import Method, NotDefined, State
+from cpbench.output import collected
+from cpbench.records.folder import RunFolder
 from cpbench.report import data as report_data
 from cpbench.report import page
 from cpbench.running.bookkeeping import shown_files
-from cpbench.running.progress import QuietReporter
+from cpbench.running.progress import Reporter
 
 # From errors to shares
 
@@ -259,11 +261,11 @@ def test_what_a_method_cannot_ready_is_left_out(ran: Path, miniature: Backbone) 
     sequence = scoring.sequence_of(config, read_json(ran / "run.json")["facts"], ran)
     batches = {c.name: cm.noised(miniature, images.drawn(c.name)[:2], 1) for c in sequence.concepts}
     asked = cm.Asked(ran, config, Halting(), miniature, sequence.concepts, batches, 1)
-    reporter = QuietReporter()
-    made = cm.row(asked, 3, reporter)
+    with collected() as said:
+        made = cm.row(asked, 3, Reporter("", 1))
     assert made.candidates == ("dog", "dog2") and made.counts.sum() == 4
-    assert reporter.lines == ["task 3, vase: not defined (no vases)"]
-    matrix = cm.write_tables(ran / "classifier", {3: made}, ["dog", "vase", "dog2"])
+    assert said == ["task 3, vase: not defined (no vases)"]
+    matrix = cm.write_tables(RunFolder(ran), {3: made}, ["dog", "vase", "dog2"])
     assert np.isnan(matrix.loc[3]).tolist() == [False, True, False]
 
 

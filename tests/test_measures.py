@@ -15,9 +15,9 @@ from cpbench.judges.embeddings import Embeddings
 from cpbench.judges.select import load_for
 from cpbench.metrics import distances
 from cpbench.records import measures_table
+from cpbench.records.folder import RunFolder, TaskFolder
 from cpbench.records.measures_table import read_confusion
 from cpbench.running import cells, measures
-from cpbench.running.cells import folder_of
 
 OPTIONS = {"steps": 3, "batch_size": 1, "rank": 2, "learning_rate": 3e-2}  # of short_run
 
@@ -95,7 +95,7 @@ def test_embeddings_are_kept_by_content_and_made_again_where_the_file_is_broken(
 def test_a_run_keeps_the_embeddings_of_concepts_and_nouns(ran: Path) -> None:
     judge = load_for("miniature")["dino"]
     judge.images = pytest.fail
-    kept = Embeddings(ran, judge)
+    kept = Embeddings(RunFolder(ran).embeddings, judge)
     measured = [f for f in ran.glob("task-*/p*/*/[0-9]*.png") if "+" not in f.parent.name]  # pairs are not
     assert len(measured) == 5 * 2 + 3 * 15
     for file in measured:
@@ -141,8 +141,8 @@ def ten(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, sequences.Seque
         for cell in cells.of_row(sequence, t, 1):
             if cell.kind == "cell":
                 who = sequence.concepts[-1].name if t == 10 else cell.name
-                for n, template in enumerate(cell.templates):
-                    file = folder_of(folder / f"task-{t:02d}", cell) / f"{n:02d}-0.png"
+                for template in cell.templates:
+                    file = cells.picture_of(RunFolder(folder).task(t), cell, template, 0)
                     file.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(images.oracle(who, template, 0, 0)).save(file)
     return folder, sequence, real
@@ -191,4 +191,4 @@ def test_a_noun_with_other_characters_stays_in_the_folder() -> None:
     from cpbench.running.cells import Cell
 
     cell = Cell("prior", "../../etc/pass wd", (), ("x",), ("a {}",), 1)
-    assert folder_of(Path("run"), cell) == Path("run/prior/etc-pass-wd")
+    assert cells.picture_of(TaskFolder(Path("run")), cell, "a {}", 0) == Path("run/prior/etc-pass-wd/00-0.png")

@@ -13,4 +13,4 @@ from transformers import CLIPTextModel, CLIPTokenizer  # noqa: E402, F401
 
 import cpbench.learning  # noqa: E402, F401
 import cpbench.miniature.world  # noqa: E402, F401
-import cpbench.runner  # noqa: E402, F401
+import cpbench.running.runner  # noqa: E402, F401

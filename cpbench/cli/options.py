@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from cpbench import output
+
 
 class Verbs(click.Group):
     """A group that answers a mistyped verb with near matches, in one line."""
@@ -22,7 +24,8 @@ class Verbs(click.Group):
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="cpbench", message="cpbench %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Benchmark continual personalization of text-to-image diffusion models.
 
     Concepts arrive one at a time, no data of earlier ones is kept, and after every task everything learned so far is
@@ -33,6 +36,7 @@ def cli() -> None:
     cpbench list methods
     cpbench leaderboard
     """
+    context.with_resource(output.opened())
 
 
 # Of every verb that loads a backbone.

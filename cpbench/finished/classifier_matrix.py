@@ -41,7 +41,9 @@ from cpbench.learning import diffusion_classifier
 from cpbench.learning.training import TEMPLATES, Batch
 from cpbench.method import Method, NotDefined
 from cpbench.metrics import retention
+from cpbench.output import say
 from cpbench.records import machine, terminal
+from cpbench.records.folder import RunFolder
 from cpbench.records.grid import MOST_COLUMNS
 from cpbench.records.measures_table import CONFUSION
 from cpbench.records.record import find
@@ -51,7 +53,7 @@ from cpbench.running.bookkeeping import remove_temporary
 from cpbench.running.prepare import pick_device
 from cpbench.running.progress import Reporter
 
-FOLDER = "classifier"
+NOISE = "classifier"  # what its noise is keyed by
 SCHEMA = 1
 SEED = 0  # not the run's: runs of all seeds are asked with the same noise
 TEMPLATE = TEMPLATES[0]
@@ -102,7 +104,7 @@ def noised(backbone: backbones.Backbone, pictures: np.ndarray, draws: int) -> Ba
     """
     process, n = backbone.process, len(pictures)
     latents = backbone.encode_images(pictures)[0].repeat_interleave(draws, 0)
-    generators = [torch.Generator().manual_seed(seed_of(SEED, FOLDER, k)) for k in range(draws)]
+    generators = [torch.Generator().manual_seed(seed_of(SEED, NOISE, k)) for k in range(draws)]
     noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in generators]).repeat(n, 1, 1, 1)
     noise = noise.to(latents)
     timesteps = process.evenly(draws).repeat(n).to(latents.device)  # the middles of equal parts, as in Li et al.'s code
@@ -187,7 +189,7 @@ def row(asked: Asked, t: int, reporter: Reporter) -> Row:
                 phrase = it.phrase(concept.name) if it else concept.class_noun
                 columns[concept.name] = column(asked, phrase, nouns)
         except NotDefined as reason:
-            reporter.say(f"task {t}, {concept.name}: not defined ({reason})")
+            say(f"task {t}, {concept.name}: not defined ({reason})")
         reporter.advance(asked.work(t) / len(learned))
     names = tuple(columns)
     errors = [np.stack([columns[i][j] for i in names], axis=1) for j in names]
@@ -244,12 +246,10 @@ def classify(
     concepts = sequence.concepts
     if rows and max(rows) > len(concepts):
         raise UserError(f"--rows: there is no row {max(rows)}; the sequence has {len(concepts)} tasks")
-    target, wanted = folder / FOLDER, sorted(set(range(len(concepts) + 1) if rows is None else rows))
+    at, wanted = RunFolder(folder), sorted(set(range(len(concepts) + 1) if rows is None else rows))
     settings = settings_of(config, facts, draws)
-    made = kept(target, settings, folder, [c.name for c in concepts])
-    there = [
-        t for t in range(len(concepts) + 1) if t == 0 or (folder / f"task-{t:02d}" / "state.safetensors").is_file()
-    ]
+    made = kept(at, settings, [c.name for c in concepts])
+    there = [t for t in range(len(concepts) + 1) if t == 0 or RunFolder(folder).task(t).state.is_file()]
     left_out = [t for t in wanted if t not in there and t not in made]
     if left_out == wanted:
         raise UserError(
@@ -260,23 +260,23 @@ def classify(
     todo, spent = [t for t in wanted if t in there and t not in made], 0
     if todo:
         method, backbone = load.loaded(config, folder, weights)
-        target.mkdir(exist_ok=True)  # before anything is spent
-        remove_temporary(target)
+        at.classifier.mkdir(exist_ok=True)  # before anything is spent
+        remove_temporary(at.classifier)
         batches = {name: noised(backbone, pictures, draws) for name, pictures in real.items()}
         asked = Asked(folder, config, method, backbone, concepts, batches, draws)
         timesteps = backbone.process.evenly(draws).tolist()
         if not made:  # rows of other settings must not be taken for these: first what lists them
-            for name in ("classifier.json", "confusion.csv", "matrix.csv"):
-                (target / name).unlink(missing_ok=True)
+            for file in (at.classifier_record, at.classifier_counts, at.classifier_matrix):
+                file.unlink(missing_ok=True)
         title = f"classifying with {config.method} on {sequence.name}"
         with Reporter(title, sum(map(asked.work, todo))) as reporter:
             for t in todo:
                 made[t] = row(asked, t, reporter)
                 spent += made[t].unet_evaluations
-                write_tables(target, made, [c.name for c in concepts])
-                write_json(target / "classifier.json", record_of(made, settings, timesteps))
-    matrix = write_tables(target, made, [c.name for c in concepts])
-    return Done(target, matrix, (spent, sum(r.unet_evaluations for r in made.values())), left_out)
+                write_tables(at, made, [c.name for c in concepts])
+                write_json(at.classifier_record, record_of(made, settings, timesteps))
+    matrix = write_tables(at, made, [c.name for c in concepts])
+    return Done(at.classifier, matrix, (spent, sum(r.unet_evaluations for r in made.values())), left_out)
 
 
 def said(rows: Sequence[int]) -> str:
@@ -302,7 +302,7 @@ def state_of(folder: Path, t: int) -> str | None:
     """What tells one state from another: its checksum, which stays when its tensors are dropped. None where there is none."""
     if t == 0:
         return UNTOUCHED
-    record = read_json(folder / f"task-{t:02d}" / "state.json")
+    record = read_json(RunFolder(folder).task(t).state_record)
     digest = record.get("sha256") if isinstance(record, dict) else None
     return digest if isinstance(digest, str) else None
 
@@ -322,7 +322,7 @@ def record_of(made: dict[int, Row], settings: dict[str, Any], timesteps: list[in
     }
 
 
-def write_tables(target: Path, made: dict[int, Row], concepts: list[str]) -> pd.DataFrame:
+def write_tables(at: RunFolder, made: dict[int, Row], concepts: list[str]) -> pd.DataFrame:
     """confusion.csv and matrix.csv; returns the matrix."""
     lines = [
         (t, own, other, f"{r.counts[j, i]:.6f}".rstrip("0").rstrip("."))
@@ -331,21 +331,21 @@ def write_tables(target: Path, made: dict[int, Row], concepts: list[str]) -> pd.
         for i, other in enumerate(r.candidates)
     ]
     table = pd.DataFrame(lines, columns=CONFUSION)
-    write_atomically(target / "confusion.csv", table.to_csv(index=False).encode())
+    write_atomically(at.classifier_counts, table.to_csv(index=False).encode())
     shares = {t: dict(zip(r.candidates, accuracy(r.counts), strict=True)) for t, r in sorted(made.items())}
     matrix = pd.DataFrame(
         [[share.get(c, np.nan) for c in concepts] for share in shares.values()], list(shares), concepts
     )
     matrix.index.name = "row"
-    write_atomically(target / "matrix.csv", matrix.to_csv(float_format="%.6f").encode())
+    write_atomically(at.classifier_matrix, matrix.to_csv(float_format="%.6f").encode())
     return matrix
 
 
-def kept(target: Path, settings: dict[str, Any], folder: Path, concepts: list[str]) -> dict[int, Row]:
+def kept(at: RunFolder, settings: dict[str, Any], concepts: list[str]) -> dict[int, Row]:
     """The rows that are there already, whole, of these settings and of the states of now."""
-    record, made = read_json(target / "classifier.json"), {}
+    record, made = read_json(at.classifier_record), {}
     kinds = {"row": int, "concept": str, "nearest": str, "count": float}
-    table = read_table(target / "confusion.csv", kinds, CONFUSION[:-1])
+    table = read_table(at.classifier_counts, kinds, CONFUSION[:-1])
     if table is None or not isinstance(record, dict) or record.get("settings") != settings:
         return {}
     listed = record.get("rows")
@@ -353,7 +353,7 @@ def kept(target: Path, settings: dict[str, Any], folder: Path, concepts: list[st
         try:
             t, names, spent = int(key), tuple(one["candidates"]), int(one["unet_evaluations"])
             known = 0 <= t <= len(concepts) and set(names) <= set(concepts[:t] if t else concepts)
-            of_now = one["state"] == state_of(folder, t)
+            of_now = one["state"] == state_of(at.path, t)
         except (KeyError, TypeError, ValueError, OverflowError):
             continue
         own = table[table["row"] == t]

@@ -13,6 +13,8 @@ from cpbench.config import RunConfig, validated
 from cpbench.errors import DamagedState, RulesError, UserError, near
 from cpbench.files import FILE_NAME
 from cpbench.method import Method, NotDefined, State
+from cpbench.output import say
+from cpbench.records.folder import RunFolder
 from cpbench.records.record import _listed, find
 from cpbench.records.upgrade import read as read_record
 from cpbench.registry import load_method
@@ -52,7 +54,7 @@ def open_run(
     record = read_record(folder)
     config, concepts, weights = recorded(record, folder)
     config = allowed(config, folder, device, allow_pickle, trust_remote_code)
-    there = [t for t in range(1, len(concepts) + 1) if (folder / f"task-{t:02d}" / "state.safetensors").exists()]
+    there = [t for t in range(1, len(concepts) + 1) if RunFolder(folder).task(t).state.exists()]
     if not there:
         raise UserError(f"run {folder}: has no state yet; let it finish a task first")
     t = there[-1] if after is None else after
@@ -100,7 +102,7 @@ def allowed(
 def state_after(folder: Path, t: int, concepts: Collection[str]) -> State:
     """The state after task t. UserError if it is not whole, or of none of these concepts or of others."""
     try:
-        state = State.load(folder / f"task-{t:02d}")
+        state = State.load(RunFolder(folder).task(t).path)
     except (DamagedState, FileNotFoundError) as error:
         raise UserError(f"run {folder}: {error}; run the same command again to do task {t} again") from None
     if not state.concepts or not set(state.concepts) <= set(concepts):
@@ -172,7 +174,7 @@ def refuse_unread(it: Finished, prompt: str) -> None:
     readers = prompt_length.readers_of(it.backbone)
     prompt_length.refuse_cut(readers, ahead, whole)
     if cut := [reader for reader in readers if reader.lacks(ahead, whole)]:
-        print(
+        say(
             f"note: the prompt is longer than the {cut[0].most} tokens that {cut[0].name} reads: its end does not count"
         )
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from cpbench.concepts.sequences import Sequence
 from cpbench.metrics.cosines import common_mean, cosine_centred, cosine_nearest
+from cpbench.records.folder import RunFolder
 from cpbench.running.cells import of_row, pictures_of
 from cpbench.running.measures import features
 
@@ -38,7 +39,7 @@ def matrices(
         t: {
             cell.name: pictures
             for cell in of_row(sequence, t, per_prompt)
-            if cell.kind == "cell" and (pictures := pictures_of(folder / f"task-{t:02d}", cell))
+            if cell.kind == "cell" and (pictures := pictures_of(RunFolder(folder).task(t), cell))
         }
         for t in rows
     }

@@ -25,7 +25,9 @@ from cpbench.judges.published import PUBLISHED
 from cpbench.judges.select import load_for
 from cpbench.metrics import matrices
 from cpbench.metrics.matrices import SCORE_COLUMNS
+from cpbench.output import say
 from cpbench.records import measures_table, tables
+from cpbench.records.folder import RunFolder
 from cpbench.records.record import find
 from cpbench.records.upgrade import read as read_record
 from cpbench.running import cells, judging, measures
@@ -83,7 +85,7 @@ def again(
     )
     kept = measuring(folder, theirs)
     _, per_prompt = drawing_of(config, sequence)
-    there = [t for t in rows_of(config, len(sequence.concepts)) if (folder / f"task-{t:02d}" / "pictures").is_dir()]
+    there = [t for t in rows_of(config, len(sequence.concepts)) if RunFolder(folder).task(t).all_pictures.is_dir()]
     if not there:
         raise UserError(f"run {folder}: its pictures are not there; run it again, or name another")
     try:
@@ -93,17 +95,17 @@ def again(
     finally:
         for judge in kept.values():
             judge.save()
-    target = folder / "scored" / "-".join(folder_name(judge.identity) for judge in theirs.values())
+    target = RunFolder(folder).scored("-".join(folder_name(judge.identity) for judge in theirs.values()))
     scores = pd.DataFrame(lines, columns=SCORE_COLUMNS)
     concepts = [c.name for c in sequence.concepts]
-    tables.write_scores(target / "scores.csv", scores)
+    tables.write_scores(target.scores, scores)
     for metric, table in (matrices.matrices(scores, concepts) | by_rules).items():
-        write_atomically(target / f"matrix-{metric}.csv", table.to_csv(float_format="%.6f").encode())
-    measures_table.write(target, found)
+        write_atomically(target.matrix(metric), table.to_csv(float_format="%.6f").encode())
+    measures_table.write(target.path, found)
     for line in measures.refusals(found.refused):
-        print(line)
-    write_json(target / "judges.json", {kind: judge.identity for kind, judge in theirs.items()})
-    return target, concepts, max(there)
+        say(line)
+    write_json(target.judges, {kind: judge.identity for kind, judge in theirs.items()})
+    return target.path, concepts, max(there)
 
 
 def folder_name(identity: dict[str, Any]) -> str:
@@ -155,7 +157,7 @@ def row(
     """Row t as `rows.evaluate` would write it, from the pictures that are there; NaN where there is none."""
     lines = []
     for cell in cells.of_row(sequence, t, per_prompt, bool(config.evaluation.upper_triangle)):
-        there = pictures_of(folder / f"task-{t:02d}", cell)
+        there = pictures_of(RunFolder(folder).task(t), cell)
         if there:
             pictures = np.stack([there.get(w, np.zeros_like(next(iter(there.values())))) for w in cell.which])
             lines += judging.score(t, cell, cell.kind, pictures, real, kept)

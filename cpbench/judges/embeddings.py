@@ -28,7 +28,7 @@ class Embeddings:
 
     def __init__(self, folder: Path, judge: Judge):
         self.judge, self.key = judge, _key(judge)
-        self.file = folder / "embeddings" / f"{judge.name}-{identity.key(self.key)}.safetensors"
+        self.file = folder / f"{judge.name}-{identity.key(self.key)}.safetensors"
         self.known, self.grown = _read(self.file, self.key), False
 
     def images(self, pictures: np.ndarray) -> np.ndarray:

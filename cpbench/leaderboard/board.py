@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
-from rich.console import Console
 from rich.text import Text
 
 from cpbench.errors import UserError, near
@@ -25,6 +23,8 @@ from cpbench.leaderboard.entries import read
 from cpbench.leaderboard.page import page
 from cpbench.leaderboard.rows import Group, groups
 from cpbench.leaderboard.text import as_json, in_terminal, markdown, table
+from cpbench.output import LOG_WIDTH, console, say
+from cpbench.records.folder import RunFolder
 from cpbench.records.grid import method_grid
 from cpbench.records.record import skip
 
@@ -48,7 +48,7 @@ def grids(found: Sequence[Group], concept: str | None, output: Path) -> dict[str
         first = [(row, run) for row in group.rows for run in row.runs if run.record.config.order == 0]
         seed = min((run.record.config.seed for _, run in first), default=0)
         first = [(row, run) for row, run in first if run.record.config.seed == seed]
-        shown = [(row.label, run) for row, run in first if (run.folder / "task-00" / "pictures").is_dir()]
+        shown = [(row.label, run) for row, run in first if RunFolder(run.folder).task(0).all_pictures.is_dir()]
         if not shown:
             if os.path.isfile(output / name):  # which, unlike pathlib's, is calm about a name too long to be a file's
                 made[group.id] = name
@@ -91,8 +91,8 @@ def write(folder: Path, output: Path, concept: str | None = None) -> None:
     }
     for name, content in files.items():
         write_atomically(output / name, content.encode())
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    for made in in_terminal(found, unfinished, console.width):
-        console.print(made)
-    console.print(Text(f"{RANKS}\n"))
-    print("wrote " + ", ".join(str(output / name) for name in (*files, *pictures.values())))
+    shown = console()
+    for made in in_terminal(found, unfinished, shown.width if shown else LOG_WIDTH):
+        say(made)
+    say(Text(f"{RANKS}\n"))
+    say("wrote " + ", ".join(str(output / name) for name in (*files, *pictures.values())))

@@ -15,7 +15,9 @@ from cpbench.errors import quoted
 from cpbench.files import hash8
 from cpbench.leaderboard import figures as leaderboard_figures
 from cpbench.metrics.comparison import Key
+from cpbench.output import say
 from cpbench.records import measures_table, tables
+from cpbench.records.folder import RunFolder
 from cpbench.records.record import (
     Record,
     contradiction,
@@ -23,7 +25,6 @@ from cpbench.records.record import (
     judges_of,
     name_of,
     records,
-    say,
     sees_earlier_data,
     sequence_of,
     skip,
@@ -152,7 +153,7 @@ def listed(runs: list[Run]) -> str:
 
 def table_hashes(run: Run) -> list[str | None]:
     """SHA-256 of what its numbers are computed from; None for a table that is not there."""
-    files = [run.folder / name for name in ("scores.csv", "measures.csv")]
+    files = [RunFolder(run.folder).scores, RunFolder(run.folder).measures]
     return [tables.table_hash(file) if tables.is_there(file) else None for file in files]
 
 
@@ -188,9 +189,9 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
 
     A record alone, without its scores.csv, does not count: anybody can write figures.
     """
-    concepts, file = record.sequence.concepts, folder / "scores.csv"
+    concepts, file = record.sequence.concepts, RunFolder(folder).scores
     if not tables.is_there(file):
-        there = [t for t in record.rows if (folder / f"task-{t:02d}" / "scores.csv").is_file()]
+        there = [t for t in record.rows if RunFolder(folder).task(t).scores.is_file()]
         if record.status == "finished":
             return {}, {}, {}, "its scores.csv is missing"
         return {}, {}, {}, f"{len(there)} of {len(record.rows)} rows are there"
@@ -218,7 +219,7 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
 
 def measures_of(folder: Path, record: Record) -> tuple[dict[str, float], str]:
     """By measure its mean in the last row, {} without measures.csv; and what is wrong with that table, or ""."""
-    file = folder / "measures.csv"
+    file = RunFolder(folder).measures
     if not tables.is_there(file):
         return {}, ""
     table = measures_table.read(folder)

@@ -19,6 +19,7 @@ from cpbench.files import hash8
 from cpbench.metrics import cosines, figure_intervals, intervals, matrices, retention
 from cpbench.metrics import summary as figures_of_scores
 from cpbench.records import tables
+from cpbench.records.folder import RunFolder
 
 TOPIC = "figures"
 COMPUTED_BY = (figures_of_scores, retention, matrices, cosines, figure_intervals, intervals, tables)
@@ -40,7 +41,7 @@ def bounds(folder: Path, concepts: list[str]) -> Bounds:
 
 
 def _known(compute: Callable[[pd.DataFrame, list[str], int], Any], folder: Path, concepts: list[str]) -> Any:
-    file = folder / "scores.csv"
+    file = RunFolder(folder).scores
     digest, code = tables.table_hash(file), _code()
     key = {"what": compute.__name__, "scores": digest, "concepts": concepts, "code": code}
     key |= {"numpy": np.__version__, "pandas": pd.__version__}

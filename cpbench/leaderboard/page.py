@@ -21,6 +21,7 @@ from cpbench.leaderboard.columns import COLUMNS, MORE, RANKS, Column, score
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import Group, Row
 from cpbench.leaderboard.text import UNFINISHED, apart, shared, unfinished_cells
+from cpbench.records.folder import RunFolder
 from cpbench.report.templates import templates
 
 REPLAY_FREE = ("yes", "generated", "no")
@@ -92,7 +93,7 @@ def cell(column: Column, row: Row) -> dict[str, str]:
 def report_of(row: Row, output: Path) -> str | None:
     """The way from the page to the report of one of its runs, where `cpbench report` has made one."""
     for run in row.runs:
-        file = run.folder / "report.html"
+        file = RunFolder(run.folder).report
         if file.is_file():
             return quote(Path(os.path.relpath(file, output)).as_posix())
     return None

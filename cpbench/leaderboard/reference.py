@@ -12,10 +12,11 @@ from PIL import Image
 
 from cpbench.files import write_atomically
 from cpbench.leaderboard import board, entries, rows
+from cpbench.output import opened, say
 from cpbench.records import tables
-from cpbench.records.record import finished_runs, name_of, say
+from cpbench.records.folder import TABLES, RunFolder
+from cpbench.records.record import finished_runs, name_of
 
-TABLES = ("scores.csv", "measures.csv", "identification.csv")  # all else that a page shows is computed from these
 MOST_THUMBNAIL = 25_000  # bytes of a run's grid
 
 
@@ -40,13 +41,14 @@ def keep(runs: Path, reference: Path) -> int:
     for path, _ in found:
         target = reference / path.relative_to(runs)
         target.mkdir(parents=True)
-        shutil.copyfile(path / "run.json", target / "run.json")
+        at, kept = RunFolder(path), RunFolder(target)
+        shutil.copyfile(at.record, kept.record)
         for table in TABLES:
             if (path / table).is_file():
                 tables.keep_table(path / table, target)
-        if (path / "grid.png").is_file():
-            with Image.open(path / "grid.png") as drawn:
-                write_atomically(target / "grid.webp", thumbnail(drawn))
+        if at.grid.is_file():
+            with Image.open(at.grid) as drawn:
+                write_atomically(kept.thumbnail, thumbnail(drawn))
     if found:
         for grid in board.grids(rows.groups(read), None, reference).values():
             with Image.open(reference / grid) as drawn:
@@ -80,4 +82,5 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="where finished runs are")
     parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="where their tables go")
     asked = parser.parse_args()
-    print(f"{keep(asked.runs, asked.reference)} runs kept in {asked.reference}")
+    with opened():
+        say(f"{keep(asked.runs, asked.reference)} runs kept in {asked.reference}")

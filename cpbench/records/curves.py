@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cpbench.files import write_atomically
+from cpbench.records.folder import RunFolder
 
 COLUMNS = 3
 LONG = ["task", "phase", "step", "figure", "value"]
@@ -27,7 +28,7 @@ def read(folder: Path, tasks: int) -> tuple[pd.DataFrame, list[int]]:
     parts, damaged = [], []
     for t in range(1, tasks + 1):
         try:
-            long = read_one(folder / f"task-{t:02d}" / "curve.csv")
+            long = read_one(RunFolder(folder).task(t).curve)
         except ValueError:
             damaged.append(t)
         else:

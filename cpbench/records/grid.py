@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from cpbench.files import write_atomically
+from cpbench.records.folder import RunFolder, picture_name
 
 MOST_COLUMNS = 15
 
@@ -42,9 +43,9 @@ def cells(folder: Path, concepts: list[str], concept: str, prompt: int) -> list[
     """Files of a concept's row: the real picture, the untouched model's, then each task's from its own on."""
     learned = concepts.index(concept) + 1
     rows = [0, *range(learned, len(concepts) + 1)]
-    drawn = {t: folder / f"task-{t:02d}" / "pictures" / concept / f"{prompt:02d}-0.png" for t in rows}
-    real = folder / "task-00" / "pictures" / concept / "real.png"
-    return [real, *(drawn.get(t) for t in range(len(concepts) + 1))]
+    run = RunFolder(folder)
+    drawn = {t: run.task(t).pictures(concept) / picture_name(prompt, 0) for t in rows}
+    return [run.task(0).real(concept), *(drawn.get(t) for t in range(len(concepts) + 1))]
 
 
 def write_sheet(heads: list[str], rows: list[tuple[str, list[Path | None], int]], target: Path) -> None:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from cpbench.files import read_json, write_atomically
 from cpbench.records import tables
+from cpbench.records.folder import RunFolder, TaskFolder
 
-ROW = "row.json"  # of a row: its cost, and the checksums of its scores, state and pictures; written last
 COLUMNS = ["row", "measure", "concept", "value"]
 CONFUSION = ["row", "concept", "nearest", "count"]
 
@@ -29,27 +29,28 @@ class Measured:
 
 def recorded_pictures(task: Path) -> dict[str, str]:
     """By path below a task's folder the SHA-256 of its row's pictures; {} where row.json has none (of an older version)."""
-    row = read_json(task / ROW)
+    row = read_json(TaskFolder(task).row)
     found = row.get("pictures") if isinstance(row, dict) else None
     return found if isinstance(found, dict) else {}
 
 
 def write(folder: Path, measured: Measured) -> None:
     """measures.csv and identification.csv."""
-    for name, table in (("measures.csv", measured.table), ("identification.csv", measured.confusion)):
-        write_atomically(folder / name, table.to_csv(index=False, float_format="%.6f").encode())
+    there = RunFolder(folder)
+    for file, table in ((there.measures, measured.table), (there.identification, measured.confusion)):
+        write_atomically(file, table.to_csv(index=False, float_format="%.6f").encode())
 
 
 def read(folder: Path) -> pd.DataFrame | None:
     """measures.csv of a run; None where there is none or it is not whole."""
     kinds = {"row": int, "measure": str, "concept": str, "value": float}
-    return tables.read_table(folder / "measures.csv", kinds, COLUMNS[:-1])
+    return tables.read_table(RunFolder(folder).measures, kinds, COLUMNS[:-1])
 
 
 def read_confusion(folder: Path) -> pd.DataFrame | None:
     """identification.csv of a run; None where there is none or it is not whole."""
     kinds = {"row": int, "concept": str, "nearest": str, "count": int}
-    return tables.read_table(folder / "identification.csv", kinds, CONFUSION[:-1])
+    return tables.read_table(RunFolder(folder).identification, kinds, CONFUSION[:-1])
 
 
 def summary(table: pd.DataFrame, t: int) -> dict[str, float]:

@@ -23,6 +23,8 @@ from pydantic import (
 from cpbench.errors import UserError, quoted
 from cpbench.files import FILE_NAME
 from cpbench.judges import identity
+from cpbench.output import say
+from cpbench.records.folder import RunFolder, runs_below
 from cpbench.records.upgrade import SCHEMA
 from cpbench.records.upgrade import read as read_record
 from cpbench.registry import baselines_folder
@@ -30,9 +32,9 @@ from cpbench.registry import baselines_folder
 
 def find(run: Path) -> Path:
     """The run folder that is meant: `run` itself, or the only one below it."""
-    if os.path.isfile(run / "run.json"):  # unlike pathlib's, calm about names too long to be a file's
+    if os.path.isfile(RunFolder(run).record):  # unlike pathlib's, calm about names too long to be a file's
         return run
-    below = sorted(f.parent for f in run.glob("**/run.json")) if os.path.isdir(run) else []
+    below = list(runs_below(run)) if os.path.isdir(run) else []
     if len(below) == 1:
         return below[0]
     if not below:
@@ -176,12 +178,12 @@ class Record(Part):
 def records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """(folder, record) of every run below `folder`, by path. What cannot be read is named in a line, and left out."""
     found = []
-    for file in sorted(folder.glob("**/run.json")):
-        record = read_record(file.parent)
+    for path in runs_below(folder):
+        record = read_record(path)
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            skip(file.parent, f"its run.json is damaged, or not of a schema up to {SCHEMA}")
+            skip(path, f"its run.json is damaged, or not of a schema up to {SCHEMA}")
         else:
-            found.append((file.parent, record))
+            found.append((path, record))
     return found
 
 
@@ -192,10 +194,6 @@ def finished_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def skip(folder: Path, reason: str) -> None:
     say(f"left out {folder}: {reason}; run it again, or remove it")
-
-
-def say(line: str) -> None:
-    print("".join(c if c.isprintable() else " " for c in line))
 
 
 def contradiction(given: dict[str, Any]) -> str:

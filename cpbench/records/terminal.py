@@ -15,6 +15,7 @@ from cpbench.metrics.composition import summary as pair_summary
 from cpbench.metrics.matrices import reference_row
 from cpbench.metrics.summary import FIGURES, TITLES, intervals, summaries
 from cpbench.records import tables
+from cpbench.records.folder import RunFolder
 from cpbench.records.grid import MOST_COLUMNS
 
 NARROW = {"forgetting_from_noise": "forgetting by noise", "normalised_retention": "retention"}  # in a terminal
@@ -36,7 +37,7 @@ def compact(title: str) -> Table:
 
 def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
     """Rich tables after task t: one retention matrix a metric if it fits a terminal, then the summary."""
-    scores = tables.read_scores(folder / "scores.csv")
+    scores = tables.read_scores(RunFolder(folder).scores)
     out = []
     shown = matrices.matrices(scores, concepts) if len(concepts) <= MOST_COLUMNS else {}
     for metric, matrix in shown.items():

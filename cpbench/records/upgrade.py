@@ -11,6 +11,7 @@ from typing import Any
 
 from cpbench.files import hash8, read_json
 from cpbench.judges import identity
+from cpbench.records.folder import RunFolder
 
 SCHEMA = 2
 CODE = ("scores", "versions", "source")  # of the facts, those about code
@@ -71,7 +72,7 @@ ROLES = {
 
 def read(folder: Path) -> Any | None:
     """The record of a run folder, see `today`; None where there is none, or it is not whole."""
-    return today(read_json(folder / "run.json"))
+    return today(read_json(RunFolder(folder).record))
 
 
 def today(given: Any) -> Any:

@@ -32,6 +32,7 @@ from cpbench.metrics.summary import summaries
 from cpbench.miniature import is_miniature
 from cpbench.records import curves, machine, measures_table, tables
 from cpbench.records import record as run_record
+from cpbench.records.folder import RunFolder, picture_name
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.record import MOST_CONCEPTS, contradiction, name_of, sees_earlier_data
 from cpbench.records.tables import no_cosine
@@ -45,8 +46,6 @@ MOST_DEPTH = 20  # of mappings and lists in run.json
 MOST_SAID = 300  # characters of a fact
 JUDGES = ("clip", "dino", "clip_preprocessing", "dino_preprocessing", "clip_activation")  # that a run may name
 SHOWN = ("dino", "clip_i", "clip_t")  # in the order of the page: identity first
-IDENTIFICATION = "identification.csv"  # optional: whom each picture is nearest to, by DINO
-CLASSIFIER = "classifier/matrix.csv"  # optional: made by `cpbench classify`
 
 
 @dataclass
@@ -121,16 +120,16 @@ class Shown:
 
     def picture(self, row: int, concept: str, prompt: int, index: int = 0) -> Path | None:
         """The file of a picture; None for a name that could lead out of the folder."""
-        return self._file(row, concept, f"{prompt:02d}-{index}.png")
+        return self._file(row, concept, picture_name(prompt, index))
 
     def real(self, concept: str) -> Path | None:
         """The file of the concept's first real picture."""
-        return self._file(0, concept, "real.png")
+        return self._file(0, concept, RunFolder(self.folder).task(0).real("").name)
 
     def _file(self, row: int, concept: str, name: str) -> Path | None:
         if not FILE_NAME.fullmatch(concept):
             return None
-        file = self.folder / f"task-{row:02d}" / "pictures" / concept / name
+        file = RunFolder(self.folder).task(row).pictures(concept) / name
         return file if os.path.isfile(file) and file not in self.swapped else None
 
 
@@ -205,14 +204,14 @@ def said(value: object) -> str:
 def add_scores(shown: Shown) -> None:
     """Scores and matrices: of scores.csv, or of the tasks' own where the run was stopped before it was written."""
     status, notes = shown.record.get("status"), shown.notes
-    file = shown.folder / "scores.csv"
+    file = RunFolder(shown.folder).scores
     scores = tables.read_scores(file)
     if scores is None and tables.is_there(file):
         notes.append(
             "scores.csv is damaged, so no numbers of it are shown; the same command with cpbench run mends it."
         )
     elif scores is None:
-        parts = [tables.read_scores(shown.folder / f"task-{t:02d}" / "scores.csv") for t in range(shown.tasks + 1)]
+        parts = [tables.read_scores(RunFolder(shown.folder).task(t).scores) for t in range(shown.tasks + 1)]
         there = [p for p in parts if p is not None]
         scores = pd.concat(there, ignore_index=True) if there else None
         if scores is None:
@@ -275,12 +274,12 @@ def add_curves(shown: Shown) -> None:
 def add_pictures(shown: Shown) -> None:
     """Which pictures are not those that were judged, by what the rows recorded: they are not shown."""
     for t in range(shown.tasks + 1):
-        task = shown.folder / f"task-{t:02d}"
+        task = RunFolder(shown.folder).task(t).path
         for name, digest in recorded_pictures(task).items():
             file = task / name
             if ".." not in Path(name).parts and os.path.isfile(file) and file_hash(file) != digest:
                 shown.swapped.add(file)
-    if not any((shown.folder / f"task-{t:02d}" / "pictures").is_dir() for t in range(shown.tasks + 1)):
+    if not any(RunFolder(shown.folder).task(t).all_pictures.is_dir() for t in range(shown.tasks + 1)):
         shown.notes.append(
             "Only the tables of this run are kept, and at most a small grid: this page is made of those. Its pictures and "
             f"training curves come with running it again: {command(shown)}"
@@ -307,8 +306,8 @@ def add_costs(shown: Shown) -> None:
     for t in range(shown.tasks + 1):
         own = part(kept, str(t))
         if not own:
-            folder = shown.folder / f"task-{t:02d}"
-            own = part(read_json(folder / "cost.json"), "cost") | part(read_json(folder / "row.json"), "cost")
+            task = RunFolder(shown.folder).task(t)
+            own = part(read_json(task.cost), "cost") | part(read_json(task.row), "cost")
         numbers = {str(k): float(v) for k, v in own.items() if is_number(v)}
         carried = [float(v) for v in part(own, "carried_bytes").values() if is_number(v)]
         if numbers or carried:
@@ -321,11 +320,11 @@ def is_number(value: object) -> bool:
 
 def add_identification(shown: Shown) -> None:
     """How often pictures of a concept, after a task, are nearest to which concept's real ones; None without the file."""
-    if not tables.is_there(shown.folder / IDENTIFICATION):
+    if not tables.is_there(file := RunFolder(shown.folder).identification):
         return
     table = measures_table.read_confusion(shown.folder)
     if table is None or (table["count"] < 0).any():
-        shown.notes.append(f"{IDENTIFICATION} is damaged and left out.")
+        shown.notes.append(f"{file.name} is damaged and left out.")
         return
     shown.identification = table[table["concept"].isin(shown.concepts)].astype({"count": float})
 
@@ -338,13 +337,13 @@ def add_measures(shown: Shown) -> None:
     table = measures_table.read(shown.folder)
     if table is not None:
         shown.measures = table[table["row"].isin(shown.drawn)]
-    elif tables.is_there(shown.folder / "measures.csv"):
+    elif tables.is_there(RunFolder(shown.folder).measures):
         shown.notes.append("measures.csv is damaged and left out.")
 
 
 def add_classifier(shown: Shown) -> None:
     """The diffusion classifier's matrix: shares of real pictures, a row for each that was made; None without the file."""
-    file = shown.folder / CLASSIFIER
+    file = RunFolder(shown.folder).classifier_matrix
     try:
         if not os.path.isfile(file):
             return
@@ -363,7 +362,7 @@ def add_classifier(shown: Shown) -> None:
             raise ValueError("shares that are none")
         shown.classifier = pd.DataFrame(values, rows, shown.concepts).sort_index()
     except (OSError, ValueError, IndexError, OverflowError, csv.Error):
-        shown.notes.append(f"{CLASSIFIER} is damaged and left out.")
+        shown.notes.append(f"{file.relative_to(shown.folder).as_posix()} is damaged and left out.")
 
 
 def judge_of(run: Shown) -> str:

@@ -24,6 +24,7 @@ from cpbench.files import prepare_folder, write_atomically
 from cpbench.metrics.matrices import reference_row
 from cpbench.metrics.summary import TITLES
 from cpbench.miniature import is_miniature
+from cpbench.records.folder import REPORT, RunFolder
 from cpbench.report import data, plots
 from cpbench.report.data import SHOWN, Shown, figure, judge_of, part, prompts_of, said
 from cpbench.report.pictures import Level, by_concept, columns_of, encoded, fits, gallery, kept, lapses, levels
@@ -65,7 +66,7 @@ def write(runs: Sequence[Path], output: Path | None = None, with_plots: bool = F
     data.label(shown)
     target = output or default_target(shown)
     if target.is_dir():
-        raise UserError(f"--output {target}: is a folder; name a file, such as {target / 'report.html'}")
+        raise UserError(f"--output {target}: is a folder; name a file, such as {target / REPORT}")
     prepare_folder(target.parent)
     write_atomically(target, page(shown, notes).encode())
     if not with_plots:
@@ -79,8 +80,8 @@ def write(runs: Sequence[Path], output: Path | None = None, with_plots: bool = F
 
 def default_target(runs: Sequence[Shown]) -> Path:
     if len(runs) == 1:
-        return runs[0].folder / "report.html"
-    return Path("results/report.html") if Path("results").is_dir() else Path("report.html")
+        return RunFolder(runs[0].folder).report
+    return Path("results", REPORT) if Path("results").is_dir() else Path(REPORT)
 
 
 # Plots
@@ -277,7 +278,11 @@ def pictures(runs: Sequence[Shown], level: Level) -> dict[str, Any]:
         "lapses": lapses(runs, level),
         "gallery": gallery(runs[0], level) if len(runs) == 1 and level.prompts else [],
         "by_concept": by_concept(runs, level) if len(runs) > 1 and level.prompts else [],
-        "kept_grids": [(r.label, uri) for r in runs if not prompts_of([r]) and (uri := kept(r, "grid"))],
+        "kept_grids": [
+            (r.label, uri)
+            for r in runs
+            if not prompts_of([r]) and (uri := kept(RunFolder(r.folder).grid, RunFolder(r.folder).thumbnail))
+        ],
         "left_out": words.strip(),
         "undrawn": any(set(range(r.last + 1)) - set(r.drawn) for r in runs),
     }
@@ -311,7 +316,7 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
                 "conventions": conventions(run),
                 "classifier": classifier_table(run, MOST_CELLS // (3 * len(runs))),
                 "training": inlined("training", training, tasks, f"training-{i}"),
-                "kept_curves": kept(run, "curves") if run.curves.empty else None,
+                "kept_curves": kept(RunFolder(run.folder).curves) if run.curves.empty else None,
                 "more_training": max(0, run.curves.groupby(["phase", "figure"]).ngroups - MOST_TRAINING),
                 "costs": cost_rows(run),
                 "total": cost_cells(total_cost(run)),

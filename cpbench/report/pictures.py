@@ -209,7 +209,6 @@ def gallery(run: Shown, level: Level) -> list[dict[str, Any]]:
     return out
 
 
-def kept(run: Shown, name: str) -> str | None:
-    """NAME.png, or NAME.webp as `make reference` keeps it: the grid or curves of a folder that was kept without the rest."""
-    files = (run.folder / f"{name}.png", run.folder / f"{name}.webp")
+def kept(*files: Path) -> str | None:
+    """The first of these files of a folder that is there: its grid or curves, where it was kept without the rest."""
     return next((data_uri(file, 1400, 75) for file in files if os.path.isfile(file)), None)

@@ -23,6 +23,7 @@ from cpbench.metrics.composition import summary as pair_summary
 from cpbench.metrics.summary import summaries
 from cpbench.miniature import is_miniature
 from cpbench.records import machine, measures_table, tables
+from cpbench.records.folder import RunFolder
 from cpbench.records.upgrade import CODE, SCHEMA
 from cpbench.records.upgrade import read as read_record
 from cpbench.registry import changed
@@ -37,7 +38,7 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
     The lock is the operating system's: it ends with the process that had it, however that ended.
     """
-    lock, holder = FileLock(folder / ".lock"), folder / ".holder.json"
+    lock, holder = FileLock(RunFolder(folder).lock), RunFolder(folder).holder
     try:
         lock.acquire(timeout=patience)
     except Timeout:
@@ -60,16 +61,16 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
 def earlier(run: Run) -> Iterator[str]:
     """A line for each run of the same settings, seed and order that other code made: it is left as it is."""
     mine = json.loads(json.dumps({k: v for k, v in run.facts.items() if k not in CODE}))
-    for file in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}/run.json")):
-        record = read_record(file.parent)
+    for folder in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}")):
+        record = read_record(folder)
         try:
             facts, version = record["facts"], record["versions"]["cpbench"]
             alike = {k: v for k, v in facts.items() if k not in CODE} == mine
             how = "made" if record["status"] == "finished" else "begun, and not finished,"
         except (TypeError, KeyError, AttributeError):  # what is no record
             continue
-        if alike and file.parent != run.folder:
-            yield f"{file.parent}: {how} by cpbench {version}, kept; a new run goes to {run.folder}"
+        if alike and folder != run.folder:
+            yield f"{folder}: {how} by cpbench {version}, kept; a new run goes to {run.folder}"
 
 
 def remove_temporary(folder: Path) -> None:
@@ -80,20 +81,20 @@ def remove_temporary(folder: Path) -> None:
 
 def write_tables(run: Run, t: int) -> None:
     """scores.csv of the whole run so far, and one matrix file a metric."""
-    files = [run.task_folder(k) / "scores.csv" for k in run.rows if k <= t]
+    files = [run.at.task(k).scores for k in run.rows if k <= t]
     parts = [tables.read_scores(file) for file in files]
     for file, part in zip(files, parts, strict=True):
         if part is None:  # a mount that went away, say
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
     scores = pd.concat(parts, ignore_index=True)
-    tables.write_scores(run.folder / "scores.csv", scores)
+    tables.write_scores(run.at.scores, scores)
     for metric, table in matrices.matrices(scores, run.concepts).items():
-        write_atomically(run.folder / f"matrix-{metric}.csv", table.to_csv(float_format="%.6f").encode())
+        write_atomically(run.at.matrix(metric), table.to_csv(float_format="%.6f").encode())
 
 
 def is_finished(run: Run) -> bool:
     """Whether states, scores and hash agree with a record that says so."""
-    record = read_json(run.folder / "run.json")
+    record = read_json(run.at.record)
     if (
         not isinstance(record, dict)
         or record.get("status") != "finished"
@@ -103,25 +104,24 @@ def is_finished(run: Run) -> bool:
     try:
         for t in range(1, len(run.concepts) + 1):
             if is_dropped(run, t):
-                State.checksum(run.task_folder(t), run.bound(t))
+                State.checksum(run.at.task(t).path, run.bound(t))
             else:
                 run.load_state(t)
     except (FileNotFoundError, DamagedState):
         return False
     if not all(rows.is_complete(run, t) for t in run.rows):
         return False
-    return record.get("files") == shown_files(run.folder) != {}
+    return record.get("files") == shown_files(run.at) != {}
 
 
-def shown_files(folder: Path) -> dict[str, str]:
+def shown_files(at: RunFolder) -> dict[str, str]:
     """SHA-256 of what a run shows: scores, matrices, measures, grid."""
-    found = [f for pattern in ("*.csv", "*.png") for f in sorted(folder.glob(pattern))]
-    return {f.name: file_hash(f) for f in found}
+    return {file.name: file_hash(file) for file in at.shown()}
 
 
 def write_record(run: Run, status: str, reason: str = "") -> None:
     """run.json: all one needs to know what the scores beside it mean."""
-    scores = tables.read_scores(run.folder / "scores.csv")
+    scores = tables.read_scores(run.at.scores)
     done = 0 if scores is None else int(scores["row"].max())
     drawn = images.are_drawn(run.sequence.concepts, run.config.backbone)
     record = {
@@ -152,8 +152,8 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
         "measures": measures_table.summary(table, done)
         if (table := measures_table.read(run.folder)) is not None
         else {},
-        "files": shown_files(run.folder),
+        "files": shown_files(run.at),
         "versions": machine.versions(),
         "commit": machine.commit(),
     }
-    write_json(run.folder / "run.json", record)
+    write_json(run.at.record, record)

@@ -9,6 +9,7 @@ import numpy as np
 
 from cpbench.concepts.sequences import Concept, Sequence
 from cpbench.errors import UserError
+from cpbench.records.folder import TaskFolder, picture_name
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.pictures import is_blank, read_picture
 from cpbench.running import composition
@@ -74,22 +75,21 @@ def of_row(sequence: Sequence, t: int, per_prompt: int, upper_triangle: bool = F
     return found + [Cell("prior", noun, (), (noun,), test.prior, 1) for noun in nouns]
 
 
-def folder_of(task: Path, cell: Cell) -> Path:
-    """Where the pictures of a cell are: plain nouns, which may have any characters, apart from concepts."""
-    if cell.kind == "prior":
-        return task / "prior" / ("".join(c if c.isalnum() else "-" for c in cell.name).strip("-") or "noun")
-    return task / "pictures" / cell.name
+def picture_of(task: TaskFolder, cell: Cell, template: str, index: int) -> Path:
+    """The file of one picture of a cell."""
+    folder = task.of_noun(cell.name) if cell.kind == "prior" else task.pictures(cell.name)
+    return folder / picture_name(cell.templates.index(template), index)
 
 
-def pictures_of(task: Path, cell: Cell) -> dict[tuple[str, int], np.ndarray]:
+def pictures_of(task: TaskFolder, cell: Cell) -> dict[tuple[str, int], np.ndarray]:
     """By (template, index) the pictures that are there and are more than one colour.
 
     UserError for a picture that is not the one that was drawn there, by what the row recorded.
     """
-    found, recorded = {}, recorded_pictures(task)
+    found, recorded = {}, recorded_pictures(task.path)
     for template, k in cell.which:
-        file = folder_of(task, cell) / f"{cell.templates.index(template):02d}-{k}.png"
-        picture = read_picture(file, digest := recorded.get(file.relative_to(task).as_posix()))
+        file = picture_of(task, cell, template, k)
+        picture = read_picture(file, digest := recorded.get(file.relative_to(task.path).as_posix()))
         if picture is None and digest is not None and file.exists():
             raise UserError(f"{file}: is not the picture that was drawn there; `cpbench run` again draws it anew")
         if picture is not None and not is_blank(picture):

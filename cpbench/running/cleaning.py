@@ -9,7 +9,8 @@ from filelock import FileLock, Timeout
 
 from cpbench.errors import UserError
 from cpbench.files import sync_folder
-from cpbench.records.measures_table import ROW, recorded_pictures
+from cpbench.records.folder import LOCK, ROW, picture_cache
+from cpbench.records.measures_table import recorded_pictures
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ def leftovers(output: Path) -> Leftovers:
     """What is there. UserError where there is no such folder, or a run in it is at work: its row may not name them yet."""
     if not output.is_dir():
         raise UserError(f"output folder {output}: there is none; name one with --output")
-    for lock in sorted(output.glob("**/.lock")):
+    for lock in sorted(output.glob(f"**/{LOCK}")):
         try:
             with FileLock(lock, timeout=0):
                 pass
@@ -34,7 +35,7 @@ def leftovers(output: Path) -> Leftovers:
                 f"output folder {output}: the run in {lock.parent} is at work; clean when it is done"
             ) from None
     named = {digest for row in sorted(output.glob(f"**/{ROW}")) for digest in recorded_pictures(row.parent).values()}
-    cached = sorted((output / ".cache" / "pictures").glob("*/*.png"))
+    cached = sorted(picture_cache(output).glob("*/*.png"))
     kept = [file for file in cached if not file.name.startswith(".") and file.stem.partition("-")[2] in named]
     temporary = sorted(file for file in output.glob("**/.*.tmp") if file.is_file())
     return Leftovers(kept, [file for file in cached if file not in set(kept) | set(temporary)], temporary)

@@ -24,6 +24,8 @@ import yaml
 from cpbench import config
 from cpbench.errors import UserError
 from cpbench.miniature import is_miniature
+from cpbench.output import opened, say
+from cpbench.records.folder import RECORD
 
 PATIENCE_SECONDS = 60.0  # a run that Ray starts again waits so long for its folder: its first process may be dying
 LOST = -1000  # for the exit code of a process that Ray gave up: nobody saw how it ended
@@ -65,20 +67,25 @@ def work(given: dict[str, Any], progress: Path, threads: int, copy_to: str | Non
     """Do one run in this process. Returns its exit code; what it has to say goes to standard output."""
     import torch
 
+    torch.set_num_threads(threads)
+    with opened():
+        return _worked(given, progress, copy_to, patience)
+
+
+def _worked(given: dict[str, Any], progress: Path, copy_to: str | None, patience: float) -> int:
     from cpbench.running.runner import execute
 
-    torch.set_num_threads(threads)
     try:
         run = execute(*config.resolve(given), patience=patience, progress=progress)
         if copy_to:
-            print(f"copied to {copy(run.folder, run.config.output, copy_to)}")
+            say(f"copied to {copy(run.folder, run.config.output, copy_to)}")
     except UserError as error:
-        print(f"cpbench: {error}")
+        say(f"cpbench: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
     except Exception:
-        traceback.print_exc(file=sys.stdout)
+        say(traceback.format_exc().rstrip())
         return 1
     return 0
 
@@ -90,7 +97,7 @@ def copy(folder: Path, output: Path, url: str) -> str:
     fs, root = fsspec.core.url_to_fs(url)
     target = f"{root.rstrip('/')}/{folder.relative_to(output).as_posix()}"
     files = [f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(".")]
-    for file in sorted(files, key=lambda f: f.name == "run.json"):
+    for file in sorted(files, key=lambda f: f.name == RECORD):
         there = f"{target}/{file.relative_to(folder).as_posix()}"
         fs.makedirs(there.rpartition("/")[0], exist_ok=True)
         fs.put_file(str(file), there)

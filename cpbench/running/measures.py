@@ -31,6 +31,7 @@ from cpbench.concepts.sequences import Sequence
 from cpbench.errors import UserError
 from cpbench.metrics import copying, distances, prior_drift
 from cpbench.metrics.identification import identify
+from cpbench.records.folder import RunFolder
 from cpbench.records.measures_table import COLUMNS, CONFUSION, Measured
 from cpbench.running.cells import of_row, pictures_of
 
@@ -56,7 +57,7 @@ def measure(
     for t in rows:
         drawn, nouns = {}, {}
         for cell in of_row(sequence, t, per_prompt):
-            if cell.kind in ("cell", "prior") and (pictures := pictures_of(folder / f"task-{t:02d}", cell)):
+            if cell.kind in ("cell", "prior") and (pictures := pictures_of(RunFolder(folder).task(t), cell)):
                 (drawn if cell.kind == "cell" else nouns)[cell.name] = pictures
         by_dino, moved = features(judges["dino"], drawn), features(judges["dino"], nouns)
         untouched = untouched if t else moved

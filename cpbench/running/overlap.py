@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cpbench.running.progress import QuietReporter
+from cpbench.output import collected
+from cpbench.running.progress import Reporter
 from cpbench.running.rows import evaluate, is_complete
 
 if TYPE_CHECKING:
@@ -72,6 +73,6 @@ def elsewhere(t: int) -> tuple[bool, list[str]]:
     assert _run is not None
     if is_complete(_run, t):
         return False, []
-    said = QuietReporter()
-    evaluate(_run, t, _run.load_state(t) if t else None, said)
-    return True, said.lines
+    with collected() as said:
+        evaluate(_run, t, _run.load_state(t) if t else None, Reporter("", 1))
+    return True, said

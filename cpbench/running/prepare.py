@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,11 @@ from cpbench.judges.embeddings import Embeddings
 from cpbench.judges.select import load_for
 from cpbench.method import Method, Options, State
 from cpbench.records import machine
-from cpbench.records.folder import run_folder
-from cpbench.running import cells, rows
-
-LEARNING_COST = "cost.json"
+from cpbench.records.folder import RunFolder, picture_cache, run_folder
+from cpbench.running import cells
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Run:
     """One run at work: what was asked for, and the things made for it once."""
 
@@ -44,9 +42,9 @@ class Run:
     images: dict[str, np.ndarray]
     sampler: Sampler
     pictures_per_prompt: int
-    folder: Path
-    facts: dict[str, Any]
-    notes: list[str]  # what should be known before it begins
+    notes: list[str] = field(default_factory=list)  # what should be known before it begins
+    facts: dict[str, Any] = field(default_factory=dict)  # all that moves its scores, see `identify`
+    folder: Path = Path()
 
     @property
     def concepts(self) -> list[str]:
@@ -59,10 +57,12 @@ class Run:
 
     @property
     def cache(self) -> Path:
-        return self.config.output / ".cache" / "pictures"
+        return picture_cache(self.config.output)
 
-    def task_folder(self, t: int) -> Path:
-        return self.folder / f"task-{t:02d}"
+    @property
+    def at(self) -> RunFolder:
+        """Where its files are."""
+        return RunFolder(self.folder)
 
     def bound(self, t: int) -> dict[str, Any]:
         """What state t belongs to, see `State.save`; the state before must be there."""
@@ -76,17 +76,17 @@ class Run:
 
     def state_checksum(self, t: int) -> str | None:
         """Of state t, None of the untouched model. Raises as `State.load` does."""
-        return State.checksum(self.task_folder(t)) if t else None
+        return State.checksum(self.at.task(t).path) if t else None
 
     def load_state(self, t: int) -> State:
         """State t, from 1 on, if it is of this run, seed and order and follows the one before. Raises as `State.load` does."""
-        return State.load(self.task_folder(t), self.bound(t))
+        return State.load(self.at.task(t).path, self.bound(t))
 
     def _records(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """(task, "learning" or "row", what is recorded of it), of those on disk, by task."""
         for t in range(len(self.concepts) + 1):
-            for stage, file in (("learning", LEARNING_COST), ("row", rows.ROW)):
-                if isinstance(record := read_json(self.task_folder(t) / file), dict):
+            for stage, file in (("learning", self.at.task(t).cost), ("row", self.at.task(t).row)):
+                if isinstance(record := read_json(file), dict):
                     yield t, stage, record
 
     @property
@@ -162,9 +162,16 @@ def drawing_of(config: RunConfig, sequence: sequences.Sequence) -> tuple[Sampler
 
 
 def prepare(config: RunConfig, method_class: type[Method], options: Options) -> Run:
-    """Load and check everything a run needs, before anything is spent. UserError for bad input."""
-    in_file_order = sequences.load(config.sequence)
-    sequence = sequences.ordered(in_file_order, config.order)
+    """Load, check and identify a run, before anything is spent. UserError for bad input."""
+    run = load(config, method_class, options)
+    check(run)
+    identify(run)
+    return run
+
+
+def load(config: RunConfig, method_class: type[Method], options: Options) -> Run:
+    """The sequence, backbone, pictures and judges that a run asks for."""
+    sequence = sequences.ordered(sequences.load(config.sequence), config.order)
     device = device_for(config)
     backbone = loading.load(config.backbone, device, config.loading)
     method_class(options).check(backbone)
@@ -181,61 +188,71 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
         config.dino_preprocessing,
         config.clip_activation,
     )
+    sampler, pictures_per_prompt = drawing_of(config, sequence)
+    return Run(
+        config=config,
+        method_class=method_class,
+        options=options,
+        sequence=sequence,
+        backbone=backbone,
+        judges=theirs,
+        images=pictures,
+        sampler=sampler,
+        pictures_per_prompt=pictures_per_prompt,
+    )
+
+
+def check(run: Run) -> None:
+    """UserError for parts that do not work together; what is worth knowing, and stops nothing, goes into `run.notes`."""
+    config, last = run.config, len(run.concepts)
     if (targets := config.options.get("target_modules")) is not None:
         try:
             if not targets:
                 raise ValueError("target_modules is empty")
-            adapters.matching_modules(backbone.denoiser, targets)
+            adapters.matching_modules(run.backbone.denoiser, targets)
         except ValueError as error:
             raise UserError(
-                f"method {config.method}: {error}; name a role (attention, text_attention, text_keys_values, feed_forward) or layers, e.g. to_q"
+                f"method {config.method}: {error}; name a role (attention, text_attention, text_keys_values, feed_forward) "
+                "or layers, e.g. to_q"
             ) from None
-    sampler, per_prompt = drawing_of(config, sequence)
-    backbone.check(sampler.num_inference_steps)
-    if config.rows and max(config.rows) > len(sequence.concepts):
-        raise UserError(f"rows: there is no row {max(config.rows)}; the sequence has {len(sequence.concepts)} tasks")
-    drawn = cells.of_row(sequence, 0, per_prompt)
-    notes = prompt_length.check(prompt_length.readers_of(backbone, theirs["clip"].tokenizer, added=1), drawn)
-    facts = {
+    run.backbone.check(run.sampler.num_inference_steps)
+    if config.rows and max(config.rows) > last:
+        raise UserError(f"rows: there is no row {max(config.rows)}; the sequence has {last} tasks")
+    drawn = cells.of_row(run.sequence, 0, run.pictures_per_prompt)
+    run.notes = prompt_length.check(
+        prompt_length.readers_of(run.backbone, run.judges["clip"].tokenizer, added=1), drawn
+    )
+
+
+def identify(run: Run) -> None:
+    """The facts of a run, all that moves its scores, and the folder that their hash names."""
+    config, backbone = run.config, run.backbone
+    run.facts = {
         "method": Path(config.method).stem,
-        **own_modules.identity(method_class),
+        **own_modules.identity(run.method_class),
         "options": config.options,
         # order and seed have a folder level of their own: a sequence has one hash in all its orders
-        "sequence": sequences.content_hash(in_file_order),
-        "images": {name: images.content_hash(p) for name, p in pictures.items()},
+        "sequence": sequences.content_hash(sequences.load(config.sequence)),
+        "images": {name: images.content_hash(p) for name, p in run.images.items()},
         "backbone": backbone.weights_hash,
-        "judges": {name: identity.counted(j.identity) for name, j in theirs.items()},
-        "sampler": asdict(sampler),
-        "pictures_per_prompt": per_prompt,
+        "judges": {name: identity.counted(j.identity) for name, j in run.judges.items()},
+        "sampler": asdict(run.sampler),
+        "pictures_per_prompt": run.pictures_per_prompt,
         "dtype": str(backbone.dtype),
         "picture_size": backbone.picture_size,
     }
     if config.rows is not None:
-        facts["rows"] = sorted(config.rows)
+        run.facts["rows"] = sorted(config.rows)
     if config.evaluation.upper_triangle:
-        facts["upper_triangle"] = True
-    folder = run_folder(
-        config.output,
-        sequence.name,
-        Path(config.backbone).name,
-        facts["method"],
-        hash8(facts),
-        config.order,
-        config.seed,
-    )
-    return Run(
-        config,
-        method_class,
-        options,
-        sequence,
-        backbone,
-        theirs,
-        pictures,
-        sampler,
-        per_prompt,
-        folder,
-        facts,
-        notes,
+        run.facts["upper_triangle"] = True
+    run.folder = run_folder(
+        output=config.output,
+        sequence=run.sequence.name,
+        backbone=Path(config.backbone).name,
+        method=run.facts["method"],
+        hash8=hash8(run.facts),
+        order=config.order,
+        seed=config.seed,
     )
 
 
@@ -243,4 +260,4 @@ def measuring(folder: Path, theirs: Mapping[str, judges.Judge]) -> dict[str, Emb
     """The judges that `measures` asks, with what they said before: the run's, and Inception where it is at hand."""
     file = inception.weights()
     every = theirs if file is None else {**theirs, "inception": inception.Inception(file)}
-    return {kind: Embeddings(folder, judge) for kind, judge in every.items()}
+    return {kind: Embeddings(RunFolder(folder).embeddings, judge) for kind, judge in every.items()}

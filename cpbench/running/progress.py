@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from pathlib import Path
 
-from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cpbench import output
 from cpbench.files import write_json
 
 LOG_EVERY_SECONDS = 30.0
@@ -34,14 +33,14 @@ class Reporter:
 
     def __init__(self, title: str, total: int, file: Path | None = None):
         self.file, self._written = file, 0.0
-        self.console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+        self.console = output.console()
         self.title, self.total, self.done = title, max(total, 1), 0.0
         self.stage = ""
         self._began = self._told = time.monotonic()
         self._bar: Progress | None = None
 
     def __enter__(self) -> Reporter:
-        if self.console.is_terminal:
+        if self.console is not None and self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -74,9 +73,8 @@ class Reporter:
             return
         if time.monotonic() - self._told >= LOG_EVERY_SECONDS:
             self._told = time.monotonic()
-            self.console.print(
-                f"{self.title}  {self.stage}  {100 * self.done / self.total:.0f} %  about {self._left / 60:.0f} min left",
-                highlight=False,
+            output.say(
+                f"{self.title}  {self.stage}  {100 * self.done / self.total:.0f} %  about {self._left / 60:.0f} min left"
             )
 
     @property
@@ -93,23 +91,3 @@ class Reporter:
             }
             with contextlib.suppress(OSError):  # nobody's result depends on it
                 write_json(self.file, now)
-
-    def say(self, what: RenderableType) -> None:
-        console = self._bar.console if self._bar else self.console
-        console.print(what, highlight=False, markup=not isinstance(what, str))  # a prompt may have [brackets] in it
-
-
-class QuietReporter:
-    """A reporter that only keeps what it is told, for a process whose parent does the talking."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, what: str) -> None:
-        self.lines.append(what)
-
-    def at(self, stage: str) -> None:
-        pass
-
-    def advance(self, evaluations: float) -> None:
-        pass

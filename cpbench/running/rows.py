@@ -20,11 +20,12 @@ from cpbench.errors import DamagedState, UserError, quoted
 from cpbench.files import READ_ONLY, file_hash, read_json, write_atomically, write_json
 from cpbench.method import NotDefined, State
 from cpbench.metrics.matrices import SCORE_COLUMNS
+from cpbench.output import say
 from cpbench.records import machine, tables
-from cpbench.records.measures_table import ROW, recorded_pictures
+from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.pictures import Kept, is_blank, place, png_bytes
 from cpbench.running import cells
-from cpbench.running.cells import folder_of
+from cpbench.running.cells import picture_of
 from cpbench.running.cost import Stopwatch
 from cpbench.running.judging import reference_rows, score
 from cpbench.running.picture_cache import draw_once
@@ -42,7 +43,7 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
 
     Returns False if the row was there already.
     """
-    folder = run.task_folder(t)
+    at = run.at.task(t)
     if is_complete(run, t):
         reporter.advance(run.drawing_work(t))
         return False
@@ -56,19 +57,19 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
                 every, fresh = draw_cells(run, group, state)
         except NotDefined as reason:
             for cell in group:
-                reporter.say(f"task {t}, {cell.name}: not defined ({reason})")
+                say(f"task {t}, {cell.name}: not defined ({reason})")
                 metrics_of = cells.METRICS[cell.kind]
                 rows += [(t, cell.kind, cell.name, *w, m, float("nan")) for m in metrics_of for w in cell.which]
             continue
         drawn, reused = drawn + fresh, reused + sum(cell.pictures for cell in group) - fresh
         for cell, pictures, files in every:
             for (template, k), kept in zip(cell.which, files, strict=True):
-                target = folder_of(folder, cell) / f"{cell.templates.index(template):02d}-{k}.png"
+                target = picture_of(at, cell, template, k)
                 place(kept, target)
-                placed[target.relative_to(folder).as_posix()] = kept.sha256
+                placed[target.relative_to(at.path).as_posix()] = kept.sha256
             if failed := [w for w, p in zip(cell.which, pictures, strict=True) if is_blank(p)]:
                 prompt, index = failed[0]
-                reporter.say(
+                say(
                     f"task {t}, {cell.name}: {len(failed)} of {cell.pictures} pictures failed, of one colour all over and not "
                     f"scored (the first: {prompt!r}, {index})"
                 )
@@ -77,9 +78,9 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
                 if t == 0 and cell.kind == "cell":
                     drawn_world = images.is_drawn(cell.concepts[0], run.config.backbone)
                     rows += reference_rows(cell, run.images, run.judges, run.config.seed if drawn_world else None)
-                    real, target = png_bytes(run.images[cell.name][0]), folder_of(folder, cell) / "real.png"
+                    real, target = png_bytes(run.images[cell.name][0]), at.real(cell.name)
                     write_atomically(target, real, READ_ONLY)
-                    placed[target.relative_to(folder).as_posix()] = hashlib.sha256(real).hexdigest()
+                    placed[target.relative_to(at.path).as_posix()] = hashlib.sha256(real).hexdigest()
             reporter.advance(evaluations(run.backbone, run.sampler, cell.pictures))
     cost = {
         **watch.record(),
@@ -87,15 +88,15 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
         "pictures_drawn": drawn,
         "pictures_reused": reused,
     }
-    tables.write_scores(folder / "scores.csv", pd.DataFrame(rows, columns=SCORE_COLUMNS))
+    tables.write_scores(at.scores, pd.DataFrame(rows, columns=SCORE_COLUMNS))
     record = {
         "cost": cost,
         "made_on": machine.facts(run.backbone.device),
-        "scores_sha256": file_hash(folder / "scores.csv"),
+        "scores_sha256": file_hash(at.scores),
         "state": run.state_checksum(t),
         "pictures": placed,
     }
-    write_json(folder / ROW, record)
+    write_json(at.row, record)
     return True
 
 
@@ -151,17 +152,17 @@ def refuse_unknown_words(run: Run, phrases: Sequence[str]) -> None:
 
 def is_complete(run: Run, t: int) -> bool:
     """Whether row t is there, whole, of the state that is there, and has the concepts, prompts and pictures that it should."""
-    folder = run.task_folder(t)
-    record, scores = read_json(folder / ROW), tables.read_scores(folder / "scores.csv")
+    at = run.at.task(t)
+    record, scores = read_json(at.row), tables.read_scores(at.scores)
     if not isinstance(record, dict) or scores is None:
         return False
-    if record.get("scores_sha256") != file_hash(folder / "scores.csv"):
+    if record.get("scores_sha256") != file_hash(at.scores):
         return False
     try:
         same_state = "state" in record and record["state"] == run.state_checksum(t)
     except (FileNotFoundError, DamagedState):
         return False
-    if not same_state or not pictures_are_there(folder):
+    if not same_state or not pictures_are_there(at.path):
         return False
     counts = {(c.name, c.kind): c.pictures * len(cells.METRICS[c.kind]) for c in run.cells_of(t)}
     drawn = scores[scores["kind"].isin(cells.METRICS)]

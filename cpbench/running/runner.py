@@ -18,6 +18,7 @@ from cpbench.config import ON_THE_MINIATURE, RunConfig
 from cpbench.files import prepare_folder
 from cpbench.method import Method, Options, State
 from cpbench.miniature import is_miniature
+from cpbench.output import say
 from cpbench.records import curves, machine, measures_table, terminal
 from cpbench.records.grid import retention_grid
 from cpbench.running import measures, rows
@@ -45,11 +46,11 @@ def execute(
     with held(run.folder, patience):
         remove_temporary(run.folder)
         if is_finished(run):
-            print(f"finished already: {run.folder} (delete it to run again)")
+            say(f"finished already: {run.folder} (delete it to run again)")
             return run
-        if not (run.folder / "run.json").exists():
+        if not run.at.record.exists():
             for line in earlier(run):
-                print(line)
+                say(line)
         write_record(run, "running")
         try:
             _execute(run, progress)
@@ -74,14 +75,14 @@ def _execute(run: Run, progress: Path | None) -> None:
         drawn = images.are_drawn(concepts, run.config.backbone)
         what = "drawn stand-ins" if drawn else f"photographs in {where_photographs_are(run)}"
         if not drawn and is_miniature(run.config.backbone):
-            reporter.say(f"these are {ON_THE_MINIATURE}")
-        reporter.say(
+            say(f"these are {ON_THE_MINIATURE}")
+        say(
             f"{title}: {len(concepts)} concepts ({what}), backbone {run.backbone.name}, seed {run.config.seed}, order {run.config.order}"
         )
-        reporter.say("judges: " + ", ".join(f"{name} {j.identity['model']}" for name, j in sorted(run.judges.items())))
-        reporter.say(f"folder: {run.folder}")
+        say("judges: " + ", ".join(f"{name} {j.identity['model']}" for name, j in sorted(run.judges.items())))
+        say(f"folder: {run.folder}")
         for note in run.notes:
-            reporter.say(f"note: {note}")
+            say(f"note: {note}")
         state: State | None = None
         with second_process(run) as pool:
             made = RowQueue(run, pool, reporter)
@@ -90,13 +91,13 @@ def _execute(run: Run, progress: Path | None) -> None:
                 state = learn_task(run, t, state, reporter)
                 made.make(t, state)
             made.wait()
-        reporter.say(terminal.cost_table(run.costs))
+        say(terminal.cost_table(run.costs))
         if line := machine.differences(run.made_on):
-            reporter.say(line)
+            say(line)
     measure(run)
-    ornament(run.folder / "grid.png", lambda target: retention_grid(run.folder, run.concepts, target))
-    ornament(run.folder / "curves.png", lambda target: curves.plot(run.folder, run.concepts, target))
-    print(
+    ornament(run.at.grid, lambda target: retention_grid(run.folder, run.concepts, target))
+    ornament(run.at.curves, lambda target: curves.plot(run.folder, run.concepts, target))
+    say(
         f"finished: {run.folder} (scores.csv, matrix-*.csv, measures.csv, identification.csv, grid.png, curves.png, run.json)"
     )
 
@@ -108,9 +109,9 @@ def ornament(target: Path, make: Callable[[Path], None]) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # then nothing else can be written either
             raise
-        print(f"{target.name} could not be made: {error}")
+        say(f"{target.name} could not be made: {error}")
     except Exception as error:  # a picture library's errors have many types
-        print(f"{target.name} could not be made: {type(error).__name__}: {error}")
+        say(f"{target.name} could not be made: {type(error).__name__}: {error}")
 
 
 class RowQueue:
@@ -139,7 +140,7 @@ class RowQueue:
     def collect(self, t: int) -> None:
         fresh, said = self.waiting.pop(t).result()
         for line in said:
-            self.reporter.say(line)
+            say(line)
         self.reporter.advance(self.run.drawing_work(t))
         self.finish(t, fresh)
 
@@ -152,7 +153,7 @@ class RowQueue:
             drop_state(self.run, before)
         if fresh or t == len(self.run.concepts):
             for table in terminal.run_tables(self.run.folder, self.run.concepts, t):
-                self.reporter.say(table)
+                say(table)
 
 
 def measure(run: Run) -> None:
@@ -163,7 +164,7 @@ def measure(run: Run) -> None:
         judge.save()
     measures_table.write(run.folder, found)
     for line in measures.refusals(found.refused):
-        print(line)
+        say(line)
 
 
 def where_photographs_are(run: Run) -> Path:

@@ -23,6 +23,7 @@ from cpbench import config, miniature, own_modules
 from cpbench.concepts import sequences
 from cpbench.errors import UserError, near
 from cpbench.files import prepare_folder, read_json, write_atomically
+from cpbench.output import console, say
 from cpbench.running import cells
 from cpbench.running.engines import LOST, Job, Local, OnRay, Outcome, Places, room
 from cpbench.running.progress import span
@@ -146,7 +147,7 @@ def sweep(grid: Grid, output: Path, engine: Callable[[Places], Local | OnRay]) -
         given = {**job.given, "output": str(output)}
         write_atomically(places.file(job, "yaml"), yaml.safe_dump(given).encode())
     at_work = engine(places)
-    print(f"{len(jobs)} runs, {at_work.words}; logs in {output / 'sweep'}", flush=True)
+    say(f"{len(jobs)} runs, {at_work.words}; logs in {output / 'sweep'}")
     try:
         futures = {
             job.name: at_work.submit(Job(job.name, {**job.given, "output": str(output.absolute())})) for job in jobs
@@ -155,13 +156,13 @@ def sweep(grid: Grid, output: Path, engine: Callable[[Places], Local | OnRay]) -
             follow(jobs, futures, places)
         if waiting := [f for f in futures.values() if not f.done()]:
             at_work.stop()
-            print(f"interrupted with {len(waiting)} runs to do; the same command goes on from the last whole tasks")
+            say(f"interrupted with {len(waiting)} runs to do; the same command goes on from the last whole tasks")
             return 130
     finally:
         at_work.close()
     outcomes = {name: _outcome(future) for name, future in futures.items()}
     for line in summary(jobs, outcomes, places):
-        print(line)
+        say(line)
     failed = sum(o.code != 0 for o in outcomes.values())
     return 0 if not failed else 1 if failed == len(jobs) else 3
 
@@ -176,12 +177,11 @@ def _outcome(future: Future) -> Outcome:
 
 def follow(jobs: list[Job], futures: dict[str, Future], places: Places) -> None:
     """Say how each run is doing until all are done: a live table on a terminal, a line a minute in a log."""
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console()
-    if console.is_terminal:
-        with Live(table(jobs, futures, places), console=console, refresh_per_second=2) as live:
+    shown = console()
+    if shown is not None and shown.is_terminal:
+        with Live(table(jobs, futures, places), console=shown, refresh_per_second=2) as live:
             while not all(f.done() for f in futures.values()):
                 time.sleep(0.5)
                 live.update(table(jobs, futures, places))
@@ -193,12 +193,12 @@ def follow(jobs: list[Job], futures: dict[str, Future], places: Places) -> None:
         for job in jobs:
             if futures[job.name].done() and job.name not in told:
                 told.add(job.name)
-                print(f"{job.name}: {state(_outcome(futures[job.name]))}", flush=True)
+                say(f"{job.name}: {state(_outcome(futures[job.name]))}")
         if time.monotonic() - last >= LOG_EVERY_SECONDS:
             last = time.monotonic()
             for job in jobs:
                 if job.name not in told and (now := read_json(places.file(job, "progress"))):
-                    print(f"{job.name}: {now['stage']}, {now['share']:.0%}, about {span(now['left'])} left", flush=True)
+                    say(f"{job.name}: {now['stage']}, {now['share']:.0%}, about {span(now['left'])} left")
 
 
 def table(jobs: list[Job], futures: dict[str, Future], places: Places) -> Any:

