@@ -166,6 +166,22 @@ def make_task() -> Callable[..., Task]:
     return make
 
 
+@pytest.fixture(scope="session")
+def three_tasks(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: Callable[..., Task]) -> Callable:
+    """three_tasks(method class, **options): what three tasks on the tiny backbone left one after the other, learned once."""
+    import learners
+
+    kept: dict[str, list[learners.Learned]] = {}
+
+    def learned(kind: type, **options: object) -> list[learners.Learned]:
+        key = f"{kind.__module__}.{kind.__qualname__} {sorted(options.items())}"
+        if key not in kept:
+            kept[key] = learners.tasks(kind, _loaded(str(tiny_folder)), make_task, **options)
+        return kept[key]
+
+    return learned
+
+
 @pytest.fixture
 def call(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -70,6 +70,8 @@ def run(method: str, folder: Path) -> dict[str, Any]:
     }
     done = cpbench.run(method=method, sequence=str(file), options=options, **given)["folder"]
     out: dict[str, Any] = {"scores": (done / "scores.csv").read_text(), "tensors": {}, "sketches": {}, "norms": {}}
+    curves = [(done / task / "curve.csv") for task in ("task-01", "task-02")]
+    out["curves"] = [file.read_text() if file.is_file() else "" for file in curves]
     for task in ("task-01", "task-02"):
         for name, tensor in State.load(done / task).tensors.items():
             key = f"{task}/{name}"

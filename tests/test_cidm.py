@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import learners
@@ -12,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from learners import CONCEPTS, Learned, MakeTask, Tensors, learn, product, tasks
+from learners import CONCEPTS, Learned, MakeTask, Tensors, learn, product
 
 from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.cidm import Cidm, CidmSettings, consolidation, shares
@@ -24,8 +23,8 @@ SMALL: dict[str, Any] = {"consolidation_weight": WEIGHT}
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> list[Learned]:
-    return tasks(Cidm, _loaded(str(tiny_folder)), make_task, **SMALL)
+def three(three_tasks: Callable) -> list[Learned]:
+    return three_tasks(Cidm, **SMALL)
 
 
 def consolidation_by_loops(now: Tensors, past: list[Tensors], towards_ones: bool) -> float:

@@ -1,7 +1,6 @@
 """ClassDiffusion: Custom Diffusion with its word held to the noun, and no pictures of the class."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import learners
@@ -22,8 +21,8 @@ def learn(*args: Any, **options: Any) -> Learned:
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> list[Learned]:
-    return learners.tasks(ClassDiffusion, _loaded(str(tiny_folder)), make_task, **FAST)
+def three(three_tasks: Callable) -> list[Learned]:
+    return three_tasks(ClassDiffusion, **FAST)
 
 
 def test_the_papers_settings() -> None:

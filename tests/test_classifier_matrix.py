@@ -194,7 +194,7 @@ def test_a_run_by_loop(ran: Path, counted: list[int]) -> None:
     before = contents(ran)
     done = cm.classify(ran, device="cpu", draws=2)
     assert {k: v for k, v in contents(ran).items() if not k.startswith("classifier/")} == before
-    assert shown_files(ran) == read_json(ran / "run.json")["files"]
+    assert shown_files(RunFolder(ran)) == read_json(ran / "run.json")["files"]
     # row 0: two nouns, 15 pictures; rows 1, 2, 3: as many candidates as concepts; every picture twice
     assert sum(counted) == done.spent[0] == done.spent[1] == 2 * 5 * (2 * 3 + 1 * 1 + 2 * 2 + 3 * 3)
     assert max(counted) <= 32

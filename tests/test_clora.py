@@ -2,19 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import learners
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask
 
-import cpbench
 from cpbench.backbones import adapters
 from cpbench.backbones.adapters import products
 from cpbench.backbones.backbone import Backbone
@@ -26,13 +23,6 @@ Tensors = dict[str, torch.Tensor]
 WEIGHT = 1e5
 SMALL: dict[str, Any] = {"rank": 2, "steps": 4, "batch_size": 2, "learning_rate": 1e-2, "token_learning_rate": 1e-2}
 SMALL |= {"forgetting_weight": WEIGHT}
-SEQUENCE = """
-name: small
-version: 1
-images: {drawn: true}
-concepts: [{name: dog, class_noun: dog, kind: live}, {name: vase, class_noun: vase, kind: object}]
-evaluation: {live: ["a {} in the snow"], object: ["a {} in the snow"], pictures_per_prompt: 1, num_inference_steps: 2}
-"""
 
 
 def learn(*given: Any, **options: Any) -> Learned:
@@ -41,12 +31,8 @@ def learn(*given: Any, **options: Any) -> Learned:
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> list[Learned]:
-    """Three tasks, one after the other."""
-    tasks: list[Learned] = []
-    for number in (1, 2, 3):
-        tasks.append(learn(_loaded(str(tiny_folder)), make_task, number, tasks[-1].state if tasks else None))
-    return tasks
+def three(three_tasks: Callable) -> list[Learned]:
+    return three_tasks(CLora, **SMALL)
 
 
 def keys_and_values(backbone: Backbone) -> list[str]:
@@ -348,14 +334,3 @@ def test_layers_can_be_chosen(tiny: Backbone, make_task: MakeTask) -> None:
     assert any(n.endswith("attn1.to_out.0") for n in layers) and any(n.endswith("attn2.to_q") for n in layers)
     with tiny.installed(CLora(CLoraSettings(target_modules=adapters.ATTENTION, rank=3)), second.state, ("dog",)):
         assert tiny.weights.keys() == {f"{n}.weight" for n in layers}
-
-
-def test_a_run_has_rows_0_1_and_2(tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SEQUENCE)
-    run = cpbench.run(method="clora", sequence=str(tmp_path / "small.yaml"), output=tmp_path / "out", options=SMALL)
-    for table in run["matrices"].values():
-        assert list(table.index) == [0, 1, 2]
-        np.testing.assert_array_equal(np.isfinite(table), [[True, True], [True, False], [True, True]])
-    curves = [pd.read_csv(run["folder"] / f"task-0{t}" / "curve.csv") for t in (1, 2)]
-    assert "forgetting" not in curves[0] and (curves[1]["forgetting"][1:] > 0).all()
-    assert (curves[1]["log_norm"][1:] > -20).all() and set(curves[1]["phase"]) == {"train"}

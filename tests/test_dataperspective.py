@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import learners
@@ -11,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from learners import Learned, MakeTask, learn, rows_stay, same, tasks
+from learners import Learned, MakeTask, learn, rows_stay, same
 
 from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.dataperspective import DataPerspective, Settings, cropped
@@ -29,9 +28,8 @@ STILL: dict[str, Any] = {"learning_rate": 1e-12, "lora_learning_rate": 1e-12}
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> dict[str, list[Learned]]:
-    backbone = _loaded(str(tiny_folder))
-    return {kind: tasks(DataPerspective, backbone, make_task, adapter=kind, **OPTIONS) for kind in KINDS}
+def three(three_tasks: Callable) -> dict[str, list[Learned]]:
+    return {kind: three_tasks(DataPerspective, adapter=kind, **OPTIONS) for kind in KINDS}
 
 
 @pytest.fixture

@@ -3,19 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import learners
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from learners import Learned, MakeTask
 
-import cpbench
 from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.dcscore import DCScore, DCSettings, distillation, fisher_loss
 from cpbench.learning import diffusion_classifier as dc
@@ -30,13 +26,6 @@ DSC_TERMS = {"noise_current", "noise_past", "scores_current", "scores_past"}
 SMALL: dict[str, Any] = {"rank": 2, "steps": 2, "batch_size": 2, "learning_rate": 1e-2, "token_learning_rate": 1e-2}
 SMALL |= {"dsc_steps": 2, "dsc_learning_rate": 1e-3, "fisher_draws": 2, "candidates": 3, "ewc_weight": 1e-2}
 SMALL_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-SEQUENCE = """
-name: small
-version: 1
-images: {drawn: true}
-concepts: [{name: dog, class_noun: dog, kind: live}, {name: vase, class_noun: vase, kind: object}]
-evaluation: {live: ["a {} in the snow"], object: ["a {} in the snow"], pictures_per_prompt: 1, num_inference_steps: 2}
-"""
 
 
 @dataclass
@@ -64,16 +53,8 @@ def sequence(backbone: Backbone, make_task: MakeTask, tasks: int = 3, **options:
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> Callable[[str], list[Learned]]:
-    """Three tasks of a variant, learned once."""
-    kept: dict[str, list[Learned]] = {}
-
-    def get(variant: str) -> list[Learned]:
-        if variant not in kept:
-            kept[variant] = sequence(_loaded(str(tiny_folder)), make_task, variant=variant, dc_weight=1.0)
-        return kept[variant]
-
-    return get
+def three(three_tasks: Callable) -> Callable[[str], list[Learned]]:
+    return lambda variant: three_tasks(DCScore, **SMALL | {"variant": variant, "dc_weight": 1.0})
 
 
 @pytest.fixture
@@ -529,20 +510,3 @@ def test_evaluations_of_the_plain_methods_are_as_foretold(tiny: Backbone, make_t
         tiny.restore()
         expected = 0 if name == "base" else 6
         assert tiny.unet_evaluations - before == kind(options).unet_evaluations(number) == expected
-
-
-# End to end
-
-
-def test_a_run_has_rows_0_1_and_2(tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SEQUENCE)
-    options = SMALL | {"target_modules": list(SMALL_TARGETS)}
-    run = cpbench.run(method="dcscore", sequence=str(tmp_path / "small.yaml"), output=tmp_path / "out", options=options)
-    for table in run["matrices"].values():
-        assert list(table.index) == [0, 1, 2]
-        np.testing.assert_array_equal(np.isfinite(table), [[True, True], [True, False], [True, True]])
-    curves = [pd.read_csv(run["folder"] / f"task-0{t}" / "curve.csv") for t in (1, 2)]
-    assert list(curves[0]["phase"]) == ["train"] * 2 + ["fisher"] * 3
-    assert list(curves[1]["phase"]) == ["train"] * 2 + ["dsc"] * 2 + ["fisher"] * 3
-    assert (curves[1].query("phase == 'dsc'")[sorted(DSC_TERMS - {"noise_current"})] > 0).all(axis=None)
-    assert curves[1]["ewc"][1] > 0 and 0 < curves[1]["cosine_to_plain"].iloc[-1] <= 1

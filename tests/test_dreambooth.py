@@ -47,9 +47,8 @@ def trained(backbone: Backbone, case: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> dict[str, list[Learned]]:
-    backbone = _loaded(str(tiny_folder))
-    return {k: learners.tasks(DreamBooth, backbone, make_task, **FAST | case) for k, case in CASES.items()}
+def three(three_tasks: Callable) -> dict[str, list[Learned]]:
+    return {k: three_tasks(DreamBooth, **FAST | case) for k, case in CASES.items()}
 
 
 # The loss

@@ -1,7 +1,6 @@
 """EWC: its Fishers by other paths to the same gradients, its penalty by loops, and DC scores' plain variant beside it."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import learners
@@ -22,17 +21,8 @@ Three = Callable[[str, str], list[Learned]]
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> Three:
-    """Three tasks of one way to do it, learned once."""
-    kept: dict[tuple[str, str], list[Learned]] = {}
-
-    def get(fisher: str, space: str) -> list[Learned]:
-        if (fisher, space) not in kept:
-            backbone = _loaded(str(tiny_folder))
-            kept[fisher, space] = tasks(Ewc, backbone, make_task, fisher=fisher, space=space, **SMALL)
-        return kept[fisher, space]
-
-    return get
+def three(three_tasks: Callable) -> Three:
+    return lambda fisher, space: three_tasks(Ewc, fisher=fisher, space=space, **SMALL)
 
 
 def coordinates(factors: Tensors, space: str) -> dict[str, np.ndarray]:

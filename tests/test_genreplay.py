@@ -3,17 +3,14 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import learners
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from learners import CONCEPTS, Learned, MakeTask, learn, rows_stay, tasks
+from learners import CONCEPTS, Learned, MakeTask, learn, rows_stay
 
-import cpbench
 from cpbench.backbones import sampling
 from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.sampling import Sampler, Wanted
@@ -27,18 +24,11 @@ from cpbench.method import State
 REPLAY: dict[str, Any] = {"replay_pictures": 2, "replay_inference_steps": 2, "replay_guidance_scale": 4.0}
 OPTIONS: dict[str, Any] = REPLAY | {"replay_weight": 0.5}
 SAID = ("a photo of a {}", "a picture of a {}", "a {}")
-SEQUENCE = """
-name: small
-version: 1
-images: {drawn: true}
-concepts: [{name: dog, class_noun: dog, kind: live}, {name: vase, class_noun: vase, kind: object}]
-evaluation: {live: ["a {} in the snow"], object: ["a {} in the snow"], pictures_per_prompt: 1, num_inference_steps: 2}
-"""
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> list[Learned]:
-    return tasks(GenerativeReplay, _loaded(str(tiny_folder)), make_task, **OPTIONS)
+def three(three_tasks: Callable) -> list[Learned]:
+    return three_tasks(GenerativeReplay, **OPTIONS)
 
 
 def prompts_before(number: int, pictures: int = 2) -> list[str]:
@@ -142,15 +132,3 @@ def test_drawing_is_counted(three: list[Learned]) -> None:
 def test_without_guidance_it_costs_half(tiny: Backbone, make_task: MakeTask, three: list[Learned]) -> None:
     found = learn(GenerativeReplay, tiny, make_task, 2, three[0].state, **OPTIONS | {"replay_guidance_scale": 1.0})
     assert found.evaluations == 12 + 4
-
-
-def test_a_run_has_rows_0_1_and_2(tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SEQUENCE)
-    options = learners.SMALL | REPLAY | {"replay_pictures": 1}
-    run = cpbench.run(
-        method="genreplay", sequence=str(tmp_path / "small.yaml"), output=tmp_path / "out", options=options
-    )
-    for table in run["matrices"].values():
-        np.testing.assert_array_equal(np.isfinite(table), [[True, True], [True, False], [True, True]])
-    curves = [pd.read_csv(run["folder"] / f"task-0{t}" / "curve.csv") for t in (1, 2)]
-    assert "replay" not in curves[0] and (curves[1]["replay"] > 0).all()

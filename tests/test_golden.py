@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cpbench.metrics.matrices import matrices
+
 TENSORS, SCORES = 1e-2, 0.01
 
 
@@ -58,6 +60,33 @@ def agrees(out: dict[str, Any], method: str) -> None:
     keys = ["row", "kind", "concept", "prompt", "index", "metric"]
     assert now[keys].equals(then[keys])
     assert ((now["value"] - then["value"]).abs() <= SCORES).all()
+
+
+@pytest.mark.parametrize("method", golden.METHODS)
+def test_every_method_fills_its_matrices(made: dict[str, Any], method: str) -> None:
+    """Rows 0, 1 and 2 of each concept that is learned by then: a cell is not empty."""
+    R = matrices(pd.read_csv(io.StringIO(made["made"][method]["scores"])), ["dog", "vase"])
+    assert set(R) >= {"clip_i", "clip_t", "dino"}
+    for table in R.values():
+        assert list(table.index) == [0, 1, 2]
+        np.testing.assert_array_equal(np.isfinite(table), [[True, True], [True, False], [True, True]])
+
+
+CURVES = {  # of the second task: phases, and terms that are more than nothing once something is trained
+    "clora": (["train"] * 2, ["forgetting"]),
+    "dcscore": (["train"] * 2 + ["dsc"] * 2 + ["fisher"] * 2, []),
+    "genreplay": (["train"] * 2, ["replay"]),
+    "raretoken": (["stage 1"] * 2 + ["stage 2"] * 2, []),
+}
+
+
+@pytest.mark.parametrize("method", CURVES)
+def test_what_a_method_adds_is_in_its_curve(made: dict[str, Any], method: str) -> None:
+    first, second = (pd.read_csv(io.StringIO(text)) for text in made["made"][method]["curves"])
+    phases, terms = CURVES[method]
+    assert list(second["phase"]) == phases and set(first["phase"]) <= set(phases)
+    for term in terms:
+        assert term not in first and second[term].iloc[-1] > 0
 
 
 @pytest.mark.parametrize("method", ["seqlora", "raretoken"])

@@ -516,7 +516,7 @@ def test_a_folder_kept_without_pictures_shows_its_grid(name: str, tmp_path: Path
     for t in range(4):
         shutil.rmtree(folder / f"task-{t:02d}")
     picture(folder / name, 1, 128)
-    picture(folder / name.replace("grid", "curves"), 2, 128)
+    picture(folder / "curves.png", 2, 128)
     tree = Tree(html_report.write([folder])[0].read_text())
     kept = ["The time-lapse grid of seqlora rank=4", "The training curves of seqlora rank=4"]
     assert [alt for alt in tree.values("img", "alt") if alt in kept] == kept
@@ -728,13 +728,14 @@ def test_wrong_input_is_one_line_and_exit_code_2(call: Callable, run: Path, tmp_
 
 def test_a_finished_run_stays_finished(run: Path, tmp_path: Path) -> None:
     """A run answers for the files beside its run.json: a page or a plot there must not be one of them."""
+    from cpbench.records.folder import RunFolder
     from cpbench.running.bookkeeping import shown_files
 
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    before = shown_files(folder)
+    before = shown_files(RunFolder(folder))
     html_report.write([folder], with_plots=True)
-    assert (folder / "report-plots" / "forgetting.png").exists() and shown_files(folder) == before
+    assert (folder / "report-plots" / "forgetting.png").exists() and shown_files(RunFolder(folder)) == before
 
 
 # In a browser

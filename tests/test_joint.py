@@ -9,7 +9,7 @@ import learners
 import numpy as np
 import pytest
 import torch
-from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product, tasks
+from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product
 
 import cpbench
 from cpbench.backbones.backbone import Backbone
@@ -42,15 +42,8 @@ class Hoarder(Base):
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> Three:
-    kept: dict[bool, list[Learned]] = {}
-
-    def get(restart: bool) -> list[Learned]:
-        if restart not in kept:
-            kept[restart] = tasks(Joint, _loaded(str(tiny_folder)), make_task, restart=restart)
-        return kept[restart]
-
-    return get
+def three(three_tasks: Callable) -> Three:
+    return lambda restart: three_tasks(Joint, restart=restart)
 
 
 # What a step sees

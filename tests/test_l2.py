@@ -1,7 +1,6 @@
 """L2: the distance by loops and its gradient in closed form, and EWC with a Fisher of ones beside it."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import learners
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product, rows_stay, tasks
+from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product, rows_stay
 
 from cpbench.backbones.adapters import products
 from cpbench.backbones.backbone import Backbone
@@ -21,8 +20,8 @@ WEIGHT = 0.5
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> list[Learned]:
-    return tasks(L2, _loaded(str(tiny_folder)), make_task, distance_weight=WEIGHT)
+def three(three_tasks: Callable) -> list[Learned]:
+    return three_tasks(L2, distance_weight=WEIGHT)
 
 
 def far(before: Learned, after: Learned) -> float:

@@ -1,7 +1,6 @@
 """MagMax: the merge entry by entry, and that the model it keeps is not the one it trained."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ NUMBERS = st.sampled_from([-3.0, -2.0, -1.0, -0.0, 0.0, 1.0, 2.0, 3.0])
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> list[Learned]:
-    return tasks(MagMax, _loaded(str(tiny_folder)), make_task)
+def three(three_tasks: Callable) -> list[Learned]:
+    return three_tasks(MagMax)
 
 
 def larger(previous: float, last: float) -> float:

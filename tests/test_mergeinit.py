@@ -1,7 +1,6 @@
 """Merge & Init: what is carried is the sum of all tasks' products, and each starts anew on top of it."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ from cpbench.baselines.olora import OLora
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> list[Learned]:
-    return tasks(MergeInit, _loaded(str(tiny_folder)), make_task)
+def three(three_tasks: Callable) -> list[Learned]:
+    return three_tasks(MergeInit)
 
 
 def test_it_carries_the_sum_of_the_products_and_all_words(tiny: Backbone, three: list[Learned]) -> None:

@@ -1,7 +1,6 @@
 """O-LoRA: overlaps by loops, none between orthogonal LoRAs, and the sum of all tasks' products in the weights."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import learners
@@ -10,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from learners import CONCEPTS, Learned, MakeTask, Tensors, change, layers, learn, product, rows_stay, tasks
+from learners import CONCEPTS, Learned, MakeTask, Tensors, change, layers, learn, product, rows_stay
 
 from cpbench.backbones.adapters import side_by_side
 from cpbench.backbones.backbone import Backbone
@@ -21,16 +20,8 @@ Three = Callable[[str], list[Learned]]
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> Three:
-    kept: dict[str, list[Learned]] = {}
-
-    def get(side: str) -> list[Learned]:
-        if side not in kept:
-            backbone = _loaded(str(tiny_folder))
-            kept[side] = tasks(OLora, backbone, make_task, side=side, orthogonality_weight=WEIGHT)
-        return kept[side]
-
-    return get
+def three(three_tasks: Callable) -> Three:
+    return lambda side: three_tasks(OLora, side=side, orthogonality_weight=WEIGHT)
 
 
 def drawn(seed: int, rank: int, convolution: bool = False) -> Tensors:

@@ -1,7 +1,6 @@
 """Merge & Orthogonal Init: the start against LAPACK's vectors, and both merges, the published one with its cross terms."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import learners
 import numpy as np
@@ -18,15 +17,8 @@ Three = Callable[[bool], list[Learned]]
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> Three:
-    kept: dict[bool, list[Learned]] = {}
-
-    def get(sum_factors: bool) -> list[Learned]:
-        if sum_factors not in kept:
-            kept[sum_factors] = tasks(OrthoInit, _loaded(str(tiny_folder)), make_task, sum_factors=sum_factors)
-        return kept[sum_factors]
-
-    return get
+def three(three_tasks: Callable) -> Three:
+    return lambda sum_factors: three_tasks(OrthoInit, sum_factors=sum_factors)
 
 
 def own(learned: list[Learned], number: int, layer: str) -> np.ndarray:

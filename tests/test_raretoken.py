@@ -1,17 +1,14 @@
 """Two-stage rare token: a word alone moves, then the weights alone, task after task."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import learners
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from learners import CONCEPTS, Learned, MakeTask
 
-import cpbench
 from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.raretoken import RareToken, Settings
@@ -21,13 +18,6 @@ Tensors = dict[str, torch.Tensor]
 KINDS = ("full", "lora")
 SMALL: dict[str, Any] = {"token_steps": 2, "token_learning_rate": 1e-2, "steps": 3, "batch_size": 2, "rank": 2}
 SMALL |= {"learning_rate": 1e-3, "lora_learning_rate": 1e-2}
-SEQUENCE = """
-name: small
-version: 1
-images: {drawn: true}
-concepts: [{name: dog, class_noun: dog, kind: live}, {name: vase, class_noun: vase, kind: object}]
-evaluation: {live: ["a {} in the snow"], object: ["a {} in the snow"], pictures_per_prompt: 1, num_inference_steps: 2}
-"""
 
 
 def learn(*given: Any, **options: Any) -> Learned:
@@ -36,22 +26,15 @@ def learn(*given: Any, **options: Any) -> Learned:
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> dict[str, list[Learned]]:
-    """Three tasks, one after the other, by each kind of stage 2."""
-    backbone, found = _loaded(str(tiny_folder)), {}
-    for kind in KINDS:
-        tasks: list[Learned] = []
-        for number in (1, 2, 3):
-            tasks.append(learn(backbone, make_task, number, tasks[-1].state if tasks else None, adapter=kind))
-        found[kind] = tasks
-    return found
+def three(three_tasks: Callable) -> dict[str, list[Learned]]:
+    """By each kind of stage 2."""
+    return {kind: three_tasks(RareToken, **SMALL | {"adapter": kind}) for kind in KINDS}
 
 
 def everything(backbone: Backbone) -> Tensors:
     """Copies of all there is: parameters, buffers, rows and factors; peft's name of a layer's own weight is undone."""
     found: Tensors = {}
-    for part in ("unet", "vae", "text_encoder"):
-        root = getattr(backbone, part)
+    for part, root in backbone.parts():
         for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
             plain = name.replace(".base_layer.", ".").replace("token_embedding.table.", "token_embedding.")
             found[f"{part}.{plain}"] = tensor.detach().clone()
@@ -245,21 +228,3 @@ def test_evaluations_and_trained_parameters_are_as_foretold(
     for number, learned in enumerate(three[kind], 1):
         assert learned.evaluations == RareToken(Settings(**SMALL)).unet_evaluations(number) == (2 + 3) * 2
         assert learned.trained == size
-
-
-# End to end
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_has_rows_0_1_and_2(tmp_path_factory: pytest.TempPathFactory, kind: str) -> None:
-    folder = tmp_path_factory.getbasetemp() / "raretoken"  # shared, so that row 0 is drawn once
-    folder.mkdir(exist_ok=True)
-    (folder / "small.yaml").write_text(SEQUENCE)
-    options = SMALL | {"adapter": kind, "target_modules": list(adapters.ATTENTION), "steps": 2}
-    run = cpbench.run(method="raretoken", sequence=str(folder / "small.yaml"), output=folder / "out", options=options)
-    for table in run["matrices"].values():
-        assert list(table.index) == [0, 1, 2]
-        np.testing.assert_array_equal(np.isfinite(table), [[True, True], [True, False], [True, True]])
-    for t in (1, 2):
-        curve = pd.read_csv(run["folder"] / f"task-0{t}" / "curve.csv")
-        assert list(curve["phase"]) == ["stage 1"] * 2 + ["stage 2"] * 2

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 
 import learners
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from learners import CONCEPTS, Learned, MakeTask, learn, product, rows_stay, tasks
+from learners import CONCEPTS, Learned, MakeTask, learn, product, rows_stay
 
 from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.stamina import Settings, Stamina, from_bits, straight_through, to_bits, word_network
@@ -26,8 +25,8 @@ EDGE |= {"forgetting_weight": WEIGHT}
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> list[Learned]:
-    return tasks(Stamina, _loaded(str(tiny_folder)), make_task, **EDGE)
+def three(three_tasks: Callable) -> list[Learned]:
+    return three_tasks(Stamina, **EDGE)
 
 
 def mask(state: State, concept: str, layer: str, like: np.ndarray) -> np.ndarray:

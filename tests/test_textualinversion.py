@@ -1,7 +1,6 @@
 """Textual Inversion: a noun of its own for every concept, and nothing else moves, ever."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import learners
@@ -21,8 +20,8 @@ def learn(*args: Any, **options: Any) -> Learned:
 
 
 @pytest.fixture(scope="module")
-def three(_loaded: Callable[[str], Backbone], tiny_folder: Path, make_task: MakeTask) -> list[Learned]:
-    return learners.tasks(TextualInversion, _loaded(str(tiny_folder)), make_task, **FAST)
+def three(three_tasks: Callable) -> list[Learned]:
+    return three_tasks(TextualInversion, **FAST)
 
 
 def test_the_state_is_a_row_a_concept_and_never_rewritten(three: list[Learned]) -> None:

@@ -1,9 +1,13 @@
 """One short run, in processes that can be killed: at a moment, or at the n-th file they write."""
 
+import atexit
+import functools
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,26 @@ concepts:
   - {name: dog2, class_noun: dog, kind: live}
 evaluation: {live: ["a {} in the snow"], object: ["a {} in the snow"], pictures_per_prompt: 1, num_inference_steps: 2}
 """
+CONCEPTS = ("dog", "backpack", "dog2")
+
+
+@functools.cache
+def small() -> Path:
+    """A folder with a pipeline of random weights, the miniature's judges in it, and each concept's pictures: made once."""
+    from conftest import build_tiny
+    from PIL import Image
+
+    from cpbench.backbones.hub import MINIATURE
+    from cpbench.concepts import images
+
+    folder = Path(tempfile.mkdtemp(prefix="cpbench-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (build_tiny(folder) / "judges").symlink_to(MINIATURE / "judges")
+    for concept in CONCEPTS:
+        (folder / "concepts" / concept).mkdir(parents=True)
+        for k, picture in enumerate(images.drawn(concept)):
+            Image.fromarray(picture).save(folder / "concepts" / concept / f"{k}.png")
+    return folder
 
 
 def server() -> Any:
@@ -30,11 +54,18 @@ def server() -> Any:
 
 
 def given(folder: Path, output: Path, **more: Any) -> dict[str, Any]:
+    """What is run: `SEQUENCE`, its pictures as photographs, on a backbone that takes a third of the miniature's time."""
     file = folder / "short.yaml"
     if not file.exists():
-        file.write_text(SEQUENCE)
-    options = LORA | {"token_learning_rate": 1e-3}
-    return {"method": "seqlora", "sequence": str(file), "output": output, "options": options} | more
+        file.write_text(f"{SEQUENCE}images: {{folder: '{small() / 'concepts'}/{{name}}'}}\n")
+    backbone, options = str(small() / "pipeline"), LORA | {"token_learning_rate": 1e-3}
+    return {
+        "method": "seqlora",
+        "sequence": str(file),
+        "output": output,
+        "backbone": backbone,
+        "options": options,
+    } | more
 
 
 def go(words: dict[str, Any], log: Path, die_at: int | None = None, die_on: str = "") -> None:

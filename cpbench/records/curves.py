@@ -17,6 +17,7 @@ from cpbench.files import write_atomically
 from cpbench.records.folder import RunFolder
 
 COLUMNS = 3
+NAMES = 20  # in a column of the legend
 LONG = ["task", "phase", "step", "figure", "value"]
 LARGEST = 1e30  # a figure, or a step, that is shown
 MOST_BYTES = 2**25  # of a task's curve that is read
@@ -77,7 +78,19 @@ def plot(folder: Path, concepts: list[str], target: Path) -> None:
         return
     panels = list(curves.groupby(["phase", "figure"], sort=False))
     rows = -(-len(panels) // COLUMNS)
-    figure, axes = plt.subplots(rows, COLUMNS, figsize=(4.2 * COLUMNS, 2.6 * rows), squeeze=False, layout="constrained")
+    names = [f"{t}: {c}" for t, c in enumerate(concepts, 1)]
+    beside = -(-len(names) // NAMES)  # columns of the legend
+    legend = beside * (0.6 + 0.075 * max(map(len, names)))  # inches; matplotlib's own layouts draw everything twice
+    width, height = 4.2 * COLUMNS + legend, 2.6 * rows
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(width, height), squeeze=False)
+    figure.subplots_adjust(
+        left=0.6 / width,
+        right=1 - (legend + 0.2) / width,
+        bottom=0.5 / height,
+        top=1 - 0.35 / height,
+        wspace=0.22,
+        hspace=0.42,
+    )
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.92, len(concepts)))
     for axis, ((phase, name), lines) in zip(axes.flat, panels, strict=False):
         for task, line in lines.groupby("task"):
@@ -90,8 +103,7 @@ def plot(folder: Path, concepts: list[str], target: Path) -> None:
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     handles = [plt.Line2D([], [], color=shade) for shade in shades]
-    names = [f"{t}: {c}" for t, c in enumerate(concepts, 1)]
-    figure.legend(handles, names, loc="outside right upper", fontsize=7, title="task", title_fontsize=8)
+    figure.legend(handles, names, loc="upper right", fontsize=7, ncols=beside, title="task", title_fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     plt.close(figure)
