@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from cpbench.method import Method, State
+from cpbench.method import Method, Options, State
 
 
 class Base(Method):
     """Row t equals row 0: whatever a method gains, it gains over this."""
 
     version = 1
+    Options = Options
+    tested_against = "our reading"
 
     def learn(self, backbone, task, state):
-        return State({}, {"concepts": [*(state.concepts if state else []), task.concept]})
+        return State({}, {"concepts": [*state.concepts, task.concept]})
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         pass
 
     def phrase(self, concept, class_noun, state):

@@ -79,9 +79,16 @@ class Cidm(Method):
 
     version = 1
     Options = CidmSettings
+    tested_against = "official code's behaviour"
+    search = {
+        "": {
+            "learning_rate": {"log": (0.001, 0.02)},
+            "consolidation_weight": {"log": (0.01, 1.0)},
+        },
+    }
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
+        o = self.options
         rows = {k: v for k, v in state.tensors.items() if k.startswith("token/")}
         after = State(rows, {"concepts": [*state.concepts, task.concept]})
         past = past_loras(state, backbone.device)
@@ -101,7 +108,7 @@ class Cidm(Method):
         after.tensors[f"token/{task.concept}"] = torch.stack(v).detach()
         return stacked(state, after, task.concept, factors)
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         for concept in state.concepts:
             for word, row in zip(words_of(concept, state), state.tensors[f"token/{concept}"], strict=True):
                 backbone.add_token(word, row)

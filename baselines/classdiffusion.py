@@ -34,4 +34,12 @@ class ClassDiffusion(customdiffusion.CustomDiffusion):
 
     version = 1
     Options = Settings
+    tested_against = "official code's behaviour"
+    search = {
+        "": {
+            "learning_rate": {"log": (0.0003, 0.003)},
+            "token_learning_rate": {"log": (0.001, 0.02)},
+            "spl_weight": {"log": (0.01, 1.0)},
+        },
+    }
     templates = ("a photo of a {}",)

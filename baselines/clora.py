@@ -38,7 +38,7 @@ from cpbench.learning import (
     sum_of_products,
     token_of,
 )
-from cpbench.method import Method, State
+from cpbench.method import Method
 
 TINY = 1e-30  # B starts at zero, and its logarithm must be a number
 
@@ -57,26 +57,36 @@ class CLora(Method):
 
     version = 1
     Options = CLoraSettings
+    tested_against = "equation only"
+    search = {
+        "": {
+            "learning_rate": {"log": (0.003, 0.03)},
+            "forgetting_weight": {"log": (1.0, 10000.0)},
+        },
+        "keep_noun=true": {
+            "learning_rate": {"log": (0.003, 0.03)},
+            "forgetting_weight": {"log": (10.0, 100000.0)},
+        },
+    }
 
     def learn(self, backbone, task, state):
-        state = state or State()
         past = sum_of_products(past_loras(state, backbone.device))
 
-        def protect(factors):
+        def penalty(batch, factors):
             now = products(factors)
             norm = torch.stack([product.detach().abs().sum() for product in now.values()]).sum()
-            terms = {"log_norm": norm.clamp(min=TINY).log()}
+            terms, logged = {}, {"log_norm": norm.clamp(min=TINY).log()}
             if past:
                 L_forget = forgetting(past, now)
                 terms["forgetting"] = self.options.forgetting_weight * L_forget
-                terms["log_penalty"] = L_forget.detach().clamp(min=TINY).log()
-            return terms
+                logged["log_penalty"] = L_forget.detach().clamp(min=TINY).log()
+            return terms, logged
 
         word = backbone.random_embedding(task.generator("word"))
-        after, factors = learn_lora(self, backbone, task, state, protect, word, past)
+        after, factors = learn_lora(self, backbone, task, state, penalty, word, past)
         return stacked(state, after, task.concept, factors)
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         add_to_weights(backbone, sum_of_products(past_loras(state, backbone.device)))
         add_tokens(backbone, state)
 

@@ -106,6 +106,15 @@ class CustomDiffusion(Method):
 
     version = 1
     Options = Settings
+    tested_against = "equation only"
+    search = {
+        "": {
+            "learning_rate": {"log": (0.0003, 0.003)},
+            "token_learning_rate": {"log": (0.001, 0.02)},
+            "prior_weight": {"choices": (0.1, 0.3, 1.0)},
+            "prior_guidance_scale": {"choices": (1.0, 2.0, 4.0)},
+        },
+    }
     templates = ("photo of a {}",)
 
     def unet_evaluations(self, number):
@@ -113,7 +122,7 @@ class CustomDiffusion(Method):
         return o.steps * o.batch_size + prior_evaluations(o, o.steps, o.batch_size)
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
+        o = self.options
         of_class = prior(backbone, task, f"photo of a {task.class_noun}", o, o.steps, o.batch_size)
         W_0, change = pristine(backbone), state.part("weights", backbone.device)
         W = backbone.replace_weights({name: w + change.get(name, 0) for name, w in W_0.items()})
@@ -132,7 +141,7 @@ class CustomDiffusion(Method):
             after.tensors |= {f"anchor/{task.concept}/{name}": C @ w.detach().T for name, w in W.items()}
         return after
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         if self.options.merge == "none":
             change = state.part("weights", backbone.device)
             W = {name: w + change[name] for name, w in pristine(backbone).items()}

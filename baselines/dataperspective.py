@@ -35,7 +35,7 @@ from cpbench.baselines import dreambooth
 from cpbench.learning import Sampler, add_words, weights_or_lora
 from cpbench.learning import prior_preservation as regularisation
 from cpbench.learning import structured_prompts as structured
-from cpbench.method import State, UserError
+from cpbench.method import UserError
 
 
 class Settings(dreambooth.Settings):
@@ -69,6 +69,14 @@ class DataPerspective(dreambooth.DreamBooth):
 
     version = 1
     Options = Settings
+    tested_against = "our reading"
+    search = {
+        "": {
+            "learning_rate": {"log": (3e-05, 0.0003)},
+            "prior_weight": {"choices": (0.1, 0.3, 1.0)},
+            "prior_guidance_scale": {"choices": (1.0, 2.0, 4.0)},
+        },
+    }
     name = "dataperspective"
 
     def unet_evaluations(self, number):
@@ -76,7 +84,7 @@ class DataPerspective(dreambooth.DreamBooth):
         return super().unet_evaluations(number) + told * len(structured.phrases_of(structured.BACKGROUNDS))
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
+        o = self.options
         noun = o.classes.get(task.concept, task.class_noun)
         backgrounds = self.backgrounds(backbone, task, noun)
         of_class = self.regularisation(backbone, task, noun)  # this too before the earlier state is there

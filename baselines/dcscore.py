@@ -25,7 +25,7 @@ and rank stay as they are set, for LoRA: VeRA's few vectors need higher ones, wh
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,11 @@ from cpbench import learning
 from cpbench.learning import Settings, add_tokens, learn_lora, token_of
 from cpbench.learning import diffusion_classifier as dc
 from cpbench.learning import fisher as ewc
-from cpbench.method import Method, State
+from cpbench.method import Method
+
+WITH_EWC = ("ewc", "ewc-dc", "dsc-ewc", "dsc-ewc-dc")
+WITH_DC = ("ewc-dc", "dsc-ewc-dc")
+WITH_DSC = ("dsc", "dsc-ewc", "dsc-ewc-dc")
 
 
 class DCSettings(Settings):
@@ -58,6 +62,13 @@ class DCSettings(Settings):
     noise_weight: float = Field(1.0, ge=0, description="w_n of DSC's two terms on predicted noise")
     score_weight: float = Field(0.1, ge=0, description="w_d of DSC's two terms on DC scores")
 
+    only: ClassVar = {
+        **dict.fromkeys(("ewc_weight", "fisher_decay", "fisher_draws"), {"variant": WITH_EWC}),
+        **dict.fromkeys(("candidates", "dc_weight", "negatives"), {"variant": WITH_DC}),
+        **dict.fromkeys(("temperature", "c0"), {"variant": (*WITH_DSC, "ewc-dc")}),
+        **dict.fromkeys(("dsc_steps", "dsc_learning_rate", "noise_weight", "score_weight"), {"variant": WITH_DSC}),
+    }
+
 
 def fisher_loss(e: torch.Tensor, n_past: int, w_dc: float, tau: float, negatives: str) -> torch.Tensor:
     """L_FIM, the mean over pictures, from errors e (n, k): the last column is c^n's, the n_past before it are N's."""
@@ -77,6 +88,20 @@ class DCScore(Method):
 
     version = 1
     Options = DCSettings
+    tested_against = "our reading"
+    search = {
+        "": {
+            "ewc_weight": {"log": (2e-05, 0.002)},
+            "noise_weight": {"choices": (1.0, 10.0)},
+            "dsc_learning_rate": {"log": (0.0002, 0.002)},
+        },
+        "variant=ewc": {
+            "ewc_weight": {"log": (2e-05, 0.02)},
+        },
+        "variant=ewc-dc": {
+            "ewc_weight": {"log": (2e-05, 0.02)},
+        },
+    }
 
     def unet_evaluations(self, number):
         o, c0 = self.options, bool(self.options.c0)
@@ -89,19 +114,19 @@ class DCScore(Method):
             learning.refuse_convolutions("dcscore", backbone.denoiser, self.options.target_modules)
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
+        o = self.options
         kept = slice(None) if "dsc" in o.variant else slice(-1, None)  # the LoRAs that are carried on
         pool = {m: state.part(f"adapter/{m}", backbone.device) for m in state.concepts[kept]}
         anchor = pool[state.concepts[-1]] if pool else None
         F_bar = state.part("fisher", backbone.device)
 
-        def protect(phi):
+        def penalty(batch, phi):
             return {"ewc": o.ewc_weight * ewc.penalty(F_bar, phi, anchor)} if F_bar else {}
 
-        after, phi = learn_lora(self, backbone, task, state, protect, values=anchor, kind=o.adapter)
+        after, phi = learn_lora(self, backbone, task, state, penalty, init=anchor, kind=o.adapter)
         after.facts["nouns"] = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
         if "dsc" in o.variant and pool:
-            self.consolidate(backbone, task, after, phi, pool, protect)
+            self.consolidate(backbone, task, after, phi, pool, penalty)
         if "ewc" in o.variant:
             F_bar = ewc.online(F_bar, self.fisher(backbone, task, after, phi), o.fisher_decay)
         pool[task.concept] = {k: x.detach() for k, x in phi.items()}
@@ -114,13 +139,13 @@ class DCScore(Method):
         c0 = [self.options.c0.replace("{noun}", task.class_noun)] if self.options.c0 else []
         return c0 + [self.phrase(m, state.facts["nouns"][m], state) for m in (*past, task.concept)]
 
-    def consolidate(self, backbone, task, state, phi, pool, protect):
+    def consolidate(self, backbone, task, state, phi, pool, penalty):
         o, choice = self.options, task.generator("teachers")
         first = {k: x.detach().clone() for k, x in phi.items()}
 
         def loss(batch):
             m = list(pool)[int(torch.randint(len(pool), (1,), generator=choice))]
-            S, terms = self.phrases(task, state, [m]), protect(phi)
+            S, terms = self.phrases(task, state, [m]), penalty(batch, phi)
             student = dc.predicted_noise(backbone, batch, S)
             for name, factors, own in (("current", first, -1), ("past", pool[m], -2)):
                 with torch.no_grad():
@@ -158,7 +183,7 @@ class DCScore(Method):
             task.log(o.fisher_draws, phase="fisher", cosine_to_plain=ewc.cosine(F_n, plain[0]))
         return F_n
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         lora = self.lora(state, concepts)
         if lora is None:
             latest = state.part(f"adapter/{state.concepts[-1]}", backbone.device)

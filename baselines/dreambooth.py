@@ -18,6 +18,8 @@ every task. Token tables are never trained.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from cpbench import learning
@@ -32,6 +34,8 @@ class Settings(WeightsOrLora, Prior):
     steps: int = Field(1000, ge=1, description="optimiser steps a task")
     batch_size: int = Field(1, ge=1, description="pictures of the concept a step, and as many of the class")
 
+    only: ClassVar = {"train_text_encoder": {"adapter": ("full",)}}
+
 
 def token_of(concept: str, state: State) -> str:
     """The identifier made for a concept: <sks-1>, <sks-2>, ... in the order of learning."""
@@ -43,6 +47,14 @@ class DreamBooth(Method):
 
     version = 1
     Options = Settings
+    tested_against = "equation only"
+    search = {
+        "": {
+            "learning_rate": {"log": (3e-05, 0.0003)},
+            "prior_weight": {"choices": (0.1, 0.3, 1.0)},
+            "prior_guidance_scale": {"choices": (1.0, 2.0, 4.0)},
+        },
+    }
     name = "dreambooth"
 
     def unet_evaluations(self, number):
@@ -55,7 +67,7 @@ class DreamBooth(Method):
         weights_or_lora.refuse_if_too_large(self.name, self.options, backbone)
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
+        o = self.options
         weights_or_lora.put_back(backbone, state, o)
         theta, group = weights_or_lora.begin(backbone, task, o, o.train_text_encoder)
         V = backbone.random_embedding(task.generator("identifier"))
@@ -67,7 +79,7 @@ class DreamBooth(Method):
         after.tensors |= {k: v.detach() for k, v in theta.items()}
         return after
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         weights_or_lora.put_back(backbone, state, self.options)
         add_tokens(backbone, state, token_of)
 

@@ -20,7 +20,7 @@ weights, on a mean of the F_k.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -29,7 +29,6 @@ from cpbench import learning
 from cpbench.baselines.seqlora import SequentialLora
 from cpbench.learning import Settings, learn_lora, matching_modules, products
 from cpbench.learning import fisher as ewc
-from cpbench.method import State
 
 
 class EwcSettings(Settings):
@@ -43,28 +42,37 @@ class EwcSettings(Settings):
     fisher_decay: float = Field(1.0, ge=0, le=1, description="gamma of the online Fisher, a task")
     fisher_draws: int = Field(200, ge=1, description="(picture, noise, timestep) draws of F_t")
 
+    only: ClassVar = {"fisher_decay": {"fisher": ("online",)}}
+
 
 class Ewc(SequentialLora):
     """Carries the LoRA, a token row a concept, and the Fisher; or every task's Fisher and LoRA."""
 
     version = 1
     Options = EwcSettings
+    tested_against = "equation only"
+    search = {
+        "": {
+            "learning_rate": {"log": (0.0008, 0.005)},
+            "ewc_weight": {"log": (0.0002, 0.02)},
+        },
+    }
 
     def unet_evaluations(self, number):
         return self.options.steps * self.options.batch_size + self.options.fisher_draws
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
+        o = self.options
         last = state.part("adapter", backbone.device)
         held = [(F, self.phi(anchor)) for F, anchor in self.fishers(state, last, backbone.device)]
 
-        def protect(factors):
+        def penalty(batch, factors):
             at = self.phi(factors)
             terms = [ewc.penalty(F, at, anchor) for F, anchor in held]
             return {"ewc": o.ewc_weight * torch.stack(terms).sum()} if held else {}
 
         weighed = copied_weights(backbone, o.target_modules) if o.space == "product" else {}
-        after, factors = learn_lora(self, backbone, task, state, protect, values=last or None)
+        after, factors = learn_lora(self, backbone, task, state, penalty, init=last or None)
         F_t = fisher_of(backbone, task, self.phrase(task.concept, task.class_noun, after), weighed or factors, o)
         if o.fisher == "online":
             F_bar = ewc.online(state.part("fisher", backbone.device), F_t, o.fisher_decay)

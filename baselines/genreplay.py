@@ -20,7 +20,6 @@ from pydantic import Field
 
 from cpbench.baselines.seqlora import SequentialLora
 from cpbench.learning import TEMPLATES, Sampler, Settings, learn_lora, prior_preservation
-from cpbench.method import State
 
 
 class ReplaySettings(Settings):
@@ -35,6 +34,15 @@ class GenerativeReplay(SequentialLora):
 
     version = 1
     Options = ReplaySettings
+    tested_against = "our reading"
+    replays = "generated"
+    search = {
+        "": {
+            "learning_rate": {"log": (0.0008, 0.005)},
+            "replay_weight": {"choices": (0.5, 1.0, 2.0)},
+            "replay_guidance_scale": {"choices": (1.0, 2.0, 4.0)},
+        },
+    }
 
     @property
     def sampler(self):
@@ -46,11 +54,10 @@ class GenerativeReplay(SequentialLora):
         return learning if number == 1 else drawing + 2 * learning
 
     def learn(self, backbone, task, state):
-        state = state or State()
         nouns = state.facts.get("nouns", {})
         replay = self.replay(backbone, task, state, nouns) if state.concepts else dict
         last = state.part("adapter", backbone.device) or None
-        after, factors = learn_lora(self, backbone, task, state, lambda _: replay(), values=last)
+        after, factors = learn_lora(self, backbone, task, state, lambda batch, factors: replay(), init=last)
         after.facts["nouns"] = {**nouns, task.concept: task.class_noun}
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
         return after

@@ -7,7 +7,7 @@ can show two concepts. Loss and layers are those of `seqlora`: with the same rat
 from __future__ import annotations
 
 from cpbench.learning import Settings, learn_lora, stacked, token_of
-from cpbench.method import Method, NotDefined, State
+from cpbench.method import Method, NotDefined
 
 
 class Isolated(Method):
@@ -15,13 +15,19 @@ class Isolated(Method):
 
     version = 1
     Options = Settings
+    tested_against = "our reading"
+    search = {
+        "": {
+            "learning_rate": {"log": (0.0008, 0.005)},
+            "token_learning_rate": {"log": (0.001, 0.02)},
+        },
+    }
 
     def learn(self, backbone, task, state):
-        state = state or State()
         after, factors = learn_lora(self, backbone, task, state)  # earlier words are there, and unused
         return stacked(state, after, task.concept, factors)
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         values, o = self.lora(state, concepts), self.options
         for concept in concepts:
             backbone.add_token(token_of(concept, state), state.tensors[f"token/{concept}"])

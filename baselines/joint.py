@@ -37,12 +37,13 @@ class Joint(SequentialLora):
     version = 1
     Options = JointSettings
     sees_earlier_data = True
+    tested_against = "our reading"
 
     def unet_evaluations(self, number):
         return super().unet_evaluations(number) * (number if self.options.restart else 1)
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
+        o = self.options
         nouns = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
         pictures = {k: v.numpy() for k, v in state.part("pictures").items()} | {task.concept: task.images}
         values, rows = ({}, {}) if o.restart else (state.part("adapter"), state.part("token"))

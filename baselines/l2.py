@@ -18,7 +18,6 @@ from pydantic import Field
 
 from cpbench.baselines.seqlora import SequentialLora
 from cpbench.learning import Settings, learn_lora, products
-from cpbench.method import State
 
 
 class L2Settings(Settings):
@@ -35,15 +34,21 @@ class L2(SequentialLora):
 
     version = 1
     Options = L2Settings
+    tested_against = "equation only"
+    search = {
+        "": {
+            "learning_rate": {"log": (0.0008, 0.005)},
+            "distance_weight": {"log": (0.0003, 0.03)},
+        },
+    }
 
     def learn(self, backbone, task, state):
-        state = state or State()
         values = state.part("adapter", backbone.device)
         last = products(values)
 
-        def protect(factors):
+        def penalty(batch, factors):
             return {"distance": self.options.distance_weight * distance(products(factors), last)} if last else {}
 
-        after, factors = learn_lora(self, backbone, task, state, protect, values=values or None)
+        after, factors = learn_lora(self, backbone, task, state, penalty, init=values or None)
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
         return after

@@ -24,6 +24,7 @@ class MagMax(MergeInit):
     """Carries D_t, a dense change of every adapted layer, and a token row a concept."""
 
     version = 1
+    tested_against = "official code's behaviour"
 
     def merged(self, previous, last):
         return {layer: torch.where(x.abs() >= previous[layer].abs(), x, previous[layer]) for layer, x in last.items()}

@@ -19,7 +19,6 @@ from pydantic import Field
 
 from cpbench.baselines.seqlora import SequentialLora
 from cpbench.learning import Settings, add_to_weights, add_tokens, learn_lora, products
-from cpbench.method import State
 
 Changes = dict[str, torch.Tensor]
 
@@ -35,11 +34,11 @@ class MergeInit(SequentialLora):
 
     version = 1
     Options = MergeSettings
+    tested_against = "official code's behaviour"
 
     def learn(self, backbone, task, state):
-        state = state or State()
         D = state.part("weights", backbone.device)
-        after, factors = learn_lora(self, backbone, task, state, changes=D)
+        after, factors = learn_lora(self, backbone, task, state, weight_deltas=D)
         last = {layer: product.detach() for layer, product in products(factors).items()}
         after.tensors |= {f"weights/{layer}": v for layer, v in (self.merged(D, last) if D else last).items()}
         return after
@@ -48,7 +47,7 @@ class MergeInit(SequentialLora):
         """D_t from D_{t-1} and A_t B_t, by layer."""
         return {layer: previous[layer] + product for layer, product in last.items()}
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         add_to_weights(backbone, state.part("weights", backbone.device))
         add_tokens(backbone, state)
 

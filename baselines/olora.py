@@ -27,7 +27,6 @@ from pydantic import Field
 
 from cpbench.baselines.clora import CLora
 from cpbench.learning import Settings, learn_lora, past_loras, side_by_side, stacked, sum_of_products, token_of
-from cpbench.method import State
 
 
 class OLoraSettings(Settings):
@@ -52,19 +51,26 @@ class OLora(CLora):
 
     version = 1
     Options = OLoraSettings
+    tested_against = "equation only"
+    search = {
+        "": {
+            "learning_rate": {"log": (0.0008, 0.005)},
+            "orthogonality_weight": {"log": (0.003, 0.3)},
+        },
+    }
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
+        o = self.options
         loras = past_loras(state, backbone.device)
         past = side_by_side(loras)
 
-        def protect(factors):
+        def penalty(batch, factors):
             if not past:
                 return {}
             found = overlap(past, factors, o.side)
-            return {"orthogonality": o.orthogonality_weight * found, "overlap": found.detach()}
+            return {"orthogonality": o.orthogonality_weight * found}, {"overlap": found}
 
-        after, factors = learn_lora(self, backbone, task, state, protect, changes=sum_of_products(loras))
+        after, factors = learn_lora(self, backbone, task, state, penalty, weight_deltas=sum_of_products(loras))
         return stacked(state, after, task.concept, factors)
 
     def phrase(self, concept, class_noun, state):

@@ -52,15 +52,15 @@ class OrthoInit(SequentialLora):
 
     version = 1
     Options = OrthoSettings
+    tested_against = "official code's behaviour"
 
     def learn(self, backbone, task, state):
-        state = state or State()
         past, D = state.part("adapter", backbone.device), change(state, backbone.device)
         start = {
             k: orthogonal(v.flatten(1)).view_as(v) if k.endswith("lora_A") else torch.zeros_like(v)
             for k, v in past.items()
         }
-        after, factors = learn_lora(self, backbone, task, state, changes=D, values=start or None)
+        after, factors = learn_lora(self, backbone, task, state, weight_deltas=D, init=start or None)
         if self.options.sum_factors:
             factors = {k: v + past[k] if past else v for k, v in factors.items()}
         else:
@@ -68,7 +68,7 @@ class OrthoInit(SequentialLora):
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
         return after
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         add_to_weights(backbone, change(state, backbone.device))
         add_tokens(backbone, state)
 

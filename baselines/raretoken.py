@@ -40,6 +40,17 @@ class RareToken(Method):
 
     version = 1
     Options = Settings
+    tested_against = "equation only"
+    search = {
+        "": {
+            "learning_rate": {"log": (3e-05, 0.0003)},
+            "token_learning_rate": {"log": (0.001, 0.02)},
+        },
+        "adapter=lora": {
+            "lora_learning_rate": {"log": (0.0003, 0.003)},
+            "token_learning_rate": {"log": (0.001, 0.02)},
+        },
+    }
 
     def unet_evaluations(self, number):
         o = self.options
@@ -49,7 +60,7 @@ class RareToken(Method):
         weights_or_lora.refuse_if_too_large("raretoken", self.options, backbone)
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
+        o = self.options
         weights_or_lora.put_back(backbone, state, o)
         after, v_rare = add_words(backbone, task, state, backbone.word_embedding("rare"), token_of)
         phrase = self.phrase(task.concept, task.class_noun, after)
@@ -64,7 +75,7 @@ class RareToken(Method):
         after.tensors |= {k: v.detach() for k, v in theta.items()}
         return after
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         add_tokens(backbone, state, token_of)
         weights_or_lora.put_back(backbone, state, self.options)
 

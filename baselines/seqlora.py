@@ -13,7 +13,7 @@ word), learning rates and layers are ours, in the presets. `spl_weight` adds Cla
 from __future__ import annotations
 
 from cpbench.learning import Settings, add_tokens, learn_lora, token_of
-from cpbench.method import Method, State
+from cpbench.method import Method
 
 
 class SequentialLora(Method):
@@ -21,14 +21,20 @@ class SequentialLora(Method):
 
     version = 1
     Options = Settings
+    tested_against = "equation only"
+    search = {
+        "": {
+            "learning_rate": {"log": (0.0008, 0.005)},
+            "token_learning_rate": {"log": (0.001, 0.02)},
+        },
+    }
 
     def learn(self, backbone, task, state):
-        state = state or State()
-        after, factors = learn_lora(self, backbone, task, state, values=state.part("adapter") or None)
+        after, factors = learn_lora(self, backbone, task, state, init=state.part("adapter") or None)
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
         return after
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         add_tokens(backbone, state)
         backbone.add_lora(self.options.rank, self.options.target_modules, values=state.part("adapter"))
 

@@ -91,9 +91,17 @@ class Stamina(Method):
 
     version = 1
     Options = Settings
+    tested_against = "our reading"
+    search = {
+        "": {
+            "learning_rate": {"log": (0.003, 0.03)},
+            "forgetting_weight": {"log": (1.0, 10000.0)},
+            "mask_weight": {"log": (0.001, 0.1)},
+        },
+    }
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
+        o = self.options
         past = sum_of_masked(state, backbone.device)
         add_to_weights(backbone, past)
         after, row = add_words(backbone, task, state, backbone.random_embedding(task.generator("word")))
@@ -114,10 +122,10 @@ class Stamina(Method):
             backbone.rows[word] = v + F @ (E @ z).relu()
             terms, entries = diffusion(batch), sum(m.numel() for m in M.values())
             density = torch.stack([m.sum() for m in M.values()]).sum() / entries
-            terms |= {"density": density.detach(), "mask": o.mask_weight * density, "lora_norm": norms.of_lora(AB)}
+            terms["mask"] = o.mask_weight * density
             if past:
                 terms["forgetting"] = o.forgetting_weight * forgetting(past, now)
-            return terms
+            return terms, {"density": density, "lora_norm": norms.of_lora(AB)}
 
         rates = (o.learning_rate, o.mask_learning_rate, o.token_learning_rate)
         groups = list(zip(rates, ([*AB.values()], [*CD.values()], [E, F, v]), strict=True))
@@ -129,7 +137,7 @@ class Stamina(Method):
         after.tensors[f"token/{task.concept}"] = (v + F @ (E @ z).relu()).detach()
         return after
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         add_to_weights(backbone, sum_of_masked(state, backbone.device))
         add_tokens(backbone, state)
 

@@ -31,9 +31,15 @@ class TextualInversion(Method):
 
     version = 1
     Options = Settings
+    tested_against = "equation only"
+    search = {
+        "": {
+            "token_learning_rate": {"log": (0.0001, 0.02)},
+        },
+    }
 
     def learn(self, backbone, task, state):
-        o, state = self.options, state or State()
+        o = self.options
         after = State(dict(state.tensors), {**state.facts, "concepts": [*state.concepts, task.concept]})
         word = token_of(task.concept, after)
         v = backbone.add_token(word, backbone.word_embedding(task.class_noun))
@@ -42,7 +48,7 @@ class TextualInversion(Method):
         after.tensors[f"token/{task.concept}"] = v.detach()
         return after
 
-    def install(self, backbone, state, concepts):
+    def install(self, backbone, state, concepts, prompts):
         for concept in concepts:
             backbone.add_token(token_of(concept, state), state.tensors[f"token/{concept}"])
 

@@ -75,7 +75,7 @@ def one(method: str, folder: Path, o: dict) -> dict[str, object]:
 
     state = None
     with PeakMemory(backbone.device.type) as learning:
-        state = kind(options).learn(backbone, Task(1, "dog", "dog", pictures, 0, log), None)
+        state = kind(options).learn(backbone, Task(1, "dog", "dog", pictures, 0, log), State())
         backbone.restore()
         trained = backbone.trainable_parameters
         with tempfile.TemporaryDirectory(dir=folder.parent) as there:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from cpbench import moved, output
+from cpbench import moved
 
 __version__ = "0.2.0"
 moved.answer_for_old_names()
@@ -20,6 +20,7 @@ def run(*, progress: bool = False, **given: Any) -> dict[str, Any]:
     Returns {"scores": long form, "matrices": {metric: retention matrix}, "folder": path of the run folder}.
     Raises cpbench.errors.UserError for bad input.
     """
+    from cpbench import output
     from cpbench.config import resolve
     from cpbench.metrics import matrices
     from cpbench.records import tables

@@ -1,8 +1,8 @@
 """What a method is: a function of (state, this concept). And what it is given (Task) and may carry (State).
 
-    state_t = method.learn(backbone, task_t, state_{t-1})
-    method.install(backbone, state_t, concepts)
-    method.phrase(concept, state_t)
+    state_t = method.learn(backbone, task_t, state_{t-1})           # state_0 is empty
+    method.install(backbone, state_t, concepts, prompts)
+    method.phrase(concept, class_noun, state_t)
 
 A method is one class in one file of `baselines/`, or of the user's own. The runner makes a new one for every task.
 """
@@ -37,9 +37,28 @@ class NotDefined(Exception):
 
 
 class Options(BaseModel):
-    """Base of a method's options: unknown keys and wrong types are errors, the docstrings of fields are help."""
+    """Base of a method's options: unknown keys and wrong types are errors, the descriptions of fields are help.
+
+    only: of options that count under some values of others alone, which: {"rank": {"adapter": ("lora",)}}; the values may be
+    POSITIVE. That of a base class holds as well.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    only: ClassVar[Mapping[str, Mapping[str, tuple | str]]] = {}
+
+    def without_effect(self) -> dict[str, str]:
+        """Of options that change nothing under the values of others: {option: which value makes it so}."""
+        found = {}
+        tables = [vars(kind)["only"] for kind in type(self).__mro__ if "only" in vars(kind)]
+        for name, conditions in (pair for table in tables for pair in table.items()):
+            for other, values in conditions.items():
+                value = getattr(self, other)
+                if not (value > 0 if values == POSITIVE else value in values):
+                    found[name] = f"{other}={str(value).lower() if isinstance(value, bool) else value}"
+        return found
+
+
+POSITIVE = "above 0"
 
 
 @dataclass(frozen=True)
@@ -196,14 +215,20 @@ def _record(folder: Path, bound: Mapping[str, Any] | None) -> dict[str, Any]:
 class Method:
     """Base of all methods. A subclass gives `Options` and the three functions below.
 
-    Class facts: sees_earlier_data (joint training, replay: shown as such in tables); version, of cpbench's own methods alone:
-    a number in every run's hash, raised by hand when the class's file changes what is learned or generated. A file of a
-    user's own needs none: what it says is in the hash.
+    Class facts, for tables and docs. sees_earlier_data: joint training, replay of given pictures; replays: "generated" if it
+    learns from pictures of earlier concepts that it generated; tested_against: what its code was compared with, in the words
+    of docs/methods.md; search: what `cpbench tune` searches, {settings that make it a variant, "": the method itself:
+    {option: {"log": (low, high)} or {"choices": (...)}}}, the preset's value first. version, of cpbench's own methods
+    alone: a number in every run's hash, raised by hand when the class's file changes what is learned or generated. A file
+    of a user's own needs none: what it says is in the hash.
     """
 
     version: ClassVar[int]
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[Options]]
     sees_earlier_data: ClassVar[bool] = False
+    replays: ClassVar[str] = ""
+    tested_against: ClassVar[str] = ""
+    search: ClassVar[Mapping[str, Mapping[str, Mapping[str, tuple]]]] = {}
 
     def __init__(self, options: Options | None = None):
         self.options = options if options is not None else self.Options()
@@ -215,14 +240,20 @@ class Method:
     def check(self, backbone: Backbone) -> None:
         """Raise UserError, before anything is spent, where this method cannot work on this backbone and device."""
 
-    def learn(self, backbone: Backbone, task: Task, state: State | None) -> State:
-        """Learn one concept; `state` is what the last task returned, None before the first."""
+    def learn(self, backbone: Backbone, task: Task, state: State) -> State:
+        """Learn one concept; `state` is what the last task returned, an empty one before the first."""
         raise NotImplementedError
 
-    def install(self, backbone: Backbone, state: State, concepts: Sequence[str]) -> None:
+    @property
+    def per_prompt(self) -> bool:
+        """Whether what is installed depends on the prompt: then it is installed once for each of them."""
+        return False
+
+    def install(self, backbone: Backbone, state: State, concepts: Sequence[str], prompts: Sequence[str]) -> None:
         """Ready a pristine backbone to draw: () plain prompts, (c,) one concept, (c, d) two in one picture.
 
-        Raises NotDefined where the method has no way to do it.
+        prompts: (), or where `per_prompt` the one text as it will be encoded, phrases put in. Raises NotDefined where the
+        method has no way to do it.
         """
         raise NotImplementedError
 

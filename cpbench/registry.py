@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib.util
 import inspect
 import os
@@ -48,8 +50,6 @@ def method_names() -> list[str]:
 
 def summary_of(name: str) -> str:
     """The first line of a built-in method's docstring, without importing it."""
-    import ast
-
     text = (baselines_folder() / f"{name}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
@@ -98,6 +98,22 @@ def _whole(found: type[Method], name: str) -> type[Method]:
         raise UserError(f"method {name}: {found.__name__} is no subclass of cpbench.method.Method")
     if lacking := [part for part in REQUIRED if getattr(found, part) is getattr(Method, part)]:
         raise UserError(f"method {name}: {found.__name__} lacks {' and '.join(lacking)}; see docs/adding-a-method.md")
+    if not isinstance(getattr(found, "Options", None), type):
+        raise UserError(
+            f"method {name}: {found.__name__} does not say its options; write `Options = Settings` into it, or, of a method "
+            "without any, `Options = Options` (of cpbench.method)"
+        )
+    return found
+
+
+@functools.cache
+def facts_of(name: str) -> dict[str, Any]:
+    """What a built-in method's class says of itself (`tested_against`, `replays`, `sees_earlier_data`), without importing it."""
+    tree = ast.parse((baselines_folder() / f"{name}.py").read_text(encoding="utf-8"))
+    found: dict[str, Any] = {}
+    for node in (line for it in tree.body if isinstance(it, ast.ClassDef) for line in it.body):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            found[node.targets[0].id] = node.value.value
     return found
 
 

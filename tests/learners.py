@@ -55,7 +55,7 @@ def learn(
 ) -> Learned:
     """Task `number` by a new method object; `look` is called after every step."""
     learned = Learned(State())
-    given = State({k: v.clone() for k, v in state.tensors.items()}, copy.deepcopy(state.facts)) if state else None
+    given = State({k: v.clone() for k, v in state.tensors.items()}, copy.deepcopy(state.facts)) if state else State()
 
     def log(step: int, phase: str, **figures: Any) -> None:
         learned.curve.append({"phase": phase, "step": step, **figures})
@@ -70,7 +70,7 @@ def learn(
         learned.state = kind(kind.Options(**chosen)).learn(backbone, task, given)
     finally:
         backbone.restore()
-    if given is not None:  # what was given is not written to
+    if state is not None:  # what was given is not written to
         assert given.facts == state.facts and same(given.tensors, state.tensors)
     learned.evaluations, learned.trained = backbone.unet_evaluations - before, backbone.trainable_parameters
     assert learned.evaluations == kind(kind.Options(**chosen)).unet_evaluations(number)  # as foretold

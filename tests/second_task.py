@@ -28,7 +28,7 @@ def method_of(name: str) -> Method:
     return kind(kind.Options(**{k: v for k, v in chosen.items() if k in kind.Options.model_fields}))
 
 
-def learn(name: str, backbone: Any, number: int, pictures: np.ndarray, before: State | None) -> tuple[State, float]:
+def learn(name: str, backbone: Any, number: int, pictures: np.ndarray, before: State) -> tuple[State, float]:
     """(state after this task, the largest norm of a gradient)."""
     norms = [0.0]
 

@@ -17,6 +17,7 @@ from cpbench.backbones.options import Loading
 from cpbench.backbones.sampling import Sampler, Wanted, draw, noise
 from cpbench.files import seed_of
 from cpbench.learning import training
+from cpbench.method import State
 from cpbench.registry import built_in_methods, load_method
 
 VARIANTS = {
@@ -113,7 +114,7 @@ def test_every_method_learns_two_tasks_and_draws(
     kind = load_method(name)
     options = kind.Options(**{k: v for k, v in SMALLEST.items() if k in kind.Options.model_fields}, **chosen)
     kind(options).check(backbone)
-    before, state = fingerprint(backbone), None
+    before, state = fingerprint(backbone), State()
     for number, concept in enumerate(("dog", "backpack"), 1):
         state = kind(options).learn(backbone, make_task(backbone, concept, number), state)
         backbone.restore()

@@ -16,6 +16,7 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.concepts import images
 from cpbench.config import resolve
 from cpbench.errors import ReplayError
+from cpbench.method import State
 from cpbench.running import audit, prepare, runner
 from cpbench.running.audit import search_state
 
@@ -281,6 +282,6 @@ def test_a_real_lora_is_not_taken_for_its_pictures(miniature: Backbone, make_tas
     from cpbench.learning.lora import Settings
 
     task = make_task(miniature, n=2)
-    state = SequentialLora(Settings(rank=8, steps=2, batch_size=2)).learn(miniature, task, None)
+    state = SequentialLora(Settings(rank=8, steps=2, batch_size=2)).learn(miniature, task, State())
     miniature.restore()
     search_state(state.tensors, {"dog": (task.images, miniature.encode_images(task.images)[0])})

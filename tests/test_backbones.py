@@ -52,7 +52,7 @@ def differing(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_whole_sequence_leaves_no_trace(tiny: Backbone, make_task: MakeTask, name: str) -> None:
-    before, state = fingerprint(tiny), None
+    before, state = fingerprint(tiny), State()
     words: list[str] = []
     for number, concept in enumerate(("dog", "backpack"), 1):
         task = make_task(tiny, concept, number)
@@ -70,7 +70,7 @@ def test_a_whole_sequence_leaves_no_trace(tiny: Backbone, make_task: MakeTask, n
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_failure_while_learning_leaves_no_trace(tiny: Backbone, make_task: MakeTask, name: str) -> None:
     """In its first step and in the last of its last phase, of the first task and of the second."""
-    before, state = fingerprint(tiny), None
+    before, state = fingerprint(tiny), State()
     for number, concept in enumerate(("dog", "backpack"), 1):
         said: list[int] = []
         given = make_task(tiny, concept, number, log=lambda step, heard=said, **figures: heard.append(step))
@@ -94,7 +94,7 @@ def test_a_failure_while_learning_leaves_no_trace(tiny: Backbone, make_task: Mak
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_failure_while_installing_leaves_no_trace(tiny: Backbone, make_task: MakeTask, name: str) -> None:
-    state = new_method(name).learn(tiny, make_task(tiny), None)
+    state = new_method(name).learn(tiny, make_task(tiny), State())
     tiny.restore()
     before = fingerprint(tiny)
     broken = [{k: v for k, v in state.tensors.items() if k != "token/dog"}]
@@ -111,7 +111,7 @@ def test_a_failure_while_installing_leaves_no_trace(tiny: Backbone, make_task: M
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_state_that_lacks_a_tensor_is_not_installed(tiny: Backbone, make_task: MakeTask, name: str) -> None:
-    state = new_method(name).learn(tiny, make_task(tiny), None)
+    state = new_method(name).learn(tiny, make_task(tiny), State())
     tiny.restore()
     before = fingerprint(tiny)
     # weights that are not in a state are as they were loaded, which is no mistake
@@ -124,7 +124,7 @@ def test_a_state_that_lacks_a_tensor_is_not_installed(tiny: Backbone, make_task:
 
 
 def test_a_failure_while_drawing_leaves_no_trace(tiny: Backbone, make_task: MakeTask) -> None:
-    state = new_method("seqlora").learn(tiny, make_task(tiny), None)
+    state = new_method("seqlora").learn(tiny, make_task(tiny), State())
     tiny.restore()
     before = fingerprint(tiny)
     with pytest.raises(Stop), tiny.installed(new_method("seqlora"), state, ("dog",)):
@@ -683,7 +683,7 @@ def test_the_installed_hash_tells_which_weight_has_which_value(tiny: Backbone) -
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_task_costs_what_its_method_foretells(tiny: Backbone, make_task: MakeTask, name: str) -> None:
-    state = None
+    state = State()
     for number, concept in enumerate(("dog", "backpack", "vase"), 1):
         before = tiny.unet_evaluations
         state = new_method(name).learn(tiny, make_task(tiny, concept, number), state)

@@ -16,6 +16,7 @@ from cpbench.config import resolve
 from cpbench.errors import DamagedState, UserError
 from cpbench.method import State
 from cpbench.records import machine
+from cpbench.records.folder import RunFolder
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.pictures import png_bytes
 from cpbench.running import bookkeeping, runner
@@ -133,7 +134,7 @@ def test_a_swapped_picture_is_not_measured_and_not_shown(both, short: Path) -> N
     picture.write_bytes(png_bytes(np.full((64, 64, 3), 7, np.uint8)))
     cell = next(c for c in of_row(sequences.load(str(short)), 2, 2) if c.name == "dog")
     with pytest.raises(UserError, match="is not the picture that was drawn there"):
-        pictures_of(zero / "task-02", cell)
+        pictures_of(RunFolder(zero).task(2), cell)
     shown = data.read(zero)
     assert shown.picture(2, "dog", 0) is None and shown.picture(2, "dog", 0, 1) is not None
     assert any("1 pictures are not those that were judged" in note for note in shown.notes)

@@ -75,7 +75,7 @@ WRONG = {
     "device that is not there": ([*RUN, "--device", "cpx"], ["'cpx'", "did you mean 'cpu'"]),
     "VeRA on convolutions": (
         ["run", "--method", "dcscore", "--sequence", "quick3", "--set", "adapter=vera"],
-        ["adapter=vera", "(conv1, conv2)", "'target_modules=[to_q, to_k, to_v, to_out.0, ff.net.0.proj, ff.net.2]'"],
+        ["adapter=vera", "(conv1, conv2)", "'target_modules=[attention, feed_forward]'"],
     ),
     "setting that is not YAML": ([*RUN, "--set", "steps=[1"], ["--set 'steps=[1'", "YAML"]),
     "config that is not there": ([*RUN, "--config", "gone.yaml"], ["gone.yaml", "cannot be read"]),

@@ -332,7 +332,7 @@ def test_merging_on_other_architectures(make_task: MakeTask, tmp_path: Path, nam
     """Words of two encoders side by side, and more weights than captions fill."""
     backbone = loading.load(str(architectures.build(name, tmp_path)))
     options = Settings(**MERGED, prior_pictures=0, steps=1, batch_size=1, learning_rate=1e-2, token_learning_rate=0.2)
-    state, own = None, []
+    state, own = State(), []
     for number, concept in enumerate(("dog", "backpack"), 1):
         state = CustomDiffusion(options).learn(backbone, make_task(backbone, concept, number), state)
         own.append({k: v.detach().clone() for k, v in backbone.weights.items()})

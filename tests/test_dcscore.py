@@ -503,7 +503,7 @@ def test_evaluations_of_the_plain_methods_are_as_foretold(tiny: Backbone, make_t
     kind = load_method(name)
     given = {"steps": 2, "batch_size": 3, "rank": 2}
     options = kind.Options(**{k: v for k, v in given.items() if k in kind.Options.model_fields})
-    state: State | None = None
+    state = State()
     for number in (1, 2, 3):
         before = tiny.unet_evaluations
         state = kind(options).learn(tiny, make_task(tiny, CONCEPTS[number - 1], number), state)

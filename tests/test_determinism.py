@@ -34,7 +34,7 @@ def twice(_loaded, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     )
     np.save(folder / "pictures.npy", both)
     for name in built_in_methods():
-        second_task.learn(name, backbone, 1, both, None)[0].save(folder / "states" / name)
+        second_task.learn(name, backbone, 1, both, State())[0].save(folder / "states" / name)
     words = [sys.executable, second_task.__file__, tiny_folder, folder / "states", folder / "pictures.npy"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     out = []

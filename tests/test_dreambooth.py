@@ -22,6 +22,7 @@ from cpbench.baselines.dreambooth import DreamBooth, Settings
 from cpbench.errors import UserError
 from cpbench.files import seed_of
 from cpbench.learning import prior_preservation, training, weights_or_lora
+from cpbench.method import State
 
 CASES = {"full": {}, "text": {"train_text_encoder": True}, "lora": {"adapter": "lora"}}
 PRIOR: dict[str, Any] = {"prior_pictures": 2, "prior_inference_steps": 2, "prior_guidance_scale": 4.0}
@@ -232,7 +233,7 @@ def test_both_text_encoders_of_sdxl_are_trained(make_task: MakeTask, tmp_path: P
         for part, e in backbone.vocabulary.named_encoders()
         for n, p in e.named_parameters()
     }
-    state = DreamBooth(options).learn(backbone, make_task(backbone), None)
+    state = DreamBooth(options).learn(backbone, make_task(backbone), State())
     backbone.restore()
     weights = {k: v for k, v in state.part("weights").items() if k.startswith("text_encoder")}
     assert weights.keys() == {k for k in before if "token_embedding" not in k}

@@ -53,8 +53,9 @@ def learned(case: str, backbone: Backbone, make_task: Callable[..., object], fol
     if case == "textualinversion":  # a row alone moves little
         rates["token_learning_rate"] = 1.0
     given = {k: v for k, v in (SHORT | rates).items() if k in kind.Options.model_fields} | chosen
-    options, state = kind.Options(**given), _states.get((case, backbone.name))
-    for number, concept in enumerate(NOUNS, 1) if state is None else ():
+    options, known = kind.Options(**given), _states.get((case, backbone.name))
+    state = known or State()
+    for number, concept in enumerate(NOUNS, 1) if known is None else ():
         state = kind(options).learn(backbone, make_task(backbone, concept, number), state)
         backbone.restore()
     _states[case, backbone.name] = state

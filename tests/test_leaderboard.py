@@ -21,10 +21,8 @@ from cpbench.leaderboard import figures as leaderboard_figures
 from cpbench.metrics.intervals import bootstrap
 from cpbench.metrics.matrices import METRICS, SCORE_COLUMNS
 from cpbench.metrics.summary import summaries
-from cpbench.records import record as record_module
 from cpbench.records import tables
 from cpbench.records.measures_table import COLUMNS
-from cpbench.registry import built_in_methods, load_method
 from cpbench.version import SCORES
 
 FIGURES = (
@@ -1016,9 +1014,3 @@ def test_recorded_figures_come_out_again_of_the_tables() -> None:
                     assert found[metric][name] == pytest.approx(value, abs=1e-4), f"{path}: {metric} {name}"
                     seen += 1
     assert seen > 1000
-
-
-def test_methods_that_see_earlier_data_are_those_whose_class_says_so() -> None:
-    built_in = {name: load_method(name) for name in built_in_methods()}
-    said = {name for name, method in built_in.items() if method.sees_earlier_data}
-    assert said == set(record_module.known()["sees_earlier_data"])

@@ -513,9 +513,100 @@ def test_further_terms_are_asked_for_once_a_step_and_added(tiny: Backbone, make_
         return {"far": (row - 1).square().sum()}
 
     task = make_task(tiny, log=lambda step, **figures: curve.append(figures))
-    loss = denoising(tiny, "<v1> dog", far, dict, lambda: {"shown": torch.tensor(5.0)})
+    plain = denoising(tiny, "<v1> dog", far, dict)
+
+    def loss(batch: Batch) -> tuple[dict, dict]:
+        return plain(batch), {"shown": torch.tensor(5.0)}
+
     expected = float((row.detach() - 1).square().sum())
     train(tiny, task, loss, [(1e-3, [row])], steps=2, batch_size=1)
     assert len(asked) == 2 and curve[0]["far"] == pytest.approx(expected) and curve[0]["shown"] == 5
     for figures in curve:
         assert figures["loss"] == pytest.approx(figures["denoising"] + figures["far"], rel=1e-6)
+
+
+# The four places to enter the loop
+
+
+def trained(tiny: Backbone, make_task: MakeTask, steps: int = 2, **hooks: object) -> tuple[dict, list[dict]]:
+    """(the LoRA's A and B and the word's row after some steps, what was logged)."""
+    tiny.restore()
+    curve: list[dict] = []
+    task = make_task(tiny, log=lambda step, **figures: curve.append(figures))
+    factors, row = lora_and_word(tiny, task)
+    train(tiny, task, usual(tiny), [(1e-2, factors), (1e-2, {"word": row})], steps, 2, **hooks)
+    return {k: v.detach().clone() for k, v in (factors | {"word": row}).items()}, curve
+
+
+def far(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+    return (parameters["word"] - 1).square().sum()
+
+
+def test_a_penalty_is_a_term_of_the_parameters_by_name(tiny: Backbone, make_task: MakeTask) -> None:
+    seen: list[tuple[torch.Tensor, set[str]]] = []
+
+    def penalty(batch: Batch, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append((batch.noisy, set(parameters)))
+        return {"far": 0.5 * far(parameters)}
+
+    after, curve = trained(tiny, make_task, penalty=penalty)
+    assert len(seen) == 2 and seen[0][1] == set(after) and not torch.equal(seen[0][0], seen[1][0])
+    for figures in curve:
+        assert figures["loss"] == pytest.approx(figures["denoising"] + figures["far"], rel=1e-6)
+    plain, _ = trained(tiny, make_task)
+    assert far(after) < far(plain)
+
+
+def test_a_term_that_is_to_be_minimised_and_asks_for_no_gradient_is_an_error(
+    tiny: Backbone, make_task: MakeTask
+) -> None:
+    with pytest.raises(RulesError, match="its term 'far' is to be minimised and asks for no gradient"):
+        trained(tiny, make_task, penalty=lambda batch, parameters: ({"far": far(parameters).detach()}, {}))
+
+
+def test_gradients_of_every_term_are_autograds_own(tiny: Backbone, make_task: MakeTask) -> None:
+    """Of the penalty by the closed form 2 w (row - 1); of both together the step is the one without the hook."""
+    noted: list[dict] = []
+
+    def note(batch: Batch, terms: dict, gradients: dict[str, dict[str, torch.Tensor]]) -> None:
+        noted.append({term: {k: g.clone() for k, g in of_term.items()} for term, of_term in gradients.items()})
+        assert set(terms) == set(gradients) == {"denoising", "far"}
+
+    def penalty(batch: Batch, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        rows.append(parameters["word"].detach().clone())
+        return {"far": 30 * far(parameters)}  # far above norm 1, to which the sum is clipped
+
+    rows: list[torch.Tensor] = []
+    hooked, curve = trained(tiny, make_task, penalty=penalty, before_step=note)
+    for gradients, row in zip(noted, rows, strict=True):
+        assert set(gradients["far"]) == {"word"}
+        torch.testing.assert_close(gradients["far"]["word"], 60 * (row - 1))
+        assert len(gradients["denoising"]) > 8 and "word" in gradients["denoising"]
+    assert curve[0]["gradient_norm"] > 60
+    plain, _ = trained(tiny, make_task, penalty=penalty)
+    for name, value in hooked.items():
+        torch.testing.assert_close(value, plain[name], atol=1e-5, rtol=1e-4)
+
+
+def test_what_a_method_makes_of_the_gradients_is_what_moves_the_parameters(tiny: Backbone, make_task: MakeTask) -> None:
+    def only_the_word(batch: Batch, terms: dict, gradients: dict[str, dict[str, torch.Tensor]]) -> None:
+        for name, g in gradients["denoising"].items():
+            gradients["denoising"][name] = g if name == "word" else torch.zeros_like(g)
+
+    start, _ = trained(tiny, make_task, steps=0)
+    after, curve = trained(tiny, make_task, before_step=only_the_word)
+    assert all(torch.equal(after[k], start[k]) == (k != "word") for k in start)
+    assert curve[0]["gradient_norm"] > 0
+
+
+def test_after_a_step_a_method_sees_what_it_moved(tiny: Backbone, make_task: MakeTask) -> None:
+    """By AdamW's first step, of size lr wherever there is a gradient (Kingma, Ba 2015: m / sqrt(v) is its sign)."""
+    seen: list[tuple[dict, dict]] = []
+    after, _ = trained(
+        tiny, make_task, after_step=lambda before, now: seen.append((before, {k: v.clone() for k, v in now.items()}))
+    )
+    start, _ = trained(tiny, make_task, steps=0)
+    assert all(torch.equal(seen[0][0][k], start[k]) and torch.equal(seen[1][1][k], after[k]) for k in start)
+    assert all(torch.equal(seen[0][1][k], seen[1][0][k]) for k in start)
+    moved = (seen[0][1]["word"] - seen[0][0]["word"]).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 1e-2), atol=1e-4, rtol=1e-2)

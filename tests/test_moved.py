@@ -13,6 +13,7 @@ import torch
 from cpbench import moved
 from cpbench.backbones.backbone import Backbone, fingerprint
 from cpbench.learning import lora
+from cpbench.method import State
 from cpbench.registry import load_method
 
 OLD = Path(__file__).parent / "methods_of_0_1"
@@ -22,7 +23,7 @@ SHORT = {"steps": 2, "batch_size": 1, "rank": 2}
 @pytest.mark.parametrize("name", ["lwf", "word_only"])
 def test_a_method_that_0_1_printed_runs(tiny: Backbone, make_task: Callable, name: str) -> None:
     kind = load_method(str(OLD / f"{name}.py"))
-    before, state = fingerprint(tiny), None
+    before, state = fingerprint(tiny), State()
     for number, concept in enumerate(("dog", "vase"), 1):
         state = kind(kind.Options(**SHORT)).learn(tiny, make_task(tiny, concept, number), state)
         tiny.restore()

@@ -23,8 +23,9 @@ cpbench.run(progress=True, **given)
 SHORT = """
 name: short
 version: 1
+images: {drawn: true}
 concepts: [{name: dog, class_noun: dog, kind: live}]
-evaluation: {live: ["a {}"], object: ["a {}"], pictures_per_prompt: 1, num_inference_steps: 1}
+evaluation: {live: ["a {} in the snow"], pictures_per_prompt: 1, num_inference_steps: 1}
 """
 
 

@@ -13,7 +13,7 @@ from cpbench.backbones.sampling import Sampler, Wanted, draw
 from cpbench.baselines.seqlora import SequentialLora
 from cpbench.errors import UserError
 from cpbench.learning.lora import Settings
-from cpbench.method import Task
+from cpbench.method import State, Task
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 FOREIGN = (
@@ -166,7 +166,7 @@ def test_schedulers_of_community_models_learn_and_draw(
         for own in (name, "DDIMScheduler"):
             tiny.pipe.scheduler = made(own)
             tiny.check(10)
-            state = SequentialLora(options).learn(tiny, make_task(tiny, "dog"), None)
+            state = SequentialLora(options).learn(tiny, make_task(tiny, "dog"), State())
             tiny.restore()
             with tiny.installed(SequentialLora(options), state, ("dog",)):
                 found.append((state.tensors, draw(tiny, CELL, Sampler(10, 4.0, 2))))

@@ -11,6 +11,7 @@ from cpbench import config
 from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.sampling import Sampler, Wanted, draw
 from cpbench.cli.options import cli
+from cpbench.method import State
 from cpbench.registry import load_method
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +45,7 @@ def test_the_method_it_shows_learns_and_draws(tiny: Backbone, make_task, tmp_pat
     assert code.count("\n") < 20
     (tmp_path / "mine.py").write_text(code)
     kind = load_method(str(tmp_path / "mine.py"))
-    options, state = kind.Options(steps=2, batch_size=1), None
+    options, state = kind.Options(steps=2, batch_size=1), State()
     for number, concept in enumerate(("dog", "backpack"), 1):
         state = kind(options).learn(tiny, make_task(tiny, concept, number), state)
         tiny.restore()

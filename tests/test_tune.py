@@ -14,11 +14,12 @@ import yaml
 from cpbench import config, registry
 from cpbench.errors import UserError
 from cpbench.metrics.matrices import SCORE_COLUMNS
-from cpbench.registry import PROVENANCE, baselines_folder, built_in_methods
+from cpbench.registry import PROVENANCE, baselines_folder, built_in_methods, load_method
 from cpbench.running import tune
 
 PRESETS = Path(str(baselines_folder() / "presets"))
-RANGES = yaml.safe_load((PRESETS / "search.yaml").read_text())
+SEARCHES = {name: load_method(name).search for name in built_in_methods()}
+RANGES = {f"{name} {settings}".strip(): table for name, of in SEARCHES.items() for settings, table in of.items()}
 
 
 def measured(dino: list[list[float]], clip_t: list[list[float]], real: list[float]) -> pd.DataFrame:

@@ -14,10 +14,11 @@ evaluation: {live: ["a {} in the snow"], pictures_per_prompt: 1, num_inference_s
 """
 HEAD = """
 import torch
-from cpbench.method import Method, State
+from cpbench.method import Method, Options, State
 
 
 class Mine(Method):
+    Options = Options
 """
 LEARN = """
     def learn(self, backbone, task, state):
@@ -37,12 +38,13 @@ RIGHT = HEAD + LEARN + INSTALL + PHRASE
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        (RIGHT.replace("    Options = Options\n", ""), "Mine does not say its options; write `Options = Settings` into it"),
         (HEAD + LEARN + PHRASE, "Mine lacks install; see docs/adding-a-method.md"),
         (HEAD + "    pass", "Mine lacks learn and install and phrase"),
         (RIGHT + "\n\nclass Other(Mine):\n    pass\n", "must define one subclass of cpbench.method.Method, and defines 2: Mine, Other"),
         ("x = 1", "must define one subclass of cpbench.method.Method, and defines 0"),
         (RIGHT.replace("import torch", "import torch\nimport nonesuch"), "mine.py, line 3: cannot be imported (ModuleNotFoundError"),
-        (RIGHT.replace("return State(", "return State(("), "mine.py, line 9: cannot be imported (SyntaxError"),
+        (RIGHT.replace("return State(", "return State(("), "mine.py, line 10: cannot be imported (SyntaxError"),
         (RIGHT.replace("return State(", "State("), "learn must return a cpbench.method.State, and returned None"),
         (RIGHT.replace(', {"concepts": ["dog"]}', ""), "whose facts['concepts'] is []; make it ['dog']"),
         (RIGHT.replace('{"token/dog"', '{"word/dog"'), "returned a tensor called 'word/dog'; begin it with one of adapter,"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -263,11 +264,19 @@ class Backbone:
             )
 
     @contextmanager
-    def installed(self, method: Any, state: Any, concepts: tuple[str, ...]) -> Iterator[None]:
-        """The backbone as `method` readies it to draw `concepts`; pristine again on the way out."""
+    def installed(
+        self, method: Any, state: Any, concepts: tuple[str, ...], prompts: tuple[str, ...] = ()
+    ) -> Iterator[None]:
+        """The backbone as `method` readies it to draw `concepts` (see `Method.install`); pristine again on the way out.
+
+        The untouched model where there is no state.
+        """
         try:
             if state is not None:
-                method.install(self, state, concepts)
+                if _takes_prompts(method.install):
+                    method.install(self, state, concepts, prompts)
+                else:
+                    method.install(self, state, concepts)
                 self._refuse(self._changed_in_place())  # or its pictures would be kept under the pristine weights' key
             yield
         finally:
@@ -347,6 +356,16 @@ class Backbone:
         """`things` in parts of a million pixels: an autoencoder needs far more memory for a picture than a denoiser."""
         n = max(1, MEGAPIXEL // self.picture_size**2)
         return (things[i : i + n] for i in range(0, len(things), n))
+
+
+def _takes_prompts(install: Callable) -> bool:
+    """Whether an `install` is of today's contract: that of cpbench 0.1 had no prompts."""
+    given = inspect.signature(install).parameters.values()
+    several = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in given)
+    if several or len(given) > 3:
+        return True
+    warn_once("install(backbone, state, concepts)", "install(backbone, state, concepts, prompts)")
+    return False
 
 
 def fingerprint(backbone: Backbone) -> dict[str, str]:

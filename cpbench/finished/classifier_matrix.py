@@ -185,8 +185,8 @@ def row(asked: Asked, t: int, reporter: Reporter) -> Row:
     for concept in learned:
         reporter.at("untouched model" if t == 0 else f"task {t} of {len(asked.concepts)}: as {concept.name}")
         try:
-            with load.installed(it, (concept.name,)) if it else nullcontext():
-                phrase = it.phrase(concept.name) if it else concept.class_noun
+            phrase = it.phrase(concept.name) if it else concept.class_noun
+            with load.installed(it, (concept.name,), (TEMPLATE.format(phrase),)) if it else nullcontext():
                 columns[concept.name] = column(asked, phrase, nouns)
         except NotDefined as reason:
             say(f"task {t}, {concept.name}: not defined ({reason})")

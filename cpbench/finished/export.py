@@ -29,6 +29,10 @@ def export(it: Finished, out: Path, concept: str | None = None) -> list[Path]:
         raise near(concept, list(it.nouns), "concept", f"Learned at that point: {', '.join(it.nouns)}.")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty; name a new folder")
+    if it.method.per_prompt:
+        raise UserError(
+            f"run {it.folder}: {it.config.method} is installed anew for every prompt, so no files stand for it; use `cpbench sample`"
+        )
     concepts = (concept,) if concept else tuple(it.nouns)
     prepare_folder(out)
     written = []

@@ -125,10 +125,10 @@ def loaded(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backb
 
 
 @contextmanager
-def installed(it: Finished, concepts: tuple[str, ...]) -> Iterator[None]:
-    """The backbone with the state for `concepts`. UserError if the state is not this method's, or not for this backbone."""
+def installed(it: Finished, concepts: tuple[str, ...], prompts: tuple[str, ...] = ()) -> Iterator[None]:
+    """The backbone with the state for `concepts`; prompts: see `Method.install`, passed on where it asks for them. UserError if the state is not this method's, or not for this backbone."""
     try:
-        with it.backbone.installed(it.method, it.state, concepts):
+        with it.backbone.installed(it.method, it.state, concepts, prompts if it.method.per_prompt else ()):
             yield
     except (NotDefined, UserError, RulesError, OSError):
         raise
@@ -156,7 +156,7 @@ def sample(it: Finished, prompt: str, n: int, seed: int, steps: int | None, guid
     usual = sequence.evaluation.drawing(images.are_drawn(sequence.concepts, it.config.backbone))
     sampler = Sampler(steps or usual.num_inference_steps, usual.guidance_scale if guidance is None else guidance)
     try:
-        with installed(it, named):
+        with installed(it, named, (words,)):
             refuse_unread(it, prompt)
             return draw(it.backbone, [Wanted(words, seed, "sample", prompt, k) for k in range(n)], sampler)
     except NotDefined as reason:

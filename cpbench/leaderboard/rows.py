@@ -20,7 +20,8 @@ from cpbench.metrics.comparison import Key, compare
 from cpbench.metrics.intervals import FEWEST_SEEDS, bootstrap, t_interval
 from cpbench.metrics.matrices import METRICS
 from cpbench.records import measures_table
-from cpbench.records.record import is_built_in, is_own, judges_of, known, sequence_of
+from cpbench.records.record import is_built_in, is_own, judges_of, sequence_of
+from cpbench.registry import facts_of
 from cpbench.version import SCORES
 
 NONE = (math.nan, math.nan)
@@ -214,13 +215,13 @@ def intervals_of(table: pd.DataFrame, runs: Sequence[Run], alone: Sequence[Run])
 
 def tested_against(run: Run) -> str:
     name = run.record.facts.method
-    return known()["verified"][name] if is_ours(run) else "-"
+    return facts_of(name)["tested_against"] if is_ours(run) else "-"
 
 
 def replay_free(run: Run) -> str:
     if run.sees_earlier_data:
         return "no"
-    return "generated" if is_ours(run) and run.record.facts.method in known()["generates"] else "yes"
+    return facts_of(run.record.facts.method).get("replays") or "yes" if is_ours(run) else "yes"
 
 
 def is_ours(run: Run) -> bool:

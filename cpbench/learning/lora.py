@@ -14,6 +14,8 @@ from cpbench.learning import training
 from cpbench.learning.semantic_preservation import Preservation, semantic
 from cpbench.method import Method, State, Task
 
+TOKEN = "token"  # what the new word's embedding is called among the parameters
+
 
 class Settings(Preservation):
     rank: int = Field(8, ge=1, description="rank of A and B; alpha is the same")
@@ -54,30 +56,39 @@ def learn_lora(
     backbone: Backbone,
     task: Task,
     state: State,
-    protect: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda factors: {},
+    penalty: training.Penalty | None = None,
     start: torch.Tensor | None = None,
-    changes: dict[str, torch.Tensor] | None = None,
-    values: dict[str, torch.Tensor] | None = None,
+    weight_deltas: dict[str, torch.Tensor] | None = None,
+    init: dict[str, torch.Tensor] | None = None,
     kind: adapters.Kind = "lora",
+    before_step: training.BeforeStep | None = None,
+    after_step: training.AfterStep | None = None,
 ) -> tuple[State, dict[str, torch.Tensor]]:
     """A task as most methods do it: train one LoRA and one new word by the denoising loss and what is added to it.
 
-    protect: further terms of the loss, from the factors; start: the word's embedding, else its class noun's; changes:
-    of the frozen weights, by layer; values: the factors to begin with, else new ones; kind: that of `adapters.add_lora`.
-    Returns the state to be filled, with all words in it, and the factors, which stay in the UNet.
+    penalty, before_step, after_step: see `training.train`; the penalty's parameters are the LoRA's alone. start: the word's
+    embedding, else its class noun's; weight_deltas: changes of the frozen weights, by layer; init: the LoRA to begin with,
+    else a new one; kind: that of `adapters.add_lora`. Returns the state to be filled, with all words in it, and the LoRA's
+    parameters, which stay in the denoiser.
     """
     o, seed = method.options, seed_of(task.seed, "vera")  # one for all tasks of a run
-    adapters.add_to_weights(backbone, changes or {})
+    adapters.add_to_weights(backbone, weight_deltas or {})
     start = backbone.word_embedding(task.class_noun) if start is None else start
     after, row = add_words(backbone, task, state, start)
-    factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values, kind, seed)
+    factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), init, kind, seed)
     if kind == "vera":
         after.facts["vera"] = adapters.vera_facts(backbone.denoiser, factors, seed)
     phrase = method.phrase(task.concept, task.class_noun, after)
-    held = semantic(backbone, phrase, task.class_noun, o)
-    loss = training.denoising(backbone, phrase, lambda: protect(factors), held)
-    groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, [row])]
-    training.train(backbone, task, loss, groups, o.steps, o.batch_size)
+    preservation = semantic(backbone, phrase, task.class_noun, o)
+
+    def penalties(batch: training.Batch, parameters: training.Tensors) -> training.Terms:
+        terms, logged = training.parted(penalty(batch, factors) if penalty else {})
+        return terms | preservation(), logged
+
+    groups = [(o.learning_rate, factors), (o.token_learning_rate, {TOKEN: row})]
+    loss = training.denoising(backbone, phrase)
+    hooks = {"penalty": penalties, "before_step": before_step, "after_step": after_step}
+    training.train(backbone, task, loss, groups, o.steps, o.batch_size, **hooks)
     after.tensors[f"token/{task.concept}"] = row.detach()
     return after, factors
 

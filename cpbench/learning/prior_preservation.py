@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.sampling import Sampler, Wanted, draw
 from cpbench.files import seed_of
 from cpbench.learning import training
-from cpbench.method import Options, Task
+from cpbench.method import POSITIVE, Options, Task
 
 
 class Prior(Options):
@@ -28,6 +29,12 @@ class Prior(Options):
     prior_weight: float = Field(1.0, ge=0, description="of the denoising term on them; 0: none are drawn")
     prior_inference_steps: int = Field(50, ge=1, description="sampler steps of these pictures")
     prior_guidance_scale: float = Field(7.5, ge=0, description="guidance of these pictures")
+
+    only: ClassVar = {
+        "prior_weight": {"prior_pictures": POSITIVE},
+        "prior_inference_steps": {"prior_pictures": POSITIVE, "prior_weight": POSITIVE},
+        "prior_guidance_scale": {"prior_pictures": POSITIVE, "prior_weight": POSITIVE},
+    }
 
 
 def generated(
@@ -62,7 +69,7 @@ def preservation(
     return term
 
 
-def prior(backbone: Backbone, task: Task, prompt: str, o: Prior, steps: int, batch_size: int) -> training.Terms:
+def prior(backbone: Backbone, task: Task, prompt: str, o: Prior, steps: int, batch_size: int) -> training.MoreTerms:
     """A function that returns, once for each step of training, the weighted term on pictures drawn of `prompt` now."""
     if not _wanted(o):
         return dict

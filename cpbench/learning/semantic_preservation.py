@@ -17,6 +17,7 @@ Our reading: a pipeline with two text encoders (SDXL) has two E, and L_SP is the
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from pydantic import Field
 from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.vocabulary import Encoder
 from cpbench.learning import training
-from cpbench.method import Options
+from cpbench.method import POSITIVE, Options
 
 PROMPT = "a photo of a {}"
 
@@ -38,6 +39,8 @@ class Preservation(Options):
         True, description="the word keeps its position embedding in that loss; false: as in ClassDiffusion's code"
     )
 
+    only: ClassVar = {"spl_keep_position": {"spl_weight": POSITIVE}}
+
 
 def pooled(backbone: Backbone, encoder: Encoder, prompt: str, keep_position: bool = True) -> torch.Tensor:
     """E(prompt) (d,) by one of the pipeline's text encoders."""
@@ -49,7 +52,7 @@ def pooled(backbone: Backbone, encoder: Encoder, prompt: str, keep_position: boo
         return encoder.text_model(ids).pooler_output[0].float()
 
 
-def semantic(backbone: Backbone, phrase: str, class_noun: str, o: Preservation) -> training.Terms:
+def semantic(backbone: Backbone, phrase: str, class_noun: str, o: Preservation) -> training.MoreTerms:
     """A function that returns lambda L_SP of the words `phrase`, once for each step of training."""
     if not o.spl_weight:
         return dict

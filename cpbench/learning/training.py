@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.errors import RulesError, UserError
 from cpbench.learning import norms
 from cpbench.method import Task
+from cpbench.moved import warn_once
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "a {}")
 
@@ -31,8 +33,15 @@ class Batch:
     which: torch.Tensor
 
 
-Loss = Callable[[Batch], dict[str, torch.Tensor]]
-Terms = Callable[[], dict[str, torch.Tensor]]  # those of a loss that do not look at the batch
+Tensors = Mapping[str, torch.Tensor]
+# Terms by name, all minimised; or (terms that are minimised, numbers that are only logged).
+Terms = dict[str, torch.Tensor] | tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+Loss = Callable[[Batch], Terms]
+MoreTerms = Callable[[], dict[str, torch.Tensor]]  # those that do not look at the batch
+Penalty = Callable[[Batch, Tensors], Terms]
+BeforeStep = Callable[[Batch, Tensors, dict[str, dict[str, torch.Tensor]]], None]
+AfterStep = Callable[[Tensors, Tensors], None]
+Group = tuple[float, Mapping[str, nn.Parameter] | Sequence[nn.Parameter]]
 
 
 class Latents:
@@ -50,7 +59,7 @@ class Latents:
         return self.mean[which] + self.std[which] * fresh, which % (len(self.mean) // 2)
 
 
-def denoising(backbone: Backbone, phrase: str, *more: Terms) -> Loss:
+def denoising(backbone: Backbone, phrase: str, *more: MoreTerms) -> Loss:
     """The usual loss: mean squared error of what the denoiser predicts under the words `phrase` (Rombach et al. 2022, eq. 3).
 
     Each of `more` is called once a step, and its terms go beside this one.
@@ -98,41 +107,103 @@ def train(
     backbone: Backbone,
     task: Task,
     loss: Loss,
-    groups: Sequence[tuple[float, Sequence[nn.Parameter]]],
+    groups: Sequence[Group],
     steps: int,
     batch_size: int,
     phase: str = "train",
     templates: Sequence[str] = TEMPLATES,
+    penalty: Penalty | None = None,
+    before_step: BeforeStep | None = None,
+    after_step: AfterStep | None = None,
 ) -> None:
-    """Minimise the sum of the terms of `loss` over batches of the concept's pictures.
+    """Minimise the sum of the terms of `loss`, and of `penalty`, over batches of the concept's pictures.
 
-    groups: (learning rate, parameters) pairs; nothing else moves. Terms that need no gradient are logged, not added.
+    groups: (learning rate, parameters), by name or in a row, then called as the backbone calls them; nothing else moves. The
+    gradient of all together is clipped to norm 1. A method may enter at four places:
+
+    loss(batch), penalty(batch, parameters): terms to minimise, or a pair of those and of what is only logged.
+    before_step(batch, terms, gradients): gradients[term][parameter] as autograd gave them, before clipping, of every term
+        that is minimised; they may be changed, and what stands there afterwards is added up. Made only where it is asked for.
+    after_step(before, after): the parameters by name as they were before the step, and as they are; they may be read.
+
     Figures of each step go to the task's log, under the name of this phase: the terms, the gradient's norm, and after the
-    step those of what is trained (`norms.of_trained`). The gradient of all
-    groups together is clipped to norm 1. Raises RulesError for a parameter of the backbone's own: no method may move it.
+    step those of what is trained (`norms.of_trained`). RulesError for a parameter of the backbone's own, which no method may
+    move, and for a term to minimise that asks for no gradient.
     """
-    parameters = [p for _, group in groups for p in group]
+    named = [(rate, _named(backbone, group, place)) for place, (rate, group) in enumerate(groups)]
+    trained = {name: p for _, group in named for name, p in group.items()}
+    parameters = [p for _, group in named for p in group.values()]
     backbone.train_only(parameters)
     if not all(p.requires_grad for p in parameters):
         raise RulesError(
             "it trains a parameter that is as it was loaded; put a copy in by replace_weights, and train that"
         )
     backbone.trainable_parameters = max(backbone.trainable_parameters, sum(p.numel() for p in parameters))
-    optimizer = torch.optim.AdamW([{"params": list(group), "lr": rate} for rate, group in groups], weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [{"params": list(group.values()), "lr": rate} for rate, group in named], weight_decay=0.0
+    )
     # gradients in float16 vanish unless they are scaled up; in other precisions this does nothing
     scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
     for step, batch in enumerate(batches(backbone, task, steps, batch_size, phase, templates)):
-        terms = loss(batch)
-        total = torch.stack([v for v in terms.values() if v.requires_grad]).sum()
+        terms, logged = parted(loss(batch))
+        if penalty is not None:
+            more, numbers = parted(penalty(batch, trained))
+            terms, logged = terms | more, logged | numbers
+        total = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(total).backward()
+        if before_step is None:
+            scaler.scale(total).backward()
+        else:
+            gradients = {name: _gradients(term, trained, scaler) for name, term in terms.items()}
+            before_step(batch, terms, gradients)
+            _add_up(gradients, trained, scaler)
         if not torch.isfinite(total):
             raise UserError(
                 f"concept {task.concept}: the loss is {float(total.detach())} at step {step}; lower the learning rate"
             )
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        before = {name: p.detach().clone() for name, p in trained.items()} if after_step is not None else {}
         scaler.step(optimizer)
         scaler.update()
-        figures = {"loss": total, "gradient_norm": norm, **terms, **norms.of_trained(backbone)}
+        if after_step is not None:
+            after_step(before, {name: p.detach() for name, p in trained.items()})
+        figures = {"loss": total, "gradient_norm": norm, **terms, **logged, **norms.of_trained(backbone)}
         task.log(step, phase=phase, **{k: float(v.detach()) for k, v in figures.items()})
+
+
+def _named(backbone: Backbone, group: Mapping[str, nn.Parameter] | Sequence[nn.Parameter], place: int) -> dict:
+    """A group's parameters by name: its own, the backbone's for a LoRA, weight or word, or what place it has."""
+    if isinstance(group, Mapping):
+        return dict(group)
+    known = {id(p): name for of in (backbone.factors, backbone.weights, backbone.rows) for name, p in of.items()}
+    return {known.get(id(p), f"{place}.{k}"): p for k, p in enumerate(group)}
+
+
+def parted(given: Terms) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """(terms that are minimised, what is only logged). RulesError for a term of a pair that has no gradient."""
+    if isinstance(given, tuple):
+        terms, logged = given
+        if flat := [name for name, term in terms.items() if not term.requires_grad]:
+            raise RulesError(
+                f"its term {flat[0]!r} is to be minimised and asks for no gradient; return it in the second dict, of what "
+                "is only logged"
+            )
+        return terms, logged
+    logged = {name: term for name, term in given.items() if not term.requires_grad}
+    if logged:  # as in cpbench 0.1
+        warn_once("a term without gradient in one dict with the others", "(terms to minimise, what is only logged)")
+    return {name: term for name, term in given.items() if name not in logged}, logged
+
+
+def _gradients(term: torch.Tensor, trained: Mapping[str, nn.Parameter], scaler: Any) -> dict[str, torch.Tensor]:
+    """d term / d parameter of those that the term depends on, with the scale of float16 taken off again."""
+    found = torch.autograd.grad(scaler.scale(term), list(trained.values()), retain_graph=True, allow_unused=True)
+    return {name: g / scaler.get_scale() for name, g in zip(trained, found, strict=True) if g is not None}
+
+
+def _add_up(gradients: Mapping[str, Tensors], trained: Mapping[str, nn.Parameter], scaler: Any) -> None:
+    """The sum of all terms' gradients into each parameter, scaled as the optimiser's step expects them."""
+    for name, parameter in trained.items():
+        parts = [of_term[name] for of_term in gradients.values() if name in of_term]
+        parameter.grad = torch.stack(parts).sum(0) * scaler.get_scale() if parts else None

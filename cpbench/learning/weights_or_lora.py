@@ -5,7 +5,7 @@ Either goes on from task to task. Theta is carried whole: 3.4 GB on Stable Diffu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +31,13 @@ class WeightsOrLora(Options):
     target_modules: tuple[str, ...] = Field(
         adapters.ATTENTION, description="layers (roles, or ends of their names) that get a LoRA with adapter=lora"
     )
+
+    only: ClassVar = {
+        "learning_rate": {"adapter": ("full",)},
+        "lora_learning_rate": {"adapter": ("lora",)},
+        "rank": {"adapter": ("lora",)},
+        "target_modules": {"adapter": ("lora",)},
+    }
 
 
 Group = tuple[float, list[torch.Tensor]]

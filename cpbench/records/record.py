@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,7 +25,7 @@ from cpbench.output import say
 from cpbench.records.folder import RunFolder, runs_below
 from cpbench.records.upgrade import SCHEMA
 from cpbench.records.upgrade import read as read_record
-from cpbench.registry import baselines_folder
+from cpbench.registry import built_in_methods, facts_of
 
 
 def find(run: Path) -> Path:
@@ -206,23 +204,16 @@ def contradiction(given: dict[str, Any]) -> str:
     return ""
 
 
-@functools.cache
-def known() -> dict[str, Any]:
-    """presets/verified.yaml."""
-    file = baselines_folder() / "presets" / "verified.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
 def is_built_in(given: dict[str, Any]) -> bool:
     """Whether a record is of a method of cpbench's: its name is one's, and the record says no file."""
     name = given["facts"]["method"]
-    return name in known()["verified"] and given["config"].get("method") in (None, "", name)
+    return name in built_in_methods() and given["config"].get("method") in (None, "", name)
 
 
 def sees_earlier_data(given: dict[str, Any]) -> bool:
     """Whether the method sees earlier data: of a built-in one what cpbench knows of it, of others what the record says."""
     return bool(given["sees_earlier_data"]) or (
-        is_built_in(given) and given["facts"]["method"] in known()["sees_earlier_data"]
+        is_built_in(given) and facts_of(given["facts"]["method"]).get("sees_earlier_data", False)
     )
 
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from cpbench.backbones.sampling import Sampler, Wanted, draw, evaluations
-from cpbench.method import Options, Task
+from cpbench.method import Options, State, Task
 from cpbench.records.pictures import png_bytes
 from cpbench.running.cost import PeakMemory
 from cpbench.running.prepare import Run
@@ -53,7 +53,7 @@ def plan(run: Run) -> Plan:
     pictures = sum(cell.pictures for t in run.rows for cell in run.cells_of(t))
     drawing = evaluations(backbone, run.sampler, pictures)
 
-    short, state, sizes, rehearsed = once(run.options), None, [0], backbone.unet_evaluations
+    short, state, sizes, rehearsed = once(run.options), State(), [0], backbone.unet_evaluations
     with PeakMemory(backbone.device.type) as memory:
         began = time.perf_counter()
         for t, concept in list(zip(numbers, concepts, strict=True))[:2]:

@@ -26,6 +26,7 @@ from cpbench.judges.select import load_for
 from cpbench.method import Method, Options, State
 from cpbench.records import machine
 from cpbench.records.folder import RunFolder, picture_cache, run_folder
+from cpbench.registry import changed
 from cpbench.running import cells
 
 
@@ -219,9 +220,10 @@ def check(run: Run) -> None:
     if config.rows and max(config.rows) > last:
         raise UserError(f"rows: there is no row {max(config.rows)}; the sequence has {last} tasks")
     drawn = cells.of_row(run.sequence, 0, run.pictures_per_prompt)
-    run.notes = prompt_length.check(
-        prompt_length.readers_of(run.backbone, run.judges["clip"].tokenizer, added=1), drawn
-    )
+    idle, chosen = run.options.without_effect(), changed(config.method, config.backbone, run.options)
+    run.notes = [f"{name} has no effect with {why}; leave it out" for name, why in idle.items() if name in chosen]
+    readers = prompt_length.readers_of(run.backbone, run.judges["clip"].tokenizer, added=1)
+    run.notes += prompt_length.check(readers, drawn)
 
 
 def identify(run: Run) -> None:

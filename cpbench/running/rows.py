@@ -7,8 +7,9 @@ process, on another GPU or on spare cores, while the next task is learned. What 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,15 +127,28 @@ def draw_cells(
         wanted += [
             Wanted(template.format(*words), run.config.seed, cell.name, template, k) for template, k in cell.which
         ]
-    with run.backbone.installed(method, state, tuple(c.name for c in learned)):
-        refuse_unknown_words(run, phrases)
-        readers = prompt_length.readers_of(run.backbone)
-        for template, words in asked:
-            prompt_length.refuse_cut(readers, *prompt_length.filled(template, words))
-        pictures, files, fresh = draw_once(run.backbone, wanted, run.sampler, run.cache)
+    pictures, files, fresh = [], [], 0
+    for prompts, part in by_installation(method.per_prompt and state is not None, wanted):
+        with run.backbone.installed(method, state, tuple(c.name for c in learned), prompts):
+            refuse_unknown_words(run, phrases)
+            readers = prompt_length.readers_of(run.backbone)
+            for template, words in asked:
+                prompt_length.refuse_cut(readers, *prompt_length.filled(template, words))
+            drawn, kept, new = draw_once(run.backbone, part, run.sampler, run.cache)
+        pictures, files, fresh = [*pictures, *drawn], [*files, *kept], fresh + new
+    pictures = np.stack(pictures)
     ends = np.cumsum([cell.pictures for cell in group])
     parts = zip(group, ends - [cell.pictures for cell in group], ends, strict=True)
     return [(cell, pictures[i:j], files[i:j]) for cell, i, j in parts], fresh
+
+
+def by_installation(per_prompt: bool, wanted: list[Wanted]) -> Iterator[tuple[tuple[str, ...], list[Wanted]]]:
+    """(what `install` is told of prompts, the pictures that are drawn then): all at once, or those of each prompt."""
+    if not per_prompt:
+        yield (), wanted
+        return
+    for prompt, pictures in itertools.groupby(wanted, key=lambda want: want.prompt):
+        yield (prompt,), list(pictures)
 
 
 def refuse_unknown_words(run: Run, phrases: Sequence[str]) -> None:

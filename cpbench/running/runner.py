@@ -83,7 +83,7 @@ def _execute(run: Run, progress: Path | None) -> None:
         say(f"folder: {run.folder}")
         for note in run.notes:
             say(f"note: {note}")
-        state: State | None = None
+        state: State | None = State()
         with second_process(run) as pool:
             made = RowQueue(run, pool, reporter)
             made.make(0, None)

@@ -7,7 +7,7 @@ CLIP-T, over concepts j,
     score = mean_j (R[T][j] - R[0][j]) / (C_j - R[0][j]) * min(1, S[T][j] / S[0][j])
 
 The first trial is the preset as it stands (or the defaults), the others are Optuna's, by a seeded sampler, over the
-ranges of baselines/presets/search.yaml. A trial's run is resumed like any other, and a study too.
+ranges that the method's class says (`Method.search`). A trial's run is resumed like any other, and a study too.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import yaml
 from filelock import FileLock
 
 from cpbench import config
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError
 from cpbench.files import hash8, prepare_folder, write_atomically
 from cpbench.metrics import matrices
 from cpbench.metrics.matrices import reference_row
 from cpbench.output import say
 from cpbench.records import machine, tables
 from cpbench.records.folder import RunFolder
-from cpbench.registry import PROVENANCE, baselines_folder
+from cpbench.registry import PROVENANCE, baselines_folder, load_method
 
 SEQUENCE = "miniature-val6"
 HEADER = """# Settings on the miniature, written by `cpbench tune`, which searches on miniature-val6 and on nothing else. {} says of
@@ -49,12 +49,14 @@ def score(scores: pd.DataFrame, concepts: list[str]) -> float:
 
 def ranges(words: str) -> dict[str, dict[str, Any]]:
     """What may be searched for a method: {option: {log: [low, high]} or {choices: [...]}}."""
-    file = baselines_folder() / "presets" / "search.yaml"
-    table = yaml.safe_load(file.read_text(encoding="utf-8"))
-    for known in (words, words.split()[0]):  # a variant without ranges of its own has its method's
+    method, _, settings = words.partition(" ")
+    table = load_method(method).search
+    for known in (settings, ""):  # a variant without ranges of its own has its method's
         if known in table:
-            return table[known]
-    raise near(words, sorted(table), "method to tune", "Add its ranges to baselines/presets/search.yaml.")
+            return {option: dict(among) for option, among in table[known].items()}
+    raise UserError(
+        f"method {method}: says no ranges to search; give its class a `search`, see docs/adding-a-method.md"
+    )
 
 
 def suggested(trial: Any, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
         study.optimize(objective, n_trials=missing, catch=(UserError,))  # a rate that diverges is a trial that failed
         failed = [t for t in study.trials if t.state == optuna.trial.TrialState.FAIL]
         if len(failed) > 2 * budget:
-            raise UserError(f"tune {words}: {len(failed)} trials failed; mend its ranges in search.yaml")
+            raise UserError(f"tune {words}: {len(failed)} trials failed; mend its ranges")
     best = study.best_trial
     provenance = {
         "score": round(best.value, 4),
