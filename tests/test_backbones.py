@@ -16,7 +16,7 @@ from cpbench.backbones import adapters, loading
 from cpbench.backbones import backbone as backbones
 from cpbench.backbones.backbone import MINIATURE, Backbone, fingerprint
 from cpbench.errors import RulesError, UserError
-from cpbench.method import Method, State, Task
+from cpbench.method import Method, Options, State, Task
 from cpbench.registry import built_in_methods, load_method
 
 MakeTask = Callable[..., Task]
@@ -185,7 +185,9 @@ def test_replacing_a_weight_hides_no_other_change(tiny_folder: Path) -> None:
 
 def test_changes_while_installing_are_refused_before_anything_is_drawn(tiny_folder: Path) -> None:
     class Dirty(Method):
-        def install(self, backbone, state, concepts):
+        Options = Options
+
+        def install(self, backbone, state, concepts, prompts):
             with torch.no_grad():
                 backbone.denoiser.conv_in.weight.mul_(0.2)
 

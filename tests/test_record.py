@@ -79,7 +79,7 @@ def test_it_has_the_facts_that_the_same_run_has_today(tmp_path: Path, name: str)
 
 def test_every_method_of_0_1_has_its_bytes_and_the_versions_that_it_has_now() -> None:
     """`version` is 1 of all that were there; whoever raises one changes here what is expected."""
-    assert set(upgrade.BYTES) == set(built_in_methods()) and len(set(upgrade.BYTES.values())) == 21
+    assert set(upgrade.BYTES) < set(built_in_methods()) and len(set(upgrade.BYTES.values())) == 21
     for name, code in upgrade.BYTES.items():
         given = {"schema": 1, "facts": {"method": name, "code": code, "options": {}}}
         assert upgrade.today(given)["facts"]["versions"] == own_modules.identity(load_method(name))["versions"], name

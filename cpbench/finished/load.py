@@ -63,8 +63,9 @@ def open_run(
     state = state_after(folder, t, concepts)
     method, backbone = loaded(config, folder, weights)
     it = Finished(folder, config, method, state, backbone, {c: concepts[c] for c in state.concepts})
-    with suppress(NotDefined), installed(it, (state.concepts[0],)):
-        it.phrase(state.concepts[0])  # what is missing in the state shows here
+    first = state.concepts[0]
+    with suppress(NotDefined), installed(it, (first,), (f"a photo of a {concepts[first]}",)):
+        it.phrase(first)  # what is missing in the state shows here
     return it
 
 
