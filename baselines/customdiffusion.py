@@ -32,7 +32,7 @@ import torch
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Preservation, Prior, add_tokens, add_words, prior, prior_evaluations, semantic, token_of
+from cpbench.learning import Preservation, Prior, add_tokens, add_words, prior, semantic, token_of
 from cpbench.method import Method, State
 
 THINGS = "dog, cat, backpack, teapot, vase, bowl, can, sneaker, boot, toy, clock, candle, house, tree, person, mountain"
@@ -116,10 +116,6 @@ class CustomDiffusion(Method):
         },
     }
     templates = ("photo of a {}",)
-
-    def unet_evaluations(self, number):
-        o = self.options
-        return o.steps * o.batch_size + prior_evaluations(o, o.steps, o.batch_size)
 
     def learn(self, backbone, task, state):
         o = self.options

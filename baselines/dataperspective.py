@@ -79,10 +79,6 @@ class DataPerspective(dreambooth.DreamBooth):
     }
     name = "dataperspective"
 
-    def unet_evaluations(self, number):
-        told = 0 if self.options.captions else self.options.caption_draws
-        return super().unet_evaluations(number) + told * len(structured.phrases_of(structured.BACKGROUNDS))
-
     def learn(self, backbone, task, state):
         o = self.options
         noun = o.classes.get(task.concept, task.class_noun)

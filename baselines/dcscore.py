@@ -103,12 +103,6 @@ class DCScore(Method):
         },
     }
 
-    def unet_evaluations(self, number):
-        o, c0 = self.options, bool(self.options.c0)
-        k = min(number + c0, o.candidates) if o.variant.endswith("dc") else 1
-        dsc = o.dsc_steps * o.batch_size * 3 * (2 + c0) if "dsc" in o.variant and number > 1 else 0
-        return o.steps * o.batch_size + dsc + ("ewc" in o.variant) * o.fisher_draws * k
-
     def check(self, backbone):
         if self.options.adapter == "vera":
             learning.refuse_convolutions("dcscore", backbone.denoiser, self.options.target_modules)

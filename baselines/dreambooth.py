@@ -23,7 +23,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Prior, WeightsOrLora, add_tokens, add_words, prior, prior_evaluations, weights_or_lora
+from cpbench.learning import Prior, WeightsOrLora, add_tokens, add_words, prior, weights_or_lora
 from cpbench.method import Method, State, UserError
 
 TEMPLATES = ("a {}",)
@@ -56,10 +56,6 @@ class DreamBooth(Method):
         },
     }
     name = "dreambooth"
-
-    def unet_evaluations(self, number):
-        o = self.options
-        return o.steps * o.batch_size + prior_evaluations(o, o.steps, o.batch_size)
 
     def check(self, backbone):
         if self.options.adapter == "lora" and self.options.train_text_encoder:

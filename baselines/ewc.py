@@ -58,9 +58,6 @@ class Ewc(SequentialLora):
         },
     }
 
-    def unet_evaluations(self, number):
-        return self.options.steps * self.options.batch_size + self.options.fisher_draws
-
     def learn(self, backbone, task, state):
         o = self.options
         last = state.part("adapter", backbone.device)

@@ -48,11 +48,6 @@ class GenerativeReplay(SequentialLora):
     def sampler(self):
         return Sampler(self.options.replay_inference_steps, self.options.replay_guidance_scale)
 
-    def unet_evaluations(self, number):
-        o, learning = self.options, self.options.steps * self.options.batch_size
-        drawing = self.sampler.evaluations(o.replay_pictures * (number - 1))
-        return learning if number == 1 else drawing + 2 * learning
-
     def learn(self, backbone, task, state):
         nouns = state.facts.get("nouns", {})
         replay = self.replay(backbone, task, state, nouns) if state.concepts else dict

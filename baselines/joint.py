@@ -39,9 +39,6 @@ class Joint(SequentialLora):
     sees_earlier_data = True
     tested_against = "our reading"
 
-    def unet_evaluations(self, number):
-        return super().unet_evaluations(number) * (number if self.options.restart else 1)
-
     def learn(self, backbone, task, state):
         o = self.options
         nouns = {**state.facts.get("nouns", {}), task.concept: task.class_noun}

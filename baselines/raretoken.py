@@ -52,10 +52,6 @@ class RareToken(Method):
         },
     }
 
-    def unet_evaluations(self, number):
-        o = self.options
-        return (o.token_steps + o.steps) * o.batch_size
-
     def check(self, backbone):
         weights_or_lora.refuse_if_too_large("raretoken", self.options, backbone)
 

@@ -233,10 +233,6 @@ class Method:
     def __init__(self, options: Options | None = None):
         self.options = options if options is not None else self.Options()
 
-    def unet_evaluations(self, number: int) -> int:
-        """Pictures that go through the UNet while task `number` (1-based) is learned: what it will cost."""
-        return getattr(self.options, "steps", 0) * getattr(self.options, "batch_size", 1)
-
     def check(self, backbone: Backbone) -> None:
         """Raise UserError, before anything is spent, where this method cannot work on this backbone and device."""
 

@@ -18,6 +18,7 @@ from cpbench.backbones.backbone import MINIATURE, Backbone, fingerprint
 from cpbench.errors import RulesError, UserError
 from cpbench.method import Method, Options, State, Task
 from cpbench.registry import built_in_methods, load_method
+from cpbench.running import counting
 
 MakeTask = Callable[..., Task]
 CASES: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in built_in_methods()} | {
@@ -684,13 +685,19 @@ def test_the_installed_hash_tells_which_weight_has_which_value(tiny: Backbone) -
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_task_costs_what_its_method_foretells(tiny: Backbone, make_task: MakeTask, name: str) -> None:
-    state = State()
-    for number, concept in enumerate(("dog", "backpack", "vase"), 1):
-        before = tiny.unet_evaluations
-        state = new_method(name).learn(tiny, make_task(tiny, concept, number), state)
+def test_a_task_costs_what_was_counted_without_computing(tiny: Backbone, make_task: MakeTask, name: str) -> None:
+    """And counting leaves the backbone as it was, and asks nothing of its networks."""
+    given = [make_task(tiny, concept, number) for number, concept in enumerate(("dog", "backpack", "vase"), 1)]
+    method, before, asked = new_method(name), fingerprint(tiny), tiny.unet_evaluations
+    counts = counting.count(type(method), method.options, given, tiny)
+    assert differing(before, fingerprint(tiny)) == [] and tiny.unet_evaluations == asked
+    state, took = State(), []
+    for task in given:
+        asked = tiny.unet_evaluations
+        state = new_method(name).learn(tiny, task, state)
         tiny.restore()
-        assert tiny.unet_evaluations - before == new_method(name).unet_evaluations(number), number
+        took.append(tiny.unet_evaluations - asked)
+    assert counts == took
 
 
 def test_the_installed_hash_tells_which_word_has_which_row(tiny: Backbone) -> None:

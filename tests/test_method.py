@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cpbench.errors import DamagedState, UserError
 from cpbench.files import seed_of
-from cpbench.method import KINDS, Method, Options, State, Task
+from cpbench.method import KINDS, Options, State, Task
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda w: w != "concepts")
@@ -259,18 +259,6 @@ def test_a_task_can_be_logged_to_without_anybody_listening() -> None:
     assert alone.log(3, phase="train", loss=0.5) is None
     replace(alone, log=lambda *step, **figures: heard.append((*step, figures))).log(3, phase="train", loss=0.5)
     assert heard == [(3, {"phase": "train", "loss": 0.5})]
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [({}, 0), ({"steps": 7}, 7), ({"steps": 7, "batch_size": 4}, 28), ({"batch_size": 4}, 0)],
-)
-def test_a_task_is_foretold_to_cost_steps_times_batch(options: dict[str, int], expected: int) -> None:
-    from pydantic import create_model
-
-    Mine = create_model("Mine", __base__=Options, **{k: (int, v) for k, v in options.items()})
-    method = type("Own", (Method,), {"Options": Mine})()
-    assert [method.unet_evaluations(number) for number in (1, 2, 9)] == [expected] * 3
 
 
 def test_a_seed_is_half_of_the_first_eight_bytes_of_sha256() -> None:

@@ -10,7 +10,7 @@ from cpbench.cli import options as options_module
 from cpbench.config import resolve
 from cpbench.files import read_json
 from cpbench.records.tables import read_scores
-from cpbench.running import plan, runner
+from cpbench.running import counting, plan, runner, sweep
 from cpbench.running.prepare import Run, prepare
 
 THREE = """
@@ -25,6 +25,14 @@ evaluation:
   live: ["a {} in the snow", "a {} on the beach"]
   object: ["a {} in the snow", "a {} on the beach"]
   compositions: ["a {} and a {} in the snow"]
+"""
+FAILING = """
+from cpbench.baselines.base import Base
+
+
+class Failing(Base):
+    def learn(self, backbone, task, state):
+        raise ValueError("out of luck")
 """
 GIVEN = {
     "options": {"steps": 2, "batch_size": 2},
@@ -75,15 +83,63 @@ def test_a_plan_writes_nothing_and_says_all(tmp_path: Path) -> None:
     assert "UNet evaluations" in done.output and not list(tmp_path.iterdir())
 
 
-def test_every_repetition_is_rehearsed_once() -> None:
+def test_repetitions_are_shortened_in_their_proportion() -> None:
     from cpbench.registry import load_method
 
-    options = load_method("dcscore").Options()
-    short = plan.once(options)
-    assert (short.steps, short.dsc_steps, short.fisher_draws) == (1, 1, 1)
-    assert short.model_dump(exclude={"steps", "dsc_steps", "fisher_draws"}) == options.model_dump(
-        exclude={"steps", "dsc_steps", "fisher_draws"}
-    )
+    options = load_method("dcscore").Options()  # 1000 steps, 250 of DSC, 500 draws
+    short = plan.shortened(options, 12)
+    assert (short.steps, short.dsc_steps, short.fisher_draws) == (12, 3, 6)
+    names = {"steps", "dsc_steps", "fisher_draws"}
+    assert short.model_dump(exclude=names) == options.model_dump(exclude=names)
+    assert plan.shortened(options, 10**6) == options
+    assert plan.shortened(load_method("base").Options(), 3) == load_method("base").Options()
+
+
+def test_what_is_fixed_is_told_apart_from_what_an_evaluation_takes() -> None:
+    assert plan.line_of((6, 2.6), (24, 4.4)) == pytest.approx((2.0, 0.1))
+    assert plan.line_of((6, 2.6), (24, 2.0)) == (2.6, 0.0)  # noise: never below zero
+    assert plan.line_of((6, 2.6), (6, 2.7)) == (2.6, 0.0)
+
+
+# Counting
+
+
+def test_counts_are_kept_by_all_that_moves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPBENCH_CACHE", str(tmp_path / "cache"))
+    given = GIVEN | {"method": "seqlora", "output": tmp_path}
+    first = prepare(*resolve(given))
+    calls: list[int] = []
+    genuine = counting.count
+    monkeypatch.setattr(counting, "count", lambda *words: calls.append(1) or genuine(*words))
+    assert first.counts == [4, 4, 4] and calls == [1]
+    assert prepare(*resolve(given | {"seed": 3})).counts == [4, 4, 4] and calls == [1]
+    longer = given | {"options": {"steps": 5, "batch_size": 2}}
+    assert prepare(*resolve(longer)).counts == [10, 10, 10] and calls == [1, 1]
+
+
+def test_a_dry_run_says_what_is_not_counted_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPBENCH_CACHE", str(tmp_path / "cache"))
+    common = {"options": GIVEN["options"], "evaluation": GIVEN["evaluation"]}
+    grid = sweep.Grid(methods=("seqlora",), sequences=(GIVEN["sequence"],), common=common)
+    first, last = sweep.dry_run(grid, tmp_path / "out")
+    assert "not counted yet, to learn" in first and "(of 1 not counted yet; `cpbench plan` counts)" in last
+    assert prepare(*resolve(GIVEN | {"method": "seqlora", "output": tmp_path})).counts == [4, 4, 4]
+    first, last = sweep.dry_run(grid, tmp_path / "out")
+    assert "12 UNet evaluations to learn" in first and "not counted" not in last
+
+
+def test_a_run_that_takes_another_number_says_so() -> None:
+    costs = {0: {}, 1: {"learning_unet_evaluations": 101}, 2: {"learning_unet_evaluations": 100}}
+    assert counting.difference([100, 100], costs) == "" and counting.difference(None, costs) == ""
+    assert "learning took 201 evaluations, and 150 were counted" in counting.difference([100, 50], costs)
+
+
+def test_a_method_that_cannot_be_counted_runs_and_tells_why_when_it_comes_to_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FAILING)
+    run = prepare(*resolve(GIVEN | {"method": str(tmp_path / "mine.py"), "output": tmp_path, "options": {}}))
+    assert run.counts is None and run.learning_work(1) == 0
+    with pytest.raises(ValueError, match="out of luck"):
+        runner.execute(*resolve(GIVEN | {"method": str(tmp_path / "mine.py"), "output": tmp_path, "options": {}}))
 
 
 # States that are not kept

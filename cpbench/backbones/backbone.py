@@ -6,7 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from cpbench.backbones.untrusted import loading
 from cpbench.backbones.vocabulary import Vocabulary
 from cpbench.errors import RulesError
 from cpbench.moved import warn_once
+
+if TYPE_CHECKING:
+    from cpbench.backbones.sampling import Sampler
 
 MEGAPIXEL = 2**20
 
@@ -322,6 +325,18 @@ class Backbone:
     def hidden_states(self, words: torch.Tensor) -> torch.Tensor:
         """Of what `encode_prompts` returned, the states (n, tokens, d) of the prompts' own tokens."""
         return self.family.hidden_states(words)
+
+    def sampled(self, prompts: list[str], latents: torch.Tensor, sampler: Sampler) -> torch.Tensor:
+        """What the pipeline makes of noise (n, c, h, w) under these prompts, with the solver that it has now: latents."""
+        with self.precision():
+            return self.pipe(
+                **self.family.sampling_arguments(prompts, sampler.guidance_scale),
+                height=self.picture_size,
+                width=self.picture_size,
+                latents=latents,
+                num_inference_steps=sampler.num_inference_steps,
+                output_type="latent",  # decoded outside of mixed precision
+            ).images
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -60,15 +60,7 @@ def draw(backbone: Backbone, wanted: list[Wanted], sampler: Sampler) -> np.ndarr
                 # a fresh scheduler a call: a multistep solver remembers its last steps
                 pipe.scheduler = process.solver(sampler.num_inference_steps)
                 latents = torch.stack([noise(backbone, w) for w in part]).to(backbone.device, backbone.dtype)
-                with backbone.precision():
-                    drawn = pipe(
-                        **backbone.family.sampling_arguments([w.prompt for w in part], sampler.guidance_scale),
-                        height=backbone.picture_size,
-                        width=backbone.picture_size,
-                        latents=latents,
-                        num_inference_steps=sampler.num_inference_steps,
-                        output_type="latent",  # decoded outside of mixed precision
-                    ).images
+                drawn = backbone.sampled([w.prompt for w in part], latents, sampler)
                 pictures = backbone.decode_latents(drawn)
                 if not np.isfinite(pictures).all():
                     raise UserError(

@@ -46,6 +46,18 @@ def load(concept: Concept, backbone: str, size: int, data: Path | str | None = N
     return photographs.load(concept, size, data, fit)
 
 
+def number(concept: Concept, backbone: str, data: Path | str | None = None) -> int:
+    """How many pictures the concept has, without reading them; 0 where they are not there."""
+    if is_drawn(concept, backbone):
+        return REFERENCES
+    if concept.images is None:
+        return 0
+    try:
+        return len(photographs.files_of(photographs.folder_of(concept, data), concept.name))
+    except UserError:
+        return 0
+
+
 def guarded(concept: Concept, backbone: str, data: Path | str | None = None) -> list[Path]:
     """The folders and files that hold the concept's pictures: nobody may open them while another concept is learned."""
     if concept.images is None:

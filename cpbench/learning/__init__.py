@@ -39,7 +39,7 @@ from cpbench.learning.lora import (
     stacked,
     token_of,
 )
-from cpbench.learning.prior_preservation import Prior, prior, prior_evaluations
+from cpbench.learning.prior_preservation import Prior, prior
 from cpbench.learning.semantic_preservation import Preservation, semantic
 from cpbench.learning.training import TEMPLATES, Batch, Loss, Terms, batches, denoising, error, train
 from cpbench.learning.weights_or_lora import WeightsOrLora
@@ -75,7 +75,6 @@ __all__ = [
     "norms",
     "past_loras",
     "prior",
-    "prior_evaluations",
     "prior_preservation",
     "products",
     "refuse_convolutions",

@@ -79,12 +79,5 @@ def prior(backbone: Backbone, task: Task, prompt: str, o: Prior, steps: int, bat
     return lambda: {"prior": o.prior_weight * term()}
 
 
-def prior_evaluations(o: Prior, steps: int, batch_size: int) -> int:
-    """UNet evaluations that `prior` takes: to draw, and in every step."""
-    if not _wanted(o):
-        return 0
-    return Sampler(o.prior_inference_steps, o.prior_guidance_scale).evaluations(o.prior_pictures) + steps * batch_size
-
-
 def _wanted(o: Prior) -> bool:
     return o.prior_pictures > 0 and o.prior_weight > 0

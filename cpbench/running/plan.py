@@ -1,19 +1,24 @@
-"""What a run would cost on this machine, before it is spent: counted exactly, timed by a rehearsal of single steps."""
+"""What a run would cost on this machine, before it is spent: counted by the method itself, timed by two short rehearsals."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+
 from cpbench.backbones.sampling import Sampler, Wanted, draw, evaluations
+from cpbench.errors import UserError
 from cpbench.method import Options, State, Task
 from cpbench.records.pictures import png_bytes
 from cpbench.running.cost import PeakMemory
 from cpbench.running.prepare import Run
 from cpbench.running.progress import span
 
-REPEATED = ("steps", "draws", "pictures")  # options that end so count repetitions: the rehearsal does each once
-SAMPLED_STEPS = 2
+REPEATED = ("steps", "draws", "pictures")  # options that end so count repetitions: a rehearsal does fewer of each
+LENGTHS = SHORT, LONG = 3, 12  # of a rehearsal: how often the most frequent repetition is done
+SAMPLED_STEPS = (2, 6)
 COPIES = 2  # of a picture: in the run's folder and in the cache
 
 
@@ -38,50 +43,78 @@ class Plan:
     drawing_seconds: float
 
 
-def once(options: Options) -> Options:
-    """The options with every repetition done once."""
+def shortened(options: Options, most: int) -> Options:
+    """The options with every repetition done in the same proportion less often, the most frequent one `most` times."""
     fields = type(options).model_fields
-    counts = [name for name in fields if name.rpartition("_")[2] in REPEATED and getattr(options, name)]
-    return options.model_copy(update=dict.fromkeys(counts, 1))
+    repeated = {n: v for n in fields if n.rpartition("_")[2] in REPEATED and (v := getattr(options, n))}
+    share = min(1.0, most / max(repeated.values(), default=1))
+    return options.model_copy(update={name: max(1, round(value * share)) for name, value in repeated.items()})
 
 
 def plan(run: Run) -> Plan:
-    """Count the run, and rehearse on its backbone two tasks of single steps and one batch of two sampler steps."""
-    concepts, backbone = run.sequence.concepts, run.backbone
-    numbers = range(1, len(concepts) + 1)
-    learning = sum(run.method_class(run.options).unet_evaluations(t) for t in numbers)
-    pictures = sum(cell.pictures for t in run.rows for cell in run.cells_of(t))
-    drawing = evaluations(backbone, run.sampler, pictures)
+    """Count the run, and rehearse on its backbone two tasks and a batch of pictures, each at two lengths.
 
-    short, state, sizes, rehearsed = once(run.options), State(), [0], backbone.unet_evaluations
+    What does not depend on the length (loading, encoding, a LoRA put in) is so told apart from what an evaluation takes:
+    seconds = fixed + evaluations x slope, of the first task and of the second, whose slope stands for all later ones.
+    """
+    concepts, backbone = run.sequence.concepts, run.backbone
+    pictures = sum(cell.pictures for t in run.rows for cell in run.cells_of(t))
+    state, sizes, of_task = State(), [0], []
     with PeakMemory(backbone.device.type) as memory:
-        began = time.perf_counter()
-        for t, concept in list(zip(numbers, concepts, strict=True))[:2]:
+        for t, concept in list(enumerate(concepts, 1))[:2]:
             task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed)
-            state = run.method_class(short).learn(backbone, task, state)
-            backbone.restore()
+            lengths = [SHORT, *LENGTHS] if t == 1 else LENGTHS  # once more at first: what is loaded when it is used
+            found = [timed_learning(run, task, state, most) for most in lengths]
+            of_task.append(line_of(*((evaluations, seconds) for evaluations, seconds, _ in found[-2:])))
+            state = found[0][2]
             sizes.append(sum(state.bytes_by_kind().values()))
-        learning_seconds, rehearsed = time.perf_counter() - began, backbone.unet_evaluations - rehearsed
-        n = run.sampler.batch_size
-        short_sampler = Sampler(SAMPLED_STEPS, run.sampler.guidance_scale, n)
-        wanted = [Wanted(f"a {concepts[0].class_noun}", run.config.seed, "plan", "a {}", k) for k in range(n)]
-        began = time.perf_counter()
-        sample = draw(backbone, wanted, short_sampler)
-        drawing_seconds = time.perf_counter() - began
-    per_learning = learning_seconds / rehearsed if rehearsed else 0.0
-    per_drawing = drawing_seconds / evaluations(backbone, short_sampler, n)
+        drawn = [timed_drawing(run, steps) for steps in (SAMPLED_STEPS[0], *SAMPLED_STEPS)]
+    counts = run.counts
+    if counts is None:
+        raise UserError(f"method {run.config.method}: its evaluations cannot be counted before it runs; run it")
     growth = sizes[-1] - sizes[-2]
+    drawing = evaluations(backbone, run.sampler, pictures)
+    fixed, slope = line_of(*((work, seconds) for work, seconds, _ in drawn[-2:]))
     return Plan(
         tasks=len(concepts),
-        learning_evaluations=learning,
+        learning_evaluations=sum(counts),
         drawing_evaluations=drawing,
         pictures=pictures,
-        state_bytes=sum(sizes[1] + (t - 1) * (growth if len(sizes) > 2 else 0) for t in numbers),
-        picture_bytes=COPIES * pictures * len(png_bytes(sample[0])),
+        state_bytes=sum(sizes[1] + k * (growth if len(sizes) > 2 else 0) for k in range(len(concepts))),
+        picture_bytes=COPIES * pictures * len(png_bytes(drawn[0][2])),
         peak_memory_bytes=memory.peak,
-        learning_seconds=learning * per_learning,
-        drawing_seconds=drawing * per_drawing,
+        learning_seconds=sum(
+            a + b * n for n, (a, b) in zip(counts, [of_task[0], *of_task[-1:] * len(counts)], strict=False)
+        ),
+        drawing_seconds=pictures / run.sampler.batch_size * fixed + drawing * slope,
     )
+
+
+def timed_learning(run: Run, task: Task, state: State, most: int) -> tuple[int, float, State]:
+    """(evaluations, seconds, state after it) of a task with no repetition done more than `most` times."""
+    before, began = run.backbone.unet_evaluations, time.perf_counter()
+    after = run.method_class(shortened(run.options, most)).learn(run.backbone, task, state)
+    run.backbone.restore()
+    if run.backbone.device.type == "cuda":
+        torch.cuda.synchronize()
+    return run.backbone.unet_evaluations - before, time.perf_counter() - began, after
+
+
+def timed_drawing(run: Run, steps: int) -> tuple[int, float, np.ndarray]:
+    """(evaluations, seconds, a picture) of one batch with so many sampler steps."""
+    n, noun = run.sampler.batch_size, run.sequence.concepts[0].class_noun
+    sampler = Sampler(steps, run.sampler.guidance_scale, n)
+    wanted = [Wanted(f"a {noun}", run.config.seed, "plan", "a {}", k) for k in range(n)]
+    began = time.perf_counter()
+    pictures = draw(run.backbone, wanted, sampler)
+    return evaluations(run.backbone, sampler, n), time.perf_counter() - began, pictures[0]
+
+
+def line_of(short: tuple[int, float], long: tuple[int, float]) -> tuple[float, float]:
+    """(fixed seconds, seconds an evaluation) from (evaluations, seconds) at two lengths; neither is below zero."""
+    (e, s), (e_long, s_long) = short, long
+    slope = max(0.0, (s_long - s) / (e_long - e)) if e_long > e else 0.0
+    return max(0.0, s - slope * e), slope
 
 
 def lines(it: Plan) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,7 +28,7 @@ from cpbench.method import Method, Options, State
 from cpbench.records import machine
 from cpbench.records.folder import RunFolder, picture_cache, run_folder
 from cpbench.registry import changed
-from cpbench.running import cells
+from cpbench.running import cells, counting
 
 
 @dataclass(kw_only=True)
@@ -109,9 +110,14 @@ class Run:
                 each[stage].append(t)
         return list(found.values())
 
+    @functools.cached_property
+    def counts(self) -> list[int] | None:
+        """Evaluations of each task's learning, see `counting.counted`."""
+        return counting.counted(self)
+
     def learning_work(self, t: int) -> int:
         """Progress that task t is worth: a training step's evaluation counts three times, for its way back."""
-        return 3 * self.method_class(self.options).unet_evaluations(t)
+        return 3 * self.counts[t - 1] if self.counts else 0
 
     def cells_of(self, t: int) -> list[cells.Cell]:
         """What is drawn in row t."""

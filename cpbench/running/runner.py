@@ -21,7 +21,7 @@ from cpbench.miniature import is_miniature
 from cpbench.output import say
 from cpbench.records import curves, machine, measures_table, terminal
 from cpbench.records.grid import retention_grid
-from cpbench.running import measures, rows
+from cpbench.running import counting, measures, rows
 from cpbench.running.bookkeeping import earlier, held, is_finished, remove_temporary, write_record, write_tables
 from cpbench.running.overlap import elsewhere, second_process
 from cpbench.running.prepare import Run, measuring, prepare
@@ -92,7 +92,7 @@ def _execute(run: Run, progress: Path | None) -> None:
                 made.make(t, state)
             made.wait()
         say(terminal.cost_table(run.costs))
-        if line := machine.differences(run.made_on):
+        for line in filter(None, (machine.differences(run.made_on), counting.difference(run.counts, run.costs))):
             say(line)
     measure(run)
     ornament(run.at.grid, lambda target: retention_grid(run.folder, run.concepts, target))

@@ -20,11 +20,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from cpbench import config, miniature, own_modules
-from cpbench.concepts import sequences
+from cpbench.concepts import images, sequences
 from cpbench.errors import UserError, near
 from cpbench.files import prepare_folder, read_json, write_atomically
 from cpbench.output import console, say
-from cpbench.running import cells
+from cpbench.running import cells, counting
 from cpbench.running.engines import LOST, Job, Local, OnRay, Outcome, Places, room
 from cpbench.running.progress import span
 
@@ -250,11 +250,14 @@ def summary(jobs: list[Job], outcomes: dict[str, Outcome], places: Places) -> It
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a job would come to: whether it is finished already, UNet evaluations to learn and at most to draw."""
+    """What a job would come to: whether it is finished already, UNet evaluations to learn and at most to draw.
+
+    learning: None where they are not counted yet; `cpbench plan` and every run count them.
+    """
 
     job: Job
     finished: bool
-    learning: int
+    learning: int | None
     drawing: int
     seconds: float | None  # of an earlier run of the same method, sequence and backbone, whatever its seed and order
 
@@ -275,7 +278,9 @@ def outlook(grid: Grid, output: Path) -> list[Outlook]:
         moves = own_modules.identity(kind) | {"sequence": sequences.content_hash(seq)}
         same = [r for r in alike if _same(r["config"], wanted, ()) and moves.items() <= r["facts"].items()]
         seconds = [sum(v for c in r["costs"].values() for k, v in c.items() if k.endswith("_seconds")) for r in alike]
-        learning = sum(kind(options).unet_evaluations(t) for t in range(1, len(seq.concepts) + 1))
+        pictures_of = {c.name: images.number(c, chosen.backbone, chosen.data) for c in seq.concepts}
+        known = counting.kept(counting.key_of(kind, chosen.options, chosen.backbone, pictures_of))
+        learning = sum(known) if known is not None else None
         rows = rows_of(chosen, len(seq.concepts))
         upper = bool(chosen.evaluation.upper_triangle)
         pictures = sum(cell.pictures for t in rows for cell in cells.of_row(seq, t, per_prompt, upper))
@@ -289,12 +294,15 @@ def dry_run(grid: Grid, output: Path) -> Iterator[str]:
     found = outlook(grid, output)
     width = max(len(o.job.name) for o in found)
     for o in found:
-        cost = f"{o.learning:>9,} UNet evaluations to learn, {o.drawing:>9,} at most to draw"
+        learning = f"{o.learning:>9,} UNet evaluations" if o.learning is not None else "not counted yet,"
+        cost = f"{learning} to learn, {o.drawing:>9,} at most to draw"
         before = f", about {span(o.seconds)} as before" if o.seconds else ""
         yield f"{o.job.name:{width}}  {'finished' if o.finished else f'{cost}{before}'}"
     left = [o for o in found if not o.finished]
+    uncounted = sum(o.learning is None for o in left)
+    more = f" (of {uncounted} not counted yet; `cpbench plan` counts)" if uncounted else ""
     yield (
-        f"{len(left)} of {len(found)} runs to do: {sum(o.learning for o in left):,} UNet evaluations to learn, "
+        f"{len(left)} of {len(found)} runs to do: {sum(o.learning or 0 for o in left):,} UNet evaluations to learn{more}, "
         f"{sum(o.drawing for o in left):,} at most to draw"
     )
 

@@ -1,0 +1,128 @@
+"""How many evaluations of the denoiser learning takes: counted, by the method itself, on a backbone that computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cpbench import own_modules, remembered
+from cpbench.backbones.backbone import Backbone
+from cpbench.method import Method, Options, State, Task
+
+if TYPE_CHECKING:
+    from cpbench.backbones.sampling import Sampler
+    from cpbench.running.prepare import Run
+
+TOPIC = "evaluations"
+WORTH_SAYING = 0.01  # by what share a run may differ from what was counted
+
+
+class CountingBackbone(Backbone):
+    """A backbone of the same calls that only counts: what it predicts is zero, of its shape, and asks for a gradient.
+
+    LoRAs, words and weights go into the very modules of the backbone that it is made of, and out of them by `restore`; use
+    one of the two at a time.
+    """
+
+    def __init__(self, backbone: Backbone):
+        vars(self).update(vars(backbone))
+        self._originals, self.factors, self.weights, self.facts = {}, {}, {}, {}
+        self.unet_evaluations = 0
+        self._anchor = nn.Parameter(torch.zeros((), device=backbone.device))
+        with torch.no_grad():
+            self._prompt_shape = backbone.encode_prompts(["a"]).shape[1:]
+
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        words: torch.Tensor,
+        factors: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        self.unet_evaluations += len(noisy)
+        return torch.zeros_like(noisy) + self._anchor
+
+    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        return torch.zeros(len(prompts), *self._prompt_shape, device=self.device)
+
+    def encode_images(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        zeros = torch.zeros(len(images), *self.latent_shape, device=self.device)
+        return zeros, zeros.clone()
+
+    def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
+        return np.zeros((len(latents), self.picture_size, self.picture_size, 3), np.float32)
+
+    def sampled(self, prompts: list[str], latents: torch.Tensor, sampler: Sampler) -> torch.Tensor:
+        a_step = self.family.evaluations_a_step(sampler.guidance_scale)
+        self.unet_evaluations += len(prompts) * sampler.num_inference_steps * a_step
+        return latents
+
+
+def count(method: type[Method], options: Options, tasks: list[Task], backbone: Backbone) -> list[int]:
+    """Evaluations of each task's learning. Raises what the method raises."""
+    counting, state, found = CountingBackbone(backbone), State(), []
+    backbone.restore()
+    try:
+        for task in tasks:
+            before = counting.unet_evaluations
+            state = method(options).learn(counting, task, state)
+            counting.restore()
+            found.append(counting.unet_evaluations - before)
+    finally:
+        counting.restore()
+    return found
+
+
+def counted(run: Run) -> list[int] | None:
+    """Evaluations of each task's learning, as they were counted before, or are now; None where the method cannot be asked.
+
+    What it cannot do, it says when the run comes to it.
+    """
+    pictures = {name: len(images) for name, images in run.images.items()}
+    key = key_of(run.method_class, run.config.options, run.config.backbone, pictures)
+    if (known := kept(key)) is not None:
+        return known
+    tasks = [
+        Task(t, c.name, c.class_noun, run.images[c.name], run.config.seed)
+        for t, c in enumerate(run.sequence.concepts, 1)
+    ]
+    try:
+        found = count(run.method_class, run.options, tasks, run.backbone)
+    except Exception:  # a user's method may raise anything
+        return None
+    remembered.remember(TOPIC, key, found)
+    return found
+
+
+def key_of(method: type[Method], options: dict[str, Any], backbone: str, pictures: Mapping[str, int]) -> dict[str, Any]:
+    """All that moves the counts: the method's code and options, what kind of model it is given, tasks and pictures."""
+    return {
+        "code": own_modules.identity(method),
+        "method": f"{method.__module__}.{method.__qualname__}",
+        "options": options,
+        "backbone": backbone,
+        "pictures": list(pictures.values()),
+    }
+
+
+def kept(key: dict[str, Any]) -> list[int] | None:
+    """Counts that are remembered; None where there are none."""
+    found = remembered.recall(TOPIC, key)
+    whole = isinstance(found, list) and all(type(n) is int and n >= 0 for n in found)
+    return found if whole and len(found) == len(key["pictures"]) else None
+
+
+def difference(counts: list[int] | None, costs: Mapping[int, Mapping[str, Any]]) -> str:
+    """A line for a run that took another number of evaluations than was counted, "" for one that did not."""
+    took = sum(cost.get("learning_unet_evaluations", 0) for cost in costs.values())
+    told = sum(counts or [])
+    if counts is None or abs(took - told) <= WORTH_SAYING * max(took, told):
+        return ""
+    return (
+        f"note: learning took {took:,} evaluations, and {told:,} were counted: the method does not ask the same of every "
+        "backbone, or not every time"
+    )
