@@ -163,7 +163,9 @@ def row(
             lines += judging.score(t, cell, cell.kind, pictures, real, kept)
         else:
             lines += [
-                (t, cell.kind, cell.name, *w, m, float("nan")) for m in cells.METRICS[cell.kind] for w in cell.which
+                (t, cell.kind, cell.name, *w, m, float("nan"))
+                for m in judging.metrics_of(cell.kind, kept)
+                for w in cell.which
             ]
         if t == 0 and cell.kind == "cell":
             drawn = images.is_drawn(cell.concepts[0], config.backbone)
