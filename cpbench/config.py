@@ -56,6 +56,7 @@ class RunConfig(BaseModel):
     clip_activation: Literal["gelu", "quickgelu"] | None = Field(
         None, description="of a CLIP judge's file where no config beside it says which"
     )
+    judges: tuple[str, ...] = Field((), description="judges that installed packages add, by name, beside CLIP and DINO")
     data: str | None = Field(None, description="where photographs are: a folder, or hub")
     fit: Literal["crop", "pad"] = Field("crop", description="how a photograph becomes square")
     loading: Loading = Field(default_factory=Loading)

@@ -15,6 +15,7 @@ from cpbench.errors import UserError
 from cpbench.files import read_json
 from cpbench.judges.select import load_for
 from cpbench.metrics import composition as composition_module
+from cpbench.metrics.scores import SCORES
 from cpbench.records import terminal
 from cpbench.records.tables import read_scores
 from cpbench.running import composition
@@ -67,7 +68,7 @@ def test_a_run_draws_them_first_and_last_and_scores_them_by_both(short_run: Call
     scores = read_scores(folder / "scores.csv")
     pair = scores[scores["kind"] == "pair"]
     assert set(pair["row"]) == {0, 2} and set(pair["concept"]) == {"dog+vase"}
-    assert len(pair) == 2 * 2 * len(composition.METRICS)
+    assert len(pair) == 2 * 2 * len(composition.metrics_of(SCORES.values()))
 
     judges = load_for("miniature", None, None, "cpu")
     seq = sequences.load(str(short))

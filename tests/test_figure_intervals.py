@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpbench.metrics import matrices, retention
+from cpbench.metrics import figures, matrices
 from cpbench.metrics.figure_intervals import figure_intervals
 from cpbench.metrics.intervals import bootstrap
 from cpbench.metrics.matrices import SCORE_COLUMNS
@@ -100,7 +100,8 @@ def test_they_hold_figures_without_a_maximum_and_do_not_depend_on_the_rows_order
 ) -> None:
     scores = scores_of(seed, T, pictures, forget=0.03)
     ceiling = [0.95] * T
-    figures = retention.summary(matrices.matrices(scores, concepts(T))["dino"].to_numpy(), ceiling)
+    R = matrices.matrices(scores, concepts(T))["dino"].to_numpy()
+    values = figures.values(R, ceiling=ceiling)
     found = figure_intervals(scores, "dino", concepts(T), ceiling)
     for name in (
         "final_average",
@@ -111,7 +112,7 @@ def test_they_hold_figures_without_a_maximum_and_do_not_depend_on_the_rows_order
         "share_lost",
     ):
         low, high = found[name]
-        assert low - 1e-9 <= figures[name] <= high + 1e-9, name
+        assert low - 1e-9 <= values[name] <= high + 1e-9, name
     shuffled = scores.sample(frac=1, random_state=seed)
     assert figure_intervals(shuffled, "dino", concepts(T), ceiling) == found
 
@@ -150,3 +151,35 @@ def test_a_picture_that_failed_is_left_out_of_its_cell() -> None:
     without, with_all = (figure_intervals(s, "dino", concepts(3), [0.9] * 3) for s in (failed, scores))
     assert not math.isnan(without["final_average"][0]) and without["final_average"] != with_all["final_average"]
     assert without["plasticity"] == with_all["plasticity"]
+
+
+# One figure, two functions: of a matrix, and of drawn columns
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 4))
+def test_a_figure_of_drawn_columns_is_that_of_the_matrix(seed: int, T: int, draws: int) -> None:
+    """Every concept drawn once, in any order: all columns of all, or those of all but the last."""
+    rng = np.random.default_rng(seed)
+    R, C = rng.uniform(-1, 1, (T + 1, T)), rng.uniform(0.5, 1, T)
+    R[0] = C - rng.uniform(0.1, 1, T)
+    R[1:][np.triu_indices(T, k=1)] = np.nan  # not learned yet
+    R[np.arange(1, T + 1), np.arange(T)] = R[0] + rng.uniform(0.1, 1, T)  # so that there is something to lose
+    for figure in figures.in_a_run():
+        if figure.resampled is None or not (n := T - figure.earlier):
+            continue
+        order = [rng.permutation(n) for _ in range(draws)]
+        parts = [[float(v) for v in R[j + 1 : T, j]] for j in range(T)]
+        before = np.array([max(own, default=math.nan) for own in parts])
+        best = np.array([max([*own, R[T, j]]) if T > 1 else math.nan for j, own in enumerate(parts)])
+        every = (R[0], R[np.arange(1, T + 1), np.arange(T)], R[T], before, best, C)
+        drawn = figures.Columns(*(np.stack([values[o] for o in order]) for values in every))
+        expected = figure.value(R, ceiling=C, upper=R, standard_errors=np.zeros_like(R))
+        assert figure.resampled(drawn) == pytest.approx([expected] * draws, abs=1e-9, nan_ok=True), figure.name
+
+
+def test_what_has_an_interval() -> None:
+    """And all that has none: what a maximum of noise is, and what most runs do not draw."""
+    without = {it.name for it in figures.FIGURES.values() if it.resampled is None and it.interval is None}
+    assert without == {"forgetting_from_noise", "forward_transfer"}
+    assert not any(it.resampled for it in figures.FIGURES.values() if not it.in_a_run)

@@ -25,10 +25,12 @@ from cpbench.concepts import sequences
 from cpbench.config import resolve
 from cpbench.errors import UserError
 from cpbench.files import hash8
+from cpbench.metrics import figures as figure_objects
 from cpbench.metrics import retention
 from cpbench.metrics import summary as summary_module
 from cpbench.metrics.intervals import bootstrap
-from cpbench.metrics.matrices import METRICS, SCORE_COLUMNS
+from cpbench.metrics.matrices import SCORE_COLUMNS
+from cpbench.metrics.scores import SCORES as METRICS
 from cpbench.records import tables as results
 from cpbench.records.measures_table import CONFUSION
 from cpbench.report import data as report_data
@@ -250,14 +252,14 @@ def test_figures_are_those_of_the_matrices(run: Path, page: str) -> None:
     (table,) = [t for t in Tree(page).tables if t and t[0][0] == "figure"]
     found = {row[0].strip(" ↑↓"): row[1:4] for row in table[1:]}
     R = matrix(run, "dino", CONCEPTS).to_numpy()
-    expected = retention.summary(R, np.full(3, 0.95))
+    expected = figure_objects.values(R, ceiling=np.full(3, 0.95))
     intervals = summary_module.intervals(results.read_scores(run / "scores.csv"), CONCEPTS, 3)["dino"]
     for name in FIGURES:
         low, high = intervals[name]
         cell = f"{shown(expected[name])} {shown(low)} to {shown(high)}"
-        assert found[name.replace("_", " ")][0] == cell, name
-    assert float(found["of it, by noise alone"][0]) > 0 and "forward transfer" not in found
-    assert found["normalised retention"][2] == "-"  # of texts, which have no ceiling
+        assert found[figure_objects.FIGURES[name].heading()][0] == cell, name
+    assert float(found["forgetting by noise"][0]) > 0 and "forward transfer" not in found
+    assert found["retention"][2] == "-"  # of texts, which have no ceiling
     assert f"{R[-1].mean():.3f}" in Tree(page).words.partition("What ran, and")[0]  # in the first sentence
 
 

@@ -19,7 +19,8 @@ from cpbench.files import hash8
 from cpbench.leaderboard import board, reference
 from cpbench.leaderboard import figures as leaderboard_figures
 from cpbench.metrics.intervals import bootstrap
-from cpbench.metrics.matrices import METRICS, SCORE_COLUMNS
+from cpbench.metrics.matrices import SCORE_COLUMNS
+from cpbench.metrics.scores import SCORES as METRICS
 from cpbench.metrics.summary import summaries
 from cpbench.records import tables
 from cpbench.records.measures_table import COLUMNS

@@ -18,8 +18,9 @@ from cpbench.leaderboard.page import page
 from cpbench.leaderboard.rows import groups
 from cpbench.leaderboard.text import as_json, in_terminal, markdown, table
 from cpbench.metrics.intervals import bootstrap
-from cpbench.metrics.matrices import METRICS, SCORE_COLUMNS
-from cpbench.metrics.summary import intervals, noise_in_forgetting
+from cpbench.metrics.matrices import SCORE_COLUMNS
+from cpbench.metrics.scores import SCORES as METRICS
+from cpbench.metrics.summary import intervals, summaries
 from cpbench.records import tables
 
 SCORED = [f"{m}_{k}" for m in METRICS for k in FIGURES]
@@ -156,7 +157,7 @@ def test_noise_stands_right_of_forgetting_and_forward_transfer_on_no_page(tmp_pa
     tables.write_scores(folder / "scores.csv", scores)
     floor = scores[(scores["kind"] == "cell") & (scores["row"] == 0) & (scores["metric"] == "dino")]
     transfer = 0.25 - floor[floor["concept"] != order[0]].groupby("concept")["value"].mean().mean()
-    noise = noise_in_forgetting(scores, "dino", order)
+    noise = summaries(scores, order, len(order))["dino"]["forgetting_from_noise"]
     (row,), (line,), (words,), (cells,) = shown(tmp_path)
     for heads in (list(words), list(cells)):
         assert heads[heads.index("forgetting") + 1] == "forgetting by noise" and "forward transfer" not in heads

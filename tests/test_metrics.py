@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cpbench.errors import UserError
+from cpbench.metrics import figures, scores
 from cpbench.metrics import retention as m
 from cpbench.metrics.cosines import (
     centred,
     common_mean,
-    cosine_all_pairs,
     cosine_centred,
     cosine_nearest,
     cosine_self_pairs,
     mean_cosines,
+    mean_products,
     nearest_cosines,
     paired_cosine,
 )
@@ -35,6 +36,18 @@ ON_MATRIX = (
     m.forgetting_from_noise,
 )
 WITH_CEILING = (m.normalised_retention, m.gap_closed)
+
+
+def summary(R, C):
+    """By name the figures of a matrix and its ceilings that need nothing else."""
+    return figures.values(R, ceiling=C)
+
+
+def cosine_all_pairs(a, b):
+    """The mean cosine of all pairs of a row of `a` and a row of `b`, in double precision: what CLIP-I and DINO are."""
+    a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
+    lengths = np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+    return float((a @ b.T / lengths).mean())
 
 
 @st.composite
@@ -91,7 +104,7 @@ def loops(matrix, ceiling):
 @given(matrices())
 def test_summary_is_what_the_formulas_say(case):
     R, C = case
-    assert m.summary(R, C) == pytest.approx(loops(R.tolist(), C.tolist()), rel=1e-6, abs=1e-9, nan_ok=True)
+    assert summary(R, C) == pytest.approx(loops(R.tolist(), C.tolist()), rel=1e-6, abs=1e-9, nan_ok=True)
 
 
 # Three tasks by hand.
@@ -111,7 +124,7 @@ RECOVERS = [  # concept 1: 0.5, then 0.7, then 0.6; concept 2: 0.4, then 0.6
 
 
 def test_three_tasks_that_forget():
-    assert m.summary(FORGETS, [0.9, 0.8, 1.0]) == pytest.approx(
+    assert summary(FORGETS, [0.9, 0.8, 1.0]) == pytest.approx(
         {
             "final_average": 0.6,
             "plasticity": 0.8,
@@ -126,7 +139,7 @@ def test_three_tasks_that_forget():
 
 
 def test_three_tasks_that_recover():
-    assert m.summary(RECOVERS, [1.0, 1.0, 1.0]) == pytest.approx(
+    assert summary(RECOVERS, [1.0, 1.0, 1.0]) == pytest.approx(
         {
             "final_average": 0.6,
             "plasticity": 0.5,
@@ -183,7 +196,7 @@ def test_cells_of_concepts_not_yet_learned_do_not_count(case):
     hidden = R.copy()
     for t in range(1, R.shape[1]):
         hidden[t, t:] = NAN
-    assert m.summary(hidden, C) == pytest.approx(m.summary(R, C), nan_ok=True)
+    assert summary(hidden, C) == pytest.approx(summary(R, C), nan_ok=True)
 
 
 @settings(deadline=None)
@@ -191,20 +204,20 @@ def test_cells_of_concepts_not_yet_learned_do_not_count(case):
 def test_nan_in_the_last_row_is_never_dropped(case, data):
     R, C = case
     R[-1, data.draw(st.integers(0, R.shape[1] - 2))] = NAN
-    now = m.summary(R, C)
+    now = summary(R, C)
     assert {k for k, v in now.items() if not math.isnan(v)} == {"plasticity", "gap_closed"}
 
 
 def test_nan_in_a_middle_row_makes_only_the_maxima_nan():
     R = np.array(FORGETS)
     R[2, 0] = NAN
-    nan = {k for k, v in m.summary(R, [0.9, 0.8, 1.0]).items() if math.isnan(v)}
+    nan = {k for k, v in summary(R, [0.9, 0.8, 1.0]).items() if math.isnan(v)}
     assert nan == {"forgetting", "forgetting_all_rows"}
 
 
 def test_method_that_changes_nothing_scores_zero_and_forgets_nothing():
     R = np.tile([0.3, 0.5, 0.4], (4, 1))
-    now = m.summary(R, [0.9, 0.9, 0.9])
+    now = summary(R, [0.9, 0.9, 0.9])
     assert [now[k] for k in ("normalised_retention", "gap_closed", "forgetting", "backward_transfer")] == [0] * 4
     assert math.isnan(now["share_lost"])  # a share of nothing
 
@@ -223,24 +236,24 @@ def test_one_task_has_no_forgetting():
 
 @pytest.mark.filterwarnings("error")
 def test_before_the_first_task_nothing_is_defined():
-    assert all(math.isnan(v) for v in m.summary(np.empty((1, 0)), []).values())
+    assert all(math.isnan(v) for v in summary(np.empty((1, 0)), []).values())
 
 
 def test_ceiling_below_the_floor_gives_no_share():
     assert math.isnan(m.normalised_retention([[0.5], [0.6]], [0.5]))
     assert math.isnan(m.gap_closed([[0.5], [0.6]], [0.4]))
-    assert math.isnan(m.summary(FORGETS, [NAN] * 3)["gap_closed"])
+    assert math.isnan(summary(FORGETS, [NAN] * 3)["gap_closed"])
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 3), (2, 3), (4, 2), (3, 2, 1)])
-@pytest.mark.parametrize("metric", (*ON_MATRIX, *WITH_CEILING, m.intransigence))
+@pytest.mark.parametrize("metric", (*ON_MATRIX, *WITH_CEILING, m.intransigence, m.over_tasks))
 def test_wrong_shape_is_named(metric, shape):
-    more = ([0.0] * shape[-1],) if metric in (*WITH_CEILING, m.intransigence) else ()
+    more = ([0.0] * shape[-1],) if metric in (*WITH_CEILING, m.intransigence, m.over_tasks) else ()
     with pytest.raises(ValueError, match=str(shape).replace("(", r"\(").replace(")", r"\)")):
         metric(np.zeros(shape), *more)
 
 
-@pytest.mark.parametrize("metric", (*WITH_CEILING, m.summary, m.intransigence))
+@pytest.mark.parametrize("metric", (*WITH_CEILING, m.intransigence, m.over_tasks))
 def test_ceiling_of_the_wrong_length_is_named(metric):
     with pytest.raises(ValueError, match=r"got \(2,\)"):
         metric(FORGETS, [0.9, 0.9])
@@ -414,10 +427,16 @@ def test_common_mean_weighs_concepts_not_pictures():
 
 @settings(deadline=None)
 @given(st.data(), st.integers(1, 5), st.integers(1, 5), st.integers(1, 6))
-def test_cosine_all_pairs_is_the_mean_of_all_cosines(data, n, k, d):
+def test_clip_i_and_dino_are_the_mean_of_all_cosines_in_the_judges_precision(data, n, k, d):
     a, b = data.draw(embeddings(n, d)), data.draw(embeddings(k, d))
-    expected = sum(cosine(x, y) for x in a for y in b) / (n * k)
-    assert cosine_all_pairs(a, b) == pytest.approx(expected, abs=1e-9)
+    expected = [sum(cosine(x, y) for y in b) / k for x in a]
+    unit = [(x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in (a, b)]
+    for name in ("clip_i", "dino"):
+        found = scores.SCORES[name].of(*unit)
+        assert found.shape == (n,) and found.dtype == np.float32
+        assert found.tolist() == pytest.approx(expected, abs=1e-6)
+        assert found.mean() == pytest.approx(cosine_all_pairs(*unit), abs=1e-6)
+    assert scores.SCORES["clip_t"].of(unit[0], unit[0]) == pytest.approx(np.ones(n))
 
 
 @settings(deadline=None)
@@ -440,14 +459,14 @@ def test_cosines_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(7, 384)).astype(np.float32), rng.normal(size=(5, 384)).astype(np.float32)
     own = pairwise(a)
-    assert cosine_all_pairs(a, b) == pytest.approx(pairwise(a, b).mean(), abs=1e-6)
+    assert mean_cosines(a, b) == pytest.approx(pairwise(a, b).mean(axis=1), abs=1e-6)
     assert cosine_self_pairs(a) == pytest.approx(own[~np.eye(7, dtype=bool)].mean(), abs=1e-6)
     assert paired_cosine(a[:5], b) == pytest.approx(np.diag(pairwise(a[:5], b)), abs=1e-6)
 
 
 def test_cosines_do_not_see_length_and_are_plain():
     a = np.array([[3.0, 0.0], [0.0, 0.01]])
-    assert cosine_all_pairs(a, [[5.0, 0.0]]) == pytest.approx(0.5)
+    assert mean_cosines(a, [[5.0, 0.0]]) == pytest.approx([1, 0])
     assert cosine_self_pairs(a) == pytest.approx(0)
     assert paired_cosine([[1.0, 1.0]], [[-2.0, -2.0]]) == pytest.approx([-1])
 
@@ -456,16 +475,18 @@ def test_cosines_do_not_see_length_and_are_plain():
 def test_cosine_of_nothing_is_nan():
     some, none = np.ones((2, 4)), np.empty((0, 4))
     assert math.isnan(cosine_self_pairs(some[:1])) and math.isnan(cosine_self_pairs(none))
-    assert math.isnan(cosine_all_pairs(some, none)) and math.isnan(cosine_nearest(none, some))
+    assert math.isnan(cosine_nearest(none, some)) and len(mean_products(none, some)) == 0
+    with pytest.raises(ValueError, match="no pictures to compare with"):
+        mean_products(some, none)
     assert np.isnan(mean_cosines(some, none)).all() and np.isnan(nearest_cosines(some, none)).tolist() == [True] * 2
     assert np.isnan(nearest_cosines([[1, 1], [0, 0]], some[:, :2])).tolist() == [False, True]
-    assert math.isnan(cosine_all_pairs(some, np.zeros((1, 4))))  # a zero vector has no direction
+    assert np.isnan(mean_cosines(some, np.zeros((1, 4)))).all()  # a zero vector has no direction
     assert np.isnan(paired_cosine(some, [[1, 1, 1, 1], [0, 0, 0, 0]])).tolist() == [False, True]
 
 
 def test_cosine_shapes_are_named():
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 4\)"):
-        cosine_all_pairs(np.ones((2, 3)), np.ones((2, 4)))
+        mean_cosines(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(1, 3\)"):
         paired_cosine(np.ones((2, 3)), np.ones((1, 3)))
     with pytest.raises(ValueError, match=r"a must be .* got \(3,\)"):

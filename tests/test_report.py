@@ -13,8 +13,9 @@ from rich.table import Table
 from cpbench.files import read_json
 from cpbench.metrics import retention
 from cpbench.metrics import summary as summary_module
+from cpbench.metrics.figures import NOISE_DRAWS
 from cpbench.metrics.matrices import SCORE_COLUMNS
-from cpbench.metrics.summary import NOISE_DRAWS, summaries
+from cpbench.metrics.summary import summaries
 from cpbench.records import tables, terminal
 from cpbench.records.grid import method_grid, retention_grid
 

@@ -141,6 +141,13 @@ SHARED = (
     click.option("--fit", type=click.Choice(["crop", "pad"]), help="How a photograph becomes square.  [default: crop]"),
     click.option("--clip", help="CLIP judge: published name, .safetensors file or folder.  [default: the backbone's]"),
     click.option("--dino", help="DINO judge, likewise.  [default: the backbone's]"),
+    click.option(
+        "--judge",
+        "judges",
+        multiple=True,
+        callback=_listed,
+        help="A judge that an installed package adds, beside CLIP and DINO; may be repeated.",
+    ),
     *JUDGING,
     click.option(
         "--dtype",

@@ -93,7 +93,9 @@ def compare(one: Path, other: Path) -> None:
 
 @cli.command(epilog="Example: cpbench score results/runs/quick3/sd15/seqlora --judge clip-vit-l-14")
 @RUN
-@click.option("--judge", "names", multiple=True, help="A published judge; once for each kind.")
+@click.option(
+    "--judge", "names", multiple=True, help="A published judge, once for each kind, or one of an installed package."
+)
 @click.option("--clip", help="CLIP judge: published name, .safetensors file or folder.")
 @click.option("--dino", help="DINO judge, likewise.")
 @with_options(*JUDGING)
@@ -115,9 +117,15 @@ def score(
     from cpbench.records.terminal import run_tables
     from cpbench.running.prepare import pick_device
 
-    named = kinds_of(names)
+    named, added = kinds_of(names)
     folder, concepts, last = again(
-        run_, clip or named.get("clip"), dino or named.get("dino"), data, pick_device(device), **preprocessing
+        run_,
+        clip or named.get("clip"),
+        dino or named.get("dino"),
+        data,
+        pick_device(device),
+        **preprocessing,
+        added=added,
     )
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     for table in run_tables(folder, concepts, last):

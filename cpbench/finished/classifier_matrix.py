@@ -40,7 +40,7 @@ from cpbench.finished.load import Finished
 from cpbench.learning import diffusion_classifier
 from cpbench.learning.training import TEMPLATES, Batch
 from cpbench.method import Method, NotDefined
-from cpbench.metrics import retention
+from cpbench.metrics.figures import FIGURES
 from cpbench.output import say
 from cpbench.records import machine, terminal
 from cpbench.records.folder import RunFolder
@@ -58,7 +58,7 @@ SCHEMA = 1
 SEED = 0  # not the run's: runs of all seeds are asked with the same noise
 TEMPLATE = TEMPLATES[0]
 UNTOUCHED = "untouched"  # the state of row 0
-FIGURES = (retention.final_average, retention.plasticity, retention.forgetting, retention.backward_transfer)
+SHOWN = ("final_average", "plasticity", "forgetting", "backward_transfer")  # figures that need no ceiling
 
 
 # From errors to shares
@@ -374,7 +374,7 @@ def tables(matrix: pd.DataFrame) -> list[Table]:
         table.add_column("", no_wrap=True)
         table.add_column("classified right", justify="right")
         for name, value in found.items():
-            table.add_row(name.replace("_", " "), terminal.number(value))
+            table.add_row(FIGURES[name].heading(), terminal.number(value))
         out.append(table)
     return out
 
@@ -383,4 +383,4 @@ def figures(matrix: pd.DataFrame) -> dict[str, float]:
     """By name the figures of `metrics` that need no ceiling, after the last row that is there; NaN for lack of a row."""
     last = int(matrix.index.max())
     R = matrix.reindex(range(last + 1)).to_numpy()[:, :last]
-    return {f.__name__: f(R) for f in FIGURES} if last else {}
+    return {name: FIGURES[name].value(R) for name in SHOWN} if last else {}

@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 
 from cpbench.concepts.sequences import Sequence
-from cpbench.metrics.cosines import common_mean, cosine_centred, cosine_nearest
+from cpbench.metrics.cosines import common_mean, cosine_centred, cosine_nearest, mean_products
+from cpbench.metrics.scores import SCORES
 from cpbench.records.folder import RunFolder
 from cpbench.running.cells import of_row, pictures_of
 from cpbench.running.measures import features
 
 if TYPE_CHECKING:
     from cpbench.judges.embeddings import Embeddings
-
-JUDGES = {"clip_i": "clip", "dino": "dino"}
 
 
 def matrices(
@@ -44,7 +43,7 @@ def matrices(
         for t in rows
     }
     out = {}
-    for metric, kind in JUDGES.items():
+    for metric, kind in ((it.name, it.judge) for it in SCORES.values() if it.of is mean_products):
         references = {c: judges[kind].images(real[c]) for c in concepts}
         centre = common_mean(references.values())
         nearest, centred = (pd.DataFrame(np.nan, index=pd.Index(rows, name="row"), columns=concepts) for _ in range(2))

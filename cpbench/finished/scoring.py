@@ -8,6 +8,7 @@ identification.csv and judges.json.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cpbench.errors import UserError, near
 from cpbench.files import write_atomically, write_json
 from cpbench.finished import load, pair_rules
 from cpbench.judges import identity as judge_identity
+from cpbench.judges.added import names as judges_of_packages
 from cpbench.judges.embeddings import Embeddings
 from cpbench.judges.published import PUBLISHED
 from cpbench.judges.select import load_for
@@ -33,22 +35,28 @@ from cpbench.records.upgrade import read as read_record
 from cpbench.running import cells, judging, measures
 from cpbench.running.cells import pictures_of
 from cpbench.running.judging import reference_rows
-from cpbench.running.prepare import drawing_of, measuring, rows_of
+from cpbench.running.prepare import added_judges, drawing_of, measuring, rows_of
 
 MOST_OF_A_NAME = 40  # characters of a judge's name in a folder's
 
 
-def kinds_of(names: tuple[str, ...]) -> dict[str, str]:
-    """By kind ("clip", "dino") the published judge of a name; UserError for an unknown one, or two of a kind."""
+def kinds_of(names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+    """(By kind ("clip", "dino") the published judge of a name, those that packages add).
+
+    UserError for an unknown one, or two of a kind.
+    """
     chosen: dict[str, str] = {}
+    others = judges_of_packages()
     for name in names:
+        if name in others:
+            continue
         if name not in PUBLISHED:
-            raise near(name, PUBLISHED, "judge", "--clip and --dino take files and folders.")
+            raise near(name, [*PUBLISHED, *others], "judge", "--clip and --dino take files and folders.")
         kind = PUBLISHED[name].kind
         if kind in chosen:
             raise UserError(f"--judge {name}: {chosen[kind]} is a {kind} as well; name one of each kind")
         chosen[kind] = name
-    return chosen
+    return chosen, [name for name in names if name in others]
 
 
 def again(
@@ -60,12 +68,13 @@ def again(
     clip_preprocessing: str | None = None,
     dino_preprocessing: str | None = None,
     clip_activation: str | None = None,
+    added: Sequence[str] = (),
 ) -> tuple[Path, list[str], int]:
     """Score a run's pictures; (the folder with what came out, its concepts, the last row).
 
-    clip, dino and what follows on the device: see `select.load_for`. The judge of a kind that is not named is the run's
-    usual one, with the run's own preprocessing. UserError where the run, its sequence or its concepts' pictures are not
-    what they were.
+    clip, dino and what follows on the device: see `select.load_for`; added: judges of packages, beside those that the run
+    asked. The judge of a kind that is not named is the run's usual one, with the run's own preprocessing. UserError where
+    the run, its sequence or its concepts' pictures are not what they were.
     """
     folder = find(run)
     record = read_record(folder)
@@ -83,6 +92,7 @@ def again(
         dino_preprocessing or (None if dino else config.dino_preprocessing),
         clip_activation or (None if clip else config.clip_activation),
     )
+    theirs |= added_judges([*config.judges, *added], device)
     kept = measuring(folder, theirs)
     _, per_prompt = drawing_of(config, sequence)
     there = [t for t in rows_of(config, len(sequence.concepts)) if RunFolder(folder).task(t).all_pictures.is_dir()]
@@ -163,7 +173,9 @@ def row(
             lines += judging.score(t, cell, cell.kind, pictures, real, kept)
         else:
             lines += [
-                (t, cell.kind, cell.name, *w, m, float("nan")) for m in cells.METRICS[cell.kind] for w in cell.which
+                (t, cell.kind, cell.name, *w, m, float("nan"))
+                for m in judging.metrics_of(cell.kind, kept)
+                for w in cell.which
             ]
         if t == 0 and cell.kind == "cell":
             drawn = images.is_drawn(cell.concepts[0], config.backbone)

@@ -1,8 +1,8 @@
-"""What pictures are judged by: `Judge`."""
+"""What pictures are judged by: `Judge`, and the `Preprocessing` of one."""
 
 from typing import Any
 
-_DOOR = {"Judge": "judge"}
+_DOOR = {"Judge": "judge", "Preprocessing": "judge"}
 
 
 def __getattr__(

@@ -10,6 +10,10 @@ from typing import Any
 
 # a name, a place or a library's version moves no score; all else in an identity does
 NOT_COUNTED = ("library", "model", "source", "preprocessing_from")
+# in what runs of one table agree, see `record.JudgeFacts`
+COMPARED = (
+    "model", "weights_sha256", "preprocessing", "feature", "pair_rule", "text_rule", "architecture", "tokenizer",
+)  # fmt: skip
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 LIKE = "resize=256,crop=224,interpolation=bicubic,mean=0.485/0.456/0.406,std=0.229/0.224/0.225"
 

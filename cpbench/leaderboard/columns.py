@@ -1,12 +1,14 @@
-"""The leaderboard's columns: what each is called, how its numbers are written, and what is said of them all."""
+"""The leaderboard's columns: which there are, how their numbers are written, and what is said of them all."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cpbench.leaderboard.rows import Row
+from cpbench.leaderboard.rows import Group, Row
+from cpbench.metrics.figures import FIGURES, Figure
+from cpbench.metrics.scores import MAIN, SCORES, Score, among
 
 
 def score(value: float, digits: int = 3) -> str:
@@ -31,13 +33,13 @@ class Column:
 
     def shown(self, row: Row) -> tuple[str, str]:
         """The mean, and, of a score over several runs, its standard deviation."""
-        mean, std = (it[self.key] * self.scale for it in (row.mean, row.std))
+        mean, std = (it.get(self.key, math.nan) * self.scale for it in (row.mean, row.std))
         return self.form(mean), "" if self.form is amount or math.isnan(std) else self.form(std)
 
     def interval(self, row: Row) -> tuple[float, float] | None:
         """Of a score; None where there is none, or it has no end, or there is no score."""
         low, high = (it.get(self.key, math.nan) * self.scale for it in (row.low, row.high))
-        return (low, high) if all(map(math.isfinite, (row.mean[self.key], low, high))) else None
+        return (low, high) if all(map(math.isfinite, (row.mean.get(self.key, math.nan), low, high))) else None
 
     def cell(self, row: Row) -> str:
         return " ± ".join(filter(None, self.shown(row)))
@@ -48,17 +50,9 @@ class Column:
         return f" [{', '.join(score(it, digits) for it in bounds)}]" if bounds else ""
 
 
-COLUMNS = (
-    Column("dino_final_average", "DINO final", "mean DINO score of all concepts at the end"),
-    Column("dino_over_tasks", "DINO over tasks", "each concept's mean DINO score over all models since it was learned, then the mean over concepts: where scores go up and down from task to task, the end alone may be a good or a bad moment (the average incremental score of class-incremental learning, a mean over tasks, would count the first concept most)"),
-    Column("dino_backward_transfer", "backward transfer", "what later tasks did to concepts, by DINO; negative: lost"),
-    Column("dino_normalised_retention", "retention", "gained over the untouched model and kept to the end, as a share of the gap to the real pictures (DINO)"),
-    Column("dino_forgetting", "forgetting", "Chaudhry's, by DINO: the best a concept was before the last task, less what it is at the end; lower is better", high=False),
-    Column("dino_forgetting_from_noise", "forgetting by noise", "what Chaudhry's maximum gives a method that forgets nothing, from the noise of the pictures alone (at most: rows share some of it); forgetting no larger than this shows none", high=False),
-    Column("dino_plasticity", "plasticity", "mean DINO score of each concept right after its own task"),
-    Column("dino_intransigence", "intransigence", "Chaudhry's, by DINO, against “isolated” of the same seed: mean over concepts of its score less the method's, right after the concept's own task; lower is better, negative: earlier tasks helped; “-”: there is no such run", high=False),
-    Column("clip_i_final_average", "CLIP-I final", "mean CLIP-I score of all concepts at the end"),
-    Column("clip_t_final_average", "CLIP-T final", "plain cosine of picture and prompt at the end"),
+FINAL = FIGURES["final_average"]
+FINAL_SAYS = {"clip_t": "plain cosine of picture and prompt at the end"}  # not CLIPScore, which is 2.5 times that
+OTHERS = (
     Column("identified", "identified", "share of pictures at the end that are nearest to their own concept, of all the sequence's"),
     Column("prior_drift", "prior drift", "mean 1 - cosine of pictures of plain class nouns at the end to the untouched model's; lower is better", high=False),
     Column("carried_MB", "carried MB", "megabytes of the state after the last task", amount, high=False),
@@ -66,6 +60,24 @@ COLUMNS = (
     Column("learning_minutes", "learning min", "minutes to learn the sequence; they depend on the machine", amount, high=False),
     Column("learning_unet_evaluations", "UNet evaluations", "pictures that went through the UNet to learn the sequence, a step's way back not counted; they do not depend on the machine", amount, high=False),
 )  # fmt: skip
+
+
+def columns(found: Sequence[Group]) -> list[Column]:
+    """Figures by DINO that have a column, the final average by the other scores that are there, measures and costs."""
+    there = {metric for group in found for row in group.rows for run in row.runs for metric in run.figures}
+    others = [it for it in among({*SCORES, *there}).values() if it.name != MAIN]
+    by_main = sorted((it for it in FIGURES.values() if it.column is not None), key=lambda it: it.column)
+    return [*(of_figure(it, SCORES[MAIN]) for it in by_main), *(of_figure(FINAL, it) for it in others), *OTHERS]
+
+
+def of_figure(figure: Figure, score: Score) -> Column:
+    says = figure.sentence(score.title)
+    head = figure.heading(score.title)
+    if figure is FINAL:
+        head, says = f"{score.title} final", FINAL_SAYS.get(score.name, says)
+    return Column(f"{score.name}_{figure.name}", head, says, high=figure.higher_is_better is True)
+
+
 IN_TERMINAL = (
     "dino_final_average", "dino_backward_transfer", "dino_normalised_retention", "clip_t_final_average", "carried_MB",
     "learning_unet_evaluations",

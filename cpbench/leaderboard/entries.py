@@ -15,6 +15,7 @@ from cpbench.errors import quoted
 from cpbench.files import hash8
 from cpbench.leaderboard import figures as leaderboard_figures
 from cpbench.metrics.comparison import Key
+from cpbench.metrics.scores import MAIN
 from cpbench.output import say
 from cpbench.records import measures_table, tables
 from cpbench.records.folder import RunFolder
@@ -202,7 +203,7 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
         return {}, {}, {}, "its scores.csv is not the one that its run.json tells of"
     if odd := no_cosine(scores):
         return {}, {}, {}, odd
-    cells = scores[(scores["kind"] == "cell") & (scores["metric"] == "dino") & scores["concept"].isin(concepts)]
+    cells = scores[(scores["kind"] == "cell") & (scores["metric"] == MAIN) & scores["concept"].isin(concepts)]
     there = set(cells["row"]) & set(record.rows)
     lacking = "" if len(there) == len(record.rows) else f"{len(there)} of {len(record.rows)} rows are there"
     own = cells["concept"].map({c: t for t, c in enumerate(concepts, 1)})

@@ -16,13 +16,17 @@ import pandas as pd
 
 from cpbench import remembered
 from cpbench.files import hash8
-from cpbench.metrics import cosines, figure_intervals, intervals, matrices, retention
+from cpbench.judges import added
+from cpbench.metrics import comparison, cosines, figure_intervals, figures, intervals, matrices, retention
+from cpbench.metrics import scores as score_objects
 from cpbench.metrics import summary as figures_of_scores
 from cpbench.records import tables
 from cpbench.records.folder import RunFolder
 
 TOPIC = "figures"
-COMPUTED_BY = (figures_of_scores, retention, matrices, cosines, figure_intervals, intervals, tables)
+COMPUTED_BY = (
+    figures_of_scores, figures, score_objects, retention, matrices, cosines, figure_intervals, intervals, comparison, tables,
+)  # fmt: skip
 Summary = dict[str, dict[str, float | None]]  # by metric and figure, as in run.json
 Bounds = dict[str, dict[str, list[float] | None]]
 
@@ -44,6 +48,7 @@ def _known(compute: Callable[[pd.DataFrame, list[str], int], Any], folder: Path,
     file = RunFolder(folder).scores
     digest, code = tables.table_hash(file), _code()
     key = {"what": compute.__name__, "scores": digest, "concepts": concepts, "code": code}
+    key |= {"figures": list(figures.FIGURES), "judges": _packages()}
     key |= {"numpy": np.__version__, "pandas": pd.__version__}
     held = remembered.recall(TOPIC, key) if code else None
     if isinstance(held, dict) and held.get("hash") == hash8(held.get("figures")):
@@ -55,6 +60,12 @@ def _known(compute: Callable[[pd.DataFrame, list[str], int], Any], folder: Path,
     if code:
         remembered.remember(TOPIC, key, {"figures": found, "hash": hash8(found)})
     return found
+
+
+@functools.cache
+def _packages() -> list[str]:
+    """The judges of packages: without one, its scores are in no figure."""
+    return added.names()
 
 
 @functools.cache

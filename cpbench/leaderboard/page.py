@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from cpbench.leaderboard.columns import COLUMNS, MORE, RANKS, Column, score
+from cpbench.leaderboard.columns import MORE, RANKS, Column, columns, score
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import Group, Row
 from cpbench.leaderboard.text import UNFINISHED, apart, shared, unfinished_cells
@@ -31,12 +31,13 @@ def page(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, 
     environment = templates()
     script = environment.get_template("leaderboard.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    shown = columns(found)
     every = [row for group in found for row in group.rows]
     return environment.get_template("leaderboard.html.j2").render(
         script=Markup(script),
         digest=digest,
-        groups=[of_group(group, pictures.get(group.id), output) for group in found],
-        columns=COLUMNS,
+        groups=[of_group(group, shown, pictures.get(group.id), output) for group in found],
+        columns=shown,
         unfinished=[unfinished_cells(run) for run in unfinished],
         unfinished_heads=UNFINISHED,
         filters={
@@ -51,7 +52,7 @@ def page(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, 
     )
 
 
-def of_group(group: Group, picture: str | None, output: Path) -> dict[str, Any]:
+def of_group(group: Group, shown: Sequence[Column], picture: str | None, output: Path) -> dict[str, Any]:
     return {
         "id": group.id,
         "title": group.title,
@@ -60,17 +61,17 @@ def of_group(group: Group, picture: str | None, output: Path) -> dict[str, Any]:
         "apart": apart(group),
         "shared": shared(group).values(),
         "picture": picture,
-        "rows": [of_row(row, output) | {"shown_rank": group.rank(row)} for row in group.rows],
+        "rows": [of_row(row, shown, output) | {"shown_rank": group.rank(row)} for row in group.rows],
     }
 
 
-def of_row(row: Row, output: Path) -> dict[str, Any]:
+def of_row(row: Row, shown: Sequence[Column], output: Path) -> dict[str, Any]:
     return {
         "rank": row.rank,
         "method": row.label,
         "hash": row.hash,
         "runs": len(row.runs),
-        "cells": [cell(column, row) for column in COLUMNS],
+        "cells": [cell(column, row) for column in shown],
         "over": row.over,
         "replay_free": row.replay_free,
         "tested_against": row.tested_against,
@@ -81,7 +82,7 @@ def of_row(row: Row, output: Path) -> dict[str, Any]:
 def cell(column: Column, row: Row) -> dict[str, str]:
     """value: what is sorted by; interval: to two digits, which is what fits below the number."""
     mean, std = column.shown(row)
-    value, bounds = row.mean[column.key] * column.scale, column.interval(row)
+    value, bounds = row.mean.get(column.key, math.nan) * column.scale, column.interval(row)
     return {
         "mean": mean,
         "std": std,

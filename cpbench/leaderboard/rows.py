@@ -12,24 +12,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cpbench.errors import UserError
 from cpbench.files import hash8
 from cpbench.leaderboard import figures
-from cpbench.leaderboard.entries import Run, by_concept, comparable, mean_of
-from cpbench.metrics import retention
+from cpbench.leaderboard.entries import Run, by_concept, comparable
 from cpbench.metrics.comparison import Key, compare
+from cpbench.metrics.figures import FIGURES, Figure, shown
 from cpbench.metrics.intervals import FEWEST_SEEDS, bootstrap, t_interval
-from cpbench.metrics.matrices import METRICS
+from cpbench.metrics.scores import MAIN, among
+from cpbench.metrics.scores import SCORES as SCORES_OF_PICTURES
 from cpbench.records import measures_table
 from cpbench.records.record import is_built_in, is_own, judges_of, sequence_of
 from cpbench.registry import facts_of
 from cpbench.version import SCORES
 
 NONE = (math.nan, math.nan)
+FINAL_SCORE = f"{MAIN}_final_average"
 EARLIER = "†"  # behind a method whose runs another SCORES made
-FIGURES = (  # of `summary.summaries`, in the order of the tables
-    *("final_average", "plasticity", "forgetting", "backward_transfer", "normalised_retention", "gap_closed"),
-    *("share_lost", "forgetting_from_noise", "forward_transfer"),
-)
 MEASURED = {"identified": "identified", "prior_drift": "moved"}  # in measures.csv
 FEWEST_UNITS = 3  # concepts or nouns that an interval rests on
 SOURCES = {"drawn": "drawn stand-ins", "photographs": "photographs"}
@@ -104,12 +103,17 @@ class Group:
 # What is averaged
 
 
+def in_tables() -> list[str]:
+    """The figures that one run's scores tell, by name: those with an interval first, which is leaderboard.csv's order."""
+    return [it.name for it in sorted(shown(), key=lambda it: it.resampled is None)]
+
+
 def scores(run: Run, alone: Run | None) -> dict[str, float]:
     """What tells how good a run is; NaN is not defined, or not measured. alone: the run of `isolated` it is measured by."""
     out: dict[str, float | None] = {}
-    for metric in METRICS:
-        out |= {f"{metric}_{k}": run.figures.get(metric, {}).get(k) for k in FIGURES}
-    out |= {"dino_over_tasks": mean_of(run.since), "dino_intransigence": intransigence(run, alone)}
+    for metric in among({*SCORES_OF_PICTURES, *run.figures}):
+        out |= {f"{metric}_{k}": run.figures.get(metric, {}).get(k) for k in in_tables()}
+    out |= {f"{MAIN}_{figure.name}": value for figure, value in of_pictures(run, alone)}
     out |= {column: run.measured.get(measure) for column, measure in MEASURED.items()}
     return {k: math.nan if v is None else float(v) for k, v in out.items()}
 
@@ -155,20 +159,25 @@ def reference_of(run: Run, alone: Sequence[Run]) -> Run | None:
     return min(same, key=lambda it: (it.draw[1] != order, it.draw[1]), default=None)
 
 
-def intransigence(run: Run, alone: Run | None) -> float:
-    """`retention.intransigence` by DINO, pictures averaged in concepts; NaN where a concept of either has no score."""
-    if alone is None or not run.learned:
-        return math.nan
+def of_pictures(run: Run, alone: Run | None) -> list[tuple[Figure, float]]:
+    """The figures that are not in a run, by DINO, pictures averaged in concepts; NaN where a concept they need has none."""
     concepts = run.record.sequence.concepts
+    given = {name: in_concepts(own, concepts) for name, own in pictures_of(run, alone).items()}
     T = len(concepts)
     R = np.full((T + 1, T), np.nan)
-    np.fill_diagonal(R[1:], in_concepts(run, concepts))
-    return retention.intransigence(R, in_concepts(alone, concepts))
+    np.fill_diagonal(R[1:], given["learned"])
+    R[T] = in_concepts(run.finals, concepts)
+    return [(figure, figure.value(R, **given)) for figure in FIGURES.values() if not figure.in_a_run]
 
 
-def in_concepts(run: Run, concepts: Sequence[str]) -> list[float]:
-    """Mean score of each concept right after its own task, as a cell of the matrix is; NaN without a picture."""
-    of = by_concept(run.learned)
+def pictures_of(run: Run, alone: Run | None) -> dict[str, dict[Key, float]]:
+    """What `Figure.interval` is of."""
+    return {"learned": run.learned, "since": run.since, "isolated": alone.learned if alone else {}}
+
+
+def in_concepts(pictures: dict[Key, float], concepts: Sequence[str]) -> list[float]:
+    """The mean of each concept's pictures, as a cell of the matrix is; NaN without a picture."""
+    of = by_concept(pictures)
     return [of.get(c, math.nan) for c in concepts]
 
 
@@ -178,19 +187,17 @@ def in_concepts(run: Run, concepts: Sequence[str]) -> list[float]:
 def own_intervals(run: Run, alone: Run | None) -> dict[str, tuple[float, float]]:
     """Of one run, the 95 % bootstrap of its concepts, prompts and pictures.
 
-    Those of its figures, that of its intransigence, and from three concepts or nouns on those of MEASURED.
+    Those of its figures, and from three concepts or nouns on those of MEASURED.
     """
     out, drawn = {}, {}
     with contextlib.suppress(ValueError):  # of a table that no run writes
         drawn = figures.bounds(run.folder, run.record.sequence.concepts)
     for metric, every in drawn.items():
-        out |= {f"{metric}_{k}": v for k, v in every.items() if k in FIGURES and v is not None}
-    if not math.isnan(intransigence(run, alone)) and run.learned.keys() & alone.learned.keys():
-        paired = compare(alone.learned, run.learned)
-        out["dino_intransigence"] = (paired.low, paired.high)
-    if run.since:
-        found = bootstrap(list(run.since.values()), *([key[i] for key in run.since] for i in (0, 1)))
-        out["dino_over_tasks"] = (found.low, found.high)
+        out |= {f"{metric}_{k}": v for k, v in every.items() if k in in_tables() and v is not None}
+    for figure, value in of_pictures(run, alone):
+        if figure.interval and not math.isnan(value):
+            with contextlib.suppress(UserError):  # of two runs without a picture in common
+                out[f"{MAIN}_{figure.name}"] = figure.interval(pictures_of(run, alone))
     table, last = measures_table.read(run.folder), len(run.record.sequence.concepts)
     for key, measure in MEASURED.items() if table is not None else ():
         own = table[(table["row"] == last) & (table["measure"] == measure)].dropna(subset="value")
@@ -276,7 +283,7 @@ def ranked(rows: list[Row]) -> list[Row]:
     """
     concepts = {key[0] for row in rows for run in row.runs for key in run.finals}
     for row in rows:
-        row.rank = 1 if any(run.finals for run in row.runs) and math.isfinite(row.mean["dino_final_average"]) else None
+        row.rank = 1 if any(run.finals for run in row.runs) and math.isfinite(row.mean[FINAL_SCORE]) else None
     able = [row for row in rows if row.rank]
     for i, a in enumerate(able):
         for b in able[:i]:
@@ -293,7 +300,7 @@ def ranked(rows: list[Row]) -> list[Row]:
             row.rank = None
 
     def place(row: Row) -> tuple:
-        final = row.mean["dino_final_average"]
+        final = row.mean[FINAL_SCORE]
         return math.inf if math.isnan(final) else -final, row.rank or math.inf, row.method, row.hash
 
     return sorted(rows, key=place)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cpbench.config import ON_THE_MINIATURE
 from cpbench.files import plain
-from cpbench.leaderboard.columns import COLUMNS, IN_TERMINAL, MORE, RANKS
+from cpbench.leaderboard.columns import IN_TERMINAL, MORE, RANKS, columns
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import SOURCES, Group, Row
 from cpbench.miniature import is_miniature
@@ -69,11 +69,12 @@ def differing(group: Group) -> str:
 
 def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, str]) -> str:
     """One table for each group, and below it the picture of that name, if there is one; then what does not count."""
+    every = columns(found)
     heads = [
         "rank",
         "method",
         "runs",
-        *(c.head for c in COLUMNS),
+        *(c.head for c in every),
         "intervals over",
         "replay-free",
         "tested against",
@@ -88,9 +89,9 @@ def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
             f"What all rows share: {plain('; '.join(facts))}.",
             plain(apart(group)),
         ]
-        lines += ["", table_row(heads), "|--:|---|" + "--:|" * (1 + len(COLUMNS)) + "---|" * 4]
+        lines += ["", table_row(heads), "|--:|---|" + "--:|" * (1 + len(every)) + "---|" * 4]
         for row in group.rows:
-            cells = [COLUMNS[0].cell(row) + COLUMNS[0].bracket(row), *(c.cell(row) for c in COLUMNS[1:])]
+            cells = [every[0].cell(row) + every[0].bracket(row), *(c.cell(row) for c in every[1:])]
             words = [row.over, row.replay_free, row.tested_against, row.hash]
             lines.append(table_row([group.rank(row), row.label, len(row.runs), *cells, *words]))
         lines.append("")
@@ -100,7 +101,7 @@ def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
         lines += ["## Not finished", "", "These runs are in no table.", ""]
         lines += [table_row(UNFINISHED), "|---|---|---|--:|--:|---|---|"]
         lines += [*(table_row(cells) for cells in map(unfinished_cells, unfinished)), ""]
-    lines += [RANKS, *MORE, "", *(f"- {c.head}: {c.says}." for c in COLUMNS)]
+    lines += [RANKS, *MORE, "", *(f"- {c.head}: {c.says}." for c in every)]
     return re.sub("\n\n\n+", "\n\n", "\n".join(lines)) + "\n"
 
 
@@ -183,18 +184,18 @@ def as_json(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[st
 def in_terminal(found: Sequence[Group], unfinished: Sequence[Run], width: int) -> list[Table]:
     """The means that fit 120 characters, and the first one's interval where there are as many. Names are not markup."""
     out = []
-    columns = [c for c in COLUMNS if c.key in IN_TERMINAL]
+    few = [c for c in columns(found) if c.key in IN_TERMINAL]
     for group in found:
         made = terminal.compact("")
         made.title = Text("\n".join(filter(None, [group.title, apart(group)])))
         made.add_column("rank", justify="right", no_wrap=True)
         made.add_column("method", overflow="fold")
-        for head in ("runs", *(c.head for c in columns), "replay-free"):
+        for head in ("runs", *(c.head for c in few), "replay-free"):
             made.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
         for row in group.rows:
-            means = [c.shown(row)[0] for c in columns]
+            means = [c.shown(row)[0] for c in few]
             if width >= 120:
-                means[0] += columns[0].bracket(row, digits=2)
+                means[0] += few[0].bracket(row, digits=2)
             made.add_row(group.rank(row), Text(row.label), str(len(row.runs)), *map(Text, means), row.replay_free)
         out.append(made)
     if unfinished:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,25 +14,26 @@ CLIPSCORE = 2.5  # the factor of Hessel et al. 2021
 ROUNDING = 1e-9
 
 
-def cosine_all_pairs(a: ArrayLike, b: ArrayLike) -> float:
-    """Mean cosine over all pairs of a row of `a` (n, d) and a row of `b` (m, d); NaN without a pair.
+def mean_products(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """CLIP-I and DINO, picture by picture: of each row of `a` (n, d) the mean product with the rows of `b` (m, d), (n,).
 
-    CLIP-I and DINO of a concept: a = generated pictures, b = its real ones (DreamBooth, Ruiz et al. 2023).
-    A zero vector has no direction: the result is NaN. ValueError if the shapes do not fit.
+    a = generated pictures, b = the concept's real ones, both as a judge gives them: unit vectors, so that a product is a
+    cosine (DreamBooth, Ruiz et al. 2023). A concept's score is the mean over its pictures. In the precision of what is
+    given, float32 of a judge. ValueError if the widths differ, or for m = 0.
     """
-    a, b = _same_width(a, b)
-    if not len(a) or not len(b):
-        return float("nan")
-    # The mean of all products is the product of the means: no (n, m) matrix is needed.
-    return float(a.mean(axis=0) @ b.mean(axis=0))
+    if not len(b):
+        raise ValueError("no pictures to compare with")
+    return (a @ b.T).mean(1)
 
 
 def mean_cosines(a: ArrayLike, b: ArrayLike) -> Array:
     """Of each row of `a` (n, d) the mean cosine with the rows of `b` (m, d): (n,), NaN for m = 0.
 
-    `cosine_all_pairs` picture by picture, which is what intervals and paired comparisons are made of.
+    `mean_products` of vectors of any length, in double precision. A zero vector has no direction: NaN. ValueError if the
+    shapes do not fit.
     """
     a, b = _same_width(a, b)
+    # The mean of all products is the product with the mean: no (n, m) matrix is needed.
     return a @ b.mean(axis=0) if len(b) else np.full(len(a), np.nan)
 
 
@@ -48,7 +50,7 @@ def cosine_nearest(a: ArrayLike, b: ArrayLike) -> float:
     """Mean over the rows of `a` (n, d) of the largest cosine with a row of `b` (m, d); NaN without a pair.
 
     CLIP-I or DINO by the nearest real picture: a = generated pictures, b = the concept's real ones. Never below
-    `cosine_all_pairs`, and higher the more real pictures there are: not to be put in one column with it. Ours.
+    the mean over all pairs, and higher the more real pictures there are: not to be put in one column with it. Ours.
     """
     return _mean(nearest_cosines(a, b))
 
@@ -78,13 +80,13 @@ def centred(a: ArrayLike, centre: ArrayLike) -> Array:
 
 
 def cosine_centred(a: ArrayLike, b: ArrayLike, centre: ArrayLike) -> float:
-    """`cosine_all_pairs` of a (n, d) and b (m, d), both `centred` at a common mean embedding (d,).
+    """Mean of `mean_cosines` of a (n, d) and b (m, d), both `centred` at a common mean embedding (d,).
 
     The embeddings of an encoder lie in a narrow cone, so plain cosines of unrelated pictures are far above 0. With
     what all pictures share taken out, unrelated concepts are near 0 (below it, where the centre is their own mean).
     `centre`: `common_mean` of the real pictures of all concepts of the sequence, the same for every row and run. Ours.
     """
-    return cosine_all_pairs(centred(a, centre), centred(b, centre))
+    return _mean(mean_cosines(centred(a, centre), centred(b, centre)))
 
 
 def cosine_self_pairs(a: ArrayLike) -> float:

@@ -7,14 +7,12 @@ adds nothing to the interval of their difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cpbench.metrics.cosines import ROUNDING, Array
+from cpbench.metrics.cosines import Array
+from cpbench.metrics.figures import Columns, in_a_run
 from cpbench.metrics.intervals import AT_ONCE, LEVEL
 
 DRAWS = 1000
@@ -24,43 +22,10 @@ ROOM = (
 PADDING = 1000
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Of drawn concepts (draws, n): the floor, right after its own task, the end, the best before the end and with it."""
-
-    floor: Array
-    learned: Array
-    last: Array
-    best_before: Array
-    best: Array
-    ceiling: Array
-
-
-# The same formulas as in `metrics`, over columns; the first are of all concepts, the others of all but the last learned.
-OF_ALL: dict[str, Callable[[Columns], Array]] = {
-    "final_average": lambda c: c.last.mean(1),
-    "plasticity": lambda c: c.learned.mean(1),
-    "forgetting_all_rows": lambda c: (c.best - c.last).mean(1),
-    "normalised_retention": lambda c: share(c.last - c.floor, c.ceiling - c.floor),
-    "gap_closed": lambda c: share(c.learned - c.floor, c.ceiling - c.floor),
-}
-OF_EARLIER: dict[str, Callable[[Columns], Array]] = {
-    "forgetting": lambda c: (c.best_before - c.last).mean(1),
-    "backward_transfer": lambda c: (c.last - c.learned).mean(1),
-    "share_lost": lambda c: 1 - share(c.last - c.floor, c.learned - c.floor),
-}
-
-
-def share(part: Array, whole: Array) -> Array:
-    """sum(part) / sum(whole) of each draw (draws, n): (draws,); NaN where the whole is nothing, or less."""
-    total = whole.sum(1)
-    return np.divide(part.sum(1), total, out=np.full(len(total), np.nan), where=total > ROUNDING)
-
-
 def figure_intervals(
     scores: pd.DataFrame, metric: str, concepts: list[str], ceiling: list[float], level: float = LEVEL, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """By figure (low, high), the quantiles over draws; NaN where the figure is not defined in every draw.
+    """By name of each figure that can be resampled (low, high), quantiles over draws; NaN where not every draw defines it.
 
     scores: the long form, with the rows 0..T of the T `concepts`, in the order learned; ceiling (T,), NaN where there is
     none. With few concepts such intervals are too narrow (see `intervals.bootstrap`), and those of Chaudhry's maximum lie
@@ -69,17 +34,19 @@ def figure_intervals(
     cube = cube_of(scores, metric, concepts)
     T = len(concepts)
     out = {}
-    for figures, n in ((OF_ALL, T), (OF_EARLIER, T - 1)):
+    for earlier, n in ((False, T), (True, T - 1)):
         generator = np.random.default_rng(seed)
         part = max(1, AT_ONCE // max(1, cube[:, : max(n, 1)].size))
         columns = [
             resampled(cube, np.array(ceiling), n, min(part, DRAWS - at), generator)
             for at in range(0, DRAWS if n else 0, part)
         ]
-        for name, figure in figures.items():
-            values = np.concatenate([figure(c) for c in columns]) if columns else np.array([np.nan])
+        for figure in in_a_run():
+            if figure.resampled is None or figure.earlier != earlier:
+                continue
+            values = np.concatenate([figure.resampled(c) for c in columns]) if columns else np.array([np.nan])
             low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-            out[name] = (float(low), float(high))
+            out[figure.name] = (float(low), float(high))
     return out
 
 

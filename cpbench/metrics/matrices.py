@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cpbench.metrics.scores import among
+
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = ("clip_i", "clip_t", "dino")
 SCORE_COLUMNS = ["row", "kind", "concept", "prompt", "index", "metric", "value"]
 
 
 def matrices(scores: pd.DataFrame, concepts: list[str], kinds: tuple[str, ...] = ("cell",)) -> dict[str, pd.DataFrame]:
-    """Retention matrix of each metric: rows 0..t (those that exist), columns the concepts in the order learned.
+    """Retention matrix of each score, in the order of `scores.among`: rows 0..t (those that exist), columns the concepts in the order learned.
 
     A cell is the mean over its pictures; cells that do not exist are NaN. The upper triangle, if it was drawn, is there with
     the kind "unlearned".
     """
     cells = scores[scores["kind"].isin(kinds)].groupby(["metric", "row", "concept"])["value"].mean()
     out = {}
-    for metric in METRICS:
-        if metric in cells.index.get_level_values(0):
-            table = cells[metric].unstack("concept")
-            out[metric] = table.reindex(columns=concepts).sort_index()
+    for metric in among(cells.index.get_level_values(0).unique()):
+        table = cells[metric].unstack("concept")
+        out[metric] = table.reindex(columns=concepts).sort_index()
     return out
 
 

@@ -13,8 +13,6 @@ the one just before the concept's own task. A value that nothing defines (forget
 nothing) is NaN as well, never 0.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -22,12 +20,6 @@ from cpbench.errors import near
 from cpbench.metrics.cosines import ROUNDING, Array, _mean
 
 CONVENTIONS = ("chaudhry", "lrcp", "first-minus-last")  # of forgetting
-
-
-# Embeddings
-
-
-# The retention matrix
 
 
 def final_average(R: ArrayLike) -> float:
@@ -149,6 +141,15 @@ def intransigence(R: ArrayLike, isolated: ArrayLike) -> float:
     return _mean(S - _learned(R))
 
 
+def over_tasks(R: ArrayLike, since: ArrayLike) -> float:
+    """Mean over concepts of each one's mean score since (T,) over all models from its own task on, R (T+1, T). Ours.
+
+    Those means are given, not taken from R: a picture that failed in one row is then left out of that picture's mean.
+    ValueError if the shapes do not fit.
+    """
+    return _mean(_one_a_concept(R, since, "means since learning")[1])
+
+
 def normalised_retention(R: ArrayLike, ceiling: ArrayLike) -> float:
     """sum_j ( R[T][j] - R[0][j] ) / sum_j ( C_j - R[0][j] ) of a (T+1, T) matrix and ceilings C (T,).
 
@@ -178,25 +179,6 @@ def share_lost(R: ArrayLike) -> float:
     """
     R = _matrix(R)
     return 1.0 - _share((R[-1] - R[0])[:-1], (_learned(R) - R[0])[:-1])
-
-
-def summary(R: ArrayLike, ceiling: ArrayLike) -> dict[str, float]:
-    """What a report shows, by name, of a (T+1, T) matrix and ceilings (T,): NaN where a score has no ceiling.
-
-    Not in it: what needs another run (`intransigence`), cells that most runs do not draw (`forward_transfer`), or
-    the pictures' scores (`forgetting_from_noise`).
-    """
-    R, C = _one_a_concept(R, ceiling, "ceiling")
-    alone: tuple[Callable[[ArrayLike], float], ...] = (
-        final_average,
-        plasticity,
-        forgetting,
-        forgetting_all_rows,
-        backward_transfer,
-        share_lost,
-    )
-    values = {f.__name__: f(R) for f in alone}
-    return values | {f.__name__: f(R, C) for f in (normalised_retention, gap_closed)}
 
 
 def _matrix(R: ArrayLike) -> Array:

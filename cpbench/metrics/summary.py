@@ -1,4 +1,4 @@
-"""The figures of a run by metric, from its scores, and their intervals."""
+"""The figures of a run by score, from its table of scores, and their intervals."""
 
 from __future__ import annotations
 
@@ -8,43 +8,31 @@ import numpy as np
 import pandas as pd
 
 from cpbench.metrics import matrices, retention
+from cpbench.metrics.cosines import Array
 from cpbench.metrics.figure_intervals import figure_intervals
+from cpbench.metrics.figures import in_a_run
 from cpbench.metrics.matrices import reference_row
-
-NOISE_DRAWS = 4000
-TITLES = {"clip_i": "CLIP-I", "clip_t": "CLIP-T", "dino": "DINO"}
-FIGURES = (
-    "final_average",
-    "plasticity",
-    "forgetting",
-    "forgetting_from_noise",
-    "backward_transfer",
-    "forward_transfer",
-    "normalised_retention",
-    "gap_closed",
-    "share_lost",
-)
 
 
 def summaries(scores: pd.DataFrame, concepts: list[str], t: int) -> dict[str, dict[str, float | None]]:
-    """By metric, the figures of `metrics.summary` after task t, and forgetting's share of noise and forward transfer.
-
-    None where a figure is not defined.
-    """
+    """By score and figure, the figures of a run after task t; None where one is not defined."""
     learned, out = concepts[:t], {}
     wider = matrices.matrices(scores, learned, ("cell", "unlearned"))
     for metric, table in matrices.matrices(scores, learned).items():
-        ceiling = reference_row(scores, "real", metric, learned)
-        whole = table.reindex(range(t + 1))  # a row that was not drawn defines nothing
-        values = retention.summary(whole.to_numpy(), ceiling)
-        values["forgetting_from_noise"] = noise_in_forgetting(scores, metric, learned)
-        values["forward_transfer"] = retention.forward_transfer(wider[metric].reindex(range(t + 1)).to_numpy())
+        whole, upper = (it.reindex(range(t + 1)).to_numpy() for it in (table, wider[metric]))
+        given = {
+            "ceiling": reference_row(scores, "real", metric, learned),
+            "upper": upper,
+            "standard_errors": standard_errors(scores, metric, learned),
+        }
+        # a row that was not drawn defines nothing
+        values = {figure.name: figure.value(whole, **given) for figure in in_a_run()}
         out[metric] = {k: None if math.isnan(v) else round(v, 6) for k, v in values.items()}
     return out
 
 
-def noise_in_forgetting(scores: pd.DataFrame, metric: str, concepts: list[str]) -> float:
-    """`retention.forgetting_from_noise` of a run; NaN where a row that Chaudhry's maximum needs was not drawn."""
+def standard_errors(scores: pd.DataFrame, metric: str, concepts: list[str]) -> Array:
+    """`retention.standard_error` of the cells (T+1, T) that Chaudhry's maximum needs; NaN where such a row was not drawn."""
     T = len(concepts)
     errors = np.full((T + 1, T), np.nan)
     own = scores[(scores["kind"] == "cell") & (scores["metric"] == metric)]
@@ -53,11 +41,11 @@ def noise_in_forgetting(scores: pd.DataFrame, metric: str, concepts: list[str]) 
         pictures = mine.pivot_table(index="row", columns=["prompt", "index"], values="value", dropna=False)
         if len(pictures) == T + 1 - j:
             errors[j:T, j - 1] = retention.standard_error(pictures.to_numpy())
-    return retention.forgetting_from_noise(errors, NOISE_DRAWS)
+    return errors
 
 
 def intervals(scores: pd.DataFrame, concepts: list[str], t: int) -> dict[str, dict[str, list[float] | None]]:
-    """By metric and figure the 95 % interval [low, high] after task t; None where it is not defined."""
+    """By score and figure the 95 % interval [low, high] after task t; None where it is not defined."""
     learned, out = concepts[:t], {}
     for metric in matrices.matrices(scores, learned):
         ceiling = reference_row(scores, "real", metric, learned)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import re
 import warnings
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpbench.files import write_atomically
-from cpbench.metrics.matrices import METRICS, SCORE_COLUMNS
+from cpbench.metrics.matrices import SCORE_COLUMNS
+from cpbench.metrics.scores import among
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +91,11 @@ def read_table(path: Path, kinds: dict[str, type], key: list[str]) -> pd.DataFra
 
 def no_cosine(scores: pd.DataFrame) -> str:
     """Which score is none, or ""."""
-    cosines = scores[scores["metric"].str.startswith(METRICS)]
+    score_of = {name: re.sub("_(?:first|second)$", "", name) for name in scores["metric"].unique()}
+    known = among(set(score_of.values()))
+    cosines = scores[
+        scores["metric"].isin([k for k, name in score_of.items() if name in known and known[name].is_cosine])
+    ]
     far = cosines[cosines["value"].abs() > 1 + ROUGHLY]
     if far.empty:
         return ""

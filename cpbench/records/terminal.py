@@ -10,15 +10,14 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from cpbench.metrics import matrices
+from cpbench.metrics import figures, matrices
 from cpbench.metrics.composition import summary as pair_summary
 from cpbench.metrics.matrices import reference_row
-from cpbench.metrics.summary import FIGURES, TITLES, intervals, summaries
+from cpbench.metrics.scores import among, title_of
+from cpbench.metrics.summary import intervals, summaries
 from cpbench.records import tables
 from cpbench.records.folder import RunFolder
 from cpbench.records.grid import MOST_COLUMNS
-
-NARROW = {"forgetting_from_noise": "forgetting by noise", "normalised_retention": "retention"}  # in a terminal
 
 
 def number(value: float) -> str:
@@ -41,7 +40,7 @@ def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
     out = []
     shown = matrices.matrices(scores, concepts) if len(concepts) <= MOST_COLUMNS else {}
     for metric, matrix in shown.items():
-        table = matrix_table(f"{TITLES[metric]} after task {t}", matrix)
+        table = matrix_table(f"{title_of(metric)} after task {t}", matrix)
         for kind, name in (("real", "real"), ("oracle", "oracle")):
             values = reference_row(scores, kind, metric, concepts)
             if not all(math.isnan(v) for v in values):
@@ -69,25 +68,26 @@ def composition_table(rows: dict[str, dict[str, float]]) -> Table:
     """Pictures of two concepts, from `composition.summary`: likeness to either, to the prompt, and how often both are there."""
     table = compact("two concepts in one picture")
     table.add_column("model", no_wrap=True)
-    for title in ("CLIP-I", "CLIP-T", "DINO", "both"):
-        table.add_column(title, justify="right")
-    for row, figures in rows.items():
+    names = [*among({name for means in rows.values() for name in means}), "both"]
+    for name in names:
+        table.add_column(title_of(name), justify="right")
+    for row, means in rows.items():
         name = "untouched" if row == "0" else f"task {row}"
-        table.add_row(name, *(number(figures[k]) for k in ("clip_i", "clip_t", "dino", "both")))
+        table.add_row(name, *(number(means.get(k, math.nan)) for k in names))
     return table
 
 
 def summary_table(scores: pd.DataFrame, concepts: list[str], t: int) -> Table:
     """The figures; after the last task each with its 95 % interval of concepts, prompts and pictures drawn again."""
-    figures, ended = summaries(scores, concepts, t), t == len(concepts)
+    found, ended = summaries(scores, concepts, t), t == len(concepts)
     bounds = intervals(scores, concepts, t) if ended else {}
     table = compact(f"summary after task {t}" + (", with 95 % intervals" if ended else ""))
     table.add_column("", no_wrap=True)
-    for metric in figures:
-        table.add_column(TITLES[metric], justify="left" if ended else "right", no_wrap=True)
-    for name in FIGURES:
-        shown = [short(figures[m][name]) + between(bounds.get(m, {}).get(name)) for m in figures]
-        table.add_row(NARROW.get(name, name.replace("_", " ")), *shown)
+    for metric in found:
+        table.add_column(title_of(metric), justify="left" if ended else "right", no_wrap=True)
+    for figure in figures.shown():
+        cells = [short(found[m][figure.name]) + between(bounds.get(m, {}).get(figure.name)) for m in found]
+        table.add_row(figure.heading(), *cells)
     return table
 
 

@@ -28,6 +28,7 @@ from cpbench.judges import identity
 from cpbench.metrics import matrices as retention_matrices
 from cpbench.metrics import summary as figures_of_scores
 from cpbench.metrics.matrices import SCORE_COLUMNS, reference_row
+from cpbench.metrics.scores import MAIN, main_first
 from cpbench.metrics.summary import summaries
 from cpbench.miniature import is_miniature
 from cpbench.records import curves, machine, measures_table, tables
@@ -45,12 +46,14 @@ MOST_PROMPTS = 64
 MOST_DEPTH = 20  # of mappings and lists in run.json
 MOST_SAID = 300  # characters of a fact
 JUDGES = ("clip", "dino", "clip_preprocessing", "dino_preprocessing", "clip_activation")  # that a run may name
-SHOWN = ("dino", "clip_i", "clip_t")  # in the order of the page: identity first
 
 
 @dataclass
 class Shown:
-    """One run, ready to be shown. `matrices` have rows 0..T and a column a concept; what does not exist is NaN."""
+    """One run, ready to be shown.
+
+    `matrices`, by score, identity first, have rows 0..T and a column a concept; what does not exist is NaN.
+    """
 
     folder: Path
     record: dict[str, Any]
@@ -227,7 +230,7 @@ def add_scores(shown: Shown) -> None:
         found = retention_matrices.matrices(scores, shown.concepts)
         shown.drawn = sorted({int(r) for r in scores.loc[scores["kind"] == "cell", "row"].unique()})
         rows = range(shown.tasks + 1)
-        shown.matrices = {metric: found[metric].reindex(rows) for metric in SHOWN if metric in found}
+        shown.matrices = {metric: found[metric].reindex(rows) for metric in main_first(found)}
     if not shown.is_finished:
         reason = f", {said(shown.record['reason'])}" if shown.record.get("reason") else ""
         far = f"rows up to task {shown.last} of {shown.tasks} are there" if shown.last else "no task is drawn yet"
@@ -365,9 +368,14 @@ def add_classifier(shown: Shown) -> None:
         shown.notes.append(f"{file.relative_to(shown.folder).as_posix()} is damaged and left out.")
 
 
+def scores_of(runs: Sequence[Shown]) -> list[str]:
+    """The scores that any of the runs has, in the order of the page: identity first."""
+    return main_first({metric for run in runs for metric in run.matrices})
+
+
 def judge_of(run: Shown) -> str:
     """The metric that single pictures and curves are shown with."""
-    return next((m for m in SHOWN if m in run.matrices), "dino")
+    return next(iter(run.matrices), MAIN)
 
 
 def prompts_of(runs: Sequence[Shown]) -> int:
@@ -443,6 +451,8 @@ def command(shown: Shown) -> str:
         value = config.get(key)
         if value is not None and (key, value) != ("fit", "crop"):
             words += [f"--{key.replace('_', '-')}", said(value)]
+    for name in config["judges"] if isinstance(config.get("judges"), list) else ():
+        words += ["--judge", said(name)]
     rows = config.get("rows")
     words += ["--rows", ",".join(map(said, rows))] if isinstance(rows, list) else []
     usual = {"batch_size": 16}

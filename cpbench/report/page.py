@@ -21,17 +21,16 @@ from PIL import Image
 
 from cpbench.errors import UserError
 from cpbench.files import prepare_folder, write_atomically
+from cpbench.metrics.figures import FIGURES
 from cpbench.metrics.matrices import reference_row
-from cpbench.metrics.summary import TITLES
+from cpbench.metrics.scores import among, title_of
 from cpbench.miniature import is_miniature
 from cpbench.records.folder import REPORT, RunFolder
 from cpbench.report import data, plots
-from cpbench.report.data import SHOWN, Shown, figure, judge_of, part, prompts_of, said
+from cpbench.report.data import Shown, figure, judge_of, part, prompts_of, said, scores_of
 from cpbench.report.pictures import Level, by_concept, columns_of, encoded, fits, gallery, kept, lapses, levels
 from cpbench.report.tables import (
     COSTS,
-    JUDGED,
-    PAIRS,
     classifier_table,
     confusion,
     conventions,
@@ -45,9 +44,11 @@ from cpbench.report.tables import (
     made_on,
     measure_rows,
     pair_rows,
+    pair_scores,
     scales,
     summary_cell,
     summary_rows,
+    told,
     total_cost,
 )
 from cpbench.report.templates import templates
@@ -93,8 +94,8 @@ def curve_matrices(runs: Sequence[Shown], metric: str) -> list[tuple[str, np.nda
 
 def forgetting_plots(runs: Sequence[Shown]) -> list[tuple[str, plots.Draw]]:
     return [
-        (metric, plots.forgetting(curve_matrices(runs, metric), f"{TITLES[metric]}: {JUDGED[metric]}", len(runs) == 1))
-        for metric in SHOWN
+        (metric, plots.forgetting(curve_matrices(runs, metric), told(metric), len(runs) == 1))
+        for metric in scores_of(runs)
         if any(metric in r.matrices and r.last > 1 for r in runs)
     ]
 
@@ -115,7 +116,7 @@ def forgetting_numbers(runs: Sequence[Shown]) -> list[dict[str, Any]]:
                 for _, y, low, high, n in made
             ]  # fmt: skip
             rows.append((k, cells))
-        out.append({"title": TITLES[metric], "labels": [m[0] for m in made], "rows": rows})
+        out.append({"title": title_of(metric), "labels": [m[0] for m in made], "rows": rows})
     return out
 
 
@@ -168,7 +169,7 @@ def trade_off_plot(runs: Sequence[Shown]) -> list[tuple[str, plots.Draw]]:
             points.append((run.label, cost, kept))
     if len(points) < 2:
         return []
-    x, y = "UNet evaluations to learn the sequence", f"{TITLES[metric]}, final average"
+    x, y = "UNet evaluations to learn the sequence", f"{title_of(metric)}, {FIGURES['final_average'].heading()}"
     return [("what was kept, over what it cost to learn", plots.trade_off(points, x, y))]
 
 
@@ -177,7 +178,7 @@ SIZES = {"forgetting": (3.9, 2.7), "concept": (2.7, 1.9), "training": (2.7, 1.8)
 
 def inlined(kind: str, made: Iterable[tuple[str, plots.Draw]], tasks: int, key: str) -> list[Markup]:
     return [
-        Markup(plots.inline(draw, SIZES[kind], tasks, f"{key}-{i}", f"Plot: {TITLES.get(name, name)}"))
+        Markup(plots.inline(draw, SIZES[kind], tasks, f"{key}-{i}", f"Plot: {title_of(name)}"))
         for i, (name, draw) in enumerate(made)
     ]
 
@@ -198,7 +199,7 @@ def save_plots(runs: Sequence[Shown], folder: Path) -> None:
     for i, run in enumerate(runs):
         end = f"-{i + 1}" if len(runs) > 1 else ""
         save("training", f"training{end}", training_plots(run), 4)
-        matrices = {metric: (TITLES[metric], with_references(run, metric), scale[metric]) for metric in run.matrices}
+        matrices = {metric: (title_of(metric), with_references(run, metric), scale[metric]) for metric in run.matrices}
         if run.classifier is not None and not run.classifier.empty:
             matrices["classifier"] = ("diffusion classifier", with_heads(run.classifier), (0.0, 1.0))
         for name, (title, table, (low, high)) in matrices.items():
@@ -292,6 +293,7 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
     """What of the page is words, tables and plots."""
     single, first = len(runs) == 1, runs[0]
     tasks, scale = max(r.tasks for r in runs), scales(runs)
+    scores = among(scale)
     points = max(20, min(plots.MOST_POINTS, 1500 // tasks) // min(len(runs), 3))
     every_note = [*notes, *(note if single else f"{r.label}: {note}" for r in runs for note in r.notes)]
     title = f"{first.method} on {first.sequence}" if single else f"{len(runs)} runs on {first.sequence}"
@@ -304,7 +306,7 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
                 "dash": plots.dash(i)[1],
                 "concepts": run.concepts,
                 "nouns": [run.noun(c) for c in run.concepts],
-                "metrics": [TITLES[m] for m in run.matrices],
+                "metrics": [title_of(m) for m in run.matrices],
                 "facts": facts(run),
                 "lead": lead(run),
                 "summary": summary_rows(run),
@@ -313,6 +315,7 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
                 "confusion": confusion(run),
                 "measures": measure_rows(run),
                 "pairs": pair_rows(run),
+                "pair_heads": list(pair_scores(run).values()),
                 "conventions": conventions(run),
                 "classifier": classifier_table(run, MOST_CELLS // (3 * len(runs))),
                 "training": inlined("training", training, tasks, f"training-{i}"),
@@ -335,13 +338,12 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
         "runs": made,
         "run": made[0],
         "notes": every_note,
-        "judge": TITLES[metric],
+        "judge": title_of(metric),
         "measured": " ".join(head for it in made for head in it["measures"].get("heads", [])),
         "own_judges": own_judges(first),
-        "metrics": [(m, TITLES[m], JUDGED[m]) for m in scale],
+        "metrics": [(m, scores[m].title, scores[m].says) for m in scale],
         "scales": {m: (f"{low:.2f}", f"{high:.2f}") for m, (low, high) in scale.items()},
-        "figure_names": figures_of(runs),
-        "pair_heads": list(PAIRS.values()),
+        "figure_names": [(it.name, it.heading(), it.higher_is_better) for it in figures_of(runs)],
         "cost_heads": [head for _, head, _ in COSTS],
         "forgetting": inlined("forgetting", forgetting_plots(runs), tasks, "forgetting"),
         "forgetting_numbers": forgetting_numbers(runs),

@@ -8,10 +8,10 @@ from rich.table import Table
 
 from cpbench.errors import UserError
 from cpbench.metrics.comparison import Comparison, Key, compare
-from cpbench.metrics.summary import TITLES
+from cpbench.metrics.scores import title_of
 from cpbench.records.terminal import compact
 from cpbench.report import data
-from cpbench.report.data import SHOWN, Shown, part
+from cpbench.report.data import Shown, part, scores_of
 
 
 def compared(one: Path, other: Path) -> tuple[list[Shown], int, dict[str, Comparison], list[str]]:
@@ -39,7 +39,7 @@ def compared(one: Path, other: Path) -> tuple[list[Shown], int, dict[str, Compar
             "compare: after no task there are pictures of both runs; let them go on, or draw the same --rows"
         )
     found = {}
-    for metric in SHOWN:
+    for metric in scores_of(runs):
         sides = [of_row(run, metric, row) for run in runs]
         if all(sides):
             found[metric] = compare(*sides)
@@ -52,7 +52,9 @@ def left_out(found: dict[str, Comparison]) -> list[str]:
     for metric, it in found.items():
         if it.unpaired:
             concepts = f", and with them all of {', '.join(it.left_out)}" if it.left_out else ""
-            lines.append(f"{TITLES[metric]}: {it.unpaired} pictures are in one run alone, or have no score{concepts}.")
+            lines.append(
+                f"{title_of(metric)}: {it.unpaired} pictures are in one run alone, or have no score{concepts}."
+            )
     return lines
 
 
@@ -70,5 +72,5 @@ def table(runs: list[Shown], row: int, found: dict[str, Comparison]) -> Table:
         says = "no difference shown" if not it.shown else "A is higher" if it.difference > 0 else "B is higher"
         interval = f"{it.low:+.3f} to {it.high:+.3f}"
         cells = (f"{it.difference:+.3f}", interval, f"{it.p:.3f}", str(it.concepts), str(it.pairs))
-        shown.add_row(TITLES[metric], *cells, says)
+        shown.add_row(title_of(metric), *cells, says)
     return shown

@@ -9,39 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cpbench.metrics import retention
+from cpbench.metrics import figures, retention
 from cpbench.metrics.cosines import CLIPSCORE
+from cpbench.metrics.figures import FIGURES, Figure
 from cpbench.metrics.intervals import bootstrap, concept_means
 from cpbench.metrics.matrices import reference_row
-from cpbench.metrics.summary import TITLES
+from cpbench.metrics.scores import among, title_of
 from cpbench.records.record import sees_earlier_data
 from cpbench.records.terminal import number
 from cpbench.registry import built_in_methods, summary_of
 from cpbench.report import plots
-from cpbench.report.data import SHOWN, Shown, figure, judge_of, part, prompts_of, said
+from cpbench.report.data import Shown, figure, judge_of, part, prompts_of, said, scores_of
 from cpbench.report.plots import FEWEST
 
-# name, what it says, whether more is better; None: neither
-FIGURES: dict[str, tuple[str, str, bool | None]] = {
-    "final_average": ("final average", "mean score of all concepts at the end", True),
-    "plasticity": ("plasticity", "mean score of each concept right after its own task", True),
-    "forgetting": ("forgetting", "best earlier score minus the last; all concepts but the last one", False),
-    "forgetting_from_noise": ("of it, by noise alone", "what a method that forgets nothing would get, at most", None),
-    "backward_transfer": (
-        "backward transfer",
-        "last score minus the one right after learning; the same concepts",
-        True,
-    ),
-    "forward_transfer": (
-        "forward transfer",
-        "just before a concept's own task minus the untouched model's score",
-        True,
-    ),
-    "gap_closed": ("gap closed", "right after learning, as a share of the way from the floor to the ceiling", True),
-    "normalised_retention": ("normalised retention", "the same at the end: gained and kept", True),
-    "share_lost": ("share lost", "of what was gained, gone at the end; all concepts but the last one", False),
-}
-JUDGED = {"dino": "identity", "clip_i": "likeness of the picture", "clip_t": "likeness to the prompt's words"}
 MEASURES = {
     "identified": "identified ↑",
     "copied": "copied ↓",
@@ -58,10 +38,9 @@ MEASURES = {
 }
 SCALES = {"KID": 1000.0, "KID-dino": 1000.0}  # what is shown of a value that three decimals would make 0
 CONVENTIONS = {
-    "lrcp": "the last row in the maximum, all concepts in the mean: continual-lora's code",
+    "lrcp": FIGURES["forgetting_all_rows"].sentence(),
     "first-minus-last": "right after learning, less the end: minus the backward transfer",
 }
-PAIRS = {"dino": "DINO ↑", "clip_i": "CLIP-I ↑", "clip_t": "CLIP-T ↑", "both": "both there ↑"}
 COSTS = (
     ("learning_seconds", "learn, s", 1),
     ("drawing_seconds", "draw, s", 1),
@@ -81,7 +60,7 @@ LARGEST = ("trainable_parameters", "carried_bytes", "peak_memory_bytes")  # whos
 def scales(runs: Sequence[Shown]) -> dict[str, tuple[float, float]]:
     """By metric, the lowest and the highest score on the page: one scale of colours for all runs."""
     out = {}
-    for metric in SHOWN:
+    for metric in scores_of(runs):
         parts = [run.matrices[metric].to_numpy().ravel() for run in runs if metric in run.matrices]
         parts += [np.array(run.reference(kind, metric)) for run in runs for kind in ("real", "oracle")]
         values = np.concatenate([p[np.isfinite(p)] for p in parts])
@@ -108,8 +87,7 @@ def heat_tables(run: Shown, scale: dict[str, tuple[float, float]], most: int) ->
             if not all(map(math.isnan, values)):
                 cells = [heat_cell(v, 0, j, True, scale[metric]) for j, v in enumerate(values, 1)]
                 made.append({"head": head, "cells": cells, "mean": figure(float(np.mean(values))), "kind": "reference"})
-        title = f"{TITLES[metric]}: {JUDGED[metric]}"
-        out.append({"metric": metric, "title": title, "rows": made, "thinned": len(rows) <= run.tasks})
+        out.append({"metric": metric, "title": told(metric), "rows": made, "thinned": len(rows) <= run.tasks})
     return out
 
 
@@ -150,10 +128,16 @@ def heat_cell(value: float, t: int, j: int, drawn: bool, scale: tuple[float, flo
     return {"text": "-", "kind": "none", "title": "not defined" if drawn else "not drawn"}
 
 
-def figures_of(runs: Sequence[Shown]) -> list[tuple[str, str, str, bool | None]]:
-    """(key, name, what it says, whether more is better) of the figures on the page: forward transfer only where it was drawn."""
-    there = {k for run in runs for figures in run.summary.values() for k, v in figures.items() if v is not None}
-    return [(k, *about) for k, about in FIGURES.items() if k != "forward_transfer" or k in there]
+def told(metric: str) -> str:
+    """A score's title, and what it says of a picture."""
+    score = among([metric]).get(metric)
+    return f"{score.title}: {score.says}" if score else metric
+
+
+def figures_of(runs: Sequence[Shown]) -> list[Figure]:
+    """The figures on the page: one of concepts not yet learned only where they were drawn."""
+    there = {k for run in runs for found in run.summary.values() for k, v in found.items() if v is not None}
+    return [figure for figure in figures.shown() if "upper" not in figure.needs or figure.name in there]
 
 
 def summary_cell(run: Shown, metric: str, key: str) -> tuple[str, str]:
@@ -165,22 +149,27 @@ def summary_cell(run: Shown, metric: str, key: str) -> tuple[str, str]:
 
 def summary_rows(run: Shown) -> list[dict[str, Any]]:
     return [
-        {"name": name, "says": says, "better": better, "values": [summary_cell(run, m, key) for m in run.matrices]}
-        for key, name, says, better in figures_of([run])
+        {
+            "name": figure.heading(),
+            "says": figure.sentence(),
+            "better": figure.higher_is_better,
+            "values": [summary_cell(run, metric, figure.name) for metric in run.matrices],
+        }
+        for figure in figures_of([run])
     ]
 
 
 def lead(run: Shown) -> str:
     """The run in two sentences."""
     metric = judge_of(run)
-    figures = run.summary.get(metric, {})
-    learned, end = figures.get("plasticity"), figures.get("final_average")
+    found = run.summary.get(metric, {})
+    learned, end = found.get("plasticity"), found.get("final_average")
     if learned is None or end is None:
         return ""
     first, seen = run.matrices[metric].loc[0].to_numpy()[: run.last], run.concepts[: run.last]
     ceiling = reference_row(run.scores, "real", metric, seen)
     many = f"{len(seen)} concepts" if len(seen) > 1 else "one concept"
-    words = f"Right after its own task a concept scores {learned:.3f} by {TITLES[metric]} (mean of {many}); "
+    words = f"Right after its own task a concept scores {learned:.3f} by {title_of(metric)} (mean of {many}); "
     words += f"after task {run.last} it scores {end:.3f}."
     frame = [("the untouched model, asked for the bare class noun, scores", float(np.mean(first)))]
     frame += [("the real pictures among themselves", float(np.mean(ceiling)))]
@@ -236,10 +225,11 @@ def measure_cell(own: pd.DataFrame | None) -> tuple[str, str]:
 def conventions(run: Shown) -> list[tuple[str, str, str]]:
     """(what, whose convention, value) of figures that other papers and codes call by the same names."""
     out = []
-    for metric in (m for m in SHOWN if m in run.matrices and m != "clip_t"):
+    known = among(run.matrices)
+    for metric, score in ((m, known[m]) for m in run.matrices if known[m].against == "pictures"):
         R = run.matrices[metric].to_numpy(dtype=float)
         for name, whose in CONVENTIONS.items():
-            out.append((f"forgetting, {TITLES[metric]}", whose, figure(retention.forgetting(R, name))))
+            out.append((f"forgetting, {score.title}", whose, figure(retention.forgetting(R, name))))
     last = {k: v for k, v in run.picture_scores("clip_t").items() if k[0] == run.last and not math.isnan(v)}
     if last:
         values = [CLIPSCORE * max(v, 0.0) for v in last.values()]
@@ -249,15 +239,20 @@ def conventions(run: Shown) -> list[tuple[str, str, str]]:
 
 
 def pair_rows(run: Shown) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Pictures of two concepts, a line a row that has them: PAIRS, each with its interval over pairs; empty without any."""
+    """Pictures of two concepts, a line a row that has them: `pair_scores`, each with its interval over pairs; empty without any."""
     drawn = run.scores[run.scores["kind"] == "pair"].dropna(subset="value")
     both = drawn["metric"].str.replace("_(?:first|second)$", "", regex=True)  # of either concept: one name
     drawn = drawn.assign(metric=both)
-    parts = {key: own for key, own in drawn.groupby(["row", "metric"])}
+    parts, names = {key: own for key, own in drawn.groupby(["row", "metric"])}, pair_scores(run)
     return [
-        ("untouched" if t == 0 else f"task {t}", [measure_cell(parts.get((t, name))) for name in PAIRS])
+        ("untouched" if t == 0 else f"task {t}", [measure_cell(parts.get((t, name))) for name in names])
         for t in sorted(drawn["row"].unique())
     ]
+
+
+def pair_scores(run: Shown) -> dict[str, str]:
+    """By name how the table of `pair_rows` heads each score."""
+    return {metric: f"{title_of(metric)} ↑" for metric in run.matrices} | {"both": "both there ↑"}
 
 
 def confusion(run: Shown) -> list[dict[str, Any]]:

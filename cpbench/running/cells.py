@@ -19,12 +19,7 @@ NOUNS = (
     "backpack", "stuffed animal", "bowl", "can", "candle", "cat", "clock", "sneaker", "dog", "teapot", "glasses", "boot",
     "vase", "cartoon", "toy",
 )  # fmt: skip
-METRICS = {
-    "cell": ("clip_i", "clip_t", "dino"),
-    "unlearned": ("clip_i", "clip_t", "dino"),
-    "pair": composition.METRICS,
-    "prior": ("clip_t",),
-}
+KINDS = ("cell", "unlearned", "pair", "prior")
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,21 @@ little like the other.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cpbench.concepts.sequences import Concept, Sequence
-from cpbench.metrics.cosines import paired_cosine
+from cpbench.metrics.scores import Score, of_judges
 
 if TYPE_CHECKING:
     from cpbench.judges.judge import Judge
 
 MOST_PAIRS = 3
-METRICS = ("dino_first", "dino_second", "clip_i_first", "clip_i_second", "clip_t", "both")
+PLACES = ("first", "second")
+BOTH = "both"  # whether CLIP holds a picture for one of both
 Pair = tuple[Concept, Concept]
 
 
@@ -33,18 +36,26 @@ def pairs(sequence: Sequence) -> list[Pair]:
     return found[:MOST_PAIRS]
 
 
+def metrics_of(scores: Iterable[Score]) -> list[str]:
+    """What a picture of two concepts is scored by: a score against real pictures twice, for the first and the second."""
+    names = [[f"{it.name}_{place}" for place in PLACES] if it.against == "pictures" else [it.name] for it in scores]
+    return [*itertools.chain(*names), BOTH]
+
+
 def scores(
     pair: Pair, templates: list[str], pictures: np.ndarray, real: dict[str, np.ndarray], judges: dict[str, Judge]
 ) -> dict[str, np.ndarray]:
     """By metric, a value for every picture (n, h, w, 3), drawn of the template at its place."""
-    clip, dino = judges["clip"], judges["dino"]
-    by_clip, by_dino = clip.images(pictures), dino.images(pictures)
-    nouns = [c.class_noun for c in pair]
-    found = {}
-    for place, concept in zip(("first", "second"), pair, strict=True):
-        found[f"dino_{place}"] = (by_dino @ dino.images(real[concept.name]).T).mean(1)
-        found[f"clip_i_{place}"] = (by_clip @ clip.images(real[concept.name]).T).mean(1)
-    found["clip_t"] = paired_cosine(by_clip, clip.texts([t.format(*nouns) for t in templates]))
-    what = [" and a ".join(nouns), *nouns]
-    likeness = by_clip @ clip.texts([f"a photo of a {words}" for words in what]).T
-    return found | {"both": (likeness.argmax(1) == 0).astype(float)}
+    nouns, found = [c.class_noun for c in pair], {}
+    words = [template.format(*nouns) for template in templates]
+    for score in of_judges(judges):
+        judge = judges[score.judge]
+        drawn = judge.images(pictures)
+        if score.against == "words":
+            found[score.name] = score.of(drawn, judge.texts(words))
+        else:
+            for place, concept in zip(PLACES, pair, strict=True):
+                found[f"{score.name}_{place}"] = score.of(drawn, judge.images(real[concept.name]))
+    clip, what = judges["clip"], [" and a ".join(nouns), *nouns]
+    likeness = clip.images(pictures) @ clip.texts([f"a photo of a {it}" for it in what]).T
+    return found | {BOTH: (likeness.argmax(1) == 0).astype(float)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cpbench.concepts import images
-from cpbench.metrics.cosines import cosine_self_pairs, paired_cosine
+from cpbench.errors import UserError
+from cpbench.metrics.scores import of_judges
 from cpbench.records.pictures import is_blank
 from cpbench.running import composition
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from cpbench.judges.embeddings import Embeddings
     from cpbench.judges.judge import Judge
     from cpbench.running.cells import Cell
+
+
+def metrics_of(kind: str, judges: Collection[str]) -> list[str]:
+    """What pictures of a kind of cell are scored by, where these judges are asked."""
+    scores = of_judges(judges)
+    if kind == "pair":
+        return composition.metrics_of(scores)
+    return [score.name for score in scores if kind != "prior" or score.against == "words"]
 
 
 def score(
@@ -26,20 +35,26 @@ def score(
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Judge | Embeddings],
 ) -> list[tuple]:
-    """CLIP-I, CLIP-T and DINO of each picture: mean cosine with every real picture; cosine with the prompt's words.
+    """Each picture by the scores of these judges: against every real picture of its concept, or the prompt's words.
 
-    Of two concepts what `composition.scores` tells, of a plain noun CLIP-T alone. No number for a picture of one
-    colour all over: that is a model that broke, or a filter, not a bad likeness.
+    Of two concepts what `composition.scores` tells, of a plain noun the scores against words. No number for a picture of
+    one colour all over: that is a model that broke, or a filter, not a bad likeness. UserError where a package's score
+    does not give a number a picture.
     """
     templates = [template for template, _ in cell.which]
     if cell.kind == "pair":
         values = composition.scores(cell.concepts, templates, pictures, real, judges)
     else:
-        clip = judges["clip"]
-        words = clip.texts([template.format(*cell.nouns) for template in templates])
-        values = {"clip_t": paired_cosine(clip.images(pictures), words)}
-        for metric, judge in (("clip_i", clip), ("dino", judges["dino"])) if cell.concepts else ():
-            values[metric] = (judge.images(pictures) @ judge.images(real[cell.name]).T).mean(1)
+        words, values = [template.format(*cell.nouns) for template in templates], {}
+        for it in of_judges(judges):
+            judge = judges[it.judge]
+            if it.against == "words":
+                values[it.name] = it.of(judge.images(pictures), judge.texts(words))
+            elif cell.concepts:
+                values[it.name] = it.of(judge.images(pictures), judge.images(real[cell.name]))
+    for metric, vector in values.items():
+        if np.shape(vector) != (len(pictures),):
+            raise UserError(f"score {metric}: gave {np.shape(vector)} numbers for {len(pictures)} pictures")
     blank = [is_blank(p) for p in pictures]
     return [
         (t, kind, cell.name, template, index, metric, float("nan") if blank[i] else float(vector[i]))
@@ -53,8 +68,9 @@ def reference_rows(
 ) -> list[tuple]:
     """Ceiling 1, the real pictures against each other without self-pairs; with a seed, on the miniature, also the `oracle` row."""
     rows: list[tuple] = [
-        (0, "real", cell.name, "", 0, metric, cosine_self_pairs(judges[judge].images(real[cell.name])))
-        for metric, judge in (("clip_i", "clip"), ("dino", "dino"))
+        (0, "real", cell.name, "", 0, it.name, float(it.ceiling(judges[it.judge].images(real[cell.name]))))
+        for it in of_judges(judges)
+        if it.ceiling
     ]
     if seed is not None:
         drawings = [images.oracle(cell.name, template, seed, k) for template, k in cell.which]

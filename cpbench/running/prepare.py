@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from cpbench.concepts import images, prompt_length, sequences
 from cpbench.config import RunConfig
 from cpbench.errors import UserError, near
 from cpbench.files import hash8, read_json
-from cpbench.judges import identity, inception
+from cpbench.judges import added, identity, inception
 from cpbench.judges import judge as judges
 from cpbench.judges.embeddings import Embeddings
 from cpbench.judges.select import load_for
 from cpbench.method import Method, Options, State
+from cpbench.metrics.scores import of_judges
 from cpbench.records import machine
 from cpbench.records.folder import RunFolder, picture_cache, run_folder
 from cpbench.registry import changed
@@ -178,6 +179,7 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
 
 def load(config: RunConfig, method_class: type[Method], options: Options) -> Run:
     """The sequence, backbone, pictures and judges that a run asks for."""
+    of_judges(config.judges)  # one that is unknown or broken is told before anything is loaded
     sequence = sequences.ordered(sequences.load(config.sequence), config.order)
     device = device_for(config)
     backbone = loading.load(config.backbone, device, config.loading)
@@ -194,7 +196,7 @@ def load(config: RunConfig, method_class: type[Method], options: Options) -> Run
         config.clip_preprocessing,
         config.dino_preprocessing,
         config.clip_activation,
-    )
+    ) | added_judges(config.judges, device)
     sampler, pictures_per_prompt = drawing_of(config, sequence)
     return Run(
         config=config,
@@ -207,6 +209,19 @@ def load(config: RunConfig, method_class: type[Method], options: Options) -> Run
         sampler=sampler,
         pictures_per_prompt=pictures_per_prompt,
     )
+
+
+def added_judges(names: Iterable[str], device: str) -> dict[str, judges.Judge]:
+    """By name judges that packages add. UserError for one that is unknown, broken, or lacks what its scores ask."""
+    found = {name: added.load(name, device) for name in dict.fromkeys(names)}
+    for score in of_judges(found):
+        if (
+            score.judge in found
+            and score.against == "words"
+            and not callable(getattr(found[score.judge], "texts", None))
+        ):
+            raise UserError(f"judge {score.judge}: has no texts, and its score {score.name} is against words")
+    return found
 
 
 def check(run: Run) -> None:

@@ -25,10 +25,9 @@ from cpbench.output import say
 from cpbench.records import machine, tables
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.pictures import Kept, is_blank, place, png_bytes
-from cpbench.running import cells
-from cpbench.running.cells import picture_of
+from cpbench.running.cells import KINDS, picture_of
 from cpbench.running.cost import Stopwatch
-from cpbench.running.judging import reference_rows, score
+from cpbench.running.judging import metrics_of, reference_rows, score
 from cpbench.running.picture_cache import draw_once
 
 if TYPE_CHECKING:
@@ -59,8 +58,8 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
         except NotDefined as reason:
             for cell in group:
                 say(f"task {t}, {cell.name}: not defined ({reason})")
-                metrics_of = cells.METRICS[cell.kind]
-                rows += [(t, cell.kind, cell.name, *w, m, float("nan")) for m in metrics_of for w in cell.which]
+                metrics = metrics_of(cell.kind, run.judges)
+                rows += [(t, cell.kind, cell.name, *w, m, float("nan")) for m in metrics for w in cell.which]
             continue
         drawn, reused = drawn + fresh, reused + sum(cell.pictures for cell in group) - fresh
         for cell, pictures, files in every:
@@ -178,8 +177,8 @@ def is_complete(run: Run, t: int) -> bool:
         return False
     if not same_state or not pictures_are_there(at.path):
         return False
-    counts = {(c.name, c.kind): c.pictures * len(cells.METRICS[c.kind]) for c in run.cells_of(t)}
-    drawn = scores[scores["kind"].isin(cells.METRICS)]
+    counts = {(c.name, c.kind): c.pictures * len(metrics_of(c.kind, run.judges)) for c in run.cells_of(t)}
+    drawn = scores[scores["kind"].isin(KINDS)]
     return drawn.groupby(["concept", "kind"]).size().to_dict() == counts
 
 

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from cpbench.concepts import images
 from cpbench.judges.judge import Judge, Preprocessing
-from cpbench.metrics.cosines import cosine_all_pairs
+from cpbench.metrics.cosines import mean_products
 from cpbench.miniature import is_miniature
 from cpbench.records.folder import RunFolder, runs_below
 from cpbench.records.pictures import read_picture
@@ -63,7 +63,7 @@ def imagenet_judge() -> Judge | None:
 def scores(judge: Judge, found: list[tuple[str, np.ndarray]]) -> np.ndarray:
     """Mean cosine of each cell's pictures with the concept's real ones, (n cells,)."""
     real = {name: judge.images(images.drawn(name)) for name in {name for name, _ in found}}
-    return np.array([cosine_all_pairs(judge.images(pictures), real[name]) for name, pictures in found])
+    return np.array([mean_products(judge.images(pictures), real[name]).mean() for name, pictures in found])
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from cpbench.concepts import images, sequences
 from cpbench.files import hash8, read_json, write_json
 from cpbench.learning import training
 from cpbench.method import Task
-from cpbench.metrics.cosines import cosine_all_pairs, cosine_self_pairs
+from cpbench.metrics.cosines import cosine_self_pairs, mean_products
 
 from ..world import LIVE, Identity, training_identity
 from .exam import SPLIT
@@ -82,7 +82,8 @@ def scores(backbone, dino, mechanism: Mechanism | None, people: dict[str, Identi
         task = Task(1, name, who.noun, real, seed)
         try:
             words = learn(backbone, mechanism, task) if mechanism else who.noun
-            out.append(cosine_all_pairs(dino.images(pictures_of(backbone, words, task)), dino.images(real)))
+            drawn = dino.images(pictures_of(backbone, words, task))
+            out.append(float(mean_products(drawn, dino.images(real)).mean()))
         finally:
             backbone.restore()
     return out
