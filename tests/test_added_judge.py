@@ -42,16 +42,18 @@ METHOD = '''"""Nothing is learned."""
 
 from pathlib import Path
 
-from cpbench.method import Method, State
+from cpbench.method import Method, Options, State
 
 SEQUENCE = Path(__file__).with_name("cpbench_nothing.yaml")
 
 
 class Nothing(Method):
-    def learn(self, backbone, task, state):
-        return State({}, {"concepts": [*(state.concepts if state else []), task.concept]})
+    Options = Options
 
-    def install(self, backbone, state, concepts):
+    def learn(self, backbone, task, state):
+        return State({}, {"concepts": [*state.concepts, task.concept]})
+
+    def install(self, backbone, state, concepts, prompts):
         pass
 
     def phrase(self, concept, class_noun, state):
