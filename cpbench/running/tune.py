@@ -51,7 +51,7 @@ def ranges(words: str) -> dict[str, dict[str, Any]]:
     """What may be searched for a method: {option: {log: [low, high]} or {choices: [...]}}."""
     file = baselines_folder() / "presets" / "search.yaml"
     table = yaml.safe_load(file.read_text(encoding="utf-8"))
-    for known in (words, words.split()[0]):  # a variant without ranges of its own has its method's
+    for known in (words, words.partition(" ")[0]):  # a variant without ranges of its own has its method's
         if known in table:
             return table[known]
     raise near(words, sorted(table), "method to tune", "Add its ranges to baselines/presets/search.yaml.")
@@ -81,9 +81,9 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
     from cpbench.running.prepare import prepare
     from cpbench.running.runner import execute
 
+    wanted = ranges(words)
     method, *settings = words.split()
     own, _ = config.split_settings(config.parse_settings(tuple(settings)))
-    wanted = ranges(words)
     base = {"method": method, "sequence": SEQUENCE, "output": output / "runs", "rows": (6,)}
     asked, kind, usual = config.resolve(base | {"options": own})
     prepare_folder(output)
