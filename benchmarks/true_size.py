@@ -51,13 +51,14 @@ def one(method: str, folder: Path, o: dict) -> dict[str, object]:
     from cpbench.method import State, Task
     from cpbench.registry import load_method
     from cpbench.running.cost import PeakMemory
+    from cpbench.validation import validated
 
     name, *settings = method.split()
     kind = load_method(name)
     given = {k: o["steps"] for k in SHORT if k in kind.Options.model_fields} | config.parse_settings(tuple(settings))
     if "batch_size" in kind.Options.model_fields:
         given["batch_size"] = o["batch_size"]
-    options = config.validated(kind.Options, given, f"method {name}")
+    options = validated(kind.Options, given, f"method {name}")
     loading = Loading(
         dtype=o["dtype"],
         resolution=o["resolution"],

@@ -6,23 +6,23 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cpbench import miniature
 from cpbench.backbones.options import BACKBONES, Loading
 from cpbench.concepts import sequences
-from cpbench.errors import UserError, near, quoted
+from cpbench.errors import UserError, quoted
 from cpbench.judges.identity import LIKE, preprocessing_settings
 from cpbench.miniature import is_miniature
 from cpbench.registry import load_method, method_names, preset
-from cpbench.yaml_files import MOST_BYTES, from_yaml
+from cpbench.validation import validated
+from cpbench.yaml_files import from_yaml, read_yaml
 
 if TYPE_CHECKING:
     from cpbench.method import Method
 
 DEFAULT_OUTPUT = Path("results/runs")
-
-
+ANY_RUN = {"method": "", "sequence": ""}  # for checking settings without these two
 ON_THE_MINIATURE = "photographs on the miniature, whose model and judges know drawings alone: their scores say little"
 
 
@@ -80,9 +80,6 @@ class RunConfig(BaseModel):
         return words
 
 
-# Methods: one file each
-
-
 # Layers of settings
 
 
@@ -106,46 +103,37 @@ def split_settings(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     return own, {k.partition(".")[2]: v for k, v in pairs.items() if k.startswith("evaluation.")}
 
 
+def with_settings(values: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
+    """`values` with --set's words added to its options and its evaluation."""
+    own, evaluation = split_settings(parse_settings(settings))
+    return _with_more(_with_more(values, "options", own), "evaluation", evaluation)
+
+
+def _with_more(values: dict[str, Any], part: str, more: dict[str, Any]) -> dict[str, Any]:
+    """`values` with more in one of its mappings; where that is none, they are as they were: `checked` will say so."""
+    there = values.get(part, {})
+    return {**values, part: there | more} if more and isinstance(there, dict) else values
+
+
 def read_config_file(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--config {path}: cannot be read ({reason}); check the path") from None
-    given = from_yaml(text, f"--config {path}")
-    if not isinstance(given, dict):
-        raise UserError(f"--config {path}: must be a mapping with keys such as method, sequence, options")
-    for key in given:
-        if key not in RunConfig.model_fields:
-            raise UserError(f"--config {path}: {near(key, RunConfig.model_fields, 'key')}")
+    """What a --config file says. UserError, in one line that names the file, where a value is not what RunConfig takes."""
+    shown = f"--config {path}"
+    given = read_yaml(path, shown)
+    checked(ANY_RUN | given if isinstance(given, dict) else given, shown)
     return given
 
 
-def validated(model: type[BaseModel], values: dict[str, Any], what: str) -> Any:
-    """`model(**values)`, with one clear line for the first thing that is wrong."""
-    for key, value in values.items():
-        if not model.model_fields:
-            raise UserError(f"{what}: has no options; leave out {quoted(key)}")
-        if key not in model.model_fields:
-            raise near(key, model.model_fields, f"{what} option")
-        if isinstance(value, bool) and model.model_fields[key].annotation in (int, float):
-            raise UserError(f"{what}: {key} = {quoted(value)}: must be a number")
-        if isinstance(value, str) and "\0" in value:
-            raise UserError(f"{what}: {key} = {quoted(value)}: has a NUL byte in it; leave it out")
-    try:
-        return model(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(p) for p in first["loc"])
-        hint = f"; write a list: --set '{key}=[a, b]'" if first["type"] in ("tuple_type", "list_type") else ""
-        reason = first["msg"][:1].lower() + first["msg"][1:] + hint
-        raise UserError(f"{what}: {key} = {quoted(first['input'])}: {reason}") from None
+def checked(values: Any, what: str) -> RunConfig:
+    """The configuration of these values; what belongs in `loading` may stand beside it, as on the command line."""
+    if isinstance(values, dict):
+        beside = {k: values[k] for k in Loading.model_fields if k in values}
+        values = _with_more({k: v for k, v in values.items() if k not in beside}, "loading", beside)
+    return validated(RunConfig, values, what)
 
 
-def _refuse_photographs_on_the_miniature(sequence: Any) -> None:
+def _refuse_photographs_on_the_miniature(sequence: str) -> None:
     """UserError where nobody named a backbone and the sequence's concepts are photographs: it was forgotten."""
-    concepts = sequences.load(sequence if isinstance(sequence, Path) else str(sequence)).concepts
+    concepts = sequences.load(sequence).concepts
     if photographed := [c.name for c in concepts if not c.drawn]:
         others = ", ".join(name for name in BACKBONES if not is_miniature(name))
         raise UserError(
@@ -163,21 +151,12 @@ def resolve(
     for key in ("method", "sequence"):
         if not values.get(key):
             raise UserError(f"--{key} is missing; name one (`cpbench list {key}s` shows them)")
-    own, chosen = split_settings(parse_settings(settings))
-    own_loading = {k: values.pop(k) for k in Loading.model_fields if k in values}
-    for part in ("options", "evaluation", "loading"):
-        if not isinstance(values.get(part, {}), dict):
-            raise UserError(f"{part}: must be a mapping, not {quoted(values[part])}")
-    if "backbone" not in values:
-        _refuse_photographs_on_the_miniature(values["sequence"])
-    evaluation = values.get("evaluation", {}) | chosen
-    method = load_method(str(values["method"]))
-    name = Path(str(values["method"])).stem
-    backbone = str(values.get("backbone", miniature.NAME))
-    given = values.get("options", {}) | own
-    tuned = preset(backbone, name, given) if values["method"] in method_names() else {}  # a file's name is no method's
-    options = validated(method.Options, tuned | given, f"method {name}")
-    values["evaluation"] = validated(EvaluationChoices, evaluation, "evaluation")
-    values["loading"] = validated(Loading, values.get("loading", {}) | own_loading, "backbone")
-    values["options"] = options.model_dump(mode="json")
-    return validated(RunConfig, values, "run"), method, options
+    config = checked(with_settings(values, settings), "run")
+    if "backbone" not in config.model_fields_set:
+        _refuse_photographs_on_the_miniature(config.sequence)
+    method = load_method(config.method)
+    name = Path(config.method).stem
+    has_preset = config.method in method_names()  # a file's name is no method's
+    tuned = preset(config.backbone, name, config.options) if has_preset else {}
+    options = validated(method.Options, tuned | config.options, f"method {name}")
+    return config.model_copy(update={"options": options.model_dump(mode="json")}), method, options

@@ -25,12 +25,12 @@ def quoted(value: object) -> str:
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
 
 
-def near(name: object, choices: Iterable[str], what: str, cure: str = "") -> UserError:
+def near(name: object, choices: Iterable[str], what: str, cure: str = "", most: int = MOST_LISTED) -> UserError:
     """The error for an unknown name, to be raised by the caller.
 
     name: what the user wrote; choices: what could have been meant; what: the singular noun for it,
     such as "method". Near matches ignore case and include substrings, either way round. Without one, up to
-    12 choices are listed; of more, `cure` (a sentence) says where they are, and without a cure the command
+    `most` choices are listed; of more, `cure` (a sentence) says where they are, and without a cure the command
     `cpbench list <what>s`. A cure given is said in the other two cases as well.
     """
     choices = list(dict.fromkeys(choices))
@@ -40,7 +40,7 @@ def near(name: object, choices: Iterable[str], what: str, cure: str = "") -> Use
         said = [f"{head}: did you mean {_either(close)}?", cure]
     elif not choices:
         said = [f"{head}: there is no {what} here.", cure]
-    elif len(choices) <= MOST_LISTED:
+    elif len(choices) <= most:
         said = [f"{head}: the {what}s are {', '.join(choices)}.", cure]
     else:
         said = [f"{head}:", cure or f"`cpbench list {what}s` shows all {len(choices)}."]

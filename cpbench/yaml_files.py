@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import yaml
@@ -49,6 +50,24 @@ class _Loader(yaml.SafeLoader):
             reason = f"a number of {len(node.value):,} digits; put it in quotes if it is a name"
             raise yaml.MarkedYAMLError(None, None, reason, node.start_mark)
         return self.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole_number)
+for _tag in ("binary", "omap", "pairs", "set"):  # nobody writes them; bytes would pass for text, and sets have no order
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_undefined)
+
+
+def read_yaml(file: Traversable, shown: str, hint: str = "check the path") -> Any:
+    """What the YAML file says. UserError, in one line, if it cannot be read; `hint`: what to do if there is none."""
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(f"{shown}: there is no such file; {hint}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{shown}: cannot be read ({reason}); name a YAML file") from None
+    return from_yaml(text, shown)
 
 
 def from_yaml(text: str | bytes, shown: str) -> Any:

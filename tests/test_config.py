@@ -96,6 +96,13 @@ def test_config_file_is_over_preset_and_set_over_config_file(tmp_path: Path) -> 
     assert (resolved.evaluation.num_inference_steps, resolved.evaluation.pictures_per_prompt) == (6, 9)
 
 
+def test_what_loads_a_backbone_may_stand_beside_loading(tmp_path: Path) -> None:
+    """As on the command line, and as a sweep writes its jobs."""
+    text = "{method: base, sequence: quick3, vae: some/vae, loading: {vae: other, resolution: 64}}"
+    resolved, _, _ = resolve({"dtype": "float32"}, write(tmp_path, text, "config.yaml"))
+    assert (resolved.loading.vae, resolved.loading.resolution, resolved.loading.dtype) == ("some/vae", 64, "float32")
+
+
 def test_command_line_is_over_config_file_unless_not_given(tmp_path: Path) -> None:
     file = write(tmp_path, "{method: seqlora, sequence: quick3, seed: 3, order: 2, output: there}", "config.yaml")
     resolved, _, _ = resolve({"seed": 5, "order": None, "sequence": "dreambench10"}, file)
@@ -117,7 +124,7 @@ def test_resolved_options_are_complete_and_plain(tmp_path: Path) -> None:
         ({"method": "base"}, (), ["--sequence is missing", "list sequences"]),
         ({"sequence": "quick3"}, (), ["--method is missing"]),
         ({"method": "seqlora", "sequence": "quick3"}, ("stpes=3",), ["'stpes'", "did you mean 'steps'"]),
-        ({"method": "seqlora", "sequence": "quick3"}, ("steps=abc",), ["steps", "'abc'", "integer"]),
+        ({"method": "seqlora", "sequence": "quick3"}, ("steps=abc",), ["steps", "'abc'", "whole number"]),
         ({"method": "seqlora", "sequence": "quick3"}, ("steps=-1",), ["steps", "-1", "greater than or equal to 1"]),
         ({"method": "seqlora", "sequence": "quick3"}, ("steps=[1, 2]",), ["steps", "[1, 2]"]),
         ({"method": "seqlora", "sequence": "quick3"}, ("learning_rate=0",), ["learning_rate", "greater than 0"]),
@@ -126,10 +133,10 @@ def test_resolved_options_are_complete_and_plain(tmp_path: Path) -> None:
         ({"method": "seqlora", "sequence": "quick3", "seed": -1}, (), ["run: seed", "-1"]),
         ({"method": "seqlora", "sequence": "quick3", "options": [1]}, (), ["options: must be a mapping"]),
         ({"method": "seqlora", "sequence": "quick3", "evaluation": "fast"}, (), ["evaluation: must be a mapping"]),
-        ({"method": "seqlora", "sequence": "quick3", "colour": 1}, (), ["unknown run option 'colour'"]),
+        ({"method": "seqlora", "sequence": "quick3", "colour": 1}, (), ["run: unknown key 'colour'"]),
         ({"method": "base", "sequence": "quick3"}, ("steps=3",), ["'steps'", "method base"]),
         ({"method": "base", "sequence": "quick3", "output": "a\0b"}, (), ["run: output", "NUL"]),
-        ({"method": "base", "sequence": "quick3", "vae": "a\0b"}, (), ["backbone: vae", "NUL"]),
+        ({"method": "base", "sequence": "quick3", "vae": "a\0b"}, (), ["run: loading.vae", "NUL"]),
         ({"method": "x" * 5000 + ".py", "sequence": "quick3"}, (), ["method", "no such file"]),
         ({"method": "base", "sequence": "quick3", "backbone": "x" * 5000, "seed": 1e400}, (), ["run: seed"]),
         ({"method": "seqlora", "sequence": "quick3"}, ("steps=1e400",), ["steps"]),
@@ -158,6 +165,23 @@ def test_wrong_settings_are_one_line(given_: dict[str, Any], settings: tuple[str
         ("seed: " + "9" * 4000, "a number of 4,000 digits"),
         ("method: !!int ''", "leave the tag out"),
         ("method: " + "x" * 300_000, "more than 256 kB"),
+        ("seed: many", "seed: must be a whole number, not 'many'"),
+        ("method: [base]", "method: must be text"),
+        ("output: 5", "output: must be a path, not 5"),
+        ("options: 3", "options: must be a mapping, such as {key: value}, not 3"),
+        ("options: {3: 4}", "options.3: must be text"),
+        ("evaluation: [1]", "evaluation: must be a mapping with the keys pictures_per_prompt, "),
+        ("evaluation: {pictures_per_prompt: true}", "evaluation.pictures_per_prompt: must be a number, not True"),
+        ("evaluation: {batch_sise: 3}", "evaluation: unknown key 'batch_sise': did you mean 'batch_size'?"),
+        ("evaluation: {3: 4}", "evaluation: unknown key 3"),
+        ("loading: {resolution: [64]}", "loading.resolution: must be a whole number"),
+        ("rows: 3", "rows: must be a list, such as [a, b], not 3"),
+        ("rows: [1, true]", "row 2: must be a number, not True"),
+        ("fit: 3", "fit: must be 'crop' or 'pad', not 3"),
+        ("colour: red", "unknown key 'colour': the keys are method, sequence, "),
+        ("data: 'a\0b'", "not valid YAML"),
+        ('data: "a\\0b"', "NUL"),
+        ("method: !!binary YmFzZQ==", "not valid YAML"),
     ],
 )
 def test_broken_config_files_are_one_line_with_the_file(tmp_path: Path, text: str, says: str) -> None:
@@ -167,7 +191,7 @@ def test_broken_config_files_are_one_line_with_the_file(tmp_path: Path, text: st
 
 
 def test_config_files_that_cannot_be_read(tmp_path: Path) -> None:
-    assert "cannot be read" in complaint(resolve, {}, tmp_path / "gone.yaml")
+    assert "no such file" in complaint(resolve, {}, tmp_path / "gone.yaml")
     assert "cannot be read" in complaint(resolve, {}, tmp_path)
     (tmp_path / "latin.yaml").write_bytes("method: café".encode("latin-1"))
     assert "not valid YAML" in complaint(resolve, {}, tmp_path / "latin.yaml")

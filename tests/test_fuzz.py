@@ -50,6 +50,7 @@ from cpbench.registry import built_in_methods
 from cpbench.report import data as report_data
 from cpbench.report import paired_runs
 from cpbench.report import tables as report_tables
+from cpbench.running import sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = float(os.environ.get("CPBENCH_FUZZ_SECONDS", "0"))
@@ -303,18 +304,60 @@ ASKED = {
 }
 
 
+GRID = {
+    "methods": ["seqlora", "seqlora steps=4 evaluation.batch_size=2"],
+    "sequences": ["quick3"],
+    "backbones": ["miniature"],
+    "seeds": [0, 1],
+    "orders": [0],
+    "common": {k: v for k, v in ASKED.items() if k not in ("method", "sequence", "backbone", "seed", "order")},
+}
+SETTINGS = ("evaluation.num_inference_steps=2", "learning_rate=0.01")
+
+
+@st.composite
+def written(draw: st.DrawFn, tree: Any) -> bytes:
+    """A YAML file that says nearly this, or that was spoiled, or any other."""
+    if draw(st.booleans()):
+        return as_yaml(change(draw, tree)).encode(errors="surrogatepass")
+    return draw(spoiled([as_yaml(tree).encode()]) | TREES.map(as_yaml).map(str.encode) | st.binary(max_size=50))
+
+
 def test_config_files(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    whole = [as_yaml(ASKED).encode()]
+    config.resolve(ASKED)
 
     @FEW
-    @given(st.data())
-    def config_files(data: st.DataObject) -> None:
-        text = data.draw(spoiled(whole)) if data.draw(st.booleans()) else None
-        path.write_bytes(text if text is not None else as_yaml(change(data.draw, ASKED)).encode(errors="surrogatepass"))
-        result(tmp_path, config.resolve, {}, path)
+    @given(written(ASKED), st.booleans())
+    def config_files(text: bytes, more: bool) -> None:
+        path.write_bytes(text)
+        found = result(tmp_path, config.resolve, {}, path, SETTINGS if more else ())
+        if found is not None:
+            assert config.resolve(json.loads(found[0].model_dump_json())) == found  # as its record says it
 
     again(config_files)
+
+
+def test_grid_files(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+
+    def jobs(more: bool) -> list[sweep.Job]:
+        grid, output = sweep.asked_for(str(path), dict.fromkeys(sweep.AXES), None, SETTINGS if more else (), {})
+        assert isinstance(output, Path)
+        return sweep.jobs_of(grid)
+
+    path.write_text(as_yaml(GRID))
+    assert len(jobs(True)) == 4
+
+    @FEW
+    @given(written(GRID), st.booleans())
+    def grid_files(text: bytes, more: bool) -> None:
+        path.write_bytes(text)
+        for job in result(tmp_path, jobs, more) or ():
+            assert len(f"{job.name}.progress".encode()) < 256 and "/" not in job.name
+            assert yaml.safe_load(yaml.safe_dump(job.given)) == job.given
+
+    again(grid_files)
 
 
 def test_settings_of_the_command_line(tmp_path: Path) -> None:

@@ -488,7 +488,7 @@ BAD = {
     "unknown images key": ({"images": {"foldr": "x"}}, ["images", "did you mean 'folder'"]),
     "duplicate concept": (with_concept(name="cup"), ["concept 2", "'cup' occurs twice"]),
     "duplicate but for case": (with_concept(name="CUP"), ["concept 2", "'cup' occurs twice"]),
-    "no concepts": ({"concepts": []}, ["concepts", "at least one"]),
+    "no concepts": ({"concepts": []}, ["concepts", "1 or more"]),
     "concepts are not a list": ({"concepts": {"rex": {}}}, ["concepts", "list"]),
     "concept is not a mapping": ({"concepts": ["rex"]}, ["concept 1", "'rex'", "mapping"]),
     "concept without a noun": ({"concepts": [{"name": "rex", "kind": "live"}]}, ["'class_noun' is missing"]),
@@ -518,7 +518,7 @@ BAD = {
     "a brace more": (with_evaluation(live=["a {} {name}"]), ["evaluation.live", "no other brace"]),
     "template that YAML reads as a mapping": (with_evaluation(live=[{}]), ["evaluation.live", "quotes"]),
     "template twice": (with_evaluation(live=["a {} in the snow"] * 2), ["evaluation.live", "twice"]),
-    "no template": (with_evaluation(live=[]), ["evaluation.live", "at least one"]),
+    "no template": (with_evaluation(live=[]), ["evaluation.live", "1 or more"]),
     "prompt of the other kind": (
         with_evaluation(live=["a {} floating on top of water"]),
         ["evaluation.live", "unknown prompt", "25 prompts for live"],

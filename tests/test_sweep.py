@@ -105,6 +105,11 @@ WRONG = {
     "empty entry": (["--methods", "base,", "--sequences", "quick3"], "empty entry"),
     "address": (["--grid", "bench-quick", "--address", "auto"], "--engine ray"),
     "twice": (["--methods", "base,base", "--sequences", "quick3"], "occurs twice"),
+    "setting of all": (
+        ["--grid", "bench-quick", "--set", "evaluation.batch=3"],
+        "sweep: evaluation: unknown key 'batch'",
+    ),
+    "options under a shared setting": (["--grid", "bench-quick", "--methods", "seqlora steps"], "key=value"),
     "unknown sequence": (["--methods", "base", "--sequences", "quick"], "'quick3'"),
 }
 
@@ -115,6 +120,58 @@ def test_what_is_wrong_is_one_line_before_anything_runs(case: str, tmp_path: Pat
     code, _, said = call("sweep", *words, "--output", tmp_path / "out")
     (line,) = said.strip().splitlines()
     assert code == 2 and hint in line and not (tmp_path / "out").exists()
+
+
+WRONG_GRIDS = {
+    "": "must be a mapping with the keys methods, sequences, backbones, seeds, orders, common",
+    "[base]": "must be a mapping",
+    "3": "must be a mapping",
+    "method: [base]": "unknown key 'method': did you mean 'methods'",
+    "1: 2": "unknown key 1",
+    "methods: seqlora": "methods: must be a list, such as [a, b], not 'seqlora'",
+    'methods: [""]': "method 1: must have 1 or more characters, not",
+    "methods: [base, 3]": "method 2: must be text, not 3",
+    "methods: {base: 1}": "methods: must be a list",
+    "methods: !!set {base, seqlora}": "not valid YAML",
+    "sequences: [[quick3]]": "sequence 1: must be text",
+    "backbones: [' ']": "backbone 1: must have 1 or more characters, not",
+    "seeds: x": "seeds: must be a list, such as [a, b], not 'x'",
+    "seeds: [x]": "seed 1: must be a whole number, not 'x'",
+    "seeds: [true]": "seed 1: must be a number, not True",
+    "orders: [-1]": "order 1: must be greater than or equal to 0, not -1",
+    "common: 3": "common: must be a mapping, such as {key: value}, not 3",
+    "common: {3: 4}": "common.3: must be text",
+    "common: {output: 5}": "common: output: must be a path, not 5",
+    "common: {options: 3}": "common: options: must be a mapping",
+    "common: {evaluation: [1]}": "common: evaluation: must be a mapping",
+    "common: {evaluation: {batch: 1}}": "common: evaluation: unknown key 'batch': did you mean 'batch_size'",
+    "common: {devise: cpu}": "common: unknown key 'devise': did you mean 'device'",
+    "common: {loading: {vae: 3}}": "common: loading.vae: must be text",
+    f"seeds: {list(range(6000))}\norders: [0, 1]": "sweep: 12,000 runs are more than 10,000",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_GRIDS, ids=lambda text: text[:40])
+def test_whatever_is_wrong_in_a_grid_is_one_line(text: str, tmp_path: Path, call: Callable) -> None:
+    grid = tmp_path / "g.yaml"
+    whole = "".join(f"{axis}: {them}\n" for axis, them in BASE.items() if ": " in text and axis not in text)
+    grid.write_text(whole + text)
+    code, _, said = call("sweep", "--grid", grid, "--set", "evaluation.batch_size=2", "--set", "steps=3", "--dry-run")
+    (line,) = said.strip().splitlines()
+    assert code == 2 and WRONG_GRIDS[text] in line
+    assert line.startswith(("cpbench: sweep:", f"cpbench: grid {grid}: "))
+
+
+def test_what_is_left_empty_in_a_grid_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump(BASE) + "seeds:\ncommon:\n")
+    grid, _ = sweep.asked_for(str(tmp_path / "g.yaml"), dict.fromkeys(sweep.AXES), None, (), {})
+    assert (grid.seeds, grid.common) == ((0,), {"overlap": False})
+
+
+def test_jobs_with_long_settings_have_names_that_files_can_have() -> None:
+    layers = ",".join(f"layer{n}" for n in range(60))
+    grid = sweep.Grid(methods=(f"seqlora target_modules=[{layers}]", "base"), sequences=("quick3",))
+    assert [len(j.name) < 200 for j in sweep.jobs_of(grid)] == [True, True]
 
 
 def test_a_setting_of_one_run_is_none_of_all() -> None:

@@ -61,6 +61,12 @@ def test_ranges_are_of_the_methods_options_and_hold_its_preset(words: str) -> No
             assert 0 < low <= value <= high
 
 
+@pytest.mark.parametrize("words", ["", " ", "ewcc", "ewcc lambda=3"])
+def test_what_is_no_method_to_tune_is_one_line(words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown method to tune"):
+        tune.tune(words, 1, tmp_path)
+
+
 def test_methods_may_be_searched_at_once(tmp_path: Path) -> None:
     begin = "import sys, pathlib; from cpbench.running import tune; tune.study_of(sys.argv[1], 4, pathlib.Path(sys.argv[2]), 'x')"
     names = ("ewc", "l2", "olora", "dcscore variant=ewc")

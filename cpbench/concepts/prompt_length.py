@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cpbench.concepts.sequences import SLOT
+from cpbench.concepts.schema import SLOT
 from cpbench.errors import UserError, quoted
 
 CLIP_READS = 75  # tokens of a prompt, by CLIP's text encoder: Stable Diffusion's, and the judge's

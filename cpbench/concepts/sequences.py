@@ -23,29 +23,24 @@ relative to the user's YAML file; in a built-in sequence, to the folder cpbench 
 exists is for the image source to check: this module reads YAML only, and imports next to nothing.
 
 The file may come from anybody: its size, its aliases and its numbers are bounded, `..` is refused, and a folder below
-the file may not be a link that leads away from it.
+the file may not be a link that leads away from it. schema.py checks each value; what depends on several is checked here.
 """
 
 import hashlib
 import json
-import math
 import os
-import re
-from collections.abc import Callable, Collection
 from dataclasses import astuple, dataclass, replace
 from importlib import metadata, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any
 
+from cpbench.concepts import schema
+from cpbench.concepts.schema import KINDS, Kind
 from cpbench.errors import UserError, near, quoted
-from cpbench.files import FILE_NAME
-from cpbench.yaml_files import MOST_BYTES, _Loader, from_yaml
+from cpbench.validation import validated
+from cpbench.yaml_files import read_yaml
 
-Kind = Literal["live", "object", "style"]
-KINDS: tuple[str, ...] = get_args(Kind)
-SLOT = "{}"  # where a template takes the words for the concept
-DEFAULT_PROMPTS = "dreambench"
 ENTRY_POINTS = "cpbench.sequences"  # each names the path of a YAML file
 
 
@@ -132,9 +127,8 @@ def prompt_set(name: str) -> dict[str, tuple[str, ...]]:
     sets: dict[str, dict[str, tuple[str, ...]]] = {}
     for file in _yaml_files(tasks_folder() / "prompts"):
         shown = f"tasks/prompts/{file.name}"
-        given = _keys(read_yaml(file, shown), shown, required=("set", "kind", "prompts"))
-        kind = _kind(given["kind"], f"{shown}: kind")
-        sets.setdefault(given["set"], {})[kind] = _templates(given["prompts"], f"{shown}: prompts")
+        given = validated(schema.PromptSetFile, read_yaml(file, shown), shown)
+        sets.setdefault(given.set, {})[given.kind] = tuple(given.prompts)
     if name not in sets:
         raise near(name, sorted(sets), "prompt set")
     return sets[name]
@@ -231,77 +225,55 @@ def _load_file(path: Path) -> Sequence:
 
 def _parse(file: Traversable, shown: str, folder: Path | None) -> Sequence:
     """folder: what relative image folders are relative to; None leaves them as they are."""
-    given = _keys(
-        read_yaml(file, shown),
-        shown,
-        required=("name", "version", "concepts", "evaluation"),
-        optional=("description", "prompts", "images"),
-    )
-    prompts = _prompts(given.get("prompts", DEFAULT_PROMPTS), f"{shown}: prompts")
-    images, drawn = _images(given.get("images", {}), f"{shown}: images", folder)
-    if images is not None and "{name}" not in images:
-        _bad(f"{shown}: images.folder", "must contain {name}, or all concepts would share one folder")
+    called = Path(shown).stem
+    hint = f"the built-in sequence is called {called!r}" if called in _built_in() else "check the path"
+    given = validated(schema.SequenceFile, read_yaml(file, shown, hint), shown)
+    prompts = _prompts(given.prompts, f"{shown}: prompts")
+    if given.images.folder is not None and "{name}" not in given.images.folder:
+        raise UserError(f"{shown}: images.folder: must contain {{name}}, or all concepts would share one folder")
     concepts: list[Concept] = []
-    for n, entry in enumerate(_list(given["concepts"], f"{shown}: concepts"), start=1):
-        concept = _concept(entry, f"{shown}: concept {n}", prompts, images, drawn, folder)
+    for n, entry in enumerate(given.concepts, start=1):
+        where = f"{shown}: concept {n} ({entry.name})"
         # Case is ignored since names become folders, and not every file system tells cases apart.
-        if concept.name.lower() in (c.name.lower() for c in concepts):
-            _bad(f"{shown}: concept {n}: name", f"{quoted(concept.name)} occurs twice; give it another")
-        concepts.append(concept)
-    return Sequence(
-        name=_name(given["name"], f"{shown}: name"),
-        version=_whole(given["version"], f"{shown}: version"),
-        description=_description(given.get("description", ""), f"{shown}: description"),
-        concepts=tuple(concepts),
-        evaluation=_evaluation(given["evaluation"], f"{shown}: evaluation", concepts, prompts),
-    )
+        if entry.name.lower() in (c.name.lower() for c in concepts):
+            raise UserError(f"{where}: name: {quoted(entry.name)} occurs twice; give it another")
+        if entry.kind not in prompts:
+            reason = f"the sequence's prompts have none for {quoted(entry.kind)}; add them under prompts"
+            raise UserError(f"{where}: kind: {reason}")
+        images = entry.images or given.images
+        at, drawn = _pictures(images, entry.name, f"{where}: images", folder)
+        concepts.append(Concept(entry.name, entry.class_noun, entry.kind, prompts[entry.kind], at, drawn))
+    test = _evaluation(given.evaluation, f"{shown}: evaluation", {c.kind for c in concepts}, prompts)
+    return Sequence(given.name, given.version, " ".join(given.description.split()), tuple(concepts), test)
 
 
-def _concept(
-    entry: object,
-    where: str,
-    prompts: dict[str, tuple[str, ...]],
-    images: str | None,
-    drawn: bool,
-    folder: Path | None,
-) -> Concept:
-    given = _keys(entry, where, required=("name", "class_noun", "kind"), optional=("images",))
-    name = _name(given["name"], f"{where}: name")
-    where = f"{where} ({name})"
-    kind = _kind(given["kind"], f"{where}: kind")
-    if kind not in prompts:
-        _bad(f"{where}: kind", f"the sequence's prompts have none for {quoted(kind)}; add them under prompts")
-    if "images" in given:
-        images, drawn = _images(given["images"], f"{where}: images", folder)
-    if images is None and not drawn:
-        _bad(f"{where}: images", "has neither a folder nor drawn: true; name one of them")
-    if images is not None:
-        images = images.replace("{name}", name)
-        below = folder is not None and Path(images).is_relative_to(os.path.abspath(folder))
-        if below and (elsewhere := outside(images, folder)):
-            _bad(f"{where}: images.folder", f"is a link, out of this file's folder; if you trust it, name {elsewhere}")
-    return Concept(
-        name=name,
-        class_noun=_text(given["class_noun"], f"{where}: class_noun"),
-        kind=kind,
-        prompts=prompts[kind],
-        images=images,
-        drawn=drawn,
-    )
+def _prompts(given: Any, where: str) -> dict[str, tuple[str, ...]]:
+    """Templates by kind: those of the prompt set that is named, or those that are given."""
+    if not isinstance(given, str):
+        return _by_kind(validated(schema.Prompts, given, where))
+    try:
+        return prompt_set(given)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
-def _images(value: object, where: str, folder: Path | None) -> tuple[str | None, bool]:
-    """The pattern of the picture folder, or None, and whether the miniature draws the concept."""
-    given = _keys(value, where, optional=("drawn", "folder"))
-    path = given.get("folder")
-    drawn = given.get("drawn", path is None)
-    if not isinstance(drawn, bool):
-        _bad(f"{where}.drawn", f"must be true or false, not {quoted(drawn)}")
-    if path is not None:
-        if ".." in re.split(r"[/\\]", _text(path, f"{where}.folder")):
-            _bad(f"{where}.folder", f"{quoted(path)} leads out by '..'; name the folder by its absolute path")
-        path = os.path.expanduser(path)
-        path = path if folder is None else os.path.abspath(folder / path)
+def _by_kind(given: schema.Prompts) -> dict[str, tuple[str, ...]]:
+    return {kind: tuple(templates) for kind in KINDS if (templates := getattr(given, kind))}
+
+
+def _pictures(given: schema.Images, name: str, where: str, base: Path | None) -> tuple[str | None, bool]:
+    """The folder of a concept's photographs, or None, and whether the miniature draws the concept."""
+    drawn = given.folder is None if given.drawn is None else given.drawn
+    if given.folder is None:
+        if not drawn:
+            raise UserError(f"{where}: has neither a folder nor drawn: true; name one of them")
+        return None, drawn
+    path = os.path.expanduser(given.folder).replace("{name}", name)
+    if base is not None:
+        path = os.path.abspath(base / path)
+        if Path(path).is_relative_to(os.path.abspath(base)) and (elsewhere := outside(path, base)):
+            reason = f"is a link, out of this file's folder; if you trust it, name {elsewhere}"
+            raise UserError(f"{where}.folder: {reason}")
     return path, drawn
 
 
@@ -311,144 +283,18 @@ def outside(path: Path | str, base: Path | str) -> str | None:
     return None if Path(real).is_relative_to(os.path.realpath(base)) else real
 
 
-def _prompts(value: object, where: str) -> dict[str, tuple[str, ...]]:
-    """Templates by kind: those of the prompt set that is named, or those that are given."""
-    if isinstance(value, str):
-        try:
-            return prompt_set(value)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-    if not isinstance(value, dict):
-        _bad(where, f"must be the name of a prompt set or templates by kind, not {quoted(value)}")
-    return {k: _templates(v, f"{where}.{k}") for k, v in _keys(value, where, optional=KINDS).items()}
-
-
-def _evaluation(value: object, where: str, concepts: list[Concept], prompts: dict[str, tuple[str, ...]]) -> Evaluation:
-    used = {c.kind for c in concepts}
-    given = _keys(
-        value,
-        where,
-        required=[k for k in KINDS if k in used],
-        optional=(*KINDS, *DRAWING, "photographs", "compositions", "prior"),
-    )
-    chosen = {k: _templates(given[k], f"{where}.{k}") for k in KINDS if k in given}
-    for kind, templates in chosen.items():
-        for template in templates:
+def _evaluation(
+    given: schema.EvaluationEntry, where: str, kinds: set[str], prompts: dict[str, tuple[str, ...]]
+) -> Evaluation:
+    chosen = _by_kind(given)
+    for kind in KINDS:
+        if kind in kinds and kind not in chosen:
+            raise UserError(f"{where}: the key {kind!r} is missing; add it")
+        for template in chosen.get(kind, ()):
             if template not in (known := prompts.get(kind, ())):
                 cure = f"Take one of the {len(known)} prompts for {kind} concepts, or give your own."
                 raise UserError(f"{where}.{kind}: {near(template, known, 'prompt', cure)}")
-    settings = _drawing(given, where)
-    elsewhere = given.get("photographs", {})
-    elsewhere = _drawing(_keys(elsewhere, f"{where}.photographs", optional=DRAWING), f"{where}.photographs")
-    both = _templates(given["compositions"], f"{where}.compositions", slots=2) if "compositions" in given else ()
-    plain = _templates(given["prior"], f"{where}.prior") if "prior" in given else ()
-    return Evaluation(chosen, **settings, photographs=Drawing(**(settings | elsewhere)), compositions=both, prior=plain)
-
-
-def _drawing(given: dict[str, Any], where: str) -> dict[str, Any]:
-    return {key: read(given[key], f"{where}.{key}") for key, read in DRAWING.items() if key in given}
-
-
-def _bad(where: str, reason: str) -> NoReturn:
-    raise UserError(f"{where}: {reason}")
-
-
-def _keys(value: object, where: str, required: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, Any]:
-    """The mapping, with all required keys and no unknown one."""
-    known = list(dict.fromkeys((*required, *optional)))
-    if not isinstance(value, dict):
-        _bad(where, f"must be a mapping with the keys {', '.join(known)}, not {quoted(value)}")
-    for key in value:
-        if key not in known:
-            raise UserError(f"{where}: {near(key, known, 'key')}")
-    for key in required:
-        if key not in value:
-            _bad(where, f"the key {key!r} is missing; add it")
-    return value
-
-
-def _list(value: object, where: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        _bad(where, f"must be a list with at least one entry, not {quoted(value)}")
-    return value
-
-
-def _text(value: object, where: str) -> str:
-    # YAML reads `on` as true and `{}` as an empty mapping, hence the hint.
-    if not isinstance(value, str):
-        _bad(where, f"must be text, not {quoted(value)}; put it in quotes")
-    if not value or value != value.strip() or not value.isprintable():
-        _bad(where, f"must be one line of text with no space around it, not {quoted(value)}")
-    return value
-
-
-def _name(value: object, where: str) -> str:
-    value = _text(value, where)
-    if not FILE_NAME.fullmatch(value):
-        _bad(where, f"{quoted(value)} cannot name a folder; use up to 100 letters, digits, '_', '-' and '.'")
-    return value
-
-
-def _description(value: object, where: str) -> str:
-    if not isinstance(value, str):
-        _bad(where, f"must be text, not {quoted(value)}; put it in quotes")
-    return " ".join(value.split())
-
-
-def _kind(value: object, where: str) -> Kind:
-    if value not in KINDS:
-        _bad(where, f"must be 'live', 'object' or 'style', not {quoted(value)}")
-    return value
-
-
-def _templates(value: object, where: str, slots: int = 1) -> tuple[str, ...]:
-    templates = [_text(t, where) for t in _list(value, where)]
-    often = "once, for the concept," if slots == 1 else "twice, for two concepts,"
-    for n, template in enumerate(templates):
-        rest = template.replace(SLOT, "")
-        if template.count(SLOT) != slots or "{" in rest or "}" in rest:
-            _bad(where, f"{quoted(template)} must contain {SLOT} {often} and no other brace")
-        if template in templates[:n]:
-            _bad(where, f"{quoted(template)} occurs twice; keep one")
-    return tuple(templates)
-
-
-def _whole(value: object, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        _bad(where, f"must be a whole number from 1 on, not {quoted(value)}")
-    return value
-
-
-def _number(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        _bad(where, f"must be a number from 0 on, not {quoted(value)}")
-    return float(value)
-
-
-DRAWING: dict[str, Callable[[object, str], Any]] = {
-    "pictures_per_prompt": _whole,
-    "num_inference_steps": _whole,
-    "guidance_scale": _number,
-}
-
-
-# Reading YAML
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole_number)
-
-
-def read_yaml(file: Traversable, shown: str) -> Any:
-    """What the YAML file says. UserError, in one line, if it cannot be read."""
-    try:
-        with file.open("rb") as opened:
-            text = opened.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        stem = Path(shown).stem
-        hint = f"the built-in sequence is called {stem!r}" if stem in _built_in() else "check the path"
-        raise UserError(f"{shown}: there is no such file; {hint}") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        raise UserError(
-            f"{shown}: cannot be read ({getattr(error, 'strerror', None) or error}); name a YAML file"
-        ) from None
-    return from_yaml(text, shown)
+    shared = given.model_dump(include=set(schema.DrawingEntry.model_fields), exclude_unset=True)
+    photographs = Drawing(**(shared | given.photographs.model_dump(exclude_unset=True)))
+    more = {"compositions": tuple(given.compositions), "prior": tuple(given.prior)}
+    return Evaluation(chosen, **shared, photographs=photographs, **more)

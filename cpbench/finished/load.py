@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpbench.config import RunConfig, validated
+from cpbench.config import RunConfig
 from cpbench.errors import DamagedState, RulesError, UserError, near
 from cpbench.files import FILE_NAME
 from cpbench.method import Method, NotDefined, State
@@ -18,6 +18,7 @@ from cpbench.records.folder import RunFolder
 from cpbench.records.record import _listed, find
 from cpbench.records.upgrade import read as read_record
 from cpbench.registry import load_method
+from cpbench.validation import validated
 
 if TYPE_CHECKING:
     from cpbench.backbones.backbone import Backbone

@@ -9,38 +9,48 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from cpbench import config, miniature, own_modules
 from cpbench.concepts import images, sequences
 from cpbench.errors import UserError, near
-from cpbench.files import prepare_folder, read_json, write_atomically
+from cpbench.files import hash8, prepare_folder, read_json, write_atomically
 from cpbench.output import console, say
 from cpbench.running import cells, counting
 from cpbench.running.engines import LOST, Job, Local, OnRay, Outcome, Places, room
 from cpbench.running.progress import span
+from cpbench.validation import validated
+from cpbench.yaml_files import read_yaml
 
 LOG_EVERY_SECONDS = 60.0
 AXES = ("methods", "sequences", "backbones", "seeds", "orders")
+MOST_JOBS = 10_000
+LONGEST_NAME = 200  # bytes; files are called after a job
+
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Number = Annotated[int, Field(ge=0)]
 
 
 class Grid(BaseModel):
     """What to run. A method may have settings behind it: "raretoken adapter=lora". `common` is for all runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    methods: tuple[str, ...] = Field(min_length=1)
-    sequences: tuple[str, ...] = Field(min_length=1)
-    backbones: tuple[str, ...] = Field((miniature.NAME,), min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
-    orders: tuple[int, ...] = Field((0,), min_length=1)
+    methods: tuple[Name, ...] = Field(min_length=1)
+    sequences: tuple[Name, ...] = Field(min_length=1)
+    backbones: tuple[Name, ...] = Field((miniature.NAME,), min_length=1)
+    seeds: tuple[Number, ...] = Field((0,), min_length=1)
+    orders: tuple[Number, ...] = Field((0,), min_length=1)
     common: dict[str, Any] = {}
 
 
@@ -52,48 +62,48 @@ def asked_for(
     given: dict[str, Any],
 ) -> tuple[Grid, Path]:
     """(grid, output folder): the command line's axes over the grid file's; `given` over --config over its `common`."""
+    what = f"grid {grid}" if grid else "sweep"
     values = read_grid(grid) if grid else {}
     values |= {axis: chosen for axis, chosen in axes.items() if chosen}
     for axis in ("methods", "sequences"):
         if not values.get(axis):
             raise UserError(f"--{axis} is missing; name some, or a --grid that has them")
-    common = values.get("common") or {}
-    if not isinstance(common, dict):
-        raise UserError(f"grid {grid}: common: must be a mapping of settings that all runs share")
-    common = common | (config.read_config_file(config_file) if config_file else {})
+    asked = validated(Grid, values, what)
+    config.checked(config.ANY_RUN | asked.common, f"{what}: common")
+    common = asked.common | (config.read_config_file(config_file) if config_file else {})
     common |= {key: value for key, value in given.items() if value is not None}
     for axis in AXES:
         if axis[:-1] in common:
             raise UserError(f"{axis[:-1]}: is no setting that all runs of a sweep share; use --{axis}")
-    own, evaluation = config.split_settings(config.parse_settings(settings))
-    for part, more in (("options", own), ("evaluation", evaluation)):
-        if more:
-            common[part] = {**common.get(part, {}), **more}
+    common = config.with_settings(common, settings)
+    output = config.checked(config.ANY_RUN | common, "sweep").output
+    common.pop("output", None)
     common.setdefault("overlap", False)  # there are other runs for the cores
-    output = Path(common.pop("output", config.DEFAULT_OUTPUT))
-    return config.validated(Grid, values | {"common": common}, "grid"), output
+    return asked.model_copy(update={"common": common}), output
 
 
 def read_grid(name: str) -> dict[str, Any]:
-    """A grid by its built-in name, or from a YAML file."""
+    """A grid by its built-in name, or from a YAML file; without the keys that say nothing."""
     known = {f.name.removesuffix(".yaml"): f for f in (sequences.tasks_folder() / "sweeps").iterdir()}
-    path = known.get(name) or Path(name)
-    if name not in known and not path.is_file():
+    if name not in known and not os.path.isfile(name):
         raise near(name, sorted(known), "grid", "A path to a YAML file does as well.")
-    given = sequences.read_yaml(path, name)
+    given = read_yaml(known.get(name) or Path(name), f"grid {name}")
     if not isinstance(given, dict):
-        raise UserError(f"grid {name}: must be a mapping with the keys {', '.join(AXES)} and common")
-    return given
+        validated(Grid, given, f"grid {name}")  # says what it must be
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def jobs_of(grid: Grid) -> list[Job]:
     """Every combination, checked: UserError for the first that `cpbench run` would refuse for its names or options."""
-    jobs = []
     axes = (grid.sequences, grid.backbones, grid.orders, grid.seeds, grid.methods)
+    if (count := math.prod(map(len, axes))) > MOST_JOBS:
+        raise UserError(f"sweep: {count:,} runs are more than {MOST_JOBS:,}; make it several sweeps")
+    jobs: dict[str, Job] = {}
     for sequence, backbone, order, seed, words in itertools.product(*axes):
         method, *settings = words.split()
-        own, evaluation = config.split_settings(config.parse_settings(tuple(settings)))
         given = {
+            "options": {},
+            "evaluation": {},
             **grid.common,
             "method": method,
             "sequence": sequence,
@@ -101,15 +111,17 @@ def jobs_of(grid: Grid) -> list[Job]:
             "seed": seed,
             "order": order,
         }
-        given["options"] = {**grid.common.get("options", {}), **own}
-        given["evaluation"] = {**grid.common.get("evaluation", {}), **evaluation}
+        given = config.with_settings(given, tuple(settings))
         config.resolve(given)
         sequences.load(sequence)
         name = f"{Path(sequence).stem}-{Path(backbone).name}-{'-'.join([Path(method).stem, *settings])}-order{order}-seed{seed}"
-        jobs.append(Job("".join(c if c.isalnum() or c in "-_.=" else "_" for c in name), given))
-    if twice := {j.name for j in jobs if sum(j.name == k.name for k in jobs) > 1}:
-        raise UserError(f"sweep: {sorted(twice)[0]} occurs twice; leave one out")
-    return jobs
+        name = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
+        if len(name.encode()) > LONGEST_NAME:
+            name = f"{name[:40]}-{hash8(given)}"
+        if name in jobs:
+            raise UserError(f"sweep: {name} occurs twice; leave one out")
+        jobs[name] = Job(name, given)
+    return list(jobs.values())
 
 
 # The whole

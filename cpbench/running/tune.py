@@ -83,9 +83,9 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
     from cpbench.running.prepare import prepare
     from cpbench.running.runner import execute
 
+    wanted = ranges(words)
     method, *settings = words.split()
     own, _ = config.split_settings(config.parse_settings(tuple(settings)))
-    wanted = ranges(words)
     base = {"method": method, "sequence": SEQUENCE, "output": output / "runs", "rows": (6,)}
     asked, kind, usual = config.resolve(base | {"options": own})
     prepare_folder(output)
