@@ -74,7 +74,7 @@ def test_every_method_fills_its_matrices(made: dict[str, Any], method: str) -> N
 
 CURVES = {  # of the second task: phases, and terms that are more than nothing once something is trained
     "clora": (["train"] * 2, ["forgetting"]),
-    "dcscore": (["train"] * 2 + ["dsc"] * 2 + ["fisher"] * 2, []),
+    "dcscore": (["train"] * 2 + ["dsc"] * 2 + ["fisher"] * 3, []),  # two draws, and what DC changed of the whole
     "genreplay": (["train"] * 2, ["replay"]),
     "raretoken": (["stage 1"] * 2 + ["stage 2"] * 2, []),
 }
