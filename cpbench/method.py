@@ -224,7 +224,7 @@ class Method:
     """
 
     version: ClassVar[int]
-    Options: ClassVar[type[Options]]
+    Options: ClassVar[type[Options]] = Options
     sees_earlier_data: ClassVar[bool] = False
     replays: ClassVar[str] = ""
     tested_against: ClassVar[str] = ""
