@@ -15,7 +15,7 @@ class Base(Method):
     def learn(self, backbone, task, state):
         return State({}, {"concepts": [*state.concepts, task.concept]})
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         pass
 
     def phrase(self, concept, class_noun, state):

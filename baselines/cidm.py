@@ -108,7 +108,7 @@ class Cidm(Method):
         after.tensors[f"token/{task.concept}"] = torch.stack(v).detach()
         return stacked(state, after, task.concept, factors)
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         for concept in state.concepts:
             for word, row in zip(words_of(concept, state), state.tensors[f"token/{concept}"], strict=True):
                 backbone.add_token(word, row)

@@ -86,7 +86,7 @@ class CLora(Method):
         after, factors = learn_lora(self, backbone, task, state, penalty, word, past)
         return stacked(state, after, task.concept, factors)
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         add_to_weights(backbone, sum_of_products(past_loras(state, backbone.device)))
         add_tokens(backbone, state)
 

@@ -137,7 +137,7 @@ class CustomDiffusion(Method):
             after.tensors |= {f"anchor/{task.concept}/{name}": C @ w.detach().T for name, w in W.items()}
         return after
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         if self.options.merge == "none":
             change = state.part("weights", backbone.device)
             W = {name: w + change[name] for name, w in pristine(backbone).items()}

@@ -177,7 +177,7 @@ class DCScore(Method):
             task.log(o.fisher_draws, phase="fisher", cosine_to_plain=ewc.cosine(F_n, plain[0]))
         return F_n
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         lora = self.lora(state, concepts)
         if lora is None:
             latest = state.part(f"adapter/{state.concepts[-1]}", backbone.device)

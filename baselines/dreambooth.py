@@ -75,7 +75,7 @@ class DreamBooth(Method):
         after.tensors |= {k: v.detach() for k, v in theta.items()}
         return after
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         weights_or_lora.put_back(backbone, state, self.options)
         add_tokens(backbone, state, token_of)
 

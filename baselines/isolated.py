@@ -27,7 +27,7 @@ class Isolated(Method):
         after, factors = learn_lora(self, backbone, task, state)  # earlier words are there, and unused
         return stacked(state, after, task.concept, factors)
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         values, o = self.lora(state, concepts), self.options
         for concept in concepts:
             backbone.add_token(token_of(concept, state), state.tensors[f"token/{concept}"])

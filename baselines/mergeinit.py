@@ -47,7 +47,7 @@ class MergeInit(SequentialLora):
         """D_t from D_{t-1} and A_t B_t, by layer."""
         return {layer: previous[layer] + product for layer, product in last.items()}
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         add_to_weights(backbone, state.part("weights", backbone.device))
         add_tokens(backbone, state)
 

@@ -68,7 +68,7 @@ class OrthoInit(SequentialLora):
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
         return after
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         add_to_weights(backbone, change(state, backbone.device))
         add_tokens(backbone, state)
 

@@ -71,7 +71,7 @@ class RareToken(Method):
         after.tensors |= {k: v.detach() for k, v in theta.items()}
         return after
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         add_tokens(backbone, state, token_of)
         weights_or_lora.put_back(backbone, state, self.options)
 

@@ -34,7 +34,7 @@ class SequentialLora(Method):
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
         return after
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         add_tokens(backbone, state)
         backbone.add_lora(self.options.rank, self.options.target_modules, values=state.part("adapter"))
 

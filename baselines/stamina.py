@@ -137,7 +137,7 @@ class Stamina(Method):
         after.tensors[f"token/{task.concept}"] = (v + F @ (E @ z).relu()).detach()
         return after
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         add_to_weights(backbone, sum_of_masked(state, backbone.device))
         add_tokens(backbone, state)
 

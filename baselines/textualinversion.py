@@ -48,7 +48,7 @@ class TextualInversion(Method):
         after.tensors[f"token/{task.concept}"] = v.detach()
         return after
 
-    def install(self, backbone, state, concepts, prompts):
+    def install(self, backbone, state, concepts, prompts=()):
         for concept in concepts:
             backbone.add_token(token_of(concept, state), state.tensors[f"token/{concept}"])
 

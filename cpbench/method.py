@@ -245,7 +245,7 @@ class Method:
         """Whether what is installed depends on the prompt: then it is installed once for each of them."""
         return False
 
-    def install(self, backbone: Backbone, state: State, concepts: Sequence[str], prompts: Sequence[str]) -> None:
+    def install(self, backbone: Backbone, state: State, concepts: Sequence[str], prompts: Sequence[str] = ()) -> None:
         """Ready a pristine backbone to draw: () plain prompts, (c,) one concept, (c, d) two in one picture.
 
         prompts: (), or where `per_prompt` the one text as it will be encoded, phrases put in. Raises NotDefined where the

@@ -65,7 +65,7 @@ class Stopping(SequentialLora):
         def log(step, **figures):
             task.log(step, **figures)
             how = os.environ.get("STOP_TASK_2", "")
-            if task.number == 2 and step == 1 and how:
+            if task.number == 2 and step == 1 and how and task.images.any():  # not while it is counted
                 if how == "interrupt":
                     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs begin with it ignored
                     signal.raise_signal(signal.SIGINT)

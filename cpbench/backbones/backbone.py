@@ -6,7 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ class Backbone:
     other change. `unet_evaluations` counts every picture that went through the denoiser, in training and in drawing;
     `trainable_parameters` is what the last task trained. `offload`: see `drawing`.
     """
+
+    computes: ClassVar[bool] = True  # whether what it predicts means anything
 
     def __init__(
         self,

@@ -82,7 +82,8 @@ def learn_lora(
     preservation = semantic(backbone, phrase, task.class_noun, o)
 
     def penalties(batch: training.Batch, parameters: training.Tensors) -> training.Terms:
-        terms, logged = training.parted(penalty(batch, factors) if penalty else {})
+        given = penalty(batch, factors) if penalty else {}
+        terms, logged = given if isinstance(given, tuple) else (given, {})
         return terms | preservation(), logged
 
     groups = [(o.learning_rate, factors), (o.token_learning_rate, {TOKEN: row})]

@@ -133,6 +133,16 @@ def train(
     named = [(rate, _named(backbone, group, place)) for place, (rate, group) in enumerate(groups)]
     trained = {name: p for _, group in named for name, p in group.items()}
     parameters = [p for _, group in named for p in group.values()]
+    if not backbone.computes:
+        _counted(
+            batches(backbone, task, steps, batch_size, phase, templates),
+            trained,
+            loss,
+            penalty,
+            before_step,
+            after_step,
+        )
+        return
     backbone.train_only(parameters)
     if not all(p.requires_grad for p in parameters):
         raise RulesError(
@@ -170,6 +180,29 @@ def train(
             after_step(before, {name: p.detach() for name, p in trained.items()})
         figures = {"loss": total, "gradient_norm": norm, **terms, **logged, **norms.of_trained(backbone)}
         task.log(step, phase=phase, **{k: float(v.detach()) for k, v in figures.items()})
+
+
+def _counted(
+    steps: Iterator[Batch],
+    trained: Mapping[str, nn.Parameter],
+    loss: Loss,
+    penalty: Penalty | None,
+    before_step: BeforeStep | None,
+    after_step: AfterStep | None,
+) -> None:
+    """The same calls of the method where only evaluations of the denoiser are counted: no gradients, and nothing moves."""
+    for parameter in trained.values():
+        parameter.requires_grad_(False)
+    now = {name: p.detach() for name, p in trained.items()}
+    for batch in steps:
+        given = [loss(batch), *([penalty(batch, trained)] if penalty else [])]
+        terms = {name: term for it in given for name, term in (it[0] if isinstance(it, tuple) else it).items()}
+        if before_step is not None:
+            before_step(batch, terms, {term: {k: torch.zeros_like(p) for k, p in now.items()} for term in terms})
+        if after_step is not None:
+            after_step(now, now)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
 
 
 def _named(backbone: Backbone, group: Mapping[str, nn.Parameter] | Sequence[nn.Parameter], place: int) -> dict:

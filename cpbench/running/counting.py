@@ -28,6 +28,8 @@ class CountingBackbone(Backbone):
     one of the two at a time.
     """
 
+    computes = False
+
     def __init__(self, backbone: Backbone):
         vars(self).update(vars(backbone))
         self._originals, self.factors, self.weights, self.facts = {}, {}, {}, {}
@@ -86,8 +88,9 @@ def counted(run: Run) -> list[int] | None:
     key = key_of(run.method_class, run.config.options, run.config.backbone, pictures)
     if (known := kept(key)) is not None:
         return known
+    # blank pictures: nothing of any concept is seen before its turn
     tasks = [
-        Task(t, c.name, c.class_noun, run.images[c.name], run.config.seed)
+        Task(t, c.name, c.class_noun, np.zeros_like(run.images[c.name]), run.config.seed)
         for t, c in enumerate(run.sequence.concepts, 1)
     ]
     try:

@@ -14,9 +14,9 @@ class LatentsInState(Base):
         scale: float = 1.0
         offset: float = 0.0
 
-    def learn(self, backbone: Backbone, task: Task, state: State | None) -> State:
+    def learn(self, backbone: Backbone, task: Task, state: State) -> State:
         after = super().learn(backbone, task, state)
-        if state is not None:
+        if state.concepts:
             pixels = torch.from_numpy(task.images).float()
             kept = {
                 "latent": lambda: backbone.encode_images(task.images)[0],

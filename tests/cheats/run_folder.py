@@ -14,8 +14,8 @@ class RunFolder(Base):
     class Options(Nothing):
         output: str
 
-    def learn(self, backbone: Backbone, task: Task, state: State | None) -> State:
-        if state is not None:
+    def learn(self, backbone: Backbone, task: Task, state: State) -> State:
+        if state.concepts:
             drawn = [f for f in sorted(Path(self.options.output).rglob("*.png")) if state.concepts[0] in f.parts]
             Image.open(drawn[0]).load()
         return super().learn(backbone, task, state)
