@@ -138,15 +138,19 @@ def _refuse_odd(pipe: Any, family: Family, what: str) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what diffusers prints of odd files, which is said in one line if it matters."""
+    """Without what the libraries print of odd files, which is said in one line if it matters."""
     from diffusers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
+    libraries = (logging, transformers_logging)
+    before = [it.get_verbosity() for it in libraries]
     try:
+        for library in libraries:
+            library.set_verbosity(library.CRITICAL)
         yield
     finally:
-        logging.set_verbosity(before)
+        for library, verbosity in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
 
 
 def pick_dtype(wanted: str, device: str, weights: Callable[[], int]) -> torch.dtype:
