@@ -16,10 +16,12 @@ from cpbench.version import SCORES
 ROOT = Path(__file__).parent.parent
 
 METHOD = """
-from cpbench.method import Method
+from cpbench.method import Method, Options
 from helper import NUMBER
 
 class Mine(Method):
+    Options = Options
+
     number = NUMBER
 
     def learn(self, backbone, task, state):
@@ -119,9 +121,11 @@ class Mine(Ewc):
     version = 7
 """
 IMPORTS = """
-from cpbench.method import Method
+from cpbench.method import Method, Options
 
 class Mine(Method):
+    Options = Options
+
     version = 7
 
     def learn(self, backbone, task, state):

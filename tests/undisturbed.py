@@ -13,7 +13,7 @@ from typing import Any
 
 PATTERNS = ("scores.csv", "matrix-*.csv", "*.png", "task-*/scores.csv", "task-*/state.*", "task-*/curve.csv")
 PATTERNS += ("task-*/pictures/*/*.png",)
-LORA = {"rank": 2, "steps": 4, "batch_size": 2, "target_modules": ["to_q", "to_v"], "learning_rate": 1e-3}
+LORA = {"rank": 128, "steps": 4, "batch_size": 2, "target_modules": ["to_q", "to_v"], "learning_rate": 1e-3}
 SEQUENCE = """
 name: short
 version: 1
