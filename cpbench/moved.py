@@ -18,12 +18,12 @@ from typing import Any
 LAST = "0.3"
 MODULES = {  # old: where its names are looked for, in this order
     "cpbench.adapters": ("cpbench.backbones.adapters", "cpbench.backbones.vocabulary"),
-    "cpbench.diffusion_classifier": ("cpbench.learning.diffusion_classifier",),
+    "cpbench.diffusion_classifier": ("cpbench.learning.diffusion_classifier", "cpbench.learning.old_names"),
     "cpbench.fisher": ("cpbench.learning.fisher",),
     "cpbench.functional": ("cpbench.learning.functional",),
     "cpbench.images": ("cpbench.concepts.images",),
     "cpbench.norms": ("cpbench.learning.norms",),
-    "cpbench.regularisation": ("cpbench.learning.prior_preservation",),
+    "cpbench.regularisation": ("cpbench.learning.prior_preservation", "cpbench.learning.old_names"),
     "cpbench.sampling": ("cpbench.backbones.sampling", "cpbench.records.pictures", "cpbench.running.picture_cache"),
     "cpbench.semantic_preservation": ("cpbench.learning.semantic_preservation",),
     "cpbench.sequences": ("cpbench.concepts.sequences", "cpbench.yaml_files"),

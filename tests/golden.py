@@ -53,7 +53,7 @@ def sketch(name: str, tensor: Any) -> list[float]:
 
 
 def run(method: str, folder: Path) -> dict[str, Any]:
-    """One golden run: {"scores": scores.csv, "tensors": {task/name: SHA-256}, "sketches": ..., "norms": ...}."""
+    """One golden run: {"scores": scores.csv, "tensors": {task/name: SHA-256}, "sketches", "norms", "curves": CSV by task}."""
     import cpbench
     from cpbench.method import State
     from cpbench.registry import load_method

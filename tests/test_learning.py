@@ -11,6 +11,7 @@ from torch import nn
 
 from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.processes.diffusion import Diffusion
 from cpbench.errors import RulesError, UserError
 from cpbench.learning.training import (
     TEMPLATES,
@@ -19,6 +20,7 @@ from cpbench.learning.training import (
     Loss,
     batches,
     denoising,
+    error,
     train,
 )
 from cpbench.method import Task
@@ -610,3 +612,21 @@ def test_after_a_step_a_method_sees_what_it_moved(tiny: Backbone, make_task: Mak
     assert all(torch.equal(seen[0][1][k], seen[1][0][k]) for k in start)
     moved = (seen[0][1]["word"] - seen[0][0]["word"]).abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 1e-2), atol=1e-4, rtol=1e-2)
+
+
+def test_an_error_counts_by_the_weight_of_its_time(tiny: Backbone, make_task: MakeTask) -> None:
+    """A process whose times weigh differently, by hand; Stable Diffusion's weigh the same."""
+
+    class Weighing(Diffusion):
+        def weight(self, t: torch.Tensor) -> torch.Tensor:
+            return 1.0 + t / 1000
+
+    (batch,) = batches(tiny, make_task(tiny), 1, 3, "train")
+    words, usual_process = tiny.encode_prompts(["a dog"]).expand(3, -1, -1), tiny.process
+    squared = (tiny.predict(batch.noisy, batch.timesteps, words) - batch.noise).square().flatten(1).mean(1)
+    torch.testing.assert_close(error(tiny, batch, words), squared.mean())
+    try:
+        tiny._process = Weighing(tiny.pipe.scheduler)
+        torch.testing.assert_close(error(tiny, batch, words), ((1 + batch.timesteps / 1000) * squared).mean())
+    finally:
+        tiny._process = usual_process

@@ -86,3 +86,14 @@ def test_what_never_was_is_still_an_error() -> None:
         from cpbench.adapters import nothing  # noqa: F401
     with pytest.raises(ImportError, match="cannot import name 'nothing'"):
         from cpbench.baselines.seqlora import nothing  # noqa: F401
+
+
+def test_tools_of_0_1_whose_work_is_done_elsewhere_still_answer(tiny: Backbone) -> None:
+    from cpbench.diffusion_classifier import to_epsilon
+    from cpbench.learning import noise_scheduler
+    from cpbench.regularisation import Prior, prior_evaluations
+
+    scheduler, ones = noise_scheduler(tiny), torch.ones(1, 4, 8, 8)
+    assert scheduler.config.num_train_timesteps == 1000 and to_epsilon(scheduler, ones, ones, torch.tensor([5])) is ones
+    o = Prior(prior_pictures=3, prior_inference_steps=2, prior_guidance_scale=4.0)
+    assert prior_evaluations(o, 4, 2) == 3 * 2 * 2 + 8 and prior_evaluations(Prior(prior_pictures=0), 4, 2) == 0

@@ -39,10 +39,13 @@ def test_a_library_prints_nothing_unless_it_is_told_to(tmp_path: Path) -> None:
     assert told.startswith("finished already: ")
 
 
-def test_what_is_said_goes_nowhere_where_nobody_opened_the_channel(capsys: pytest.CaptureFixture) -> None:
-    with output._set(None, lambda what: None):
-        output.say("a line")
-    assert capsys.readouterr().out == ""
+def test_what_is_said_goes_nowhere_where_nobody_opened_the_channel(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_told", None)  # as it is before anybody opens it
+    monkeypatch.setattr(output, "_console", None)
+    output.say("a line")
+    assert output.console() is None and capsys.readouterr().out == ""
 
 
 def test_lines_stay_lines_and_names_are_only_text(capsys: pytest.CaptureFixture) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from learners import SMALL, Learned, MakeTask, learn, rows_stay
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.si import XI, SiOptions, SynapticIntelligence, accumulate, consolidated
+from cpbench.baselines.si import XI, SynapticIntelligence, accumulate, consolidated
 
 WEIGHT = 5.0
 
@@ -142,7 +142,3 @@ def test_omega_never_falls_and_earlier_words_stay(three: list[Learned]) -> None:
         fishers = before.state.part("fisher"), after.state.part("fisher")
         assert all((fishers[1][k] >= fishers[0][k]).all() for k in fishers[0])
     rows_stay(three)
-
-
-def test_it_starts_as_seqlora_does() -> None:
-    assert SiOptions().rank == 8 and SiOptions().si_weight == 1e-2

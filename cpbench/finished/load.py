@@ -128,7 +128,10 @@ def loaded(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backb
 
 @contextmanager
 def installed(it: Finished, concepts: tuple[str, ...], prompts: tuple[str, ...] = ()) -> Iterator[None]:
-    """The backbone with the state for `concepts`; prompts: see `Method.install`, passed on where it asks for them. UserError if the state is not this method's, or not for this backbone."""
+    """The backbone with the state for `concepts`; prompts: see `Method.install`, handed on where the method asks for them.
+
+    UserError if the state is not this method's, or not for this backbone.
+    """
     try:
         with it.backbone.installed(it.method, it.state, concepts, prompts if it.method.per_prompt else ()):
             yield

@@ -88,3 +88,13 @@ __all__ = [
     "vera_as_lora",
     "weights_or_lora",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "noise_scheduler":  # of cpbench 0.1
+        from cpbench.learning import old_names
+        from cpbench.moved import warn_once
+
+        warn_once("cpbench.learning.noise_scheduler", "backbone.process")
+        return old_names.noise_scheduler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

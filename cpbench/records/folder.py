@@ -20,6 +20,7 @@ from pathlib import Path
 from cpbench.method import STATE_RECORD, STATE_TENSORS
 
 RECORD, SCORES, ROW, LOCK, REPORT = "run.json", "scores.csv", "row.json", ".lock", "report.html"
+REAL = "real.png"
 TABLES = (SCORES, "measures.csv", "identification.csv")  # all else that a page shows is computed from these
 
 
@@ -84,7 +85,7 @@ class TaskFolder:
 
     def real(self, name: str) -> Path:
         """A training picture of a concept, in row 0."""
-        return self.pictures(name) / "real.png"
+        return self.pictures(name) / REAL
 
 
 def picture_name(prompt: int, index: int) -> str:

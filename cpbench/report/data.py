@@ -33,7 +33,7 @@ from cpbench.metrics.summary import summaries
 from cpbench.miniature import is_miniature
 from cpbench.records import curves, machine, measures_table, tables
 from cpbench.records import record as run_record
-from cpbench.records.folder import RunFolder, picture_name
+from cpbench.records.folder import REAL, RunFolder, picture_name
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.record import MOST_CONCEPTS, contradiction, name_of, sees_earlier_data
 from cpbench.records.tables import no_cosine
@@ -127,7 +127,7 @@ class Shown:
 
     def real(self, concept: str) -> Path | None:
         """The file of the concept's first real picture."""
-        return self._file(0, concept, RunFolder(self.folder).task(0).real("").name)
+        return self._file(0, concept, REAL)
 
     def _file(self, row: int, concept: str, name: str) -> Path | None:
         if not FILE_NAME.fullmatch(concept):

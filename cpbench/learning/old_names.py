@@ -1,0 +1,29 @@
+"""Tools of cpbench 0.1 that method files may still import, until 0.3: their work is done elsewhere now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.processes import process_of
+from cpbench.backbones.sampling import Sampler
+from cpbench.learning.prior_preservation import Prior
+
+
+def noise_scheduler(backbone: Backbone) -> Any:
+    """The scheduler that methods train on: `backbone.process` knows it."""
+    return backbone.process.scheduler
+
+
+def to_epsilon(scheduler: Any, output: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    """The noise that an output (n, c, h, w) stands for: `backbone.process.converted` says it."""
+    return process_of(scheduler).converted(output, noisy, timesteps, "epsilon")
+
+
+def prior_evaluations(o: Prior, steps: int, batch_size: int) -> int:
+    """Evaluations that `prior` takes, for a method's `unet_evaluations`, which nobody asks any more."""
+    if not o.prior_pictures or not o.prior_weight:
+        return 0
+    return Sampler(o.prior_inference_steps, o.prior_guidance_scale).evaluations(o.prior_pictures) + steps * batch_size
