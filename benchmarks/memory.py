@@ -56,7 +56,7 @@ def main() -> None:
         file.write_text(yaml.safe_dump(fifty | {"name": "fifty", "evaluation": one | evaluation}))
         given = {"method": "seqlora", "sequence": str(file), "options": options}
         run = runner.execute(*resolve(given | {"output": Path(folder), "overlap": False}))
-        sizes = [sum(run.costs[t]["carried_bytes"].values()) for t in (1, len(seen))]
+        sizes = [sum(run.costs[t].state_bytes.values()) for t in (1, len(seen))]
     for t in range(5, len(seen) + 1, 5):
         at = seen[t - 1]
         print(

@@ -19,13 +19,14 @@ from rich.table import Table
 from cpbench.metrics.matrices import matrices
 from cpbench.records import measures_table
 from cpbench.records.folder import RunFolder
-from cpbench.records.record import finished_runs, name_of
+from cpbench.records.reading import finished_runs
+from cpbench.records.record import Record, method_name
 from cpbench.records.tables import read_scores
 
 
-def of_run(folder: Path, record: dict) -> tuple[float, float] | None:
+def of_run(folder: Path, record: Record) -> tuple[float, float] | None:
     """(its words, the plain noun): mean DINO right after learning; None for a run without plain nouns."""
-    concepts, nouns = record["sequence"]["concepts"], record["sequence"]["class_nouns"]
+    concepts, nouns = record.sequence.concepts, record.sequence.class_nouns
     table = measures_table.read(folder)
     if table is None:
         return None
@@ -45,7 +46,7 @@ def heard(folder: Path) -> list[tuple[str, int, float, float]]:
     found: dict[str, list[tuple[float, float]]] = {}
     for path, record in finished_runs(folder):
         if both := of_run(path, record):
-            found.setdefault(name_of(record), []).append(both)
+            found.setdefault(method_name(record), []).append(both)
     rows = [(method, len(values), *map(float, np.mean(values, axis=0))) for method, values in found.items()]
     return sorted(rows, key=lambda row: -row[3])
 

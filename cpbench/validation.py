@@ -22,6 +22,7 @@ REASONS = {
     "list": "must be a list, such as [a, b], not {value}",
     "tuple": "must be a list, such as [a, b], not {value}",
     "too_short": "must be a list with {min_length} or more entries, not {value}",
+    "too_long": "must be a list with at most {max_length} entries, not {actual_length}",
     "dict": "must be a mapping, such as {{key: value}}, not {value}",
     "path_type": "must be a path, not {value}",
 }

@@ -166,7 +166,7 @@ def test_the_record_the_report_and_the_leaderboard_have_it(out: Path) -> None:
     table = pd.read_csv(judged(out) / "scores.csv")
     end = table[(table["kind"] == "cell") & (table["row"] == 2) & (table["metric"] == "colours")]
     final = end.groupby("concept")["value"].mean().mean()
-    assert record["summary"]["colours"]["final_average"] == pytest.approx(final, abs=2e-6)
+    assert record["figures"]["colours"]["final_average"] == pytest.approx(final, abs=2e-6)
     assert record["facts"]["judges"]["colours"]["feature"].endswith("version 1")
     assert record["config"]["judges"] == ["colours"]
     with (out / "results" / "leaderboard.csv").open() as file:
@@ -262,7 +262,7 @@ def test_a_judge_that_nobody_adds_is_told() -> None:
 
 
 def test_what_is_compared_of_a_judge_is_what_the_leaderboard_reads() -> None:
-    assert set(COMPARED) == set(JudgeFacts.model_fields)
+    assert {*COMPARED, "library"} == set(JudgeFacts.model_fields)
 
 
 def test_two_judges_with_one_score_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

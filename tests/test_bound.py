@@ -241,7 +241,7 @@ def test_photographs_on_the_miniature_are_marked_everywhere(mine: Path, call: Ca
     code, said, _ = call(*words)
     assert code == 0 and config.ON_THE_MINIATURE.split(",")[0] in " ".join(said.split())
     (record,) = output.glob("**/run.json")
-    assert json.loads(record.read_text())["photographs_on_the_miniature"] is True
+    assert json.loads(record.read_text())["pictures"] == "photographs"
     assert call("leaderboard", output)[0] == 0
     assert config.ON_THE_MINIATURE in (output / "leaderboard.md").read_text()
     assert config.ON_THE_MINIATURE in (output / "leaderboard.html").read_text()

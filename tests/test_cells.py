@@ -86,12 +86,12 @@ def test_forward_transfer_is_of_the_upper_triangle_when_it_is_drawn(short_run: C
     scores, record = read_scores(run / "scores.csv"), read_json(run / "run.json")
     dino = scores[(scores["metric"] == "dino") & (scores["concept"] == "vase")].groupby(["row", "kind"])["value"].mean()
     moved = dino[1, "unlearned"] - dino[0, "cell"]
-    assert record["summary"]["dino"]["forward_transfer"] == pytest.approx(moved, abs=1e-5)
+    assert record["figures"]["dino"]["forward_transfer"] == pytest.approx(moved, abs=1e-5)
     assert moved != 0 and record["facts"]["upper_triangle"] is True
     plain = read_scores(short_run("seqlora") / "scores.csv")
     both = scores[scores["kind"] != "unlearned"].reset_index(drop=True)
     assert both.equals(plain)  # it changes nothing of what is drawn without it
-    assert read_json(short_run("seqlora") / "run.json")["summary"]["dino"]["forward_transfer"] is None
+    assert read_json(short_run("seqlora") / "run.json")["figures"]["dino"]["forward_transfer"] is None
 
 
 def test_a_model_that_changed_draws_other_nouns_and_one_that_did_not_the_same(short_run: Callable) -> None:

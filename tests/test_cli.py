@@ -284,4 +284,4 @@ def test_settings_come_from_the_command_line_over_the_file_over_the_preset(call:
     assert {k: v for k, v in record["config"]["options"].items() if k in wanted} == wanted
     assert record["facts"]["pictures_per_prompt"] == 2
     assert record["facts"]["sampler"]["num_inference_steps"] == 2
-    assert record["costs"]["1"]["learning_unet_evaluations"] == 1
+    assert record["costs"]["1"]["learning_evaluations"] == 1

@@ -93,7 +93,7 @@ def test_a_run_draws_them_first_and_last_and_scores_them_by_both(short_run: Call
 def test_the_summary_is_the_means(short_run: Callable) -> None:
     folder = short_run("seqlora")
     table = read_scores(folder / "scores.csv")
-    kept = read_json(folder / "run.json")["composition"]
+    kept = read_json(folder / "run.json")["multi_concept"]
     assert set(kept) == {"0", "2"}
     for row, figures in kept.items():
         part = table[(table["kind"] == "pair") & (table["row"] == int(row))]

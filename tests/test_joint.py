@@ -176,8 +176,8 @@ def test_a_run_says_that_earlier_data_was_seen(tmp_path: Path) -> None:
     done = run(tmp_path, "joint", rank=2, steps=2, batch_size=2, target_modules=["to_v"])
     record = json.loads((done["folder"] / "run.json").read_text())
     assert record["status"] == "finished" and record["sees_earlier_data"] is True
-    assert [record["costs"][t]["learning_unet_evaluations"] for t in ("1", "2")] == [4, 8]
-    assert record["costs"]["2"]["carried_bytes"]["pictures"] > record["costs"]["1"]["carried_bytes"]["pictures"]
+    assert [record["costs"][t]["learning_evaluations"] for t in ("1", "2")] == [4, 8]
+    assert record["costs"]["2"]["state_bytes"]["pictures"] > record["costs"]["1"]["state_bytes"]["pictures"]
 
 
 def test_pictures_in_the_state_of_any_other_method_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from cpbench.metrics.scores import SCORES as METRICS
 from cpbench.metrics.summary import summaries
 from cpbench.records import tables
 from cpbench.records.measures_table import COLUMNS
+from cpbench.records.record import SCHEMA
 from cpbench.version import SCORES
 
 FIGURES = (
@@ -51,7 +52,7 @@ def summary(retention: float | None, **others: float | None) -> dict[str, dict[s
 def record(method: str, retention: float | None = 0.5, **changes: Any) -> dict[str, Any]:
     """A run.json as the runner writes it, as far as the leaderboard reads it. Its hash is that of its facts."""
     plain = {
-        "schema": 2,
+        "schema": SCHEMA,
         "status": "finished",
         "config": {"backbone": "miniature", "seed": 0, "order": 0},
         "facts": {"method": method} | CODE,
@@ -61,11 +62,11 @@ def record(method: str, retention: float | None = 0.5, **changes: Any) -> dict[s
         "sees_earlier_data": False,
         "measures": {},
         "costs": {
-            "0": {"drawing_seconds": 9.0},
+            "0": {"generation_seconds": 9.0},
             "1": cost(2000, 1.5),
             "2": cost(3000, 2.5),
         },
-        "summary": summary(retention),
+        "figures": summary(retention),
     }
     made = plain | changes
     return {"hash": hash8(made["facts"])} | made
@@ -82,10 +83,10 @@ def judges(dino: str, clip: str) -> dict[str, dict[str, str]]:
 
 def cost(carried: int, seconds: float) -> dict[str, Any]:
     return {
-        "carried_bytes": {"adapter": carried - 500, "token": 500},
-        "carried_parameters": carried // 4,
+        "state_bytes": {"adapter": carried - 500, "token": 500},
+        "state_parameters": carried // 4,
         "trainable_parameters": carried // 4,
-        "learning_unet_evaluations": 40,
+        "learning_evaluations": 40,
         "learning_seconds": seconds,
     }
 
@@ -103,7 +104,7 @@ def write(folder: Path, *records: dict[str, Any] | str) -> None:
 def scores_with(made: dict[str, Any]) -> pd.DataFrame:
     """One picture a cell. By DINO with the final average, retention and forgetting of the record's summary; NaN for None."""
     nan = float("nan")
-    found = made["summary"] if isinstance(made["summary"], dict) else {}
+    found = made["figures"] if isinstance(made["figures"], dict) else {}
     metrics = {m: {k: v if isinstance(v, float) else nan for k, v in found.get(m, {}).items()} for m in METRICS}
     names = (made["sequence"] or {}).get("concepts", [])[:9]
     lines = []
@@ -159,7 +160,7 @@ def markdown_tables(text: str) -> dict[str, list[dict[str, str]]]:
 
 def test_seeds_and_orders_of_equal_settings_are_averaged(tmp_path: Path) -> None:
     a, b, c = (record("lora", **seed(*s)) for s in ((0, 0), (1, 0), (0, 1)))
-    a["summary"], b["summary"], c["summary"] = (
+    a["figures"], b["figures"], c["figures"] = (
         summary(r, final_average=f, forgetting=g) for r, f, g in ((0.2, 0.60, 0.1), (0.4, 0.66, 0.2), (0.9, 0.75, None))
     )
     b["costs"] = {"1": cost(5000, 6.0)}
@@ -194,7 +195,7 @@ def test_other_settings_have_rows_of_their_own(tmp_path: Path) -> None:
 
 def test_settings_that_are_not_the_usual_ones_are_named(tmp_path: Path) -> None:
     other = {"changed": {"adapter": "lora", "keep_noun": True, "steps": 5}, **variant("lora", "x")}
-    worse = {"summary": summary(0.1, final_average=0.4)}
+    worse = {"figures": summary(0.1, final_average=0.4)}
     write(tmp_path, record("lora", 0.2, changed={}), record("lora", **(worse | other)))
     csv, text = made(tmp_path)
     assert list(csv["method"]) == ["lora", "lora adapter=lora keep_noun=true steps=5"]
@@ -368,9 +369,9 @@ STRANGE = {
     "method of thousands of letters": {"facts": {"method": "x" * 5000} | CODE},
     "method of two lines": {"facts": {"method": "x\n# y"} | CODE},
     "hash that is a number": {"hash": 1},
-    "summary that is text": {"summary": {"dino": dict.fromkeys(FIGURES, "much")}},
-    "summary of huge numbers": {"summary": {"dino": dict.fromkeys(FIGURES, 10**400)}},
-    "summary that is a list": {"summary": []},
+    "summary that is text": {"figures": {"dino": dict.fromkeys(FIGURES, "much")}},
+    "summary of huge numbers": {"figures": {"dino": dict.fromkeys(FIGURES, 10**400)}},
+    "summary that is a list": {"figures": []},
     "costs that are text": {"costs": {"1": {"learning_seconds": "long"}}},
     "costs that are a list": {"costs": [3]},
     "pictures of another kind": {"pictures": "../../x"},
@@ -394,7 +395,7 @@ def test_a_strange_record_is_left_out_and_said_so_in_one_line(
 
 
 def test_only_strange_records_are_nothing_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path, "{", record("lora", summary=3))
+    write(tmp_path, "{", record("lora", figures=3))
     with pytest.raises(UserError, match="no finished run"):
         board.write(tmp_path, tmp_path / "out")
     assert len(left_out(capsys.readouterr().out)) == 2
@@ -462,7 +463,7 @@ def test_broken_pictures_of_others_make_no_grid_and_are_said(
 
 
 def final(value: float | None, **changes: Any) -> dict[str, Any]:
-    return {"summary": summary(0.5, final_average=value, forgetting=0.0)} | changes
+    return {"figures": summary(0.5, final_average=value, forgetting=0.0)} | changes
 
 
 def test_own_run_stands_in_for_the_reference_run_of_its_name(
@@ -569,7 +570,7 @@ def make_run(
         "facts": facts(method),
         "sequence": {"name": "seq", "version": 1, "concepts": names},
         "costs": costs,
-        "summary": summaries(table, names, len(names)) if rows is None else {},
+        "figures": summaries(table, names, len(names)) if rows is None else {},
     }
     made = record(method) | whole | more
     made["hash"] = more.get("hash", hash8(made["facts"]))
@@ -729,7 +730,7 @@ def by_signs(differences: pd.Series) -> float:
 def test_who_failed_at_a_concept_has_no_rank_and_outranks_nobody(tmp_path: Path) -> None:
     for method, level in (("l2", 0.4), ("ewc", 0.6)):
         make_run(tmp_path / method, method, level)
-    failed = make_run(tmp_path / "olora", "olora", 0.9, summary=summary(None, final_average=None))
+    failed = make_run(tmp_path / "olora", "olora", 0.9, figures=summary(None, final_average=None))
     scores = tables.read_scores(failed / "scores.csv")
     scores.loc[scores["concept"] == CONCEPTS[0], "value"] = float("nan")
     tables.write_scores(failed / "scores.csv", scores)
@@ -744,7 +745,7 @@ def test_who_failed_at_a_concept_has_no_rank_and_outranks_nobody(tmp_path: Path)
 def test_figures_that_the_scores_do_not_have_count_for_nothing(tmp_path: Path) -> None:
     """Neither those of a record that was changed, nor scores that are not the record's."""
     make_run(tmp_path / "a", "l2", 0.4)
-    make_run(tmp_path / "b", "ewc", 0.4, summary=summary(0.5, final_average=0.999))
+    make_run(tmp_path / "b", "ewc", 0.4, figures=summary(0.5, final_average=0.999))
     other = make_run(tmp_path / "c", "olora", 0.4)
     made = json.loads((other / "run.json").read_text())
     (other / "run.json").write_text(json.dumps(made | {"files": {"scores.csv": "00" * 32}}))
@@ -924,10 +925,10 @@ def rewritten(run: Path, **changes: Any) -> None:
 def test_figures_are_of_the_tables_whatever_the_record_says(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", "l2", 0.4)
     before = groups_in(tmp_path)[0]["rows"][0]
-    told = json.loads((run / "run.json").read_text())["summary"]
+    told = json.loads((run / "run.json").read_text())["figures"]
     invented = {m: figures | dict.fromkeys(("plasticity", "forgetting"), 0.99) for m, figures in told.items()}
     lines = {m: {"final_average": [0.9, 0.95]} for m in METRICS}
-    rewritten(run, summary=invented, intervals=lines, measures={"identified": 1.0, "moved": 0.0})
+    rewritten(run, figures=invented, intervals=lines, measures={"identified": 1.0, "moved": 0.0})
     after = groups_in(tmp_path)[0]["rows"][0]
     assert (after["mean"], after["low"], after["high"]) == (before["mean"], before["low"], before["high"])
     assert after["mean"]["dino_plasticity"] == pytest.approx(told["dino"]["plasticity"], abs=1e-4)

@@ -92,7 +92,7 @@ def test_of_two_runs_there_is_none(tmp_path: Path) -> None:
 def test_of_three_runs_it_is_students_over_them(tmp_path: Path) -> None:
     finals, forgotten = (0.60, 0.66, 0.75), (0.1, 0.3, None)
     summaries = [summary(0.5, final_average=f, forgetting=g) for f, g in zip(finals, forgotten, strict=True)]
-    write(tmp_path, *(record("lora", summary=it, **seed(n)) for n, it in enumerate(summaries)))
+    write(tmp_path, *(record("lora", figures=it, **seed(n)) for n, it in enumerate(summaries)))
     for n, final in enumerate(finals):
         (tmp_path / f"run-{n}" / "measures.csv").write_text(f"row,measure,concept,value\n2,identified,a,{final / 2}\n")
     (row,), (line,), (words,), (cells,) = shown(tmp_path)
@@ -115,20 +115,36 @@ def test_what_cannot_be_computed_is_not_shown(tmp_path: Path) -> None:
     assert row["mean"]["dino_forward_transfer"] is None
 
 
+INVENTED = {
+    "no end": {"dino": {"final_average": [0.1, float("nan")]}},
+    "from high to low": {"clip_i": {"share_lost": [0.2, 0.1]}},
+    "none": {"dino": {"final_average": None}},
+    "an unknown figure": {"fid": {"final_average": [0, 1]}, "dino": {"luck": [0, 1], "plasticity": [0, 1]}},
+}
 JUNK = {
     "a list": [[0.1, 0.2]],
     "a metric that is a pair": {"dino": [0.1, 0.2]},
+    "three ends": {"dino": {"final_average": [0.1, 0.2, 0.3]}},
     "words": {"dino": {"final_average": ["0.1", "0.2"]}},
-    "no end": {"dino": {"final_average": [0.1, float("nan")]}},
     "a huge end": {"dino": {"final_average": [0, 10**400]}},
-    "from high to low": {"clip_i": {"share_lost": [0.2, 0.1]}},
-    "an unknown figure": {"fid": 3, "dino": {"luck": "much", "plasticity": [0, 1]}},
 }
 
 
 @pytest.mark.parametrize("what", JUNK)
+def test_intervals_that_no_run_writes_are_no_record(tmp_path: Path, what: str, capsys: pytest.CaptureFixture) -> None:
+    make_run(tmp_path / "plain", "l2", 0.4)
+    make_run(tmp_path / "junk", "ewc", 0.4, intervals=JUNK[what])
+    (group,) = groups_in(tmp_path)
+    assert [row["method"] for row in group["rows"]] == ["l2"]
+    assert "not as cpbench writes it (intervals" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", INVENTED)
 def test_what_a_record_says_of_intervals_is_not_read(tmp_path: Path, what: str) -> None:
-    for name, more in (("plain", {}), ("junk", {"intervals": JUNK[what], "measures": JUNK[what]})):
+    for name, more in (
+        ("plain", {}),
+        ("junk", {"intervals": INVENTED[what], "measures": {"identified": 1.0, "luck": 7}}),
+    ):
         make_run(tmp_path / name / "run", "l2", 0.4, **more)
     first, second = (groups_in(tmp_path / name)[0]["rows"][0] for name in ("plain", "junk"))
     assert first == second and first["low"]["dino_plasticity"] is not None
@@ -184,7 +200,7 @@ def scored(folder: Path, method: str, cells: Cells, draw: tuple[int, int] = (0, 
     lines = [(t, "cell", c, f"p{k}", 0, "dino", v) for (t, c), values in cells.items() for k, v in enumerate(values)]
     tables.write_scores(folder / "scores.csv", pd.DataFrame(lines, columns=SCORE_COLUMNS))
     final = sum(sum(cells[2, c]) / len(cells[2, c]) for c in names) / 2
-    made = record(method, summary=summary(0.5, final_average=final)) | {
+    made = record(method, figures=summary(0.5, final_average=final)) | {
         "config": {"backbone": "miniature", "seed": draw[0], "order": draw[1], "method": method},
         "facts": {"method": method, "source": code, "sequence": "5e" * 32}
         | CODE,  # its content, the same in every order

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     for method, mean in (("l2", 0.3), ("ewc", 0.5), ("genreplay", 0.7)):
         for draw in DRAWS:
             make_run(tmp_path / method / f"{draw}", method, mean, draw)
-    joint = make_run(tmp_path / "joint", "joint", 0.9, sees_earlier_data=True, summary={}, measured=False)
+    joint = make_run(tmp_path / "joint", "joint", 0.9, sees_earlier_data=True, figures={}, measured=False)
     scores = tables.read_scores(joint / "scores.csv")
     scores.loc[scores["concept"] == CONCEPTS[0], "value"] = float("nan")  # so that it has no final score
     tables.write_scores(joint / "scores.csv", scores)

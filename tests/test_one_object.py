@@ -56,11 +56,11 @@ def test_one_object_is_everywhere(run: Path, tmp_path: Path) -> None:
     record = read_json(run / "run.json")
     for metric in ("dino", "clip_t", "nearest"):
         lowest = min(means[metric, concept] for concept in concepts)
-        assert record["summary"][metric]["worst"] == pytest.approx(lowest, abs=2e-6)
+        assert record["figures"][metric]["worst"] == pytest.approx(lowest, abs=2e-6)
         low, high = record["intervals"][metric]["worst"]
         assert low <= high
     assert all(means["nearest", c] >= means["dino", c] for c in concepts)
-    assert record["summary"]["nearest"]["normalised_retention"] is None  # it has no ceiling
+    assert record["figures"]["nearest"]["normalised_retention"] is None  # it has no ceiling
 
     summary = terminal.run_tables(run, concepts, len(concepts))[-2]
     assert "worst of all" in list(summary.columns[0].cells)
@@ -75,7 +75,7 @@ def test_one_object_is_everywhere(run: Path, tmp_path: Path) -> None:
     board.write(tmp_path / "results", tmp_path / "out")
     ((row),) = csv.DictReader((tmp_path / "out" / "leaderboard.csv").open())
     for metric in ("dino", "nearest"):
-        assert float(row[f"{metric}_worst"]) == record["summary"][metric]["worst"]
+        assert float(row[f"{metric}_worst"]) == record["figures"][metric]["worst"]
         assert [float(row[f"{metric}_worst_{side}"]) for side in ("low", "high")] == record["intervals"][metric][
             "worst"
         ]

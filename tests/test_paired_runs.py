@@ -55,8 +55,8 @@ def test_a_half_finished_run_is_compared_where_it_is(tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"pictures": "photographs"}, "one has drawn stand-ins"),
-        ({"config": {"seed": 4, "order": 0}}, "other seeds or orders"),
-        ({"judges": {"dino": {"weights_sha256": "00"}}}, "their judges differ"),
+        ({"config": {"backbone": "miniature", "seed": 4, "order": 0}}, "other seeds or orders"),
+        ({"judges": {"dino": {"model": "a dino", "weights_sha256": "00"}}}, "their judges differ"),
     ],
 )
 def test_what_cannot_be_paired_is_refused(tmp_path: Path, call: Callable, changes: dict, told: str) -> None:

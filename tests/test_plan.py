@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from cpbench.cli import options as options_module
 from cpbench.config import resolve
 from cpbench.files import read_json
+from cpbench.records.record import Cost
 from cpbench.records.tables import read_scores
 from cpbench.running import counting, plan, runner, sweep
 from cpbench.running.prepare import Run, prepare
@@ -54,16 +55,16 @@ def test_the_counts_are_those_of_the_run(method: str, tmp_path: Path) -> None:
     run = runner.execute(*resolved)
     costs = run.costs.values()
     assert foretold.tasks == 3
-    assert foretold.learning_evaluations == sum(c.get("learning_unet_evaluations", 0) for c in costs)
-    drawn = sum(c["pictures_drawn"] for c in costs)
+    assert foretold.learning_evaluations == sum(c.learning_evaluations for c in costs)
+    drawn = sum(c.pictures_generated for c in costs)
     scores = read_scores(run.folder / "scores.csv")  # isolated has no way to draw its pair at the end
     undefined = scores[scores["value"].isna() & (scores["kind"] == "pair")][
         ["concept", "prompt", "index"]
     ].drop_duplicates()
-    assert foretold.pictures == sum(c["pictures_drawn"] + c["pictures_reused"] for c in costs) + len(undefined)
+    assert foretold.pictures == sum(c.pictures_generated + c.pictures_reused for c in costs) + len(undefined)
     assert (drawn < foretold.pictures) == (method == "isolated")
     if method == "seqlora":
-        assert foretold.drawing_evaluations == sum(c["drawing_unet_evaluations"] for c in costs)
+        assert foretold.drawing_evaluations == sum(c.generation_evaluations for c in costs)
         # two copies of every picture are on disk, the run's and the cache's
         pictures = [f for f in tmp_path.rglob("*.png") if f.parent != run.folder and f.name != "real.png"]
         assert len(pictures) == 2 * foretold.pictures
@@ -129,7 +130,7 @@ def test_a_dry_run_says_what_is_not_counted_yet(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_run_that_takes_another_number_says_so() -> None:
-    costs = {0: {}, 1: {"learning_unet_evaluations": 101}, 2: {"learning_unet_evaluations": 100}}
+    costs = {0: Cost(), 1: Cost(learning_evaluations=101), 2: Cost(learning_evaluations=100)}
     assert counting.difference([100, 100], costs) == "" and counting.difference(None, costs) == ""
     assert "learning took 201 evaluations, and 150 were counted" in counting.difference([100, 50], costs)
 

@@ -10,8 +10,8 @@ import pytest
 from cpbench import own_modules
 from cpbench.config import resolve
 from cpbench.files import hash8, write_json
-from cpbench.records import upgrade
-from cpbench.records.record import Record, contradiction
+from cpbench.records import reading, upgrade
+from cpbench.records.record import SCHEMA, Cost, Record, contradiction
 from cpbench.registry import built_in_methods, load_method
 from cpbench.report import data
 from cpbench.running.bookkeeping import earlier
@@ -40,9 +40,10 @@ def test_a_record_of_0_1_is_one_of_today(tmp_path: Path, name: str, scores: int,
     before = written(name)
     file = in_folder(tmp_path / "run", before) / "run.json"
     text = file.read_bytes()
-    found = upgrade.read(tmp_path / "run")
+    found = upgrade.today(json.loads(text))
+    own = reading.read(tmp_path / "run")
     assert file.read_bytes() == text  # never rewritten
-    assert before["schema"] == 1 and found["schema"] == upgrade.SCHEMA and found["is_sound"]
+    assert before["schema"] == 1 and found["schema"] == SCHEMA and found["is_sound"]
     assert (found["facts"]["scores"], found["facts"]["versions"]) == (scores, versions)
     assert "code" not in found["facts"] and "source" not in found["facts"] and found["hash"] == before["hash"]
     assert [it["learning"] for it in found["made_on"]] == [[1, 2, 3]] and found["made_on"][0]["row"] == [0, 1, 2, 3]
@@ -50,11 +51,17 @@ def test_a_record_of_0_1_is_one_of_today(tmp_path: Path, name: str, scores: int,
     assert before["config"]["options"]["target_modules"][:4] == ["to_q", "to_k", "to_v", "to_out.0"]
     options = before["config"]["options"] | {"target_modules": ["attention", "feed_forward", "conv1", "conv2"]}
     assert found["config"] == before["config"] | {"options": options} and found["facts"]["options"] == options
-    for same in ("sequence", "costs", "summary", "files", "changed"):
+    for same in ("sequence", "files", "changed"):
         assert found[same] == before[same]
-    own = Record.model_validate(found)
+    assert found["figures"] == before["summary"] and found["multi_concept"] == before["composition"]
+    cost, was = own.costs[3], before["costs"]["3"]
+    assert (
+        cost.state_bytes == was["carried_bytes"] and cost.learning_evaluations == was["learning_unet_evaluations"] > 0
+    )
+    assert cost.pictures_generated == was["pictures_drawn"] and cost.generation_seconds == was["drawing_seconds"]
+    assert not {*found["costs"]["3"]} - {*Cost.model_fields}
     assert own.facts.method == name and own.costs.keys() == {0, 1, 2, 3}
-    assert data.from_record(found, tmp_path / "run").doubt == ""
+    assert data.from_record(own, tmp_path / "run").doubt == ""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,9 +106,9 @@ def test_the_hash_is_checked_as_it_was_written(tmp_path: Path) -> None:
     before = written("seqlora")
     for change in ({"code": upgrade.BYTES["seqlora"][:-1] + "f"}, {"pictures_per_prompt": 7}, {"scores": 1}):
         forged = upgrade.today(before | {"facts": before["facts"] | change, "is_sound": True})
-        assert not forged["is_sound"] and contradiction(forged)
-    assert not contradiction(upgrade.today(before))
-    later = before | {"schema": upgrade.SCHEMA, "facts": upgrade.today(before)["facts"]}
+        assert not forged["is_sound"] and contradiction(Record.model_validate(forged))
+    assert not contradiction(reading.parsed(before))
+    later = before | {"schema": SCHEMA, "facts": upgrade.today(before)["facts"]}
     assert not upgrade.today(later)["is_sound"]  # the old hash with today's facts
     assert upgrade.today(later | {"hash": hash8(later["facts"])})["is_sound"]
 

@@ -18,6 +18,7 @@ from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.metrics.summary import summaries
 from cpbench.records import tables, terminal
 from cpbench.records.grid import method_grid, retention_grid
+from cpbench.records.record import Cost
 
 CONCEPTS = ["cup", "dog"]
 DINO = {(0, "cup"): 0.2, (0, "dog"): 0.3, (1, "cup"): 0.6, (2, "cup"): 0.5, (2, "dog"): 0.8}
@@ -168,26 +169,27 @@ def test_costs_of_each_task_are_shown() -> None:
     costs = {
         1: {
             "learning_seconds": 2.25,
-            "drawing_seconds": 1.0,
+            "generation_seconds": 1.0,
             "judging_seconds": 0.5,
-            "learning_unet_evaluations": 40,
-            "drawing_unet_evaluations": 8,
-            "pictures_drawn": 2,
+            "learning_evaluations": 40,
+            "generation_evaluations": 8,
+            "pictures_generated": 2,
             "pictures_reused": 3,
             "trainable_parameters": 77,
-            "carried_bytes": {"adapter": 4000, "token": 1000},
+            "state_bytes": {"adapter": 4000, "token": 1000},
             "peak_memory_bytes": 123_400_000,
         },
-        0: {"drawing_seconds": 4.0, "judging_seconds": 0.1, "drawing_unet_evaluations": 16, "pictures_drawn": 4},
+        0: {"generation_seconds": 4.0, "judging_seconds": 0.1, "generation_evaluations": 16, "pictures_generated": 4},
     }
+    costs = {t: Cost.model_validate(cost) for t, cost in costs.items()}
     shown = cells(terminal.cost_table(costs))
     assert [row[0] for row in shown] == ["0", "1"]
     heads = [str(c.header) for c in terminal.cost_table(costs).columns]
     first, second = (dict(zip(heads, row, strict=True)) for row in shown)
-    assert (first["learn s"], first["draw s"], first["drawn"]) == ("0.0", "4.0", "4")
-    assert second["UNet evaluations"] == "48"
-    assert (second["drawn"], second["reused"], second["trained"]) == ("2", "3", "77")
-    assert (second["carried kB"], second["peak MB"]) == ("5", "123")
+    assert (first["learn s"], first["generate s"], first["generated"]) == ("0.0", "4.0", "4")
+    assert second["evaluations"] == "48"
+    assert (second["generated"], second["reused"], second["trained"]) == ("2", "3", "77")
+    assert (second["state kB"], second["peak MB"]) == ("5", "123")
 
 
 # The grid: cells of 96 pixels, 4 apart, right of names 118 wide and below heads 34 high

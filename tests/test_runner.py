@@ -252,29 +252,29 @@ def test_costs_are_those_counted_by_hand(base: dict[str, Any], lora: dict[str, A
     assert sorted(costs) == ["0", "1", "2"]
     for t in (1, 2):
         cost = costs[str(t)]
-        assert cost["learning_unet_evaluations"] == STEPS * BATCH
-        assert cost["drawing_unet_evaluations"] == t * picture
-        assert (cost["pictures_drawn"], cost["pictures_reused"]) == (t, 0)
+        assert cost["learning_evaluations"] == STEPS * BATCH
+        assert cost["generation_evaluations"] == t * picture
+        assert (cost["pictures_generated"], cost["pictures_reused"]) == (t, 0)
         assert cost["trainable_parameters"] == adapter + token
-        assert cost["carried_parameters"] == adapter + t * token
-        assert cost["carried_bytes"] == {"adapter": 4 * adapter, "token": 4 * t * token}
+        assert cost["state_parameters"] == adapter + t * token
+        assert cost["state_bytes"] == {"adapter": 4 * adapter, "token": 4 * t * token}
         assert all(cost[f"{stage}_seconds"] > 0 for stage in ("learning", "drawing", "judging"))
         assert unet_bytes < cost["peak_memory_bytes"] < psutil.virtual_memory().total
     first = run_json(base["folder"])["costs"]
-    assert first["0"]["drawing_unet_evaluations"] == len(CONCEPTS) * picture
-    assert first["0"]["pictures_drawn"] == len(CONCEPTS)
-    assert first["1"]["trainable_parameters"] == first["1"]["learning_unet_evaluations"] == 0
-    assert first["1"]["carried_bytes"] == {}
+    assert first["0"]["generation_evaluations"] == len(CONCEPTS) * picture
+    assert first["0"]["pictures_generated"] == len(CONCEPTS)
+    assert first["1"]["trainable_parameters"] == first["1"]["learning_evaluations"] == 0
+    assert first["1"]["state_bytes"] == {}
 
 
 def test_row_0_is_drawn_once_for_all_methods_and_base_never_draws_again(
     base: dict[str, Any], lora: dict[str, Any]
 ) -> None:
     first, second = (run_json(r["folder"])["costs"] for r in (base, lora))
-    assert (second["0"]["pictures_drawn"], second["0"]["pictures_reused"]) == (0, 2)
-    assert second["0"]["drawing_unet_evaluations"] == 0
-    assert [first[t]["pictures_drawn"] for t in ("1", "2")] == [0, 0]
-    assert [first[t]["drawing_unet_evaluations"] for t in ("1", "2")] == [0, 0]
+    assert (second["0"]["pictures_generated"], second["0"]["pictures_reused"]) == (0, 2)
+    assert second["0"]["generation_evaluations"] == 0
+    assert [first[t]["pictures_generated"] for t in ("1", "2")] == [0, 0]
+    assert [first[t]["generation_evaluations"] for t in ("1", "2")] == [0, 0]
     assert contents(base["folder"], "task-00/pictures/*/*") == contents(lora["folder"], "task-00/pictures/*/*")
     for metric in METRICS:
         table = base["matrices"][metric]
@@ -295,7 +295,7 @@ def test_the_curve_has_every_phase_of_a_task(rare: tuple[dict[str, Any], Reporte
         assert np.isfinite(curve["loss"]).all() and (curve["gradient_norm"] > 0).all()
         np.testing.assert_allclose(curve["denoising"], curve["loss"], rtol=1e-5)
     costs = run_json(folder)["costs"]
-    assert [costs[t]["learning_unet_evaluations"] for t in ("1", "2")] == [(2 + 3) * 2] * 2
+    assert [costs[t]["learning_evaluations"] for t in ("1", "2")] == [(2 + 3) * 2] * 2
 
 
 LOGGING = """
@@ -471,7 +471,7 @@ def test_killed_run_goes_on_and_comes_to_the_same(
     assert contents(folder) == contents(lora["folder"])
     costs, whole = run_json(folder)["costs"], run_json(lora["folder"])["costs"]
     assert {t: sorted(c) for t, c in costs.items()} == {t: sorted(c) for t, c in whole.items()}
-    assert costs["0"]["pictures_drawn"] == 2
+    assert costs["0"]["pictures_generated"] == 2
 
 
 def test_interrupted_and_failed_runs_say_so_and_go_on(
@@ -563,7 +563,7 @@ def test_a_cell_that_is_not_defined_is_empty_and_the_run_goes_on(small: Path, tm
     for metric in METRICS:
         table = run["matrices"][metric]
         assert np.isnan(table.loc[2, "backpack"]) and np.isfinite(table.loc[2, "dog"])
-        assert record["summary"][metric]["final_average"] is None  # never dropped in silence
+        assert record["figures"][metric]["final_average"] is None  # never dropped in silence
 
 
 def test_a_learning_rate_that_blows_up_is_one_line_and_nothing_is_scored(small: Path, tmp_path: Path) -> None:
@@ -611,7 +611,7 @@ def test_only_the_rows_that_are_wanted_are_drawn(small: Path, tmp_path: Path, lo
     record, whole = run_json(run["folder"]), run_json(lora["folder"])
     assert record["status"] == "finished" and record["hash"] != whole["hash"]
     final = ("final_average", "normalised_retention")
-    assert {k: record["summary"]["dino"][k] for k in final} == {k: whole["summary"]["dino"][k] for k in final}
-    assert record["summary"]["dino"]["plasticity"] is None and record["summary"]["dino"]["forgetting"] is None
+    assert {k: record["figures"]["dino"][k] for k in final} == {k: whole["figures"]["dino"][k] for k in final}
+    assert record["figures"]["dino"]["plasticity"] is None and record["figures"]["dino"]["forgetting"] is None
     with pytest.raises(UserError, match="no row 3"):
         cpbench.run(method="seqlora", sequence=str(small), output=tmp_path, options=LORA, rows=(3,))

@@ -60,6 +60,7 @@ Templates = Annotated[list[Template], Field(min_length=1), AfterValidator(_disti
 Pair = Annotated[Text, AfterValidator(partial(_slots, 2))]
 Pairs = Annotated[list[Pair], Field(min_length=1), AfterValidator(_distinct)]
 Whole = Annotated[int, Field(ge=1)]
+MOST_CONCEPTS = 500
 Number = Annotated[float, Field(ge=0)]
 
 
@@ -106,7 +107,7 @@ class SequenceFile(BaseModel):
     description: str = ""
     prompts: Any = "dreambench"  # the name of a prompt set, or Prompts
     images: Images = Images()
-    concepts: list[ConceptEntry] = Field(min_length=1)
+    concepts: list[ConceptEntry] = Field(min_length=1, max_length=MOST_CONCEPTS)
     evaluation: EvaluationEntry
 
 

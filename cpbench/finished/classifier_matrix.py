@@ -46,9 +46,9 @@ from cpbench.records import machine, terminal
 from cpbench.records.folder import RunFolder
 from cpbench.records.grid import MOST_COLUMNS
 from cpbench.records.measures_table import CONFUSION
-from cpbench.records.record import find
+from cpbench.records.reading import find, read
+from cpbench.records.record import Facts
 from cpbench.records.tables import read_table
-from cpbench.records.upgrade import read as read_record
 from cpbench.running.bookkeeping import remove_temporary
 from cpbench.running.prepare import pick_device
 from cpbench.running.progress import Reporter
@@ -238,7 +238,7 @@ def classify(
     UserError where the run, its sequence or its concepts' pictures are not what they were, or no row can be made.
     """
     folder = find(run)
-    record = read_record(folder)
+    record = read(folder)
     config, _, weights = load.recorded(record, folder)
     config = load.allowed(config, folder, pick_device(device), allow_pickle, trust_remote_code)
     facts = scoring.facts_of(record, folder)
@@ -285,11 +285,11 @@ def said(rows: Sequence[int]) -> str:
     return f"the state{'s' * several} of row{'s' * several} {', '.join(map(str, rows))} {'are' if several else 'is'}"
 
 
-def settings_of(config: RunConfig, facts: dict[str, Any], draws: int) -> dict[str, Any]:
+def settings_of(config: RunConfig, facts: Facts, draws: int) -> dict[str, Any]:
     """What rows must have in common to be in one matrix, beside their states."""
     return {
         "schema": SCHEMA,
-        "run": hash8(facts),
+        "run": hash8(facts.as_json()),
         "draws": draws,
         "seed": SEED,
         "template": TEMPLATE,

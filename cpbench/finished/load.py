@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from cpbench.config import RunConfig
 from cpbench.errors import DamagedState, RulesError, UserError, near
-from cpbench.files import FILE_NAME
 from cpbench.method import Method, NotDefined, State
 from cpbench.output import say
 from cpbench.records.folder import RunFolder
-from cpbench.records.record import _listed, find
-from cpbench.records.upgrade import read as read_record
+from cpbench.records.reading import find, listed, read
+from cpbench.records.record import Record
 from cpbench.registry import load_method
 from cpbench.validation import validated
 
@@ -52,7 +51,7 @@ def open_run(
     weights, which the two last arguments allow.
     """
     folder = find(run)
-    record = read_record(folder)
+    record = read(folder)
     config, concepts, weights = recorded(record, folder)
     config = allowed(config, folder, device, allow_pickle, trust_remote_code)
     there = [t for t in range(1, len(concepts) + 1) if RunFolder(folder).task(t).state.exists()]
@@ -60,7 +59,7 @@ def open_run(
         raise UserError(f"run {folder}: has no state yet; let it finish a task first")
     t = there[-1] if after is None else after
     if t not in there:
-        raise UserError(f"run {folder}: there is no state after task {t}; it has those after {_listed(there)}")
+        raise UserError(f"run {folder}: there is no state after task {t}; it has those after {listed(there)}")
     state = state_after(folder, t, concepts)
     method, backbone = loaded(config, folder, weights)
     it = Finished(folder, config, method, state, backbone, {c: concepts[c] for c in state.concepts})
@@ -70,18 +69,15 @@ def open_run(
     return it
 
 
-def recorded(record: Any, folder: Path) -> tuple[RunConfig, dict[str, str], str]:
-    """(config, class nouns by concept, hash of the backbone's weights) of a run.json. UserError for any other content."""
-    try:
-        nouns, weights = record["sequence"]["class_nouns"], record["facts"]["backbone"]
-        given = {k: v for k, v in record["config"].items() if v is not None}
-        if not all(
-            FILE_NAME.fullmatch(c) and isinstance(noun, str) and noun.isprintable() for c, noun in nouns.items()
-        ):
-            raise ValueError("names that no concepts have")
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise UserError(f"run {folder}: run.json cannot be read; name another run, or run it again") from None
-    return validated(RunConfig, given, f"run {folder}"), nouns, weights
+def recorded(record: Record, folder: Path) -> tuple[RunConfig, dict[str, str], str]:
+    """(config, class nouns by concept, hash of the backbone's weights) of a record. UserError where it lacks one of them."""
+    nouns, weights = record.sequence.class_nouns, record.facts.backbone
+    if weights is None or not nouns:
+        raise UserError(
+            f"run {folder}: its run.json does not say the class nouns or the backbone's weights; run it again, or name another"
+        )
+    settings = {k: v for k, v in record.config.as_json().items() if v is not None}
+    return validated(RunConfig, settings, f"run {folder}"), nouns, weights
 
 
 def allowed(

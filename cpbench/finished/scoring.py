@@ -30,8 +30,8 @@ from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.output import say
 from cpbench.records import measures_table, tables
 from cpbench.records.folder import RunFolder
-from cpbench.records.record import find
-from cpbench.records.upgrade import read as read_record
+from cpbench.records.reading import find, read
+from cpbench.records.record import Facts, Record
 from cpbench.running import cells, judging, measures
 from cpbench.running.cells import pictures_of
 from cpbench.running.judging import reference_rows
@@ -77,7 +77,7 @@ def again(
     the run, its sequence or its concepts' pictures are not what they were.
     """
     folder = find(run)
-    record = read_record(folder)
+    record = read(folder)
     config, _, _ = load.recorded(record, folder)
     facts = facts_of(record, folder)
     sequence = sequence_of(config, facts, folder)
@@ -124,33 +124,32 @@ def folder_name(identity: dict[str, Any]) -> str:
     return f"{model}-{judge_identity.key(judge_identity.counted(identity))}"
 
 
-def facts_of(record: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What a run.json says of the run's input. UserError where it lacks what is looked for."""
-    facts = record["facts"]
-    if not (
-        isinstance(facts, dict) and isinstance(facts.get("images"), dict) and isinstance(facts.get("picture_size"), int)
-    ):
-        raise UserError(f"run {folder}: run.json cannot be read; name another run, or run it again")
-    return facts
+def facts_of(record: Record, folder: Path) -> Facts:
+    """What a record says of the run's input. UserError where it lacks what is looked for."""
+    if record.facts.images is None or record.facts.picture_size is None:
+        raise UserError(
+            f"run {folder}: its run.json does not say the training pictures' hashes and size; run it again, or name another"
+        )
+    return record.facts
 
 
 def real_pictures(
-    config: RunConfig, facts: dict[str, Any], sequence: sequences.Sequence, folder: Path, data: str | None
+    config: RunConfig, facts: Facts, sequence: sequences.Sequence, folder: Path, data: str | None
 ) -> dict[str, np.ndarray]:
     """By concept its pictures, uint8 (n, h, w, 3); UserError if they are not those that the run learned from."""
     real = {
-        c.name: images.load(c, config.backbone, facts["picture_size"], data or config.data, config.fit)
+        c.name: images.load(c, config.backbone, facts.picture_size, data or config.data, config.fit)
         for c in sequence.concepts
     }
-    if odd := [c for c, them in real.items() if images.content_hash(them) != facts["images"].get(c)]:
+    if odd := [c for c, them in real.items() if images.content_hash(them) != facts.images.get(c)]:
         raise UserError(f"run {folder}: the pictures of {odd[0]} are not those it learned from; name them with --data")
     return real
 
 
-def sequence_of(config: RunConfig, facts: dict[str, Any], folder: Path) -> sequences.Sequence:
+def sequence_of(config: RunConfig, facts: Facts, folder: Path) -> sequences.Sequence:
     """The run's sequence in its order; UserError if the file is another one by now."""
     sequence = sequences.load(config.sequence)
-    if sequences.content_hash(sequence) != facts.get("sequence"):
+    if sequences.content_hash(sequence) != facts.sequence:
         raise UserError(f"run {folder}: sequence {config.sequence} has changed since it was run; run it again")
     return sequences.ordered(sequence, config.order)
 

@@ -26,7 +26,7 @@ from cpbench.leaderboard.text import as_json, in_terminal, markdown, table
 from cpbench.output import LOG_WIDTH, console, say
 from cpbench.records.folder import RunFolder
 from cpbench.records.grid import method_grid
-from cpbench.records.record import skip
+from cpbench.records.reading import skip
 
 
 def grids(found: Sequence[Group], concept: str | None, output: Path) -> dict[str, str]:

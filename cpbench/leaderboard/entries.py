@@ -7,44 +7,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import (
-    ValidationError,
-)
-
-from cpbench.errors import quoted
 from cpbench.files import hash8
 from cpbench.leaderboard import figures as leaderboard_figures
 from cpbench.metrics.comparison import Key
 from cpbench.metrics.scores import MAIN
 from cpbench.output import say
-from cpbench.records import measures_table, tables
+from cpbench.records import checks, measures_table, tables
 from cpbench.records.folder import RunFolder
+from cpbench.records.reading import records
 from cpbench.records.record import (
     Record,
+    Scalar,
     contradiction,
     is_own,
-    judges_of,
-    name_of,
-    records,
+    judge_names,
+    method_name,
     sees_earlier_data,
-    sequence_of,
-    skip,
-    text,
+    sequence_name,
 )
-from cpbench.records.tables import ROUGHLY, no_cosine
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ROUNDED = 1e-4  # what is written of a score may be off by
-MEASURED = {"identified": 1, "moved": 2}  # what is shown of measures.csv, and the most it can be
 MOST_NAMED = 3  # of many runs in a line
-
-
-# What is read of a run.json
-
-
-# Runs
 
 
 @dataclass(frozen=True)
@@ -72,7 +57,7 @@ class Run:
     def key(self) -> tuple[str, str, str, str]:
         """What its row is called by, whatever the hash."""
         record = self.record
-        return (sequence_of(record), Path(record.config.backbone).name, record.pictures, judges_of(record))
+        return (sequence_name(record), Path(record.config.backbone).name, record.pictures, judge_names(record))
 
     @property
     def settings(self) -> str:
@@ -87,17 +72,7 @@ class Run:
 
 def read(folder: Path) -> list[Run]:
     """Every run below `folder` that can be read, see `decided`. Records of other content are named in a line, and left out."""
-    found = []
-    for path, record in records(folder):
-        try:
-            found.append(run_of(path, path.relative_to(folder).as_posix(), record))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            reason = f"{'.'.join(map(str, first['loc']))} = {quoted(first['input'])}: {first['msg']}"
-            skip(path, f"its run.json is not as cpbench writes it ({reason})"[:400])
-        except (ValueError, RecursionError) as error:  # a name too long with its settings; values nested without end
-            skip(path, f"its run.json is not as cpbench writes it ({type(error).__name__}: {error})"[:400])
-    return decided(found)
+    return decided([run_of(path, path.relative_to(folder).as_posix(), record) for path, record in records(folder)])
 
 
 def decided(found: list[Run]) -> list[Run]:
@@ -162,26 +137,22 @@ def is_reference(run: Run) -> bool:
     return "reference" in Path(run.path).parts
 
 
-def run_of(folder: Path, path: str, given: dict[str, Any]) -> Run:
-    """ValidationError, or ValueError, where the record is not as the runner writes it."""
-    record = Record.model_validate(given)
-    sees = sees_earlier_data(given)
-    method = text(name_of(given)) + (" (own file)" if is_own(record) else "") + ("*" if sees else "")
+def run_of(folder: Path, path: str, record: Record) -> Run:
+    sees = sees_earlier_data(record)
+    method = method_name(record) + (" (own file)" if is_own(record) else "") + ("*" if sees else "")
     finals, learned, since, lacking = scores_of(folder, record)
-    measured, odd = measures_of(folder, record)
-    if record.status == "finished":
-        lacking = contradiction(given) or lacking or odd
+    measured: dict[str, float] = {}
     figures: leaderboard_figures.Summary = {}
-    if record.status == "finished" and not lacking:
+    if record.is_finished:
+        lacking = contradiction(record) or lacking or checks.wrong_measures(folder, record)
+    if record.is_finished and not lacking:
+        measured = measured_in(folder, record)
         try:
             figures = leaderboard_figures.summary(folder, record.sequence.concepts)
         except ValueError as error:
             lacking = str(error)
-    state = (("" if record.status == "finished" else f"{record.status[:40]}: ") + lacking).removesuffix(": ")
+    state = (("" if record.is_finished else f"{record.status}: ") + lacking).removesuffix(": ")
     return Run(folder, path, record, method, sees, state, finals, learned, since, figures, measured)
-
-
-# What cpbench says of its own methods
 
 
 def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key, float], dict[Key, float], str]:
@@ -192,48 +163,30 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
     """
     concepts, file = record.sequence.concepts, RunFolder(folder).scores
     if not tables.is_there(file):
-        there = [t for t in record.rows if RunFolder(folder).task(t).scores.is_file()]
-        if record.status == "finished":
+        rows = [t for t in record.rows if RunFolder(folder).task(t).scores.is_file()]
+        if record.is_finished:
             return {}, {}, {}, "its scores.csv is missing"
-        return {}, {}, {}, f"{len(there)} of {len(record.rows)} rows are there"
+        return {}, {}, {}, f"{len(rows)} of {len(record.rows)} rows are there"
     scores = tables.read_scores(file)
     if scores is None:
         return {}, {}, {}, "its scores.csv is damaged"
-    if record.files.get(file.name, tables.table_hash(file)) != tables.table_hash(file):
-        return {}, {}, {}, "its scores.csv is not the one that its run.json tells of"
-    if odd := no_cosine(scores):
-        return {}, {}, {}, odd
+    if record.is_finished and (wrong := checks.wrong_scores(folder, record, scores)):
+        return {}, {}, {}, wrong
     cells = scores[(scores["kind"] == "cell") & (scores["metric"] == MAIN) & scores["concept"].isin(concepts)]
-    there = set(cells["row"]) & set(record.rows)
-    lacking = "" if len(there) == len(record.rows) else f"{len(there)} of {len(record.rows)} rows are there"
-    own = cells["concept"].map({c: t for t, c in enumerate(concepts, 1)})
+    rows = set(cells["row"]) & set(record.rows)
+    lacking = "" if len(rows) == len(record.rows) else f"{len(rows)} of {len(record.rows)} rows are there"
+    own_task = cells["concept"].map({c: t for t, c in enumerate(concepts, 1)})
     finals = by_picture(cells[cells["row"] == len(concepts)])
-    told = record.summary.dino.final_average
-    if told is not None and not lacking and not math.isclose(mean_of(finals), told, abs_tol=ROUNDED):
-        other = f"its run.json tells of a final DINO of {told:.3f}, its scores.csv of {mean_of(finals):.3f}"
-        return {}, {}, {}, other
-    later = cells[cells["row"] >= own]
+    later = cells[cells["row"] >= own_task]
     means = later.groupby(["concept", "prompt", "index"], as_index=False)["value"].mean()
     whole = later.groupby(["row", "concept"])["value"].count().all()
-    return finals, by_picture(cells[cells["row"] == own]), by_picture(means) if whole else {}, lacking
+    return finals, by_picture(cells[cells["row"] == own_task]), by_picture(means) if whole else {}, lacking
 
 
-def measures_of(folder: Path, record: Record) -> tuple[dict[str, float], str]:
-    """By measure its mean in the last row, {} without measures.csv; and what is wrong with that table, or ""."""
-    file = RunFolder(folder).measures
-    if not tables.is_there(file):
-        return {}, ""
+def measured_in(folder: Path, record: Record) -> dict[str, float]:
+    """By measure its mean in the last row; {} without measures.csv."""
     table = measures_table.read(folder)
-    if table is None:
-        return {}, "its measures.csv is damaged"
-    if record.files.get(file.name, tables.table_hash(file)) != tables.table_hash(file):
-        return {}, "its measures.csv is not the one that its run.json tells of"
-    for measure, most in MEASURED.items():
-        values = table[table["measure"] == measure]["value"]
-        far = values[(values < -ROUGHLY) | (values > most + ROUGHLY)]
-        if len(far):
-            return {}, f"its measures.csv has {measure} {far.iloc[0]:g}, which is between 0 and {most}"
-    return measures_table.summary(table, len(record.sequence.concepts)), ""
+    return {} if table is None else measures_table.summary(table, len(record.sequence.concepts))
 
 
 def by_concept(pictures: dict[Key, float]) -> dict[str, float]:
@@ -242,12 +195,6 @@ def by_concept(pictures: dict[Key, float]) -> dict[str, float]:
     for (concept, _, _), value in sorted(pictures.items()):  # sorted: sums of equal bytes
         of.setdefault(concept, []).append(value)
     return {concept: sum(own) / len(own) for concept, own in of.items()}
-
-
-def mean_of(finals: dict[Key, float]) -> float:
-    """Mean over concepts of their pictures' means, as that of a matrix's row; NaN of nothing."""
-    of = by_concept(finals)
-    return sum(of.values()) / len(of) if of else math.nan
 
 
 def by_picture(cells: pd.DataFrame) -> dict[Key, float]:
@@ -267,14 +214,21 @@ def comparable(record: Record) -> dict[str, Any]:
     """
     facts, last = record.facts, len(record.sequence.concepts)
     return {
-        "sequence": facts.sequence or f"{sequence_of(record)}: {', '.join(sorted(record.sequence.concepts))}",
+        "sequence": facts.sequence or f"{sequence_name(record)}: {', '.join(sorted(record.sequence.concepts))}",
         "images": None if facts.images is None else hash8(dict(facts.images)),
         "pictures": record.pictures,
         "backbone": facts.backbone or Path(record.config.backbone).name,
-        "judges": {name: it.model_dump(exclude=it.unsaid) for name, it in sorted(record.judges.items())},
-        "sampler": None if facts.sampler is None else {k: v for k, v in facts.sampler.items() if k != "batch_size"},
+        "judges": {name: judge.compared for name, judge in sorted(record.judges.items())},
+        "sampler": None
+        if facts.sampler is None
+        else {k: as_float(v) for k, v in facts.sampler.items() if k != "batch_size"},
         "pictures_per_prompt": facts.pictures_per_prompt,
         "dtype": facts.dtype,
         "picture_size": facts.picture_size,
         "rows": "all" if record.rows == list(range(last + 1)) else record.rows,
     }
+
+
+def as_float(value: Scalar) -> Scalar:
+    """A guidance of 4 is one of 4.0."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

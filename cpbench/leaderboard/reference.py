@@ -6,7 +6,6 @@ import argparse
 import io
 import shutil
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -15,7 +14,8 @@ from cpbench.leaderboard import board, entries, rows
 from cpbench.output import opened, say
 from cpbench.records import tables
 from cpbench.records.folder import TABLES, RunFolder
-from cpbench.records.record import finished_runs, name_of
+from cpbench.records.reading import finished_runs
+from cpbench.records.record import Record, method_name
 
 MOST_THUMBNAIL = 25_000  # bytes of a run's grid
 
@@ -31,7 +31,7 @@ def keep(runs: Path, reference: Path) -> int:
     read = entries.read(runs)
     counted = {run.folder for run in read if not run.state}
     for run in read:
-        if run.state and run.record.status == "finished":  # of the unfinished nobody expects it
+        if run.state and run.record.is_finished:  # of the unfinished nobody expects it
             say(f"not kept {run.path}: {run.state}")
     found = [(path, record) for path, record in finished_runs(runs) if path in counted]
     names = {name(record) for _, record in found}
@@ -70,11 +70,11 @@ def thumbnail(drawn: Image.Image) -> bytes:
         scale *= 0.9
 
 
-def name(record: dict[str, Any]) -> tuple[str, int, str, str, int, int]:
+def name(record: Record) -> tuple[str, int, str, str, int, int]:
     """What a run is a run of: (sequence, its version, backbone, method with its settings, seed, order)."""
-    sequence, config = record["sequence"], record["config"]
-    method, backbone = name_of(record), Path(config["backbone"]).name
-    return sequence["name"], sequence["version"], backbone, method, config["seed"], config["order"]
+    sequence, config = record.sequence, record.config
+    backbone = Path(config.backbone).name
+    return sequence.name, sequence.version, backbone, method_name(record), config.seed, config.order
 
 
 if __name__ == "__main__":

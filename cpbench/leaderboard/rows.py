@@ -22,7 +22,7 @@ from cpbench.metrics.intervals import FEWEST_SEEDS, bootstrap, t_interval
 from cpbench.metrics.scores import MAIN, among
 from cpbench.metrics.scores import SCORES as SCORES_OF_PICTURES
 from cpbench.records import measures_table
-from cpbench.records.record import is_built_in, is_own, judges_of, sequence_of
+from cpbench.records.record import is_built_in, is_own, judge_names, sequence_name
 from cpbench.registry import facts_of
 from cpbench.version import SCORES
 
@@ -121,13 +121,13 @@ def scores(run: Run, alone: Run | None) -> dict[str, float]:
 def costs(run: Run) -> dict[str, float]:
     every = [cost for _, cost in sorted(run.record.costs.items())]
     seconds = sum(cost.learning_seconds for cost in every)
-    carried = float(sum(every[-1].carried_bytes.values())) if every else 0.0
+    carried = float(sum(every[-1].state_bytes.values())) if every else 0.0
     out = {
         "carried_MB": carried / 1e6,
         "carried_kB": carried / 1e3,
-        "carried_parameters": every[-1].carried_parameters if every else 0.0,
+        "carried_parameters": every[-1].state_parameters if every else 0.0,
         "trainable_parameters": max((cost.trainable_parameters for cost in every), default=0.0),
-        "learning_unet_evaluations": sum(cost.learning_unet_evaluations for cost in every),
+        "learning_unet_evaluations": sum(cost.learning_evaluations for cost in every),
         "learning_seconds": seconds,
         "learning_minutes": seconds / 60,
     }
@@ -232,7 +232,7 @@ def replay_free(run: Run) -> str:
 
 
 def is_ours(run: Run) -> bool:
-    return is_built_in(run.record.model_dump())
+    return is_built_in(run.record)
 
 
 # Rows, groups, ranks
@@ -251,7 +251,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         for run in members:  # `entries.decided` has seen to it that a seed and order is there once
             rows.setdefault((run.method, run.settings), []).append(run)
         first = min(members, key=lambda run: run.key)  # equal weights may be called by two names
-        named = (sequence_of(first.record), first.key[1], first.record.pictures, judges_of(first.record))
+        named = (sequence_name(first.record), first.key[1], first.record.pictures, judge_names(first.record))
         by_name = sorted(rows.items())
         alone = alone_of([own for _, own in by_name])
         made = ranked([row_of(own, alone) for _, own in by_name])

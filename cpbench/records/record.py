@@ -1,56 +1,33 @@
-"""run.json: what is read of it, with care, for it may come from anybody."""
+"""run.json: the one schema of a run's record, which the runner builds and everything else reads.
+
+A record may come from anybody, so every field is checked; `reading` finds and reads them, `upgrade` has those of earlier versions.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    StrictBool,
-    StrictFloat,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StrictBool, model_validator
 
-from cpbench.errors import UserError, quoted
+from cpbench.concepts.schema import MOST_CONCEPTS
+from cpbench.errors import quoted
 from cpbench.files import FILE_NAME
 from cpbench.judges import identity
-from cpbench.output import say
-from cpbench.records.folder import RunFolder, runs_below
-from cpbench.records.upgrade import SCHEMA
-from cpbench.records.upgrade import read as read_record
 from cpbench.registry import built_in_methods, facts_of
 
-
-def find(run: Path) -> Path:
-    """The run folder that is meant: `run` itself, or the only one below it."""
-    if os.path.isfile(RunFolder(run).record):  # unlike pathlib's, calm about names too long to be a file's
-        return run
-    below = list(runs_below(run)) if os.path.isdir(run) else []
-    if len(below) == 1:
-        return below[0]
-    if not below:
-        raise UserError(f"run {run}: there is no run.json in it; name a run folder, e.g. below results/runs")
-    raise UserError(f"run {run}: holds {len(below)} runs; name one of them, e.g. {below[0]}")
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
-MOST_CONCEPTS = 500  # of a sequence in a record
-MOST_SAID = 2000  # characters of a name, of a method with all its settings too
+SCHEMA = 3
+MOST_CHARACTERS = 2000  # of a name, of a method with all its settings too
+Status = Literal["running", "interrupted", "failed", "finished"]
 
 
 def text(value: object) -> str:
-    if not isinstance(value, str) or len(value) > MOST_SAID or not value.isprintable():
+    """ValueError for anything but printable text of at most MOST_CHARACTERS."""
+    if not isinstance(value, str) or not value.isprintable():
         raise ValueError(f"{quoted(value)} is no name")
+    if len(value) > MOST_CHARACTERS:
+        raise ValueError(f"{quoted(value)} has {len(value)} characters, and may have {MOST_CHARACTERS}")
     return value
 
 
@@ -58,6 +35,19 @@ def whole(value: object) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError(f"{quoted(value)} is no whole number")
     return value
+
+
+def number(value: object) -> int | float:
+    """A whole number stays one: a hash is over what was written."""
+    if type(value) is float or (type(value) is int and abs(value) < 2**63):
+        return value
+    raise ValueError(f"{quoted(value)} is no number")
+
+
+def scalar(value: object) -> str | bool | int | float | None:
+    if value is None or isinstance(value, bool):
+        return value
+    return number(value) if isinstance(value, int | float) else text(value)
 
 
 def file_name(value: str) -> str:
@@ -75,50 +65,57 @@ def different(value: list[str]) -> list[str]:
 Text = Annotated[str, PlainValidator(text)]
 Name = Annotated[Text, AfterValidator(file_name)]
 Whole = Annotated[int, PlainValidator(whole)]
-Number = StrictFloat  # whole numbers too, and NaN and infinities, but no text
+Number = Annotated[int | float, PlainValidator(number)]
+Scalar = Annotated[str | bool | int | float | None, PlainValidator(scalar)]
+Figures = dict[Text, dict[Text, Number | None]]  # by score and figure; None where it is not defined
+Intervals = dict[Text, dict[Text, Annotated[list[Number], Field(min_length=2, max_length=2)] | None]]
 
 
 class Part(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-
-class Figures(Part):
-    """Of a record's summary of one metric what its scores.csv must agree with; nothing of it is shown."""
-
-    final_average: Number | None = None
+    def as_json(self) -> dict[str, Any]:
+        """What was given for it, as it is written."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
-class Summary(Part):
-    dino: Figures = Figures()
+class Open(Part):
+    """Keeps what it has no field for."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class Cost(Part):
-    carried_bytes: dict[str, Number] = {}
-    carried_parameters: Number = 0.0
-    trainable_parameters: Number = 0.0
-    learning_unet_evaluations: Number = 0.0
-    learning_seconds: Number = 0.0
+class Config(Open):
+    """The resolved configuration, a `RunConfig`; here is what is read of it without loading one."""
 
-
-class Config(Part):
     backbone: Text
     seed: Whole
     order: Whole
     method: Text = ""
-    evaluation: dict[str, Any] = {}
+    sequence: Text = ""
+    judges: list[Text] = []
+    rows: list[Whole] | None = None
+    options: dict[Text, Any] = {}
+    evaluation: dict[Text, Any] = {}
+    loading: dict[Text, Any] = {}
 
 
 class SequenceFacts(Part):
     name: Name
     version: Whole
     concepts: Annotated[list[Name], Field(min_length=1, max_length=MOST_CONCEPTS), AfterValidator(different)]
+    """In the order learned."""
+    class_nouns: dict[Name, Text] = {}
+    prompts: dict[Name, list[Text]] = {}
+    """By concept its evaluation prompts, in the order of the pictures' numbers."""
 
 
-class JudgeFacts(Part):
+class JudgeFacts(Open):
     """Whose scores they are: weights, and by which rules. The library's version moves no score."""
 
     model: Text
     weights_sha256: Text
+    library: Text = ""
     preprocessing: Text = ""
     feature: Text = ""
     pair_rule: Text = ""
@@ -126,95 +123,155 @@ class JudgeFacts(Part):
     architecture: Text = ""
     tokenizer: Text = ""
 
-    _older = model_validator(mode="before")(identity.abridged)
+    @property
+    def compared(self) -> dict[str, Any]:
+        """What runs of one table agree in: without what older records do not say, where that is known."""
+        own = identity.abridged(self.as_json())
+        later = ("architecture", "tokenizer")
+        return {key: own.get(key, "") for key in identity.COMPARED if own.get(key) or key not in later}
 
     @property
-    def unsaid(self) -> set[str]:
-        return {key for key in ("architecture", "tokenizer") if not getattr(self, key)}
+    def counted(self) -> dict[str, Any]:
+        """What moves a score, with what older records do not say, where that is known."""
+        return identity.counted(identity.completed(self.as_json()))
 
 
-class Facts(Part):
-    """Of what moves a score that which is not the method's own; a record may be older than one of these."""
+class Facts(Open):
+    """All that moves a score. The run's hash is over it; a record may be older than one of the optional ones."""
 
     method: Text
+    """The method's name; of a user's file that file's, without its ending."""
     scores: Whole
+    """The SCORES that it was computed with; 0 where today's code is not known to give these numbers."""
     versions: dict[Text, Whole]
+    """Of the method's class and of every built-in that it extends."""
     source: Text | None = None
-    options: dict[str, Any] = {}
+    """Hash of a user's own method, see `own_modules`."""
+    options: dict[Text, Any] = {}
     sequence: Text | None = None
+    """Hash of the sequence's content."""
     images: dict[Text, Text] | None = None
+    """By concept the hash of its training pictures, as they are given to the method."""
     backbone: Text | None = None
-    sampler: dict[Text, Text | StrictBool | StrictFloat | None] | None = None
+    """Hash of the weights and configs that are loaded."""
+    judges: dict[Text, Any] = {}
+    """By name what moves a score of a judge, see `judges.identity.counted`."""
+    sampler: dict[Text, Scalar] | None = None
     pictures_per_prompt: Whole | None = None
     dtype: Text | None = None
     picture_size: Whole | None = None
+    """Side of a picture in pixels."""
     rows: list[Whole] | None = None
+    """The rows of the matrix that were asked for; None is all."""
+
+
+class Conditions(Open):
+    """On what some of the tasks were computed, see `machine.facts`."""
+
+    device: Text | None = None
+    threads: Whole | None = None
+    versions: dict[Text, Scalar] | None = None
+    learning: list[Whole] = []
+    """Tasks that were learned on it."""
+    row: list[Whole] = []
+    """Rows that were made on it."""
+
+
+class Cost(Part):
+    """Of one task: learning it, and making the row of the matrix after it."""
+
+    learning_seconds: Number = 0.0
+    learning_evaluations: Number = 0
+    """Evaluations of the denoiser, forward passes only; a batch of n is n."""
+    generation_seconds: Number = 0.0
+    generation_evaluations: Number = 0
+    pictures_generated: Number = 0
+    pictures_reused: Number = 0
+    """Pictures that another row or run had generated."""
+    judging_seconds: Number = 0.0
+    trainable_parameters: Number = 0
+    state_parameters: Number = 0
+    """Entries of all tensors of the state after the task."""
+    state_bytes: dict[Text, Number] = {}
+    """Bytes of the state's tensors by type."""
+    peak_memory_bytes: Number = 0
+
+    @property
+    def seconds(self) -> float:
+        return float(self.learning_seconds + self.generation_seconds + self.judging_seconds)
 
 
 class Record(Part):
-    status: Text
-    hash: Text
+    schema_version: Annotated[Literal[3], Field(alias="schema")] = SCHEMA
+    """SCHEMA; records of earlier versions are upgraded on reading."""
+    status: Status
+    reason: Text = ""
+    """Why it failed."""
     config: Config
+    changed: dict[Text, Any] = {}
+    """The method's options that are not those of its preset."""
     facts: Facts
+    hash: Text
+    """`short_hash` of the facts."""
+    is_sound: Annotated[StrictBool, Field(exclude=True)] = True
+    """Not written: whether the hash was that of the facts, see `upgrade.today`."""
     sequence: SequenceFacts
     pictures: Literal["drawn", "photographs"]
     judges: dict[Text, JudgeFacts]
     sees_earlier_data: StrictBool
-    changed: dict[str, Any] = {}
-    costs: dict[Annotated[int, Field(ge=0)], Cost]
-    summary: Summary
-    files: dict[str, Text] = {}  # SHA-256 of the tables beside it, by name
+    backbone: dict[Text, Any] = {}
+    """How it was loaded."""
+    made_on: list[Conditions] = []
+    costs: dict[Annotated[int, Field(ge=0)], Cost] = {}
+    """By task; 0 is the untouched model's row."""
+    figures: Figures = {}
+    """By score and figure, of a finished run; readers compute them again from scores.csv."""
+    intervals: Intervals = {}
+    """Their 95 % intervals, [low, high]."""
+    multi_concept: dict[Text, dict[Text, Number | None]] = {}
+    """By row the mean scores of pictures of two concepts."""
+    measures: dict[Text, Number] = {}
+    """Means of measures.csv after the last task."""
+    files: dict[Text, Text] = {}
+    """SHA-256 of the tables and pictures beside it, by name."""
+    versions: dict[Text, Text] = {}
+    commit: Text | None = None
+
+    @model_validator(mode="after")
+    def _names_are_not_too_long(self) -> Record:
+        text(method_name(self))
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is written to run.json."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status == "finished"
 
     @property
     def rows(self) -> list[int]:
         """The rows of the matrix that a whole run has."""
         last = len(self.sequence.concepts)
-        chosen = range(last + 1) if self.facts.rows is None else self.facts.rows
-        return sorted({0, last, *(t for t in chosen if t <= last)})
+        asked = range(last + 1) if self.facts.rows is None else self.facts.rows
+        return sorted({0, last, *(t for t in asked if t <= last)})
 
 
-def records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """(folder, record) of every run below `folder`, by path. What cannot be read is named in a line, and left out."""
-    found = []
-    for path in runs_below(folder):
-        record = read_record(path)
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            skip(path, f"its run.json is damaged, or not of a schema up to {SCHEMA}")
-        else:
-            found.append((path, record))
-    return found
-
-
-def finished_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """(folder, record) of every finished run below `folder`, by path."""
-    return [(path, record) for path, record in records(folder) if record.get("status") == "finished"]
-
-
-def skip(folder: Path, reason: str) -> None:
-    say(f"left out {folder}: {reason}; run it again, or remove it")
-
-
-def contradiction(given: dict[str, Any]) -> str:
+def contradiction(record: Record) -> str:
     """Why a record cannot be true, or ""."""
-    if not given.get("is_sound"):
+    if not record.is_sound:
         return "its run.json has another hash than its facts"
-    chosen, method = given["config"].get("method"), given["facts"]["method"]
-    if chosen and Path(chosen).stem != method:
-        return f"its run.json has two methods, {quoted(chosen)} and {quoted(method)}"
+    asked, method = record.config.method, record.facts.method
+    if asked and Path(asked).stem != method:
+        return f"its run.json has two methods, {quoted(asked)} and {quoted(method)}"
     return ""
 
 
-def is_built_in(given: dict[str, Any]) -> bool:
-    """Whether a record is of a method of cpbench's: its name is one's, and the record says no file."""
-    name = given["facts"]["method"]
-    return name in built_in_methods() and given["config"].get("method") in (None, "", name)
-
-
-def sees_earlier_data(given: dict[str, Any]) -> bool:
-    """Whether the method sees earlier data: of a built-in one what cpbench knows of it, of others what the record says."""
-    return bool(given["sees_earlier_data"]) or (
-        is_built_in(given) and facts_of(given["facts"]["method"]).get("sees_earlier_data", False)
-    )
+def is_built_in(record: Record) -> bool:
+    """Whether the method is one of cpbench's: it has the name of one, and the record names no file."""
+    name = record.facts.method
+    return name in built_in_methods() and record.config.method in ("", name)
 
 
 def is_own(record: Record) -> bool:
@@ -222,20 +279,34 @@ def is_own(record: Record) -> bool:
     return record.config.method.endswith(".py")
 
 
-def name_of(record: dict[str, Any]) -> str:
+def sees_earlier_data(record: Record) -> bool:
+    """Whether the method sees earlier data: of a built-in one what cpbench knows of it, of others what the record says."""
+    return record.sees_earlier_data or (
+        is_built_in(record) and bool(facts_of(record.facts.method).get("sees_earlier_data", False))
+    )
+
+
+def changed_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the evaluation's settings is not the sequence's; the number of pictures per pipeline call moves no score."""
+    return {f"evaluation.{k}": v for k, v in evaluation.items() if v is not None and k != "batch_size"}
+
+
+def method_name(record: Record) -> str:
     """The method with the settings that are not its usual ones: "raretoken adapter=lora"."""
-    chosen = {f"evaluation.{k}": v for k, v in record["config"].get("evaluation", {}).items()}
-    chosen = {k: v for k, v in chosen.items() if v is not None and k != "evaluation.batch_size"}
-    settings = [
-        f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in (record.get("changed", {}) | chosen).items()
-    ]
-    return " ".join([record["facts"]["method"], *settings])
+    settings = record.changed | changed_evaluation(record.config.evaluation)
+    words = (f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in settings.items())
+    return " ".join([record.facts.method, *words])
 
 
-def sequence_of(record: Record) -> str:
+def method_label(record: Record) -> str:
+    """The same as tables have it: a star marks a method that sees earlier data."""
+    return method_name(record) + ("*" if sees_earlier_data(record) else "")
+
+
+def sequence_name(record: Record) -> str:
     return f"{record.sequence.name} v{record.sequence.version}"
 
 
-def judges_of(record: Record) -> str:
+def judge_names(record: Record) -> str:
     """The judges by name, each with the beginning of its weights' hash."""
-    return ", ".join(f"{it.model} [{it.weights_sha256[:8]}]" for _, it in sorted(record.judges.items()))
+    return ", ".join(f"{judge.model} [{judge.weights_sha256[:8]}]" for _, judge in sorted(record.judges.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from cpbench.metrics.summary import intervals, summaries
 from cpbench.records import tables
 from cpbench.records.folder import RunFolder
 from cpbench.records.grid import MOST_COLUMNS
+from cpbench.records.record import Cost
 
 
 def number(value: float) -> str:
@@ -102,34 +104,31 @@ def between(bounds: list[float] | None) -> str:
     return rf" \[{low}, {high}]"
 
 
-def cost_table(costs: dict[int, dict]) -> Table:
+def cost_table(costs: Mapping[int, Cost]) -> Table:
     """What each task cost; row 0 is drawing and judging the untouched model."""
     table = compact("cost by task")
     heads = (
         "task",
         "learn s",
-        "draw s",
+        "generate s",
         "judge s",
-        "UNet evaluations",
-        "drawn",
+        "evaluations",
+        "generated",
         "reused",
         "trained",
-        "carried kB",
+        "state kB",
         "peak MB",
     )
     for head in heads:
         table.add_column(head, justify="right")
-    for t, c in sorted(costs.items()):
-        evaluations = c.get("learning_unet_evaluations", 0) + c.get("drawing_unet_evaluations", 0)
-        seconds = [f"{c.get(f'{stage}_seconds', 0):.1f}" for stage in ("learning", "drawing", "judging")]
-        carried = sum(c.get("carried_bytes", {}).values()) / 1000
-        rest = [c.get("pictures_drawn", 0), c.get("pictures_reused", 0), c.get("trainable_parameters", 0)]
+    for t, cost in sorted(costs.items()):
+        seconds = (cost.learning_seconds, cost.generation_seconds, cost.judging_seconds)
         table.add_row(
             str(t),
-            *seconds,
-            str(evaluations),
-            *map(str, rest),
-            f"{carried:.0f}",
-            f"{c.get('peak_memory_bytes', 0) / 1e6:.0f}",
+            *(f"{s:.1f}" for s in seconds),
+            str(cost.learning_evaluations + cost.generation_evaluations),
+            *map(str, (cost.pictures_generated, cost.pictures_reused, cost.trainable_parameters)),
+            f"{sum(cost.state_bytes.values()) / 1000:.0f}",
+            f"{cost.peak_memory_bytes / 1e6:.0f}",
         )
     return table

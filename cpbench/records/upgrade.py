@@ -1,19 +1,17 @@
-"""run.json as today's cpbench reads it, whichever version wrote it: an older one is brought up to date on reading, never rewritten.
+"""Records of earlier versions, in today's schema: an older one is brought up to date on reading, never rewritten.
 
 Schema 1, of cpbench 0.1, had a SHA-256 over the bytes of 24 files of cpbench and of the method's (`code`) where schema 2 has
-versions; judges by their weights alone; and one device for all tasks.
+versions; judges by their weights alone; and one device for all tasks. Schema 2 had other names for some parts, see `PARTS`
+and `COSTS`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from cpbench.files import hash8, read_json
+from cpbench.files import hash8
 from cpbench.judges import identity
-from cpbench.records.folder import RunFolder
 
-SCHEMA = 2
 CODE = ("scores", "versions", "source")  # of the facts, those about code
 
 # Schema 1: what `code` was of every method at the last commit of cpbench 0.1.
@@ -70,24 +68,47 @@ ROLES = {
 }
 
 
-def read(folder: Path) -> Any | None:
-    """The record of a run folder, see `today`; None where there is none, or it is not whole."""
-    return today(read_json(RunFolder(folder).record))
+# Schema 2: what parts of a record, and of a task's cost, were called.
+PARTS = {"summary": "figures", "composition": "multi_concept"}
+COSTS = {
+    "drawing_seconds": "generation_seconds",
+    "drawing_unet_evaluations": "generation_evaluations",
+    "learning_unet_evaluations": "learning_evaluations",
+    "pictures_drawn": "pictures_generated",
+    "carried_bytes": "state_bytes",
+    "carried_parameters": "state_parameters",
+}
 
 
-def today(given: Any) -> Any:
+def today(content: Any) -> Any:
     """A record in today's schema; what is no record of a known schema is returned as it is.
 
     `is_sound`: whether its hash was that of its facts, as they were written.
     """
-    if not isinstance(given, dict) or not isinstance(facts := given.get("facts"), dict):
-        return given
+    if not isinstance(content, dict) or not isinstance(facts := content.get("facts"), dict):
+        return content
     try:
-        is_sound = hash8(facts) == given.get("hash")
+        is_sound = hash8(facts) == content.get("hash")
     except (TypeError, ValueError, RecursionError):
         is_sound = False
-    upgraded = _from_1(given, facts) if given.get("schema") == 1 else given
+    upgraded = _from_1(content, facts) if content.get("schema") == 1 else content
+    upgraded = _from_2(upgraded) if upgraded.get("schema") == 2 else upgraded
     return {**upgraded, "is_sound": is_sound}
+
+
+def cost_today(cost: Any) -> Any:
+    """A task's cost, of run.json or of the task's own files, by today's names."""
+    return _renamed(cost, COSTS) if isinstance(cost, dict) else cost
+
+
+def _renamed(part: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in part.items()}
+
+
+def _from_2(record: dict[str, Any]) -> dict[str, Any]:
+    costs = record.get("costs")
+    by_task = {t: cost_today(cost) for t, cost in costs.items()} if isinstance(costs, dict) else costs
+    return _renamed(record, PARTS) | {"schema": 3} | ({"costs": by_task} if "costs" in record else {})
 
 
 def _from_1(given: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
@@ -102,8 +123,9 @@ def _from_1(given: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
     if isinstance(judges, dict):
         every = {name: identity.completed(it) for name, it in judges.items()}
         facts["judges"] = {k: identity.counted(it) if isinstance(it, dict) else it for k, it in every.items()}
-    upgraded = {**_conditions(given), "schema": SCHEMA, "facts": _said_by_roles(facts, "options")}
-    upgraded |= {k: _said_by_roles(given[k], "options") for k in ("config",) if k in given}
+    upgraded = {**_conditions(given), "schema": 2, "facts": _said_by_roles(facts, "options")}
+    if "config" in given:
+        upgraded["config"] = _said_by_roles(given["config"], "options")
     return _said_by_roles(upgraded, "changed")
 
 

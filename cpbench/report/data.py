@@ -20,30 +20,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 
 from cpbench.config import ON_THE_MINIATURE
-from cpbench.errors import UserError, quoted
+from cpbench.errors import UserError
 from cpbench.files import FILE_NAME, file_hash, read_json
-from cpbench.judges import identity
 from cpbench.metrics import matrices as retention_matrices
 from cpbench.metrics import summary as figures_of_scores
 from cpbench.metrics.matrices import SCORE_COLUMNS, reference_row
 from cpbench.metrics.scores import MAIN, main_first
 from cpbench.metrics.summary import summaries
 from cpbench.miniature import is_miniature
-from cpbench.records import curves, machine, measures_table, tables
-from cpbench.records import record as run_record
-from cpbench.records.folder import REAL, RunFolder, picture_name
+from cpbench.records import checks, curves, machine, measures_table, reading, tables
+from cpbench.records.folder import REAL, RunFolder, TaskFolder, picture_name
 from cpbench.records.measures_table import recorded_pictures
-from cpbench.records.record import MOST_CONCEPTS, contradiction, name_of, sees_earlier_data
-from cpbench.records.tables import no_cosine
+from cpbench.records.record import Cost, Record, changed_evaluation, method_label, sequence_name
 from cpbench.records.terminal import number
-from cpbench.records.upgrade import SCHEMA
-from cpbench.records.upgrade import read as read_record
+from cpbench.records.upgrade import cost_today
 
+USUAL_BATCH = 16  # pictures of a pipeline call
 MOST_CURVE = 2**25  # bytes of a table that is read
 MOST_PROMPTS = 64
-MOST_DEPTH = 20  # of mappings and lists in run.json
+MOST_NUMBER = 1e300  # that is added up and shown
 MOST_SAID = 300  # characters of a fact
 JUDGES = ("clip", "dino", "clip_preprocessing", "dino_preprocessing", "clip_activation")  # that a run may name
 
@@ -56,7 +54,7 @@ class Shown:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: Record
     concepts: list[str]
     method: str  # with the settings that are not its usual ones
     sequence: str
@@ -87,11 +85,10 @@ class Shown:
 
     @property
     def is_finished(self) -> bool:
-        return self.record.get("status") == "finished"
+        return self.record.is_finished
 
     def noun(self, concept: str) -> str:
-        nouns = part(part(self.record, "sequence"), "class_nouns")  # older records have none
-        return said(nouns[concept]) if concept in nouns else concept
+        return self.record.sequence.class_nouns.get(concept, concept)  # older records have none
 
     @functools.cached_property
     def summary(self) -> dict[str, dict[str, float | None]]:
@@ -138,9 +135,9 @@ class Shown:
 
 def read(run: Path) -> Shown:
     """The run in this folder, or the only one below it. UserError if there is none, or its run.json is not a run's."""
-    folder = run_record.find(run)
-    shown = from_record(read_record(folder), folder)
-    if shown.pictures == "photographs" and is_miniature(part(shown.record, "config").get("backbone")):
+    folder = reading.find(run)
+    shown = from_record(reading.read(folder), folder)
+    if shown.pictures == "photographs" and is_miniature(shown.record.config.backbone):
         shown.notes.append(f"These are {ON_THE_MINIATURE}.")
     add_scores(shown)
     add_prompts(shown)
@@ -154,47 +151,19 @@ def read(run: Path) -> Shown:
     return shown
 
 
-def from_record(record: Any, folder: Path) -> Shown:
-    """What run.json says. UserError, one line, where it is not as the runner writes it."""
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or too_deep(record):
-        reason = f"its run.json is damaged, or not of a schema up to {SCHEMA}"
-        raise UserError(f"run {folder}: {reason}; run it again, or name another")
-    try:
-        sequence = record["sequence"]
-        concepts = [run_record.text(c) for c in sequence["concepts"]]
-        if not 0 < len(concepts) <= MOST_CONCEPTS or len(set(concepts)) < len(concepts):
-            raise ValueError("concepts that are none, too many, or not different")
-        if record["pictures"] not in ("drawn", "photographs"):
-            raise ValueError(f"pictures that are {quoted(record['pictures'])}")
-        return Shown(
-            folder,
-            record,
-            concepts,
-            method=run_record.text(name_of(record)) + ("*" if sees_earlier_data(record) else ""),
-            sequence=f"{run_record.text(sequence['name'])} v{run_record.whole(sequence['version'])}",
-            pictures=record["pictures"],
-            doubt=contradiction(record),
-            judges={str(k): {str(n): said(v) for n, v in it.items()} for k, it in sorted(record["judges"].items())},
-        )
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        reason = f"its run.json is not as cpbench writes it ({type(error).__name__}: {error})"[:300]
-        raise UserError(f"run {folder}: {reason}; run it again, or name another") from None
-
-
-def too_deep(value: Any) -> bool:
-    """Whether it is nested deeper than anything that a run writes, and than what prints values can bear."""
-    level = [value]
-    for _ in range(MOST_DEPTH):
-        level = [
-            v for it in level if isinstance(it, dict | list) for v in (it.values() if isinstance(it, dict) else it)
-        ]
-    return bool(level)
-
-
-def part(of: Any, key: str) -> dict[str, Any]:
-    """The mapping below this key; an empty one where there is none."""
-    value = of.get(key) if isinstance(of, dict) else None
-    return value if isinstance(value, dict) else {}
+def from_record(record: Record, folder: Path) -> Shown:
+    return Shown(
+        folder,
+        record,
+        record.sequence.concepts,
+        method=method_label(record),
+        sequence=sequence_name(record),
+        pictures=record.pictures,
+        doubt=checks.doubt(folder, record),
+        judges={
+            name: {str(k): said(v) for k, v in judge.as_json().items()} for name, judge in sorted(record.judges.items())
+        },
+    )
 
 
 def said(value: object) -> str:
@@ -206,7 +175,7 @@ def said(value: object) -> str:
 
 def add_scores(shown: Shown) -> None:
     """Scores and matrices: of scores.csv, or of the tasks' own where the run was stopped before it was written."""
-    status, notes = shown.record.get("status"), shown.notes
+    notes = shown.notes
     file = RunFolder(shown.folder).scores
     scores = tables.read_scores(file)
     if scores is None and tables.is_there(file):
@@ -220,7 +189,6 @@ def add_scores(shown: Shown) -> None:
         if scores is None:
             notes.append("There are no scores yet.")
     if scores is not None:
-        shown.doubt = shown.doubt or no_cosine(scores)
         notes += [f"These numbers are in doubt, and not in the leaderboard: {shown.doubt}."] if shown.doubt else []
         apart = scores["kind"] == "pair"  # of two concepts
         known = (scores["concept"].isin(shown.concepts) | apart) & scores["row"].between(0, shown.tasks)
@@ -232,9 +200,11 @@ def add_scores(shown: Shown) -> None:
         rows = range(shown.tasks + 1)
         shown.matrices = {metric: found[metric].reindex(rows) for metric in main_first(found)}
     if not shown.is_finished:
-        reason = f", {said(shown.record['reason'])}" if shown.record.get("reason") else ""
+        reason = f", {said(shown.record.reason)}" if shown.record.reason else ""
         far = f"rows up to task {shown.last} of {shown.tasks} are there" if shown.last else "no task is drawn yet"
-        notes.append(f"This run is not finished (status: {said(status)}{reason}): {far}, and figures are of those.")
+        notes.append(
+            f"This run is not finished (status: {shown.record.status}{reason}): {far}, and figures are of those."
+        )
     skipped = [t for t in range(shown.last + 1) if t not in shown.drawn]
     if shown.drawn and skipped:
         notes.append(
@@ -257,9 +227,8 @@ def add_prompts(shown: Shown) -> None:
     """Which prompt each picture's number stands for: what the record says, if it agrees with scores.csv."""
     cells = shown.scores[shown.scores["kind"] == "cell"]
     there = {c: set(own["prompt"]) for c, own in cells.groupby("concept")}
-    for concept, texts in part(shown.record["sequence"], "prompts").items():
-        words = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-        if words and concept in shown.concepts and set(texts) == there.get(concept, set(texts)):
+    for concept, texts in shown.record.sequence.prompts.items():
+        if concept in shown.concepts and set(texts) == there.get(concept, set(texts)):
             shown.prompts[concept] = texts
     if there and len(shown.prompts) < shown.tasks:
         shown.notes.append(
@@ -297,28 +266,34 @@ def add_pictures(shown: Shown) -> None:
 
 def add_conditions(shown: Shown) -> None:
     """Under which conditions what was made, where they differ."""
-    made_on = shown.record.get("made_on")
-    with contextlib.suppress(AttributeError, TypeError, KeyError):  # what anybody may write there
-        if line := machine.differences(made_on if isinstance(made_on, list) else []):
-            shown.notes.append(said(line[:1].upper() + line[1:] + "."))
+    if line := machine.differences([conditions.model_dump(mode="json") for conditions in shown.record.made_on]):
+        shown.notes.append(said(line[:1].upper() + line[1:] + "."))
 
 
 def add_costs(shown: Shown) -> None:
     """Numbers by task, of run.json and, where that was written before the task was done, of the task's own files."""
-    kept = part(shown.record, "costs")
     for t in range(shown.tasks + 1):
-        own = part(kept, str(t))
-        if not own:
-            task = RunFolder(shown.folder).task(t)
-            own = part(read_json(task.cost), "cost") | part(read_json(task.row), "cost")
-        numbers = {str(k): float(v) for k, v in own.items() if is_number(v)}
-        carried = [float(v) for v in part(own, "carried_bytes").values() if is_number(v)]
-        if numbers or carried:
-            shown.costs[t] = numbers | {"carried_bytes": sum(carried)}
+        cost = shown.record.costs.get(t) or own_cost(RunFolder(shown.folder).task(t))
+        numbers = {
+            key: float(value)
+            for key, value in cost.as_json().items()
+            if key != "state_bytes" and abs(value) < MOST_NUMBER  # which no NaN is
+        }
+        if cost.state_bytes:
+            numbers["state_bytes"] = float(sum(cost.state_bytes.values()))
+        if numbers:
+            shown.costs[t] = numbers
 
 
-def is_number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e300 and value == value  # type: ignore[operator]
+def own_cost(task: TaskFolder) -> Cost:
+    """What a task's own files say of its cost, as far as they are whole."""
+    numbers: dict[str, Any] = {}
+    for file in (task.cost, task.row):
+        content = read_json(file)
+        part = content.get("cost") if isinstance(content, dict) else None
+        with contextlib.suppress(ValidationError):
+            numbers |= Cost.model_validate(cost_today(part)).as_json()
+    return Cost.model_validate(numbers)
 
 
 def add_identification(shown: Shown) -> None:
@@ -396,12 +371,11 @@ def figure(value: float | None) -> str:
 
 def label(runs: list[Shown]) -> None:
     """Give each run the shortest name that no other has: its method, then seed and order, then hash, then a number."""
-    config = [part(r.record, "config") for r in runs]
-    seeds = [f"seed {said(c.get('seed'))}, order {said(c.get('order'))}" for c in config]
+    seeds = [f"seed {r.record.config.seed}, order {r.record.config.order}" for r in runs]
     more = [
         [r.method for r in runs],
         [f"{r.method} ({s})" for r, s in zip(runs, seeds, strict=True)],
-        [f"{r.method} ({s}, {said(r.record.get('hash'))})" for r, s in zip(runs, seeds, strict=True)],
+        [f"{r.method} ({s}, {said(r.record.hash)})" for r, s in zip(runs, seeds, strict=True)],
         [f"{r.method} ({k})" for k, r in enumerate(runs, 1)],
     ]
     names = next(names for names in more if len(set(names)) == len(names))
@@ -409,9 +383,9 @@ def label(runs: list[Shown]) -> None:
         r.label = name
 
 
-def judged_by(shown: Shown) -> list[tuple[str, dict[str, str]]]:
-    """By kind all of a judge that moves a score."""
-    return [(name, identity.counted(identity.completed(it))) for name, it in shown.judges.items()]
+def counted_judges(shown: Shown) -> dict[str, dict[str, Any]]:
+    """By name what of a judge moves a score."""
+    return {name: judge.counted for name, judge in shown.record.judges.items()}
 
 
 def comparable(runs: list[Shown]) -> list[str]:
@@ -423,7 +397,7 @@ def comparable(runs: list[Shown]) -> list[str]:
             raise UserError(f"{both}: they are of {first.sequence} and {other.sequence}; name runs of one sequence")
         if first.pictures != other.pictures:
             raise UserError(f"{both}: one has drawn stand-ins, one photographs; name runs of one kind")
-        if judged_by(first) != judged_by(other):
+        if counted_judges(first) != counted_judges(other):
             raise UserError(f"{both}: their judges differ, and so do their scales; name runs of the same judges")
     for key, words in (
         ("backbone", "backbones"),
@@ -432,9 +406,9 @@ def comparable(runs: list[Shown]) -> list[str]:
         ("images", "training pictures"),
         ("dtype", "precisions"),
     ):
-        if len({repr(part(r.record, "facts").get(key)) for r in runs}) > 1:
+        if len({repr(getattr(r.record.facts, key)) for r in runs}) > 1:
             notes.append(f"These runs have different {words}: what differs between them is not the method alone.")
-    if len({part(r.record, "config").get("seed") for r in runs}) > 1:
+    if len({r.record.config.seed for r in runs}) > 1:
         notes.append("These runs have different seeds: their pictures are drawn from different noise.")
     if len({tuple(r.concepts) for r in runs}) > 1:
         notes.append("These runs learned the concepts in different orders.")
@@ -446,21 +420,22 @@ def comparable(runs: list[Shown]) -> list[str]:
 
 def command(shown: Shown) -> str:
     """The command line that makes this run again, where the presets are still the same."""
-    config, words = part(shown.record, "config"), ["cpbench", "run"]
+    config, words = shown.record.config.as_json(), ["cpbench", "run"]
     for key in ("method", "sequence", "backbone", "seed", "order", "data", "fit", *JUDGES):
         value = config.get(key)
         if value is not None and (key, value) != ("fit", "crop"):
             words += [f"--{key.replace('_', '-')}", said(value)]
-    for name in config["judges"] if isinstance(config.get("judges"), list) else ():
-        words += ["--judge", said(name)]
-    rows = config.get("rows")
-    words += ["--rows", ",".join(map(said, rows))] if isinstance(rows, list) else []
-    usual = {"batch_size": 16}
-    chosen = {f"evaluation.{k}": v for k, v in part(config, "evaluation").items() if v not in (None, usual.get(k))}
-    for key, value in (part(shown.record, "changed") | chosen).items():
+    for name in shown.record.config.judges:
+        words += ["--judge", name]
+    rows = shown.record.config.rows
+    words += ["--rows", ",".join(map(str, rows))] if rows is not None else []
+    batch_size = shown.record.config.evaluation.get("batch_size")
+    settings = shown.record.changed | changed_evaluation(shown.record.config.evaluation)
+    settings |= {"evaluation.batch_size": batch_size} if batch_size not in (None, USUAL_BATCH) else {}
+    for key, value in settings.items():
         text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
         words += ["--set", f"{key}={text}"]
-    for key, value in part(config, "loading").items():
+    for key, value in shown.record.config.loading.items():
         if value not in (None, False, "auto"):
             words += [f"--{key.replace('_', '-')}", *([] if value is True else [said(value)])]
     return shlex.join(words)
@@ -468,5 +443,5 @@ def command(shown: Shown) -> str:
 
 def config_file(shown: Shown) -> str:
     """The whole configuration as YAML, for `cpbench run --config`: every option, whatever the presets say by then."""
-    config = {k: v for k, v in part(shown.record, "config").items() if v is not None and k != "output"}
+    config = {k: v for k, v in shown.record.config.as_json().items() if v is not None and k != "output"}
     return yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)

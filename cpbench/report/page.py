@@ -27,7 +27,7 @@ from cpbench.metrics.scores import among, title_of
 from cpbench.miniature import is_miniature
 from cpbench.records.folder import REPORT, RunFolder
 from cpbench.report import data, plots
-from cpbench.report.data import Shown, figure, judge_of, part, prompts_of, said, scores_of
+from cpbench.report.data import Shown, figure, judge_of, prompts_of, said, scores_of
 from cpbench.report.pictures import Level, by_concept, columns_of, encoded, fits, gallery, kept, lapses, levels
 from cpbench.report.tables import (
     COSTS,
@@ -41,7 +41,6 @@ from cpbench.report.tables import (
     flat,
     heat_tables,
     lead,
-    made_on,
     measure_rows,
     pair_rows,
     pair_scores,
@@ -164,7 +163,7 @@ def trade_off_plot(runs: Sequence[Shown]) -> list[tuple[str, plots.Draw]]:
     points = []
     for run in runs:
         kept = run.summary.get(metric, {}).get("final_average")
-        cost = total_cost(run).get("learning_unet_evaluations")
+        cost = total_cost(run).get("learning_evaluations")
         if kept is not None and cost is not None:
             points.append((run.label, cost, kept))
     if len(points) < 2:
@@ -262,7 +261,7 @@ def page(runs: Sequence[Shown], notes: Sequence[str] = ()) -> str:
 
 def pictures(runs: Sequence[Shown], level: Level) -> dict[str, Any]:
     """What of the page is pictures."""
-    there, each = prompts_of(runs), part(runs[0].record, "facts").get("pictures_per_prompt")
+    there, each = prompts_of(runs), runs[0].record.facts.pictures_per_prompt
     left_out = []
     if level.prompts and level.prompts < there:
         left_out.append(f"{level.prompts} of {there} prompts are shown")
@@ -272,7 +271,7 @@ def pictures(runs: Sequence[Shown], level: Level) -> dict[str, Any]:
     words = f"{words[:1].upper()}{words[1:]}, so that the page stays below 5 MB. " if words else ""
     if each not in (None, 1):
         words += f"The first of {said(each)} pictures of each prompt is shown. "
-    size = part(runs[0].record, "facts").get("picture_size")
+    size = runs[0].record.facts.picture_size
     if isinstance(size, int) and level.side < size:
         words += f"Pictures are shown at {level.side} of their {size} pixels a side."
     return {
@@ -326,9 +325,15 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
                 "command": data.command(run),
                 "config": data.config_file(run),
                 "judges": [(k, sorted(it.items())) for k, it in run.judges.items()],
-                "record": flat({k: part(run.record, k) for k in ("facts", "backbone", "versions")})
-                + flat({"made on": made_on(run.record)})
-                + [("commit", said(run.record.get("commit"))), ("hash", said(run.record.get("hash")))],
+                "record": flat(
+                    {
+                        "facts": run.record.facts.as_json(),
+                        "backbone": run.record.backbone,
+                        "versions": run.record.versions,
+                    }
+                )
+                + flat({"made on": {str(n): it.as_json() for n, it in enumerate(run.record.made_on, 1)}})
+                + [("commit", said(run.record.commit)), ("hash", run.record.hash)],
             }
         )
     metric = judge_of(first)
@@ -358,8 +363,8 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
 
 def own_judges(run: Shown) -> bool:
     """Whether the CLIP judge is the miniature's."""
-    config = part(run.record, "config")
-    return is_miniature(config.get("backbone")) and not config.get("clip")
+    config = run.record.config.as_json()
+    return is_miniature(config["backbone"]) and not config.get("clip")
 
 
 def colours(tasks: int) -> dict[str, Any]:

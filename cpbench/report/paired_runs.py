@@ -11,7 +11,7 @@ from cpbench.metrics.comparison import Comparison, Key, compare
 from cpbench.metrics.scores import title_of
 from cpbench.records.terminal import compact
 from cpbench.report import data
-from cpbench.report.data import Shown, part, scores_of
+from cpbench.report.data import Shown, scores_of
 
 
 def compared(one: Path, other: Path) -> tuple[list[Shown], int, dict[str, Comparison], list[str]]:
@@ -22,7 +22,7 @@ def compared(one: Path, other: Path) -> tuple[list[Shown], int, dict[str, Compar
     runs = [data.read(one), data.read(other)]
     notes = data.comparable(runs)
     data.label(runs)
-    if len({str([part(r.record, "config").get(k) for k in ("seed", "order")]) for r in runs}) > 1:
+    if len({(r.record.config.seed, r.record.config.order) for r in runs}) > 1:
         raise UserError(
             "compare: the runs have other seeds or orders, and so other noise or pasts; name two that share both"
         )

@@ -15,11 +15,11 @@ from cpbench.metrics.figures import FIGURES, Figure
 from cpbench.metrics.intervals import bootstrap, concept_means
 from cpbench.metrics.matrices import reference_row
 from cpbench.metrics.scores import among, title_of
-from cpbench.records.record import sees_earlier_data
+from cpbench.records.record import Record, judge_names, sees_earlier_data
 from cpbench.records.terminal import number
 from cpbench.registry import built_in_methods, summary_of
 from cpbench.report import plots
-from cpbench.report.data import Shown, figure, judge_of, part, prompts_of, said, scores_of
+from cpbench.report.data import Shown, figure, judge_of, prompts_of, said, scores_of
 from cpbench.report.plots import FEWEST
 
 MEASURES = {
@@ -43,18 +43,18 @@ CONVENTIONS = {
 }
 COSTS = (
     ("learning_seconds", "learn, s", 1),
-    ("drawing_seconds", "draw, s", 1),
+    ("generation_seconds", "generate, s", 1),
     ("judging_seconds", "judge, s", 1),
-    ("learning_unet_evaluations", "UNet evaluations to learn", 0),
-    ("drawing_unet_evaluations", "UNet evaluations to draw", 0),
-    ("pictures_drawn", "drawn", 0),
+    ("learning_evaluations", "evaluations to learn", 0),
+    ("generation_evaluations", "evaluations to generate", 0),
+    ("pictures_generated", "generated", 0),
     ("pictures_reused", "reused", 0),
     ("trainable_parameters", "trained parameters", 0),
-    ("carried_bytes", "carried, kB", 0),
+    ("state_bytes", "state, kB", 0),
     ("peak_memory_bytes", "peak memory, MB", 0),
 )
-UNITS = {"carried_bytes": 1e3, "peak_memory_bytes": 1e6}
-LARGEST = ("trainable_parameters", "carried_bytes", "peak_memory_bytes")  # whose total is their largest
+UNITS = {"state_bytes": 1e3, "peak_memory_bytes": 1e6}
+LARGEST = ("trainable_parameters", "state_bytes", "peak_memory_bytes")  # whose total is their largest
 
 
 def scales(runs: Sequence[Shown]) -> dict[str, tuple[float, float]]:
@@ -297,43 +297,34 @@ def counted(n: object, noun: str) -> str:
 
 def method_words(run: Shown) -> str:
     """The first line of a built-in method's docstring."""
-    name = part(run.record, "config").get("method")
+    name = run.record.config.method
     return summary_of(name).rstrip(".") if name in built_in_methods() else ""
 
 
-def made_on(record: dict[str, Any]) -> dict[str, Any]:
-    """On what its tasks were computed, by a number; older records say one device of all."""
-    every, older = record.get("made_on"), part(record, "device")
-    kinds = every if isinstance(every, list) else [{"device": older.get("kind"), "threads": older.get("threads")}]
-    return {str(n): it for n, it in enumerate(kinds, 1) if isinstance(it, dict)}
-
-
-def devices(record: dict[str, Any]) -> str:
-    """The same in a line, each kind once."""
-    kinds = made_on(record).values()
-    return "; ".join(dict.fromkeys(f"{said(it.get('device'))}, {counted(it.get('threads'), 'thread')}" for it in kinds))
+def devices(record: Record) -> str:
+    """On what its tasks were computed, each kind of machine once."""
+    conditions = (f"{said(it.device)}, {counted(it.threads, 'thread')}" for it in record.made_on)
+    return "; ".join(dict.fromkeys(conditions))
 
 
 def facts(run: Shown) -> list[tuple[str, str]]:
     """What ran, and on what."""
-    record, settings = run.record, part(run.record, "config")
-    made, sampler = part(record, "facts"), part(part(record, "facts"), "sampler")
+    record, config, own = run.record, run.record.config, run.record.facts
     drawn = "drawn stand-ins of the miniature's world" if run.pictures == "drawn" else "photographs"
-    backbone = said(settings.get("backbone"))
-    size = f", {said(made['picture_size'])} pixels" if "picture_size" in made else ""
+    size = f", {own.picture_size} pixels" if own.picture_size is not None else ""
     prompts = prompts_of([run]) or max((len(p) for p in run.prompts.values()), default=0)
-    versions = part(record, "versions")
+    sampler = own.sampler or {}
     out = [
         ("method", run.method + (f": {words}" if (words := method_words(run)) else "")),
         ("sequence", f"{run.sequence}, {run.tasks} concepts, {drawn}"),
-        ("backbone", f"{backbone}{size}, {said(made.get('dtype')).removeprefix('torch.')}"),
-        ("drawing", f"{prompts or '?'} prompts a concept, {counted(made.get('pictures_per_prompt'), 'picture')} each, "
+        ("backbone", f"{config.backbone}{size}, {said(own.dtype).removeprefix('torch.')}"),
+        ("drawing", f"{prompts or '?'} prompts a concept, {counted(own.pictures_per_prompt, 'picture')} each, "
                     f"{said(sampler.get('num_inference_steps'))} steps, guidance {said(sampler.get('guidance_scale'))}"),
-        ("judges", ", ".join(f"{it.get('model', '?')} [{it.get('weights_sha256', '')[:8]}]" for it in run.judges.values())),
-        ("seed, order", f"{said(settings.get('seed'))}, {said(settings.get('order'))}"),
+        ("judges", judge_names(record)),
+        ("seed, order", f"{config.seed}, {config.order}"),
         ("device", devices(record)),
-        ("code", f"cpbench {said(versions.get('cpbench'))}, commit {said(record.get('commit'))[:12]}, settings {said(record.get('hash'))}"),
-        ("status", said(record.get("status"))),
+        ("code", f"cpbench {said(record.versions.get('cpbench'))}, commit {said(record.commit)[:12]}, settings {record.hash}"),
+        ("status", record.status),
     ]  # fmt: skip
     if sees_earlier_data(record):
         out.append(("*", "this method sees earlier concepts' data: it is not replay-free"))

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -21,15 +22,18 @@ from cpbench.method import State
 from cpbench.metrics import matrices, summary
 from cpbench.metrics.composition import summary as pair_summary
 from cpbench.metrics.summary import summaries
-from cpbench.miniature import is_miniature
 from cpbench.records import machine, measures_table, tables
 from cpbench.records.folder import RunFolder
-from cpbench.records.upgrade import CODE, SCHEMA
-from cpbench.records.upgrade import read as read_record
+from cpbench.records.reading import read
+from cpbench.records.record import SCHEMA, Record, Status
+from cpbench.records.upgrade import CODE
 from cpbench.registry import changed
 from cpbench.running import rows
 from cpbench.running.prepare import Run
 from cpbench.running.task import is_dropped
+from cpbench.validation import validated
+
+MOST_REASON = 1000  # characters of an error that is recorded
 
 
 @contextlib.contextmanager
@@ -62,14 +66,13 @@ def earlier(run: Run) -> Iterator[str]:
     """A line for each run of the same settings, seed and order that other code made: it is left as it is."""
     mine = json.loads(json.dumps({k: v for k, v in run.facts.items() if k not in CODE}))
     for folder in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}")):
-        record = read_record(folder)
         try:
-            facts, version = record["facts"], record["versions"]["cpbench"]
-            alike = {k: v for k, v in facts.items() if k not in CODE} == mine
-            how = "made" if record["status"] == "finished" else "begun, and not finished,"
-        except (TypeError, KeyError, AttributeError):  # what is no record
+            record = read(folder)
+        except UserError:  # no record
             continue
-        if alike and folder != run.folder:
+        facts, version = record.facts.as_json(), record.versions.get("cpbench")
+        if {k: v for k, v in facts.items() if k not in CODE} == mine and version and folder != run.folder:
+            how = "made" if record.is_finished else "begun, and not finished,"
             yield f"{folder}: {how} by cpbench {version}, kept; a new run goes to {run.folder}"
 
 
@@ -94,12 +97,11 @@ def write_tables(run: Run, t: int) -> None:
 
 def is_finished(run: Run) -> bool:
     """Whether states, scores and hash agree with a record that says so."""
-    record = read_json(run.at.record)
-    if (
-        not isinstance(record, dict)
-        or record.get("status") != "finished"
-        or record.get("facts") != json.loads(json.dumps(run.facts))
-    ):
+    try:
+        record = read(run.folder)
+    except UserError:
+        return False
+    if not record.is_finished or record.facts.as_json() != json.loads(json.dumps(run.facts)):
         return False
     try:
         for t in range(1, len(run.concepts) + 1):
@@ -111,7 +113,7 @@ def is_finished(run: Run) -> bool:
         return False
     if not all(rows.is_complete(run, t) for t in run.rows):
         return False
-    return record.get("files") == shown_files(run.at) != {}
+    return record.files == shown_files(run.at) != {}
 
 
 def shown_files(at: RunFolder) -> dict[str, str]:
@@ -119,18 +121,21 @@ def shown_files(at: RunFolder) -> dict[str, str]:
     return {file.name: file_hash(file) for file in at.shown()}
 
 
-def write_record(run: Run, status: str, reason: str = "") -> None:
+def write_record(run: Run, status: Status, reason: str = "") -> None:
     """run.json: all one needs to know what the scores beside it mean."""
-    scores = tables.read_scores(run.at.scores)
-    done = 0 if scores is None else int(scores["row"].max())
+    write_json(run.at.record, record_of(run, status, reason).as_json())
+
+
+def record_of(run: Run, status: Status, reason: str = "") -> Record:
+    """The record of a run as it is on disk. UserError for what no record may hold: nothing could read it later."""
     drawn = images.are_drawn(run.sequence.concepts, run.config.backbone)
     record = {
         "schema": SCHEMA,
         "status": status,
-        "reason": reason,
+        "reason": "".join(c if c.isprintable() else " " for c in reason)[:MOST_REASON],
         "config": run.config.model_dump(mode="json") | {"output": None},
         "changed": changed(run.config.method, run.config.backbone, run.options),
-        "facts": run.facts,
+        "facts": json.loads(json.dumps(run.facts)),
         "hash": hash8(run.facts),
         "sequence": {
             "name": run.sequence.name,
@@ -139,21 +144,28 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
             "class_nouns": {c.name: c.class_noun for c in run.sequence.concepts},
             "prompts": {c.name: list(run.sequence.evaluation.prompts[c.kind]) for c in run.sequence.concepts},
         },
-        "photographs_on_the_miniature": is_miniature(run.config.backbone) and not drawn,
         "pictures": "drawn" if drawn else "photographs",
         "sees_earlier_data": run.method_class.sees_earlier_data,
-        "judges": {name: j.identity for name, j in run.judges.items()},
+        "judges": {name: judge.identity for name, judge in run.judges.items()},
         "backbone": run.backbone.facts,
         "made_on": run.made_on,
-        "costs": {str(t): c for t, c in sorted(run.costs.items())},
-        "summary": summaries(scores, run.concepts, done) if done else {},
-        "intervals": summary.intervals(scores, run.concepts, done) if done else {},
-        "composition": pair_summary(scores) if done else {},
-        "measures": measures_table.summary(table, done)
-        if (table := measures_table.read(run.folder)) is not None
-        else {},
+        "costs": {t: cost.as_json() for t, cost in sorted(run.costs.items())},
         "files": shown_files(run.at),
         "versions": machine.versions(),
         "commit": machine.commit(),
     }
-    write_json(run.at.record, record)
+    return validated(Record, record | (outcome(run) if status == "finished" else {}), "run")
+
+
+def outcome(run: Run) -> dict[str, Any]:
+    """The figures of a finished run; readers compute what the record of another lacks."""
+    scores, last = tables.read_scores(run.at.scores), len(run.concepts)
+    if scores is None:
+        return {}
+    table = measures_table.read(run.folder)
+    return {
+        "figures": summaries(scores, run.concepts, last),
+        "intervals": summary.intervals(scores, run.concepts, last),
+        "multi_concept": pair_summary(scores),
+        "measures": {} if table is None else measures_table.summary(table, last),
+    }

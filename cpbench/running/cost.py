@@ -51,7 +51,7 @@ class PeakMemory:
 
 
 class Stopwatch:
-    """Seconds by stage: `with watch("drawing"): ...`."""
+    """Seconds by stage: `with watch("generation"): ...`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -12,6 +12,7 @@ from torch import nn
 from cpbench import own_modules, remembered
 from cpbench.backbones.backbone import Backbone
 from cpbench.method import Method, Options, State, Task
+from cpbench.records.record import Cost
 
 if TYPE_CHECKING:
     from cpbench.backbones.sampling import Sampler
@@ -119,9 +120,9 @@ def kept(key: dict[str, Any]) -> list[int] | None:
     return found if whole and len(found) == len(key["pictures"]) else None
 
 
-def difference(counts: list[int] | None, costs: Mapping[int, Mapping[str, Any]]) -> str:
+def difference(counts: list[int] | None, costs: Mapping[int, Cost]) -> str:
     """A line for a run that took another number of evaluations than was counted, "" for one that did not."""
-    took = sum(cost.get("learning_unet_evaluations", 0) for cost in costs.values())
+    took = sum(cost.learning_evaluations for cost in costs.values())
     told = sum(counts or [])
     if counts is None or abs(took - told) <= WORTH_SAYING * max(took, told):
         return ""

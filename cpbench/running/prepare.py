@@ -28,6 +28,8 @@ from cpbench.method import Method, Options, State
 from cpbench.metrics.scores import of_judges
 from cpbench.records import machine
 from cpbench.records.folder import RunFolder, picture_cache, run_folder
+from cpbench.records.record import Cost
+from cpbench.records.upgrade import cost_today
 from cpbench.registry import changed
 from cpbench.running import cells, counting
 
@@ -93,13 +95,13 @@ class Run:
                     yield t, stage, record
 
     @property
-    def costs(self) -> dict[int, dict[str, Any]]:
+    def costs(self) -> dict[int, Cost]:
         """What each task that is on disk cost, its learning and its row, by number; row 0 is that of the untouched model."""
-        found: dict[int, dict[str, Any]] = {}
+        by_task: dict[int, dict[str, Any]] = {}
         for t, _, record in self._records():
             if isinstance(cost := record.get("cost"), dict):
-                found.setdefault(t, {}).update(cost)
-        return found
+                by_task.setdefault(t, {}).update(cost_today(cost))
+        return {t: Cost.model_validate(cost) for t, cost in by_task.items()}
 
     @property
     def made_on(self) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
         what = group[0].name if len(group) == 1 else f"{len(group)} plain nouns"
         reporter.at(f"task {t} of {len(run.concepts)}: drawing {what}")
         try:
-            with watch("drawing"):
+            with watch("generation"):
                 every, fresh = draw_cells(run, group, state)
         except NotDefined as reason:
             for cell in group:
@@ -84,8 +84,8 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
             reporter.advance(evaluations(run.backbone, run.sampler, cell.pictures))
     cost = {
         **watch.record(),
-        "drawing_unet_evaluations": run.backbone.unet_evaluations - before,
-        "pictures_drawn": drawn,
+        "generation_evaluations": run.backbone.unet_evaluations - before,
+        "pictures_generated": drawn,
         "pictures_reused": reused,
     }
     tables.write_scores(at.scores, pd.DataFrame(rows, columns=SCORE_COLUMNS))

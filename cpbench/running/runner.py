@@ -22,7 +22,15 @@ from cpbench.output import say
 from cpbench.records import curves, machine, measures_table, terminal
 from cpbench.records.grid import retention_grid
 from cpbench.running import counting, measures, rows
-from cpbench.running.bookkeeping import earlier, held, is_finished, remove_temporary, write_record, write_tables
+from cpbench.running.bookkeeping import (
+    earlier,
+    held,
+    is_finished,
+    record_of,
+    remove_temporary,
+    write_record,
+    write_tables,
+)
 from cpbench.running.overlap import elsewhere, second_process
 from cpbench.running.prepare import Run, measuring, prepare
 from cpbench.running.progress import Reporter
@@ -42,6 +50,7 @@ def execute(
     """
     prepare_folder(config.output)
     run = prepare(config, method_class, options)
+    record_of(run, "running")  # what nothing could read later is refused before the folder is made
     prepare_folder(run.folder)
     with held(run.folder, patience):
         remove_temporary(run.folder)

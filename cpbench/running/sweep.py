@@ -276,7 +276,7 @@ class Outlook:
 
 def outlook(grid: Grid, output: Path) -> list[Outlook]:
     """For --dry-run: nothing is loaded or started; finished runs are known by what their run.json says."""
-    from cpbench.records.record import finished_runs
+    from cpbench.records.reading import finished_runs
     from cpbench.running.prepare import drawing_of, rows_of
 
     there = [record for _, record in finished_runs(output)] if output.is_dir() else []
@@ -286,10 +286,12 @@ def outlook(grid: Grid, output: Path) -> list[Outlook]:
         seq = sequences.load(chosen.sequence)
         sampler, per_prompt = drawing_of(chosen, seq)
         wanted = chosen.model_dump(mode="json") | {"output": None, "device": "", "overlap": None}
-        alike = [r for r in there if _same(r["config"], wanted, ("seed", "order"))]
+        alike = [r for r in there if _same(r.config.as_json(), wanted, ("seed", "order"))]
         moves = own_modules.identity(kind) | {"sequence": sequences.content_hash(seq)}
-        same = [r for r in alike if _same(r["config"], wanted, ()) and moves.items() <= r["facts"].items()]
-        seconds = [sum(v for c in r["costs"].values() for k, v in c.items() if k.endswith("_seconds")) for r in alike]
+        same = [
+            r for r in alike if _same(r.config.as_json(), wanted, ()) and moves.items() <= r.facts.as_json().items()
+        ]
+        seconds = [sum(cost.seconds for cost in r.costs.values()) for r in alike]
         pictures_of = {c.name: images.number(c, chosen.backbone, chosen.data) for c in seq.concepts}
         known = counting.kept(counting.key_of(kind, chosen.options, chosen.backbone, pictures_of))
         learning = sum(known) if known is not None else None

@@ -113,7 +113,7 @@ def learn(run: Run, t: int, state: State | None, reporter: Reporter) -> Learned:
     backbone.restore()
     cost = {
         **watch.record(),
-        "learning_unet_evaluations": backbone.unet_evaluations - before,
+        "learning_evaluations": backbone.unet_evaluations - before,
         "trainable_parameters": backbone.trainable_parameters,
         "peak_memory_bytes": memory.peak,
     }
@@ -146,8 +146,8 @@ def keep(run: Run, t: int, learned: Learned) -> None:
         text = pd.DataFrame(learned.curve).to_csv(index=False, float_format="%.6g")
         write_atomically(at.curve, text.encode())
     carried = {
-        "carried_parameters": sum(v.numel() for v in state.tensors.values()),
-        "carried_bytes": state.bytes_by_kind(),
+        "state_parameters": sum(v.numel() for v in state.tensors.values()),
+        "state_bytes": state.bytes_by_kind(),
     }
     made_on = machine.facts(run.backbone.device)
     write_json(at.cost, {"cost": learned.cost | carried, "made_on": made_on})
