@@ -19,7 +19,7 @@ from cpbench.backbones.options import Loading
 from cpbench.backbones.sampling import Sampler, Wanted, draw, noise
 from cpbench.records import machine
 from cpbench.records import machine as machine_module
-from cpbench.records.pictures import Kept, place, png_bytes, read_picture
+from cpbench.records.pictures import CachedPicture, place, png_bytes, read_picture
 from cpbench.running import picture_cache
 from cpbench.running.picture_cache import draw_once, picture_key
 
@@ -293,9 +293,9 @@ def test_a_picture_cut_anywhere_is_whole_or_none(tmp_path: Path) -> None:
 # Placed
 
 
-def kept_as(file: Path, data: bytes) -> Kept:
+def kept_as(file: Path, data: bytes) -> CachedPicture:
     file.write_bytes(data)
-    return Kept(file, hashlib.sha256(data).hexdigest())
+    return CachedPicture(file, hashlib.sha256(data).hexdigest())
 
 
 def test_a_picture_is_placed_as_a_copy_that_cannot_change_the_cache(tmp_path: Path) -> None:

@@ -37,11 +37,11 @@ def compact(title: str) -> Table:
 
 
 def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
-    """Rich tables after task t: one retention matrix a metric if it fits a terminal, then the summary."""
+    """Rich tables after task t: one retention matrix per score if it fits a terminal, then the summary."""
     scores = tables.read_scores(RunFolder(folder).scores)
     out = []
-    shown = matrices.matrices(scores, concepts) if len(concepts) <= MOST_COLUMNS else {}
-    for metric, matrix in shown.items():
+    by_score = matrices.matrices(scores, concepts) if len(concepts) <= MOST_COLUMNS else {}
+    for metric, matrix in by_score.items():
         table = matrix_table(f"{title_of(metric)} after task {t}", matrix)
         for kind, name in (("real", "real"), ("oracle", "oracle")):
             values = reference_row(scores, kind, metric, concepts)
@@ -54,15 +54,15 @@ def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
 
 
 def matrix_table(title: str, matrix: pd.DataFrame) -> Table:
-    """A retention matrix, a line a row; bold: each concept right after its own task."""
+    """A retention matrix; bold: each concept right after its own task."""
     table = compact(title)
     table.add_column("model", no_wrap=True)
     for concept in matrix.columns:
         table.add_column(concept, justify="right", overflow="fold", min_width=5)
     for row, values in matrix.iterrows():
         name = "untouched" if row == 0 else f"task {row}"
-        own = [f"[bold]{short(v)}[/bold]" if row == j + 1 else short(v) for j, v in enumerate(values)]
-        table.add_row(name, *own)
+        cells = [f"[bold]{short(v)}[/bold]" if row == j + 1 else short(v) for j, v in enumerate(values)]
+        table.add_row(name, *cells)
     return table
 
 
@@ -80,15 +80,15 @@ def composition_table(rows: dict[str, dict[str, float]]) -> Table:
 
 
 def summary_table(scores: pd.DataFrame, concepts: list[str], t: int) -> Table:
-    """The figures; after the last task each with its 95 % interval of concepts, prompts and pictures drawn again."""
-    found, ended = summaries(scores, concepts, t), t == len(concepts)
+    """The figures; after the last task each with its 95 % interval, of resampled concepts, prompts and pictures."""
+    by_score, ended = summaries(scores, concepts, t), t == len(concepts)
     bounds = intervals(scores, concepts, t) if ended else {}
     table = compact(f"summary after task {t}" + (", with 95 % intervals" if ended else ""))
     table.add_column("", no_wrap=True)
-    for metric in found:
+    for metric in by_score:
         table.add_column(title_of(metric), justify="left" if ended else "right", no_wrap=True)
     for figure in figures.shown():
-        cells = [short(found[m][figure.name]) + between(bounds.get(m, {}).get(figure.name)) for m in found]
+        cells = [short(by_score[m][figure.name]) + between(bounds.get(m, {}).get(figure.name)) for m in by_score]
         table.add_row(figure.heading(), *cells)
     return table
 
@@ -105,7 +105,7 @@ def between(bounds: list[float] | None) -> str:
 
 
 def cost_table(costs: Mapping[int, Cost]) -> Table:
-    """What each task cost; row 0 is drawing and judging the untouched model."""
+    """What each task cost; row 0 is generating and judging with the untouched model."""
     table = compact("cost by task")
     heads = (
         "task",

@@ -111,7 +111,7 @@ def _from_2(record: dict[str, Any]) -> dict[str, Any]:
     return _renamed(record, PARTS) | {"schema": 3} | ({"costs": by_task} if "costs" in record else {})
 
 
-def _from_1(given: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+def _from_1(record: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
     facts = {k: v for k, v in facts.items() if k not in CODE}
     code, method = facts.pop("code", None), facts.get("method")
     if isinstance(method, str) and code is not None and code == BYTES.get(method):
@@ -119,18 +119,18 @@ def _from_1(given: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         facts |= {"scores": 0 if _is_unrepeatable(facts) else 1, "versions": {name: 1 for name in sorted(names)}}
     else:
         facts |= {"scores": 0, "versions": {}, "source": code}
-    judges = given.get("judges")
+    judges = record.get("judges")
     if isinstance(judges, dict):
-        every = {name: identity.completed(it) for name, it in judges.items()}
-        facts["judges"] = {k: identity.counted(it) if isinstance(it, dict) else it for k, it in every.items()}
-    upgraded = {**_conditions(given), "schema": 2, "facts": _said_by_roles(facts, "options")}
-    if "config" in given:
-        upgraded["config"] = _said_by_roles(given["config"], "options")
-    return _said_by_roles(upgraded, "changed")
+        identities = {name: identity.completed(judge) for name, judge in judges.items()}
+        facts["judges"] = {k: identity.counted(v) if isinstance(v, dict) else v for k, v in identities.items()}
+    upgraded = {**_conditions(record), "schema": 2, "facts": _options_by_role(facts, "options")}
+    if "config" in record:
+        upgraded["config"] = _options_by_role(record["config"], "options")
+    return _options_by_role(upgraded, "changed")
 
 
-def _said_by_roles(holder: Any, key: str) -> Any:
-    """What holds options under this key, with the layers of `ROLES` said as today."""
+def _options_by_role(holder: Any, key: str) -> Any:
+    """What holds options under this key, with the layers of `ROLES` named by role."""
     options = holder.get(key) if isinstance(holder, dict) else None
     return {**holder, key: _with_roles(options)} if isinstance(options, dict) else holder
 
@@ -147,12 +147,12 @@ def _is_unrepeatable(facts: dict[str, Any]) -> bool:
     return facts["method"] in UNREPEATABLE and isinstance(options, dict) and options.get("adapter") == "full"
 
 
-def _conditions(given: dict[str, Any]) -> dict[str, Any]:
-    """Without `device`, which is said in `made_on` of every task."""
-    device, rest = given.get("device"), {k: v for k, v in given.items() if k != "device"}
-    tasks = given.get("costs")
-    if "made_on" in given or not isinstance(device, dict) or not isinstance(tasks, dict):
-        return rest
+def _conditions(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with `made_on`, which has the device of every task, in place of `device`."""
+    device, tasks = record.get("device"), record.get("costs")
+    without = {k: v for k, v in record.items() if k != "device"}
+    if "made_on" in record or not isinstance(device, dict) or not isinstance(tasks, dict):
+        return without
     numbers = sorted(int(t) for t in tasks if isinstance(t, str) and t.isdecimal())
-    where = {"device": device.get("kind"), "threads": device.get("threads"), "versions": given.get("versions")}
-    return rest | {"made_on": [{**where, "learning": [t for t in numbers if t], "row": numbers}]}
+    machine = {"device": device.get("kind"), "threads": device.get("threads"), "versions": record.get("versions")}
+    return without | {"made_on": [{**machine, "learning": [t for t in numbers if t], "row": numbers}]}

@@ -32,7 +32,7 @@ from cpbench.errors import UserError
 from cpbench.metrics import copying, distances, prior_drift
 from cpbench.metrics.identification import identify
 from cpbench.records.folder import RunFolder
-from cpbench.records.measures_table import COLUMNS, CONFUSION, Measured
+from cpbench.records.measures_table import COLUMNS, CONFUSION, Measurements
 from cpbench.running.cells import of_row, pictures_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def measure(
     per_prompt: int,
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Embeddings],
-) -> Measured:
+) -> Measurements:
     """Measure the rows of a run folder. real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", any "inception"."""
     references = {c.name: judges["dino"].images(real[c.name]) for c in sequence.concepts}
     untouched: Features = {}
@@ -77,7 +77,7 @@ def measure(
         if t and drawn:
             values, refused = sets_apart(drawn, real, judges, then, sequence.concepts[t - 1].name)
             lines += [(t, name, "", value) for name, value in values.items()]
-    return Measured(pd.DataFrame(lines, columns=COLUMNS), pd.DataFrame(confusion, columns=CONFUSION), refused)
+    return Measurements(pd.DataFrame(lines, columns=COLUMNS), pd.DataFrame(confusion, columns=CONFUSION), refused)
 
 
 def features(judge: Embeddings, drawn: Mapping[str, Mapping[tuple[str, int], np.ndarray]]) -> Features:

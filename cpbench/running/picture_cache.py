@@ -14,7 +14,7 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.sampling import Sampler, Wanted, draw
 from cpbench.files import READ_ONLY, write_atomically
 from cpbench.records import machine
-from cpbench.records.pictures import Kept, png_bytes, read_picture
+from cpbench.records.pictures import CachedPicture, png_bytes, read_picture
 from cpbench.version import SCORES
 
 DRAWN_BY = ("torch", "diffusers", "transformers", "peft")  # whose versions move a picture's bytes
@@ -44,7 +44,7 @@ def picture_key(installed: str, want: Wanted, sampler: Sampler, backbone: Backbo
 
 def draw_once(
     backbone: Backbone, wanted: list[Wanted], sampler: Sampler, cache: Path
-) -> tuple[np.ndarray, list[Kept], int]:
+) -> tuple[np.ndarray, list[CachedPicture], int]:
     """The pictures, from `cache` if every one of them is there, else drawn (all of them: batches must not depend on
     what happened before). Returns (pictures, their files in the cache, how many were drawn)."""
     keys, installed = [], backbone.installed_hash()
@@ -60,21 +60,21 @@ def draw_once(
     return pictures, [keep(cache, *pair) for pair in zip(keys, pictures, strict=True)], len(wanted)
 
 
-def keep(cache: Path, key: str, picture: np.ndarray) -> Kept:
+def keep(cache: Path, key: str, picture: np.ndarray) -> CachedPicture:
     """Put a picture into the cache, read-only, as <key>-<SHA-256 of the file>.png."""
     data = png_bytes(picture)
     digest = hashlib.sha256(data).hexdigest()
     file = cache / key[:2] / f"{key}-{digest}.png"
     write_atomically(file, data, READ_ONLY)
-    return Kept(file, digest)
+    return CachedPicture(file, digest)
 
 
-def recall(cache: Path, key: str) -> tuple[np.ndarray, Kept] | None:
+def recall(cache: Path, key: str) -> tuple[np.ndarray, CachedPicture] | None:
     """The picture kept for this key; None where there is none, or its bytes are not those of its name (it is removed)."""
     for file in sorted((cache / key[:2]).glob(f"{key}-*.png")):
         picture = read_picture(file, digest := file.stem.partition("-")[2])
         if picture is not None:
-            return picture, Kept(file, digest)
+            return picture, CachedPicture(file, digest)
         with contextlib.suppress(OSError):
             file.unlink()
     return None

@@ -24,7 +24,7 @@ from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.output import say
 from cpbench.records import machine, tables
 from cpbench.records.measures_table import recorded_pictures
-from cpbench.records.pictures import Kept, is_blank, place, png_bytes
+from cpbench.records.pictures import CachedPicture, is_blank, place, png_bytes
 from cpbench.running.cells import KINDS, picture_of
 from cpbench.running.cost import Stopwatch
 from cpbench.running.judging import metrics_of, reference_rows, score
@@ -111,7 +111,7 @@ def together(row: Sequence[Cell]) -> list[list[Cell]]:
 
 def draw_cells(
     run: Run, group: list[Cell], state: State | None
-) -> tuple[list[tuple[Cell, np.ndarray, list[Kept]]], int]:
+) -> tuple[list[tuple[Cell, np.ndarray, list[CachedPicture]]], int]:
     """Pictures and their files, by cell, and how many were drawn, see `draw_once`; by the untouched model where there is
     no state. All cells of a group have the same concepts installed. Raises NotDefined as `install` does.
     """
