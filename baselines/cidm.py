@@ -29,13 +29,13 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import TEXT_ATTENTION, Settings, past_loras, semantic, side_by_side, stacked
+from cpbench.learning import TEXT_ATTENTION, LoraOptions, past_loras, semantic_preservation_term, side_by_side, stacked
 from cpbench.method import Method, State
 
 POWER = 4
 
 
-class CidmSettings(Settings):
+class CidmOptions(LoraOptions):
     rank: int = Field(4, ge=1, description="rank of A_t and B_t; alpha is the same")
     target_modules: tuple[str, ...] = Field(TEXT_ATTENTION, description="the layers W: roles, or ends of their names")
     steps: int = Field(1000, ge=1, description="optimiser steps a task")
@@ -78,7 +78,7 @@ class Cidm(Method):
     """Carries A and B of every task and two token rows a concept."""
 
     version = 1
-    Options = CidmSettings
+    Options = CidmOptions
     tested_against = "official code's behaviour"
     search = {
         "": {
@@ -102,7 +102,9 @@ class Cidm(Method):
             return {"consolidation": o.consolidation_weight * consolidation(factors, past, o.towards_ones)}
 
         phrase = self.phrase(task.concept, task.class_noun, after)
-        loss = learning.denoising(backbone, phrase, consolidate, semantic(backbone, phrase, task.class_noun, o))
+        loss = learning.denoising(
+            backbone, phrase, consolidate, semantic_preservation_term(backbone, phrase, task.class_noun, o)
+        )
         groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, v)]
         learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = torch.stack(v).detach()

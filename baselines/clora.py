@@ -26,7 +26,7 @@ from pydantic import Field
 
 from cpbench.learning import (
     TEXT_KEYS_VALUES,
-    Settings,
+    LoraOptions,
     add_to_weights,
     add_tokens,
     forgetting,
@@ -43,7 +43,7 @@ from cpbench.method import Method
 TINY = 1e-30  # B starts at zero, and its logarithm must be a number
 
 
-class CLoraSettings(Settings):
+class CLoraOptions(LoraOptions):
     rank: int = Field(16, ge=1, description="rank of A_t and B_t; alpha is the same")
     target_modules: tuple[str, ...] = Field(TEXT_KEYS_VALUES, description="the layers W: roles, or ends of their names")
     steps: int = Field(1000, ge=1, description="optimiser steps a task")
@@ -56,7 +56,7 @@ class CLora(Method):
     """Carries A and B of every task, and a token row a concept."""
 
     version = 1
-    Options = CLoraSettings
+    Options = CLoraOptions
     tested_against = "equation only"
     search = {
         "": {

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Settings, add_tokens, learn_lora, token_of
+from cpbench.learning import LoraOptions, add_tokens, learn_lora, token_of
 from cpbench.learning import diffusion_classifier as dc
 from cpbench.learning import fisher as ewc
 from cpbench.method import Method
@@ -42,11 +42,11 @@ WITH_DC = ("ewc-dc", "dsc-ewc-dc")
 WITH_DSC = ("dsc", "dsc-ewc", "dsc-ewc-dc")
 
 
-class DCSettings(Settings):
+class DCScoreOptions(LoraOptions):
     variant: Literal["ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc"] = Field(
         "dsc-ewc-dc", description="what protects: ewc, ewc-dc (F from DC scores), dsc, dsc-ewc or dsc-ewc-dc"
     )
-    adapter: learning.Kind = Field("lora", description="what phi is: lora; vera (linear layers only); dora")
+    adapter: learning.AdapterType = Field("lora", description="what phi is: lora; vera (linear layers only); dora")
     steps: int = Field(1000, ge=1, description="optimiser steps a task, before consolidation")
     ewc_weight: float = Field(1e-2, ge=0, description="lambda of the EWC penalty, a sum over entries with mean F 1")
     fisher_decay: float = Field(1.0, ge=0, le=1, description="of the online Fisher, a task")
@@ -87,7 +87,7 @@ class DCScore(Method):
     """Carries the LoRAs (all of them for DSC, else the last), the online Fisher and a token row a concept."""
 
     version = 1
-    Options = DCSettings
+    Options = DCScoreOptions
     tested_against = "our reading"
     search = {
         "": {
@@ -110,14 +110,14 @@ class DCScore(Method):
     def learn(self, backbone, task, state):
         o = self.options
         kept = slice(None) if "dsc" in o.variant else slice(-1, None)  # the LoRAs that are carried on
-        pool = {m: state.part(f"adapter/{m}", backbone.device) for m in state.concepts[kept]}
+        pool = {m: state.tensors_of(f"adapter/{m}", backbone.device) for m in state.concepts[kept]}
         anchor = pool[state.concepts[-1]] if pool else None
-        F_bar = state.part("fisher", backbone.device)
+        F_bar = state.tensors_of("fisher", backbone.device)
 
         def penalty(batch, phi):
             return {"ewc": o.ewc_weight * ewc.penalty(F_bar, phi, anchor)} if F_bar else {}
 
-        after, phi = learn_lora(self, backbone, task, state, penalty, init=anchor, kind=o.adapter)
+        after, phi = learn_lora(self, backbone, task, state, penalty, init=anchor, adapter_type=o.adapter)
         after.facts["nouns"] = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
         if "dsc" in o.variant and pool:
             self.consolidate(backbone, task, after, phi, pool, penalty)
@@ -180,7 +180,7 @@ class DCScore(Method):
     def install(self, backbone, state, concepts, prompts=()):
         lora = self.lora(state, concepts)
         if lora is None:
-            latest = state.part(f"adapter/{state.concepts[-1]}", backbone.device)
+            latest = state.tensors_of(f"adapter/{state.concepts[-1]}", backbone.device)
             backbone.replace_weights(learning.dora_weights(backbone.denoiser, latest))
         add_tokens(backbone, state)
         if lora is not None:
@@ -190,7 +190,7 @@ class DCScore(Method):
         return f"{token_of(concept, state)} {class_noun}"
 
     def lora(self, state, concepts):
-        latest = state.part(f"adapter/{state.concepts[-1]}")
+        latest = state.tensors_of(f"adapter/{state.concepts[-1]}")
         if self.options.adapter == "vera":
             return learning.vera_as_lora(latest, **state.facts["vera"])
         return latest if self.options.adapter == "lora" else None  # DoRA's change of the weights has no low rank

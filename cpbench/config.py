@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cpbench import miniature
-from cpbench.backbones.options import BACKBONES, Loading
+from cpbench.backbones.options import BACKBONES, BackboneConfig
 from cpbench.concepts import sequences
 from cpbench.errors import UserError, quoted
 from cpbench.judges.identity import LIKE, preprocessing_settings
@@ -59,7 +59,7 @@ class RunConfig(BaseModel):
     judges: tuple[str, ...] = Field((), description="judges that installed packages add, by name, beside CLIP and DINO")
     data: str | None = Field(None, description="where photographs are: a folder, or hub")
     fit: Literal["crop", "pad"] = Field("crop", description="how a photograph becomes square")
-    loading: Loading = Field(default_factory=Loading)
+    loading: BackboneConfig = Field(default_factory=BackboneConfig)
     keep_states: Literal["all", "last"] | None = Field(
         None, description="last where whole weights are learned, else all"
     )
@@ -126,7 +126,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 def checked(values: Any, what: str) -> RunConfig:
     """The configuration of these values; what belongs in `loading` may stand beside it, as on the command line."""
     if isinstance(values, dict):
-        beside = {k: values[k] for k in Loading.model_fields if k in values}
+        beside = {k: values[k] for k in BackboneConfig.model_fields if k in values}
         values = _with_more({k: v for k, v in values.items() if k not in beside}, "loading", beside)
     return validated(RunConfig, values, what)
 

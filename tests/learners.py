@@ -60,7 +60,7 @@ def learn(
     def log(step: int, phase: str, **figures: Any) -> None:
         learned.curve.append({"phase": phase, "step": step, **figures})
         if phase == "train":
-            learned.factors = {k: v.detach().clone() for k, v in backbone.factors.items()}
+            learned.factors = {k: v.detach().clone() for k, v in backbone.lora_parameters.items()}
         look(phase, step)
 
     chosen = {k: v for k, v in (SMALL | options).items() if k in options or k in kind.Options.model_fields}
@@ -124,4 +124,4 @@ def rows_stay(learned: list[Learned]) -> None:
             assert torch.equal(before.state.tensors[f"token/{concept}"], after.state.tensors[f"token/{concept}"])
     final = learned[-1].state
     assert final.concepts == list(CONCEPTS[: len(learned)])
-    assert final.part("token").keys() == set(final.concepts)
+    assert final.tensors_of("token").keys() == set(final.concepts)

@@ -152,7 +152,7 @@ def installed(it: Finished, concepts: tuple[str, ...], prompts: tuple[str, ...] 
 
 def sample(it: Finished, prompt: str, n: int, seed: int, steps: int | None, guidance: float | None) -> Any:
     """`n` pictures uint8 (n, h, w, 3) of a prompt in which "{dog6}" stands for the concept dog6."""
-    from cpbench.backbones.sampling import Sampler, Wanted, draw
+    from cpbench.backbones.sampling import Sampler, SampleRequest, generate
     from cpbench.concepts import images, sequences
 
     named = concepts_in(prompt, list(it.nouns))
@@ -163,7 +163,7 @@ def sample(it: Finished, prompt: str, n: int, seed: int, steps: int | None, guid
     try:
         with installed(it, named, (words,)):
             refuse_unread(it, prompt)
-            return draw(it.backbone, [Wanted(words, seed, "sample", prompt, k) for k in range(n)], sampler)
+            return generate(it.backbone, [SampleRequest(words, seed, "sample", prompt, k) for k in range(n)], sampler)
     except NotDefined as reason:
         raise UserError(f"prompt {prompt!r}: {reason}; name one concept") from None
 
