@@ -7,7 +7,7 @@ Dong et al. 2024, "How to Continually Adapt Text-to-Image Diffusion Models for F
     W = W_init + sum_t w_t A_t B_t,   w_t = s_t^4 / sum_t' s_t'^4                                     aggregation
     s_t = mean over the two words v of task t of   max over the words p of the prompt of   cos(v, p)
 
-From the paper and its code: the loss as released (the second term keeps U from vanishing; `towards_ones` false leaves it out),
+From the paper and its code: the loss as released (the second term keeps U from vanishing; `ones_penalty` false leaves it out),
 rank 4 on the linear layers of cross-attention, rates, a random word beside the noun's, which stand for the concept
 alone ("a photo of <v1a> <v1b>"), and the elastic shares in drawing.
 Left out: layer-wise words (an embedding for every cross-attention layer: here one for all, so the shares are the
@@ -43,11 +43,11 @@ class CidmOptions(LoraOptions):
     consolidation_weight: float = Field(
         0.1, ge=0, description="of the consolidation loss, a mean over layers and tasks"
     )
-    towards_ones: bool = Field(True, description="the consolidation loss draws U_t towards ones as well, as released")
+    ones_penalty: bool = Field(True, description="the consolidation loss draws U_t towards ones as well, as released")
 
 
 def consolidation(
-    now: Mapping[str, torch.Tensor], past: Sequence[Mapping[str, torch.Tensor]], towards_ones: bool
+    now: Mapping[str, torch.Tensor], past: Sequence[Mapping[str, torch.Tensor]], ones_penalty: bool
 ) -> torch.Tensor:
     """mean over layers and t' of mean |U_t U_t'^T| (+ mean (U_t - 1)^2), from the factors by name."""
     overlaps, ones = [], []
@@ -56,7 +56,7 @@ def consolidation(
         overlaps += [(U @ earlier[name].flatten(1).T).abs().mean() for earlier in past]
         ones.append((U - 1).square().mean())
     loss = torch.stack(overlaps).mean()
-    return loss + torch.stack(ones).mean() if towards_ones else loss
+    return loss + torch.stack(ones).mean() if ones_penalty else loss
 
 
 def shares(words: Mapping[str, torch.Tensor], prompt: Sequence[str]) -> dict[str, float]:
@@ -99,7 +99,7 @@ class Cidm(Method):
         def consolidate():
             if not past:
                 return {}
-            return {"consolidation": o.consolidation_weight * consolidation(factors, past, o.towards_ones)}
+            return {"consolidation": o.consolidation_weight * consolidation(factors, past, o.ones_penalty)}
 
         phrase = self.phrase(task.concept, task.class_noun, after)
         loss = learning.denoising(

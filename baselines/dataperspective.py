@@ -46,7 +46,9 @@ class DataPerspectiveOptions(dreambooth.DreamBoothOptions):
     captions: dict[str, tuple[str, ...]] = Field(
         {}, description="backgrounds of every concept's pictures, in their order: a list for each concept"
     )
-    caption_draws: int = Field(100, ge=1, description="without captions: (picture, noise, timestep) draws to choose by")
+    caption_samples: int = Field(
+        100, ge=1, description="without captions: (picture, noise, timestep) draws to choose by"
+    )
     classes: dict[str, str] = Field({}, description="more specific class of a concept: {dog: corgi dog}")
 
 
@@ -108,7 +110,7 @@ class DataPerspective(dreambooth.DreamBooth):
         """The background of each picture: told, or found by the untouched model."""
         o, n = self.options, len(task.images)
         if not o.captions:
-            return structured.most_likely_background(backbone, task, noun, o.caption_draws)
+            return structured.most_likely_background(backbone, task, noun, o.caption_samples)
         told = o.captions.get(task.concept, ())
         if len(told) != n:
             raise UserError(

@@ -40,7 +40,7 @@ class EwcOptions(LoraOptions):
     )
     ewc_weight: float = Field(1e-2, ge=0, description="lambda of the penalty, a sum over entries with mean F 1")
     fisher_decay: float = Field(1.0, ge=0, le=1, description="gamma of the online Fisher, a task")
-    fisher_draws: int = Field(200, ge=1, description="(picture, noise, timestep) draws of F_t")
+    fisher_samples: int = Field(200, ge=1, description="(picture, noise, timestep) draws of F_t")
 
     only: ClassVar = {"fisher_decay": {"fisher": ("online",)}}
 
@@ -113,6 +113,6 @@ def fisher_of(backbone, task, phrase: str, phi: dict[str, torch.Tensor], options
         task.log(draw, phase="fisher", loss=float(e.detach()))
         return [e]
 
-    draws = enumerate(learning.batches(backbone, task, options.fisher_draws, 1, "fisher"))
+    draws = enumerate(learning.batches(backbone, task, options.fisher_samples, 1, "fisher"))
     (F_t,) = ewc.estimate(map(losses, draws), phi)
     return F_t

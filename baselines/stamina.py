@@ -145,4 +145,4 @@ class Stamina(Method):
 
     def phrase(self, concept, class_noun, state):
         word = token_of(concept, state)
-        return f"{word} {class_noun}" if self.options.keep_noun else word
+        return f"{word} {class_noun}" if self.options.use_class_noun else word

@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT = ("steps", "token_steps", "dsc_steps", "fisher_draws")
+SHORT = ("steps", "token_steps", "dsc_steps", "fisher_samples")
 COLUMNS = {
     "method": "method",
     "trained": "trained, millions",

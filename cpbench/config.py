@@ -14,6 +14,7 @@ from cpbench.concepts import sequences
 from cpbench.errors import UserError, quoted
 from cpbench.judges.identity import LIKE, preprocessing_settings
 from cpbench.miniature import is_miniature
+from cpbench.records import option_names
 from cpbench.registry import load_method, method_names, preset
 from cpbench.validation import validated
 from cpbench.yaml_files import from_yaml, read_yaml
@@ -157,6 +158,7 @@ def resolve(
     method = load_method(config.method)
     name = Path(config.method).stem
     has_preset = config.method in method_names()  # a file's name is no method's
-    tuned = preset(config.backbone, name, config.options) if has_preset else {}
-    options = validated(method.Options, tuned | config.options, f"method {name}")
+    settings_by_name = option_names.accepted(config.options, method.Options.model_fields)
+    tuned = preset(config.backbone, name, settings_by_name) if has_preset else {}
+    options = validated(method.Options, tuned | settings_by_name, f"method {name}")
     return config.model_copy(update={"options": options.model_dump(mode="json")}), method, options

@@ -17,7 +17,7 @@ CONCEPTS = ("dog", "vase", "dog2")
 FOURTH = "backpack"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 # of a method's options, those that it has: a task as short as can be
-SHORT: dict[str, Any] = {"rank": 2, "steps": 2, "batch_size": 1, "token_steps": 1, "fisher_draws": 2, "dsc_steps": 1}
+SHORT: dict[str, Any] = {"rank": 2, "steps": 2, "batch_size": 1, "token_steps": 1, "fisher_samples": 2, "dsc_steps": 1}
 SHORT |= {
     "prior_pictures": 2,
     "prior_inference_steps": 1,
@@ -25,7 +25,7 @@ SHORT |= {
     "replay_inference_steps": 1,
     "crops": 1,
 }
-SHORT |= {"initializer": "rare", "caption_draws": 1}
+SHORT |= {"initializer": "rare", "caption_samples": 1}
 SMALL: dict[str, Any] = {"rank": 2, "steps": 3, "batch_size": 2, "learning_rate": 1e-2, "token_learning_rate": 1e-2}
 
 

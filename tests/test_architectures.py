@@ -31,7 +31,7 @@ VARIANTS = {
     "orthoinit exact": ("orthoinit", {"sum_factors": False}),
 }
 CASES = {name: (name, {}) for name in built_in_methods()} | VARIANTS  # a new file is covered as it comes
-SMALLEST = SHORT | {"steps": 1, "fisher_draws": 1, "batch_size": 2}
+SMALLEST = SHORT | {"steps": 1, "fisher_samples": 1, "batch_size": 2}
 PROMPTS = ("a dog in the snow", "a purple backpack, two cups and a vase", "")
 WANTED = [SampleRequest(p, 0, "dog", "a {} in the snow", k) for p in PROMPTS for k in (0, 1)]
 ON_A_BEACH = SampleRequest("a photo of a <v1> dog on the beach", 0, "dog", "a {} on the beach", 0)

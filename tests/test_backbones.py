@@ -23,7 +23,7 @@ from cpbench.running import counting
 MakeTask = Callable[..., Task]
 CASES: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in built_in_methods()} | {
     "raretoken-lora": ("raretoken", {"adapter": "lora"}),
-    "clora-noun": ("clora", {"keep_noun": True}),
+    "clora-noun": ("clora", {"use_class_noun": True}),
     "dcscore-ewc": ("dcscore", {"variant": "ewc"}),
 }
 LEARNERS = [case for case in CASES if case != "base"]

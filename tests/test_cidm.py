@@ -27,7 +27,7 @@ def three(three_tasks: Callable) -> list[Learned]:
     return three_tasks(Cidm, **SMALL)
 
 
-def consolidation_by_loops(now: Tensors, past: list[Tensors], towards_ones: bool) -> float:
+def consolidation_by_loops(now: Tensors, past: list[Tensors], ones_penalty: bool) -> float:
     """Both terms are once for every layer and past task, as in the released loop, and each kind has its mean."""
     total, count = 0.0, 0
     for old, name in itertools.product(past, [k for k in now if k.endswith("lora_B")]):
@@ -35,7 +35,7 @@ def consolidation_by_loops(now: Tensors, past: list[Tensors], towards_ones: bool
         overlaps = [abs(sum(a * b for a, b in zip(u, v, strict=True))) for u in U for v in V]
         total += sum(overlaps) / len(overlaps)
         count += 1
-        if towards_ones:
+        if ones_penalty:
             entries = [u for row in U for u in row]
             total += sum((u - 1) ** 2 for u in entries) / len(entries)
     return total / count
@@ -111,7 +111,7 @@ def test_the_loss_is_that_of_the_factors_against_all_earlier_ones(
     def look(phase: str, step: int) -> None:
         now.append({k: v.detach().clone() for k, v in tiny.lora_parameters.items()})
 
-    learned = learn(Cidm, tiny, make_task, 3, before, look, towards_ones=ones, **SMALL)
+    learned = learn(Cidm, tiny, make_task, 3, before, look, ones_penalty=ones, **SMALL)
     past = [before.tensors_of(f"adapter/{c}") for c in CONCEPTS[:2]]
     # the first step's B is zero
     assert learned.curve[0]["consolidation"] == pytest.approx(WEIGHT * ones)

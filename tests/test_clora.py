@@ -276,21 +276,21 @@ def test_the_installed_model_is_the_last_lora_on_the_sum_of_the_earlier(tiny: Ba
 # Words
 
 
-@pytest.mark.parametrize(("keep_noun", "said"), [(False, "<v2>"), (True, "<v2> vase")])
+@pytest.mark.parametrize(("use_class_noun", "said"), [(False, "<v2>"), (True, "<v2> vase")])
 def test_the_word_stands_alone_unless_the_noun_is_kept(
     tiny: Backbone,
     make_task: MakeTask,
     three: list[Learned],
     monkeypatch: pytest.MonkeyPatch,
-    keep_noun: bool,
+    use_class_noun: bool,
     said: str,
 ) -> None:
-    method = CLora(CLoraOptions(keep_noun=keep_noun))
+    method = CLora(CLoraOptions(use_class_noun=use_class_noun))
     assert method.phrase("vase", "vase", three[2].state) == said
     prompts: set[str] = set()
     encode = tiny.encode_prompts
     monkeypatch.setattr(tiny, "encode_prompts", lambda texts: prompts.update(texts) or encode(texts))
-    learn(tiny, make_task, 2, three[0].state, keep_noun=keep_noun, batch_size=1)
+    learn(tiny, make_task, 2, three[0].state, use_class_noun=use_class_noun, batch_size=1)
     assert prompts and prompts <= {f"a photo of a {said}", f"a picture of a {said}", f"a {said}"}
 
 

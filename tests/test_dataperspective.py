@@ -22,7 +22,7 @@ from cpbench.method import State
 KINDS = ("full", "lora")
 PLACES = len(structured.BACKGROUNDS.split(","))
 SET: dict[str, Any] = {"prior_pictures": 5, "prior_inference_steps": 2, "prior_guidance_scale": 4.0}
-OPTIONS: dict[str, Any] = SET | {"learning_rate": 1e-3, "lora_learning_rate": 1e-2, "crops": 3, "caption_draws": 2}
+OPTIONS: dict[str, Any] = SET | {"learning_rate": 1e-3, "lora_learning_rate": 1e-2, "crops": 3, "caption_samples": 2}
 TOLD = {"dog": ("by a lake", "on a sofa"), "vase": ("in a box", "at night")}
 STILL: dict[str, Any] = {"learning_rate": 1e-12, "lora_learning_rate": 1e-12}
 
@@ -216,7 +216,7 @@ def test_without_captions_the_untouched_model_chooses(
     tiny: Backbone, make_task: MakeTask, three: dict[str, list[Learned]], said: list[list[str]]
 ) -> None:
     """In task 2 as in task 1: the least sum of errors, one picture and one place at a time."""
-    chosen = OPTIONS | {"adapter": "lora", "caption_draws": 6, "caption_dropout": 0.0, "steps": 6}
+    chosen = OPTIONS | {"adapter": "lora", "caption_samples": 6, "caption_dropout": 0.0, "steps": 6}
     learn(DataPerspective, tiny, make_task, 2, three["lora"][0].state, **chosen)
     learned = {p for call in said for p in call if "<sks-2>" in p}
     task, places = make_task(tiny, "vase"), [" ".join(p.split()) for p in structured.BACKGROUNDS.split(",")]

@@ -24,7 +24,7 @@ CONCEPTS, NOUNS = ("dog", "vase", "dog2", "backpack"), ("dog", "vase", "dog", "b
 VARIANTS = ("ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc")
 DSC_TERMS = {"noise_current", "noise_past", "scores_current", "scores_past"}
 SMALL: dict[str, Any] = {"rank": 2, "steps": 2, "batch_size": 2, "learning_rate": 1e-2, "token_learning_rate": 1e-2}
-SMALL |= {"dsc_steps": 2, "dsc_learning_rate": 1e-3, "fisher_draws": 2, "candidates": 3, "ewc_weight": 1e-2}
+SMALL |= {"dsc_steps": 2, "dsc_learning_rate": 1e-3, "fisher_samples": 2, "candidates": 3, "ewc_weight": 1e-2}
 SMALL_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -236,7 +236,7 @@ def test_the_carried_fisher_is_that_of_the_equation_draw_by_draw(
 ) -> None:
     """Task 3 with all candidates in S: F_bar_3 = decay F_bar_2 + F_3 / mean(F_3), from calls of the UNet of our own."""
     before, tau, w_dc, draws = three("ewc-dc")[1].state, 0.02, 0.4, 5
-    options = {"variant": "ewc-dc", "fisher_draws": draws, "temperature": tau, "dc_weight": w_dc, "fisher_decay": 0.5}
+    options = {"variant": "ewc-dc", "fisher_samples": draws, "temperature": tau, "dc_weight": w_dc, "fisher_decay": 0.5}
     learned = learn(tiny, make_task, 3, before, candidates=5, negatives=negatives, **options)
 
     for n, concept in enumerate(CONCEPTS[:3], 1):
@@ -292,7 +292,7 @@ def test_c0_is_what_the_option_says(
     """In the prompts of both phases, beside <v1> with its own noun."""
     before, prompts, encode = three("dsc-ewc-dc")[0].state, [], tiny.encode_prompts
     monkeypatch.setattr(tiny, "encode_prompts", lambda texts: prompts.append(list(texts)) or encode(texts))
-    learn(tiny, make_task, 2, before, c0=c0)
+    learn(tiny, make_task, 2, before, null_prompt=c0)
     several = [p for p in prompts if len(p) > 1]
     assert len(several) == 2 * 3 + 2  # student and teachers in two steps, two draws
     for said in several:
@@ -320,9 +320,9 @@ def test_candidates_limit_how_many_choose(
         "variant": "ewc-dc",
         "steps": 1,
         "batch_size": 1,
-        "fisher_draws": draws,
+        "fisher_samples": draws,
         "candidates": candidates,
-        "c0": c0,
+        "null_prompt": c0,
     }
     learned = learn(tiny, make_task, 4, before, **options)
     always, all_past = int(bool(c0)) + 1, {"<v1> dog", "<v2> vase", "<v3> dog"}
@@ -377,7 +377,7 @@ def test_entries_with_a_large_fisher_move_less(
     ratios = {}
     for weight in (0.0, 1e6):
         options = {"variant": "ewc", "ewc_weight": weight, "steps": 15, "learning_rate": 1e-3}
-        after = learn(tiny, make_task, 2, before, fisher_draws=1, **options).state
+        after = learn(tiny, make_task, 2, before, fisher_samples=1, **options).state
         moved = {k: (v - given.tensors[f"adapter/dog/{k}"]).abs() for k, v in after.tensors_of("adapter/vase").items()}
         held = torch.cat([moved[k][weighed[k] == 1] for k in moved]).mean()
         free = torch.cat([moved[k][weighed[k] == 0] for k in moved]).mean()
@@ -441,7 +441,7 @@ def test_a_lora_starts_where_the_last_one_ended(
 ) -> None:
     before = three(variant)[1].state
     still = {"learning_rate": 1e-9, "dsc_learning_rate": 1e-9, "token_learning_rate": 0, "steps": 1, "dsc_steps": 1}
-    after = learn(tiny, make_task, 3, before, variant=variant, **still, fisher_draws=1).state
+    after = learn(tiny, make_task, 3, before, variant=variant, **still, fisher_samples=1).state
     for k, v in before.tensors_of("adapter/vase").items():
         torch.testing.assert_close(after.tensors[f"adapter/dog2/{k}"], v, atol=1e-7, rtol=0)
     assert torch.equal(after.tensors["token/dog2"], tiny.word_embedding("dog"))
@@ -490,7 +490,7 @@ def test_the_last_lora_and_all_words_are_installed(
 def test_evaluations_are_as_foretold(
     tiny: Backbone, make_task: MakeTask, three: Callable[[str], list[Learned]], variant: str, c0: str
 ) -> None:
-    options = SMALL | {"variant": variant, "c0": c0}
+    options = SMALL | {"variant": variant, "null_prompt": c0}
     tasks = three(variant) if c0 else sequence(tiny, make_task, **options)
     by_hand = 2 * 2 + (2 * 2 * 3 * (3 if c0 else 2) if "dsc" in variant else 0)
     by_hand += 2 * (3 if variant.endswith("dc") else 1) if "ewc" in variant else 0

@@ -69,9 +69,9 @@ def test_the_cost_is_what_is_counted(tiny: Backbone, make_task: Callable, name: 
         "steps": 3,
         "batch_size": 2,
         "token_steps": 2,
-        "fisher_draws": 3,
+        "fisher_samples": 3,
         "dsc_steps": 2,
-        "caption_draws": 2,
+        "caption_samples": 2,
         "rank": 2,
     }
     few |= {

@@ -16,7 +16,7 @@ from cpbench.learning import training
 from cpbench.method import State
 
 WAYS = [(fisher, space) for fisher in ("online", "per-task") for space in ("factors", "product")]
-SMALL: dict[str, Any] = {"fisher_draws": 3, "ewc_weight": 0.05}
+SMALL: dict[str, Any] = {"fisher_samples": 3, "ewc_weight": 0.05}
 Three = Callable[[str, str], list[Learned]]
 
 
@@ -69,7 +69,7 @@ def test_the_fisher_of_the_product_is_that_of_merged_weights(
     tiny: Backbone, make_task: MakeTask, targets: tuple[str, ...]
 ) -> None:
     """With W + A B as one weight and no LoRA, the gradient is that of the weight itself; mean 1 over all of them."""
-    learned = learn(Ewc, tiny, make_task, 1, None, space="product", target_modules=targets, fisher_draws=3)
+    learned = learn(Ewc, tiny, make_task, 1, None, space="product", target_modules=targets, fisher_samples=3)
     factors, names = learned.state.tensors_of("adapter"), layers(tiny, targets)
     merged = {f"{n}.weight": torch.from_numpy(product(factors, n)).float() for n in names}
     W = tiny.replace_weights({k: tiny.denoiser.get_parameter(k) + v for k, v in merged.items()})
@@ -90,7 +90,7 @@ def test_the_fisher_of_the_product_is_that_of_merged_weights(
 
 def test_the_fisher_of_the_product_agrees_with_finite_differences(tiny: Backbone, make_task: MakeTask) -> None:
     """The steepest entries of a layer, each moved by itself, against each other: their scale is the normaliser's."""
-    learned = learn(Ewc, tiny, make_task, 1, None, space="product", target_modules=("attn2.to_v",), fisher_draws=1)
+    learned = learn(Ewc, tiny, make_task, 1, None, space="product", target_modules=("attn2.to_v",), fisher_samples=1)
     (batch,) = training.batches(tiny, make_task(tiny, "dog", 1), 1, 1, "fisher")
     name = max(learned.state.tensors_of("fisher"), key=lambda n: float(learned.state.tensors[f"fisher/{n}"].max()))
     F = learned.state.tensors[f"fisher/{name}"]
@@ -186,7 +186,7 @@ def test_a_heavy_penalty_holds_what_is_weighed(
     (F,) = fishers_of(before.state, way)
     start = coordinates(before.factors, way[1])
     for weight in (0.0, 1e4):
-        chosen = {"fisher": way[0], "space": way[1], "ewc_weight": weight, "fisher_draws": 1}
+        chosen = {"fisher": way[0], "space": way[1], "ewc_weight": weight, "fisher_samples": 1}
         after = learn(Ewc, tiny, make_task, 2, before.state, steps=12, **chosen | {"learning_rate": 1e-3})
         end = coordinates(after.factors, way[1])
         ends.append(sum((F[k].double().numpy() * (end[k] - start[k]) ** 2).sum() for k in end))

@@ -70,7 +70,7 @@ def test_it_is_ewc_on_the_product_with_a_fisher_of_ones(
     state = three[0].state
     ones = {f"fisher/{n}": torch.ones(tiny.denoiser.get_submodule(n).weight.shape) for n in layers(tiny)}
     with_ones = State(state.tensors | ones, state.facts)
-    options = {"space": "product", "ewc_weight": 2 * WEIGHT, "fisher_draws": 1}
+    options = {"space": "product", "ewc_weight": 2 * WEIGHT, "fisher_samples": 1}
     there = learn(Ewc, tiny, make_task, 2, with_ones, **options)
     for k, v in there.factors.items():
         torch.testing.assert_close(three[1].factors[k], v, atol=1e-5, rtol=1e-3)

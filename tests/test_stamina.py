@@ -191,6 +191,6 @@ def test_earlier_words_stay(three: list[Learned]) -> None:
     rows_stay(three)
 
 
-@pytest.mark.parametrize(("keep_noun", "said"), [(False, "<v2>"), (True, "<v2> vase")])
-def test_the_word_stands_alone_unless_the_noun_is_kept(three: list[Learned], keep_noun: bool, said: str) -> None:
-    assert Stamina(StaminaOptions(keep_noun=keep_noun)).phrase("vase", "vase", three[2].state) == said
+@pytest.mark.parametrize(("use_class_noun", "said"), [(False, "<v2>"), (True, "<v2> vase")])
+def test_the_word_stands_alone_unless_the_noun_is_kept(three: list[Learned], use_class_noun: bool, said: str) -> None:
+    assert Stamina(StaminaOptions(use_class_noun=use_class_noun)).phrase("vase", "vase", three[2].state) == said

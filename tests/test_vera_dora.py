@@ -22,7 +22,7 @@ from cpbench.method import State
 
 KINDS = ("vera", "dora")
 VARIANTS = ("ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc")
-ONE = {"steps": 1, "batch_size": 1, "dsc_steps": 1, "fisher_draws": 1, "candidates": 3, "dsc_learning_rate": 1e-2}
+ONE = {"steps": 1, "batch_size": 1, "dsc_steps": 1, "fisher_samples": 1, "candidates": 3, "dsc_learning_rate": 1e-2}
 SHAPES = {"low": (4, 6), "wide": (3, 9), "high": (7, 5)}  # out, in
 
 
@@ -359,7 +359,7 @@ def test_the_fisher_is_of_the_vectors_too(tiny: Backbone, make_task: Callable, l
     """Plain EWC, a draw by hand: the squared slope of the error, over its mean."""
     before = learned(kind)[0][0].state
     before = State({k: v for k, v in before.tensors.items() if not k.startswith("fisher/")}, before.facts)
-    chosen = {**ONE, "fisher_draws": 2, "adapter": kind, "variant": "ewc"}
+    chosen = {**ONE, "fisher_samples": 2, "adapter": kind, "variant": "ewc"}
     after = learn(DCScore, tiny, make_task, 2, before, **chosen).state
     for n, concept in enumerate(after.concepts, 1):
         tiny.add_token(f"<v{n}>", after.tensors[f"token/{concept}"])

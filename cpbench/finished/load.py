@@ -14,6 +14,7 @@ from cpbench.errors import DamagedState, RulesError, UserError, near
 from cpbench.files import FILE_NAME
 from cpbench.method import Method, NotDefined, State
 from cpbench.output import say
+from cpbench.records import option_names
 from cpbench.records.folder import RunFolder
 from cpbench.records.record import _listed, find
 from cpbench.records.upgrade import read as read_record
@@ -123,7 +124,8 @@ def loaded(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backb
     if backbone.weights_hash != weights:
         raise UserError(f"run {folder}: was made with other weights than those of {config.backbone} here; use those")
     kind = load_method(config.method)
-    return kind(validated(kind.Options, config.options, f"run {folder}: method {config.method}")), backbone
+    options = option_names.accepted(config.options, kind.Options.model_fields)
+    return kind(validated(kind.Options, options, f"run {folder}: method {config.method}")), backbone
 
 
 @contextmanager

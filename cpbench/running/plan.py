@@ -16,7 +16,12 @@ from cpbench.running.cost import PeakMemory
 from cpbench.running.prepare import Run
 from cpbench.running.progress import span
 
-REPEATED = ("steps", "draws", "pictures")  # options that end so count repetitions: a rehearsal does fewer of each
+REPEATED = (
+    "steps",
+    "samples",
+    "draws",
+    "pictures",
+)  # options that end so count repetitions: a rehearsal does fewer of each
 LENGTHS = SHORT, LONG = 3, 12  # of a rehearsal: how often the most frequent repetition is done
 SAMPLED_STEPS = (2, 6)
 COPIES = 2  # of a picture: in the run's folder and in the cache
