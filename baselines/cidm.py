@@ -7,7 +7,7 @@ Dong et al. 2024, "How to Continually Adapt Text-to-Image Diffusion Models for F
     W = W_init + sum_t w_t A_t B_t,   w_t = s_t^4 / sum_t' s_t'^4                                     aggregation
     s_t = mean over the two words v of task t of   max over the words p of the prompt of   cos(v, p)
 
-From the paper and its code: the loss as released (the second term keeps U from vanishing; `towards_ones` false leaves it out),
+From the paper and its code: the loss as released (the second term keeps U from vanishing; `ones_penalty` false leaves it out),
 rank 4 on the linear layers of cross-attention, rates, a random word beside the noun's, which stand for the concept
 alone ("a photo of <v1a> <v1b>"), and the elastic shares in drawing.
 Left out: layer-wise words (an embedding for every cross-attention layer: here one for all, so the shares are the
@@ -29,13 +29,13 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import TEXT_ATTENTION, Settings, past_loras, semantic, side_by_side, stacked
+from cpbench.learning import TEXT_ATTENTION, LoraOptions, past_loras, semantic_preservation_term, side_by_side, stacked
 from cpbench.method import Method, State
 
 POWER = 4
 
 
-class CidmSettings(Settings):
+class CidmOptions(LoraOptions):
     rank: int = Field(4, ge=1, description="rank of A_t and B_t; alpha is the same")
     target_modules: tuple[str, ...] = Field(TEXT_ATTENTION, description="the layers W: roles, or ends of their names")
     steps: int = Field(1000, ge=1, description="optimiser steps a task")
@@ -43,11 +43,11 @@ class CidmSettings(Settings):
     consolidation_weight: float = Field(
         0.1, ge=0, description="of the consolidation loss, a mean over layers and tasks"
     )
-    towards_ones: bool = Field(True, description="the consolidation loss draws U_t towards ones as well, as released")
+    ones_penalty: bool = Field(True, description="the consolidation loss draws U_t towards ones as well, as released")
 
 
 def consolidation(
-    now: Mapping[str, torch.Tensor], past: Sequence[Mapping[str, torch.Tensor]], towards_ones: bool
+    now: Mapping[str, torch.Tensor], past: Sequence[Mapping[str, torch.Tensor]], ones_penalty: bool
 ) -> torch.Tensor:
     """mean over layers and t' of mean |U_t U_t'^T| (+ mean (U_t - 1)^2), from the factors by name."""
     overlaps, ones = [], []
@@ -56,7 +56,7 @@ def consolidation(
         overlaps += [(U @ earlier[name].flatten(1).T).abs().mean() for earlier in past]
         ones.append((U - 1).square().mean())
     loss = torch.stack(overlaps).mean()
-    return loss + torch.stack(ones).mean() if towards_ones else loss
+    return loss + torch.stack(ones).mean() if ones_penalty else loss
 
 
 def shares(words: Mapping[str, torch.Tensor], prompt: Sequence[str]) -> dict[str, float]:
@@ -78,7 +78,7 @@ class Cidm(Method):
     """Carries A and B of every task and two token rows a concept."""
 
     version = 1
-    Options = CidmSettings
+    Options = CidmOptions
     tested_against = "official code's behaviour"
     search = {
         "": {
@@ -99,10 +99,12 @@ class Cidm(Method):
         def consolidate():
             if not past:
                 return {}
-            return {"consolidation": o.consolidation_weight * consolidation(factors, past, o.towards_ones)}
+            return {"consolidation": o.consolidation_weight * consolidation(factors, past, o.ones_penalty)}
 
         phrase = self.phrase(task.concept, task.class_noun, after)
-        loss = learning.denoising(backbone, phrase, consolidate, semantic(backbone, phrase, task.class_noun, o))
+        loss = learning.denoising(
+            backbone, phrase, consolidate, semantic_preservation_term(backbone, phrase, task.class_noun, o)
+        )
         groups = [(o.learning_rate, list(factors.values())), (o.token_learning_rate, v)]
         learning.train(backbone, task, loss, groups, o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = torch.stack(v).detach()

@@ -22,7 +22,7 @@ from pydantic import Field
 from cpbench.baselines import customdiffusion
 
 
-class Settings(customdiffusion.Settings):
+class ClassDiffusionOptions(customdiffusion.CustomDiffusionOptions):
     learning_rate: float = Field(2e-5, gt=0, description="of the K and V matrices")
     token_learning_rate: float = Field(2e-5, ge=0, description="of v, the new word's embedding row")
     spl_weight: float = Field(1.0, ge=0, description="lambda of L_SP")
@@ -33,7 +33,7 @@ class ClassDiffusion(customdiffusion.CustomDiffusion):
     """Carries what Custom Diffusion carries."""
 
     version = 1
-    Options = Settings
+    Options = ClassDiffusionOptions
     tested_against = "official code's behaviour"
     search = {
         "": {

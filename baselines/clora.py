@@ -12,7 +12,7 @@ are trained, all else is frozen. From the paper: the layers, Eq. 1-3, the word's
 is dropped ("a photo of V*"; around V* stand the harness's own templates, as for the other methods). Its rank (16), rates
 and lambda (1e6 to 1e8 on Stable Diffusion) are known at second hand.
 Our reading: A_t, B_t start as LoRA usually does (A random, B zero), and the random word has the mean and spread of
-the vocabulary. `keep_noun` puts the noun back. No pictures of the class are generated for regularisation.
+the vocabulary. `use_class_noun` puts the noun back. No pictures of the class are generated for regularisation.
 
 Jha et al. 2025 report that the penalty drives A_t B_t to zero from task 2 on, so that the word alone carries the
 concept: `log_norm` (log of the sum of |A_t B_t|) and `log_penalty` (log of L_forget) in the training curve show
@@ -26,7 +26,7 @@ from pydantic import Field
 
 from cpbench.learning import (
     TEXT_KEYS_VALUES,
-    Settings,
+    LoraOptions,
     add_to_weights,
     add_tokens,
     forgetting,
@@ -43,27 +43,27 @@ from cpbench.method import Method
 TINY = 1e-30  # B starts at zero, and its logarithm must be a number
 
 
-class CLoraSettings(Settings):
+class CLoraOptions(LoraOptions):
     rank: int = Field(16, ge=1, description="rank of A_t and B_t; alpha is the same")
     target_modules: tuple[str, ...] = Field(TEXT_KEYS_VALUES, description="the layers W: roles, or ends of their names")
     steps: int = Field(1000, ge=1, description="optimiser steps a task")
     learning_rate: float = Field(5e-4, gt=0, description="of A_t and B_t")
     forgetting_weight: float = Field(1e8, ge=0, description="lambda, the weight of L_forget")
-    keep_noun: bool = Field(False, description='say "V* noun", not "V*" alone')
+    use_class_noun: bool = Field(False, description='say "V* noun", not "V*" alone')
 
 
 class CLora(Method):
     """Carries A and B of every task, and a token row a concept."""
 
     version = 1
-    Options = CLoraSettings
+    Options = CLoraOptions
     tested_against = "equation only"
     search = {
         "": {
             "learning_rate": {"log": (0.003, 0.03)},
             "forgetting_weight": {"log": (1.0, 10000.0)},
         },
-        "keep_noun=true": {
+        "use_class_noun=true": {
             "learning_rate": {"log": (0.003, 0.03)},
             "forgetting_weight": {"log": (10.0, 100000.0)},
         },
@@ -92,7 +92,7 @@ class CLora(Method):
 
     def phrase(self, concept, class_noun, state):
         word = token_of(concept, state)
-        return f"{word} {class_noun}" if self.options.keep_noun else word
+        return f"{word} {class_noun}" if self.options.use_class_noun else word
 
     def lora(self, state, concepts):
         """sum_t A_t B_t as one product."""

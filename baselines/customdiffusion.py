@@ -32,7 +32,15 @@ import torch
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Preservation, Prior, add_tokens, add_words, prior, semantic, token_of
+from cpbench.learning import (
+    PriorOptions,
+    SemanticPreservationOptions,
+    add_tokens,
+    add_words,
+    prior_preservation_term,
+    semantic_preservation_term,
+    token_of,
+)
 from cpbench.method import Method, State
 
 THINGS = "dog, cat, backpack, teapot, vase, bowl, can, sneaker, boot, toy, clock, candle, house, tree, person, mountain"
@@ -46,7 +54,7 @@ RIDGE = 1e-4  # of the mean of C_reg^T C_reg's diagonal
 FEW = 32  # captions a call of the text encoder
 
 
-class Settings(Prior, Preservation):
+class CustomDiffusionOptions(PriorOptions, SemanticPreservationOptions):
     merge: Literal["none", "closed-form"] = Field(
         "none", description="none: one model learns on and on; closed-form: each concept alone, then merged"
     )
@@ -95,7 +103,7 @@ def merged(backbone, state: State) -> dict[str, torch.Tensor]:
     C_reg = embeddings(backbone, CAPTIONS).double().cpu()  # not every device has float64
     G = C_reg.T @ C_reg
     G += RIDGE * G.diagonal().mean() * torch.eye(len(G), dtype=G.dtype)
-    own = [state.part(f"anchor/{concept}") for concept in state.concepts]
+    own = [state.tensors_of(f"anchor/{concept}") for concept in state.concepts]
     C = torch.cat([constraint["C"] for constraint in own]).double()
     V = {name: torch.cat([constraint[name] for constraint in own]).double() for name in W_0}
     return {name: closed_form(W.double().cpu(), G, C, V[name]).to(W) for name, W in W_0.items()}
@@ -105,7 +113,7 @@ class CustomDiffusion(Method):
     """Carries a token row a concept, and the change of K and V, or for merging what they make of every concept's words."""
 
     version = 1
-    Options = Settings
+    Options = CustomDiffusionOptions
     tested_against = "equation only"
     search = {
         "": {
@@ -119,12 +127,14 @@ class CustomDiffusion(Method):
 
     def learn(self, backbone, task, state):
         o = self.options
-        of_class = prior(backbone, task, f"photo of a {task.class_noun}", o, o.steps, o.batch_size)
-        W_0, change = pristine(backbone), state.part("weights", backbone.device)
+        of_class = prior_preservation_term(backbone, task, f"photo of a {task.class_noun}", o, o.steps, o.batch_size)
+        W_0, change = pristine(backbone), state.tensors_of("weights", backbone.device)
         W = backbone.replace_weights({name: w + change.get(name, 0) for name, w in W_0.items()})
         after, v = add_words(backbone, task, state, backbone.word_embedding(o.initializer))
         phrase = self.phrase(task.concept, task.class_noun, after)
-        loss = learning.denoising(backbone, phrase, of_class, semantic(backbone, phrase, task.class_noun, o))
+        loss = learning.denoising(
+            backbone, phrase, of_class, semantic_preservation_term(backbone, phrase, task.class_noun, o)
+        )
         groups = [(o.learning_rate, list(W.values())), (o.token_learning_rate, [v])]
         learning.train(backbone, task, loss, groups, o.steps, o.batch_size, templates=self.templates)
         after.tensors[f"token/{task.concept}"] = v.detach()
@@ -139,7 +149,7 @@ class CustomDiffusion(Method):
 
     def install(self, backbone, state, concepts, prompts=()):
         if self.options.merge == "none":
-            change = state.part("weights", backbone.device)
+            change = state.tensors_of("weights", backbone.device)
             W = {name: w + change[name] for name, w in pristine(backbone).items()}
         else:
             W = merged(backbone, state)

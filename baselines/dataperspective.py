@@ -32,13 +32,12 @@ from pydantic import Field
 
 from cpbench import learning
 from cpbench.baselines import dreambooth
-from cpbench.learning import Sampler, add_words, weights_or_lora
-from cpbench.learning import prior_preservation as regularisation
+from cpbench.learning import Sampler, add_words, prior_preservation, weights_or_lora
 from cpbench.learning import structured_prompts as structured
 from cpbench.method import UserError
 
 
-class Settings(dreambooth.Settings):
+class DataPerspectiveOptions(dreambooth.DreamBoothOptions):
     prior_pictures: int = Field(2000, ge=0, description="pictures of the set, half formatted, half amplified; 0: none")
     steps: int = Field(5000, ge=1, description="optimiser steps a task")
     caption_dropout: float = Field(0.1, ge=0, le=1, description="how often a training example's words are left out")
@@ -47,7 +46,9 @@ class Settings(dreambooth.Settings):
     captions: dict[str, tuple[str, ...]] = Field(
         {}, description="backgrounds of every concept's pictures, in their order: a list for each concept"
     )
-    caption_draws: int = Field(100, ge=1, description="without captions: (picture, noise, timestep) draws to choose by")
+    caption_samples: int = Field(
+        100, ge=1, description="without captions: (picture, noise, timestep) draws to choose by"
+    )
     classes: dict[str, str] = Field({}, description="more specific class of a concept: {dog: corgi dog}")
 
 
@@ -68,7 +69,7 @@ class DataPerspective(dreambooth.DreamBooth):
     """Carries what `dreambooth` does."""
 
     version = 1
-    Options = Settings
+    Options = DataPerspectiveOptions
     tested_against = "our reading"
     search = {
         "": {
@@ -83,9 +84,9 @@ class DataPerspective(dreambooth.DreamBooth):
         o = self.options
         noun = o.classes.get(task.concept, task.class_noun)
         backgrounds = self.backgrounds(backbone, task, noun)
-        of_class = self.regularisation(backbone, task, noun)  # this too before the earlier state is there
-        weights_or_lora.put_back(backbone, state, o)
-        theta, group = weights_or_lora.begin(backbone, task, o, o.train_text_encoder)
+        of_class = self.class_term(backbone, task, noun)  # this too before the earlier state is there
+        weights_or_lora.load_trainables(backbone, state, o)
+        theta, group = weights_or_lora.init_trainables(backbone, task, o, o.train_text_encoder)
         V = backbone.random_embedding(task.generator("identifier"))
         after, _ = add_words(backbone, task, state, V, dreambooth.token_of)
         phrase = self.phrase(task.concept, task.class_noun, after)
@@ -94,8 +95,10 @@ class DataPerspective(dreambooth.DreamBooth):
         drop = task.generator("dropout")
 
         def loss(batch):
-            dropped = torch.rand(len(batch.which), generator=drop) < o.caption_dropout
-            prompts = ["" if d else c[k // o.crops] for k, d in zip(batch.which.tolist(), dropped, strict=True)]
+            dropped = torch.rand(len(batch.picture_indices), generator=drop) < o.caption_dropout
+            prompts = [
+                "" if d else c[k // o.crops] for k, d in zip(batch.picture_indices.tolist(), dropped, strict=True)
+            ]
             return {"denoising": learning.error(backbone, batch, backbone.encode_prompts(prompts))} | of_class()
 
         learning.train(backbone, replace(task, images=crops), loss, [group], o.steps, o.batch_size)
@@ -107,7 +110,7 @@ class DataPerspective(dreambooth.DreamBooth):
         """The background of each picture: told, or found by the untouched model."""
         o, n = self.options, len(task.images)
         if not o.captions:
-            return structured.likeliest(backbone, task, noun, o.caption_draws)
+            return structured.most_likely_background(backbone, task, noun, o.caption_samples)
         told = o.captions.get(task.concept, ())
         if len(told) != n:
             raise UserError(
@@ -115,17 +118,17 @@ class DataPerspective(dreambooth.DreamBooth):
             )
         return told
 
-    def regularisation(self, backbone, task, noun):
+    def class_term(self, backbone, task, noun):
         """What the untouched model draws of both halves' prompts; a function that returns the term on it."""
         o = self.options
         if not (o.prior_pictures and o.prior_weight):
             return dict
         generator = task.generator("prompts")
-        c_pr = structured.against_training(noun, (o.prior_pictures + 1) // 2, generator)
-        c_pr += structured.amplified(noun, o.prior_pictures // 2, generator)
+        c_pr = structured.training_format(noun, (o.prior_pictures + 1) // 2, generator)
+        c_pr += structured.augmented(noun, o.prior_pictures // 2, generator)
         sampler = Sampler(o.prior_inference_steps, o.prior_guidance_scale)
-        images = regularisation.generated(backbone, task, c_pr, sampler)
-        term = regularisation.preservation(backbone, task, images, c_pr, o.steps, o.batch_size)
+        images = prior_preservation.generate(backbone, task, c_pr, sampler)
+        term = prior_preservation.denoising_term(backbone, task, images, c_pr, o.steps, o.batch_size)
         return lambda: {"prior": o.prior_weight * term()}
 
     def phrase(self, concept, class_noun, state):

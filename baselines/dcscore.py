@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Settings, add_tokens, learn_lora, token_of
+from cpbench.learning import LoraOptions, add_tokens, learn_lora, token_of
 from cpbench.learning import diffusion_classifier as dc
 from cpbench.learning import fisher as ewc
 from cpbench.method import Method
@@ -42,30 +42,32 @@ WITH_DC = ("ewc-dc", "dsc-ewc-dc")
 WITH_DSC = ("dsc", "dsc-ewc", "dsc-ewc-dc")
 
 
-class DCSettings(Settings):
+class DCScoreOptions(LoraOptions):
     variant: Literal["ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc"] = Field(
         "dsc-ewc-dc", description="what protects: ewc, ewc-dc (F from DC scores), dsc, dsc-ewc or dsc-ewc-dc"
     )
-    adapter: learning.Kind = Field("lora", description="what phi is: lora; vera (linear layers only); dora")
+    adapter: learning.AdapterType = Field("lora", description="what phi is: lora; vera (linear layers only); dora")
     steps: int = Field(1000, ge=1, description="optimiser steps a task, before consolidation")
     ewc_weight: float = Field(1e-2, ge=0, description="lambda of the EWC penalty, a sum over entries with mean F 1")
     fisher_decay: float = Field(1.0, ge=0, le=1, description="of the online Fisher, a task")
-    fisher_draws: int = Field(500, ge=1, description="(picture, noise, timestep) draws of F_n")
+    fisher_samples: int = Field(500, ge=1, description="(picture, noise, timestep) draws of F_n")
     candidates: int = Field(5, ge=2, description="k, concepts the Fisher's classifier chooses from")
     dc_weight: float = Field(0.01, ge=0, description="w_dc in L_FIM; its gradient is that of errors times w_dc / tau")
     negatives: Literal["summed", "averaged"] = Field("summed", description="how H of the past concepts enters L_FIM")
     temperature: float = Field(0.01, gt=0, description="tau of the classifier")
     reduction: dc.Reduction = Field("mean", description="of errors over a latent; sum: tau and w_dc shrink by its size")
-    c0: str | None = Field("{noun}", description="words of the pretrained concept ({noun}: class noun); empty: none")
+    null_prompt: str | None = Field(
+        "{noun}", description="words of the pretrained concept ({noun}: class noun); empty: none"
+    )
     dsc_steps: int = Field(250, ge=1, description="optimiser steps of DSC")
     dsc_learning_rate: float = Field(2e-5, gt=0, description="of A and B in DSC")
     noise_weight: float = Field(1.0, ge=0, description="w_n of DSC's two terms on predicted noise")
     score_weight: float = Field(0.1, ge=0, description="w_d of DSC's two terms on DC scores")
 
     only: ClassVar = {
-        **dict.fromkeys(("ewc_weight", "fisher_decay", "fisher_draws"), {"variant": WITH_EWC}),
+        **dict.fromkeys(("ewc_weight", "fisher_decay", "fisher_samples"), {"variant": WITH_EWC}),
         **dict.fromkeys(("candidates", "dc_weight", "negatives"), {"variant": WITH_DC}),
-        **dict.fromkeys(("temperature", "c0"), {"variant": (*WITH_DSC, "ewc-dc")}),
+        **dict.fromkeys(("temperature", "null_prompt"), {"variant": (*WITH_DSC, "ewc-dc")}),
         **dict.fromkeys(("dsc_steps", "dsc_learning_rate", "noise_weight", "score_weight"), {"variant": WITH_DSC}),
     }
 
@@ -87,7 +89,7 @@ class DCScore(Method):
     """Carries the LoRAs (all of them for DSC, else the last), the online Fisher and a token row a concept."""
 
     version = 1
-    Options = DCSettings
+    Options = DCScoreOptions
     tested_against = "our reading"
     search = {
         "": {
@@ -110,14 +112,14 @@ class DCScore(Method):
     def learn(self, backbone, task, state):
         o = self.options
         kept = slice(None) if "dsc" in o.variant else slice(-1, None)  # the LoRAs that are carried on
-        pool = {m: state.part(f"adapter/{m}", backbone.device) for m in state.concepts[kept]}
+        pool = {m: state.tensors_of(f"adapter/{m}", backbone.device) for m in state.concepts[kept]}
         anchor = pool[state.concepts[-1]] if pool else None
-        F_bar = state.part("fisher", backbone.device)
+        F_bar = state.tensors_of("fisher", backbone.device)
 
         def penalty(batch, phi):
             return {"ewc": o.ewc_weight * ewc.penalty(F_bar, phi, anchor)} if F_bar else {}
 
-        after, phi = learn_lora(self, backbone, task, state, penalty, init=anchor, kind=o.adapter)
+        after, phi = learn_lora(self, backbone, task, state, penalty, init=anchor, adapter_type=o.adapter)
         after.facts["nouns"] = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
         if "dsc" in o.variant and pool:
             self.consolidate(backbone, task, after, phi, pool, penalty)
@@ -130,8 +132,8 @@ class DCScore(Method):
 
     def phrases(self, task, state, past):
         """The candidates S: c^0, then past concepts, and last the current one."""
-        c0 = [self.options.c0.replace("{noun}", task.class_noun)] if self.options.c0 else []
-        return c0 + [self.phrase(m, state.facts["nouns"][m], state) for m in (*past, task.concept)]
+        null_prompt = [self.options.null_prompt.replace("{noun}", task.class_noun)] if self.options.null_prompt else []
+        return null_prompt + [self.phrase(m, state.facts["nouns"][m], state) for m in (*past, task.concept)]
 
     def consolidate(self, backbone, task, state, phi, pool, penalty):
         o, choice = self.options, task.generator("teachers")
@@ -155,7 +157,7 @@ class DCScore(Method):
     def fisher(self, backbone, task, state, phi):
         o, choice, learned = self.options, task.generator("candidates"), state.concepts[:-1]
         with_dc = o.variant.endswith("dc")
-        n_past = min(len(learned), o.candidates - 1 - bool(o.c0))
+        n_past = min(len(learned), o.candidates - 1 - bool(o.null_prompt))
         backbone.train_only(phi.values())
 
         def losses(numbered):
@@ -171,16 +173,16 @@ class DCScore(Method):
             task.log(draw, phase="fisher", loss=float(found[0].detach()), **{k: float(x) for k, x in figures.items()})
             return found
 
-        draws = enumerate(learning.batches(backbone, task, o.fisher_draws, 1, "fisher"))
+        draws = enumerate(learning.batches(backbone, task, o.fisher_samples, 1, "fisher"))
         F_n, *plain = ewc.estimate(map(losses, draws), phi)
         if plain:  # near 1: DC changed nothing
-            task.log(o.fisher_draws, phase="fisher", cosine_to_plain=ewc.cosine(F_n, plain[0]))
+            task.log(o.fisher_samples, phase="fisher", cosine_to_plain=ewc.cosine(F_n, plain[0]))
         return F_n
 
     def install(self, backbone, state, concepts, prompts=()):
         lora = self.lora(state, concepts)
         if lora is None:
-            latest = state.part(f"adapter/{state.concepts[-1]}", backbone.device)
+            latest = state.tensors_of(f"adapter/{state.concepts[-1]}", backbone.device)
             backbone.replace_weights(learning.dora_weights(backbone.denoiser, latest))
         add_tokens(backbone, state)
         if lora is not None:
@@ -190,7 +192,7 @@ class DCScore(Method):
         return f"{token_of(concept, state)} {class_noun}"
 
     def lora(self, state, concepts):
-        latest = state.part(f"adapter/{state.concepts[-1]}")
+        latest = state.tensors_of(f"adapter/{state.concepts[-1]}")
         if self.options.adapter == "vera":
             return learning.vera_as_lora(latest, **state.facts["vera"])
         return latest if self.options.adapter == "lora" else None  # DoRA's change of the weights has no low rank

@@ -23,13 +23,20 @@ from typing import ClassVar
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Prior, WeightsOrLora, add_tokens, add_words, prior, weights_or_lora
+from cpbench.learning import (
+    PriorOptions,
+    WeightsOrLoraOptions,
+    add_tokens,
+    add_words,
+    prior_preservation_term,
+    weights_or_lora,
+)
 from cpbench.method import Method, State, UserError
 
 TEMPLATES = ("a {}",)
 
 
-class Settings(WeightsOrLora, Prior):
+class DreamBoothOptions(WeightsOrLoraOptions, PriorOptions):
     train_text_encoder: bool = Field(False, description="with adapter=full: the text encoder's weights as well")
     steps: int = Field(1000, ge=1, description="optimiser steps a task")
     batch_size: int = Field(1, ge=1, description="pictures of the concept a step, and as many of the class")
@@ -46,7 +53,7 @@ class DreamBooth(Method):
     """Carries the identifiers' rows and either all weights that are trained or one LoRA."""
 
     version = 1
-    Options = Settings
+    Options = DreamBoothOptions
     tested_against = "equation only"
     search = {
         "": {
@@ -64,11 +71,11 @@ class DreamBooth(Method):
 
     def learn(self, backbone, task, state):
         o = self.options
-        weights_or_lora.put_back(backbone, state, o)
-        theta, group = weights_or_lora.begin(backbone, task, o, o.train_text_encoder)
+        weights_or_lora.load_trainables(backbone, state, o)
+        theta, group = weights_or_lora.init_trainables(backbone, task, o, o.train_text_encoder)
         V = backbone.random_embedding(task.generator("identifier"))
         after, _ = add_words(backbone, task, state, V, token_of)
-        of_class = prior(backbone, task, f"a {task.class_noun}", o, o.steps, o.batch_size)
+        of_class = prior_preservation_term(backbone, task, f"a {task.class_noun}", o, o.steps, o.batch_size)
         loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after), of_class)
         learning.train(backbone, task, loss, [group], o.steps, o.batch_size, templates=TEMPLATES)
         after.tensors[f"token/{task.concept}"] = V
@@ -76,7 +83,7 @@ class DreamBooth(Method):
         return after
 
     def install(self, backbone, state, concepts, prompts=()):
-        weights_or_lora.put_back(backbone, state, self.options)
+        weights_or_lora.load_trainables(backbone, state, self.options)
         add_tokens(backbone, state, token_of)
 
     def phrase(self, concept, class_noun, state):

@@ -27,11 +27,11 @@ from pydantic import Field
 
 from cpbench import learning
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning import Settings, learn_lora, matching_modules, products
+from cpbench.learning import LoraOptions, learn_lora, matching_modules, products
 from cpbench.learning import fisher as ewc
 
 
-class EwcSettings(Settings):
+class EwcOptions(LoraOptions):
     fisher: Literal["online", "per-task"] = Field(
         "online", description="online: one running Fisher, around the last LoRA; per-task: each task's, around its own"
     )
@@ -40,7 +40,7 @@ class EwcSettings(Settings):
     )
     ewc_weight: float = Field(1e-2, ge=0, description="lambda of the penalty, a sum over entries with mean F 1")
     fisher_decay: float = Field(1.0, ge=0, le=1, description="gamma of the online Fisher, a task")
-    fisher_draws: int = Field(200, ge=1, description="(picture, noise, timestep) draws of F_t")
+    fisher_samples: int = Field(200, ge=1, description="(picture, noise, timestep) draws of F_t")
 
     only: ClassVar = {"fisher_decay": {"fisher": ("online",)}}
 
@@ -49,7 +49,7 @@ class Ewc(SequentialLora):
     """Carries the LoRA, a token row a concept, and the Fisher; or every task's Fisher and LoRA."""
 
     version = 1
-    Options = EwcSettings
+    Options = EwcOptions
     tested_against = "equation only"
     search = {
         "": {
@@ -60,7 +60,7 @@ class Ewc(SequentialLora):
 
     def learn(self, backbone, task, state):
         o = self.options
-        last = state.part("adapter", backbone.device)
+        last = state.tensors_of("adapter", backbone.device)
         held = [(F, self.phi(anchor)) for F, anchor in self.fishers(state, last, backbone.device)]
 
         def penalty(batch, factors):
@@ -72,7 +72,7 @@ class Ewc(SequentialLora):
         after, factors = learn_lora(self, backbone, task, state, penalty, init=last or None)
         F_t = fisher_of(backbone, task, self.phrase(task.concept, task.class_noun, after), weighed or factors, o)
         if o.fisher == "online":
-            F_bar = ewc.online(state.part("fisher", backbone.device), F_t, o.fisher_decay)
+            F_bar = ewc.online(state.tensors_of("fisher", backbone.device), F_t, o.fisher_decay)
             after.tensors |= {f"fisher/{k}": v for k, v in F_bar.items()}
         else:
             after.tensors |= {k: v for k, v in state.tensors.items() if k.startswith(("fisher/", "anchor/"))}
@@ -88,8 +88,11 @@ class Ewc(SequentialLora):
     def fishers(self, state, last, device):
         """(F, factors around which it holds) of every term; the last LoRA is an anchor by itself."""
         if self.options.fisher == "online":
-            return [(state.part("fisher", device), last)] if last else []
-        return [(state.part(f"fisher/{k}", device), state.part(f"anchor/{k}", device) or last) for k in state.concepts]
+            return [(state.tensors_of("fisher", device), last)] if last else []
+        return [
+            (state.tensors_of(f"fisher/{k}", device), state.tensors_of(f"anchor/{k}", device) or last)
+            for k in state.concepts
+        ]
 
 
 def copied_weights(backbone, target_modules) -> dict[str, torch.Tensor]:
@@ -99,7 +102,7 @@ def copied_weights(backbone, target_modules) -> dict[str, torch.Tensor]:
     return {n: own[f"{n}.weight"] for n in layers}
 
 
-def fisher_of(backbone, task, phrase: str, phi: dict[str, torch.Tensor], options: EwcSettings):
+def fisher_of(backbone, task, phrase: str, phi: dict[str, torch.Tensor], options: EwcOptions):
     """F_t = E (dL_denoise / dphi)^2, means over draws of one picture each."""
     denoise = learning.denoising(backbone, phrase)
     backbone.train_only(phi.values())
@@ -110,6 +113,6 @@ def fisher_of(backbone, task, phrase: str, phi: dict[str, torch.Tensor], options
         task.log(draw, phase="fisher", loss=float(e.detach()))
         return [e]
 
-    draws = enumerate(learning.batches(backbone, task, options.fisher_draws, 1, "fisher"))
+    draws = enumerate(learning.batches(backbone, task, options.fisher_samples, 1, "fisher"))
     (F_t,) = ewc.estimate(map(losses, draws), phi)
     return F_t

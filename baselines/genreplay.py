@@ -19,10 +19,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning import TEMPLATES, Sampler, Settings, learn_lora, prior_preservation
+from cpbench.learning import TEMPLATES, LoraOptions, Sampler, learn_lora, prior_preservation
 
 
-class ReplaySettings(Settings):
+class GenerativeReplayOptions(LoraOptions):
     replay_pictures: int = Field(20, ge=1, description="pictures drawn of every earlier concept, before each task")
     replay_weight: float = Field(1.0, gt=0, description="lambda, of the denoising term on them")
     replay_inference_steps: int = Field(50, ge=1, description="sampler steps of these pictures")
@@ -33,7 +33,7 @@ class GenerativeReplay(SequentialLora):
     """Carries what `seqlora` does, and the class nouns, to ask for earlier concepts by."""
 
     version = 1
-    Options = ReplaySettings
+    Options = GenerativeReplayOptions
     tested_against = "our reading"
     replays = "generated"
     search = {
@@ -51,7 +51,7 @@ class GenerativeReplay(SequentialLora):
     def learn(self, backbone, task, state):
         nouns = state.facts.get("nouns", {})
         replay = self.replay(backbone, task, state, nouns) if state.concepts else dict
-        last = state.part("adapter", backbone.device) or None
+        last = state.tensors_of("adapter", backbone.device) or None
         after, factors = learn_lora(self, backbone, task, state, lambda batch, factors: replay(), init=last)
         after.facts["nouns"] = {**nouns, task.concept: task.class_noun}
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
@@ -63,6 +63,6 @@ class GenerativeReplay(SequentialLora):
         phrases = [self.phrase(concept, nouns[concept], state) for concept in state.concepts]
         prompts = [TEMPLATES[k % len(TEMPLATES)].format(y) for y in phrases for k in range(o.replay_pictures)]
         with backbone.installed(self, state, ()):
-            images = prior_preservation.generated(backbone, task, prompts, self.sampler, "replay")
-        term = prior_preservation.preservation(backbone, task, images, prompts, o.steps, o.batch_size, "replay")
+            images = prior_preservation.generate(backbone, task, prompts, self.sampler, "replay")
+        term = prior_preservation.denoising_term(backbone, task, images, prompts, o.steps, o.batch_size, "replay")
         return lambda: {"replay": o.replay_weight * term()}

@@ -6,7 +6,7 @@ can show two concepts. Loss and layers are those of `seqlora`: with the same rat
 
 from __future__ import annotations
 
-from cpbench.learning import Settings, learn_lora, stacked, token_of
+from cpbench.learning import LoraOptions, learn_lora, stacked, token_of
 from cpbench.method import Method, NotDefined
 
 
@@ -14,7 +14,7 @@ class Isolated(Method):
     """Carries A, B and a token row for every concept learned so far."""
 
     version = 1
-    Options = Settings
+    Options = LoraOptions
     tested_against = "our reading"
     search = {
         "": {
@@ -39,4 +39,4 @@ class Isolated(Method):
     def lora(self, state, concepts):
         if len(concepts) > 1:
             raise NotDefined("isolated has one LoRA a concept and no way to use two at once")
-        return state.part(f"adapter/{concepts[0]}") if concepts else {}
+        return state.tensors_of(f"adapter/{concepts[0]}") if concepts else {}

@@ -21,11 +21,11 @@ from pydantic import Field
 
 from cpbench import learning
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning import Settings, add_tokens, semantic
+from cpbench.learning import LoraOptions, add_tokens, semantic_preservation_term
 from cpbench.method import State
 
 
-class JointSettings(Settings):
+class JointOptions(LoraOptions):
     restart: bool = Field(
         True, description="learn from the untouched model, with steps x n in task n; else go on, with steps"
     )
@@ -35,24 +35,24 @@ class Joint(SequentialLora):
     """Carries the LoRA, a token row a concept, and the pictures of all concepts."""
 
     version = 1
-    Options = JointSettings
+    Options = JointOptions
     sees_earlier_data = True
     tested_against = "our reading"
 
     def learn(self, backbone, task, state):
         o = self.options
         nouns = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
-        pictures = {k: v.numpy() for k, v in state.part("pictures").items()} | {task.concept: task.images}
-        values, rows = ({}, {}) if o.restart else (state.part("adapter"), state.part("token"))
+        pictures = {k: v.numpy() for k, v in state.tensors_of("pictures").items()} | {task.concept: task.images}
+        values, rows = ({}, {}) if o.restart else (state.tensors_of("adapter"), state.tensors_of("token"))
         starts = {f"token/{k}": rows.get(k, backbone.word_embedding(noun)) for k, noun in nouns.items()}
         after = State(starts, {"concepts": [*state.concepts, task.concept], "nouns": nouns})
         add_tokens(backbone, after)
-        words = dict(zip(after.concepts, backbone.rows.values(), strict=True))
+        words = dict(zip(after.concepts, backbone.token_embeddings.values(), strict=True))
         factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values or None)
 
         steps, choice = o.steps * (len(nouns) if o.restart else 1), task.generator("concepts")
         phrases = {k: self.phrase(k, noun, after) for k, noun in nouns.items()}
-        held = {k: semantic(backbone, phrases[k], noun, o) for k, noun in nouns.items()}
+        held = {k: semantic_preservation_term(backbone, phrases[k], noun, o) for k, noun in nouns.items()}
         losses = {k: learning.denoising(backbone, phrases[k], held[k]) for k in nouns}
         earlier = {
             k: learning.batches(backbone, replace(task, concept=k, images=pictures[k]), steps, o.batch_size, "train")

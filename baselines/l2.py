@@ -17,10 +17,10 @@ import torch
 from pydantic import Field
 
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning import Settings, learn_lora, products
+from cpbench.learning import LoraOptions, learn_lora, products
 
 
-class L2Settings(Settings):
+class L2Options(LoraOptions):
     distance_weight: float = Field(1e-3, ge=0, description="lambda, the weight of the squared distance, a sum")
 
 
@@ -33,7 +33,7 @@ class L2(SequentialLora):
     """Carries the LoRA and a token row a concept."""
 
     version = 1
-    Options = L2Settings
+    Options = L2Options
     tested_against = "equation only"
     search = {
         "": {
@@ -43,7 +43,7 @@ class L2(SequentialLora):
     }
 
     def learn(self, backbone, task, state):
-        values = state.part("adapter", backbone.device)
+        values = state.tensors_of("adapter", backbone.device)
         last = products(values)
 
         def penalty(batch, factors):

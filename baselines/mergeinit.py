@@ -18,12 +18,12 @@ import torch
 from pydantic import Field
 
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning import Settings, add_to_weights, add_tokens, learn_lora, products
+from cpbench.learning import LoraOptions, add_to_weights, add_tokens, learn_lora, products
 
 Changes = dict[str, torch.Tensor]
 
 
-class MergeSettings(Settings):
+class MergeInitOptions(LoraOptions):
     rank: int = Field(64, ge=1, description="rank of A_t and B_t; alpha is the same")
     steps: int = Field(850, ge=1, description="optimiser steps a task")
     learning_rate: float = Field(1e-5, gt=0, description="of A_t and B_t")
@@ -33,11 +33,11 @@ class MergeInit(SequentialLora):
     """Carries D_t, a dense change of every adapted layer, and a token row a concept."""
 
     version = 1
-    Options = MergeSettings
+    Options = MergeInitOptions
     tested_against = "official code's behaviour"
 
     def learn(self, backbone, task, state):
-        D = state.part("weights", backbone.device)
+        D = state.tensors_of("weights", backbone.device)
         after, factors = learn_lora(self, backbone, task, state, weight_deltas=D)
         last = {layer: product.detach() for layer, product in products(factors).items()}
         after.tensors |= {f"weights/{layer}": v for layer, v in (self.merged(D, last) if D else last).items()}
@@ -48,7 +48,7 @@ class MergeInit(SequentialLora):
         return {layer: previous[layer] + product for layer, product in last.items()}
 
     def install(self, backbone, state, concepts, prompts=()):
-        add_to_weights(backbone, state.part("weights", backbone.device))
+        add_to_weights(backbone, state.tensors_of("weights", backbone.device))
         add_tokens(backbone, state)
 
     def lora(self, state, concepts):

@@ -26,10 +26,10 @@ import torch
 from pydantic import Field
 
 from cpbench.baselines.clora import CLora
-from cpbench.learning import Settings, learn_lora, past_loras, side_by_side, stacked, sum_of_products, token_of
+from cpbench.learning import LoraOptions, learn_lora, past_loras, side_by_side, stacked, sum_of_products, token_of
 
 
-class OLoraSettings(Settings):
+class OLoraOptions(LoraOptions):
     orthogonality_weight: float = Field(0.1, ge=0, description="lambda, the weight of the overlap, a sum")
     side: Literal["A", "B"] = Field("B", description="whose overlap: B, what LoRAs write; A, what they read")
 
@@ -50,7 +50,7 @@ class OLora(CLora):
     """Carries A and B of every task, and a token row a concept; installed, and exported, as C-LoRA is."""
 
     version = 1
-    Options = OLoraSettings
+    Options = OLoraOptions
     tested_against = "equation only"
     search = {
         "": {

@@ -19,13 +19,13 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from cpbench.baselines.mergeinit import MergeSettings
+from cpbench.baselines.mergeinit import MergeInitOptions
 from cpbench.baselines.seqlora import SequentialLora
 from cpbench.learning import add_to_weights, add_tokens, learn_lora, products
 from cpbench.method import State
 
 
-class OrthoSettings(MergeSettings):
+class OrthoInitOptions(MergeInitOptions):
     rank: int = Field(64, ge=2, description="rank of A and B; alpha is the same")
     sum_factors: bool = Field(
         True, description="carry A_{t-1} + A and B_{t-1} + B, as published; else add the products"
@@ -51,11 +51,11 @@ class OrthoInit(SequentialLora):
     """Carries A_t, B_t, a token row a concept, and D_{t-1} where the products are added."""
 
     version = 1
-    Options = OrthoSettings
+    Options = OrthoInitOptions
     tested_against = "official code's behaviour"
 
     def learn(self, backbone, task, state):
-        past, D = state.part("adapter", backbone.device), change(state, backbone.device)
+        past, D = state.tensors_of("adapter", backbone.device), change(state, backbone.device)
         start = {
             k: orthogonal(v.flatten(1)).view_as(v) if k.endswith("lora_A") else torch.zeros_like(v)
             for k, v in past.items()
@@ -73,10 +73,12 @@ class OrthoInit(SequentialLora):
         add_tokens(backbone, state)
 
     def lora(self, state, concepts):
-        return state.part("adapter") if self.options.sum_factors else None
+        return state.tensors_of("adapter") if self.options.sum_factors else None
 
 
 def change(state: State, device: torch.device) -> dict[str, torch.Tensor]:
     """What is added to the weights: B_t A_t, and D_{t-1} where it is carried."""
-    D = state.part("weights", device)
-    return {layer: product + D.get(layer, 0) for layer, product in products(state.part("adapter", device)).items()}
+    D = state.tensors_of("weights", device)
+    return {
+        layer: product + D.get(layer, 0) for layer, product in products(state.tensors_of("adapter", device)).items()
+    }

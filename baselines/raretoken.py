@@ -17,13 +17,20 @@ from __future__ import annotations
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Preservation, WeightsOrLora, add_tokens, add_words, semantic, weights_or_lora
+from cpbench.learning import (
+    SemanticPreservationOptions,
+    WeightsOrLoraOptions,
+    add_tokens,
+    add_words,
+    semantic_preservation_term,
+    weights_or_lora,
+)
 from cpbench.method import Method, State
 
 TEMPLATES = ("a photo of {}",)
 
 
-class Settings(WeightsOrLora, Preservation):
+class RareTokenOptions(WeightsOrLoraOptions, SemanticPreservationOptions):
     token_steps: int = Field(100, ge=0, description="optimiser steps of stage 1")
     token_learning_rate: float = Field(5e-4, gt=0, description="of v_rare, stage 1")
     steps: int = Field(400, ge=1, description="optimiser steps of stage 2")
@@ -39,7 +46,7 @@ class RareToken(Method):
     """Carries the token rows and either all of the UNet's weights or one LoRA."""
 
     version = 1
-    Options = Settings
+    Options = RareTokenOptions
     tested_against = "equation only"
     search = {
         "": {
@@ -57,14 +64,14 @@ class RareToken(Method):
 
     def learn(self, backbone, task, state):
         o = self.options
-        weights_or_lora.put_back(backbone, state, o)
+        weights_or_lora.load_trainables(backbone, state, o)
         after, v_rare = add_words(backbone, task, state, backbone.word_embedding("rare"), token_of)
         phrase = self.phrase(task.concept, task.class_noun, after)
         stage_1 = [(o.token_learning_rate, [v_rare])]
-        loss = learning.denoising(backbone, phrase, semantic(backbone, phrase, task.class_noun, o))
+        loss = learning.denoising(backbone, phrase, semantic_preservation_term(backbone, phrase, task.class_noun, o))
         learning.train(backbone, task, loss, stage_1, o.token_steps, o.batch_size, "stage 1", TEMPLATES)
 
-        theta, stage_2 = weights_or_lora.begin(backbone, task, o)
+        theta, stage_2 = weights_or_lora.init_trainables(backbone, task, o)
         loss = learning.denoising(backbone, phrase)
         learning.train(backbone, task, loss, [stage_2], o.steps, o.batch_size, "stage 2", TEMPLATES)
         after.tensors[f"token/{task.concept}"] = v_rare.detach()
@@ -73,7 +80,7 @@ class RareToken(Method):
 
     def install(self, backbone, state, concepts, prompts=()):
         add_tokens(backbone, state, token_of)
-        weights_or_lora.put_back(backbone, state, self.options)
+        weights_or_lora.load_trainables(backbone, state, self.options)
 
     def phrase(self, concept, class_noun, state):
         return f"{token_of(concept, state)} {class_noun}"

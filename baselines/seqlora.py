@@ -12,7 +12,7 @@ word), learning rates and layers are ours, in the presets. `spl_weight` adds Cla
 
 from __future__ import annotations
 
-from cpbench.learning import Settings, add_tokens, learn_lora, token_of
+from cpbench.learning import LoraOptions, add_tokens, learn_lora, token_of
 from cpbench.method import Method
 
 
@@ -20,7 +20,7 @@ class SequentialLora(Method):
     """The floor among learners: full plasticity, no protection."""
 
     version = 1
-    Options = Settings
+    Options = LoraOptions
     tested_against = "equation only"
     search = {
         "": {
@@ -30,16 +30,16 @@ class SequentialLora(Method):
     }
 
     def learn(self, backbone, task, state):
-        after, factors = learn_lora(self, backbone, task, state, init=state.part("adapter") or None)
+        after, factors = learn_lora(self, backbone, task, state, init=state.tensors_of("adapter") or None)
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
         return after
 
     def install(self, backbone, state, concepts, prompts=()):
         add_tokens(backbone, state)
-        backbone.add_lora(self.options.rank, self.options.target_modules, values=state.part("adapter"))
+        backbone.add_lora(self.options.rank, self.options.target_modules, values=state.tensors_of("adapter"))
 
     def phrase(self, concept, class_noun, state):
         return f"{token_of(concept, state)} {class_noun}"
 
     def lora(self, state, concepts):
-        return state.part("adapter")
+        return state.tensors_of("adapter")

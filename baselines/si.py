@@ -20,12 +20,12 @@ import torch
 from pydantic import Field
 
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning import Settings, learn_lora
+from cpbench.learning import LoraOptions, learn_lora
 
 XI = 1e-3
 
 
-class SiOptions(Settings):
+class SiOptions(LoraOptions):
     si_weight: float = Field(1e-2, ge=0, description="c, the weight of the penalty, a sum")
 
 
@@ -38,8 +38,10 @@ class SynapticIntelligence(SequentialLora):
     search = {"": {"learning_rate": {"log": (8e-4, 5e-3)}, "si_weight": {"log": (1e-4, 1.0)}}}
 
     def learn(self, backbone, task, state):
-        start = state.part("adapter", backbone.device)  # theta*_{t-1}; before the first task what the LoRA begins with
-        Omega = state.part("fisher", backbone.device)
+        start = state.tensors_of(
+            "adapter", backbone.device
+        )  # theta*_{t-1}; before the first task what the LoRA begins with
+        Omega = state.tensors_of("fisher", backbone.device)
         omega, g = {}, {}
 
         def penalty(batch, theta):

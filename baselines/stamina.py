@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import nn
 
 from cpbench import learning
-from cpbench.baselines.clora import CLoraSettings
+from cpbench.baselines.clora import CLoraOptions
 from cpbench.learning import (
     add_to_weights,
     add_tokens,
@@ -37,13 +37,13 @@ from cpbench.learning import (
     functional,
     norms,
     products,
-    semantic,
+    semantic_preservation_term,
     token_of,
 )
 from cpbench.method import Method, State
 
 
-class Settings(CLoraSettings):
+class StaminaOptions(CLoraOptions):
     token_learning_rate: float = Field(5e-5, ge=0, description="of E_t, F_t and v_t, which make the new word")
     token_hidden: int = Field(64, ge=1, description="width of the word's network, and of its code z_t")
     mask_rank: int = Field(4, ge=1, description="rank of C_t and D_t, the mask's logits")
@@ -72,7 +72,7 @@ def sum_of_masked(state: State, device: torch.device | str) -> dict[str, torch.T
     """sum_t M_t * (A_t B_t) by layer, over all concepts of the state."""
     total: dict[str, torch.Tensor] = {}
     for concept in state.concepts:
-        for layer, product in products(state.part(f"adapter/{concept}", device)).items():
+        for layer, product in products(state.tensors_of(f"adapter/{concept}", device)).items():
             change = from_bits(state.tensors[f"mask/{concept}/{layer}"], product) * product
             total[layer] = total.get(layer, 0) + change
     return total
@@ -90,7 +90,7 @@ class Stamina(Method):
     """Carries A and B of every task with a bit for each weight they change, and a token row a concept."""
 
     version = 1
-    Options = Settings
+    Options = StaminaOptions
     tested_against = "our reading"
     search = {
         "": {
@@ -110,7 +110,9 @@ class Stamina(Method):
         CD = functional.low_rank(backbone.denoiser, o.target_modules, o.mask_rank, task.generator("mask"))
         (E, F, v), z = word_network(row.detach(), o.token_hidden, task.generator("code"))
         phrase = self.phrase(task.concept, task.class_noun, after)
-        diffusion = learning.denoising(backbone, phrase, semantic(backbone, phrase, task.class_noun, o))
+        diffusion = learning.denoising(
+            backbone, phrase, semantic_preservation_term(backbone, phrase, task.class_noun, o)
+        )
         now: dict[str, torch.Tensor] = {}
 
         def masks():
@@ -119,13 +121,13 @@ class Stamina(Method):
         def loss(batch):
             M = masks()
             now.update({layer: M[layer] * product for layer, product in products(AB).items()})
-            backbone.rows[word] = v + F @ (E @ z).relu()
+            backbone.token_embeddings[word] = v + F @ (E @ z).relu()
             terms, entries = diffusion(batch), sum(m.numel() for m in M.values())
             density = torch.stack([m.sum() for m in M.values()]).sum() / entries
             terms["mask"] = o.mask_weight * density
             if past:
                 terms["forgetting"] = o.forgetting_weight * forgetting(past, now)
-            return terms, {"density": density, "lora_norm": norms.of_lora(AB)}
+            return terms, {"density": density, "lora_norm": norms.lora_norm(AB)}
 
         rates = (o.learning_rate, o.mask_learning_rate, o.token_learning_rate)
         groups = list(zip(rates, ([*AB.values()], [*CD.values()], [E, F, v]), strict=True))
@@ -143,4 +145,4 @@ class Stamina(Method):
 
     def phrase(self, concept, class_noun, state):
         word = token_of(concept, state)
-        return f"{word} {class_noun}" if self.options.keep_noun else word
+        return f"{word} {class_noun}" if self.options.use_class_noun else word

@@ -16,11 +16,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Preservation, semantic, token_of
+from cpbench.learning import SemanticPreservationOptions, semantic_preservation_term, token_of
 from cpbench.method import Method, State
 
 
-class Settings(Preservation):
+class TextualInversionOptions(SemanticPreservationOptions):
     steps: int = Field(3000, ge=1, description="optimiser steps a task")
     batch_size: int = Field(1, ge=1, description="pictures a step; steps x batch_size UNet evaluations a task")
     token_learning_rate: float = Field(5e-4, gt=0, description="of v, the new word's embedding row")
@@ -30,7 +30,7 @@ class TextualInversion(Method):
     """Carries a token row a concept."""
 
     version = 1
-    Options = Settings
+    Options = TextualInversionOptions
     tested_against = "equation only"
     search = {
         "": {
@@ -43,7 +43,7 @@ class TextualInversion(Method):
         after = State(dict(state.tensors), {**state.facts, "concepts": [*state.concepts, task.concept]})
         word = token_of(task.concept, after)
         v = backbone.add_token(word, backbone.word_embedding(task.class_noun))
-        loss = learning.denoising(backbone, word, semantic(backbone, word, task.class_noun, o))
+        loss = learning.denoising(backbone, word, semantic_preservation_term(backbone, word, task.class_noun, o))
         learning.train(backbone, task, loss, [(o.token_learning_rate, [v])], o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = v.detach()
         return after

@@ -32,7 +32,7 @@ PUBLISHED = {
     "CIFC's ten concepts, CLIP-I, Stable Diffusion 1.5 (Dong et al. 2024; ContinualHyper's transcription)": {
         "seqlora": 0.737,
         "ewc": 0.759,
-        "clora keep_noun=true": 0.769,
+        "clora use_class_noun=true": 0.769,
         "cidm": 0.780,
     },
     "four items, share of pictures with the right one, PixArt-alpha (T2I-ConBench 2025, Unique-Acc)": {
@@ -40,7 +40,7 @@ PUBLISHED = {
         "seqlora": 0.0525,
         "l2": 0.1575,
         "olora": 0.1775,
-        "clora keep_noun=true": 0.1850,
+        "clora use_class_noun=true": 0.1850,
         "joint": 0.2225,
         "ewc": 0.2250,
     },

@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT = ("steps", "token_steps", "dsc_steps", "fisher_draws")
+SHORT = ("steps", "token_steps", "dsc_steps", "fisher_samples")
 COLUMNS = {
     "method": "method",
     "trained": "trained, millions",
@@ -46,8 +46,8 @@ def one(method: str, folder: Path, o: dict) -> dict[str, object]:
     import torch
 
     from cpbench import backbones, config
-    from cpbench.backbones.options import Loading
-    from cpbench.backbones.sampling import Sampler, Wanted, draw
+    from cpbench.backbones.options import BackboneConfig
+    from cpbench.backbones.sampling import Sampler, SampleRequest, generate
     from cpbench.method import State, Task
     from cpbench.registry import load_method
     from cpbench.running.cost import PeakMemory
@@ -59,7 +59,7 @@ def one(method: str, folder: Path, o: dict) -> dict[str, object]:
     if "batch_size" in kind.Options.model_fields:
         given["batch_size"] = o["batch_size"]
     options = validated(kind.Options, given, f"method {name}")
-    loading = Loading(
+    loading = BackboneConfig(
         dtype=o["dtype"],
         resolution=o["resolution"],
         gradient_checkpointing=o["gradient_checkpointing"],
@@ -84,16 +84,16 @@ def one(method: str, folder: Path, o: dict) -> dict[str, object]:
             state = State.load(Path(there))
     per_step = (stamps[-1] - stamps[0]) / (len(stamps) - 1) if len(stamps) > 1 else float("nan")
     fresh, n = kind(options), o["pictures"]
-    wanted = [Wanted(f"a {fresh.phrase('dog', 'dog', state)}", 0, "dog", "a {}", k) for k in range(n)]
+    wanted = [SampleRequest(f"a {fresh.phrase('dog', 'dog', state)}", 0, "dog", "a {}", k) for k in range(n)]
     with PeakMemory(backbone.device.type) as drawing, backbone.installed(fresh, state, ("dog",)):
         began = time.perf_counter()
-        drawn = draw(backbone, wanted, Sampler(o["num_inference_steps"], 5.0, n))
+        drawn = generate(backbone, wanted, Sampler(o["num_inference_steps"], 5.0, n))
         seconds = time.perf_counter() - began
     assert drawn.shape == (n, size, size, 3)
     return {
         "method": method,
         "trained": trained / 1e6,
-        "state_mb": sum(state.bytes_by_kind().values()) / 1e6,
+        "state_mb": sum(state.bytes_by_type().values()) / 1e6,
         "learning_peak_gb": learning.peak / 1e9,
         "seconds_a_step": per_step,
         "drawing_peak_gb": drawing.peak / 1e9,

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cpbench import miniature
-from cpbench.backbones.options import BACKBONES, Loading
+from cpbench.backbones.options import BACKBONES, BackboneConfig
 from cpbench.concepts import sequences
 from cpbench.errors import UserError, quoted
 from cpbench.judges.identity import LIKE, preprocessing_settings
 from cpbench.miniature import is_miniature
+from cpbench.records import option_names
 from cpbench.registry import load_method, method_names, preset
 from cpbench.validation import validated
 from cpbench.yaml_files import from_yaml, read_yaml
@@ -59,7 +60,7 @@ class RunConfig(BaseModel):
     judges: tuple[str, ...] = Field((), description="judges that installed packages add, by name, beside CLIP and DINO")
     data: str | None = Field(None, description="where photographs are: a folder, or hub")
     fit: Literal["crop", "pad"] = Field("crop", description="how a photograph becomes square")
-    loading: Loading = Field(default_factory=Loading)
+    loading: BackboneConfig = Field(default_factory=BackboneConfig)
     keep_states: Literal["all", "last"] | None = Field(
         None, description="last where whole weights are learned, else all"
     )
@@ -126,7 +127,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 def checked(values: Any, what: str) -> RunConfig:
     """The configuration of these values; what belongs in `loading` may stand beside it, as on the command line."""
     if isinstance(values, dict):
-        beside = {k: values[k] for k in Loading.model_fields if k in values}
+        beside = {k: values[k] for k in BackboneConfig.model_fields if k in values}
         values = _with_more({k: v for k, v in values.items() if k not in beside}, "loading", beside)
     return validated(RunConfig, values, what)
 
@@ -157,6 +158,7 @@ def resolve(
     method = load_method(config.method)
     name = Path(config.method).stem
     has_preset = config.method in method_names()  # a file's name is no method's
-    tuned = preset(config.backbone, name, config.options) if has_preset else {}
-    options = validated(method.Options, tuned | config.options, f"method {name}")
+    settings_by_name = option_names.accepted(config.options, method.Options.model_fields)
+    tuned = preset(config.backbone, name, settings_by_name) if has_preset else {}
+    options = validated(method.Options, tuned | settings_by_name, f"method {name}")
     return config.model_copy(update={"options": options.model_dump(mode="json")}), method, options

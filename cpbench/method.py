@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cpbench.errors import DamagedState, UserError, quoted
 from cpbench.files import seed_of
+from cpbench.moved import old_attribute, old_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from cpbench.backbones.backbone import Backbone
 
 STATE_TENSORS, STATE_RECORD = "state.safetensors", "state.json"  # in the folder of its task
-KINDS = ("adapter", "token", "fisher", "anchor", "mask", "weights", "generated", "pictures")
+TENSOR_TYPES = ("adapter", "token", "fisher", "anchor", "mask", "weights", "generated", "pictures")
 SCHEMA = 1
 
 
@@ -102,15 +103,19 @@ class State:
     def concepts(self) -> list[str]:
         return self.facts.get("concepts", [])
 
-    def part(self, prefix: str, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    # of cpbench 0.1, until 0.3
+    part = old_attribute("State.part", "tensors_of")
+    bytes_by_kind = old_attribute("State.bytes_by_kind", "bytes_by_type")
+
+    def tensors_of(self, prefix: str, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """The tensors whose names start with "prefix/", by the rest of their names, on `device`."""
         return {k[len(prefix) + 1 :]: v.to(device) for k, v in self.tensors.items() if k.startswith(prefix + "/")}
 
-    def bytes_by_kind(self) -> dict[str, int]:
+    def bytes_by_type(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
         for name, tensor in self.tensors.items():
-            kind = name.split("/", 1)[0]
-            sizes[kind] = sizes.get(kind, 0) + tensor.numel() * tensor.element_size()
+            tensor_type = name.split("/", 1)[0]
+            sizes[tensor_type] = sizes.get(tensor_type, 0) + tensor.numel() * tensor.element_size()
         return sizes
 
     def save(self, folder: Path, bound: Mapping[str, Any] | None = None) -> str:
@@ -124,9 +129,9 @@ class State:
         from cpbench.files import write_atomically
 
         for name in self.tensors:
-            if name.split("/", 1)[0] not in KINDS or "/" not in name:
+            if name.split("/", 1)[0] not in TENSOR_TYPES or "/" not in name:
                 raise ValueError(
-                    f"state tensor {name!r} has no kind; begin its name with one of {', '.join(KINDS)} and '/'"
+                    f"state tensor {name!r} has no kind; begin its name with one of {', '.join(TENSOR_TYPES)} and '/'"
                 )
         # cloned, since safetensors refuses two names for one memory (an anchor that is the adapter, say)
         data = save({k: v.detach().cpu().contiguous().clone() for k, v in self.tensors.items()})
@@ -263,3 +268,6 @@ class Method:
         None where it is whole weights: then a pipeline is exported. Raises NotDefined as `install` does.
         """
         return None
+
+
+__getattr__ = old_names(__name__)

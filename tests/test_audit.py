@@ -279,9 +279,9 @@ def test_alikeness_is_the_largest_correlation(seed: int, m: int, n: int) -> None
 
 def test_a_real_lora_is_not_taken_for_its_pictures(miniature: Backbone, make_task: Callable) -> None:
     from cpbench.baselines.seqlora import SequentialLora
-    from cpbench.learning.lora import Settings
+    from cpbench.learning.lora import LoraOptions
 
     task = make_task(miniature, n=2)
-    state = SequentialLora(Settings(rank=8, steps=2, batch_size=2)).learn(miniature, task, State())
+    state = SequentialLora(LoraOptions(rank=8, steps=2, batch_size=2)).learn(miniature, task, State())
     miniature.restore()
     search_state(state.tensors, {"dog": (task.images, miniature.encode_images(task.images)[0])})

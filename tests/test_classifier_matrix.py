@@ -79,7 +79,10 @@ def test_errors_by_loop(miniature: Backbone, make_task: Callable) -> None:
     """A picture's error is the plain mean over draws that every picture shares; cutting into batches changes nothing."""
     pictures, draws = make_task(miniature, "dog", n=3).images, 3
     batch = cm.noised(miniature, pictures, draws)
-    assert batch.timesteps.tolist() == [166, 500, 833] * 3 and batch.which.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert (
+        batch.timesteps.tolist() == [166, 500, 833] * 3
+        and batch.picture_indices.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    )
     for k in range(draws):
         assert torch.equal(batch.noise[k], batch.noise[k + 3]) and torch.equal(batch.noise[k], batch.noise[k + 6])
     latents, alphas = miniature.encode_images(pictures)[0], miniature.process.scheduler.alphas_cumprod

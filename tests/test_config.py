@@ -351,7 +351,7 @@ def test_options_unlike_the_defaults_or_the_preset_are_the_changed_ones() -> Non
     assert options.ewc_weight == presets["dcscore variant=ewc"]["ewc_weight"] != presets["dcscore"]["ewc_weight"]
     _, _, options = config.resolve({"method": "dcscore", "sequence": "quick3"}, None, ("variant=ewc", "ewc_weight=3.0"))
     assert options.ewc_weight == 3
-    _, _, options = config.resolve({"method": "clora", "sequence": "quick3"}, None, ("keep_noun=true", "rank=3"))
-    assert changed("clora", "miniature", options) == {"keep_noun": True, "rank": 3}
-    assert options.forgetting_weight == float(presets["clora keep_noun=true"]["forgetting_weight"])
+    _, _, options = config.resolve({"method": "clora", "sequence": "quick3"}, None, ("use_class_noun=true", "rank=3"))
+    assert changed("clora", "miniature", options) == {"use_class_noun": True, "rank": 3}
+    assert options.forgetting_weight == float(presets["clora use_class_noun=true"]["forgetting_weight"])
     assert set(changed("clora", "some/folder", options)) >= {"steps", "forgetting_weight"}  # no preset there

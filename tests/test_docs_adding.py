@@ -19,7 +19,7 @@ from cpbench.concepts import images
 from cpbench.config import resolve
 from cpbench.errors import ReplayError, RulesError, UserError
 from cpbench.learning import training
-from cpbench.method import KINDS, State, Task
+from cpbench.method import TENSOR_TYPES, State, Task
 from cpbench.registry import built_in_methods, load_method, method_names
 from cpbench.running import audit, task
 from cpbench.running.prepare import Run, prepare
@@ -118,7 +118,7 @@ def test_the_idea_is_not_a_built_in_method_and_all_kinds_are_told() -> None:
     assert "lwf" not in built_in_methods()
     kinds = TEXT.partition("| kind | what |")[2].partition("\n\n")[0]
     told = re.findall(r"^\| (`[^|]*) \|", kinds, re.MULTILINE)
-    assert sorted(kind for cell in told for kind in re.findall(r"`(\w+)`", cell)) == sorted(KINDS)
+    assert sorted(kind for cell in told for kind in re.findall(r"`(\w+)`", cell)) == sorted(TENSOR_TYPES)
 
 
 # What is refused: each done, and told as the page says

@@ -617,7 +617,7 @@ def test_states(tmp_path: Path) -> None:
             words.write_text(json.dumps(made | {"checksum": checksum}))
         state = result(tmp_path, State.load, tmp_path)
         if state is not None:
-            assert all(isinstance(c, str) for c in state.concepts) and state.bytes_by_kind() is not None
+            assert all(isinstance(c, str) for c in state.concepts) and state.bytes_by_type() is not None
 
     again(states)
 

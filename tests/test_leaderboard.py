@@ -194,12 +194,12 @@ def test_other_settings_have_rows_of_their_own(tmp_path: Path) -> None:
 
 
 def test_settings_that_are_not_the_usual_ones_are_named(tmp_path: Path) -> None:
-    other = {"changed": {"adapter": "lora", "keep_noun": True, "steps": 5}, **variant("lora", "x")}
+    other = {"changed": {"adapter": "lora", "use_class_noun": True, "steps": 5}, **variant("lora", "x")}
     worse = {"figures": summary(0.1, final_average=0.4)}
     write(tmp_path, record("lora", 0.2, changed={}), record("lora", **(worse | other)))
     csv, text = made(tmp_path)
-    assert list(csv["method"]) == ["lora", "lora adapter=lora keep_noun=true steps=5"]
-    assert "| lora adapter=lora keep_noun=true steps=5 | 1 |" in text
+    assert list(csv["method"]) == ["lora", "lora adapter=lora use_class_noun=true steps=5"]
+    assert "| lora adapter=lora use_class_noun=true steps=5 | 1 |" in text
 
 
 def drawings(run: Path, *concepts: str) -> None:

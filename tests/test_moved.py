@@ -29,7 +29,7 @@ def test_a_method_that_0_1_printed_runs(tiny: Backbone, make_task: Callable, nam
         tiny.restore()
     assert state.concepts == ["dog", "vase"] and all(torch.isfinite(t).all() for t in state.tensors.values())
     with tiny.installed(kind(kind.Options(**SHORT)), state, ("dog",)):
-        assert tiny.rows
+        assert tiny.token_embeddings
     assert fingerprint(tiny) == before
 
 

@@ -9,7 +9,7 @@ import torch
 
 from cpbench import config
 from cpbench.backbones.backbone import Backbone
-from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate
 from cpbench.cli.options import cli
 from cpbench.method import State
 from cpbench.registry import load_method
@@ -51,9 +51,9 @@ def test_the_method_it_shows_learns_and_draws(tiny: Backbone, make_task, tmp_pat
         tiny.restore()
     assert set(state.tensors) == {"token/dog", "token/backpack"}
     with tiny.installed(kind(options), state, ("dog",)):
-        assert list(tiny.rows) == ["v1", "v2"]
+        assert list(tiny.token_embeddings) == ["v1", "v2"]
         words = kind(options).phrase("dog", "dog", state)
-        assert draw(tiny, [Wanted(f"a {words}", 0, "dog", "a {}", 0)], Sampler(1, 1.0)).std() > 0
+        assert generate(tiny, [SampleRequest(f"a {words}", 0, "dog", "a {}", 0)], Sampler(1, 1.0)).std() > 0
     start = tiny.word_embedding("dog")
     assert not torch.equal(state.tensors["token/dog"], start)
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from cpbench.backbones.families import layers_by_role
 from cpbench.errors import UserError
+from cpbench.moved import old_names, renamed_keywords
 
 if TYPE_CHECKING:
     from cpbench.backbones.backbone import Backbone
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 ATTENTION: tuple[Role, ...] = ("attention",)
 TEXT_ATTENTION: tuple[Role, ...] = ("text_attention",)
 TEXT_KEYS_VALUES: tuple[Role, ...] = ("text_keys_values",)
-Kind = Literal["lora", "vera", "dora"]
+AdapterType = Literal["lora", "vera", "dora"]
 TRAINED = {  # of a layer, by peft's names
     "lora": ("lora_A", "lora_B"),
     "vera": ("vera_lambda_b", "vera_lambda_d"),
@@ -57,13 +58,14 @@ def matching_modules(root: nn.Module, target_modules: Iterable[str]) -> list[str
     return found
 
 
+@renamed_keywords(kind="adapter_type")
 def add_lora(
     root: nn.Module,
     names: list[str],
     rank: int,
     generator: torch.Generator | None = None,
     values: Mapping[str, torch.Tensor] | None = None,
-    kind: Kind = "lora",
+    adapter_type: AdapterType = "lora",
     seed: int = 0,
 ) -> dict[str, nn.Parameter]:
     """Wrap the named layers in peft's LoRA with alpha = rank, so that the weight change is A B (METHODS.md 0.9).
@@ -74,44 +76,44 @@ def add_lora(
     kind: of DoRA the result has m as well, which starts as the norms of W; of VeRA b, zero, and d, 0.1 as peft starts it,
     with the A and B of `projections(seed, ...)`; see `refuse_convolutions`.
     """
-    if generator is None and values is None and kind != "vera":
+    if generator is None and values is None and adapter_type != "vera":
         raise ValueError("add_lora: give a generator for new factors, or the values of saved ones")
     from peft import LoraConfig, VeraConfig, VeraModel, inject_adapter_in_model
 
     given = {"r": rank, "target_modules": names}
     W = {name: root.get_parameter(f"{name}.weight") for name in names}
     with torch.random.fork_rng(devices=[]):  # peft initialises from the global generator; ours must not move
-        if kind == "vera":
+        if adapter_type == "vera":
             VeraModel(root, VeraConfig(**given), "default")  # the only way in: its layers share A and B
         else:
-            config = LoraConfig(**given, lora_alpha=rank, init_lora_weights=True, use_dora=kind == "dora")
+            config = LoraConfig(**given, lora_alpha=rank, init_lora_weights=True, use_dora=adapter_type == "dora")
             inject_adapter_in_model(config, root)
-    sides = [f"{name}.{side}" for name in names for side in TRAINED[kind]]
-    factors = {side: root.get_parameter(inner_name(side)) for side in sides}
-    for factor in factors.values():
-        factor.data = factor.data.float()  # peft gives them the layer's precision, in which small steps are lost
+    sides = [f"{name}.{side}" for name in names for side in TRAINED[adapter_type]]
+    lora_parameters = {side: root.get_parameter(inner_name(side)) for side in sides}
+    for parameter in lora_parameters.values():
+        parameter.data = parameter.data.float()  # peft gives them the layer's precision, in which small steps are lost
     with torch.no_grad():
-        for name, factor in factors.items():
+        for name, parameter in lora_parameters.items():
             if values is not None:
-                factor.copy_(values[name])
+                parameter.copy_(values[name])
             elif name.endswith("lora_A"):
-                fan_in = factor[0].numel()
-                fresh = torch.rand(factor.shape, generator=generator) * 2 - 1
-                factor.copy_(fresh / fan_in**0.5)
+                fan_in = parameter[0].numel()
+                fresh = torch.rand(parameter.shape, generator=generator) * 2 - 1
+                parameter.copy_(fresh / fan_in**0.5)
             elif name.endswith("lora_magnitude_vector"):  # peft's is in the layer's precision; this is in float32
                 norms = root.get_submodule(f"{name}.default").get_weight_norm
-                factor.copy_(norms(W[name.rpartition(".")[0]].float(), 0, 1))
-    if kind == "vera":
+                parameter.copy_(norms(W[name.rpartition(".")[0]].float(), 0, 1))
+    if adapter_type == "vera":
         A, B = projections(seed, rank, max(w.shape[1] for w in W.values()), max(len(w) for w in W.values()))
         for name, w in W.items():
             layer = root.get_submodule(name)
             layer.vera_A["default"], layer.vera_B["default"] = A.to(w.device), B.to(w.device)
-    return factors
+    return lora_parameters
 
 
-def inner_name(factor: str) -> str:
+def inner_name(parameter: str) -> str:
     """peft's name for the parameter that `add_lora` calls "layer.lora_A", say; VeRA's vectors are no layers of their own."""
-    return f"{factor}.default" if ".vera_" in factor else f"{factor}.default.weight"
+    return f"{parameter}.default" if ".vera_" in parameter else f"{parameter}.default.weight"
 
 
 def refuse_convolutions(method: str, root: nn.Module, target_modules: Sequence[str]) -> None:
@@ -143,17 +145,19 @@ def remove_lora(root: nn.Module, originals: Mapping[str, nn.Module]) -> None:
 
 
 @contextmanager
-def merged(root: nn.Module, originals: Mapping[str, nn.Module], factors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def merged(
+    root: nn.Module, originals: Mapping[str, nn.Module], lora_parameters: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
     """For as long as it lasts, plain layers with the weights W + A B where there are LoRA layers: the same, but faster.
 
     originals: the layers that were wrapped, by name; nothing in them changes. Of LoRA's own factors alone, see `is_lora`.
     """
     wrapped = {name: root.get_submodule(name) for name in originals}
     with torch.no_grad():
-        for name, change in products(factors).items():
+        for name, delta in products(lora_parameters).items():
             plain = copy.copy(originals[name])
             plain._parameters = dict(originals[name]._parameters)  # the copy's own; the tensors are not copied
-            plain.weight = nn.Parameter(originals[name].weight + change, requires_grad=False)
+            plain.weight = nn.Parameter(originals[name].weight + delta, requires_grad=False)
             put_at(root, name, plain)
     try:
         yield
@@ -162,26 +166,26 @@ def merged(root: nn.Module, originals: Mapping[str, nn.Module], factors: Mapping
             put_at(root, name, layer)
 
 
-def is_lora(factors: Mapping[str, torch.Tensor]) -> bool:
+def is_lora(lora_parameters: Mapping[str, torch.Tensor]) -> bool:
     """Whether all of these are a LoRA's A and B, and not of one of its relatives."""
-    return all(name.endswith((".lora_A", ".lora_B")) for name in factors)
+    return all(name.endswith((".lora_A", ".lora_B")) for name in lora_parameters)
 
 
 # LoRAs as what they stand for: the change of the weights W, in the shape of W (out, in, ...)
 
 
-def products(factors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def products(lora_parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A B of every layer, in the shape of its W: peft's lora_B (out, r, ...) @ lora_A (r, in, ...)."""
-    layers = dict.fromkeys(name.rpartition(".")[0] for name in factors)
-    pairs = {layer: (factors[f"{layer}.lora_A"], factors[f"{layer}.lora_B"]) for layer in layers}
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in lora_parameters)
+    pairs = {layer: (lora_parameters[f"{layer}.lora_A"], lora_parameters[f"{layer}.lora_B"]) for layer in layers}
     return {layer: (B.flatten(1) @ A.flatten(1)).view(len(B), *A.shape[1:]) for layer, (A, B) in pairs.items()}
 
 
 def sum_of_products(loras: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """sum_t A_t B_t of every layer; empty where there is no LoRA."""
     total: dict[str, torch.Tensor] = {}
-    for factors in loras:
-        for layer, product in products(factors).items():
+    for lora_parameters in loras:
+        for layer, product in products(lora_parameters).items():
             total[layer] = total.get(layer, 0) + product
     return total
 
@@ -189,12 +193,15 @@ def sum_of_products(loras: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, to
 def side_by_side(loras: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """One LoRA whose product is sum_t A_t B_t: the factors of all, beside each other; empty where there is no LoRA."""
     names = loras[0] if loras else ()
-    return {k: torch.cat([factors[k] for factors in loras], 0 if k.endswith("lora_A") else 1) for k in names}
+    return {
+        k: torch.cat([lora_parameters[k] for lora_parameters in loras], 0 if k.endswith("lora_A") else 1) for k in names
+    }
 
 
-def add_to_weights(backbone: Backbone, changes: Mapping[str, torch.Tensor]) -> None:
+@renamed_keywords(changes="weight_deltas")
+def add_to_weights(backbone: Backbone, weight_deltas: Mapping[str, torch.Tensor]) -> None:
     """W + change for the weights of the named layers; see `Backbone.replace_weights`."""
-    names = {f"{layer}.weight": change for layer, change in changes.items()}
+    names = {f"{layer}.weight": delta for layer, delta in weight_deltas.items()}
     backbone.replace_weights({k: backbone.denoiser.get_parameter(k) + v for k, v in names.items()})
 
 
@@ -222,18 +229,21 @@ def vera_as_lora(vectors: Mapping[str, torch.Tensor], seed: int, widths: Mapping
     b, d = ({layer: vectors[f"{layer}.{side}"].cpu() for layer in widths} for side in TRAINED["vera"])
     rank, height = len(next(iter(d.values()))), max(map(len, b.values()))
     A, B = projections(seed, rank, max(widths.values()), height)
-    factors = {}
+    lora_parameters = {}
     for layer, width in widths.items():
-        factors[f"{layer}.lora_A"] = d[layer][:, None] * A[:, :width]
-        factors[f"{layer}.lora_B"] = b[layer][:, None] * B[: len(b[layer])]
-    return factors
+        lora_parameters[f"{layer}.lora_A"] = d[layer][:, None] * A[:, :width]
+        lora_parameters[f"{layer}.lora_B"] = b[layer][:, None] * B[: len(b[layer])]
+    return lora_parameters
 
 
-def dora_weights(root: nn.Module, factors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def dora_weights(root: nn.Module, lora_parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """m (W + A B) / || W + A B || of every layer of a pristine `root`, by the names of `Backbone.replace_weights`."""
     weights = {}
-    for layer, product in products(factors).items():
+    for layer, product in products(lora_parameters).items():
         V = root.get_parameter(f"{layer}.weight").detach() + product
-        scale = factors[f"{layer}.lora_magnitude_vector"].flatten() / V.flatten(1).norm(dim=1)
+        scale = lora_parameters[f"{layer}.lora_magnitude_vector"].flatten() / V.flatten(1).norm(dim=1)
         weights[f"{layer}.weight"] = scale.view(-1, *[1] * (V.ndim - 1)) * V
     return weights
+
+
+__getattr__ = old_names(__name__)

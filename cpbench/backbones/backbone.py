@@ -21,7 +21,7 @@ from cpbench.backbones.processes.process import Process
 from cpbench.backbones.untrusted import loading
 from cpbench.backbones.vocabulary import Vocabulary
 from cpbench.errors import RulesError
-from cpbench.moved import warn_once
+from cpbench.moved import old_attribute, renamed_keywords, warn_once
 
 if TYPE_CHECKING:
     from cpbench.backbones.sampling import Sampler
@@ -60,7 +60,7 @@ class Backbone:
         for _, part in self.parts():
             part.requires_grad_(False).eval().to(device)
         self._originals: dict[str, nn.Module] = {}
-        self.factors: dict[str, nn.Parameter] = {}
+        self.lora_parameters: dict[str, nn.Parameter] = {}
         self.weights: dict[str, nn.Parameter] = {}
         self.unet_evaluations = 0
         self.trainable_parameters = 0
@@ -90,11 +90,10 @@ class Backbone:
             self._process = process_of(self.pipe.scheduler)
         return self._process
 
-    @property
-    def unet(self) -> nn.Module:
-        """`denoiser`, by the name of cpbench 0.1, until 0.3."""
-        warn_once("Backbone.unet", "Backbone.denoiser")
-        return self.denoiser
+    # of cpbench 0.1, until 0.3
+    unet = old_attribute("Backbone.unet", "denoiser")
+    rows = old_attribute("Backbone.rows", "token_embeddings")
+    factors = old_attribute("Backbone.factors", "lora_parameters")
 
     @property
     def text_encoder(self) -> nn.Module:
@@ -105,9 +104,9 @@ class Backbone:
         return self.pipe.tokenizer
 
     @property
-    def rows(self) -> dict[str, nn.Parameter]:
-        """The rows of the words that were added."""
-        return self.vocabulary.rows
+    def token_embeddings(self) -> dict[str, nn.Parameter]:
+        """The embeddings (d,) of the words that were added, by word without its brackets: {"v1": ...}."""
+        return self.vocabulary.token_embeddings
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -122,12 +121,12 @@ class Backbone:
             yield
 
     @contextmanager
-    def drawing(self) -> Iterator[None]:
+    def generating(self) -> Iterator[None]:
         """In float32 LoRAs are merged (`adapters.merged`); in lower precision W + A B would lose what A B has. With `offload`, networks wait in main memory while another
         draws (diffusers' enable_model_cpu_offload)."""
         if not self.offload:
-            can = self.dtype == torch.float32 and adapters.is_lora(self.factors)
-            with adapters.merged(self.denoiser, self._originals, self.factors) if can else nullcontext():
+            can = self.dtype == torch.float32 and adapters.is_lora(self.lora_parameters)
+            with adapters.merged(self.denoiser, self._originals, self.lora_parameters) if can else nullcontext():
                 yield
             return
         moved = [(m, n, b) for _, part in self.parts() for m in part.modules() for n, b in m._buffers.items()]
@@ -179,13 +178,14 @@ class Backbone:
 
     # What a method may change, and the way back
 
+    @renamed_keywords(kind="adapter_type")
     def add_lora(
         self,
         rank: int,
         target_modules: Iterable[str],
         generator: torch.Generator | None = None,
         values: Mapping[str, torch.Tensor] | None = None,
-        kind: adapters.Kind = "lora",
+        adapter_type: adapters.AdapterType = "lora",
         seed: int = 0,
     ) -> dict[str, nn.Parameter]:
         """LoRA, or a relative of it, on the denoiser's layers of these roles or endings of names; see `adapters.add_lora`."""
@@ -193,8 +193,8 @@ class Backbone:
             raise RuntimeError("this backbone carries a LoRA already: restore() it first")
         found = adapters.matching_modules(self.denoiser, target_modules)
         self._originals = {n: self.denoiser.get_submodule(n) for n in found}
-        self.factors = adapters.add_lora(self.denoiser, found, rank, generator, values, kind, seed)
-        return self.factors
+        self.lora_parameters = adapters.add_lora(self.denoiser, found, rank, generator, values, adapter_type, seed)
+        return self.lora_parameters
 
     def add_token(self, token: str, value: torch.Tensor) -> nn.Parameter:
         """A new word `token` with the embedding `value` (d,). Returns its row, a parameter of its own."""
@@ -239,13 +239,13 @@ class Backbone:
     def train_only(self, parameters: Iterable[nn.Parameter]) -> None:
         """Of all that was put in, let these alone ask for gradients; what is as it was loaded never does."""
         wanted = {id(p) for p in parameters}
-        for parameter in (*self.rows.values(), *self.factors.values(), *self.weights.values()):
+        for parameter in (*self.token_embeddings.values(), *self.lora_parameters.values(), *self.weights.values()):
             parameter.requires_grad_(id(parameter) in wanted)
 
     def restore(self) -> None:
         """Put every module that was touched back: parameters, module types and tokenizer as they were loaded."""
         adapters.remove_lora(self.denoiser, self._originals)
-        self._originals, self.factors = {}, {}
+        self._originals, self.lora_parameters = {}, {}
         self.vocabulary.restore()
         for name in self.weights:
             root, own = self._part_of(name)
@@ -290,9 +290,9 @@ class Backbone:
     def installed_hash(self) -> str:
         """SHA-256 of the backbone's weights and of everything put into it: equal hashes draw equal pictures."""
         digest = hashlib.sha256(self.weights_hash.encode())
-        parts: dict[str, torch.Tensor] = {f"lora/{k}": v for k, v in self.factors.items()}
+        parts: dict[str, torch.Tensor] = {f"lora/{k}": v for k, v in self.lora_parameters.items()}
         parts |= {f"weight/{k}": v for k, v in self.weights.items()}
-        parts |= {f"token/{k}": v for k, v in self.rows.items()}
+        parts |= {f"token/{k}": v for k, v in self.token_embeddings.items()}
         own = self.family.denoiser
         # VeRA's projections are the only buffers that come in with what is put in
         parts |= {f"frozen/{k}": v for k, v in self.denoiser.named_buffers() if f"{own}.{k}" not in self._pristine}
@@ -303,20 +303,21 @@ class Backbone:
 
     # Pictures, latents and words
 
+    @renamed_keywords(words="prompt_embeds", factors="lora_parameters")
     def predict(
         self,
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
-        words: torch.Tensor,
-        factors: Mapping[str, torch.Tensor] | None = None,
+        prompt_embeds: torch.Tensor,
+        lora_parameters: Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """The denoiser's output (n, c, h, w); with `factors`, as if the LoRA's A and B were these (a frozen teacher's, say)."""
-        hidden, more = self.family.arguments(words, self.picture_size, self.dtype)
+        hidden, more = self.family.arguments(prompt_embeds, self.picture_size, self.dtype)
         given = (noisy.to(self.dtype), timesteps, hidden)
         with self.precision():
-            if factors is None:
+            if lora_parameters is None:
                 return self.denoiser(*given, **more).sample
-            values = {adapters.inner_name(k): v for k, v in factors.items()}
+            values = {adapters.inner_name(k): v for k, v in lora_parameters.items()}
             return torch.func.functional_call(self.denoiser, values, given, more).sample
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
@@ -324,11 +325,12 @@ class Backbone:
         with self.precision():
             return self.family.encode_prompts(self.vocabulary, prompts)
 
-    def hidden_states(self, words: torch.Tensor) -> torch.Tensor:
+    @renamed_keywords(words="prompt_embeds")
+    def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """Of what `encode_prompts` returned, the states (n, tokens, d) of the prompts' own tokens."""
-        return self.family.hidden_states(words)
+        return self.family.hidden_states(prompt_embeds)
 
-    def sampled(self, prompts: list[str], latents: torch.Tensor, sampler: Sampler) -> torch.Tensor:
+    def sample_latents(self, prompts: list[str], latents: torch.Tensor, sampler: Sampler) -> torch.Tensor:
         """What the pipeline makes of noise (n, c, h, w) under these prompts, with the solver that it has now: latents."""
         with self.precision():
             return self.pipe(

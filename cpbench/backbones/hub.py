@@ -17,7 +17,7 @@ from typing import Any
 
 from cpbench import files as whole_files
 from cpbench import remembered
-from cpbench.backbones.options import BACKBONES, Loading
+from cpbench.backbones.options import BACKBONES, BackboneConfig
 from cpbench.backbones.untrusted import INDEX, PICKLES, _pickled, check_index, parts_of, read_json
 from cpbench.errors import UserError, near, quoted
 from cpbench.miniature import is_miniature
@@ -59,10 +59,10 @@ TOKENIZER_MORE = ("tokenizer_config.json", "special_tokens_map.json", "added_tok
 
 
 def folder_of(
-    name: str, revision: str | None, what: str = "backbone", loading: Loading | None = None
+    name: str, revision: str | None, what: str = "backbone", loading: BackboneConfig | None = None
 ) -> tuple[Path, str | None]:
     """(folder, commit) of a backbone or vae by built-in name, hub id or local folder; None as commit but for the hub's."""
-    index, loading = INDEX[what], loading or Loading()
+    index, loading = INDEX[what], loading or BackboneConfig()
     if what == "backbone" and is_miniature(name):
         return MINIATURE, None
     local = Path(os.path.expanduser(name))
@@ -85,7 +85,7 @@ def folder_of(
     )
 
 
-def download(what: str, name: str, repository: str, revision: str, loading: Loading) -> tuple[Path, str]:
+def download(what: str, name: str, repository: str, revision: str, loading: BackboneConfig) -> tuple[Path, str]:
     """The snapshot in the hub's cache, fetched if it is not whole; HF_HUB_OFFLINE is respected by the hub's own library.
 
     What kind it is is read, and refused, before anything large is fetched; then only the files that are loaded are.
@@ -133,7 +133,7 @@ def of_variant(name: str, variant: str | None) -> str:
     return f"{root}.{variant}.{ending}" if variant else name
 
 
-def variants(there: Collection[str], library: str, loading: Loading) -> dict[str | None, str]:
+def variants(there: Collection[str], library: str, loading: BackboneConfig) -> dict[str | None, str]:
     """The file that the library takes of every variant (None: the usual one) whose weights are among a folder's files."""
     found: dict[str | None, str] = {}
     for name in WEIGHTS[library]:
@@ -145,7 +145,9 @@ def variants(there: Collection[str], library: str, loading: Loading) -> dict[str
     return found
 
 
-def variant_of(part: str, there: Collection[str], what: str, where: Any, loading: Loading) -> tuple[str | None, str]:
+def variant_of(
+    part: str, there: Collection[str], what: str, where: Any, loading: BackboneConfig
+) -> tuple[str | None, str]:
     """(variant, file) that is loaded of a network: the one asked for if it is there, else the usual one, else the only one.
 
     UserError, in one line, where there is no such file, or where there are several variants to choose from.
@@ -170,7 +172,7 @@ def variant_of(part: str, there: Collection[str], what: str, where: Any, loading
 
 
 def files_of_network(
-    place: str, part: str, there: Collection[str], what: str, where: Any, loading: Loading
+    place: str, part: str, there: Collection[str], what: str, where: Any, loading: BackboneConfig
 ) -> list[str]:
     """The files of a network that are loaded, below `place` ("unet/"), from the names that are there: config and weights.
 
@@ -191,7 +193,7 @@ def files_of_network(
 
 
 def files_of_pipeline(
-    names: Iterable[str], index: Mapping[str, Any], what: str, where: Any, loading: Loading
+    names: Iterable[str], index: Mapping[str, Any], what: str, where: Any, loading: BackboneConfig
 ) -> list[str]:
     """Of a pipeline's files, by their names below its folder, those that are loaded, and so move what it draws.
 
@@ -250,9 +252,9 @@ def names_in(folder: Path) -> list[str]:
     return [f.relative_to(folder).as_posix() for f in every]
 
 
-def files_read(folder: Path, what: str, loading: Loading | None = None) -> list[str]:
+def files_read(folder: Path, what: str, loading: BackboneConfig | None = None) -> list[str]:
     """The names of the files that are loaded of a pipeline in a folder, or of an autoencoder; see `files_of_pipeline`."""
-    names, loading = names_in(folder), loading or Loading()
+    names, loading = names_in(folder), loading or BackboneConfig()
     if INDEX["backbone"] in names:
         return files_of_pipeline(names, read_json(folder / INDEX["backbone"], what), what, folder, loading)
     return files_of_network("", "vae", _below(names, ""), what, folder, loading)
@@ -261,7 +263,7 @@ def files_read(folder: Path, what: str, loading: Loading | None = None) -> list[
 def is_whole(folder: Path) -> bool:
     """Whether every file that would be loaded of a pipeline is in its folder."""
     try:
-        check_index(read_json(folder / INDEX["backbone"], "backbone"), "backbone", Loading())
+        check_index(read_json(folder / INDEX["backbone"], "backbone"), "backbone", BackboneConfig())
         files_read(folder, "backbone")
     except UserError:
         return False
@@ -279,7 +281,7 @@ def weights_in(file: Path) -> int:
         return sum(math.prod(held.get_slice(name).get_shape()) for name in held.keys())  # noqa: SIM118
 
 
-def hash_folder(folder: Path, loading: Loading | None = None) -> str:
+def hash_folder(folder: Path, loading: BackboneConfig | None = None) -> str:
     """SHA-256 over the names and bytes of a pipeline's files that are loaded: weights, configs and vocabularies.
 
     So two machines with the same model agree, whatever else is in the folder of either; see `files_of_pipeline`.

@@ -17,7 +17,7 @@ from cpbench.backbones import hub, processes, untrusted, vocabulary
 from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.families import FAMILIES, family_named, family_of
 from cpbench.backbones.families.family import Family
-from cpbench.backbones.options import Loading
+from cpbench.backbones.options import BackboneConfig
 from cpbench.backbones.untrusted import check_part, check_pipeline, parts_of, read_json
 from cpbench.errors import UserError, quoted
 
@@ -25,7 +25,7 @@ SMALL = 200_000_000  # weights of a denoiser below which bfloat16 saves nothing 
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 
 
-def load(name: str, device: str = "cpu", loading: Loading | None = None) -> Backbone:
+def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) -> Backbone:
     """A backbone by its built-in name, hub id, or local diffusers folder; see `Loading` for the choices.
 
     Only safetensors are read and no code is run, unless `loading` says so, and never a safety checker. UserError for what
@@ -38,7 +38,7 @@ def load(name: str, device: str = "cpu", loading: Loading | None = None) -> Back
 
     logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    chosen, what = loading or Loading(), f"backbone {name}"
+    chosen, what = loading or BackboneConfig(), f"backbone {name}"
     folder, revision = hub.folder_of(name, chosen.revision, loading=chosen)
     index = check_pipeline(folder, name, chosen)
     kind = index["_class_name"]
@@ -81,7 +81,9 @@ def load(name: str, device: str = "cpu", loading: Loading | None = None) -> Back
     return backbone
 
 
-def load_networks(folder: Path, index: Mapping[str, Any], dtype: torch.dtype, loading: Loading) -> dict[str, nn.Module]:
+def load_networks(
+    folder: Path, index: Mapping[str, Any], dtype: torch.dtype, loading: BackboneConfig
+) -> dict[str, nn.Module]:
     """Denoiser and text encoders of a pipeline's folder, each from the file that its hash is of; not those with code of their own."""
     import diffusers
     import transformers
@@ -163,7 +165,7 @@ def pick_dtype(wanted: str, device: str, weights: Callable[[], int]) -> torch.dt
     return torch.bfloat16 if on_cuda and weights() >= SMALL else torch.float32
 
 
-def dtype_of(name: str, device: str, loading: Loading) -> torch.dtype:
+def dtype_of(name: str, device: str, loading: BackboneConfig) -> torch.dtype:
     """The precision in which `load` would load a backbone's networks, which it does not load."""
 
     def weights() -> int:
@@ -174,7 +176,7 @@ def dtype_of(name: str, device: str, loading: Loading) -> torch.dtype:
     return pick_dtype(loading.dtype, device, weights)
 
 
-def denoiser_weights(folder: Path, index: Mapping[str, Any], loading: Loading) -> int:
+def denoiser_weights(folder: Path, index: Mapping[str, Any], loading: BackboneConfig) -> int:
     """How many weights a pipeline's denoiser has: by the headers of its safetensors, or, of a pickle, by its config."""
     family = family_in(index)
     part = family.denoiser
@@ -194,7 +196,7 @@ def denoiser_weights(folder: Path, index: Mapping[str, Any], loading: Loading) -
 
 
 def load_vae(
-    name: str, dtype: torch.dtype, loading: Loading | None = None, in_float32: bool = False
+    name: str, dtype: torch.dtype, loading: BackboneConfig | None = None, in_float32: bool = False
 ) -> tuple[nn.Module, str]:
     """An autoencoder by hub id or folder, usual or tiny (TAESD's kind), and its hash.
 
@@ -203,7 +205,7 @@ def load_vae(
     """
     import diffusers
 
-    chosen = loading or Loading()
+    chosen = loading or BackboneConfig()
     folder, _ = hub.folder_of(name, None, "vae", chosen)
     check_part(folder, f"vae {name}", chosen)
     config = read_json(folder / untrusted.INDEX["vae"], f"vae {name}")

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cpbench.moved import old_names
+
 BACKBONES = {
     "miniature": "the embedded model of the drawn world: offline, CPU, minutes",
     "sd14": "Stable Diffusion 1.4 (CompVis/stable-diffusion-v1-4), 512 pixels",
@@ -15,7 +17,7 @@ BACKBONES = {
 }
 
 
-class Loading(BaseModel):
+class BackboneConfig(BaseModel):
     """How a backbone is loaded."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,3 +41,6 @@ class Loading(BaseModel):
     trust_remote_code: bool = Field(
         False, description="run Python code that comes with the backbone: dangerous, read it before"
     )
+
+
+__getattr__ = old_names(__name__)

@@ -10,6 +10,7 @@ import torch
 from cpbench.backbones.backbone import Backbone
 from cpbench.errors import UserError
 from cpbench.files import seed_of
+from cpbench.moved import old_names
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SampleRequest:
     """One picture: its full prompt, and what its noise is keyed by (the template, not the method's words)."""
 
     prompt: str
@@ -41,32 +42,35 @@ def evaluations(backbone: Backbone, sampler: Sampler, pictures: int) -> int:
     return pictures * sampler.num_inference_steps * backbone.family.evaluations_a_step(sampler.guidance_scale)
 
 
-def noise(backbone: Backbone, want: Wanted) -> torch.Tensor:
+def noise(backbone: Backbone, request: SampleRequest) -> torch.Tensor:
     """Standard normal (c, h, w), drawn on the CPU in float32 from (seed, concept, prompt, index)."""
-    seed = seed_of(want.seed, "noise", want.concept, want.template, want.index)
+    seed = seed_of(request.seed, "noise", request.concept, request.template, request.index)
     return torch.randn(backbone.latent_shape, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
-def draw(backbone: Backbone, wanted: list[Wanted], sampler: Sampler) -> np.ndarray:
+def generate(backbone: Backbone, requests: list[SampleRequest], sampler: Sampler) -> np.ndarray:
     """The pictures, uint8 (n, h, w, 3), in batches cut from `wanted` in order."""
     pipe = backbone.pipe
     original, process = pipe.scheduler, backbone.process
-    out = []
+    batches = []
     try:
-        with backbone.drawing():
-            for i in range(0, len(wanted), sampler.batch_size):
-                part = wanted[i : i + sampler.batch_size]
+        with backbone.generating():
+            for i in range(0, len(requests), sampler.batch_size):
+                batch = requests[i : i + sampler.batch_size]
                 # a fresh scheduler a call: a multistep solver remembers its last steps
                 pipe.scheduler = process.solver(sampler.num_inference_steps)
-                latents = torch.stack([noise(backbone, w) for w in part]).to(backbone.device, backbone.dtype)
-                drawn = backbone.sampled([w.prompt for w in part], latents, sampler)
-                pictures = backbone.decode_latents(drawn)
+                latents = torch.stack([noise(backbone, w) for w in batch]).to(backbone.device, backbone.dtype)
+                latents = backbone.sample_latents([w.prompt for w in batch], latents, sampler)
+                pictures = backbone.decode_latents(latents)
                 if not np.isfinite(pictures).all():
                     raise UserError(
-                        f"prompt {part[0].prompt!r}: the model drew no numbers (NaN); lower the learning rate"
+                        f"prompt {batch[0].prompt!r}: the model drew no numbers (NaN); lower the learning rate"
                     )
-                out.append(np.rint(pictures * 255).astype(np.uint8))
+                batches.append(np.rint(pictures * 255).astype(np.uint8))
     finally:
         pipe.scheduler = original
-    return np.concatenate(out)
+    return np.concatenate(batches)
+
+
+__getattr__ = old_names(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cpbench.backbones.families import FAMILIES
-from cpbench.backbones.options import Loading
+from cpbench.backbones.options import BackboneConfig
 from cpbench.errors import UserError, quoted
 
 INDEX = {"backbone": "model_index.json", "vae": "config.json"}  # the file that says what a folder holds
@@ -28,7 +28,7 @@ def parts_of(index: Mapping[str, Any]) -> dict[str, list[str | None]]:
     return {k: v for k, v in index.items() if isinstance(v, list) and k not in ("_class_name", *NEVER_LOADED)}
 
 
-def check_index(index: Mapping[str, Any], what: str, loading: Loading) -> None:
+def check_index(index: Mapping[str, Any], what: str, loading: BackboneConfig) -> None:
     """UserError, in one line, for a model_index.json of another kind of pipeline, and for one with code of its own."""
     for part, value in parts_of(index).items():
         if len(value) != 2 or not all(v is None or isinstance(v, str) for v in value):
@@ -42,7 +42,7 @@ def check_index(index: Mapping[str, Any], what: str, loading: Loading) -> None:
         raise UserError(f"{what}: is a {quoted(kind)}; cpbench personalizes {' and '.join(FAMILIES)}")
 
 
-def check_pipeline(folder: Path, name: str, loading: Loading) -> dict[str, Any]:
+def check_pipeline(folder: Path, name: str, loading: BackboneConfig) -> dict[str, Any]:
     """What model_index.json says. UserError, in one line, for code, pickled weights and broken files in the pipeline."""
     what = f"backbone {name}"
     index = read_json(folder / INDEX["backbone"], what)
@@ -56,7 +56,7 @@ def check_pipeline(folder: Path, name: str, loading: Loading) -> dict[str, Any]:
     return index
 
 
-def check_part(folder: Path, what: str, loading: Loading) -> None:
+def check_part(folder: Path, what: str, loading: BackboneConfig) -> None:
     """UserError, in one line, for code, pickled weights and broken files among those beside each other in a folder."""
     files = _files_without_code(folder, what, loading)
     for file in files:
@@ -77,7 +77,7 @@ def check_part(folder: Path, what: str, loading: Loading) -> None:
         raise UserError(f"{what}: {_pickled(str(pickles[0]))}")
 
 
-def _files_without_code(folder: Path, what: str, loading: Loading) -> list[Path]:
+def _files_without_code(folder: Path, what: str, loading: BackboneConfig) -> list[Path]:
     try:
         files = sorted(f for f in folder.iterdir() if not f.name.startswith("."))
     except OSError as error:

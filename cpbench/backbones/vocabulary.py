@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from cpbench.errors import UserError, quoted
+from cpbench.moved import old_names
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Vocabulary:
     def __init__(self, pipe: Any, tokenizers: Iterable[str]):
         """tokenizers: their names in the pipeline, in the order of the parts of a word's embedding."""
         self.pipe = pipe
-        self.rows: dict[str, nn.Parameter] = {}
+        self.token_embeddings: dict[str, nn.Parameter] = {}
         self.encoders: list[Encoder] = []
         start = 0
         for name in tokenizers:
@@ -62,19 +63,19 @@ class Vocabulary:
         A word that the pipeline's maker added, "<v1>" say, is hidden by ours of the same name until `restore`. ValueError for
         a word of the vocabulary itself, and for one that was added here already.
         """
-        if not self.rows:
+        if not self.token_embeddings:
             for encoder in self.encoders:
-                rows = TokenRows(encoder.table, self.rows, encoder.part, encoder.ids)
-                encoder.text_model.embeddings.token_embedding = rows
+                token_embeddings = TokenEmbeddings(encoder.table, self.token_embeddings, encoder.part, encoder.ids)
+                encoder.text_model.embeddings.token_embedding = token_embeddings
                 setattr(self.pipe, encoder.tokenizer_name, copy.deepcopy(encoder.tokenizer))
         name = token.strip("<>")
         ids = {encoder.tokenizer_name: self._id_of(encoder, token) for encoder in self.encoders}
         for encoder in self.encoders:
             encoder.ids[name] = ids[encoder.tokenizer_name]
         device = self.encoders[0].table.weight.device
-        row = nn.Parameter(value.detach().to(device, torch.float32, copy=True))
-        self.rows[name] = row
-        return row
+        embedding = nn.Parameter(value.detach().to(device, torch.float32, copy=True))
+        self.token_embeddings[name] = embedding
+        return embedding
 
     def _id_of(self, encoder: Encoder, token: str) -> int:
         """The one id of a word that is not in the vocabulary; our copy of the tokenizer gets the word if it is not there."""
@@ -103,7 +104,7 @@ class Vocabulary:
             encoder.text_model.embeddings.token_embedding = encoder.table
             setattr(self.pipe, encoder.tokenizer_name, encoder.tokenizer)
             encoder.ids = {}
-        self.rows = {}
+        self.token_embeddings = {}
 
     def embedding(self, word: str) -> torch.Tensor:
         """Mean embedding (d,) of a word's tokens in the tables as they were loaded."""
@@ -197,7 +198,7 @@ def refuse_unmerged(tokenizer: Any, what: str) -> None:
         )
 
 
-class TokenRows(nn.Module):
+class TokenEmbeddings(nn.Module):
     """An embedding table with extra rows held as their own parameters, so that no other row can move.
 
     `ids` says by word which id a row of `rows` answers to, of which `part` is this table's (without it, row i answers to the
@@ -207,12 +208,12 @@ class TokenRows(nn.Module):
     def __init__(
         self,
         table: nn.Embedding,
-        rows: Mapping[str, nn.Parameter],
+        token_embeddings: Mapping[str, nn.Parameter],
         part: slice = slice(None),
         ids: Mapping[str, int] | None = None,
     ):
         super().__init__()
-        self.table, self.rows, self.ids, self.part = table, rows, ids, part
+        self.table, self.token_embeddings, self.ids, self.part = table, token_embeddings, ids, part
 
     @property
     def weight(self) -> torch.Tensor:
@@ -220,12 +221,15 @@ class TokenRows(nn.Module):
         return self.table.weight
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        if not self.rows:
+        if not self.token_embeddings:
             return self.table(ids)
         length = self.table.num_embeddings
-        answers = [length + i if self.ids is None else self.ids[word] for i, word in enumerate(self.rows)]
+        answers = [length + i if self.ids is None else self.ids[word] for i, word in enumerate(self.token_embeddings)]
         own = ids.unsqueeze(-1) == torch.tensor(answers, device=ids.device)
         added = own.any(-1)
         out = self.table(ids.masked_fill(added, 0))  # the table may be too short for them
-        extra = torch.stack([row[self.part] for row in self.rows.values()]).to(out.dtype)
+        extra = torch.stack([embedding[self.part] for embedding in self.token_embeddings.values()]).to(out.dtype)
         return torch.where(added.unsqueeze(-1), extra[own.int().argmax(-1)], out)
+
+
+__getattr__ = old_names(__name__)

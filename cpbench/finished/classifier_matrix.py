@@ -127,7 +127,7 @@ def mean_errors(backbone: backbones.Backbone, phrase: str, batch: Batch, draws: 
             batch.noisy[cut],
             batch.timesteps[cut],
             batch.template,
-            batch.which[cut],
+            batch.picture_indices[cut],
         )
         predicted = diffusion_classifier.predicted_noise(backbone, part, [phrase])
         found.append(diffusion_classifier.errors(predicted, part.noise)[:, 0])

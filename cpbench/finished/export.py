@@ -39,7 +39,7 @@ def export(it: Finished, out: Path, concept: str | None = None) -> list[Path]:
     try:
         with installed(it, concepts):
             lora = it.method.lora(it.state, concepts)
-            rows = {name: row.detach().cpu() for name, row in it.backbone.rows.items()}
+            rows = {name: row.detach().cpu() for name, row in it.backbone.token_embeddings.items()}
             if odd := [name for name in rows if not FILE_NAME.fullmatch(name)]:
                 raise UserError(f"run {it.folder}: its state's word {quoted(odd[0])} cannot name a file; run it again")
             if lora is None:

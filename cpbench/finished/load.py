@@ -13,6 +13,7 @@ from cpbench.config import RunConfig
 from cpbench.errors import DamagedState, RulesError, UserError, near
 from cpbench.method import Method, NotDefined, State
 from cpbench.output import say
+from cpbench.records import option_names
 from cpbench.records.folder import RunFolder
 from cpbench.records.reading import find, listed, read
 from cpbench.records.record import Record
@@ -119,7 +120,8 @@ def loaded(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backb
     if backbone.weights_hash != weights:
         raise UserError(f"run {folder}: was made with other weights than those of {config.backbone} here; use those")
     kind = load_method(config.method)
-    return kind(validated(kind.Options, config.options, f"run {folder}: method {config.method}")), backbone
+    options = option_names.accepted(config.options, kind.Options.model_fields)
+    return kind(validated(kind.Options, options, f"run {folder}: method {config.method}")), backbone
 
 
 @contextmanager
@@ -148,7 +150,7 @@ def installed(it: Finished, concepts: tuple[str, ...], prompts: tuple[str, ...] 
 
 def sample(it: Finished, prompt: str, n: int, seed: int, steps: int | None, guidance: float | None) -> Any:
     """`n` pictures uint8 (n, h, w, 3) of a prompt in which "{dog6}" stands for the concept dog6."""
-    from cpbench.backbones.sampling import Sampler, Wanted, draw
+    from cpbench.backbones.sampling import Sampler, SampleRequest, generate
     from cpbench.concepts import images, sequences
 
     named = concepts_in(prompt, list(it.nouns))
@@ -159,7 +161,7 @@ def sample(it: Finished, prompt: str, n: int, seed: int, steps: int | None, guid
     try:
         with installed(it, named, (words,)):
             refuse_unread(it, prompt)
-            return draw(it.backbone, [Wanted(words, seed, "sample", prompt, k) for k in range(n)], sampler)
+            return generate(it.backbone, [SampleRequest(words, seed, "sample", prompt, k) for k in range(n)], sampler)
     except NotDefined as reason:
         raise UserError(f"prompt {prompt!r}: {reason}; name one concept") from None
 

@@ -17,21 +17,23 @@ import torch
 
 from cpbench.backbones.backbone import Backbone
 from cpbench.learning.training import Batch
+from cpbench.moved import renamed_keywords
 
 Reduction = Literal["mean", "sum"]
 
 
+@renamed_keywords(factors="lora_parameters")
 def predicted_noise(
-    backbone: Backbone, batch: Batch, phrases: Sequence[str], factors: Mapping[str, torch.Tensor] | None = None
+    backbone: Backbone, batch: Batch, phrases: Sequence[str], lora_parameters: Mapping[str, torch.Tensor] | None = None
 ) -> torch.Tensor:
     """eps_theta(z_t, t, c^i) of every candidate, (k, n, c, h, w), by one call of the denoiser on all k x n.
 
     factors: LoRA values to use in place of those installed, for teachers.
     """
     k, n = len(phrases), len(batch.noisy)
-    words = backbone.encode_prompts([batch.template.format(p) for p in phrases]).repeat_interleave(n, 0)
+    prompt_embeds = backbone.encode_prompts([batch.template.format(p) for p in phrases]).repeat_interleave(n, 0)
     noisy, timesteps = batch.noisy.repeat(k, 1, 1, 1), batch.timesteps.repeat(k)
-    output = backbone.predict(noisy, timesteps, words, factors)
+    output = backbone.predict(noisy, timesteps, prompt_embeds, lora_parameters)
     eps = backbone.process.converted(output, noisy, timesteps, "epsilon")
     return eps.float().view(k, n, *batch.noisy.shape[1:])
 

@@ -21,14 +21,14 @@ def squared_gradients(loss: torch.Tensor, parameters: Tensors, retain_graph: boo
     return {k: torch.zeros_like(p) if g is None else g.detach().square() for (k, p), g in pairs}
 
 
-def estimate(draws: Iterable[Sequence[torch.Tensor]], parameters: Tensors) -> list[dict[str, torch.Tensor]]:
+def estimate(samples: Iterable[Sequence[torch.Tensor]], parameters: Tensors) -> list[dict[str, torch.Tensor]]:
     """Empirical diagonal Fishers, one for each loss that a draw gives: means over draws of the squared gradients.
 
     A draw's losses must be of one example: the square of a batch's mean gradient is too small.
     """
     sums: list[dict[str, torch.Tensor]] = []
     count = 0
-    for losses in draws:
+    for losses in samples:
         count += 1
         more = [i + 1 < len(losses) for i in range(len(losses))]
         found = [squared_gradients(loss, parameters, m) for loss, m in zip(losses, more, strict=True)]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cpbench.backbones import adapters
+from cpbench.moved import renamed_keywords
 
 
 def low_rank(
@@ -23,18 +24,19 @@ def low_rank(
 
     "layer.lora_A" (rank, in, ...) is uniform within 1 / sqrt(fan in), "layer.lora_B" (out, rank) zero, both float32.
     """
-    factors: dict[str, nn.Parameter] = {}
+    lora_parameters: dict[str, nn.Parameter] = {}
     for name in adapters.matching_modules(root, target_modules):
         weight = root.get_parameter(f"{name}.weight")
         out, *width = weight.shape
         A = (torch.rand(rank, *width, generator=generator) * 2 - 1) / weight[0].numel() ** 0.5
         for side, value in (("lora_A", A), ("lora_B", torch.zeros(out, rank))):
-            factors[f"{name}.{side}"] = nn.Parameter(value.to(weight.device))
-    return factors
+            lora_parameters[f"{name}.{side}"] = nn.Parameter(value.to(weight.device))
+    return lora_parameters
 
 
+@renamed_keywords(changes="weight_deltas")
 @contextmanager
-def adding(root: nn.Module, changes: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def adding(root: nn.Module, weight_deltas: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """While inside, linear and convolution layers answer as if their weights W were W + changes[layer].
 
     `changes` is read at every call, layers without one answer as they do; gradients flow to it. A step goes backward
@@ -43,12 +45,12 @@ def adding(root: nn.Module, changes: Mapping[str, torch.Tensor]) -> Iterator[Non
 
     def hook(name: str, layer: nn.Linear | nn.Conv2d):
         def add(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-            if name not in changes:
+            if name not in weight_deltas:
                 return None
             if isinstance(layer, nn.Linear):
-                return output + F.linear(args[0], changes[name])
+                return output + F.linear(args[0], weight_deltas[name])
             how = (layer.stride, layer.padding, layer.dilation, layer.groups)
-            return output + F.conv2d(args[0], changes[name], None, *how)
+            return output + F.conv2d(args[0], weight_deltas[name], None, *how)
 
         return add
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -11,13 +12,14 @@ from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
 from cpbench.files import seed_of
 from cpbench.learning import training
-from cpbench.learning.semantic_preservation import Preservation, semantic
+from cpbench.learning.semantic_preservation import SemanticPreservationOptions, semantic_preservation_term
 from cpbench.method import Method, State, Task
+from cpbench.moved import old_names, renamed_keywords, warn_once
 
 TOKEN = "token"  # what the new word's embedding is called among the parameters
 
 
-class Settings(Preservation):
+class LoraOptions(SemanticPreservationOptions):
     rank: int = Field(8, ge=1, description="rank of A and B; alpha is the same")
     target_modules: tuple[str, ...] = Field(
         adapters.ATTENTION, description="layers that get a LoRA: roles, or ends of their names"
@@ -35,7 +37,7 @@ def token_of(concept: str, state: State) -> str:
 
 def add_tokens(backbone, state: State, token_of: Callable[[str, State], str] = token_of) -> None:
     """Put the words of all concepts in `state` back, in their order, so that they get their ids."""
-    rows = state.part("token")
+    rows = state.tensors_of("token")
     for concept in state.concepts:
         backbone.add_token(token_of(concept, state), rows[concept])
 
@@ -51,6 +53,7 @@ def add_words(backbone, task, state: State, start, token_of: Callable[[str, Stat
     return after, backbone.add_token(token_of(task.concept, after), start)
 
 
+@renamed_keywords(protect="penalty", changes="weight_deltas", values="init", kind="adapter_type")
 def learn_lora(
     method: Method,
     backbone: Backbone,
@@ -60,7 +63,7 @@ def learn_lora(
     start: torch.Tensor | None = None,
     weight_deltas: dict[str, torch.Tensor] | None = None,
     init: dict[str, torch.Tensor] | None = None,
-    kind: adapters.Kind = "lora",
+    adapter_type: adapters.AdapterType = "lora",
     before_step: training.BeforeStep | None = None,
     after_step: training.AfterStep | None = None,
 ) -> tuple[State, dict[str, torch.Tensor]]:
@@ -71,27 +74,38 @@ def learn_lora(
     else a new one; kind: that of `adapters.add_lora`. Returns the state to be filled, with all words in it, and the LoRA's
     parameters, which stay in the denoiser.
     """
+    penalty = _with_batch(penalty)
     o, seed = method.options, seed_of(task.seed, "vera")  # one for all tasks of a run
     adapters.add_to_weights(backbone, weight_deltas or {})
     start = backbone.word_embedding(task.class_noun) if start is None else start
     after, row = add_words(backbone, task, state, start)
-    factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), init, kind, seed)
-    if kind == "vera":
-        after.facts["vera"] = adapters.vera_facts(backbone.denoiser, factors, seed)
+    lora_parameters = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), init, adapter_type, seed)
+    if adapter_type == "vera":
+        after.facts["vera"] = adapters.vera_facts(backbone.denoiser, lora_parameters, seed)
     phrase = method.phrase(task.concept, task.class_noun, after)
-    preservation = semantic(backbone, phrase, task.class_noun, o)
+    preservation = semantic_preservation_term(backbone, phrase, task.class_noun, o)
 
     def penalties(batch: training.Batch, parameters: training.Tensors) -> training.Terms:
-        given = penalty(batch, factors) if penalty else {}
-        terms, logged = given if isinstance(given, tuple) else (given, {})
-        return terms | preservation(), logged
+        terms = penalty(batch, lora_parameters) if penalty else {}
+        if isinstance(terms, tuple):
+            minimised, logged = terms
+            return minimised | preservation(), logged
+        return terms | preservation()
 
-    groups = [(o.learning_rate, factors), (o.token_learning_rate, {TOKEN: row})]
+    groups = [(o.learning_rate, lora_parameters), (o.token_learning_rate, {TOKEN: row})]
     loss = training.denoising(backbone, phrase)
     hooks = {"penalty": penalties, "before_step": before_step, "after_step": after_step}
     training.train(backbone, task, loss, groups, o.steps, o.batch_size, **hooks)
     after.tensors[f"token/{task.concept}"] = row.detach()
-    return after, factors
+    return after, lora_parameters
+
+
+def _with_batch(penalty: Callable | None) -> training.Penalty | None:
+    """The penalty, called as penalty(batch, parameters): in cpbench 0.1 it had the parameters alone."""
+    if penalty is None or len(inspect.signature(penalty).parameters) != 1:
+        return penalty
+    warn_once("penalty(parameters)", "penalty(batch, parameters)")
+    return lambda batch, parameters: penalty(parameters)
 
 
 def forgetting(past: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -101,11 +115,14 @@ def forgetting(past: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> t
 
 def past_loras(state: State, device: torch.device | str = "cpu") -> list[dict[str, torch.Tensor]]:
     """A_t', B_t' of all earlier tasks, in their order."""
-    return [state.part(f"adapter/{concept}", device) for concept in state.concepts]
+    return [state.tensors_of(f"adapter/{concept}", device) for concept in state.concepts]
 
 
-def stacked(state: State, after: State, concept: str, factors: dict[str, torch.Tensor]) -> State:
+def stacked(state: State, after: State, concept: str, lora_parameters: dict[str, torch.Tensor]) -> State:
     """`after` with the LoRAs of `state` and, beside them, the one just trained."""
     after.tensors |= {k: v for k, v in state.tensors.items() if k.startswith("adapter/")}
-    after.tensors |= {f"adapter/{concept}/{k}": v.detach() for k, v in factors.items()}
+    after.tensors |= {f"adapter/{concept}/{k}": v.detach() for k, v in lora_parameters.items()}
     return after
+
+
+__getattr__ = old_names(__name__)

@@ -9,7 +9,7 @@ import torch
 from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.processes import process_of
 from cpbench.backbones.sampling import Sampler
-from cpbench.learning.prior_preservation import Prior
+from cpbench.learning.prior_preservation import PriorOptions
 
 
 def noise_scheduler(backbone: Backbone) -> Any:
@@ -22,7 +22,7 @@ def to_epsilon(scheduler: Any, output: torch.Tensor, noisy: torch.Tensor, timest
     return process_of(scheduler).converted(output, noisy, timesteps, "epsilon")
 
 
-def prior_evaluations(o: Prior, steps: int, batch_size: int) -> int:
+def prior_evaluations(o: PriorOptions, steps: int, batch_size: int) -> int:
     """Evaluations that `prior` takes, for a method's `unet_evaluations`, which nobody asks any more."""
     if not o.prior_pictures or not o.prior_weight:
         return 0

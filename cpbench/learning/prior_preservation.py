@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from cpbench.backbones import sampling
 from cpbench.backbones.backbone import Backbone
-from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.backbones.sampling import Sampler, SampleRequest
 from cpbench.files import seed_of
 from cpbench.learning import training
 from cpbench.method import POSITIVE, Options, Task
+from cpbench.moved import old_names
 
 
-class Prior(Options):
+class PriorOptions(Options):
     """Options of a method that learns with pictures of the class beside those of the concept."""
 
     prior_pictures: int = Field(1000, ge=0, description="pictures of the class that the model draws first; 0: none")
@@ -37,16 +39,16 @@ class Prior(Options):
     }
 
 
-def generated(
+def generate(
     backbone: Backbone, task: Task, prompts: Sequence[str], sampler: Sampler, purpose: str = "prior"
 ) -> np.ndarray:
     """What the model, as it stands, draws of these prompts: uint8 (n, h, w, 3). Other noise for each (task, purpose, place)."""
     seed = seed_of(task.seed, purpose, task.concept)
-    wanted = [Wanted(prompt, seed, task.concept, prompt, k) for k, prompt in enumerate(prompts)]
-    return draw(backbone, wanted, sampler)
+    requests = [SampleRequest(prompt, seed, task.concept, prompt, k) for k, prompt in enumerate(prompts)]
+    return sampling.generate(backbone, requests, sampler)
 
 
-def preservation(
+def denoising_term(
     backbone: Backbone,
     task: Task,
     images: np.ndarray,
@@ -63,21 +65,26 @@ def preservation(
 
     def term() -> torch.Tensor:
         batch = next(batches)
-        words = backbone.encode_prompts([prompts[k] for k in batch.which.tolist()])
-        return training.error(backbone, batch, words)
+        prompt_embeds = backbone.encode_prompts([prompts[k] for k in batch.picture_indices.tolist()])
+        return training.error(backbone, batch, prompt_embeds)
 
     return term
 
 
-def prior(backbone: Backbone, task: Task, prompt: str, o: Prior, steps: int, batch_size: int) -> training.MoreTerms:
+def prior_preservation_term(
+    backbone: Backbone, task: Task, prompt: str, o: PriorOptions, steps: int, batch_size: int
+) -> training.MoreTerms:
     """A function that returns, once for each step of training, the weighted term on pictures drawn of `prompt` now."""
     if not _wanted(o):
         return dict
     prompts = [prompt] * o.prior_pictures
-    images = generated(backbone, task, prompts, Sampler(o.prior_inference_steps, o.prior_guidance_scale))
-    term = preservation(backbone, task, images, prompts, steps, batch_size)
+    images = generate(backbone, task, prompts, Sampler(o.prior_inference_steps, o.prior_guidance_scale))
+    term = denoising_term(backbone, task, images, prompts, steps, batch_size)
     return lambda: {"prior": o.prior_weight * term()}
 
 
-def _wanted(o: Prior) -> bool:
+def _wanted(o: PriorOptions) -> bool:
     return o.prior_pictures > 0 and o.prior_weight > 0
+
+
+__getattr__ = old_names(__name__)

@@ -27,11 +27,12 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.vocabulary import Encoder
 from cpbench.learning import training
 from cpbench.method import POSITIVE, Options
+from cpbench.moved import old_names
 
 PROMPT = "a photo of a {}"
 
 
-class Preservation(Options):
+class SemanticPreservationOptions(Options):
     """Options of a method that trains a word."""
 
     spl_weight: float = Field(0.0, ge=0, description="lambda of the semantic preservation loss; 0: without it")
@@ -52,7 +53,9 @@ def pooled(backbone: Backbone, encoder: Encoder, prompt: str, keep_position: boo
         return encoder.text_model(ids).pooler_output[0].float()
 
 
-def semantic(backbone: Backbone, phrase: str, class_noun: str, o: Preservation) -> training.MoreTerms:
+def semantic_preservation_term(
+    backbone: Backbone, phrase: str, class_noun: str, o: SemanticPreservationOptions
+) -> training.MoreTerms:
     """A function that returns lambda L_SP of the words `phrase`, once for each step of training."""
     if not o.spl_weight:
         return dict
@@ -66,3 +69,6 @@ def semantic(backbone: Backbone, phrase: str, class_noun: str, o: Preservation) 
         return {"semantic": o.spl_weight * L_SP}
 
     return term
+
+
+__getattr__ = old_names(__name__)

@@ -14,6 +14,7 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.learning import diffusion_classifier as dc
 from cpbench.learning import training
 from cpbench.method import Task
+from cpbench.moved import old_names
 
 # What may stand in a slot, phrases between commas
 SHAPES = "round, square, long, tall, flat, small, big, thin, wide, low"
@@ -37,17 +38,17 @@ def is_live(noun: str) -> bool:
     return noun.lower().split()[-1] in phrases_of(LIVE)
 
 
-def formatted(words: str, background: str) -> str:
+def formatted(prompt_embeds: str, background: str) -> str:
     """A training example's prompt."""
-    return f"a photo of a {words}, {background}"
+    return f"a photo of a {prompt_embeds}, {background}"
 
 
-def against_training(noun: str, n: int, generator: torch.Generator) -> list[str]:
+def training_format(noun: str, n: int, generator: torch.Generator) -> list[str]:
     """n prompts in the format of the training examples', without identifier: "a photo of a dog, by a lake"."""
     return [formatted(noun, pick(BACKGROUNDS, generator)) for _ in range(n)]
 
 
-def amplified(noun: str, n: int, generator: torch.Generator) -> list[str]:
+def augmented(noun: str, n: int, generator: torch.Generator) -> list[str]:
     """n prompts with every slot filled: "a tall blue woven vase, under a tree, ink drawing".
 
     What lives has a motion in place of shape and texture: "a brown dog sitting, by a window, mosaic".
@@ -68,11 +69,14 @@ def pick(slot: str, generator: torch.Generator) -> str:
 
 
 @torch.no_grad()
-def likeliest(backbone: Backbone, task: Task, noun: str, draws: int) -> list[str]:
+def most_likely_background(backbone: Backbone, task: Task, noun: str, samples: int) -> list[str]:
     """For each of the task's pictures the background under which the model, as it stands, tells its noise best."""
     backgrounds = phrases_of(BACKGROUNDS)
     prompts = [formatted(noun, background) for background in backgrounds]
     e = torch.zeros(len(task.images), len(backgrounds))
-    for batch in training.batches(backbone, task, draws, 1, "captions", ("{}",)):
-        e[batch.which] += dc.errors(dc.predicted_noise(backbone, batch, prompts), batch.noise).cpu()
+    for batch in training.batches(backbone, task, samples, 1, "captions", ("{}",)):
+        e[batch.picture_indices] += dc.errors(dc.predicted_noise(backbone, batch, prompts), batch.noise).cpu()
     return [backgrounds[k] for k in e.argmin(1).tolist()]
+
+
+__getattr__ = old_names(__name__)

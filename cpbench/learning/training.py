@@ -14,7 +14,7 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.errors import RulesError, UserError
 from cpbench.learning import norms
 from cpbench.method import Task
-from cpbench.moved import warn_once
+from cpbench.moved import old_attribute, renamed_keywords, warn_once
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "a {}")
 
@@ -30,7 +30,9 @@ class Batch:
     noisy: torch.Tensor
     timesteps: torch.Tensor
     template: str
-    which: torch.Tensor
+    picture_indices: torch.Tensor
+
+    which = old_attribute("Batch.which", "picture_indices")  # of cpbench 0.1, until 0.3
 
 
 Tensors = Mapping[str, torch.Tensor]
@@ -52,11 +54,11 @@ class Latents:
         pairs = [backbone.encode_images(images) for images in (task.images, mirrored)]
         self.mean, self.std = (torch.cat(part) for part in zip(*pairs, strict=True))
 
-    def draw(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """(latents (n, c, h, w), the pictures (n,) they are of, mirrored or not)."""
-        which = torch.randint(len(self.mean), (n,), generator=generator)
-        fresh = torch.randn(self.mean[which].shape, generator=generator).to(self.mean)
-        return self.mean[which] + self.std[which] * fresh, which % (len(self.mean) // 2)
+        picture_indices = torch.randint(len(self.mean), (n,), generator=generator)
+        fresh = torch.randn(self.mean[picture_indices].shape, generator=generator).to(self.mean)
+        return self.mean[picture_indices] + self.std[picture_indices] * fresh, picture_indices % (len(self.mean) // 2)
 
 
 def denoising(backbone: Backbone, phrase: str, *more: MoreTerms) -> Loss:
@@ -66,8 +68,8 @@ def denoising(backbone: Backbone, phrase: str, *more: MoreTerms) -> Loss:
     """
 
     def loss(batch: Batch) -> dict[str, torch.Tensor]:
-        words = backbone.encode_prompts([batch.template.format(phrase)]).expand(len(batch.noisy), -1, -1)
-        terms = {"denoising": error(backbone, batch, words)}
+        prompt_embeds = backbone.encode_prompts([batch.template.format(phrase)]).expand(len(batch.noisy), -1, -1)
+        terms = {"denoising": error(backbone, batch, prompt_embeds)}
         for also in more:
             terms |= also()
         return terms
@@ -75,9 +77,10 @@ def denoising(backbone: Backbone, phrase: str, *more: MoreTerms) -> Loss:
     return loss
 
 
-def error(backbone: Backbone, batch: Batch, words: torch.Tensor) -> torch.Tensor:
+@renamed_keywords(words="prompt_embeds")
+def error(backbone: Backbone, batch: Batch, prompt_embeds: torch.Tensor) -> torch.Tensor:
     """Mean squared error of what the denoiser predicts under words (n, tokens, d), one of them a picture, by its time's weight."""
-    guess = backbone.predict(batch.noisy, batch.timesteps, words).float()
+    guess = backbone.predict(batch.noisy, batch.timesteps, prompt_embeds).float()
     target = backbone.process.target(batch.latents, batch.noise, batch.timesteps).float()
     weight = backbone.process.weight(batch.timesteps)
     if weight is None:
@@ -92,7 +95,7 @@ def batches(
     latents, process = Latents(backbone, task), backbone.process
     generator = task.generator(phase)
     for _ in range(steps):
-        z, which = latents.draw(batch_size, generator)
+        z, picture_indices = latents.sample(batch_size, generator)
         # one time from each of batch_size equal strata, so that small batches see all noise levels
         strata = (
             torch.randperm(batch_size, generator=generator) + torch.rand(batch_size, generator=generator)
@@ -100,7 +103,7 @@ def batches(
         t = process.times(strata).to(z.device)
         noise = torch.randn(z.shape, generator=generator).to(z)
         template = templates[int(torch.randint(len(templates), (1,), generator=generator))]
-        yield Batch(z, noise, process.noised(z, noise, t), t, template, which)
+        yield Batch(z, noise, process.noised(z, noise, t), t, template, picture_indices)
 
 
 def train(
@@ -178,7 +181,7 @@ def train(
         scaler.update()
         if after_step is not None:
             after_step(before, {name: p.detach() for name, p in trained.items()})
-        figures = {"loss": total, "gradient_norm": norm, **terms, **logged, **norms.of_trained(backbone)}
+        figures = {"loss": total, "gradient_norm": norm, **terms, **logged, **norms.trained_norms(backbone)}
         task.log(step, phase=phase, **{k: float(v.detach()) for k, v in figures.items()})
 
 
@@ -209,7 +212,11 @@ def _named(backbone: Backbone, group: Mapping[str, nn.Parameter] | Sequence[nn.P
     """A group's parameters by name: its own, the backbone's for a LoRA, weight or word, or what place it has."""
     if isinstance(group, Mapping):
         return dict(group)
-    known = {id(p): name for of in (backbone.factors, backbone.weights, backbone.rows) for name, p in of.items()}
+    known = {
+        id(p): name
+        for of in (backbone.lora_parameters, backbone.weights, backbone.token_embeddings)
+        for name, p in of.items()
+    }
     return {known.get(id(p), f"{place}.{k}"): p for k, p in enumerate(group)}
 
 

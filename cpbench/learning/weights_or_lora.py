@@ -14,6 +14,7 @@ from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
 from cpbench.errors import UserError
 from cpbench.method import Options, State, Task
+from cpbench.moved import old_names
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from cpbench.backbones.backbone import Backbone
 
 
-class WeightsOrLora(Options):
+class WeightsOrLoraOptions(Options):
     """Options of a method that trains the weights, or with adapter=lora a LoRA, at a rate of its own."""
 
     adapter: Literal["full", "lora"] = Field("full", description="what is trained: full, all weights; lora, a LoRA")
@@ -43,14 +44,21 @@ class WeightsOrLora(Options):
 Group = tuple[float, list[torch.Tensor]]
 
 
-def begin(backbone: Backbone, task: Task, o: WeightsOrLora, with_words: bool = False) -> tuple[dict, Group]:
+def init_trainables(
+    backbone: Backbone, task: Task, o: WeightsOrLoraOptions, with_words: bool = False
+) -> tuple[dict, Group]:
     """(Theta by its names in a state, and with its rate): what `put_back` left in the backbone, else a new one.
 
     with_words: the text encoders' weights, but for their token tables, are Theta's as well.
     """
     if o.adapter == "lora":
-        factors = backbone.factors or backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
-        return {f"adapter/{k}": v for k, v in factors.items()}, (o.lora_learning_rate, list(factors.values()))
+        lora_parameters = backbone.lora_parameters or backbone.add_lora(
+            o.rank, o.target_modules, task.generator("lora")
+        )
+        return {f"adapter/{k}": v for k, v in lora_parameters.items()}, (
+            o.lora_learning_rate,
+            list(lora_parameters.values()),
+        )
     weights = backbone.weights or backbone.replace_weights(whole(backbone, with_words))
     return {f"weights/{k}": v for k, v in weights.items()}, (o.learning_rate, list(weights.values()))
 
@@ -64,23 +72,23 @@ def whole(backbone: Backbone, with_words: bool) -> dict[str, torch.Tensor]:
     return weights
 
 
-def put_back(backbone: Backbone, state: State, o: WeightsOrLora) -> None:
+def load_trainables(backbone: Backbone, state: State, o: WeightsOrLoraOptions) -> None:
     """What the last task left: all weights, or A and B; nothing before the first."""
-    if weights := state.part("weights"):
+    if weights := state.tensors_of("weights"):
         backbone.replace_weights(weights)
-    if factors := state.part("adapter"):
-        backbone.add_lora(o.rank, o.target_modules, values=factors)
+    if lora_parameters := state.tensors_of("adapter"):
+        backbone.add_lora(o.rank, o.target_modules, values=lora_parameters)
 
 
-def refuse_if_too_large(method: str, o: WeightsOrLora, backbone: Backbone) -> None:
+def refuse_if_too_large(method: str, o: WeightsOrLoraOptions, backbone: Backbone) -> None:
     """UserError where all weights are to be trained and do not fit."""
     if o.adapter == "full":
         refuse_full_training(method, backbone, "use --set adapter=lora")
 
 
-def lora(state: State, o: WeightsOrLora) -> dict[str, torch.Tensor] | None:
+def lora(state: State, o: WeightsOrLoraOptions) -> dict[str, torch.Tensor] | None:
     """What `Method.lora` returns."""
-    return state.part("adapter") if o.adapter == "lora" else None
+    return state.tensors_of("adapter") if o.adapter == "lora" else None
 
 
 def device_memory(device: torch.device) -> int:
@@ -102,3 +110,6 @@ def refuse_full_training(method: str, backbone: Backbone, instead: str) -> None:
             f"method {method}: trains all {n / 1e9:.1f} billion weights of the UNet, {need / 1e9:.0f} GB with gradients and "
             f"AdamW's moments, and {backbone.device.type} has {there / 1e9:.0f} GB; {instead}"
         )
+
+
+__getattr__ = old_names(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate
 from cpbench.files import READ_ONLY, write_atomically
 from cpbench.records import machine
 from cpbench.records.pictures import CachedPicture, png_bytes, read_picture
@@ -20,7 +20,7 @@ from cpbench.version import SCORES
 DRAWN_BY = ("torch", "diffusers", "transformers", "peft")  # whose versions move a picture's bytes
 
 
-def picture_key(installed: str, want: Wanted, sampler: Sampler, backbone: Backbone) -> str:
+def picture_key(installed: str, want: SampleRequest, sampler: Sampler, backbone: Backbone) -> str:
     """SHA-256 of all that moves a picture's bytes: equal keys, equal pictures.
 
     That is the installed weights and token rows, prompt, noise and sampler, and what computes: SCORES, the libraries,
@@ -43,7 +43,7 @@ def picture_key(installed: str, want: Wanted, sampler: Sampler, backbone: Backbo
 
 
 def draw_once(
-    backbone: Backbone, wanted: list[Wanted], sampler: Sampler, cache: Path
+    backbone: Backbone, wanted: list[SampleRequest], sampler: Sampler, cache: Path
 ) -> tuple[np.ndarray, list[CachedPicture], int]:
     """The pictures, from `cache` if every one of them is there, else drawn (all of them: batches must not depend on
     what happened before). Returns (pictures, their files in the cache, how many were drawn)."""
@@ -56,7 +56,7 @@ def draw_once(
     found = [recall(cache, key) for key in keys]
     if all(found):
         return np.stack([picture for picture, _ in found]), [kept for _, kept in found], 0
-    pictures = draw(backbone, wanted, sampler)
+    pictures = generate(backbone, wanted, sampler)
     return pictures, [keep(cache, *pair) for pair in zip(keys, pictures, strict=True)], len(wanted)
 
 

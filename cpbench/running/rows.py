@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cpbench.backbones.sampling import Wanted, evaluations
+from cpbench.backbones.sampling import SampleRequest, evaluations
 from cpbench.concepts import images, prompt_length
 from cpbench.errors import DamagedState, UserError, quoted
 from cpbench.files import READ_ONLY, file_hash, read_json, write_atomically, write_json
@@ -124,7 +124,8 @@ def draw_cells(
         phrases += words
         asked += [(template, words) for template in cell.templates]
         wanted += [
-            Wanted(template.format(*words), run.config.seed, cell.name, template, k) for template, k in cell.which
+            SampleRequest(template.format(*words), run.config.seed, cell.name, template, k)
+            for template, k in cell.which
         ]
     pictures, files, fresh = [], [], 0
     for prompts, part in by_installation(method.per_prompt and state is not None, wanted):
@@ -141,7 +142,9 @@ def draw_cells(
     return [(cell, pictures[i:j], files[i:j]) for cell, i, j in parts], fresh
 
 
-def by_installation(per_prompt: bool, wanted: list[Wanted]) -> Iterator[tuple[tuple[str, ...], list[Wanted]]]:
+def by_installation(
+    per_prompt: bool, wanted: list[SampleRequest]
+) -> Iterator[tuple[tuple[str, ...], list[SampleRequest]]]:
     """(what `install` is told of prompts, the pictures that are drawn then): all at once, or those of each prompt."""
     if not per_prompt:
         yield (), wanted
@@ -152,7 +155,7 @@ def by_installation(per_prompt: bool, wanted: list[Wanted]) -> Iterator[tuple[tu
 
 def refuse_unknown_words(run: Run, phrases: Sequence[str]) -> None:
     """UserError where a phrase is none, or has a made-up word that `install` did not put into the vocabulary."""
-    there = {f"<{word}>" for word in run.backbone.rows}
+    there = {f"<{word}>" for word in run.backbone.token_embeddings}
     for phrase in phrases:
         if not isinstance(phrase, str) or not phrase.strip():
             raise UserError(f"method {run.config.method}: phrase returned {quoted(phrase)}; make it words")

@@ -67,8 +67,8 @@ def likeness(it: Subject) -> Figures:
     """KID (Binkowski et al. 2018) by torchmetrics, on features of the DINO judge, of 1024 pictures of held-out captions."""
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    from cpbench.backbones.sampling import Sampler, Wanted
-    from cpbench.backbones.sampling import draw as sample
+    from cpbench.backbones.sampling import Sampler, SampleRequest
+    from cpbench.backbones.sampling import generate as sample
 
     class Features(torch.nn.Module):
         num_features = dino.MODEL_ARGS["num_classes"]
@@ -78,7 +78,7 @@ def likeness(it: Subject) -> Figures:
 
     n = 1024
     both = data.load(it.work, 2 * n, exam.SPLIT, report=it.report)
-    wanted = [Wanted(c, 0, "likeness", c, k) for k, c in enumerate(both.captions[:n])]
+    wanted = [SampleRequest(c, 0, "likeness", c, k) for k, c in enumerate(both.captions[:n])]
     model = sample(it.backbone, wanted, Sampler(batch_size=48))
 
     def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -238,11 +238,11 @@ def table(figures: Figures) -> list[str]:
 
 def pictures(it: Subject, folder: Path) -> None:
     """model.png: what the untouched model draws for some prompts; autoencoder.png: drawings, and rebuilt."""
-    from cpbench.backbones.sampling import Sampler, Wanted
-    from cpbench.backbones.sampling import draw as sample
+    from cpbench.backbones.sampling import Sampler, SampleRequest
+    from cpbench.backbones.sampling import generate as sample
 
     prompts = [q.prompt for q in exam.QUESTIONS[:: len(exam.QUESTIONS) // 47]][:48]
-    drawn = sample(it.backbone, [Wanted(p, 0, "card", p, 0) for p in prompts], Sampler(batch_size=48))
+    drawn = sample(it.backbone, [SampleRequest(p, 0, "card", p, 0) for p in prompts], Sampler(batch_size=48))
     save(sheet(list(zip(prompts, drawn, strict=True)), 8), folder / "model.png")
     people = [(n, draw(w, Setting(), seeded("card", n))) for n, w in list(exam.held_out().items())[:24]]
     rebuilt = vae.rebuild(it.backbone.vae, np.stack([p for _, p in people]), "cpu")

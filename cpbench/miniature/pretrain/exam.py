@@ -61,10 +61,10 @@ def answered_by_the_world(copies: int) -> tuple[tuple[Question, ...], np.ndarray
 
 def answered_by_the_model(backbone, copies: int, seed: int = 0) -> tuple[tuple[Question, ...], np.ndarray]:
     """Every question drawn `copies` times by the untouched model, sampled as runs are: (questions, pictures)."""
-    from cpbench.backbones.sampling import Sampler, Wanted
-    from cpbench.backbones.sampling import draw as sample
+    from cpbench.backbones.sampling import Sampler, SampleRequest
+    from cpbench.backbones.sampling import generate as sample
 
-    wanted = [Wanted(q.prompt, seed, "exam", q.prompt, k) for q in QUESTIONS for k in range(copies)]
+    wanted = [SampleRequest(q.prompt, seed, "exam", q.prompt, k) for q in QUESTIONS for k in range(copies)]
     return tuple(q for q in QUESTIONS for _ in range(copies)), sample(backbone, wanted, Sampler(batch_size=48))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cpbench.backbones import adapters
-from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate
 from cpbench.concepts import images, sequences
 from cpbench.files import hash8, read_json, write_json
 from cpbench.learning import training
@@ -70,8 +70,8 @@ def pictures_of(backbone, words: str, task: Task) -> np.ndarray:
     """What the backbone draws for dreambench10's prompts, two pictures each."""
     evaluation = sequences.load("dreambench10").evaluation
     templates = evaluation.prompts["live" if task.class_noun in LIVE else "object"]
-    wanted = [Wanted(t.format(words), task.seed, task.concept, t, k) for t in templates for k in range(2)]
-    return draw(backbone, wanted, Sampler(evaluation.num_inference_steps, evaluation.guidance_scale))
+    wanted = [SampleRequest(t.format(words), task.seed, task.concept, t, k) for t in templates for k in range(2)]
+    return generate(backbone, wanted, Sampler(evaluation.num_inference_steps, evaluation.guidance_scale))
 
 
 def scores(backbone, dino, mechanism: Mechanism | None, people: dict[str, Identity], seed: int) -> list[float]:
