@@ -25,7 +25,7 @@ from cpbench.leaderboard.entries import Run
 from cpbench.records import tables
 from cpbench.records.folder import RunFolder
 
-DRAWS = 2000
+RESAMPLES = 2000
 JUDGES = ("dino", "DINO"), ("clip_i", "CLIP-I")
 # Published final scores of pictures, higher is better; the backbones, data and numbers of concepts are others than ours.
 PUBLISHED = {
@@ -75,7 +75,7 @@ def agreement(ours: pd.DataFrame, theirs: dict[str, float]) -> tuple[float, floa
     """Kendall's tau-b of our means (concepts, methods) with theirs, its 95 % interval over our concepts, and its exact p."""
     table, published = ours[list(theirs)].to_numpy(), list(theirs.values())
     chance = np.random.default_rng(0)
-    drawn = [table[chance.integers(len(table), size=len(table))].mean(axis=0) for _ in range(DRAWS)]
+    drawn = [table[chance.integers(len(table), size=len(table))].mean(axis=0) for _ in range(RESAMPLES)]
     taus = [kendalltau(means, published).statistic for means in drawn]
     low, high = np.nanquantile(taus, [0.025, 0.975])
     found = kendalltau(table.mean(axis=0), published)

@@ -37,10 +37,14 @@ _told: set[str] = set()
 
 
 def warn_once(old: str, new: str) -> None:
-    """A DeprecationWarning for who uses an old name, the first time."""
+    """Warn about an old name the first time it is used: a DeprecationWarning, and a line on the command line's output."""
     if old not in _told:
+        from cpbench.output import say
+
         _told.add(old)
-        warnings.warn(f"{old} is {new} now; the old name goes with cpbench {LAST}", DeprecationWarning, stacklevel=3)
+        message = f"{old} is {new} now; the old name goes with cpbench {LAST}"
+        say(f"warning: {message}")  # Python hides a DeprecationWarning from whoever uses the command line
+        warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
 def _from(places: Sequence[str], old: str, name: str) -> Any:

@@ -13,7 +13,7 @@ from rich.table import Table
 from cpbench.files import read_json
 from cpbench.metrics import retention
 from cpbench.metrics import summary as summary_module
-from cpbench.metrics.figures import NOISE_DRAWS
+from cpbench.metrics.figures import NOISE_SAMPLES
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.metrics.summary import summaries
 from cpbench.records import tables, terminal
@@ -72,7 +72,7 @@ def test_noise_in_forgetting_is_of_what_is_left_beside_rows_and_pictures(scores:
     cup = np.array([[0.9, 0.3], [0.45, 0.55]])
     error = retention.standard_error(cup)
     assert error == pytest.approx(0.175 * math.sqrt(2))  # left: +-0.175; variance 4 x 0.175^2, of two pictures
-    expected = retention.forgetting_from_noise([[math.nan] * 2, [error, math.nan], [math.nan] * 2], NOISE_DRAWS)
+    expected = retention.forgetting_from_noise([[math.nan] * 2, [error, math.nan], [math.nan] * 2], NOISE_SAMPLES)
     found = summaries(scores, CONCEPTS, 2)["dino"]["forgetting_from_noise"]
     assert found == pytest.approx(expected, abs=1e-6)
     assert abs(found) < error / 20  # of one row there is no maximum

@@ -34,7 +34,7 @@ from cpbench.backbones.loading import dtype_of
 from cpbench.concepts.sequences import Concept
 from cpbench.config import RunConfig
 from cpbench.errors import UserError
-from cpbench.files import hash8, read_json, seed_of, write_atomically, write_json
+from cpbench.files import read_json, seed_of, short_hash, write_atomically, write_json
 from cpbench.finished import load, scoring
 from cpbench.finished.load import Finished
 from cpbench.learning import diffusion_classifier
@@ -289,7 +289,7 @@ def settings_of(config: RunConfig, facts: dict[str, Any], draws: int) -> dict[st
     """What rows must have in common to be in one matrix, beside their states."""
     return {
         "schema": SCHEMA,
-        "run": hash8(facts),
+        "run": short_hash(facts),
         "draws": draws,
         "seed": SEED,
         "template": TEMPLATE,

@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from cpbench.errors import quoted
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.leaderboard import figures as leaderboard_figures
 from cpbench.metrics.comparison import Key
 from cpbench.metrics.scores import MAIN
@@ -78,7 +78,7 @@ class Run:
     def settings(self) -> str:
         """Eight digits of what tells its row from others: the method, its options, and the versions of what computed."""
         facts = self.record.facts
-        return hash8([self.method, facts.options, facts.scores, facts.versions, facts.source])
+        return short_hash([self.method, facts.options, facts.scores, facts.versions, facts.source])
 
     @property
     def draw(self) -> tuple[int, int]:
@@ -109,7 +109,7 @@ def decided(found: list[Run]) -> list[Run]:
     alike: dict[tuple, list[Run]] = {}
     for run in found:
         if not run.state:
-            key = (hash8(comparable(run.record)), run.settings, run.draw, is_reference(run))
+            key = (short_hash(comparable(run.record)), run.settings, run.draw, is_reference(run))
             alike.setdefault(key, []).append(run)
     kept, doubtful = [], []
     for runs in alike.values():
@@ -268,7 +268,7 @@ def comparable(record: Record) -> dict[str, Any]:
     facts, last = record.facts, len(record.sequence.concepts)
     return {
         "sequence": facts.sequence or f"{sequence_of(record)}: {', '.join(sorted(record.sequence.concepts))}",
-        "images": None if facts.images is None else hash8(dict(facts.images)),
+        "images": None if facts.images is None else short_hash(dict(facts.images)),
         "pictures": record.pictures,
         "backbone": facts.backbone or Path(record.config.backbone).name,
         "judges": {name: it.model_dump(exclude=it.unsaid) for name, it in sorted(record.judges.items())},

@@ -11,8 +11,8 @@ from rich import box
 from rich.table import Table
 
 from cpbench.metrics import figures, matrices
-from cpbench.metrics.composition import summary as pair_summary
 from cpbench.metrics.matrices import reference_row
+from cpbench.metrics.multi_concept import summary as pair_summary
 from cpbench.metrics.scores import among, title_of
 from cpbench.metrics.summary import intervals, summaries
 from cpbench.records import tables
@@ -65,7 +65,7 @@ def matrix_table(title: str, matrix: pd.DataFrame) -> Table:
 
 
 def composition_table(rows: dict[str, dict[str, float]]) -> Table:
-    """Pictures of two concepts, from `composition.summary`: likeness to either, to the prompt, and how often both are there."""
+    """Pictures of two concepts, from `multi_concept.summary`: likeness to either, to the prompt, and how often both are there."""
     table = compact("two concepts in one picture")
     table.add_column("model", no_wrap=True)
     names = [*among({name for means in rows.values() for name in means}), "both"]

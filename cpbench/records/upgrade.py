@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cpbench.files import hash8, read_json
+from cpbench.files import read_json, short_hash
 from cpbench.judges import identity
 from cpbench.records.folder import RunFolder
 
 SCHEMA = 2
 CODE = ("scores", "versions", "source")  # of the facts, those about code
+OLD_EVALUATION_NAMES = {"upper_triangle": "forward_transfer_cells"}  # in a record's config; its facts keep their keys
 
 # Schema 1: what `code` was of every method at the last commit of cpbench 0.1.
 BYTES = {
@@ -83,11 +84,19 @@ def today(given: Any) -> Any:
     if not isinstance(given, dict) or not isinstance(facts := given.get("facts"), dict):
         return given
     try:
-        is_sound = hash8(facts) == given.get("hash")
+        is_sound = short_hash(facts) == given.get("hash")
     except (TypeError, ValueError, RecursionError):
         is_sound = False
     upgraded = _from_1(given, facts) if given.get("schema") == 1 else given
-    return {**upgraded, "is_sound": is_sound}
+    return {**_evaluation_by_new_names(upgraded), "is_sound": is_sound}
+
+
+def _evaluation_by_new_names(record: dict[str, Any]) -> dict[str, Any]:
+    config = record.get("config")
+    if not isinstance(config, dict) or not isinstance(evaluation := config.get("evaluation"), dict):
+        return record
+    renamed = {OLD_EVALUATION_NAMES.get(key, key): value for key, value in evaluation.items()}
+    return {**record, "config": {**config, "evaluation": renamed}}
 
 
 def _from_1(given: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 
 from cpbench.concepts import images
 from cpbench.errors import DamagedState, UserError
-from cpbench.files import file_hash, hash8, read_json, write_atomically, write_json
+from cpbench.files import file_hash, read_json, short_hash, write_atomically, write_json
 from cpbench.method import State
 from cpbench.metrics import matrices, summary
-from cpbench.metrics.composition import summary as pair_summary
+from cpbench.metrics.multi_concept import summary as pair_summary
 from cpbench.metrics.summary import summaries
 from cpbench.miniature import is_miniature
 from cpbench.records import machine, measures_table, tables
@@ -123,7 +123,7 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
     """run.json: all one needs to know what the scores beside it mean."""
     scores = tables.read_scores(run.at.scores)
     done = 0 if scores is None else int(scores["row"].max())
-    drawn = images.are_drawn(run.sequence.concepts, run.config.backbone)
+    drawn = images.are_rendered(run.sequence.concepts, run.config.backbone)
     record = {
         "schema": SCHEMA,
         "status": status,
@@ -131,13 +131,13 @@ def write_record(run: Run, status: str, reason: str = "") -> None:
         "config": run.config.model_dump(mode="json") | {"output": None},
         "changed": changed(run.config.method, run.config.backbone, run.options),
         "facts": run.facts,
-        "hash": hash8(run.facts),
+        "hash": short_hash(run.facts),
         "sequence": {
             "name": run.sequence.name,
             "version": run.sequence.version,
             "concepts": run.concepts,
             "class_nouns": {c.name: c.class_noun for c in run.sequence.concepts},
-            "prompts": {c.name: list(run.sequence.evaluation.prompts[c.kind]) for c in run.sequence.concepts},
+            "prompts": {c.name: list(run.sequence.evaluation.prompts[c.subject_type]) for c in run.sequence.concepts},
         },
         "photographs_on_the_miniature": is_miniature(run.config.backbone) and not drawn,
         "pictures": "drawn" if drawn else "photographs",

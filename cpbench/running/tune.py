@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from cpbench import config
 from cpbench.errors import UserError
-from cpbench.files import hash8, prepare_folder, write_atomically
+from cpbench.files import prepare_folder, short_hash, write_atomically
 from cpbench.metrics import matrices
 from cpbench.metrics.matrices import reference_row
 from cpbench.output import say
@@ -129,7 +129,7 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
 def identity(facts: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> str:
     """Eight digits of all that moves a trial's score but the values that are searched: the facts of a run, and the ranges."""
     fixed = {option: value for option, value in facts["options"].items() if option not in wanted}
-    return hash8(facts | {"options": fixed, "ranges": wanted})
+    return short_hash(facts | {"options": fixed, "ranges": wanted})
 
 
 def study_of(words: str, budget: int, output: Path, identity: str) -> Any:

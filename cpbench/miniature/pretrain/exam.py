@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from ..world import LIVE, NOUNS, SUBJECTS, Identity, Setting, draw, seeded, subject, training_identity
+from ..world import LIVE, NOUNS, SUBJECTS, Identity, Setting, render, seeded, subject, training_identity
 from ..world.finishes import FINISHES
 from ..world.outfits import OUTFITS
 from ..world.places import PLACES
@@ -54,7 +54,7 @@ def answered_by_the_world(copies: int) -> tuple[tuple[Question, ...], np.ndarray
     asked = tuple(q for q in QUESTIONS for _ in range(copies))
     people = {noun: [training_identity(noun, k, SPLIT) for k in range(PEOPLE)] for noun in NOUNS}
     pictures = [
-        draw(people[q.noun][i % PEOPLE], q.setting, seeded("exam", q.prompt, i % copies)) for i, q in enumerate(asked)
+        render(people[q.noun][i % PEOPLE], q.setting, seeded("exam", q.prompt, i % copies)) for i, q in enumerate(asked)
     ]
     return asked, np.stack(pictures)
 
@@ -62,7 +62,7 @@ def answered_by_the_world(copies: int) -> tuple[tuple[Question, ...], np.ndarray
 def answered_by_the_model(backbone, copies: int, seed: int = 0) -> tuple[tuple[Question, ...], np.ndarray]:
     """Every question drawn `copies` times by the untouched model, sampled as runs are: (questions, pictures)."""
     from cpbench.backbones.sampling import Sampler, Wanted
-    from cpbench.backbones.sampling import draw as sample
+    from cpbench.backbones.sampling import render as sample
 
     wanted = [Wanted(q.prompt, seed, "exam", q.prompt, k) for q in QUESTIONS for k in range(copies)]
     return tuple(q for q in QUESTIONS for _ in range(copies)), sample(backbone, wanted, Sampler(batch_size=48))
@@ -87,7 +87,7 @@ def held_out() -> dict[str, Identity]:
 def gallery(people: dict[str, Identity], places: tuple[str, ...] = GALLERY_PLACES) -> Gallery:
     """One picture of everyone in every place."""
     rows = [
-        (draw(who, Setting(place), seeded("portrait", name, place)), NOUNS.index(who.noun), i, p)
+        (render(who, Setting(place), seeded("portrait", name, place)), NOUNS.index(who.noun), i, p)
         for i, (name, who) in enumerate(people.items())
         for p, place in enumerate(places)
     ]

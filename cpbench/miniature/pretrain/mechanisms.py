@@ -16,7 +16,7 @@ import numpy as np
 from cpbench.backbones import adapters
 from cpbench.backbones.sampling import Sampler, Wanted, draw
 from cpbench.concepts import images, sequences
-from cpbench.files import hash8, read_json, write_json
+from cpbench.files import read_json, short_hash, write_json
 from cpbench.learning import training
 from cpbench.method import Task
 from cpbench.metrics.cosines import cosine_self_pairs, mean_products
@@ -102,7 +102,7 @@ def measure(backbone, dino, work: Path, report=print) -> dict[str, float]:
         found = []
         for seed in SEEDS:
             facts = {"weights": weights, "mechanism": repr(mechanism), "people": list(people), "seed": seed}
-            file = work / "mechanisms" / f"{hash8(facts)}.json"
+            file = work / "mechanisms" / f"{short_hash(facts)}.json"
             kept = read_json(file)
             if kept is None:
                 kept = scores(backbone, dino, mechanism, people, seed)
