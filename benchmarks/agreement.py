@@ -22,6 +22,7 @@ from scipy.stats import kendalltau
 
 from cpbench.leaderboard import entries
 from cpbench.leaderboard.entries import Run
+from cpbench.numbers import number
 from cpbench.records import tables
 from cpbench.records.folder import RunFolder
 
@@ -93,13 +94,15 @@ def main(folder: Path) -> None:
             for head in ("method", "theirs", "ours"):
                 table.add_column(head, justify="left" if head == "method" else "right")
             for method, value in sorted(there.items(), key=lambda it: -it[1]):
-                table.add_row(method, f"{value:g}", f"{ours[method].mean():.3f}")
+                table.add_row(method, f"{value:g}", number(ours[method].mean()))
             console.print(table)
             if missing:
                 console.print(f"no run of {', '.join(missing)}")
             if len(there) > 2:
                 tau, low, high, p = agreement(ours, there)
-                console.print(f"Kendall's tau {tau:+.2f}, p {p:.2f}; over our concepts {low:+.2f} to {high:+.2f}\n")
+                console.print(
+                    f"Kendall's tau {number(tau, 2, True)}, p {number(p, 2)}; over our concepts {number(low, 2, True)} to {number(high, 2, True)}\n"
+                )
 
 
 if __name__ == "__main__":

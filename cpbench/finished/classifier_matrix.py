@@ -41,6 +41,7 @@ from cpbench.learning import diffusion_classifier
 from cpbench.learning.training import TEMPLATES, Batch
 from cpbench.method import Method, NotDefined
 from cpbench.metrics.figures import FIGURES
+from cpbench.numbers import number
 from cpbench.output import say
 from cpbench.records import machine, terminal
 from cpbench.records.folder import RunFolder
@@ -374,7 +375,7 @@ def tables(matrix: pd.DataFrame) -> list[Table]:
         table.add_column("", no_wrap=True)
         table.add_column("classified right", justify="right")
         for name, value in found.items():
-            table.add_row(FIGURES[name].heading(), terminal.number(value))
+            table.add_row(FIGURES[name].heading(), number(value))
         out.append(table)
     return out
 

@@ -16,6 +16,7 @@ from cpbench.files import short_hash
 from cpbench.leaderboard import figures as leaderboard_figures
 from cpbench.metrics.comparison import Key
 from cpbench.metrics.scores import MAIN
+from cpbench.numbers import number
 from cpbench.output import say
 from cpbench.records import measures_table, tables
 from cpbench.records.folder import RunFolder
@@ -210,7 +211,7 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
     finals = by_picture(cells[cells["row"] == len(concepts)])
     told = record.summary.dino.final_average
     if told is not None and not lacking and not math.isclose(mean_of(finals), told, abs_tol=ROUNDED):
-        other = f"its run.json tells of a final DINO of {told:.3f}, its scores.csv of {mean_of(finals):.3f}"
+        other = f"its run.json tells of a final DINO of {number(told)}, its scores.csv of {number(mean_of(finals))}"
         return {}, {}, {}, other
     later = cells[cells["row"] >= own]
     means = later.groupby(["concept", "prompt", "index"], as_index=False)["value"].mean()

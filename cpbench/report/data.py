@@ -31,13 +31,13 @@ from cpbench.metrics.matrices import SCORE_COLUMNS, reference_row
 from cpbench.metrics.scores import MAIN, main_first
 from cpbench.metrics.summary import summaries
 from cpbench.miniature import is_miniature
+from cpbench.numbers import number
 from cpbench.records import curves, machine, measures_table, tables
 from cpbench.records import record as run_record
 from cpbench.records.folder import REAL, RunFolder, picture_name
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.record import MOST_CONCEPTS, contradiction, name_of, sees_earlier_data
 from cpbench.records.tables import no_cosine
-from cpbench.records.terminal import number
 from cpbench.records.upgrade import SCHEMA
 from cpbench.records.upgrade import read as read_record
 
@@ -388,7 +388,7 @@ def prompts_of(runs: Sequence[Shown]) -> int:
 
 
 def figure(value: float | None) -> str:
-    return number(math.nan if value is None else round(value, 3) + 0.0)  # never -0.000
+    return number(value)
 
 
 # Several

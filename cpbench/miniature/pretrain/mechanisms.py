@@ -20,6 +20,7 @@ from cpbench.files import read_json, short_hash, write_json
 from cpbench.learning import training
 from cpbench.method import Task
 from cpbench.metrics.cosines import cosine_self_pairs, mean_products
+from cpbench.numbers import number
 
 from ..world import LIVE, Identity, training_identity
 from .exam import SPLIT
@@ -116,5 +117,5 @@ def measure(backbone, dino, work: Path, report=print) -> dict[str, float]:
     out = {}
     for name, mechanism in MECHANISMS.items():
         out[name] = share_of_the_way(measured(mechanism), start, ceiling)
-        report(f"{name}: {out[name]:.3f}")
+        report(f"{name}: {number(out[name])}")
     return out
