@@ -22,10 +22,11 @@ from scipy.stats import kendalltau
 
 from cpbench.leaderboard import entries
 from cpbench.leaderboard.entries import Run
+from cpbench.numbers import number
 from cpbench.records import tables
 from cpbench.records.folder import RunFolder
 
-DRAWS = 2000
+RESAMPLES = 2000
 JUDGES = ("dino", "DINO"), ("clip_i", "CLIP-I")
 # Published final scores of pictures, higher is better; the backbones, data and numbers of concepts are others than ours.
 PUBLISHED = {
@@ -75,7 +76,7 @@ def agreement(ours: pd.DataFrame, theirs: dict[str, float]) -> tuple[float, floa
     """Kendall's tau-b of our means (concepts, methods) with theirs, its 95 % interval over our concepts, and its exact p."""
     table, published = ours[list(theirs)].to_numpy(), list(theirs.values())
     chance = np.random.default_rng(0)
-    drawn = [table[chance.integers(len(table), size=len(table))].mean(axis=0) for _ in range(DRAWS)]
+    drawn = [table[chance.integers(len(table), size=len(table))].mean(axis=0) for _ in range(RESAMPLES)]
     taus = [kendalltau(means, published).statistic for means in drawn]
     low, high = np.nanquantile(taus, [0.025, 0.975])
     found = kendalltau(table.mean(axis=0), published)
@@ -93,13 +94,15 @@ def main(folder: Path) -> None:
             for head in ("method", "theirs", "ours"):
                 table.add_column(head, justify="left" if head == "method" else "right")
             for method, value in sorted(there.items(), key=lambda it: -it[1]):
-                table.add_row(method, f"{value:g}", f"{ours[method].mean():.3f}")
+                table.add_row(method, f"{value:g}", number(ours[method].mean()))
             console.print(table)
             if missing:
                 console.print(f"no run of {', '.join(missing)}")
             if len(there) > 2:
                 tau, low, high, p = agreement(ours, there)
-                console.print(f"Kendall's tau {tau:+.2f}, p {p:.2f}; over our concepts {low:+.2f} to {high:+.2f}\n")
+                console.print(
+                    f"Kendall's tau {number(tau, 2, True)}, p {number(p, 2)}; over our concepts {number(low, 2, True)} to {number(high, 2, True)}\n"
+                )
 
 
 if __name__ == "__main__":

@@ -23,20 +23,21 @@ import pandas as pd
 import prompts
 
 from cpbench.leaderboard.rows import EARLIER
+from cpbench.numbers import number
 from cpbench.version import SCORES
 
 ROOT = Path(__file__).parent.parent
 PAGES = "README.md", "docs/findings.md", "docs/methods.md"
 COLUMNS = {  # head: (column of the leaderboard's CSV, how its number is written)
-    "DINO final": ("dino_final_average", ".3f"),
-    "over tasks": ("dino_over_tasks", ".3f"),
-    "plasticity": ("dino_plasticity", ".3f"),
-    "backward transfer": ("dino_backward_transfer", ".3f"),
-    "forgetting": ("dino_forgetting", ".3f"),
-    "retention": ("dino_normalised_retention", ".3f"),
-    "CLIP-T final": ("clip_t_final_average", ".3f"),
-    "identified": ("identified", ".2f"),
-    "prior drift": ("prior_drift", ".2f"),
+    "DINO final": ("dino_final_average", 3),
+    "over tasks": ("dino_over_tasks", 3),
+    "plasticity": ("dino_plasticity", 3),
+    "backward transfer": ("dino_backward_transfer", 3),
+    "forgetting": ("dino_forgetting", 3),
+    "retention": ("dino_normalised_retention", 3),
+    "CLIP-T final": ("clip_t_final_average", 3),
+    "identified": ("identified", 2),
+    "prior drift": ("prior_drift", 2),
     "carried MB": ("carried_MB", ".3g"),
     "UNet evaluations": ("learning_unet_evaluations", ",.0f"),
 }
@@ -78,8 +79,9 @@ def rows_of(board: pd.DataFrame, sequence: str) -> pd.DataFrame:
     return board[board["group"] == board["group"].mode()[0]]
 
 
-def number(value: float, form: str) -> str:
-    return "-" if pd.isna(value) else f"{value:{form}}".replace("-0.000", "0.000")
+def written(value: float, form: int | str) -> str:
+    """form: the decimals of a score, or, of an amount, Python's own format."""
+    return number(value, form) if isinstance(form, int) else "-" if pd.isna(value) else f"{value:{form}}"
 
 
 def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
@@ -89,8 +91,8 @@ def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
         cells = []
         for column, form in (COLUMNS[head] for head in heads):
             spread = row.get(f"{column}_std", float("nan"))
-            told = f" ± {spread:.3f}" if column == "dino_final_average" and not pd.isna(spread) else ""
-            cells.append(number(row[column], form) + told)
+            told = f" ± {number(spread)}" if column == "dino_final_average" and not pd.isna(spread) else ""
+            cells.append(written(row[column], form) + told)
         earlier = row.get("scores", SCORES) != SCORES
         method = row["method"].replace("*", "\\*") + (EARLIER if earlier else "")
         lines.append(f"| {row['rank']} | {method} | {row['runs']} | {' | '.join(cells)} |")
@@ -108,7 +110,7 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1
 
 
 def nouns_table(folder: Path, sequence: str) -> str:
-    rows = [(m, str(n), f"{words:.2f}", f"{plain:.2f}") for m, n, words, plain in nouns.heard(folder / sequence)]
+    rows = [(m, str(n), number(words, 2), number(plain, 2)) for m, n, words, plain in nouns.heard(folder / sequence)]
     return markdown(("method", "runs", "its words", "the plain noun"), rows)
 
 
@@ -131,21 +133,24 @@ def agreement_table(folder: Path, sequence: str) -> str:
             published = sorted(theirs, key=lambda m: -theirs[m])
             mine = sorted(theirs, key=lambda m: -ours[m].mean())
             orders = source, ", ".join(published), name, ", ".join(mine)
-            rows.append((*orders, f"{tau:+.2f} [{low:+.2f}, {high:+.2f}]", f"{p:.2f}"))
+            rows.append(
+                (*orders, f"{number(tau, 2, True)} [{number(low, 2, True)}, {number(high, 2, True)}]", number(p, 2))
+            )
     return markdown(("published table", "its order", "ours by final", "our order", "Kendall's tau", "p"), rows, 4)
 
 
 def halves_table(folder: Path, sequence: str) -> str:
     board = [pairs.row_of(pairs.rows_of(folder, sequence), method) for method in BY_HALVES]
     rows = [
-        (row.method.replace("*", "\\*"), str(len(row.runs)), *(f"{v:.2f}" for v in halves.halves(row))) for row in board
+        (row.method.replace("*", "\\*"), str(len(row.runs)), *(number(v, 2) for v in halves.halves(row)))
+        for row in board
     ]
     return markdown(("method", "runs", *halves.HEADS), rows)
 
 
 def prompts_table(folder: Path, sequence: str) -> str:
     found = prompts.by_prompt(folder, sequence, list(BY_PROMPT))
-    rows = [(prompt, *(f"{v:.2f}" for v in values)) for prompt, values in found.iterrows()]
+    rows = [(prompt, *(number(v, 2) for v in values)) for prompt, values in found.iterrows()]
     return markdown(("prompt", *BY_PROMPT), rows)
 
 
@@ -172,7 +177,7 @@ def place(row: re.Match, rows: pd.DataFrame) -> str:
     mine = rows[rows["method"].str.removesuffix("*") == row[1]]
     cells[METHOD_COLUMNS - 1] = " not yet "
     if len(mine):
-        retention = number(mine.iloc[0]["dino_normalised_retention"], ".3f")
+        retention = number(mine.iloc[0]["dino_normalised_retention"])
         cells[METHOD_COLUMNS - 1] = f" {retention}, rank {mine.iloc[0]['rank']} "
     return "|".join(cells)
 

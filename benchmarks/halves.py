@@ -17,6 +17,7 @@ from rich.table import Table
 
 from cpbench.leaderboard.entries import by_concept
 from cpbench.leaderboard.rows import Row
+from cpbench.numbers import number
 
 HEADS = "early, just learned", "early, at the end", "late, just learned", "late, at the end"
 
@@ -39,7 +40,7 @@ def main(folder: Path, sequence: str, methods: list[str]) -> None:
     for head in ("method", "runs", *HEADS):
         table.add_column(head, justify="left" if head == "method" else "right")
     for row in [row_of(rows, m) for m in methods] if methods else rows:
-        table.add_row(row.method, str(len(row.runs)), *(f"{v:.3f}" for v in halves(row)))
+        table.add_row(row.method, str(len(row.runs)), *(number(v) for v in halves(row)))
     Console(width=140).print(table)
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cpbench.metrics.matrices import matrices
+from cpbench.numbers import number
 from cpbench.records import measures_table
 from cpbench.records.folder import RunFolder
 from cpbench.records.reading import finished_runs
@@ -56,7 +57,7 @@ def main(folder: Path) -> None:
     for head in ("method", "runs", "the concept's words", "the plain noun"):
         table.add_column(head, justify="left" if head == "method" else "right")
     for method, runs, words, plain in heard(folder):
-        table.add_row(method, str(runs), f"{words:.3f}", f"{plain:.3f}")
+        table.add_row(method, str(runs), number(words), number(plain))
     Console().print(table)
 
 

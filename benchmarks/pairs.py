@@ -21,6 +21,7 @@ from cpbench.leaderboard import entries
 from cpbench.leaderboard import rows as leaderboard_rows
 from cpbench.leaderboard.rows import Row
 from cpbench.metrics.comparison import Comparison, Key, compare
+from cpbench.numbers import number
 
 PARTS = {"finals": "at the end", "since": "over tasks", "learned": "right after learning", "change": "change since"}
 
@@ -58,7 +59,8 @@ def told(a: Row, b: Row) -> tuple[int, list[str]]:
     cells = []
     for what in PARTS:
         it, runs = paired(a, b, what)
-        cells += [f"{it.difference:+.3f} [{it.low:+.3f}, {it.high:+.3f}]", f"{it.p:.3f}"]
+        difference, low, high = (number(v, sign=True) for v in (it.difference, it.low, it.high))
+        cells += [f"{difference} [{low}, {high}]", number(it.p)]
     return runs, cells
 
 

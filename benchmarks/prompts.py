@@ -16,6 +16,7 @@ from pairs import row_of, rows_of
 from rich.console import Console
 from rich.table import Table
 
+from cpbench.numbers import number
 from cpbench.records import tables
 from cpbench.records.folder import RunFolder
 
@@ -44,7 +45,7 @@ def main(folder: Path, sequence: str, methods: list[str]) -> None:
     for method in methods:
         table.add_column(method, justify="right")
     for prompt, values in found.iterrows():
-        table.add_row(str(prompt), *(f"{v:.3f}" for v in values))
+        table.add_row(str(prompt), *(number(v) for v in values))
     Console(width=140).print(table)
 
 

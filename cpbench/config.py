@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cpbench import miniature
 from cpbench.backbones.options import BACKBONES, BackboneConfig
@@ -14,7 +14,9 @@ from cpbench.concepts import sequences
 from cpbench.errors import UserError, quoted
 from cpbench.judges.identity import LIKE, preprocessing_settings
 from cpbench.miniature import is_miniature
+from cpbench.moved import warn_once
 from cpbench.records import option_names
+from cpbench.records.upgrade import OLD_EVALUATION_NAMES
 from cpbench.registry import load_method, method_names, preset
 from cpbench.validation import validated
 from cpbench.yaml_files import from_yaml, read_yaml
@@ -28,14 +30,28 @@ ON_THE_MINIATURE = "photographs on the miniature, whose model and judges know dr
 
 
 class EvaluationChoices(BaseModel):
-    """How rows are drawn; what is None is the sequence's own choice."""
+    """How the pictures of a row are generated; None: as the sequence says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     pictures_per_prompt: int | None = Field(None, ge=1, description="pictures a prompt")
     num_inference_steps: int | None = Field(None, ge=1, description="sampler steps")
     guidance_scale: float | None = Field(None, ge=0, description="classifier-free guidance")
     batch_size: int = Field(16, ge=1, description="pictures a pipeline call")
-    upper_triangle: bool | None = Field(None, description="also draw concepts not yet learned, for forward transfer")
+    forward_transfer_cells: bool | None = Field(
+        None, description="also generate concepts not yet learned, which forward transfer needs"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_new_names(cls, values: Any) -> Any:
+        """The values with the names that cpbench 0.1 had replaced, and one warning for each."""
+        if not isinstance(values, dict):
+            return values
+        for old, new in OLD_EVALUATION_NAMES.items():
+            if old in values and new not in values:
+                warn_once(f"evaluation.{old}", f"evaluation.{new}")
+                values = {new if key == old else key: value for key, value in values.items()}
+        return values
 
 
 class RunConfig(BaseModel):
@@ -135,7 +151,7 @@ def checked(values: Any, what: str) -> RunConfig:
 def _refuse_photographs_on_the_miniature(sequence: str) -> None:
     """UserError where nobody named a backbone and the sequence's concepts are photographs: it was forgotten."""
     concepts = sequences.load(sequence).concepts
-    if photographed := [c.name for c in concepts if not c.drawn]:
+    if photographed := [c.name for c in concepts if not c.rendered]:
         others = ", ".join(name for name in BACKBONES if not is_miniature(name))
         raise UserError(
             f"sequence {sequence}: {photographed[0]} is photographed, and without --backbone these would be "

@@ -83,14 +83,14 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def plain(text: object) -> str:
+def escape_markdown(text: object) -> str:
     """Somebody's words in Markdown, in one line: no cell, HTML, code, picture or link is made of them."""
     line = html.escape(" ".join(str(text).split()), quote=False)
     line = re.sub(r"([\\`|\[\]])", r"\\\1", line)
     return line.replace("://", "&#58;//").replace("www.", "www&#46;")  # which many readers make links of
 
 
-def hash8(facts: dict) -> str:
+def short_hash(facts: dict) -> str:
     """Eight hex digits over everything that moves a score."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:8]
 

@@ -82,10 +82,17 @@ _warned: set[str] = set()
 
 
 def warn_once(old: str, new: str, stacklevel: int = 3) -> None:
-    """A DeprecationWarning for the use of an old name, the first time. stacklevel: as warnings.warn counts it."""
+    """Warn about an old name the first time it is used: a DeprecationWarning, and a line on the command line's output.
+
+    stacklevel: as warnings.warn counts it.
+    """
     if old not in _warned:
+        from cpbench.output import say
+
         _warned.add(old)
-        warnings.warn(f"{old} is {new} now; the old name goes with cpbench {LAST}", DeprecationWarning, stacklevel)
+        message = f"{old} is {new} now; the old name goes with cpbench {LAST}"
+        say(f"warning: {message}")  # Python hides a DeprecationWarning from whoever uses the command line
+        warnings.warn(message, DeprecationWarning, stacklevel)
 
 
 def old_names(module: str) -> Callable[[str], Any]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from cpbench import own_modules
 from cpbench.concepts import sequences
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from cpbench.method import Method
@@ -65,10 +65,10 @@ def load_method(name: str) -> type[Method]:
     else:
         entry = sequences.added_by_package(ENTRY_POINTS, name, "method")
         if entry is None:
-            cure = "A path to a file with a Method in it does as well."
+            hint = "A path to a file with a Method in it does as well."
             if os.path.isfile(f"{name}.py"):
-                cure = f"There is a file {name}.py; add the ending."
-            raise near(name, method_names(), "method", cure)
+                hint = f"There is a file {name}.py; add the ending."
+            raise did_you_mean(name, method_names(), "method", hint)
         try:
             loaded = entry.load()
         except Exception as error:  # any error of a foreign package

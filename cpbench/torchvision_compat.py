@@ -6,7 +6,7 @@ of the extension's operators (`torchvision/_meta_registrations.py`), which now h
 "operator torchvision::nms does not exist". open_clip and timm import torchvision and die with it, although
 all they use is its transforms.
 
-The cure is to define the two schemas. The operators still have no kernel: `torchvision.ops.nms` goes on
+The workaround is to define the two schemas. The operators still have no kernel: `torchvision.ops.nms` goes on
 raising torchvision's own error. Where the extension loads, it brings the schemas, and nothing is done.
 """
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from cpbench.errors import MOST_LISTED, UserError, near, quoted
+from cpbench.errors import MOST_LISTED, UserError, did_you_mean, quoted
 from cpbench.files import FILE_NAME
 
 Place = tuple[str | int, ...]  # keys and indices, as pydantic's `loc`
@@ -47,7 +47,11 @@ def _said(model: type[BaseModel], values: Any, error: Any) -> str:
         place, key = place[:-1], place[-1]
         known = list(_model_at(model, place).model_fields)
         key = value if kind == "invalid_key" else key
-        reason = str(near(key, known, "key", most=len(known))) if known else f"has no options; leave out {quoted(key)}"
+        reason = (
+            str(did_you_mean(key, known, "key", most=len(known)))
+            if known
+            else f"has no options; leave out {quoted(key)}"
+        )
     elif kind == "missing":
         place, key = place[:-1], place[-1]
         reason = f"the key {quoted(key)} is missing; add it"

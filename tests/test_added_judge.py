@@ -142,7 +142,7 @@ def test_the_scores_are_those_of_the_kept_pictures(out: Path) -> None:
     assert {(kind, metric) for kind, metric in zip(own["kind"], own["metric"], strict=True)} == {
         ("cell", "colours"), ("oracle", "colours"), ("real", "colours"), ("pair", "colours_first"), ("pair", "colours_second"),
     }  # fmt: skip
-    real = images.drawn("dog")
+    real = images.rendered("dog")
     for k in (0, 1):
         with Image.open(RunFolder(folder).task(2).pictures("dog") / picture_name(0, k)) as opened:
             picture = np.asarray(opened.convert("RGB"))

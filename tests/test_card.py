@@ -122,7 +122,7 @@ def test_dreambenchs_prompts_are_among_the_questions() -> None:
     prompts = {q.prompt for q in exam.QUESTIONS}
     for concept in load("dreambench30").concepts:
         noun = concept.class_noun
-        assert noun in NOUNS and (concept.kind == "live") == (noun in LIVE)
+        assert noun in NOUNS and (concept.subject_type == "live") == (noun in LIVE)
         missed = [t for t in concept.prompts if t.format(noun) not in prompts]
         assert not missed, missed
 

@@ -179,8 +179,8 @@ def by_loop(folder: Path, t: int, draws: int) -> list[list[str]]:
     backbone, names = it.backbone, list(it.nouns)
     alphas, found = backbone.process.scheduler.alphas_cumprod, []
     for j in names:
-        latents, errors = backbone.encode_images(images.drawn(j))[0], {}
-        batch = cm.noised(backbone, images.drawn(j)[:1], draws)
+        latents, errors = backbone.encode_images(images.rendered(j))[0], {}
+        batch = cm.noised(backbone, images.rendered(j)[:1], draws)
         for i in names:
             with load.installed(it, (i,)), torch.no_grad():
                 words = backbone.encode_prompts([f"a photo of a {it.phrase(i)}"])
@@ -262,7 +262,7 @@ class Halting(Method):
 def test_what_a_method_cannot_ready_is_left_out(ran: Path, miniature: Backbone) -> None:
     config, _, _ = load.recorded(read_json(ran / "run.json"), ran)
     sequence = scoring.sequence_of(config, read_json(ran / "run.json")["facts"], ran)
-    batches = {c.name: cm.noised(miniature, images.drawn(c.name)[:2], 1) for c in sequence.concepts}
+    batches = {c.name: cm.noised(miniature, images.rendered(c.name)[:2], 1) for c in sequence.concepts}
     asked = cm.Asked(ran, config, Halting(), miniature, sequence.concepts, batches, 1)
     with collected() as said:
         made = cm.row(asked, 3, Reporter("", 1))

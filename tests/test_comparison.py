@@ -60,10 +60,10 @@ def test_fewer_than_six_concepts_never_reach_five_percent():
     st.lists(st.floats(-1, 1, width=16), min_size=1, max_size=14), st.floats(0.5, 4), st.randoms(use_true_random=False)
 )
 def test_p_does_not_ask_for_scale_direction_or_order(d, scale, shuffler):
-    p = sign_flip(d, draws=300)
-    assert 0 < p <= 1 and sign_flip(d, draws=300) == p
-    assert sign_flip([-x for x in d], draws=300) == p
-    assert sign_flip([scale * x for x in d], draws=300) == p
+    p = sign_flip(d, flips=300)
+    assert 0 < p <= 1 and sign_flip(d, flips=300) == p
+    assert sign_flip([-x for x in d], flips=300) == p
+    assert sign_flip([scale * x for x in d], flips=300) == p
     if len(d) <= 12:
         shuffler.shuffle(d)
         assert sign_flip(d) == p
@@ -107,7 +107,7 @@ def test_pairing_shows_what_unpaired_runs_hide():
 
 def test_nothing_is_shown_where_there_is_nothing():
     assert not compare(run(1), run(1)).shown and compare(run(1), run(1)).p == 1
-    shown = [compare(run(100 + 2 * i), run(101 + 2 * i), draws=200).shown for i in range(150)]
+    shown = [compare(run(100 + 2 * i), run(101 + 2 * i), resamples=200).shown for i in range(150)]
     assert np.mean(shown) < 0.1
 
 

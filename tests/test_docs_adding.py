@@ -163,7 +163,7 @@ def another_concepts_picture(run: Run, lwf: Path) -> None:
 
 def another_concepts_drawing(run: Run, lwf: Path) -> None:
     with audit.learning_only("dog", [], run.config.output):
-        images.drawn("dog2")
+        images.rendered("dog2")
 
 
 def hidden_picture(run: Run, lwf: Path) -> None:

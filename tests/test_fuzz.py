@@ -32,11 +32,11 @@ from cpbench import config
 from cpbench.cli import describing
 from cpbench.concepts import images, sequences
 from cpbench.errors import UserError
-from cpbench.files import FILE_NAME, hash8, read_json
+from cpbench.files import FILE_NAME, read_json, short_hash
 from cpbench.finished import load as finished
 from cpbench.judges import embeddings
 from cpbench.judges.embeddings import Embeddings
-from cpbench.judges.select import load_for
+from cpbench.judges.select import load_judges
 from cpbench.leaderboard import board
 from cpbench.method import State
 from cpbench.metrics import matrices
@@ -416,7 +416,7 @@ def read_run(folder: Path, text: bytes) -> None:
 def true_hash(made: Any) -> Any:
     """The record with the hash of its facts, which anybody can write."""
     facts = made.get("facts") if isinstance(made, dict) else None
-    return made | {"hash": hash8(facts)} if isinstance(facts, dict) else made
+    return made | {"hash": short_hash(facts)} if isinstance(facts, dict) else made
 
 
 def test_records_of_runs(tmp_path: Path) -> None:
@@ -557,7 +557,7 @@ def matplotlib_at_rest() -> Iterator[None]:
 
 def test_embeddings(tmp_path: Path) -> None:
     """What is kept of a judge's embeddings is what the judge says, or is made again."""
-    judge = load_for("miniature")["dino"]
+    judge = load_judges("miniature")["dino"]
     pictures = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
     expected = judge.images(pictures)
     first = Embeddings(tmp_path, judge)

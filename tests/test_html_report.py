@@ -24,7 +24,7 @@ from cpbench.cli import main
 from cpbench.concepts import sequences
 from cpbench.config import resolve
 from cpbench.errors import UserError
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.metrics import figures as figure_objects
 from cpbench.metrics import retention
 from cpbench.metrics import summary as summary_module
@@ -92,7 +92,7 @@ def record(concepts: list[str], prompts: list[str] | None = None, **changes: Any
         "commit": "c0ffee" * 6,
     }
     made |= changes
-    return {"hash": hash8(made["facts"])} | made
+    return {"hash": short_hash(made["facts"])} | made
 
 
 def scores_of(concepts: list[str], prompts: list[str], rows: list[int], seed: int = 0) -> pd.DataFrame:

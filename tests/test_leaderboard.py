@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cpbench.errors import UserError
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.leaderboard import board, reference
 from cpbench.leaderboard import figures as leaderboard_figures
 from cpbench.metrics.intervals import bootstrap
@@ -69,7 +69,7 @@ def record(method: str, retention: float | None = 0.5, **changes: Any) -> dict[s
         "figures": summary(retention),
     }
     made = plain | changes
-    return {"hash": hash8(made["facts"])} | made
+    return {"hash": short_hash(made["facts"])} | made
 
 
 def variant(method: str, code: str) -> dict[str, Any]:
@@ -573,7 +573,7 @@ def make_run(
         "figures": summaries(table, names, len(names)) if rows is None else {},
     }
     made = record(method) | whole | more
-    made["hash"] = more.get("hash", hash8(made["facts"]))
+    made["hash"] = more.get("hash", short_hash(made["facts"]))
     (folder / "run.json").write_text(json.dumps(made))
     if measured:
         lines = [(len(names), "identified", c, 0.5 + min(seed, 4) / 8) for c in names]
@@ -586,7 +586,7 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change the record of a run, whose hash stays that of its facts."""
     made = json.loads((folder / "run.json").read_text())
     change(made)
-    (folder / "run.json").write_text(json.dumps(made | {"hash": hash8(made["facts"])}))
+    (folder / "run.json").write_text(json.dumps(made | {"hash": short_hash(made["facts"])}))
 
 
 def facts(method: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from test_html_report import Tree
 from test_leaderboard import CODE, FIGURES, groups_in, make_run, markdown_tables, record, seed, summary, write
 from test_leaderboard_page import board
 
-from cpbench.files import hash8, read_json
+from cpbench.files import read_json, short_hash
 from cpbench.leaderboard import entries
 from cpbench.leaderboard.page import page
 from cpbench.leaderboard.rows import groups
@@ -207,7 +207,7 @@ def scored(folder: Path, method: str, cells: Cells, draw: tuple[int, int] = (0, 
         "sequence": {"name": "seq", "version": 1, "concepts": names},
     }
     made |= more
-    made["hash"] = hash8(made["facts"])
+    made["hash"] = short_hash(made["facts"])
     (folder / "run.json").write_text(json.dumps(made))
     return made["hash"]
 

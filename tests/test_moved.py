@@ -12,6 +12,7 @@ import torch
 
 from cpbench import moved
 from cpbench.backbones.backbone import Backbone, fingerprint
+from cpbench.concepts import images
 from cpbench.learning import lora
 from cpbench.method import State
 from cpbench.registry import load_method
@@ -79,6 +80,13 @@ print(*(f"{it.category.__name__}: {it.message}" for it in told), sep="\\n")
             ("cpbench.baselines.seqlora.add_words", "cpbench.learning.lora.add_words"),
         )
     ]
+
+
+def test_a_function_that_the_docs_of_0_1_printed_answers_by_its_old_name() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from cpbench.images import drawn
+    assert drawn is images.rendered
 
 
 def test_what_never_was_is_still_an_error() -> None:

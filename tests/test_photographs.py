@@ -49,7 +49,7 @@ def complaint(action, *args: object, **more: object) -> str:
 
 
 def concept(folder: Path | str, name: str = "rex") -> Concept:
-    return Concept(name, "dog", "live", ("a {}",), str(folder), drawn=False)
+    return Concept(name, "dog", "live", ("a {}",), str(folder), rendered=False)
 
 
 def built_in(name: str, sequence: str = "dreambench30") -> Concept:

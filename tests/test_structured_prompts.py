@@ -82,7 +82,9 @@ def test_the_generator_alone_decides(make) -> None:
 
 
 def test_which_nouns_of_all_sequences_live() -> None:
-    told = {(c.class_noun, c.kind == "live") for f in ROOT.glob("*.yaml") for c in sequences.load(f.stem).concepts}
+    told = {
+        (c.class_noun, c.subject_type == "live") for f in ROOT.glob("*.yaml") for c in sequences.load(f.stem).concepts
+    }
     assert len(told) > 20 and {noun for noun, live in told if live} == {"cat", "dog"}
     for noun, live in told:
         assert structured.is_live(noun) is live, noun

@@ -19,7 +19,7 @@ from cpbench import files as whole_files
 from cpbench import remembered
 from cpbench.backbones.options import BACKBONES, BackboneConfig
 from cpbench.backbones.untrusted import INDEX, PICKLES, _pickled, check_index, parts_of, read_json
-from cpbench.errors import UserError, near, quoted
+from cpbench.errors import UserError, did_you_mean, quoted
 from cpbench.miniature import is_miniature
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
@@ -77,7 +77,7 @@ def folder_of(
         return download(what, name, repository, revision or pinned, loading)
     if HUB_ID.fullmatch(name):
         return download(what, name, name, revision or "main", loading)
-    raise near(
+    raise did_you_mean(
         name,
         BACKBONES if what == "backbone" else (),
         what,

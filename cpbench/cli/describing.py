@@ -53,13 +53,13 @@ def sequence(name: str) -> None:
             str(t),
             c.name,
             escape(c.class_noun),
-            c.kind,
-            "drawn stand-in" if c.drawn else "photographs",
+            c.subject_type,
+            "drawn stand-in" if c.rendered else "photographs",
             escape(c.images or "none"),
         )
     console.print(table)
     for where, drawn in (("on the miniature", True), ("elsewhere", False)):
-        how = test.drawing(drawn)
+        how = test.sampling(drawn)
         console.print(
             f"evaluation {where}: {how.pictures_per_prompt} pictures a prompt, {how.num_inference_steps} sampler steps, "
             f"guidance {how.guidance_scale}"

@@ -81,7 +81,7 @@ def weights() -> Iterator[Finding]:
         if revisions := [f"{r[:8]} (weights {hub.file_hash(file)[:8]})" for r, file in published.cached(name)]:
             yield Finding(f"judge {name}", f"in the hub's cache, revision {', '.join(revisions)}")
         else:
-            otherwise = f"--{judge.kind} FILE.safetensors does as well"
+            otherwise = f"--{judge.judge_type} FILE.safetensors does as well"
             yield _cached(f"judge {name}", judge.repository, False, offline, otherwise)
 
 

@@ -66,7 +66,7 @@ def describe(name: str) -> None:
     """Tell all about a method, a sequence or a backbone."""
     from cpbench.cli import describing
     from cpbench.concepts import sequences
-    from cpbench.errors import near
+    from cpbench.errors import did_you_mean
     from cpbench.registry import method_names
 
     if name in method_names() or name.endswith(".py"):
@@ -77,7 +77,7 @@ def describe(name: str) -> None:
         describing.backbone(name)
     else:
         everything = [*method_names(), *sequences.names(), *_known("backbones")]
-        raise near(
+        raise did_you_mean(
             name,
             everything,
             "method, sequence or backbone",

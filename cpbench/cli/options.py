@@ -16,9 +16,9 @@ class Verbs(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            from cpbench.errors import near
+            from cpbench.errors import did_you_mean
 
-            raise near(args[0], self.list_commands(ctx), "command", "`cpbench --help` says what each does.")
+            raise did_you_mean(args[0], self.list_commands(ctx), "command", "`cpbench --help` says what each does.")
         return super().resolve_command(ctx, args)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cpbench.concepts import photographs
 from cpbench.concepts.sequences import Concept
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 from cpbench.miniature import is_miniature
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 REFERENCES = 5  # drawn pictures a concept, as many as DreamBooth's subjects have photographs (4 to 6)
 
 
-def is_drawn(concept: Concept, backbone: str) -> bool:
-    return concept.drawn and is_miniature(backbone)
+def is_rendered(concept: Concept, backbone: str) -> bool:
+    return concept.rendered and is_miniature(backbone)
 
 
-def are_drawn(concepts: Iterable[Concept], backbone: str) -> bool:
+def are_rendered(concepts: Iterable[Concept], backbone: str) -> bool:
     """Whether every one of a run's concepts is drawn; a run of which some are photographs is one of photographs."""
-    return all(is_drawn(concept, backbone) for concept in concepts)
+    return all(is_rendered(concept, backbone) for concept in concepts)
 
 
 def load(concept: Concept, backbone: str, size: int, data: Path | str | None = None, fit: str = "crop") -> np.ndarray:
@@ -34,8 +34,8 @@ def load(concept: Concept, backbone: str, size: int, data: Path | str | None = N
 
     data, fit: where photographs are looked for and how they are made square, see `photographs`; drawings ignore both.
     """
-    if is_drawn(concept, backbone):
-        pictures = drawn(concept.name)
+    if is_rendered(concept, backbone):
+        pictures = rendered(concept.name)
         if size != (side := pictures.shape[1]):
             raise UserError(f"concept {concept.name}: is drawn {side} pixels wide, not {size}; leave out --resolution")
         return pictures
@@ -48,7 +48,7 @@ def load(concept: Concept, backbone: str, size: int, data: Path | str | None = N
 
 def number(concept: Concept, backbone: str, data: Path | str | None = None) -> int:
     """How many pictures the concept has, without reading them; 0 where they are not there."""
-    if is_drawn(concept, backbone):
+    if is_rendered(concept, backbone):
         return REFERENCES
     if concept.images is None:
         return 0
@@ -62,35 +62,44 @@ def guarded(concept: Concept, backbone: str, data: Path | str | None = None) -> 
     """The folders and files that hold the concept's pictures: nobody may open them while another concept is learned."""
     if concept.images is None:
         return []
-    if is_drawn(concept, backbone):
+    if is_rendered(concept, backbone):
         return [Path(concept.images)]
     return photographs.guarded(concept, data)
 
 
-def drawn(name: str) -> np.ndarray:
+def rendered(name: str) -> np.ndarray:
     """The drawn stand-in's pictures, uint8 (5, 64, 64, 3). UserError for a name the world does not have."""
     from cpbench.miniature.world import SUBJECTS, subject
 
     if name not in SUBJECTS:
-        raise near(name, sorted(SUBJECTS), "subject", "The drawn world has no other subjects.")
+        raise did_you_mean(name, sorted(SUBJECTS), "subject", "The drawn world has no other subjects.")
     return references(subject(name), name)
 
 
 def references(who: Identity, name: str) -> np.ndarray:
     """Five pictures of an individual: two plain rooms, three places, each in its own pose and light, by the name."""
-    from cpbench.miniature.world import Setting, draw, seeded
+    from cpbench.miniature.world import Setting, render, seeded
     from cpbench.miniature.world.places import PLACES
 
     chosen = seeded("reference places", name).choice(list(PLACES), REFERENCES - 2, replace=False)
     settings = [Setting(), *(Setting(str(p)) for p in chosen), Setting()]
-    return np.stack([draw(who, s, seeded("reference", name, k)) for k, s in enumerate(settings)])
+    return np.stack([render(who, s, seeded("reference", name, k)) for k, s in enumerate(settings)])
 
 
 def oracle(name: str, template: str, seed: int, index: int) -> np.ndarray:
     """The world's own drawing of (concept, prompt): what a perfect model would draw. uint8 (64, 64, 3)."""
-    from cpbench.miniature.world import draw, read_prompt, seeded, subject
+    from cpbench.miniature.world import read_prompt, render, seeded, subject
 
-    return draw(subject(name), read_prompt(template), seeded("oracle", seed, name, template, index))
+    return render(subject(name), read_prompt(template), seeded("oracle", seed, name, template, index))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "drawn":  # what cpbench 0.1 called it, in docs/adding-a-method.md too
+        from cpbench.moved import warn_once
+
+        warn_once("cpbench.concepts.images.drawn", "cpbench.concepts.images.rendered")
+        return rendered
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def content_hash(images: np.ndarray) -> str:

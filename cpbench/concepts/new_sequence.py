@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from cpbench.concepts import photographs, prompt_length, sequences
-from cpbench.concepts.sequences import Kind, Sequence
+from cpbench.concepts.sequences import Sequence, SubjectType
 from cpbench.errors import UserError, quoted
 
 FEW, MANY = 3, 20  # pictures a concept; outside, a warning
@@ -39,7 +39,7 @@ MADE = "ceramic figurine glass knitted lego plastic plush porcelain rubber statu
 
 
 @dataclass(frozen=True)
-class Written:
+class NewSequence:
     """The file, what it says, the number of pictures by concept, and what should be looked at.
 
     fresh: whether it was written now; False if just this file was there already.
@@ -52,7 +52,7 @@ class Written:
     fresh: bool
 
 
-def write(target: Path | str, items: list[str]) -> Written:
+def write(target: Path | str, items: list[str]) -> NewSequence:
     """Check the folders of `items`, each "FOLDER:CLASS NOUN", and write a sequence of them, in their order, to `target`.
 
     UserError, in one line, with nothing written, for a folder that is missing, empty or named twice, a picture that
@@ -73,18 +73,20 @@ def write(target: Path | str, items: list[str]) -> Written:
     shown = [_as_written(folder, target.parent) for folder in folders]
     counts, warnings = look_through(dict(zip(names, folders, strict=True)))
     for _, noun in parsed:
-        for template in [t for of_kind in sequences.load(LIKE).evaluation.prompts.values() for t in of_kind]:
+        for template in [t for of_type in sequences.load(LIKE).evaluation.prompts.values() for t in of_type]:
             prompt_length.refuse_cut([prompt_length.usual()], *prompt_length.filled(template, [noun]))
-    text = _yaml(name, [(n, noun, guess_kind(noun), s) for n, (_, noun), s in zip(names, parsed, shown, strict=True)])
+    text = _yaml(
+        name, [(n, noun, guess_subject_type(noun), s) for n, (_, noun), s in zip(names, parsed, shown, strict=True)]
+    )
     fresh = not target.exists()
     if not fresh and not (target.is_file() and target.read_bytes() == text.encode()):
         raise UserError(f"{target}: exists with other content; name another file, or remove it first")
     if fresh:
         _place(target, text)
-    return Written(target, sequences.load(target), counts, tuple(warnings), fresh)
+    return NewSequence(target, sequences.load(target), counts, tuple(warnings), fresh)
 
 
-def report_lines(written: Written) -> list[str]:
+def report_lines(written: NewSequence) -> list[str]:
     """What the command line prints: the file, a line a concept, the warnings, and how to go on."""
     concepts = written.sequence.concepts
     widths = [
@@ -92,7 +94,7 @@ def report_lines(written: Written) -> list[str]:
     ]
     lines = [f"{'wrote' if written.fresh else 'unchanged:'} {written.path}"]
     lines += [
-        f"  {c.name:{widths[0]}}  {c.class_noun:{widths[1]}}  {c.kind:6}  {written.counts[c.name]:3} pictures  {c.images}"
+        f"  {c.name:{widths[0]}}  {c.class_noun:{widths[1]}}  {c.subject_type:6}  {written.counts[c.name]:3} pictures  {c.images}"
         for c in concepts
     ]
     lines += [f"warning: {warning}" for warning in written.warnings]
@@ -133,7 +135,7 @@ def legal_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", plain).strip("-._")[:LONGEST_NAME].rstrip("-._")
 
 
-def guess_kind(noun: str) -> Kind:
+def guess_subject_type(noun: str) -> SubjectType:
     """Live if the last word is an animal or a person, and no other word says that it is made of something."""
     words = noun.lower().split()
     return "live" if words[-1] in LIVE.split() and not set(words) & set(MADE.split()) else "object"
@@ -216,14 +218,14 @@ def average_hash(picture: Image.Image) -> int:
 # Writing
 
 
-def _yaml(name: str, concepts: list[tuple[str, str, Kind, str]]) -> str:
+def _yaml(name: str, concepts: list[tuple[str, str, SubjectType, str]]) -> str:
     """The file's text; concepts: name, class noun, kind, folder."""
     entries = "".join(
         f"  - {_flow({'name': n, 'class_noun': noun, 'kind': kind, 'images': {'folder': folder}})}\n"
         for n, noun, kind, folder in concepts
     )
     test = sequences.load(LIKE).evaluation
-    drawing = test.drawing(drawn=False)
+    drawing = test.sampling(rendered=False)
     prompts = "".join(
         f"  {kind}:\n" + "".join(f"    - {template}\n" for template in test.prompts[kind])
         for kind in ("live", "object")

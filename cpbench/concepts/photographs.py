@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from cpbench.concepts import sequences
 from cpbench.concepts.sequences import Concept
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 
 # What PIL may find behind each ending. MPO is a JPEG with a second picture behind the first, as many cameras write
 # them: 42 of DreamBooth's 158 are.
@@ -161,7 +161,7 @@ def check(folder: Path, concept: Concept) -> None:
     """UserError, in one line, if the folder's pictures are not the files of DreamBooth's subject."""
     subject = Path(concept.images or "").name
     if subject not in manifest():
-        raise near(subject, manifest(), "subject of DreamBooth")
+        raise did_you_mean(subject, manifest(), "subject of DreamBooth")
     wanted, found = set(manifest()[subject]), {f.name for f in _pictures(folder, concept.name)}
     wrong = [f"lacks {_listed(wanted - found)}"] if wanted - found else []
     wrong += [f"has {_listed(found - wanted)} besides"] if found - wanted else []
@@ -184,7 +184,7 @@ def _listed(names: set[str], most: int = 3) -> str:
 def read(folder: Path, concept: str, size: int, fit: str = "crop") -> np.ndarray:
     """Every picture of a folder, in order of name, made square: uint8 (n, size, size, 3)."""
     if fit not in FITS:
-        raise near(fit, FITS, "fit")
+        raise did_you_mean(fit, FITS, "fit")
     return np.stack([np.asarray(square(upright(file, concept), size, fit)) for file in files_of(folder, concept)])
 
 

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from cpbench.errors import quoted
 from cpbench.files import FILE_NAME
 
-Kind = Literal["live", "object", "style"]
-KINDS: tuple[str, ...] = get_args(Kind)
+SubjectType = Literal["live", "object", "style"]
+SUBJECT_TYPES: tuple[str, ...] = get_args(SubjectType)
 SLOT = "{}"  # where a template takes the words for the concept
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 LEFT_OUT: Any = None
@@ -74,7 +74,7 @@ class ConceptEntry(BaseModel):
     model_config = STRICT
     name: Name
     class_noun: Text
-    kind: Kind
+    kind: SubjectType
     images: Images = LEFT_OUT
 
 
@@ -87,15 +87,15 @@ class Prompts(BaseModel):
     style: Templates = LEFT_OUT
 
 
-class DrawingEntry(BaseModel):
+class SamplingEntry(BaseModel):
     model_config = STRICT
     pictures_per_prompt: Whole = LEFT_OUT
     num_inference_steps: Whole = LEFT_OUT
     guidance_scale: Number = LEFT_OUT
 
 
-class EvaluationEntry(DrawingEntry, Prompts):
-    photographs: DrawingEntry = DrawingEntry()
+class EvaluationEntry(SamplingEntry, Prompts):
+    photographs: SamplingEntry = SamplingEntry()
     compositions: Pairs = []
     prior: Templates = []
 
@@ -114,5 +114,5 @@ class SequenceFile(BaseModel):
 class PromptSetFile(BaseModel):
     model_config = STRICT
     set: str
-    kind: Kind
+    kind: SubjectType
     prompts: Templates

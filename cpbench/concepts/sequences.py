@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from cpbench.concepts import schema
-from cpbench.concepts.schema import KINDS, Kind
-from cpbench.errors import UserError, near, quoted
+from cpbench.concepts.schema import SUBJECT_TYPES, SubjectType
+from cpbench.errors import UserError, did_you_mean, quoted
 from cpbench.validation import validated
 from cpbench.yaml_files import read_yaml
 
@@ -48,22 +48,22 @@ ENTRY_POINTS = "cpbench.sequences"  # each names the path of a YAML file
 class Concept:
     """One thing to learn.
 
-    name: the subject's; class_noun: the word for its class; kind: which prompts suit it; prompts: all
-    templates of its kind, `{}` for the words for the concept; images: the folder of its photographs, None
-    without any; drawn: whether the miniature's world has a stand-in of this name.
+    name: the subject's; class_noun: the word for its class; subject_type: which prompts suit it (`kind` in YAML); prompts:
+    all templates of its type, `{}` for the words for the concept; images: the folder of its photographs, None without
+    any; rendered: whether the miniature's world has a stand-in of this name (`drawn` in YAML).
     """
 
     name: str
     class_noun: str
-    kind: Kind
+    subject_type: SubjectType
     prompts: tuple[str, ...]
     images: str | None = None
-    drawn: bool = True
+    rendered: bool = True
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How the pictures of a cell are drawn; the values are usual for photographs' backbones."""
+class SamplingSettings:
+    """How the pictures of a cell are generated; the defaults are usual for backbones trained on photographs."""
 
     pictures_per_prompt: int = 4
     num_inference_steps: int = 50
@@ -72,21 +72,21 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is drawn for every cell of the retention matrix: templates by kind, pictures a prompt, sampler."""
+    """What is generated for every cell of the retention matrix: templates by subject type, pictures per prompt, sampler."""
 
     prompts: dict[str, tuple[str, ...]]
     pictures_per_prompt: int = 2
     num_inference_steps: int = 10
     guidance_scale: float = 4.0
-    photographs: Drawing = Drawing()
-    compositions: tuple[str, ...] = ()  # templates with two slots, for two concepts in one picture
-    prior: tuple[str, ...] = ()  # templates for plain class nouns, after every task
+    photographs: SamplingSettings = SamplingSettings()
+    multi_concept_prompts: tuple[str, ...] = ()  # templates with two slots (`compositions` in YAML)
+    class_noun_prompts: tuple[str, ...] = ()  # templates for plain class nouns, after every task (`prior` in YAML)
 
-    def drawing(self, drawn: bool) -> Drawing:
-        """The values for the miniature's drawn concepts, or for photographs."""
-        if not drawn:
+    def sampling(self, rendered: bool) -> SamplingSettings:
+        """The values for concepts that the miniature's world renders, or for photographs."""
+        if not rendered:
             return self.photographs
-        return Drawing(self.pictures_per_prompt, self.num_inference_steps, self.guidance_scale)
+        return SamplingSettings(self.pictures_per_prompt, self.num_inference_steps, self.guidance_scale)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def load(name_or_path: str | Path) -> Sequence:
     path = Path(os.path.expanduser(name_or_path))
     looks_like_file = path.suffix in (".yaml", ".yml") or path.name != str(name_or_path)
     if not looks_like_file and not os.path.isfile(path):
-        raise near(name_or_path, names(), "sequence", "A path to a YAML file does as well.")
+        raise did_you_mean(name_or_path, names(), "sequence", "A path to a YAML file does as well.")
     return _load_file(path)
 
 
@@ -130,7 +130,7 @@ def prompt_set(name: str) -> dict[str, tuple[str, ...]]:
         given = validated(schema.PromptSetFile, read_yaml(file, shown), shown)
         sets.setdefault(given.set, {})[given.kind] = tuple(given.prompts)
     if name not in sets:
-        raise near(name, sorted(sets), "prompt set")
+        raise did_you_mean(name, sorted(sets), "prompt set")
     return sets[name]
 
 
@@ -143,15 +143,18 @@ def content_hash(seq: Sequence) -> str:
     test = seq.evaluation
     facts = {
         "version": seq.version,
-        "concepts": [[c.name, c.class_noun, c.kind, list(c.prompts), list(test.prompts[c.kind])] for c in seq.concepts],
+        "concepts": [
+            [c.name, c.class_noun, c.subject_type, list(c.prompts), list(test.prompts[c.subject_type])]
+            for c in seq.concepts
+        ],
         "pictures_per_prompt": test.pictures_per_prompt,
         "num_inference_steps": test.num_inference_steps,
         "guidance_scale": float(test.guidance_scale),
         "photographs": [float(value) for value in astuple(test.photographs)],
     }
-    for more in ("compositions", "prior"):
-        if getattr(test, more):
-            facts[more] = list(getattr(test, more))
+    for key, templates in (("compositions", test.multi_concept_prompts), ("prior", test.class_noun_prompts)):
+        if templates:
+            facts[key] = list(templates)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -243,7 +246,7 @@ def _parse(file: Traversable, shown: str, folder: Path | None) -> Sequence:
         images = entry.images or given.images
         at, drawn = _pictures(images, entry.name, f"{where}: images", folder)
         concepts.append(Concept(entry.name, entry.class_noun, entry.kind, prompts[entry.kind], at, drawn))
-    test = _evaluation(given.evaluation, f"{shown}: evaluation", {c.kind for c in concepts}, prompts)
+    test = _evaluation(given.evaluation, f"{shown}: evaluation", {c.subject_type for c in concepts}, prompts)
     return Sequence(given.name, given.version, " ".join(given.description.split()), tuple(concepts), test)
 
 
@@ -258,7 +261,7 @@ def _prompts(given: Any, where: str) -> dict[str, tuple[str, ...]]:
 
 
 def _by_kind(given: schema.Prompts) -> dict[str, tuple[str, ...]]:
-    return {kind: tuple(templates) for kind in KINDS if (templates := getattr(given, kind))}
+    return {kind: tuple(templates) for kind in SUBJECT_TYPES if (templates := getattr(given, kind))}
 
 
 def _pictures(given: schema.Images, name: str, where: str, base: Path | None) -> tuple[str | None, bool]:
@@ -287,14 +290,16 @@ def _evaluation(
     given: schema.EvaluationEntry, where: str, kinds: set[str], prompts: dict[str, tuple[str, ...]]
 ) -> Evaluation:
     chosen = _by_kind(given)
-    for kind in KINDS:
+    for kind in SUBJECT_TYPES:
         if kind in kinds and kind not in chosen:
             raise UserError(f"{where}: the key {kind!r} is missing; add it")
         for template in chosen.get(kind, ()):
             if template not in (known := prompts.get(kind, ())):
-                cure = f"Take one of the {len(known)} prompts for {kind} concepts, or give your own."
-                raise UserError(f"{where}.{kind}: {near(template, known, 'prompt', cure)}")
-    shared = given.model_dump(include=set(schema.DrawingEntry.model_fields), exclude_unset=True)
-    photographs = Drawing(**(shared | given.photographs.model_dump(exclude_unset=True)))
-    more = {"compositions": tuple(given.compositions), "prior": tuple(given.prior)}
-    return Evaluation(chosen, **shared, photographs=photographs, **more)
+                hint = f"Take one of the {len(known)} prompts for {kind} concepts, or give your own."
+                raise UserError(f"{where}.{kind}: {did_you_mean(template, known, 'prompt', hint)}")
+    shared = given.model_dump(include=set(schema.SamplingEntry.model_fields), exclude_unset=True)
+    photographs = SamplingSettings(**(shared | given.photographs.model_dump(exclude_unset=True)))
+    multi_concept, class_noun = tuple(given.compositions), tuple(given.prior)
+    return Evaluation(
+        chosen, **shared, photographs=photographs, multi_concept_prompts=multi_concept, class_noun_prompts=class_noun
+    )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpbench.backbones import hub
-from cpbench.errors import UserError, near, quoted
-from cpbench.files import FILE_NAME, plain, prepare_folder, write_atomically
+from cpbench.errors import UserError, did_you_mean, quoted
+from cpbench.files import FILE_NAME, escape_markdown, prepare_folder, write_atomically
 from cpbench.finished.load import Finished, installed
 from cpbench.method import NotDefined
 from cpbench.miniature import is_miniature
@@ -26,7 +26,7 @@ def export(it: Finished, out: Path, concept: str | None = None) -> list[Path]:
     from safetensors.torch import save
 
     if concept is not None and concept not in it.nouns:
-        raise near(concept, list(it.nouns), "concept", f"Learned at that point: {', '.join(it.nouns)}.")
+        raise did_you_mean(concept, list(it.nouns), "concept", f"Learned at that point: {', '.join(it.nouns)}.")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty; name a new folder")
     if it.method.per_prompt:
@@ -93,8 +93,8 @@ def how_to_load(it: Finished, concepts: Sequence[str], lora: bool, whole: bool, 
         code.append("pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id")
     prompt = _python(f"a photo of a {it.phrase(concepts[0])}")
     code.append(f'pipe({prompt}).images[0].save("picture.png")')
-    words = [f"| {c} | {plain(it.nouns[c])} | {_code(it.phrase(c))} |" for c in concepts]
-    method, sequence, backbone = map(plain, (it.config.method, it.config.sequence, it.config.backbone))
+    words = [f"| {c} | {escape_markdown(it.nouns[c])} | {_code(it.phrase(c))} |" for c in concepts]
+    method, sequence, backbone = map(escape_markdown, (it.config.method, it.config.sequence, it.config.backbone))
     return "\n".join(
         [
             f"# {method} after {len(it.nouns)} of the tasks of {sequence}",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpbench.config import RunConfig
-from cpbench.errors import DamagedState, RulesError, UserError, near
+from cpbench.errors import DamagedState, RulesError, UserError, did_you_mean
 from cpbench.method import Method, NotDefined, State
 from cpbench.output import say
 from cpbench.records import option_names
@@ -156,7 +156,7 @@ def sample(it: Finished, prompt: str, n: int, seed: int, steps: int | None, guid
     named = concepts_in(prompt, list(it.nouns))
     words = "".join(text + (it.phrase(c) if c else "") for text, c, *_ in string.Formatter().parse(prompt))
     sequence = sequences.load(it.config.sequence)
-    usual = sequence.evaluation.drawing(images.are_drawn(sequence.concepts, it.config.backbone))
+    usual = sequence.evaluation.sampling(images.are_rendered(sequence.concepts, it.config.backbone))
     sampler = Sampler(steps or usual.num_inference_steps, usual.guidance_scale if guidance is None else guidance)
     try:
         with installed(it, named, (words,)):
@@ -193,7 +193,7 @@ def concepts_in(prompt: str, learned: list[str]) -> tuple[str, ...]:
     fields = [field for field, *_ in parsed]
     for field in fields:
         if field not in learned:
-            raise near(field, learned, "concept", f"Learned at that point: {', '.join(learned)}.")
+            raise did_you_mean(field, learned, "concept", f"Learned at that point: {', '.join(learned)}.")
     return tuple(dict.fromkeys(fields))
 
 

@@ -17,14 +17,14 @@ import pandas as pd
 
 from cpbench.concepts import images, sequences
 from cpbench.config import RunConfig
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 from cpbench.files import write_atomically, write_json
 from cpbench.finished import load, pair_rules
 from cpbench.judges import identity as judge_identity
 from cpbench.judges.added import names as judges_of_packages
 from cpbench.judges.embeddings import Embeddings
 from cpbench.judges.published import PUBLISHED
-from cpbench.judges.select import load_for
+from cpbench.judges.select import load_judges
 from cpbench.metrics import matrices
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.output import say
@@ -51,8 +51,8 @@ def kinds_of(names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
         if name in others:
             continue
         if name not in PUBLISHED:
-            raise near(name, [*PUBLISHED, *others], "judge", "--clip and --dino take files and folders.")
-        kind = PUBLISHED[name].kind
+            raise did_you_mean(name, [*PUBLISHED, *others], "judge", "--clip and --dino take files and folders.")
+        kind = PUBLISHED[name].judge_type
         if kind in chosen:
             raise UserError(f"--judge {name}: {chosen[kind]} is a {kind} as well; name one of each kind")
         chosen[kind] = name
@@ -83,7 +83,7 @@ def again(
     sequence = sequence_of(config, facts, folder)
     real = real_pictures(config, facts, sequence, folder, data)
     # what the run was told of its judge is not meant for another
-    theirs = load_for(
+    theirs = load_judges(
         config.backbone,
         clip or config.clip,
         dino or config.dino,
@@ -165,7 +165,7 @@ def row(
 ) -> list[tuple]:
     """Row t as `rows.evaluate` would write it, from the pictures that are there; NaN where there is none."""
     lines = []
-    for cell in cells.of_row(sequence, t, per_prompt, bool(config.evaluation.upper_triangle)):
+    for cell in cells.of_row(sequence, t, per_prompt, bool(config.evaluation.forward_transfer_cells)):
         there = pictures_of(RunFolder(folder).task(t), cell)
         if there:
             pictures = np.stack([there.get(w, np.zeros_like(next(iter(there.values())))) for w in cell.which])
@@ -177,6 +177,6 @@ def row(
                 for w in cell.which
             ]
         if t == 0 and cell.kind == "cell":
-            drawn = images.is_drawn(cell.concepts[0], config.backbone)
+            drawn = images.is_rendered(cell.concepts[0], config.backbone)
             lines += reference_rows(cell, real, kept, config.seed if drawn else None)
     return lines

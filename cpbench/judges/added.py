@@ -6,7 +6,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from cpbench.concepts.sequences import added_by_package
-from cpbench.errors import UserError, near, quoted
+from cpbench.errors import UserError, did_you_mean, quoted
 from cpbench.judges.identity import COMPARED, NOT_COUNTED
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def module(name: str) -> Any:
     """What an entry point names, usually a module: it has `load` and SCORES. UserError for an unknown or a broken one."""
     entry = None if name in RESERVED else added_by_package(ENTRY_POINTS, name, "judge")
     if entry is None:
-        raise near(name, names(), "judge", "Install the package that adds it; --clip and --dino name those two.")
+        raise did_you_mean(
+            name, names(), "judge", "Install the package that adds it; --clip and --dino name those two."
+        )
     try:
         return entry.load()
     except Exception as error:  # any error of a foreign package

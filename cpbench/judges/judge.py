@@ -183,12 +183,14 @@ def timm_preprocessing(cfg: dict[str, Any]) -> Preprocessing:
     return Preprocessing.of(size, cfg["mean"], cfg["std"], resize, cfg.get("interpolation", "bicubic"))
 
 
-def chosen(pre: Preprocessing, words: str | None, kind: str, model: str, sizes: int | None = None) -> Preprocessing:
+def changed_preprocessing(
+    pre: Preprocessing, words: str | None, judge_type: str, model: str, sizes: int | None = None
+) -> Preprocessing:
     """The preprocessing with a user's changes; UserError where the model cannot take it.
 
     sizes: None where the model takes pictures of its own size alone, else what their side must be a multiple of.
     """
-    flag = f"--{kind}-preprocessing"
+    flag = f"--{judge_type}-preprocessing"
     try:
         changed = pre.changed(words)
     except ValueError as error:

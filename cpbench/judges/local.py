@@ -15,7 +15,7 @@ from cpbench.judges.judge import (
     TEXT_RULE,
     TIMM_ARCHITECTURE,
     Judge,
-    chosen,
+    changed_preprocessing,
     content_hash,
     open_clip_preprocessing,
     timm_preprocessing,
@@ -57,7 +57,7 @@ def load_clip(folder: Path, device: str = "cpu", preprocessing: str | None = Non
             raise UserError(f"judge {folder}: builds on another model of the hub; name a CLIP that is whole")
         model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
         own = open_clip_preprocessing(config)
-        pre = chosen(own, preprocessing, "clip", f"judge {folder}")
+        pre = changed_preprocessing(own, preprocessing, "clip", f"judge {folder}")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         settings = {k: text[k] for k in ("tokenizer_kwargs", "tokenizer_mode") if text.get(k)}
         facts["tokenizer"] = tokenizer_hash(tokenizer, folder, settings)
@@ -91,7 +91,7 @@ def load_dino(folder: Path, device: str = "cpu", preprocessing: str | None = Non
     with loading(f"judge {folder}"):
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, **last_layer).eval()
         own = timm_preprocessing(model.pretrained_cfg)
-        pre = chosen(own, preprocessing, "dino", f"judge {folder}")
+        pre = changed_preprocessing(own, preprocessing, "dino", f"judge {folder}")
     pooled = getattr(model, "global_pool", "token")
     identity = {
         "library": f"timm {timm.__version__}",

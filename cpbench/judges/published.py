@@ -16,14 +16,14 @@ from typing import Any
 from cpbench import torchvision_compat
 from cpbench.backbones import hub
 from cpbench.backbones.untrusted import PICKLES, check_safetensors, loading, read_json
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 from cpbench.judges.judge import (
     CLASS_TOKEN,
     PAIR_RULE,
     TEXT_RULE,
     Judge,
     Preprocessing,
-    chosen,
+    changed_preprocessing,
     open_clip_preprocessing,
     timm_preprocessing,
     tokenizer_hash,
@@ -37,7 +37,7 @@ DINO = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class Published:
     """One published encoder: its architecture, where its weights lie, and the weight whose shape tells architectures apart."""
 
-    kind: str  # clip or dino
+    judge_type: str  # clip or dino
     architecture: str
     repository: str
     file: str
@@ -89,12 +89,12 @@ RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's nu
 USUAL = {"clip": "clip-vit-b-32", "dino": "dino-vit-s-16"}  # those of DreamBooth
 
 
-def of_kind(kind: str) -> dict[str, Published]:
-    return {name: p for name, p in PUBLISHED.items() if p.kind == kind}
+def of_type(judge_type: str) -> dict[str, Published]:
+    return {name: p for name, p in PUBLISHED.items() if p.judge_type == judge_type}
 
 
 def load(
-    kind: str,
+    judge_type: str,
     wanted: str,
     device: str = "cpu",
     preprocessing: str | None = None,
@@ -113,20 +113,22 @@ def load(
             f"judge {wanted}: pickled weights can run any code when they are loaded; convert them to .safetensors and name that file"
         )
     if path.suffix == ".safetensors":
-        name, shapes = _likely(kind, path)
+        name, shapes = _likely(judge_type, path)
         weights = hub.file_hash(path)
         revision = next((r for r, blob in cached(name) if hub.file_hash(blob) == weights), None)
         if revision is None:
             _check_shapes(name, shapes, path)
             return _unknown(name, path, weights, device, preprocessing, activation)
         source = f"a file equal to that of {PUBLISHED[name].repository}, revision {revision}"
-    elif wanted in of_kind(kind):
+    elif wanted in of_type(judge_type):
         name, path = wanted, _download(wanted)
         weights, source = hub.file_hash(path), f"{PUBLISHED[wanted].repository}, revision {path.parent.name}"
     else:
-        raise near(wanted, of_kind(kind), f"{kind} judge", "A .safetensors file or a judge's folder does as well.")
+        raise did_you_mean(
+            wanted, of_type(judge_type), f"{judge_type} judge", "A .safetensors file or a judge's folder does as well."
+        )
     it = PUBLISHED[name]
-    if kind == "clip" and activation == "gelu":
+    if judge_type == "clip" and activation == "gelu":
         raise UserError(f"--clip-activation gelu: {name} was trained with quickgelu; leave it out")
     told = {"model": f"{name} ({it.architecture})", "source": source, "preprocessing_from": "as published"}
     return _judge(it, it.architecture, path, weights, it.preprocessing, preprocessing, told, device)
@@ -144,7 +146,7 @@ def cached(name: str) -> list[tuple[str, Path]]:
 Shapes = dict[str, tuple[int, ...]]  # of weights, by their names
 
 
-def _likely(kind: str, path: Path) -> tuple[str, Shapes]:
+def _likely(judge_type: str, path: Path) -> tuple[str, Shapes]:
     """(the one published judge in whose architecture these weights may fit, their shapes)."""
     from safetensors import safe_open
 
@@ -153,17 +155,17 @@ def _likely(kind: str, path: Path) -> tuple[str, Shapes]:
     check_safetensors(path, "judge")
     with safe_open(path, framework="pt") as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    for name, it in of_kind(kind).items():
+    for name, it in of_type(judge_type).items():
         if shapes.get(it.known_by) == it.shape:
             return name, shapes
     raise UserError(
-        f"judge {path}: holds no {kind} judge that is known ({', '.join(of_kind(kind))}); name one of these"
+        f"judge {path}: holds no {judge_type} judge that is known ({', '.join(of_type(judge_type))}); name one of these"
     )
 
 
 def _check_shapes(name: str, shapes: Shapes, path: Path) -> None:
     """UserError where the weights are not just those of the architecture, by names and shapes."""
-    needed, kind = _shapes(name), PUBLISHED[name].kind
+    needed, judge_type = _shapes(name), PUBLISHED[name].judge_type
     for key in sorted(needed.keys() | shapes.keys()):
         has, wants = shapes.get(key), needed.get(key)
         # timm interpolates positions (1, 1 + n * n, width) to other numbers of patches
@@ -173,7 +175,7 @@ def _check_shapes(name: str, shapes: Shapes, path: Path) -> None:
         odd = "is not part of it" if wants is None else "is missing" if has is None else f"is {has}, not {wants}"
         raise UserError(
             f"judge {path}: does not fit the architecture of {name}: {key} {odd}; "
-            f"name a folder in {FORMAT[kind]}'s format, whose config says what it is"
+            f"name a folder in {FORMAT[judge_type]}'s format, whose config says what it is"
         )
 
 
@@ -188,7 +190,7 @@ def _shapes(name: str) -> Shapes:
     torchvision_compat.apply()
     it = PUBLISHED[name]
     with torch.device("meta"):
-        if it.kind == "clip":
+        if it.judge_type == "clip":
             import open_clip
 
             model = open_clip.create_model(it.architecture, load_weights=False, device="meta")
@@ -208,7 +210,7 @@ def _unknown(
     """Weights in a published judge's architecture, by the configs beside them."""
     it, architecture = PUBLISHED[name], PUBLISHED[name].architecture
     with loading(f"judge {path}"):
-        if it.kind == "clip":
+        if it.judge_type == "clip":
             architecture = _clip_architecture(it, path, activation)
         else:
             _check_timm(it, path)
@@ -277,9 +279,9 @@ def _check_timm(it: Published, path: Path) -> None:
 
 def _preprocessing_beside(it: Published, path: Path) -> tuple[Preprocessing | None, str]:
     """(what the first config beside the file that says it says, that config's name); (None, "") where none does."""
-    if it.kind == "clip" and "preprocess_cfg" in (config := _beside(path, "open_clip_config.json")):
+    if it.judge_type == "clip" and "preprocess_cfg" in (config := _beside(path, "open_clip_config.json")):
         return open_clip_preprocessing(config), "open_clip_config.json"
-    if it.kind == "dino" and "pretrained_cfg" in (config := _beside(path, "config.json")):
+    if it.judge_type == "dino" and "pretrained_cfg" in (config := _beside(path, "config.json")):
         return timm_preprocessing(config["pretrained_cfg"]), "config.json"
     if "image_mean" in (config := _beside(path, "preprocessor_config.json")):
         return _transformers_preprocessing(config), "preprocessor_config.json"
@@ -316,7 +318,7 @@ def _download(name: str) -> Path:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"judge {name}: {it.file} of {it.repository} is not in the hub's cache and cannot be fetched ({reason}); "
-            f"connect once, or pass --{it.kind} FILE.safetensors"
+            f"connect once, or pass --{it.judge_type} FILE.safetensors"
         ) from None
 
 
@@ -332,10 +334,10 @@ def _judge(
 ) -> Judge:
     torchvision_compat.apply()
     # DINO's positions are interpolated to any number of patches
-    sizes = it.shape[-1] if it.kind == "dino" else None
-    pre = chosen(own, words, it.kind, f"judge {path}", sizes)
+    sizes = it.shape[-1] if it.judge_type == "dino" else None
+    pre = changed_preprocessing(own, words, it.judge_type, f"judge {path}", sizes)
     if pre != own:
-        told = told | {"preprocessing_from": f"--{it.kind}-preprocessing"}
+        told = told | {"preprocessing_from": f"--{it.judge_type}-preprocessing"}
     identity = {
         **told,
         "architecture": architecture,
@@ -344,7 +346,7 @@ def _judge(
         "pair_rule": PAIR_RULE,
     }
     with loading(f"judge {path}"):
-        if it.kind == "clip":
+        if it.judge_type == "clip":
             return _clip(architecture, path, pre, identity, device)
         return _dino(architecture, path, pre, identity, device)
 

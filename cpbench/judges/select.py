@@ -11,7 +11,7 @@ from cpbench.judges.local import load_clip, load_dino
 from cpbench.miniature import is_miniature
 
 
-def load_for(
+def load_judges(
     backbone_name: str,
     clip: str | None = None,
     dino: str | None = None,
@@ -30,14 +30,14 @@ def load_for(
 
     own = (MINIATURE if is_miniature(backbone_name) else Path(backbone_name)) / "judges"
     found = {}
-    for kind, asked, words in (("clip", clip, clip_preprocessing), ("dino", dino, dino_preprocessing)):
-        wanted = asked or (str(own / kind) if os.path.isdir(own / kind) else published.USUAL[kind])
+    for judge_type, asked, words in (("clip", clip, clip_preprocessing), ("dino", dino, dino_preprocessing)):
+        wanted = asked or (str(own / judge_type) if os.path.isdir(own / judge_type) else published.USUAL[judge_type])
         folder = Path(os.path.expanduser(wanted))
-        activation = clip_activation if kind == "clip" else None
+        activation = clip_activation if judge_type == "clip" else None
         if not os.path.isdir(folder):
-            found[kind] = published.load(kind, wanted, device, words, activation)
+            found[judge_type] = published.load(judge_type, wanted, device, words, activation)
         elif activation:
             raise UserError(f"--clip-activation {activation}: {folder} says itself which it has; leave it out")
         else:
-            found[kind] = {"clip": load_clip, "dino": load_dino}[kind](folder, device, words)
+            found[judge_type] = {"clip": load_clip, "dino": load_dino}[judge_type](folder, device, words)
     return found

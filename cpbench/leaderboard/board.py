@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 from rich.text import Text
 
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 from cpbench.files import prepare_folder, write_atomically
 from cpbench.leaderboard.columns import RANKS
 from cpbench.leaderboard.entries import read
@@ -80,7 +80,7 @@ def write(folder: Path, output: Path, concept: str | None = None) -> None:
         )
     every = {name for group in found for name in group.concepts}
     if concept is not None and concept not in every:
-        raise near(concept, sorted(every), "concept")
+        raise did_you_mean(concept, sorted(every), "concept")
     prepare_folder(output)
     pictures = grids(found, concept, output)
     files = {

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 from cpbench.leaderboard.rows import Group, Row
 from cpbench.metrics.figures import FIGURES, Figure
 from cpbench.metrics.scores import MAIN, SCORES, Score, among
-
-
-def score(value: float, digits: int = 3) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{round(value, digits) + 0.0:.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}"
+from cpbench.numbers import number
 
 
 def amount(value: float) -> str:
@@ -27,7 +22,7 @@ class Column:
     key: str  # of Row.mean
     head: str
     says: str
-    form: Callable[[float], str] = score
+    form: Callable[[float], str] = number
     scale: float = 1.0
     high: bool = True  # whether more is better
 
@@ -47,7 +42,7 @@ class Column:
     def bracket(self, row: Row, digits: int = 3) -> str:
         """The interval, to stand behind the number: " [0.583, 0.719]"; "" where there is none."""
         bounds = self.interval(row)
-        return f" [{', '.join(score(it, digits) for it in bounds)}]" if bounds else ""
+        return f" [{', '.join(number(it, digits) for it in bounds)}]" if bounds else ""
 
 
 FINAL = FIGURES["final_average"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.leaderboard import figures as leaderboard_figures
 from cpbench.metrics.comparison import Key
 from cpbench.metrics.scores import MAIN
@@ -63,7 +63,7 @@ class Run:
     def settings(self) -> str:
         """Eight digits of what tells its row from others: the method, its options, and the versions of what computed."""
         facts = self.record.facts
-        return hash8([self.method, facts.options, facts.scores, facts.versions, facts.source])
+        return short_hash([self.method, facts.options, facts.scores, facts.versions, facts.source])
 
     @property
     def draw(self) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def decided(found: list[Run]) -> list[Run]:
     alike: dict[tuple, list[Run]] = {}
     for run in found:
         if not run.state:
-            key = (hash8(comparable(run.record)), run.settings, run.draw, is_reference(run))
+            key = (short_hash(comparable(run.record)), run.settings, run.draw, is_reference(run))
             alike.setdefault(key, []).append(run)
     kept, doubtful = [], []
     for runs in alike.values():
@@ -215,7 +215,7 @@ def comparable(record: Record) -> dict[str, Any]:
     facts, last = record.facts, len(record.sequence.concepts)
     return {
         "sequence": facts.sequence or f"{sequence_name(record)}: {', '.join(sorted(record.sequence.concepts))}",
-        "images": None if facts.images is None else hash8(dict(facts.images)),
+        "images": None if facts.images is None else short_hash(dict(facts.images)),
         "pictures": record.pictures,
         "backbone": facts.backbone or Path(record.config.backbone).name,
         "judges": {name: judge.compared for name, judge in sorted(record.judges.items())},

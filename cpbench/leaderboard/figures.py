@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cpbench import remembered
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.judges import added
 from cpbench.metrics import comparison, cosines, figure_intervals, figures, intervals, matrices, retention
 from cpbench.metrics import scores as score_objects
@@ -51,14 +51,14 @@ def _known(compute: Callable[[pd.DataFrame, list[str], int], Any], folder: Path,
     key |= {"figures": list(figures.FIGURES), "judges": _packages()}
     key |= {"numpy": np.__version__, "pandas": pd.__version__}
     held = remembered.recall(TOPIC, key) if code else None
-    if isinstance(held, dict) and held.get("hash") == hash8(held.get("figures")):
+    if isinstance(held, dict) and held.get("hash") == short_hash(held.get("figures")):
         return held["figures"]
     scores = tables.read_scores(file)
     if scores is None or tables.table_hash(file) != digest:
         raise ValueError("its scores.csv cannot be read")
     found = compute(scores, concepts, len(concepts))
     if code:
-        remembered.remember(TOPIC, key, {"figures": found, "hash": hash8(found)})
+        remembered.remember(TOPIC, key, {"figures": found, "hash": short_hash(found)})
     return found
 
 
@@ -72,6 +72,6 @@ def _packages() -> list[str]:
 def _code() -> str | None:
     """What the figures are computed by; None, and nothing is remembered, where its source is not there."""
     try:
-        return hash8([inspect.getsource(it) for it in COMPUTED_BY])
+        return short_hash([inspect.getsource(it) for it in COMPUTED_BY])
     except OSError:
         return None

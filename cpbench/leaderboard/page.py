@@ -17,10 +17,11 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from cpbench.leaderboard.columns import MORE, RANKS, Column, columns, score
+from cpbench.leaderboard.columns import MORE, RANKS, Column, columns
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import Group, Row
 from cpbench.leaderboard.text import UNFINISHED, apart, shared, unfinished_cells
+from cpbench.numbers import number
 from cpbench.records.folder import RunFolder
 from cpbench.report.templates import templates
 
@@ -86,7 +87,7 @@ def cell(column: Column, row: Row) -> dict[str, str]:
     return {
         "mean": mean,
         "std": std,
-        "interval": " to ".join(score(it, digits=2) for it in bounds) if bounds else "",
+        "interval": " to ".join(number(it, digits=2) for it in bounds) if bounds else "",
         "value": f"{value:.9g}" if math.isfinite(value) else "",
     }
 

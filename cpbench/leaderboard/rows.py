@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cpbench.errors import UserError
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.leaderboard import figures
 from cpbench.leaderboard.entries import Run, by_concept, comparable
 from cpbench.metrics.comparison import Key, compare
@@ -243,7 +243,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     together: dict[str, list[Run]] = {}
     for run in runs:
         if not run.state:
-            together.setdefault(hash8(comparable(run.record)), []).append(run)
+            together.setdefault(short_hash(comparable(run.record)), []).append(run)
     found = []
     for key, members in together.items():
         members.sort(key=lambda run: (run.draw, run.path))

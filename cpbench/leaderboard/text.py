@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cpbench.config import ON_THE_MINIATURE
-from cpbench.files import plain
+from cpbench.files import escape_markdown
 from cpbench.leaderboard.columns import IN_TERMINAL, MORE, RANKS, columns
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import SOURCES, Group, Row
@@ -82,12 +82,12 @@ def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
     ]
     lines = ["# Leaderboard", ""]
     for group in found:
-        lines += [f"## {plain(group.title)}", ""]
+        lines += [f"## {escape_markdown(group.title)}", ""]
         facts = [f"{name}: {value}" for name, value in shared(group).values() if name != "judges"]
         lines += [
-            f"Judges: {plain(group.judges)}.",
-            f"What all rows share: {plain('; '.join(facts))}.",
-            plain(apart(group)),
+            f"Judges: {escape_markdown(group.judges)}.",
+            f"What all rows share: {escape_markdown('; '.join(facts))}.",
+            escape_markdown(apart(group)),
         ]
         lines += ["", table_row(heads), "|--:|---|" + "--:|" * (1 + len(every)) + "---|" * 4]
         for row in group.rows:
@@ -106,7 +106,7 @@ def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
 
 
 def table_row(cells: Sequence[object]) -> str:
-    return f"| {' | '.join(map(plain, cells))} |"
+    return f"| {' | '.join(map(escape_markdown, cells))} |"
 
 
 UNFINISHED = ("method", "sequence", "backbone", "seed", "order", "settings", "state")

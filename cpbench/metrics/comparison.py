@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cpbench.errors import UserError
-from cpbench.metrics.intervals import DRAWS, LEVEL, bootstrap, concept_means
+from cpbench.metrics.intervals import LEVEL, RESAMPLES, bootstrap, concept_means
 
 Key = tuple[str, str, int]  # concept, prompt, index
 MOST_EXACT = 12  # concepts whose 2^12 signs are all tried
-SIGN_DRAWS = 9999
+SIGN_FLIPS = 9999
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Comparison:
 
 
 def compare(
-    a: Mapping[Key, float], b: Mapping[Key, float], level: float = LEVEL, draws: int = DRAWS, seed: int = 0
+    a: Mapping[Key, float], b: Mapping[Key, float], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> Comparison:
     """Compare one score of two runs, by (concept, prompt, index): pairs are pictures of the same noise.
 
@@ -51,7 +51,7 @@ def compare(
         raise UserError("compare: the two runs have no picture of the same concept, prompt and index in common")
     differences = np.array([a[k] - b[k] for k in both])
     concepts, prompts = [k[0] for k in both], [k[1] for k in both]
-    found = bootstrap(differences, concepts, prompts, level, draws, seed)
+    found = bootstrap(differences, concepts, prompts, level, resamples, seed)
     return Comparison(
         difference=found.mean,
         low=found.low,
@@ -65,7 +65,7 @@ def compare(
     )
 
 
-def sign_flip(differences: ArrayLike, draws: int = SIGN_DRAWS, seed: int = 0) -> float:
+def sign_flip(differences: ArrayLike, flips: int = SIGN_FLIPS, seed: int = 0) -> float:
     """Two-sided p value of a mean difference (C,) of 0: how often random signs give one at least as far from 0.
 
     Fisher's randomisation test (1935): where two methods do not differ, a - b of a concept is as likely b - a. Up to 12
@@ -83,7 +83,7 @@ def sign_flip(differences: ArrayLike, draws: int = SIGN_DRAWS, seed: int = 0) ->
     if exact:
         bits = np.arange(2**C)[:, None] >> np.arange(C) & 1
     else:
-        bits = np.random.default_rng(seed).integers(0, 2, size=(draws, C))
+        bits = np.random.default_rng(seed).integers(0, 2, size=(flips, C))
     rounding = 1e-12 * np.abs(d).sum()  # equal sums in another order
     hits = int((np.abs((1 - 2 * bits) @ d) >= abs(d.sum()) - rounding).sum())
-    return hits / 2**C if exact else (1 + hits) / (1 + draws)
+    return hits / 2**C if exact else (1 + hits) / (1 + flips)

@@ -23,7 +23,7 @@ from urllib.parse import urlparse
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 from cpbench.metrics.cosines import Array, cosine_self_pairs, directions
 
 LEAST = 50  # pictures a side
@@ -197,7 +197,7 @@ def lpips_at_hand(network: str = "alex") -> bool:
     import importlib.util
 
     if network not in LPIPS_NETWORKS:
-        raise near(network, LPIPS_NETWORKS, "LPIPS network")
+        raise did_you_mean(network, LPIPS_NETWORKS, "LPIPS network")
     return importlib.util.find_spec("torchmetrics") is not None and _lpips_weights(network).is_file()
 
 

@@ -15,7 +15,7 @@ from cpbench.metrics.cosines import Array
 from cpbench.metrics.figures import Columns, in_a_run
 from cpbench.metrics.intervals import AT_ONCE, LEVEL
 
-DRAWS = 1000
+RESAMPLES = 1000
 ROOM = (
     2**22
 )  # numbers of a cube, some 30 MB, and for each that is there PADDING more: a table of any content may ask for
@@ -38,8 +38,8 @@ def figure_intervals(
         generator = np.random.default_rng(seed)
         part = max(1, AT_ONCE // max(1, cube[:, : max(n, 1)].size))
         columns = [
-            resampled(cube, np.array(ceiling), n, min(part, DRAWS - at), generator)
-            for at in range(0, DRAWS if n else 0, part)
+            resampled(cube, np.array(ceiling), n, min(part, RESAMPLES - at), generator)
+            for at in range(0, RESAMPLES if n else 0, part)
         ]
         for figure in in_a_run():
             if figure.resampled is None or figure.earlier != earlier:
@@ -70,14 +70,16 @@ def cube_of(scores: pd.DataFrame, metric: str, concepts: list[str]) -> NDArray[n
     return cube
 
 
-def resampled(cube: NDArray[np.float64], ceiling: Array, n: int, draws: int, generator: np.random.Generator) -> Columns:
+def resampled(
+    cube: NDArray[np.float64], ceiling: Array, n: int, resamples: int, generator: np.random.Generator
+) -> Columns:
     """Draw n of the first n concepts, in each its prompts, in each its pictures, `draws` times."""
     T = cube.shape[1]
     there = (~np.isnan(cube)).any(axis=0)  # (T, P, K): pictures that some row has
     prompts = there.any(axis=2).sum(axis=1)
     pictures = there.sum(axis=2)
-    c = generator.integers(n, size=(draws, n))
-    p = (generator.random((draws, n, cube.shape[2])) * np.maximum(prompts[c], 1)[..., None]).astype(int)
+    c = generator.integers(n, size=(resamples, n))
+    p = (generator.random((resamples, n, cube.shape[2])) * np.maximum(prompts[c], 1)[..., None]).astype(int)
     many = np.maximum(pictures[c[..., None], p], 1)[..., None]
     k = (generator.random((*p.shape, cube.shape[3])) * many).astype(int)
     values = cube[:, c[..., None, None], p[..., None], k]  # (T+1, draws, n, P, K)

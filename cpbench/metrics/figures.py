@@ -18,7 +18,7 @@ from cpbench.metrics.comparison import Key, compare
 from cpbench.metrics.cosines import ROUNDING, Array
 from cpbench.metrics.intervals import bootstrap
 
-NOISE_DRAWS = 4000
+NOISE_SAMPLES = 4000
 OF_A_RUN = ("ceiling", "upper", "standard_errors")  # what one run's scores tell
 OF_THE_LEADERBOARD = ("since", "isolated")  # what takes single pictures, or another run
 Pictures = Mapping[Key, float]
@@ -156,7 +156,7 @@ FIGURES: dict[str, Figure] = {
             title="forgetting by noise",
             says="what Chaudhry's maximum gives a method that forgets nothing, from the noise of the pictures alone (at most: rows share some of it); forgetting no larger than this shows none",
             higher_is_better=None,
-            of=lambda R, standard_errors: retention.forgetting_from_noise(standard_errors, NOISE_DRAWS),
+            of=lambda R, standard_errors: retention.forgetting_from_noise(standard_errors, NOISE_SAMPLES),
             needs=("standard_errors",),
             column=6,
         ),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cpbench.errors import near
+from cpbench.errors import did_you_mean
 from cpbench.metrics.cosines import mean_cosines, nearest_cosines
 
 RULES = {"mean": mean_cosines, "nearest": nearest_cosines}
@@ -53,7 +53,7 @@ def identify(drawn: Mapping[str, ArrayLike], references: Mapping[str, ArrayLike]
     or undefined embedding; UserError for another rule.
     """
     if rule not in RULES:
-        raise near(rule, RULES, "identification rule")
+        raise did_you_mean(rule, RULES, "identification rule")
     if missing := [c for c in drawn if c not in references]:
         raise ValueError(f"no real pictures of {', '.join(missing)}")
     counts = np.zeros((len(drawn), len(references)), dtype=np.int64)

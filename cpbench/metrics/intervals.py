@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from cpbench.metrics.cosines import Array
 
 LEVEL = 0.95
-DRAWS = 2000
+RESAMPLES = 2000
 AT_ONCE = 2**20  # numbers drawn at a time: some 30 MB
 FEWEST_SEEDS = 3
 
@@ -68,7 +68,7 @@ def bootstrap(
     concepts: Sequence[str],
     prompts: Sequence[str] | None = None,
     level: float = LEVEL,
-    draws: int = DRAWS,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """Hierarchical percentile bootstrap of the mean over concepts of the means over prompts of their pictures.
@@ -88,7 +88,9 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     C, P, K = nested.values.shape
     part = max(1, AT_ONCE // (C * P * K))
-    means = np.concatenate([_draw(nested, min(part, draws - at), generator) for at in range(0, draws, part)])
+    means = np.concatenate(
+        [_resample(nested, min(part, resamples - at), generator) for at in range(0, resamples, part)]
+    )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(nested.of_concepts.mean()), float(low), float(high), C)
 
@@ -144,14 +146,14 @@ def _nest(
     return names.tolist(), keep, _Nested(cube, (pictures > 0).sum(axis=1), pictures)
 
 
-def _draw(nested: _Nested, draws: int, generator: np.random.Generator) -> Array:
+def _resample(nested: _Nested, resamples: int, generator: np.random.Generator) -> Array:
     """Means (draws,) of resampled concepts, prompts and pictures. Padding is drawn for as well, and weighs nothing."""
     C, P, K = nested.values.shape
-    c = generator.integers(C, size=(draws, C))
+    c = generator.integers(C, size=(resamples, C))
     prompts = nested.prompts[c][..., None]  # (draws, C, 1)
-    p = (generator.random((draws, C, P)) * prompts).astype(np.int64)
+    p = (generator.random((resamples, C, P)) * prompts).astype(np.int64)
     pictures = nested.pictures[c[..., None], p][..., None]  # (draws, C, P, 1)
-    k = (generator.random((draws, C, P, K)) * pictures).astype(np.int64)
+    k = (generator.random((resamples, C, P, K)) * pictures).astype(np.int64)
     drawn = nested.values[c[..., None, None], p[..., None], k]
     of_prompts = (drawn * (np.arange(K) < pictures)).sum(axis=3) / pictures[..., 0]
     of_concepts = (of_prompts * (np.arange(P) < prompts)).sum(axis=2) / prompts[..., 0]

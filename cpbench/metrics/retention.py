@@ -16,7 +16,7 @@ nothing) is NaN as well, never 0.
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cpbench.errors import near
+from cpbench.errors import did_you_mean
 from cpbench.metrics.cosines import ROUNDING, Array, _mean
 
 CONVENTIONS = ("chaudhry", "lrcp", "first-minus-last")  # of forgetting
@@ -44,7 +44,7 @@ def forgetting(R: ArrayLike, convention: str = "chaudhry") -> float:
     UserError for another name.
     """
     if convention not in CONVENTIONS:
-        raise near(convention, CONVENTIONS, "forgetting convention")
+        raise did_you_mean(convention, CONVENTIONS, "forgetting convention")
     R = _matrix(R)
     T = R.shape[1]
     if convention == "lrcp":
@@ -68,7 +68,7 @@ def forgetting_all_rows(R: ArrayLike) -> float:
     return _mean([R[j:, j - 1].max() - R[T, j - 1] for j in range(1, T + 1)])
 
 
-def forgetting_from_noise(standard_errors: ArrayLike, draws: int = 20_000, seed: int = 0) -> float:
+def forgetting_from_noise(standard_errors: ArrayLike, samples: int = 20_000, seed: int = 0) -> float:
     """What `forgetting` is expected to be for a method that forgets nothing, from noise alone; NaN for T < 2.
 
     standard_errors (T+1, T): of each cell, in the score's own unit: `standard_error`. Cells that Chaudhry's formula does
@@ -87,7 +87,7 @@ def forgetting_from_noise(standard_errors: ArrayLike, draws: int = 20_000, seed:
         raise ValueError(f"a standard error is not negative; got {np.nanmin(se)}")
     T = se.shape[1]
     generator = np.random.default_rng(seed)
-    highest = [(generator.standard_normal((draws, T - j)) * se[j:T, j - 1]).max(axis=1) for j in range(1, T)]
+    highest = [(generator.standard_normal((samples, T - j)) * se[j:T, j - 1]).max(axis=1) for j in range(1, T)]
     return _mean(np.mean(highest, axis=1)) if highest else float("nan")
 
 

@@ -2,17 +2,19 @@
 
 Schema 1, of cpbench 0.1, had a SHA-256 over the bytes of 24 files of cpbench and of the method's (`code`) where schema 2 has
 versions; judges by their weights alone; and one device for all tasks. Schema 2 had other names for some parts, see `PARTS`
-and `COSTS`.
+and `COSTS`, and for some options, see `option_names`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.judges import identity
+from cpbench.records import option_names
 
 CODE = ("scores", "versions", "source")  # of the facts, those about code
+OLD_EVALUATION_NAMES = {"upper_triangle": "forward_transfer_cells"}  # in a record's config; its facts keep their keys
 
 # Schema 1: what `code` was of every method at the last commit of cpbench 0.1.
 BYTES = {
@@ -88,7 +90,7 @@ def today(content: Any) -> Any:
     if not isinstance(content, dict) or not isinstance(facts := content.get("facts"), dict):
         return content
     try:
-        is_sound = hash8(facts) == content.get("hash")
+        is_sound = short_hash(facts) == content.get("hash")
     except (TypeError, ValueError, RecursionError):
         is_sound = False
     upgraded = _from_1(content, facts) if content.get("schema") == 1 else content
@@ -106,9 +108,22 @@ def _renamed(part: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 
 
 def _from_2(record: dict[str, Any]) -> dict[str, Any]:
-    costs = record.get("costs")
-    by_task = {t: cost_today(cost) for t, cost in costs.items()} if isinstance(costs, dict) else costs
-    return _renamed(record, PARTS) | {"schema": 3} | ({"costs": by_task} if "costs" in record else {})
+    costs, config, facts = record.get("costs"), record.get("config"), record["facts"]
+    upgraded = _renamed(record, PARTS) | {"schema": 3}
+    if isinstance(costs, dict):
+        upgraded["costs"] = {t: cost_today(cost) for t, cost in costs.items()}
+    if isinstance(config, dict):
+        evaluation = config.get("evaluation")
+        renamed = _renamed(evaluation, OLD_EVALUATION_NAMES) if isinstance(evaluation, dict) else evaluation
+        upgraded["config"] = config | ({"evaluation": renamed} if "evaluation" in config else {})
+    method = facts.get("method")
+    for holder, key in ((upgraded, "changed"), (upgraded.get("config"), "options")):
+        if isinstance(holder, dict) and isinstance(options := holder.get(key), dict):
+            holder[key] = option_names.recorded(method, options)
+    options = facts.get("options")
+    if isinstance(options, dict):
+        upgraded["facts"] = facts | {"options": option_names.recorded(method, options)}
+    return upgraded
 
 
 def _from_1(record: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:

@@ -31,11 +31,11 @@ from cpbench.metrics.matrices import SCORE_COLUMNS, reference_row
 from cpbench.metrics.scores import MAIN, main_first
 from cpbench.metrics.summary import summaries
 from cpbench.miniature import is_miniature
+from cpbench.numbers import number
 from cpbench.records import checks, curves, machine, measures_table, reading, tables
 from cpbench.records.folder import REAL, RunFolder, TaskFolder, picture_name
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.record import Cost, Record, changed_evaluation, method_label, sequence_name
-from cpbench.records.terminal import number
 from cpbench.records.upgrade import cost_today
 
 USUAL_BATCH = 16  # pictures of a pipeline call
@@ -363,7 +363,7 @@ def prompts_of(runs: Sequence[Shown]) -> int:
 
 
 def figure(value: float | None) -> str:
-    return number(math.nan if value is None else round(value, 3) + 0.0)  # never -0.000
+    return number(value)
 
 
 # Several

@@ -25,6 +25,7 @@ from cpbench.metrics.figures import FIGURES
 from cpbench.metrics.matrices import reference_row
 from cpbench.metrics.scores import among, title_of
 from cpbench.miniature import is_miniature
+from cpbench.numbers import number
 from cpbench.records.folder import REPORT, RunFolder
 from cpbench.report import data, plots
 from cpbench.report.data import Shown, figure, judge_of, prompts_of, said, scores_of
@@ -111,7 +112,7 @@ def forgetting_numbers(runs: Sequence[Shown]) -> list[dict[str, Any]]:
         rows = []
         for k in range(max(len(m[1]) for m in made)):
             cells = [
-                "-" if k >= len(y) or not n[k] else f"{y[k]:.3f}" + ("" if math.isnan(low[k]) else f" [{low[k]:.3f}, {high[k]:.3f}]") + f", n = {n[k]}"
+                "-" if k >= len(y) or not n[k] else number(y[k]) + ("" if math.isnan(low[k]) else f" [{number(low[k])}, {number(high[k])}]") + f", n = {n[k]}"
                 for _, y, low, high, n in made
             ]  # fmt: skip
             rows.append((k, cells))
@@ -347,7 +348,7 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
         "measured": " ".join(head for it in made for head in it["measures"].get("heads", [])),
         "own_judges": own_judges(first),
         "metrics": [(m, scores[m].title, scores[m].says) for m in scale],
-        "scales": {m: (f"{low:.2f}", f"{high:.2f}") for m, (low, high) in scale.items()},
+        "scales": {m: (number(low, 2), number(high, 2)) for m, (low, high) in scale.items()},
         "figure_names": [(it.name, it.heading(), it.higher_is_better) for it in figures_of(runs)],
         "cost_heads": [head for _, head, _ in COSTS],
         "forgetting": inlined("forgetting", forgetting_plots(runs), tasks, "forgetting"),

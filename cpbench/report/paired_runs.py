@@ -9,6 +9,7 @@ from rich.table import Table
 from cpbench.errors import UserError
 from cpbench.metrics.comparison import Comparison, Key, compare
 from cpbench.metrics.scores import title_of
+from cpbench.numbers import number
 from cpbench.records.terminal import compact
 from cpbench.report import data
 from cpbench.report.data import Shown, scores_of
@@ -70,7 +71,7 @@ def table(runs: list[Shown], row: int, found: dict[str, Comparison]) -> Table:
         shown.add_column(head, justify="left" if not head else "right", no_wrap=True)
     for metric, it in found.items():
         says = "no difference shown" if not it.shown else "A is higher" if it.difference > 0 else "B is higher"
-        interval = f"{it.low:+.3f} to {it.high:+.3f}"
-        cells = (f"{it.difference:+.3f}", interval, f"{it.p:.3f}", str(it.concepts), str(it.pairs))
+        interval = f"{number(it.low, sign=True)} to {number(it.high, sign=True)}"
+        cells = (number(it.difference, sign=True), interval, number(it.p), str(it.concepts), str(it.pairs))
         shown.add_row(title_of(metric), *cells, says)
     return shown

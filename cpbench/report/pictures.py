@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from cpbench.numbers import number
 from cpbench.report.data import Shown, figure, judge_of, said
 
 MARKUP = 230  # bytes around a picture: its tags, its words
@@ -117,7 +118,7 @@ def picture_cell(run: Shown, t: int, concept: str, k: int, level: Level, scores:
     return {
         "uri": uri,
         "alt": f"{concept}, {when}: {words}",
-        "score": "" if score is None or reason else ("blank" if math.isnan(score) else f"{round(score, 2) + 0.0:.2f}"),
+        "score": "" if score is None or reason else ("blank" if math.isnan(score) else number(score, 2)),
         "learned": t == run.concepts.index(concept) + 1,
         "reason": reason,
     }

@@ -28,6 +28,7 @@ from PIL import Image
 
 from cpbench.files import write_atomically
 from cpbench.metrics.intervals import bootstrap
+from cpbench.numbers import number
 from cpbench.records import curves
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ def heat(name: str, table: pd.DataFrame, low: float, high: float) -> Draw:
         for (t, j), value in np.ndenumerate(values):
             if not math.isnan(value):
                 shade = to_hex(ramp((value - low) / (high - low)))
-                axes.text(j, t, f"{value:.3f}", ha="center", va="center", fontsize=size, color=ink_on(shade))
+                axes.text(j, t, number(value), ha="center", va="center", fontsize=size, color=ink_on(shade))
             if table.index[t] == f"task {j + 1}":
                 axes.add_patch(Rectangle((j - 0.5, t - 0.5), 1, 1, fill=False, edgecolor=MARK, linewidth=1.2))
         axes.set_xticks(range(table.shape[1]), list(table.columns), rotation=45, ha="right", rotation_mode="anchor")

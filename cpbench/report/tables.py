@@ -15,8 +15,8 @@ from cpbench.metrics.figures import FIGURES, Figure
 from cpbench.metrics.intervals import bootstrap, concept_means
 from cpbench.metrics.matrices import reference_row
 from cpbench.metrics.scores import among, title_of
+from cpbench.numbers import number
 from cpbench.records.record import Record, judge_names, sees_earlier_data
-from cpbench.records.terminal import number
 from cpbench.registry import built_in_methods, summary_of
 from cpbench.report import plots
 from cpbench.report.data import Shown, figure, judge_of, prompts_of, said, scores_of
@@ -169,11 +169,11 @@ def lead(run: Shown) -> str:
     first, seen = run.matrices[metric].loc[0].to_numpy()[: run.last], run.concepts[: run.last]
     ceiling = reference_row(run.scores, "real", metric, seen)
     many = f"{len(seen)} concepts" if len(seen) > 1 else "one concept"
-    words = f"Right after its own task a concept scores {learned:.3f} by {title_of(metric)} (mean of {many}); "
-    words += f"after task {run.last} it scores {end:.3f}."
+    words = f"Right after its own task a concept scores {number(learned)} by {title_of(metric)} (mean of {many}); "
+    words += f"after task {run.last} it scores {number(end)}."
     frame = [("the untouched model, asked for the bare class noun, scores", float(np.mean(first)))]
     frame += [("the real pictures among themselves", float(np.mean(ceiling)))]
-    frame_words = [f"{what} {value:.3f}" for what, value in frame if not math.isnan(value)]
+    frame_words = [f"{what} {number(value)}" for what, value in frame if not math.isnan(value)]
     joined = ", ".join(frame_words)
     return f"{words} {joined[:1].upper()}{joined[1:]}." if joined else words
 

@@ -26,7 +26,7 @@ KINDS = ("cell", "unlearned", "pair", "prior")
 class Cell:
     """One thing that is drawn in a row.
 
-    kind: "cell", a concept, an entry of the retention matrix; "unlearned", one of its upper triangle, a concept whose turn
+    kind: "cell", a concept, an entry of the retention matrix; "unlearned", a cell above its diagonal, a concept whose turn
     has not come, asked for by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as in
     scores.csv; concepts: who is scored; nouns: what stands in the prompts without a method.
     """
@@ -53,21 +53,21 @@ class Cell:
         return [(template, k) for template in self.templates for k in range(self.per_prompt)]
 
 
-def of_row(sequence: Sequence, t: int, per_prompt: int, upper_triangle: bool = False) -> list[Cell]:
+def of_row(sequence: Sequence, t: int, per_prompt: int, forward_transfer_cells: bool = False) -> list[Cell]:
     """Row t: the concepts learned so far (row 0: all), in row 0 and the last the pairs, and the nouns, a picture a prompt.
 
-    upper_triangle: those not yet learned too, as forward transfer needs them.
+    forward_transfer_cells: also those not yet learned, which forward transfer needs.
     """
     test = sequence.evaluation
     learned = sequence.concepts[:t] if t else sequence.concepts
-    found = [Cell("cell", c.name, (c,), (c.class_noun,), test.prompts[c.kind], per_prompt) for c in learned]
-    for c in sequence.concepts[t:] if t and upper_triangle else ():
-        found.append(Cell("unlearned", c.name, (c,), (c.class_noun,), test.prompts[c.kind], per_prompt))
+    found = [Cell("cell", c.name, (c,), (c.class_noun,), test.prompts[c.subject_type], per_prompt) for c in learned]
+    for c in sequence.concepts[t:] if t and forward_transfer_cells else ():
+        found.append(Cell("unlearned", c.name, (c,), (c.class_noun,), test.prompts[c.subject_type], per_prompt))
     for a, b in composition.pairs(sequence) if t in (0, len(sequence.concepts)) else ():
         nouns = (a.class_noun, b.class_noun)
-        found.append(Cell("pair", f"{a.name}+{b.name}", (a, b), nouns, test.compositions, per_prompt))
-    nouns = dict.fromkeys([*(c.class_noun for c in sequence.concepts), *NOUNS]) if test.prior else ()
-    return found + [Cell("prior", noun, (), (noun,), test.prior, 1) for noun in nouns]
+        found.append(Cell("pair", f"{a.name}+{b.name}", (a, b), nouns, test.multi_concept_prompts, per_prompt))
+    nouns = dict.fromkeys([*(c.class_noun for c in sequence.concepts), *NOUNS]) if test.class_noun_prompts else ()
+    return found + [Cell("prior", noun, (), (noun,), test.class_noun_prompts, 1) for noun in nouns]
 
 
 def picture_of(task: TaskFolder, cell: Cell, template: str, index: int) -> Path:

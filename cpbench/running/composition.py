@@ -29,7 +29,7 @@ Pair = tuple[Concept, Concept]
 
 def pairs(sequence: Sequence) -> list[Pair]:
     """Concept j and concept j + T // 2, in the order of learning, where they are of different classes; the first three."""
-    if not sequence.evaluation.compositions:
+    if not sequence.evaluation.multi_concept_prompts:
         return []
     concepts, half = sequence.concepts, len(sequence.concepts) // 2
     found = [(a, b) for a, b in zip(concepts, concepts[half:], strict=False) if half and a.class_noun != b.class_noun]

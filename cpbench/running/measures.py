@@ -29,7 +29,7 @@ import pandas as pd
 
 from cpbench.concepts.sequences import Sequence
 from cpbench.errors import UserError
-from cpbench.metrics import copying, distances, prior_drift
+from cpbench.metrics import copying, distances, language_drift
 from cpbench.metrics.identification import identify
 from cpbench.records.folder import RunFolder
 from cpbench.records.measures_table import COLUMNS, CONFUSION, Measurements
@@ -98,7 +98,7 @@ def drift_of(
             continue
         before, now = (np.stack([side[key] for key in both]) for side in (untouched[noun], vectors))
         own = [references[c.name] for c in sequence.concepts[:t] if c.class_noun == noun]
-        drift = prior_drift.prior_drift(before, now, np.concatenate(own) if own else before)
+        drift = language_drift.language_drift(before, now, np.concatenate(own) if own else before)
         lines.append(("moved", noun, drift.means["moved"]))
         if own:
             lines.append(("pres", noun, drift.means["pres_after"]))

@@ -18,12 +18,12 @@ from cpbench.backbones import backbone as backbones
 from cpbench.backbones.sampling import Sampler, evaluations
 from cpbench.concepts import images, prompt_length, sequences
 from cpbench.config import RunConfig
-from cpbench.errors import UserError, near
-from cpbench.files import hash8, read_json
+from cpbench.errors import UserError, did_you_mean
+from cpbench.files import read_json, short_hash
 from cpbench.judges import added, identity, inception
 from cpbench.judges import judge as judges
 from cpbench.judges.embeddings import Embeddings
-from cpbench.judges.select import load_for
+from cpbench.judges.select import load_judges
 from cpbench.method import Method, Options, State
 from cpbench.metrics.scores import of_judges
 from cpbench.records import machine
@@ -72,7 +72,7 @@ class Run:
     def bound(self, t: int) -> dict[str, Any]:
         """What state t belongs to, see `State.save`; the state before must be there."""
         return {
-            "run": hash8(self.facts),
+            "run": short_hash(self.facts),
             "seed": self.config.seed,
             "order": self.config.order,
             "task": t,
@@ -124,7 +124,9 @@ class Run:
 
     def cells_of(self, t: int) -> list[cells.Cell]:
         """What is drawn in row t."""
-        return cells.of_row(self.sequence, t, self.pictures_per_prompt, bool(self.config.evaluation.upper_triangle))
+        return cells.of_row(
+            self.sequence, t, self.pictures_per_prompt, bool(self.config.evaluation.forward_transfer_cells)
+        )
 
     def drawing_work(self, t: int) -> int:
         """Evaluations of drawing row t."""
@@ -143,7 +145,7 @@ def pick_device(wanted: str) -> str:
         return next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
     kind, _, index = wanted.partition(":")
     if kind not in there:
-        raise near(wanted, there, "device")
+        raise did_you_mean(wanted, there, "device")
     if index and not (kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count()):
         raise UserError(f"device {wanted}: there is none of this number; leave out ':{index}'")
     if not there[kind]:
@@ -162,7 +164,7 @@ def device_for(config: RunConfig) -> str:
 def drawing_of(config: RunConfig, sequence: sequences.Sequence) -> tuple[Sampler, int]:
     """How a run's pictures are drawn, and how many of a prompt: its own choices over the sequence's."""
     chosen = config.evaluation
-    test = sequence.evaluation.drawing(images.are_drawn(sequence.concepts, config.backbone))
+    test = sequence.evaluation.sampling(images.are_rendered(sequence.concepts, config.backbone))
     sampler = Sampler(
         chosen.num_inference_steps or test.num_inference_steps,
         test.guidance_scale if chosen.guidance_scale is None else chosen.guidance_scale,
@@ -190,7 +192,7 @@ def load(config: RunConfig, method_class: type[Method], options: Options) -> Run
         c.name: images.load(c, config.backbone, backbone.picture_size, config.data, config.fit)
         for c in sequence.concepts
     }
-    theirs = load_for(
+    theirs = load_judges(
         config.backbone,
         config.clip,
         config.dino,
@@ -268,14 +270,14 @@ def identify(run: Run) -> None:
     }
     if config.rows is not None:
         run.facts["rows"] = sorted(config.rows)
-    if config.evaluation.upper_triangle:
+    if config.evaluation.forward_transfer_cells:
         run.facts["upper_triangle"] = True
     run.folder = run_folder(
         output=config.output,
         sequence=run.sequence.name,
         backbone=Path(config.backbone).name,
         method=run.facts["method"],
-        hash8=hash8(run.facts),
+        run_hash=short_hash(run.facts),
         order=config.order,
         seed=config.seed,
     )

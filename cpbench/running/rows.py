@@ -76,7 +76,7 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
             with watch("judging"):
                 rows += score(t, cell, cell.kind, pictures, run.images, run.judges)
                 if t == 0 and cell.kind == "cell":
-                    drawn_world = images.is_drawn(cell.concepts[0], run.config.backbone)
+                    drawn_world = images.is_rendered(cell.concepts[0], run.config.backbone)
                     rows += reference_rows(cell, run.images, run.judges, run.config.seed if drawn_world else None)
                     real, target = png_bytes(run.images[cell.name][0]), at.real(cell.name)
                     write_atomically(target, real, READ_ONLY)

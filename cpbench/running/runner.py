@@ -81,7 +81,7 @@ def _execute(run: Run, progress: Path | None) -> None:
     total = learning + sum(run.drawing_work(t) for t in run.rows)
     title = f"{run.facts['method']} on {run.sequence.name}"
     with Reporter(title, total, progress) as reporter:
-        drawn = images.are_drawn(concepts, run.config.backbone)
+        drawn = images.are_rendered(concepts, run.config.backbone)
         what = "drawn stand-ins" if drawn else f"photographs in {where_photographs_are(run)}"
         if not drawn and is_miniature(run.config.backbone):
             say(f"these are {ON_THE_MINIATURE}")
@@ -178,6 +178,6 @@ def measure(run: Run) -> None:
 
 def where_photographs_are(run: Run) -> Path:
     """The folder above the concepts' own, or the first's own where they have none in common."""
-    taken = [c for c in run.sequence.concepts if not images.is_drawn(c, run.config.backbone)]
+    taken = [c for c in run.sequence.concepts if not images.is_rendered(c, run.config.backbone)]
     folders = [photographs.folder_of(c, run.config.data).absolute() for c in taken]
     return Path(os.path.commonpath(folders))

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from cpbench import config, miniature, own_modules
 from cpbench.concepts import images, sequences
-from cpbench.errors import UserError, near
-from cpbench.files import hash8, prepare_folder, read_json, write_atomically
+from cpbench.errors import UserError, did_you_mean
+from cpbench.files import prepare_folder, read_json, short_hash, write_atomically
 from cpbench.output import console, say
 from cpbench.running import cells, counting
 from cpbench.running.engines import LOST, Job, Local, OnRay, Outcome, Places, room
@@ -86,7 +86,7 @@ def read_grid(name: str) -> dict[str, Any]:
     """A grid by its built-in name, or from a YAML file; without the keys that say nothing."""
     known = {f.name.removesuffix(".yaml"): f for f in (sequences.tasks_folder() / "sweeps").iterdir()}
     if name not in known and not os.path.isfile(name):
-        raise near(name, sorted(known), "grid", "A path to a YAML file does as well.")
+        raise did_you_mean(name, sorted(known), "grid", "A path to a YAML file does as well.")
     given = read_yaml(known.get(name) or Path(name), f"grid {name}")
     if not isinstance(given, dict):
         validated(Grid, given, f"grid {name}")  # says what it must be
@@ -117,7 +117,7 @@ def jobs_of(grid: Grid) -> list[Job]:
         name = f"{Path(sequence).stem}-{Path(backbone).name}-{'-'.join([Path(method).stem, *settings])}-order{order}-seed{seed}"
         name = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
         if len(name.encode()) > LONGEST_NAME:
-            name = f"{name[:40]}-{hash8(given)}"
+            name = f"{name[:40]}-{short_hash(given)}"
         if name in jobs:
             raise UserError(f"sweep: {name} occurs twice; leave one out")
         jobs[name] = Job(name, given)
@@ -296,7 +296,7 @@ def outlook(grid: Grid, output: Path) -> list[Outlook]:
         known = counting.kept(counting.key_of(kind, chosen.options, chosen.backbone, pictures_of))
         learning = sum(known) if known is not None else None
         rows = rows_of(chosen, len(seq.concepts))
-        upper = bool(chosen.evaluation.upper_triangle)
+        upper = bool(chosen.evaluation.forward_transfer_cells)
         pictures = sum(cell.pictures for t in rows for cell in cells.of_row(seq, t, per_prompt, upper))
         drawing = sampler.evaluations(pictures)
         found.append(Outlook(job, bool(same), learning, drawing, sum(seconds) / len(seconds) if seconds else None))

@@ -22,9 +22,10 @@ from filelock import FileLock
 
 from cpbench import config
 from cpbench.errors import UserError
-from cpbench.files import hash8, prepare_folder, write_atomically
+from cpbench.files import prepare_folder, short_hash, write_atomically
 from cpbench.metrics import matrices
 from cpbench.metrics.matrices import reference_row
+from cpbench.numbers import number
 from cpbench.output import say
 from cpbench.records import machine, tables
 from cpbench.records.folder import RunFolder
@@ -99,7 +100,7 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
         run = execute(*config.resolve(base | {"options": options}))
         found = score(tables.read_scores(RunFolder(run.folder).scores), run.concepts)
         trial.set_user_attr("hash", run.folder.parent.name)
-        say(f"{words}: trial {trial.number + 1} of {budget}, {options}: {found:.4f}")
+        say(f"{words}: trial {trial.number + 1} of {budget}, {options}: {number(found, 4)}")
         return found
 
     complete = optuna.trial.TrialState.COMPLETE
@@ -129,7 +130,7 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
 def identity(facts: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> str:
     """Eight digits of all that moves a trial's score but the values that are searched: the facts of a run, and the ranges."""
     fixed = {option: value for option, value in facts["options"].items() if option not in wanted}
-    return hash8(facts | {"options": fixed, "ranges": wanted})
+    return short_hash(facts | {"options": fixed, "ranges": wanted})
 
 
 def study_of(words: str, budget: int, output: Path, identity: str) -> Any:

@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cpbench.backbones import backbone as backbones
 from cpbench.backbones import loading
-from cpbench.files import hash8, prepare_folder, read_json, write_atomically, write_json
+from cpbench.files import prepare_folder, read_json, short_hash, write_atomically, write_json
 from cpbench.judges import judge as judges
 from cpbench.judges.local import load_clip, load_dino
 
-from ..world import LIVE, NOUNS, SUBJECTS, Setting, draw, seeded
+from ..world import LIVE, NOUNS, SUBJECTS, Setting, render, seeded
 from ..world.places import PLACES
 from ..world.sheets import save, sheet
 from . import classifier, clip, crosscheck, data, dino, exam, measures, mechanisms, unet, vae
@@ -156,7 +156,7 @@ def measure(it: Subject, runs: Path) -> Figures:
     found: Figures = {}
     for part in CHECKED_BY_WEIGHTS:
         facts = {"part": part.__name__, "weights": it.backbone.weights_hash, **judges_identity(it)}
-        file = it.work / "card" / f"{part.__name__}-{hash8(facts)}.json"
+        file = it.work / "card" / f"{part.__name__}-{short_hash(facts)}.json"
         kept = read_json(file)
         if kept is None:
             it.report(f"measuring: {part.__name__.replace('_', ' ')}")
@@ -244,7 +244,7 @@ def pictures(it: Subject, folder: Path) -> None:
     prompts = [q.prompt for q in exam.QUESTIONS[:: len(exam.QUESTIONS) // 47]][:48]
     drawn = sample(it.backbone, [SampleRequest(p, 0, "card", p, 0) for p in prompts], Sampler(batch_size=48))
     save(sheet(list(zip(prompts, drawn, strict=True)), 8), folder / "model.png")
-    people = [(n, draw(w, Setting(), seeded("card", n))) for n, w in list(exam.held_out().items())[:24]]
+    people = [(n, render(w, Setting(), seeded("card", n))) for n, w in list(exam.held_out().items())[:24]]
     rebuilt = vae.rebuild(it.backbone.vae, np.stack([p for _, p in people]), "cpu")
     pairs = [pair for (n, p), r in zip(people, rebuilt, strict=True) for pair in ((n, p), ("rebuilt", r))]
     save(sheet(pairs, 12), folder / "autoencoder.png")

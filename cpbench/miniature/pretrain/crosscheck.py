@@ -62,7 +62,7 @@ def imagenet_judge() -> Judge | None:
 
 def scores(judge: Judge, found: list[tuple[str, np.ndarray]]) -> np.ndarray:
     """Mean cosine of each cell's pictures with the concept's real ones, (n cells,)."""
-    real = {name: judge.images(images.drawn(name)) for name in {name for name, _ in found}}
+    real = {name: judge.images(images.rendered(name)) for name in {name for name, _ in found}}
     return np.array([mean_products(judge.images(pictures), real[name]).mean() for name, pictures in found])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..world import LIVE, NOUNS, caption, draw, random_setting, seeded, training_identity
+from ..world import LIVE, NOUNS, caption, random_setting, render, seeded, training_identity
 
 VIEWS = 8
 
@@ -48,7 +48,7 @@ def load(folder: Path, n: int, split: str = "pretraining", seed: int = 0, report
         words = []
         for i in range(n):
             who, setting, text, rng = describe_picture(i, split, seed)
-            images[i] = draw(who, setting, rng)
+            images[i] = render(who, setting, rng)
             words.append((text, setting.finish, who.noun))
             if (i + 1) % 5000 == 0:
                 report(f"drew {i + 1} of {n} pictures")

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from ..world import LIVE, NOUNS, SUBJECTS, Identity, Setting, draw, seeded, subject, training_identity
+from ..world import LIVE, NOUNS, SUBJECTS, Identity, Setting, render, seeded, subject, training_identity
 from ..world.finishes import FINISHES
 from ..world.outfits import OUTFITS
 from ..world.places import PLACES
@@ -54,7 +54,7 @@ def answered_by_the_world(copies: int) -> tuple[tuple[Question, ...], np.ndarray
     asked = tuple(q for q in QUESTIONS for _ in range(copies))
     people = {noun: [training_identity(noun, k, SPLIT) for k in range(PEOPLE)] for noun in NOUNS}
     pictures = [
-        draw(people[q.noun][i % PEOPLE], q.setting, seeded("exam", q.prompt, i % copies)) for i, q in enumerate(asked)
+        render(people[q.noun][i % PEOPLE], q.setting, seeded("exam", q.prompt, i % copies)) for i, q in enumerate(asked)
     ]
     return asked, np.stack(pictures)
 
@@ -87,7 +87,7 @@ def held_out() -> dict[str, Identity]:
 def gallery(people: dict[str, Identity], places: tuple[str, ...] = GALLERY_PLACES) -> Gallery:
     """One picture of everyone in every place."""
     rows = [
-        (draw(who, Setting(place), seeded("portrait", name, place)), NOUNS.index(who.noun), i, p)
+        (render(who, Setting(place), seeded("portrait", name, place)), NOUNS.index(who.noun), i, p)
         for i, (name, who) in enumerate(people.items())
         for p, place in enumerate(places)
     ]

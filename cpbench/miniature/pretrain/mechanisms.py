@@ -16,10 +16,11 @@ import numpy as np
 from cpbench.backbones import adapters
 from cpbench.backbones.sampling import Sampler, SampleRequest, generate
 from cpbench.concepts import images, sequences
-from cpbench.files import hash8, read_json, write_json
+from cpbench.files import read_json, short_hash, write_json
 from cpbench.learning import training
 from cpbench.method import Task
 from cpbench.metrics.cosines import cosine_self_pairs, mean_products
+from cpbench.numbers import number
 
 from ..world import LIVE, Identity, training_identity
 from .exam import SPLIT
@@ -102,7 +103,7 @@ def measure(backbone, dino, work: Path, report=print) -> dict[str, float]:
         found = []
         for seed in SEEDS:
             facts = {"weights": weights, "mechanism": repr(mechanism), "people": list(people), "seed": seed}
-            file = work / "mechanisms" / f"{hash8(facts)}.json"
+            file = work / "mechanisms" / f"{short_hash(facts)}.json"
             kept = read_json(file)
             if kept is None:
                 kept = scores(backbone, dino, mechanism, people, seed)
@@ -116,5 +117,5 @@ def measure(backbone, dino, work: Path, report=print) -> dict[str, float]:
     out = {}
     for name, mechanism in MECHANISMS.items():
         out[name] = share_of_the_way(measured(mechanism), start, ceiling)
-        report(f"{name}: {out[name]:.3f}")
+        report(f"{name}: {number(out[name])}")
     return out

@@ -14,7 +14,7 @@ import numpy as np
 
 from .canvas import COLORS
 from .finishes import FINISHES
-from .identity import KINDS, Identity
+from .identity import VARIANTS, Identity
 from .outfits import OUTFITS
 from .places import PLACES
 
@@ -72,9 +72,9 @@ def _wording(words: tuple[str, ...], rng: np.random.Generator) -> str:
     return words[0] if rng.random() < 0.5 else words[1 + rng.integers(len(words) - 1)]
 
 
-def caption(who: Identity, setting: Setting, rng: np.random.Generator) -> str:
+def caption(identity: Identity, setting: Setting, rng: np.random.Generator) -> str:
     """Words for a picture: class, place, outfit, finish and sometimes the main colour; never the identity."""
-    thing = who.noun if setting.finish or rng.random() < 0.5 else f"{who.main_name} {who.noun}"
+    thing = identity.noun if setting.finish or rng.random() < 0.5 else f"{identity.main_name} {identity.noun}"
     thing = (_wording(FINISHES[setting.finish], rng) if setting.finish else "a {}").format(thing)
     if rng.random() < 0.2:
         thing = f"a {ADJECTIVES[rng.integers(len(ADJECTIVES))]} {thing.removeprefix('a ')}"
@@ -92,6 +92,6 @@ def vocabulary() -> set[str]:
     """Every word that a caption can hold."""
     phrases = chain(
         *(p.words for p in PLACES.values()), *(o.words for o in OUTFITS.values()), *FINISHES.values(),
-        KINDS, COLORS, ADJECTIVES, STARTS, ("a an the",),
+        VARIANTS, COLORS, ADJECTIVES, STARTS, ("a an the",),
     )  # fmt: skip
     return {w for phrase in phrases for w in re.findall(r"[a-z]+", phrase.lower())}

@@ -1,7 +1,7 @@
 """Identities: what makes one dog this dog. Geometry, several colours, pattern, badge and parts, from a seeded space.
 
-A class noun has one or more kinds of things: every dog is drawn by one function, but a toy is a robot, a duck or a car.
-Each kind names the attributes its drawing reads (`kind` below); an identity is one choice of all of them.
+A class noun has one or more variants of things: every dog is drawn by one function, but a toy is a robot, a duck or a car.
+Each variant names the attributes its drawing reads (`variant` below); an identity is one choice of all of them.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Identity:
     """One individual of a class noun.
 
     main_name: the word for the main colour; main, second, accent, trim: its colours; pattern and badge: names of
-    what `surfaces` draws; parts: its kind's discrete attributes; sizes: its continuous ones, each in [0, 1].
+    what `surfaces` draws; parts: its variant's discrete attributes; sizes: its continuous ones, each in [0, 1].
     """
 
     noun: str
-    kind: str
+    variant: str
     main_name: str
     main: RGB
     second: RGB
@@ -63,18 +63,18 @@ class Identity:
     sizes: tuple[tuple[str, float], ...]
 
     def __getitem__(self, part: str) -> str:
-        """The choice this individual has for a discrete attribute of its kind."""
+        """The choice this individual has for a discrete attribute of its variant."""
         for name, value in self.parts:
             if name == part:
                 return value
-        raise KeyError(f"{self.noun}/{self.kind} has no part {part!r}")
+        raise KeyError(f"{self.noun}/{self.variant} has no part {part!r}")
 
     def size(self, name: str, low: float = 0.0, high: float = 1.0) -> float:
-        """A continuous attribute of its kind, from `low` to `high`."""
+        """A continuous attribute of its variant, from `low` to `high`."""
         for key, value in self.sizes:
             if key == name:
                 return low + (high - low) * value
-        raise KeyError(f"{self.noun}/{self.kind} has no size {name!r}")
+        raise KeyError(f"{self.noun}/{self.variant} has no size {name!r}")
 
     def scatter(self, n: int) -> list[tuple[float, float, float]]:
         """`n` triples in [0, 1], spread evenly and always the same for this individual: where its spots are."""
@@ -85,16 +85,16 @@ class Identity:
         ]
 
 
-Drawing = Callable[["skia.Canvas", Identity, "Pose"], "Frame | None"]
+Painter = Callable[["skia.Canvas", Identity, "Pose"], "Frame | None"]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of thing: what draws it, and the attributes its individuals differ in."""
+class Variant:
+    """A variant of thing: what draws it, and the attributes its individuals differ in."""
 
     noun: str
     name: str
-    draw: Drawing
+    render: Painter
     live: bool
     palette: Mapping[str, RGB]
     patterns: tuple[str, ...]
@@ -110,10 +110,10 @@ class Kind:
         return colors * math.prod(len(set(c)) for c in (self.patterns, self.badges, *self.parts.values()))
 
 
-KINDS: dict[str, dict[str, Kind]] = {}  # by class noun, then by name
+VARIANTS: dict[str, dict[str, Variant]] = {}  # by class noun, then by name
 
 
-def kind(
+def variant(
     noun: str,
     name: str = "",
     *,
@@ -124,13 +124,13 @@ def kind(
     sizes: tuple[str, ...] = (),
     scale: float = 1.0,
     **parts: tuple[str, ...],
-) -> Callable[[Drawing], Drawing]:
-    """Make a drawing function a kind of the class `noun`. `parts` are its discrete attributes and their choices."""
+) -> Callable[[Painter], Painter]:
+    """Make a drawing function a variant of the class `noun`. `parts` are its discrete attributes and their choices."""
 
-    def add(draw: Drawing) -> Drawing:
-        made = Kind(noun, name or noun, draw, live, palette, patterns, badges, parts, sizes, scale)
-        KINDS.setdefault(noun, {})[made.name] = made
-        return draw
+    def add(render: Painter) -> Painter:
+        made = Variant(noun, name or noun, render, live, palette, patterns, badges, parts, sizes, scale)
+        VARIANTS.setdefault(noun, {})[made.name] = made
+        return render
 
     return add
 
@@ -154,8 +154,8 @@ def _shade_of(words: str, palette: Mapping[str, RGB]) -> tuple[str, RGB]:
     return name, palette[name]
 
 
-def _colors(made: Kind, rng: np.random.Generator, fixed: Mapping[str, str]) -> tuple[str, list[RGB]]:
-    """The main colour's name and the four colours: main and second from the kind's palette, two vivid ones.
+def _colors(made: Variant, rng: np.random.Generator, fixed: Mapping[str, str]) -> tuple[str, list[RGB]]:
+    """The main colour's name and the four colours: main and second from the variant's palette, two vivid ones.
 
     Each differs clearly from the ones before it, unless it is fixed.
     """
@@ -180,11 +180,11 @@ def _colors(made: Kind, rng: np.random.Generator, fixed: Mapping[str, str]) -> t
 def sample_identity(noun: str, rng: np.random.Generator, fixed: Mapping[str, object] | None = None) -> Identity:
     """An individual of the class `noun`.
 
-    `fixed` overrides attributes by name: "kind", the colours, "pattern", "badge", and the kind's parts and sizes.
+    `fixed` overrides attributes by name: "variant", the colours, "pattern", "badge", and the variant's parts and sizes.
     """
     fixed = dict(fixed or {})
-    kinds = KINDS[noun]
-    made = kinds[str(fixed.pop("kind", list(kinds)[rng.integers(len(kinds))]))]
+    variants = VARIANTS[noun]
+    made = variants[str(fixed.pop("variant", list(variants)[rng.integers(len(variants))]))]
     fixed.pop("noun", None)
     main_name, (main, second, accent, trim) = _colors(made, rng, fixed)
 
@@ -200,7 +200,7 @@ def sample_identity(noun: str, rng: np.random.Generator, fixed: Mapping[str, obj
         raise ValueError(f"{noun}/{made.name} has no {sorted(unknown)}")
     return Identity(
         noun=noun,
-        kind=made.name,
+        variant=made.name,
         main_name=main_name,
         main=main,
         second=second,
@@ -218,10 +218,10 @@ def sample_identity(noun: str, rng: np.random.Generator, fixed: Mapping[str, obj
 def distance(a: Identity, b: Identity) -> float:
     """The share of what one sees in which two individuals differ: 0 for the same, 1 for nothing in common.
 
-    Another class or kind is 1. Of one kind, each colour counts by how far it is off (the main colour most), each
+    Another class or variant is 1. Of one variant, each colour counts by how far it is off (the main colour most), each
     attribute by whether it is the same, each size by how far it is off; `NEAR` is the limit of looking alike.
     """
-    if (a.noun, a.kind) != (b.noun, b.kind):
+    if (a.noun, a.variant) != (b.noun, b.variant):
         return 1.0
     terms = [
         (weight, min(1.0, _far(p, q) / 0.4))

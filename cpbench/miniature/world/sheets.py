@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 from cpbench.files import prepare_folder, write_atomically
 
 from .captions import Setting, read_prompt
 from .cast import DREAMBENCH, SUBJECTS, subject, training_identity
 from .finishes import FINISHES
-from .identity import KINDS, Identity, seeded
+from .identity import VARIANTS, Identity, seeded
 from .outfits import OUTFITS
 from .places import PLACES
-from .scene import draw
+from .scene import render
 
 SCALE = 2  # a sheet's pixel for a drawing's
 GAP, LABEL = 6, 18  # pixels between pictures, and below them for their name
@@ -56,7 +56,8 @@ def subjects() -> Labelled:
     for name in DREAMBENCH:
         where = str(seeded("sheet", name).choice(list(PLACES)))
         out += [
-            (name, draw(subject(name), s, seeded("sheet", name, k))) for k, s in enumerate((Setting(), Setting(where)))
+            (name, render(subject(name), s, seeded("sheet", name, k)))
+            for k, s in enumerate((Setting(), Setting(where)))
         ]
     return out
 
@@ -80,15 +81,15 @@ def finishes() -> Labelled:
 
 def individuals() -> Labelled:
     """Six individuals of every class noun, such as pretraining meets: none is a subject of a sequence."""
-    pairs = [(noun, k) for noun in KINDS for k in range(6)]
-    return [(n, draw(training_identity(n, k, SPLIT), Setting(), seeded("sheet", n, k))) for n, k in pairs]
+    pairs = [(noun, k) for noun in VARIANTS for k in range(6)]
+    return [(n, render(training_identity(n, k, SPLIT), Setting(), seeded("sheet", n, k))) for n, k in pairs]
 
 
 def _each(settings: list[Setting], names: tuple[str, ...], by_subject: bool = False) -> Labelled:
     """Every setting with every subject, labelled with DreamBench's words."""
     pairs = [(s, n) for n in names for s in settings] if by_subject else [(s, n) for s in settings for n in names]
     return [
-        (s.place or s.outfit or s.finish or "", draw(subject(n), s, seeded("sheet", n, s.place, s.outfit, s.finish)))
+        (s.place or s.outfit or s.finish or "", render(subject(n), s, seeded("sheet", n, s.place, s.outfit, s.finish)))
         for s, n in pairs
     ]
 
@@ -119,23 +120,23 @@ def write_caption(text: str, target: Path, name: str | None = None, count: int =
     prepare_folder(target.parent)
     setting = read_prompt(text)
     people = [subject_of(name)] * count if name else strangers(text, count, seed)
-    pictures = [("", draw(who, setting, seeded("caption", seed, text, k))) for k, who in enumerate(people)]
+    pictures = [("", render(identity, setting, seeded("caption", seed, text, k))) for k, identity in enumerate(people)]
     save(sheet(pictures, min(count, 8), 2 * SCALE), target)
 
 
 def subject_of(name: str) -> Identity:
     """The subject of this name. UserError, with near matches, for an unknown one."""
     if name not in SUBJECTS:
-        raise near(name, SUBJECTS, "subject", "`cpbench world` draws DreamBench's thirty with their names.")
+        raise did_you_mean(name, SUBJECTS, "subject", "`cpbench world` draws DreamBench's thirty with their names.")
     return subject(name)
 
 
 def strangers(text: str, count: int, seed: int) -> list[Identity]:
     """Individuals of the first class the caption names, none of them a subject. UserError if it names none."""
-    found = [(m.start(), -len(n), n) for n in KINDS if (m := re.search(rf"\b{n}\b", text.lower()))]
+    found = [(m.start(), -len(n), n) for n in VARIANTS if (m := re.search(rf"\b{n}\b", text.lower()))]
     if not found:
         raise UserError(
-            f"{text!r} names none of the world's things, and there is no --subject; the things are {', '.join(KINDS)}"
+            f"{text!r} names none of the world's things, and there is no --subject; the things are {', '.join(VARIANTS)}"
         )
     noun = min(found)[2]
     return [training_identity(noun, 1000 * seed + k, SPLIT) for k in range(count)]
