@@ -258,7 +258,7 @@ def test_costs_are_those_counted_by_hand(base: dict[str, Any], lora: dict[str, A
         assert cost["trainable_parameters"] == adapter + token
         assert cost["state_parameters"] == adapter + t * token
         assert cost["state_bytes"] == {"adapter": 4 * adapter, "token": 4 * t * token}
-        assert all(cost[f"{stage}_seconds"] > 0 for stage in ("learning", "drawing", "judging"))
+        assert all(cost[f"{stage}_seconds"] > 0 for stage in ("learning", "generation", "judging"))
         assert unet_bytes < cost["peak_memory_bytes"] < psutil.virtual_memory().total
     first = run_json(base["folder"])["costs"]
     assert first["0"]["generation_evaluations"] == len(CONCEPTS) * picture
