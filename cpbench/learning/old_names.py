@@ -14,7 +14,8 @@ from cpbench.learning.prior_preservation import PriorOptions
 
 def noise_scheduler(backbone: Backbone) -> Any:
     """The scheduler that methods train on: `backbone.process` knows it."""
-    return backbone.process.scheduler
+    process: Any = backbone.process
+    return process.scheduler
 
 
 def to_epsilon(scheduler: Any, output: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
