@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cpbench.errors import DamagedState, UserError, quoted
 from cpbench.files import seed_of
-from cpbench.moved import old_attribute, old_names
+from cpbench.moved import old_attributes, old_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,6 +89,7 @@ def _checksum(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
+@old_attributes(part="tensors_of", bytes_by_kind="bytes_by_type")
 @dataclass
 class State:
     """Everything a method carries from task to task. Nothing else survives.
@@ -104,10 +105,6 @@ class State:
     def concepts(self) -> list[str]:
         """Names of the concepts learned so far, in order."""
         return self.facts.get("concepts", [])
-
-    # of cpbench 0.1, until 0.3
-    part = old_attribute("State.part", "tensors_of")
-    bytes_by_kind = old_attribute("State.bytes_by_kind", "bytes_by_type")
 
     def tensors_of(self, prefix: str, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """The tensors whose names start with "prefix/", on `device`, by their names without it."""
