@@ -29,9 +29,10 @@ fuzz: $(STAMP) ## try broken inputs on all readers for half an hour
 golden: $(STAMP) ## keep what the golden runs give on this kind of processor (raise SCORES first)
 	OMP_NUM_THREADS=1 CPBENCH_CACHE= $(BIN)/python tests/golden.py "$$(mktemp -d)" --keep
 
-lint: $(STAMP) ## check style and formatting
+lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP) ## mend style and formatting
 	$(BIN)/ruff check --fix .

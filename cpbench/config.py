@@ -22,7 +22,7 @@ from cpbench.validation import validated
 from cpbench.yaml_files import from_yaml, read_yaml
 
 if TYPE_CHECKING:
-    from cpbench.method import Method
+    from cpbench.method import Method, Options
 
 DEFAULT_OUTPUT = Path("results/runs")
 ANY_RUN = {"method": "", "sequence": ""}  # for checking settings without these two
@@ -161,7 +161,7 @@ def _refuse_photographs_on_the_miniature(sequence: str) -> None:
 
 def resolve(
     given: dict[str, Any], config_file: Path | None = None, settings: tuple[str, ...] = ()
-) -> tuple[RunConfig, type[Method], BaseModel]:
+) -> tuple[RunConfig, type[Method], Options]:
     """(config, method class, its options) from the command line's values (None = not given), a file and --set pairs."""
     values = read_config_file(config_file) if config_file else {}
     values |= {k: v for k, v in given.items() if v is not None}

@@ -16,7 +16,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
 LAST = "0.3"
 MODULES = {  # old module: the modules that have its names today, searched in this order
@@ -109,15 +111,22 @@ def old_names(module: str) -> Callable[[str], Any]:
     return __getattr__
 
 
-def old_attribute(old: str, new: str) -> property:
-    """A property that answers to the old name of an attribute or a method. old: with its class, "State.part"."""
-    class_name = old.partition(".")[0]
+def old_attributes(**new_names: str) -> Callable[[type[T]], type[T]]:
+    """A decorator for a class that answers to old names of attributes and methods: `new_names[old]` is today's."""
 
-    def get(instance: Any) -> Any:
-        warn_once(old, f"{class_name}.{new}")
-        return getattr(instance, new)
+    def decorate(owner: type[T]) -> type[T]:
+        def answer(old: str, new: str) -> property:
+            def get(instance: Any) -> Any:
+                warn_once(f"{owner.__name__}.{old}", f"{owner.__name__}.{new}")
+                return getattr(instance, new)
 
-    return property(get)
+            return property(get)
+
+        for old, new in new_names.items():
+            setattr(owner, old, answer(old, new))
+        return owner
+
+    return decorate
 
 
 def renamed_keywords(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

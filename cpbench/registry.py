@@ -100,7 +100,7 @@ def _whole(found: type[Method], name: str) -> type[Method]:
         raise UserError(f"method {name}: {found.__name__} lacks {' and '.join(lacking)}; see docs/adding-a-method.md")
     if not any("Options" in vars(kind) for kind in found.__mro__ if kind is not Method):
         raise UserError(
-            f"method {name}: {found.__name__} does not say its options; write `Options = Settings` into it, or, of a method "
+            f"method {name}: {found.__name__} does not say its options; write `Options = LoraOptions` (of cpbench.learning) into it, or, of a method "
             "without any, `Options = Options` (of cpbench.method)"
         )
     return found

@@ -23,7 +23,7 @@ from cpbench.baselines.customdiffusion import (
     CustomDiffusion,
     CustomDiffusionOptions,
     closed_form,
-    embeddings,
+    text_embeddings,
 )
 from cpbench.learning import prior_preservation, training
 from cpbench.method import State
@@ -163,12 +163,12 @@ def test_embeddings_are_those_from_the_word_to_the_end_of_text(tiny: Backbone) -
     prompts = ["<v1> stuffed animal", "photo of a <v1> vase", "a dog in the snow"]
     expected = [by_place(tiny, prompt, begin) for prompt, begin in zip(prompts, (1, 4, 1), strict=True)]
     assert [len(e) for e in expected] == [4, 3, 6]
-    torch.testing.assert_close(embeddings(tiny, prompts), torch.cat(expected), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(text_embeddings(tiny, prompts), torch.cat(expected), atol=1e-5, rtol=1e-4)
 
 
 def test_captions_are_many_and_different(miniature: Backbone) -> None:
     assert len(CAPTIONS) == len(set(CAPTIONS)) >= 200 and not any("{" in c or "  " in c for c in CAPTIONS)
-    C_reg = embeddings(miniature, CAPTIONS)
+    C_reg = text_embeddings(miniature, CAPTIONS)
     assert len(C_reg) == sum(len(miniature.tokenizer(c).input_ids) - 1 for c in CAPTIONS)
     torch.testing.assert_close(C_reg[-5:], by_place(miniature, CAPTIONS[-1], 1)[-5:], atol=1e-4, rtol=1e-3)
     # the ridge is small beside all directions but the one that the final layer norm takes away
@@ -354,7 +354,7 @@ def test_merging_on_other_architectures(make_task: MakeTask, tmp_path: Path, nam
         for n, noun in enumerate(("dog", "backpack"), 1):
             C = state.tensors[f"anchor/{noun}/C"]  # as concepts are called here
             assert C.shape == (6, sum(e.table.embedding_dim for e in backbone.vocabulary.encoders))
-            again = embeddings(backbone, [f"<v{n}> {noun}", f"photo of a <v{n}> {noun}"])
+            again = text_embeddings(backbone, [f"<v{n}> {noun}", f"photo of a <v{n}> {noun}"])
             torch.testing.assert_close(again, C, atol=1e-5, rtol=1e-4)
             for name, w in own[n - 1].items():
                 now = backbone.denoiser.get_parameter(name)

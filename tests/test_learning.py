@@ -562,7 +562,7 @@ def test_a_penalty_is_a_term_of_the_parameters_by_name(tiny: Backbone, make_task
 def test_a_term_that_is_to_be_minimised_and_asks_for_no_gradient_is_an_error(
     tiny: Backbone, make_task: MakeTask
 ) -> None:
-    with pytest.raises(RulesError, match="its term 'far' is to be minimised and asks for no gradient"):
+    with pytest.raises(RulesError, match="its term 'far' is to be minimised and has no gradient"):
         trained(tiny, make_task, penalty=lambda batch, parameters: ({"far": far(parameters).detach()}, {}))
 
 

@@ -189,7 +189,7 @@ def test_what_has_no_betas_is_refused_in_one_line(name: str) -> None:
 
 
 def test_a_learned_variance_is_refused() -> None:
-    with pytest.raises(UserError, match="wants a variance that the UNet predicts"):
+    with pytest.raises(UserError, match="needs a variance from the UNet"):
         diffusion.refuse(made("DDPMScheduler", variance_type="learned_range"), "backbone x")
 
 

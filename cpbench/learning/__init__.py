@@ -1,7 +1,7 @@
-"""The tools that method files use, and the only door to them beside `cpbench.method`.
+"""The tools for method files: the training loop, LoRA, words, losses. With `cpbench.method` it is all that they import.
 
-Whole modules: `fisher`, `diffusion_classifier`, `functional`, `norms`, `prior_preservation`, `structured_prompts`,
-`weights_or_lora`. All else by name.
+`fisher`, `diffusion_classifier`, `functional`, `norms`, `prior_preservation`, `structured_prompts` and `weights_or_lora` are
+modules; everything else is a function, class or constant.
 """
 
 from cpbench.backbones.adapters import (

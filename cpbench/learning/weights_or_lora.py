@@ -1,6 +1,6 @@
-"""What a method trains that is told to adapt the whole model: Theta, all its weights, or one LoRA in its place.
+"""Trainables of a method that adapts the whole model: all its weights (Theta), or one LoRA in place of them.
 
-Either goes on from task to task. Theta is carried whole: 3.4 GB on Stable Diffusion, written after every task.
+Each task continues from the last one. The state holds all of Theta: 3.4 GB on Stable Diffusion, written after each task.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class WeightsOrLoraOptions(Options):
-    """Options of a method that trains the weights, or with adapter=lora a LoRA, at a rate of its own."""
+    """Options of a method that trains all weights, or, with adapter=lora, one LoRA with its own learning rate."""
 
-    adapter: Literal["full", "lora"] = Field("full", description="what is trained: full, all weights; lora, a LoRA")
-    learning_rate: float = Field(5e-6, gt=0, description="of the weights with adapter=full")
-    lora_learning_rate: float = Field(1e-4, gt=0, description="of A and B with adapter=lora")
-    rank: int = Field(8, ge=1, description="rank of A and B with adapter=lora; alpha is the same")
+    adapter: Literal["full", "lora"] = Field("full", description="full: train all weights; lora: train a LoRA")
+    learning_rate: float = Field(5e-6, gt=0, description="learning rate of the weights (adapter=full)")
+    lora_learning_rate: float = Field(1e-4, gt=0, description="learning rate of the LoRA factors (adapter=lora)")
+    rank: int = Field(8, ge=1, description="rank of the LoRA (adapter=lora); alpha is the same")
     target_modules: tuple[str, ...] = Field(
-        adapters.ATTENTION, description="layers (roles, or ends of their names) that get a LoRA with adapter=lora"
+        adapters.ATTENTION, description="layers with a LoRA (adapter=lora): roles, or endings of layer names"
     )
 
     only: ClassVar = {
@@ -47,9 +47,9 @@ Group = tuple[float, list[torch.Tensor]]
 def init_trainables(
     backbone: Backbone, task: Task, o: WeightsOrLoraOptions, with_words: bool = False
 ) -> tuple[dict, Group]:
-    """(Theta by its names in a state, and with its rate): what `put_back` left in the backbone, else a new one.
+    """(the trainables by their names in a state, their group for `train`): those of `load_trainables`, else new ones.
 
-    with_words: the text encoders' weights, but for their token tables, are Theta's as well.
+    with_words: Theta includes the text encoders' weights, except their token tables.
     """
     if o.adapter == "lora":
         lora_parameters = backbone.lora_parameters or backbone.add_lora(
@@ -59,13 +59,13 @@ def init_trainables(
             o.lora_learning_rate,
             list(lora_parameters.values()),
         )
-    weights = backbone.weights or backbone.replace_weights(whole(backbone, with_words))
+    weights = backbone.weights or backbone.replace_weights(all_weights(backbone, with_words))
     return {f"weights/{k}": v for k, v in weights.items()}, (o.learning_rate, list(weights.values()))
 
 
-def whole(backbone: Backbone, with_words: bool) -> dict[str, torch.Tensor]:
-    """All weights by the names of `replace_weights`: the UNet's, and the text encoders' but for their token tables."""
-    weights = dict(backbone.denoiser.named_parameters())
+def all_weights(backbone: Backbone, with_words: bool) -> dict[str, torch.Tensor]:
+    """The weights of the UNet, and of the text encoders except their token tables, by the names of `replace_weights`."""
+    weights: dict[str, torch.Tensor] = dict(backbone.denoiser.named_parameters())
     tables = {id(encoder.table.weight) for encoder in backbone.vocabulary.encoders}
     for part, encoder in backbone.vocabulary.named_encoders() if with_words else ():
         weights |= {f"{part}.{name}": p for name, p in encoder.named_parameters() if id(p) not in tables}
@@ -73,7 +73,7 @@ def whole(backbone: Backbone, with_words: bool) -> dict[str, torch.Tensor]:
 
 
 def load_trainables(backbone: Backbone, state: State, o: WeightsOrLoraOptions) -> None:
-    """What the last task left: all weights, or A and B; nothing before the first."""
+    """Put the last task's weights or LoRA into the backbone; nothing before the first task."""
     if weights := state.tensors_of("weights"):
         backbone.replace_weights(weights)
     if lora_parameters := state.tensors_of("adapter"):
@@ -81,18 +81,18 @@ def load_trainables(backbone: Backbone, state: State, o: WeightsOrLoraOptions) -
 
 
 def refuse_if_too_large(method: str, o: WeightsOrLoraOptions, backbone: Backbone) -> None:
-    """UserError where all weights are to be trained and do not fit."""
+    """UserError if all weights are to be trained and do not fit into the device's memory."""
     if o.adapter == "full":
         refuse_full_training(method, backbone, "use --set adapter=lora")
 
 
 def lora(state: State, o: WeightsOrLoraOptions) -> dict[str, torch.Tensor] | None:
-    """What `Method.lora` returns."""
+    """The result for `Method.lora`: the LoRA, or None with adapter=full."""
     return state.tensors_of("adapter") if o.adapter == "lora" else None
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of memory that the device has in all."""
+    """Total memory of the device in bytes."""
     import psutil
     import torch
 
@@ -101,14 +101,14 @@ def device_memory(device: torch.device) -> int:
     return psutil.virtual_memory().total
 
 
-def refuse_full_training(method: str, backbone: Backbone, instead: str) -> None:
-    """UserError if the UNet's weights with gradients and AdamW's two moments, all in float32, do not fit the device."""
+def refuse_full_training(method: str, backbone: Backbone, hint: str) -> None:
+    """UserError if the UNet's float32 weights, gradients and two AdamW moments do not fit into the device's memory."""
     n = sum(p.numel() for p in backbone.denoiser.parameters())
-    need, there = 16 * n, device_memory(backbone.device)
-    if need > there:
+    needed, memory = 16 * n, device_memory(backbone.device)
+    if needed > memory:
         raise UserError(
-            f"method {method}: trains all {n / 1e9:.1f} billion weights of the UNet, {need / 1e9:.0f} GB with gradients and "
-            f"AdamW's moments, and {backbone.device.type} has {there / 1e9:.0f} GB; {instead}"
+            f"method {method}: trains all {n / 1e9:.1f} billion weights of the UNet, {needed / 1e9:.0f} GB with gradients and "
+            f"AdamW's moments, and {backbone.device.type} has {memory / 1e9:.0f} GB; {hint}"
         )
 
 
