@@ -11,7 +11,7 @@ __version__ = "0.2.0"
 moved.answer_for_old_names()
 
 
-def run(*, progress: bool = False, **given: Any) -> dict[str, Any]:
+def run(*, progress: bool = False, **keywords: Any) -> dict[str, Any]:
     """Run (or go on with) one configuration, and return its results as pandas tables.
 
     progress: say on standard output what `cpbench run` says; else nothing is printed.
@@ -27,6 +27,6 @@ def run(*, progress: bool = False, **given: Any) -> dict[str, Any]:
     from cpbench.running.runner import execute
 
     with output.opened() if progress else contextlib.nullcontext():
-        done = execute(*resolve(given))
-    scores = tables.read_scores(done.at.scores)
-    return {"scores": scores, "matrices": matrices.matrices(scores, done.concepts), "folder": done.folder}
+        result = execute(*resolve(keywords))
+    scores = tables.read_scores(result.at.scores)
+    return {"scores": scores, "matrices": matrices.matrices(scores, result.concepts), "folder": result.folder}

@@ -106,64 +106,64 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
         key, sign, value = pair.partition("=")
         if not sign or not key:
             raise UserError(f"--set {quoted(pair)}: must be key=value, e.g. --set steps=100")
-        read = from_yaml(value, f"--set {quoted(pair)}")
-        if isinstance(read, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", read):
-            read = float(read)  # YAML 1.1 wants a dot in 1e-4; people do not write one
-        out[key.replace("-", "_")] = read
+        parsed = from_yaml(value, f"--set {quoted(pair)}")
+        if isinstance(parsed, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", parsed):
+            parsed = float(parsed)  # YAML 1.1 wants a dot in 1e-4; people do not write one
+        out[key.replace("-", "_")] = parsed
     return out
 
 
 def split_settings(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the method's options, the evaluation's choices), from what `parse_settings` returns."""
-    own = {k: v for k, v in pairs.items() if not k.startswith("evaluation.")}
-    return own, {k.partition(".")[2]: v for k, v in pairs.items() if k.startswith("evaluation.")}
+    options = {k: v for k, v in pairs.items() if not k.startswith("evaluation.")}
+    return options, {k.partition(".")[2]: v for k, v in pairs.items() if k.startswith("evaluation.")}
 
 
 def with_settings(values: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
     """`values` with --set's words added to its options and its evaluation."""
-    own, evaluation = split_settings(parse_settings(settings))
-    return _with_more(_with_more(values, "options", own), "evaluation", evaluation)
+    options, evaluation = split_settings(parse_settings(settings))
+    return _with_more(_with_more(values, "options", options), "evaluation", evaluation)
 
 
 def _with_more(values: dict[str, Any], part: str, more: dict[str, Any]) -> dict[str, Any]:
     """`values` with more in one of its mappings; where that is none, they are as they were: `checked` will say so."""
-    there = values.get(part, {})
-    return {**values, part: there | more} if more and isinstance(there, dict) else values
+    entries = values.get(part, {})
+    return {**values, part: entries | more} if more and isinstance(entries, dict) else values
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
     """What a --config file says. UserError, in one line that names the file, where a value is not what RunConfig takes."""
-    shown = f"--config {path}"
-    given = read_yaml(path, shown)
-    checked(ANY_RUN | given if isinstance(given, dict) else given, shown)
-    return given
+    label = f"--config {path}"
+    values = read_yaml(path, label)
+    checked(ANY_RUN | values if isinstance(values, dict) else values, label)
+    return values
 
 
-def checked(values: Any, what: str) -> RunConfig:
+def checked(values: Any, label: str) -> RunConfig:
     """The configuration of these values; what belongs in `loading` may stand beside it, as on the command line."""
     if isinstance(values, dict):
-        beside = {k: values[k] for k in Loading.model_fields if k in values}
-        values = _with_more({k: v for k, v in values.items() if k not in beside}, "loading", beside)
-    return validated(RunConfig, values, what)
+        loading = {k: values[k] for k in Loading.model_fields if k in values}
+        values = _with_more({k: v for k, v in values.items() if k not in loading}, "loading", loading)
+    return validated(RunConfig, values, label)
 
 
 def _refuse_photographs_on_the_miniature(sequence: str) -> None:
     """UserError where nobody named a backbone and the sequence's concepts are photographs: it was forgotten."""
     concepts = sequences.load(sequence).concepts
     if photographed := [c.name for c in concepts if not c.rendered]:
-        others = ", ".join(name for name in BACKBONES if not is_miniature(name))
+        alternatives = ", ".join(name for name in BACKBONES if not is_miniature(name))
         raise UserError(
             f"sequence {sequence}: {photographed[0]} is photographed, and without --backbone these would be "
-            f"{ON_THE_MINIATURE}; name a backbone ({others}, a hub id or a folder), or --backbone miniature if you mean it"
+            f"{ON_THE_MINIATURE}; name a backbone ({alternatives}, a hub id or a folder), or --backbone miniature if you mean it"
         )
 
 
 def resolve(
-    given: dict[str, Any], config_file: Path | None = None, settings: tuple[str, ...] = ()
+    keywords: dict[str, Any], config_file: Path | None = None, settings: tuple[str, ...] = ()
 ) -> tuple[RunConfig, type[Method], BaseModel]:
     """(config, method class, its options) from the command line's values (None = not given), a file and --set pairs."""
     values = read_config_file(config_file) if config_file else {}
-    values |= {k: v for k, v in given.items() if v is not None}
+    values |= {k: v for k, v in keywords.items() if v is not None}
     for key in ("method", "sequence"):
         if not values.get(key):
             raise UserError(f"--{key} is missing; name one (`cpbench list {key}s` shows them)")

@@ -33,15 +33,15 @@ MODULES = {  # old: where its names are looked for, in this order
 KIT = {  # names that a baseline had, and where they are; those that it uses itself are still found in it, without a word
     "cpbench.baselines.seqlora": ("cpbench.learning.lora", ("add_words",)),
 }
-_told: set[str] = set()
+_warned_names: set[str] = set()
 
 
 def warn_once(old: str, new: str) -> None:
     """Warn about an old name the first time it is used: a DeprecationWarning, and a line on the command line's output."""
-    if old not in _told:
+    if old not in _warned_names:
         from cpbench.output import say
 
-        _told.add(old)
+        _warned_names.add(old)
         message = f"{old} is {new} now; the old name goes with cpbench {LAST}"
         say(f"warning: {message}")  # Python hides a DeprecationWarning from whoever uses the command line
         warnings.warn(message, DeprecationWarning, stacklevel=3)
@@ -68,8 +68,8 @@ class _Old(MetaPathFinder, Loader):
         return None
 
     def _real(self, name: str, path: Any) -> ModuleSpec | None:
-        others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
-        return next((spec for finder in others if (spec := finder.find_spec(name, path, None))), None)
+        finders = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
+        return next((spec for finder in finders if (spec := finder.find_spec(name, path, None))), None)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None

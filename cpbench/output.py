@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 LOG_WIDTH = 120  # columns of tables where there is no terminal
 _console: Console | None = None
-_told: Callable[[Any], object] | None = None  # who hears what is said
+_listener: Callable[[Any], object] | None = None  # is called with everything that is said
 
 
-def say(what: Any) -> None:
+def say(message: Any) -> None:
     """Say a line, which stays one, or anything that rich can print."""
-    if _told is not None:
-        _told(what)
+    if _listener is not None:
+        _listener(message)
 
 
 def console() -> Console | None:
@@ -31,15 +31,15 @@ def opened() -> Iterator[None]:
     """For as long as it lasts what is said goes to standard output."""
     from rich.console import Console
 
-    def tell(what: Any) -> None:
-        if isinstance(what, str):  # names may come from anybody: nothing in them is markup, or moves a cursor
-            line = "".join(c if c.isprintable() or c == "\n" else " " for c in what)
-            shown.print(line, markup=False, soft_wrap=True)
+    def tell(message: Any) -> None:
+        if isinstance(message, str):  # names may come from anybody: nothing in them is markup, or moves a cursor
+            line = "".join(c if c.isprintable() or c == "\n" else " " for c in message)
+            console.print(line, markup=False, soft_wrap=True)
         else:
-            shown.print(what)
+            console.print(message)
 
-    shown = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
-    with _set(shown, tell):
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
+    with _set(console, tell):
         yield
 
 
@@ -52,10 +52,10 @@ def collected() -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _set(shown: Console | None, tell: Callable[[Any], object]) -> Iterator[None]:
-    global _console, _told
-    before, (_console, _told) = (_console, _told), (shown, tell)
+def _set(console: Console | None, tell: Callable[[Any], object]) -> Iterator[None]:
+    global _console, _listener
+    before, (_console, _listener) = (_console, _listener), (console, tell)
     try:
         yield
     finally:
-        _console, _told = before
+        _console, _listener = before

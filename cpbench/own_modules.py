@@ -37,20 +37,20 @@ def identity(method: type) -> dict[str, Any]:
     it says, see `source_hash`. A `version` that such a class states counts for nothing.
     """
     built_in = {c.__module__: c for c in method.__mro__ if c.__module__.startswith(BASELINES)}
-    found: dict[str, Any] = {"scores": SCORES}
-    own = not method.__module__.startswith(BASELINES)
-    if own:
+    facts: dict[str, Any] = {"scores": SCORES}
+    is_own = not method.__module__.startswith(BASELINES)
+    if is_own:
         module = sys.modules[method.__module__]
         files = helpers(module)
         for name in files:
             if name.startswith(BASELINES) and name not in built_in:
                 built_in[name] = next(c for c in _classes(importlib.import_module(name)) if "version" in vars(c))
-        found["source"] = source_hash(
+        facts["source"] = source_hash(
             {"": Path(os.path.abspath(module.__file__ or ""))}
             | {name: file for name, file in files.items() if not name.startswith(BASELINES)}
         )
     versions = {name.removeprefix(BASELINES): vars(c)["version"] for name, c in built_in.items()}
-    return found | {"versions": dict(sorted(versions.items()))}
+    return facts | {"versions": dict(sorted(versions.items()))}
 
 
 def _classes(module: ModuleType) -> list[type]:
@@ -59,8 +59,8 @@ def _classes(module: ModuleType) -> list[type]:
 
 def source_hash(files: dict[str, Path]) -> str:
     """SHA-256 over Python files by the names of their modules: of what they say, whatever their comments, docstrings, layout."""
-    said = {name: normalised(file.read_bytes()) for name, file in sorted(files.items())}
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    sources = {name: normalised(file.read_bytes()) for name, file in sorted(files.items())}
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
 def normalised(source: bytes | str) -> str:
@@ -69,9 +69,13 @@ def normalised(source: bytes | str) -> str:
     for node in ast.walk(tree):
         for part in ("body", "orelse", "finalbody"):
             if isinstance(lines := getattr(node, part, None), list):
-                kept = [it for it in lines if not _says_nothing(it)]
+                statements = [statement for statement in lines if not _says_nothing(statement)]
                 # what must have a body keeps one
-                setattr(node, part, kept if kept or part != "body" or isinstance(node, ast.Module) else [ast.Pass()])
+                setattr(
+                    node,
+                    part,
+                    statements if statements or part != "body" or isinstance(node, ast.Module) else [ast.Pass()],
+                )
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
@@ -83,8 +87,8 @@ class _Alike(ast.NodeTransformer):
         for value in node.values:
             if isinstance(value, ast.FormattedValue):
                 value = self.generic_visit(value)
-                how = [ast.Constant(value.conversion), value.format_spec or ast.Constant(None)]
-                parts.append(ast.Tuple([value.value, *how], ast.Load()))
+                conversion = [ast.Constant(value.conversion), value.format_spec or ast.Constant(None)]
+                parts.append(ast.Tuple([value.value, *conversion], ast.Load()))
             elif parts and isinstance(parts[-1], ast.Constant):  # in how many pieces its text is parsed differs too
                 parts[-1] = ast.Constant(parts[-1].value + value.value)
             elif value.value:  # 3.12 has empty ones
@@ -120,17 +124,17 @@ def helpers(module: ModuleType) -> dict[str, Path]:
         below = [folder for folder in folders if folder in file.parents]
         return bool(below) and not INSTALLED & set(file.relative_to(below[0]).parts)
 
-    found: dict[str, Path] = {}
+    modules: dict[str, Path] = {}
     todo = [(package, start)]
     while todo:
         package, file = todo.pop()
         for other in _imported(file, package):
             path = _file_of(other, root)
-            if path is None or other in found or path == start or not counts(other, path):
+            if path is None or other in modules or path == start or not counts(other, path):
                 continue
-            found[other] = path
+            modules[other] = path
             todo.append((other if path.name == "__init__.py" else other.rpartition(".")[0], path))
-    return dict(sorted(found.items()))
+    return dict(sorted(modules.items()))
 
 
 def _imported(file: Path, package: str) -> Iterator[str]:
@@ -154,9 +158,9 @@ def _imported(file: Path, package: str) -> Iterator[str]:
 
 def _file_of(name: str, folder: Path) -> Path | None:
     """A module's source: of one that is imported where it is from, else where it would be in the folder."""
-    there = getattr(sys.modules.get(name), "__file__", None)
+    origin = getattr(sys.modules.get(name), "__file__", None)
     if name in sys.modules:
-        return Path(os.path.abspath(there)) if there and there.endswith(".py") else None
+        return Path(os.path.abspath(origin)) if origin and origin.endswith(".py") else None
     base = folder.joinpath(*name.split("."))
     for file in (base / "__init__.py", base.with_name(f"{base.name}.py")):
         if file.is_file():

@@ -72,49 +72,49 @@ def load_method(name: str) -> type[Method]:
         try:
             loaded = entry.load()
         except Exception as error:  # any error of a foreign package
-            where = f"method {name}: the package that adds it ({entry.value})"
-            raise UserError(f"{where} cannot be imported: {error}; repair or uninstall it") from error
+            problem = f"method {name}: the package that adds it ({entry.value})"
+            raise UserError(f"{problem} cannot be imported: {error}; repair or uninstall it") from error
         if isinstance(loaded, type):
             return _whole(loaded, name)
         module = loaded
-    found = [
+    classes = [
         c
         for _, c in inspect.getmembers(module, inspect.isclass)
         if issubclass(c, Method) and c.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        those = f": {', '.join(c.__name__ for c in found)}" if found else ""
+    if len(classes) != 1:
+        those = f": {', '.join(c.__name__ for c in classes)}" if classes else ""
         raise UserError(
-            f"method {name}: its file must define one subclass of cpbench.method.Method, and defines {len(found)}{those}"
+            f"method {name}: its file must define one subclass of cpbench.method.Method, and defines {len(classes)}{those}"
         )
-    return _whole(found[0], name)
+    return _whole(classes[0], name)
 
 
-def _whole(found: type[Method], name: str) -> type[Method]:
+def _whole(method: type[Method], name: str) -> type[Method]:
     """The class, if it has all that a method must have; else UserError."""
     from cpbench.method import Method
 
-    if not issubclass(found, Method):
-        raise UserError(f"method {name}: {found.__name__} is no subclass of cpbench.method.Method")
-    if lacking := [part for part in REQUIRED if getattr(found, part) is getattr(Method, part)]:
-        raise UserError(f"method {name}: {found.__name__} lacks {' and '.join(lacking)}; see docs/adding-a-method.md")
-    if not any("Options" in vars(kind) for kind in found.__mro__ if kind is not Method):
+    if not issubclass(method, Method):
+        raise UserError(f"method {name}: {method.__name__} is no subclass of cpbench.method.Method")
+    if absent := [part for part in REQUIRED if getattr(method, part) is getattr(Method, part)]:
+        raise UserError(f"method {name}: {method.__name__} lacks {' and '.join(absent)}; see docs/adding-a-method.md")
+    if not any("Options" in vars(base) for base in method.__mro__ if base is not Method):
         raise UserError(
-            f"method {name}: {found.__name__} does not say its options; write `Options = Settings` into it, or, of a method "
+            f"method {name}: {method.__name__} does not say its options; write `Options = Settings` into it, or, of a method "
             "without any, `Options = Options` (of cpbench.method)"
         )
-    return found
+    return method
 
 
 @functools.cache
 def facts_of(name: str) -> dict[str, Any]:
     """What a built-in method's class says of itself (`tested_against`, `replays`, `sees_earlier_data`), without importing it."""
     tree = ast.parse((baselines_folder() / f"{name}.py").read_text(encoding="utf-8"))
-    found: dict[str, Any] = {}
-    for node in (line for it in tree.body if isinstance(it, ast.ClassDef) for line in it.body):
+    facts: dict[str, Any] = {}
+    for node in (line for statement in tree.body if isinstance(statement, ast.ClassDef) for line in statement.body):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            found[node.targets[0].id] = node.value.value
-    return found
+            facts[node.targets[0].id] = node.value.value
+    return facts
 
 
 def _module_from(path: Path) -> Any:
@@ -131,8 +131,8 @@ def _module_from(path: Path) -> Any:
     except Exception as error:
         at = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(spec.origin)]
         line = getattr(error, "lineno", None) or (at[-1] if at else None)
-        where = f", line {line}" if line else ""
-        raise UserError(f"method {path}{where}: cannot be imported ({type(error).__name__}: {error})") from error
+        place = f", line {line}" if line else ""
+        raise UserError(f"method {path}{place}: cannot be imported ({type(error).__name__}: {error})") from error
     own_modules.note(module)
     return module
 
@@ -141,17 +141,17 @@ def method_file(method: type[Method]) -> Path:
     return Path(inspect.getfile(method))
 
 
-def preset(backbone: str, method: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
+def preset(backbone: str, method: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
     """The settings of a method on a backbone: tuned ones where it has a file, else the papers' on Stable Diffusion.
 
-    Empty where there are none. An entry called "method key=value" adds to the method's where `given` asks for that value.
+    Empty where there are none. An entry called "method key=value" adds to the method's where `options` has that value.
     """
-    file = f"{Path(backbone).name}.yaml"
-    there = {f.name: f for f in (baselines_folder() / "presets").iterdir()}
-    found = there.get(file) or there[PAPERS]
-    table = yaml.safe_load(found.read_text(encoding="utf-8")) or {}
+    name = f"{Path(backbone).name}.yaml"
+    files = {f.name: f for f in (baselines_folder() / "presets").iterdir()}
+    file = files.get(name) or files[PAPERS]
+    table = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     settings = dict(table.get(method, {}))
-    for key, value in (given or {}).items():
+    for key, value in (options or {}).items():
         settings |= table.get(f"{method} {key}={str(value).lower() if isinstance(value, bool) else value}", {})
     return {k: v for k, v in settings.items() if k != PROVENANCE}
 

@@ -36,11 +36,11 @@ def apply() -> bool:
         return False
     import torch
 
-    missing = [name for name in OPERATORS if not hasattr(torch.ops.torchvision, name)]
-    if not missing or _extension_loads(os.path.dirname(spec.origin)):
+    absent = [name for name in OPERATORS if not hasattr(torch.ops.torchvision, name)]
+    if not absent or _extension_loads(os.path.dirname(spec.origin)):
         return False
     _library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in missing:
+    for name in absent:
         _library.define(SCHEMA.format(name))
     return True
 

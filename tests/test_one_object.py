@@ -107,4 +107,4 @@ def test_a_sentence_of_one_score_names_it() -> None:
     assert (
         FIGURES["over_tasks"].heading("DINO") == "DINO over tasks" and FIGURES["over_tasks"].heading() == "over tasks"
     )
-    assert {it.name for it in figures.shown()} < {it.name for it in figures.in_a_run()} < FIGURES.keys()
+    assert {it.name for it in figures.table_figures()} < {it.name for it in figures.in_a_run()} < FIGURES.keys()

@@ -76,14 +76,14 @@ def rendered(name: str) -> np.ndarray:
     return references(subject(name), name)
 
 
-def references(who: Identity, name: str) -> np.ndarray:
+def references(identity: Identity, name: str) -> np.ndarray:
     """Five pictures of an individual: two plain rooms, three places, each in its own pose and light, by the name."""
     from cpbench.miniature.world import Setting, render, seeded
     from cpbench.miniature.world.places import PLACES
 
-    chosen = seeded("reference places", name).choice(list(PLACES), REFERENCES - 2, replace=False)
-    settings = [Setting(), *(Setting(str(p)) for p in chosen), Setting()]
-    return np.stack([render(who, s, seeded("reference", name, k)) for k, s in enumerate(settings)])
+    places = seeded("reference places", name).choice(list(PLACES), REFERENCES - 2, replace=False)
+    settings = [Setting(), *(Setting(str(p)) for p in places), Setting()]
+    return np.stack([render(identity, s, seeded("reference", name, k)) for k, s in enumerate(settings)])
 
 
 def oracle(name: str, template: str, seed: int, index: int) -> np.ndarray:

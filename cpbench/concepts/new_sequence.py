@@ -70,13 +70,14 @@ def write(target: Path | str, items: list[str]) -> NewSequence:
         if any(os.path.samefile(folder, other) for other in folders[:k]):
             raise UserError(f"{quoted(items[k])}: {folder} is named twice; a concept needs a folder of its own")
     names = names_of(parsed)
-    shown = [_as_written(folder, target.parent) for folder in folders]
+    folder_texts = [_as_written(folder, target.parent) for folder in folders]
     counts, warnings = look_through(dict(zip(names, folders, strict=True)))
     for _, noun in parsed:
         for template in [t for of_type in sequences.load(LIKE).evaluation.prompts.values() for t in of_type]:
             prompt_length.refuse_cut([prompt_length.usual()], *prompt_length.filled(template, [noun]))
     text = _yaml(
-        name, [(n, noun, guess_subject_type(noun), s) for n, (_, noun), s in zip(names, parsed, shown, strict=True)]
+        name,
+        [(n, noun, guess_subject_type(noun), s) for n, (_, noun), s in zip(names, parsed, folder_texts, strict=True)],
     )
     fresh = not target.exists()
     if not fresh and not (target.is_file() and target.read_bytes() == text.encode()):
@@ -86,22 +87,22 @@ def write(target: Path | str, items: list[str]) -> NewSequence:
     return NewSequence(target, sequences.load(target), counts, tuple(warnings), fresh)
 
 
-def report_lines(written: NewSequence) -> list[str]:
+def report_lines(result: NewSequence) -> list[str]:
     """What the command line prints: the file, a line a concept, the warnings, and how to go on."""
-    concepts = written.sequence.concepts
+    concepts = result.sequence.concepts
     widths = [
         max(len(field) for field in column) for column in zip(*((c.name, c.class_noun) for c in concepts), strict=True)
     ]
-    lines = [f"{'wrote' if written.fresh else 'unchanged:'} {written.path}"]
+    lines = [f"{'wrote' if result.fresh else 'unchanged:'} {result.path}"]
     lines += [
-        f"  {c.name:{widths[0]}}  {c.class_noun:{widths[1]}}  {c.subject_type:6}  {written.counts[c.name]:3} pictures  {c.images}"
+        f"  {c.name:{widths[0]}}  {c.class_noun:{widths[1]}}  {c.subject_type:6}  {result.counts[c.name]:3} pictures  {c.images}"
         for c in concepts
     ]
-    lines += [f"warning: {warning}" for warning in written.warnings]
+    lines += [f"warning: {warning}" for warning in result.warnings]
     return [
         *lines,
         "look at class nouns and kinds in the file, then for example:",
-        f"  cpbench run --method isolated --sequence {shlex.quote(str(written.path))} --backbone sd15",
+        f"  cpbench run --method isolated --sequence {shlex.quote(str(result.path))} --backbone sd15",
     ]
 
 
@@ -174,7 +175,7 @@ def look_through(folders: dict[str, Path]) -> tuple[dict[str, int], list[str]]:
     """(number of pictures, warnings) of folders by concept. UserError for an empty folder or an unreadable picture."""
     counts: dict[str, int] = {}
     warnings: list[str] = []
-    seen: list[tuple[str, str, str, int]] = []  # concept, file, content, average hash
+    pictures: list[tuple[str, str, str, int]] = []  # concept, file, content, average hash
     for concept, folder in folders.items():
         files = photographs.files_of(folder, concept)
         counts[concept] = n = len(files)
@@ -188,12 +189,12 @@ def look_through(folders: dict[str, Path]) -> tuple[dict[str, int], list[str]]:
             if min(picture.size) < SMALL:
                 small.append(f"{file.name} ({picture.width} x {picture.height})")
             content, average = content_hash(picture), average_hash(picture)
-            for other, name, its_content, its_average in seen:
+            for other, name, its_content, its_average in pictures:
                 if (average ^ its_average).bit_count() <= NEARLY:  # 0 for the same picture
-                    alike = "the same picture" if content == its_content else "nearly the same picture"
-                    warnings.append(f"{concept}: {file.name} is {alike} as {name} of {other}; keep one")
+                    similarity = "the same picture" if content == its_content else "nearly the same picture"
+                    warnings.append(f"{concept}: {file.name} is {similarity} as {name} of {other}; keep one")
                     break
-            seen.append((concept, file.name, content, average))
+            pictures.append((concept, file.name, content, average))
         if small:
             warnings.append(f"{concept}: under {SMALL} pixels, and blurred when enlarged: {', '.join(small)}")
     return counts, warnings

@@ -69,30 +69,30 @@ def folder_of(concept: Concept, data: Path | str | None = None) -> Path:
                 f"concept {concept.name}: there is no folder {folder}; put its pictures there or mend `images` in the sequence"
             )
         return _refuse_links(folder, concept.name)
-    given, flag = (data, "--data") if data else (os.environ.get("CPBENCH_DATA"), "CPBENCH_DATA")
-    inside, known, base = folder.parts[1:] or folder.parts, data_set(concept), None
-    if not given:
+    root, flag = (data, "--data") if data else (os.environ.get("CPBENCH_DATA"), "CPBENCH_DATA")
+    inside, data_set_name, base = folder.parts[1:] or folder.parts, data_set(concept), None
+    if not root:
         places = [folder]
-    elif str(given) == "hub":
-        if known != DREAMBOOTH:
+    elif str(root) == "hub":
+        if data_set_name != DREAMBOOTH:
             raise UserError(
-                f"concept {concept.name}: {flag} hub has DreamBooth's photographs only, not {folder}; {_ways(known, None)}"
+                f"concept {concept.name}: {flag} hub has DreamBooth's photographs only, not {folder}; {_ways(data_set_name, None)}"
             )
         places = [from_hub().joinpath(*inside[1:])]
     else:
-        base = Path(os.path.expanduser(given))
+        base = Path(os.path.expanduser(root))
         if not os.path.isdir(base):
             raise UserError(
-                f"{flag} {given}: there is no such folder; mend it, or leave it out and {_ways(known, None)}"
+                f"{flag} {root}: there is no such folder; mend it, or leave it out and {_ways(data_set_name, None)}"
             )
         # Any root of a DreamBooth copy may be meant, since the manifest tells whether it is one. Of other data sets the
         # name must be in the path: CIFC has a folder `dog2` too, with another dog.
-        places = [base.joinpath(*inside[k:]) for k in range(len(inside) if known == DREAMBOOTH else 1)]
+        places = [base.joinpath(*inside[k:]) for k in range(len(inside) if data_set_name == DREAMBOOTH else 1)]
     for place in places:
         if os.path.isdir(place):
             return _refuse_links(place, concept.name)
-    where = " or ".join(str(place) for place in places)
-    raise UserError(f"concept {concept.name}: there are no photographs in {where}; {_ways(known, base)}")
+    searched = " or ".join(str(place) for place in places)
+    raise UserError(f"concept {concept.name}: there are no photographs in {searched}; {_ways(data_set_name, base)}")
 
 
 def _refuse_links(path: Path, concept: str) -> Path:
@@ -116,14 +116,14 @@ def data_set(concept: Concept) -> str | None:
     return parts[1] if named else None
 
 
-def _ways(known: str | None, base: Path | None) -> str:
+def _ways(data_set_name: str | None, base: Path | None) -> str:
     """What the user can do: the data set's commands, into `base` (the folder that was named) or data/."""
-    if known is None:
+    if data_set_name is None:
         return "put them there, or mend `images` in the sequence"
-    command = SOURCES[known].format(shlex.quote(str(base or "data")))
-    if known == DREAMBOOTH:
+    command = SOURCES[data_set_name].format(shlex.quote(str(base or "data")))
+    if data_set_name == DREAMBOOTH:
         return f"fetch the photographs with `{command}`, or name a copy with `--data FOLDER`, or take the hub's with `--data hub`"
-    return f"fetch the photographs with `{command}`, or name the folder that holds {known} with `--data FOLDER`"
+    return f"fetch the photographs with `{command}`, or name the folder that holds {data_set_name} with `--data FOLDER`"
 
 
 @cache
@@ -162,20 +162,20 @@ def check(folder: Path, concept: Concept) -> None:
     subject = Path(concept.images or "").name
     if subject not in manifest():
         raise did_you_mean(subject, manifest(), "subject of DreamBooth")
-    wanted, found = set(manifest()[subject]), {f.name for f in _pictures(folder, concept.name)}
-    wrong = [f"lacks {_listed(wanted - found)}"] if wanted - found else []
-    wrong += [f"has {_listed(found - wanted)} besides"] if found - wanted else []
+    expected, names = set(manifest()[subject]), {f.name for f in _pictures(folder, concept.name)}
+    wrong = [f"lacks {_listed(expected - names)}"] if expected - names else []
+    wrong += [f"has {_listed(names - expected)} besides"] if names - expected else []
     if wrong:
         raise UserError(
-            f"concept {concept.name}: {folder} is not DreamBooth's {subject} ({len(wanted)} pictures): it "
+            f"concept {concept.name}: {folder} is not DreamBooth's {subject} ({len(expected)} pictures): it "
             f"{' and '.join(wrong)}; put it right, or clone it anew; for other pictures: `cpbench new-sequence`"
         )
 
 
 def _listed(names: set[str], most: int = 3) -> str:
     """'a.jpg, b.jpg, c.jpg and 2 more'."""
-    shown = sorted(names)[:most]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+    first = sorted(names)[:most]
+    return ", ".join(first) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 # Reading
@@ -205,10 +205,10 @@ def files_of(folder: Path, concept: str) -> list[Path]:
 def _pictures(folder: Path, concept: str) -> list[Path]:
     """All that look like pictures by their endings; hidden ones, which macOS leaves beside the real ones, do not."""
     try:
-        every = sorted(folder.iterdir())
+        entries = sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"concept {concept}: {folder} cannot be read ({error.strerror}); check the folder") from None
-    return [f for f in every if f.suffix.lower() in (*FORMATS, *UNREAD) and not f.name.startswith(".")]
+    return [f for f in entries if f.suffix.lower() in (*FORMATS, *UNREAD) and not f.name.startswith(".")]
 
 
 def upright(file: Path, concept: str) -> Image.Image:
@@ -260,11 +260,11 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """The colours of a picture of this profile in sRGB, by Little CMS; as they are for sRGB's own or a broken profile."""
     if profile:
         try:
-            given = ImageCms.getOpenProfile(io.BytesIO(profile))
-            if not ImageCms.getProfileDescription(given).strip().startswith("sRGB"):
+            source = ImageCms.getOpenProfile(io.BytesIO(profile))
+            if not ImageCms.getProfileDescription(source).strip().startswith("sRGB"):
                 # relative colorimetric, as viewers do it: white stays white
-                how = {"renderingIntent": ImageCms.Intent.RELATIVE_COLORIMETRIC, "outputMode": "RGB"}
-                return ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), **how)
+                conversion = {"renderingIntent": ImageCms.Intent.RELATIVE_COLORIMETRIC, "outputMode": "RGB"}
+                return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), **conversion)
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # broken, or of other channels than the picture's
             pass
     return image.convert("RGB")
@@ -275,8 +275,8 @@ def square(picture: Image.Image, size: int, fit: str = "crop") -> Image.Image:
     w, h = picture.size
     if fit == "crop":
         side = min(w, h)
-        left, top = (w - side) // 2, (h - side) // 2
-        cut = picture.crop((left, top, left + side, top + side))
+        x, y = (w - side) // 2, (h - side) // 2
+        cut = picture.crop((x, y, x + side, y + side))
         return cut.resize((size, size), Image.Resampling.LANCZOS)
     # Resized before the bars are added, so that the filter does not blur picture and bars into each other.
     w, h = (max(1, round(size * length / max(w, h))) for length in (w, h))

@@ -45,14 +45,14 @@ def filled(template: str, words: Sequence[str]) -> tuple[str, str]:
 
 def readers_of(backbone: Any, judge_tokenizer: Any = None, added: int = 0) -> list[Reader]:
     """The backbone's text encoders, with the words that are installed, and the CLIP judge where its tokenizer is given."""
-    found = []
+    readers = []
     for encoder in backbone.vocabulary.encoders:
         tokenizer = getattr(backbone.pipe, encoder.tokenizer_name)
         most = encoder.tokenizer.model_max_length - encoder.tokenizer.num_special_tokens_to_add()
-        found.append(Reader("the text encoder", most, _counting(tokenizer), added))
+        readers.append(Reader("the text encoder", most, _counting(tokenizer), added))
     if judge_tokenizer is not None:
-        found.append(Reader("the CLIP judge", judge_tokenizer.context_length - 2, _counting(judge_tokenizer)))
-    return found
+        readers.append(Reader("the CLIP judge", judge_tokenizer.context_length - 2, _counting(judge_tokenizer)))
+    return readers
 
 
 def _counting(tokenizer: Any) -> Callable[[str], int]:
@@ -89,12 +89,12 @@ def refuse_cut(readers: Iterable[Reader], ahead: str, whole: str, words: int = 1
 
 def check(readers: Sequence[Reader], cells: Iterable[Any]) -> list[str]:
     """A line for every reader that does not read some prompts to their end. UserError as in `refuse_cut`."""
-    asked = dict.fromkeys((*filled(t, cell.nouns), len(cell.nouns)) for cell in cells for t in cell.templates)
+    prompts = dict.fromkeys((*filled(t, cell.nouns), len(cell.nouns)) for cell in cells for t in cell.templates)
     lines = []
-    for prompt in asked:
+    for prompt in prompts:
         refuse_cut(readers, *prompt)
     for reader in readers:
-        if cut := [whole for ahead, whole, words in asked if reader.lacks(ahead, whole, words)]:
+        if cut := [whole for ahead, whole, words in prompts if reader.lacks(ahead, whole, words)]:
             lines.append(
                 f"{len(cut)} prompt{'s are' if len(cut) > 1 else ' is'} longer than the {reader.most} tokens that "
                 f"{reader.name} reads, so the end does not count (the first: {quoted(cut[0])})"

@@ -38,8 +38,8 @@ def _no_way_out(path: str) -> str:
 
 
 def _slots(count: int, template: str) -> str:
-    rest = template.replace(SLOT, "")
-    if template.count(SLOT) != count or "{" in rest or "}" in rest:
+    text = template.replace(SLOT, "")
+    if template.count(SLOT) != count or "{" in text or "}" in text:
         often = "once, for the concept," if count == 1 else "twice, for two concepts,"
         raise ValueError(f"{quoted(template)} must contain {SLOT} {often} and no other brace")
     return template
@@ -47,7 +47,7 @@ def _slots(count: int, template: str) -> str:
 
 def _distinct(templates: list[str]) -> list[str]:
     if len(set(templates)) < len(templates):
-        twice = next(it for it in templates if templates.count(it) > 1)
+        twice = next(template for template in templates if templates.count(template) > 1)
         raise ValueError(f"{quoted(twice)} occurs twice; keep one")
     return templates
 

@@ -126,9 +126,9 @@ def prompt_set(name: str) -> dict[str, tuple[str, ...]]:
     """The templates of a prompt set of tasks/prompts/, by kind. UserError if there is none of this name."""
     sets: dict[str, dict[str, tuple[str, ...]]] = {}
     for file in _yaml_files(tasks_folder() / "prompts"):
-        shown = f"tasks/prompts/{file.name}"
-        given = validated(schema.PromptSetFile, read_yaml(file, shown), shown)
-        sets.setdefault(given.set, {})[given.kind] = tuple(given.prompts)
+        label = f"tasks/prompts/{file.name}"
+        entry = validated(schema.PromptSetFile, read_yaml(file, label), label)
+        sets.setdefault(entry.set, {})[entry.kind] = tuple(entry.prompts)
     if name not in sets:
         raise did_you_mean(name, sorted(sets), "prompt set")
     return sets[name]
@@ -168,8 +168,8 @@ def ordered(seq: Sequence, order: int) -> Sequence:
         return seq
     import numpy as np  # here, so that `cpbench describe` does not wait for it
 
-    where = np.random.default_rng(order).permutation(len(seq.concepts))
-    return replace(seq, concepts=tuple(seq.concepts[i] for i in where))
+    permutation = np.random.default_rng(order).permutation(len(seq.concepts))
+    return replace(seq, concepts=tuple(seq.concepts[i] for i in permutation))
 
 
 # Where sequences are found
@@ -191,13 +191,13 @@ def _built_in() -> dict[str, Traversable]:
     return {f.name.removesuffix(".yaml"): f for f in _yaml_files(tasks_folder())}
 
 
-def added_by_package(group: str, name: str, what: str) -> metadata.EntryPoint | None:
+def added_by_package(group: str, name: str, noun: str) -> metadata.EntryPoint | None:
     """What an installed package adds under this name; None if none does. UserError where two do: either may be meant."""
-    found = {e.value: e for e in metadata.entry_points(group=group, name=name)}
-    if len(found) > 1:
-        both = " and ".join(f"{e.value} (package {e.dist.name if e.dist else '?'})" for _, e in sorted(found.items()))
-        raise UserError(f"{what} {quoted(name)}: is added twice, by {both}; uninstall one, or name a file")
-    return next(iter(found.values()), None)
+    entries = {e.value: e for e in metadata.entry_points(group=group, name=name)}
+    if len(entries) > 1:
+        both = " and ".join(f"{e.value} (package {e.dist.name if e.dist else '?'})" for _, e in sorted(entries.items()))
+        raise UserError(f"{noun} {quoted(name)}: is added twice, by {both}; uninstall one, or name a file")
+    return next(iter(entries.values()), None)
 
 
 def _path_of(entry: metadata.EntryPoint) -> Path:
@@ -226,58 +226,60 @@ def _load_file(path: Path) -> Sequence:
 # From YAML to a sequence. Every `where` is "file: key", the beginning of the error's line.
 
 
-def _parse(file: Traversable, shown: str, folder: Path | None) -> Sequence:
+def _parse(file: Traversable, label: str, folder: Path | None) -> Sequence:
     """folder: what relative image folders are relative to; None leaves them as they are."""
-    called = Path(shown).stem
+    called = Path(label).stem
     hint = f"the built-in sequence is called {called!r}" if called in _built_in() else "check the path"
-    given = validated(schema.SequenceFile, read_yaml(file, shown, hint), shown)
-    prompts = _prompts(given.prompts, f"{shown}: prompts")
-    if given.images.folder is not None and "{name}" not in given.images.folder:
-        raise UserError(f"{shown}: images.folder: must contain {{name}}, or all concepts would share one folder")
+    content = validated(schema.SequenceFile, read_yaml(file, label, hint), label)
+    prompts = _prompts(content.prompts, f"{label}: prompts")
+    if content.images.folder is not None and "{name}" not in content.images.folder:
+        raise UserError(f"{label}: images.folder: must contain {{name}}, or all concepts would share one folder")
     concepts: list[Concept] = []
-    for n, entry in enumerate(given.concepts, start=1):
-        where = f"{shown}: concept {n} ({entry.name})"
+    for n, entry in enumerate(content.concepts, start=1):
+        place = f"{label}: concept {n} ({entry.name})"
         # Case is ignored since names become folders, and not every file system tells cases apart.
         if entry.name.lower() in (c.name.lower() for c in concepts):
-            raise UserError(f"{where}: name: {quoted(entry.name)} occurs twice; give it another")
+            raise UserError(f"{place}: name: {quoted(entry.name)} occurs twice; give it another")
         if entry.kind not in prompts:
             reason = f"the sequence's prompts have none for {quoted(entry.kind)}; add them under prompts"
-            raise UserError(f"{where}: kind: {reason}")
-        images = entry.images or given.images
-        at, drawn = _pictures(images, entry.name, f"{where}: images", folder)
-        concepts.append(Concept(entry.name, entry.class_noun, entry.kind, prompts[entry.kind], at, drawn))
-    test = _evaluation(given.evaluation, f"{shown}: evaluation", {c.subject_type for c in concepts}, prompts)
-    return Sequence(given.name, given.version, " ".join(given.description.split()), tuple(concepts), test)
+            raise UserError(f"{place}: kind: {reason}")
+        images = entry.images or content.images
+        at, rendered = _pictures(images, entry.name, f"{place}: images", folder)
+        concepts.append(Concept(entry.name, entry.class_noun, entry.kind, prompts[entry.kind], at, rendered))
+    test = _evaluation(content.evaluation, f"{label}: evaluation", {c.subject_type for c in concepts}, prompts)
+    return Sequence(content.name, content.version, " ".join(content.description.split()), tuple(concepts), test)
 
 
-def _prompts(given: Any, where: str) -> dict[str, tuple[str, ...]]:
+def _prompts(entry: Any, place: str) -> dict[str, tuple[str, ...]]:
     """Templates by kind: those of the prompt set that is named, or those that are given."""
-    if not isinstance(given, str):
-        return _by_kind(validated(schema.Prompts, given, where))
+    if not isinstance(entry, str):
+        return _by_kind(validated(schema.Prompts, entry, place))
     try:
-        return prompt_set(given)
+        return prompt_set(entry)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{place}: {error}") from None
 
 
-def _by_kind(given: schema.Prompts) -> dict[str, tuple[str, ...]]:
-    return {kind: tuple(templates) for kind in SUBJECT_TYPES if (templates := getattr(given, kind))}
+def _by_kind(entry: schema.Prompts) -> dict[str, tuple[str, ...]]:
+    return {
+        subject_type: tuple(templates) for subject_type in SUBJECT_TYPES if (templates := getattr(entry, subject_type))
+    }
 
 
-def _pictures(given: schema.Images, name: str, where: str, base: Path | None) -> tuple[str | None, bool]:
+def _pictures(entry: schema.Images, name: str, place: str, base: Path | None) -> tuple[str | None, bool]:
     """The folder of a concept's photographs, or None, and whether the miniature draws the concept."""
-    drawn = given.folder is None if given.drawn is None else given.drawn
-    if given.folder is None:
-        if not drawn:
-            raise UserError(f"{where}: has neither a folder nor drawn: true; name one of them")
-        return None, drawn
-    path = os.path.expanduser(given.folder).replace("{name}", name)
+    rendered = entry.folder is None if entry.drawn is None else entry.drawn
+    if entry.folder is None:
+        if not rendered:
+            raise UserError(f"{place}: has neither a folder nor drawn: true; name one of them")
+        return None, rendered
+    path = os.path.expanduser(entry.folder).replace("{name}", name)
     if base is not None:
         path = os.path.abspath(base / path)
         if Path(path).is_relative_to(os.path.abspath(base)) and (elsewhere := outside(path, base)):
             reason = f"is a link, out of this file's folder; if you trust it, name {elsewhere}"
-            raise UserError(f"{where}.folder: {reason}")
-    return path, drawn
+            raise UserError(f"{place}.folder: {reason}")
+    return path, rendered
 
 
 def outside(path: Path | str, base: Path | str) -> str | None:
@@ -287,19 +289,19 @@ def outside(path: Path | str, base: Path | str) -> str | None:
 
 
 def _evaluation(
-    given: schema.EvaluationEntry, where: str, kinds: set[str], prompts: dict[str, tuple[str, ...]]
+    entry: schema.EvaluationEntry, place: str, subject_types: set[str], prompts: dict[str, tuple[str, ...]]
 ) -> Evaluation:
-    chosen = _by_kind(given)
-    for kind in SUBJECT_TYPES:
-        if kind in kinds and kind not in chosen:
-            raise UserError(f"{where}: the key {kind!r} is missing; add it")
-        for template in chosen.get(kind, ()):
-            if template not in (known := prompts.get(kind, ())):
-                hint = f"Take one of the {len(known)} prompts for {kind} concepts, or give your own."
-                raise UserError(f"{where}.{kind}: {did_you_mean(template, known, 'prompt', hint)}")
-    shared = given.model_dump(include=set(schema.SamplingEntry.model_fields), exclude_unset=True)
-    photographs = SamplingSettings(**(shared | given.photographs.model_dump(exclude_unset=True)))
-    multi_concept, class_noun = tuple(given.compositions), tuple(given.prior)
+    templates = _by_kind(entry)
+    for subject_type in SUBJECT_TYPES:
+        if subject_type in subject_types and subject_type not in templates:
+            raise UserError(f"{place}: the key {subject_type!r} is missing; add it")
+        for template in templates.get(subject_type, ()):
+            if template not in (choices := prompts.get(subject_type, ())):
+                hint = f"Take one of the {len(choices)} prompts for {subject_type} concepts, or give your own."
+                raise UserError(f"{place}.{subject_type}: {did_you_mean(template, choices, 'prompt', hint)}")
+    shared = entry.model_dump(include=set(schema.SamplingEntry.model_fields), exclude_unset=True)
+    photographs = SamplingSettings(**(shared | entry.photographs.model_dump(exclude_unset=True)))
+    multi_concept, class_noun = tuple(entry.compositions), tuple(entry.prior)
     return Evaluation(
-        chosen, **shared, photographs=photographs, multi_concept_prompts=multi_concept, class_noun_prompts=class_noun
+        templates, **shared, photographs=photographs, multi_concept_prompts=multi_concept, class_noun_prompts=class_noun
     )

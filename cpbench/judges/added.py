@@ -32,8 +32,8 @@ def module(name: str) -> Any:
     try:
         return entry.load()
     except Exception as error:  # any error of a foreign package
-        where = f"judge {name}: the package that adds it ({entry.value})"
-        raise UserError(f"{where} cannot be imported: {error}; repair or uninstall it") from error
+        problem = f"judge {name}: the package that adds it ({entry.value})"
+        raise UserError(f"{problem} cannot be imported: {error}; repair or uninstall it") from error
 
 
 def load(name: str, device: str) -> Judge:
@@ -47,12 +47,12 @@ def load(name: str, device: str) -> Judge:
     if getattr(judge, "name", None) != name or not callable(getattr(judge, "images", None)):
         raise UserError(f"judge {name}: its load made no judge of that name; see docs/adding-a-judge.md")
     identity = getattr(judge, "identity", None)
-    if not isinstance(identity, dict) or not all(isinstance(it, str) for pair in identity.items() for it in pair):
+    if not isinstance(identity, dict) or not all(isinstance(text, str) for pair in identity.items() for text in pair):
         raise UserError(f"judge {name}: its identity must be a mapping of words to words")
-    if lacking := [key for key in NEEDED if key not in identity]:
-        raise UserError(f"judge {name}: its identity lacks {' and '.join(lacking)}")
-    if odd := sorted(identity.keys() - {*COMPARED, *NOT_COUNTED}):
+    if absent := [key for key in NEEDED if key not in identity]:
+        raise UserError(f"judge {name}: its identity lacks {' and '.join(absent)}")
+    if unknown := sorted(identity.keys() - {*COMPARED, *NOT_COUNTED}):
         raise UserError(
-            f"judge {name}: no table compares {quoted(odd[0])} of its identity; say it in one of {', '.join(COMPARED)}"
+            f"judge {name}: no table compares {quoted(unknown[0])} of its identity; say it in one of {', '.join(COMPARED)}"
         )
     return judge

@@ -69,8 +69,8 @@ def _key(judge: Judge) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     device = getattr(judge, "device", None)
-    where = {"device": device.type if device else "cpu", "versions": versions, "scores": SCORES}
-    return {"judge": identity.counted(judge.identity), **where}
+    conditions = {"device": device.type if device else "cpu", "versions": versions, "scores": SCORES}
+    return {"judge": identity.counted(judge.identity), **conditions}
 
 
 def _digest(vectors: dict[str, np.ndarray]) -> str:
@@ -95,5 +95,5 @@ def _read(file: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     # one length and numbers: rows of others could not be stacked
-    alike = len({(v.dtype.str, v.shape) for v in held.values()}) == 1 and next(iter(held.values())).ndim == 1
-    return held if alike and facts.get("sha256") == _digest(held) else {}
+    uniform = len({(v.dtype.str, v.shape) for v in held.values()}) == 1 and next(iter(held.values())).ndim == 1
+    return held if uniform and facts.get("sha256") == _digest(held) else {}

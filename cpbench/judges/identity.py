@@ -57,8 +57,8 @@ def abridged(identity: Any) -> Any:
     """The other way round: a recorded identity without what older ones do not say, where it is what is known of them."""
     if not isinstance(identity, dict):
         return identity
-    known = _known(identity)
-    return {k: v for k, v in identity.items() if k not in known or known[k] != v}
+    defaults = _known(identity)
+    return {k: v for k, v in identity.items() if k not in defaults or defaults[k] != v}
 
 
 def _known(identity: Mapping[str, Any]) -> dict[str, str]:
@@ -71,23 +71,23 @@ def preprocessing_settings(text: str) -> dict[str, Any]:
 
     ValueError for anything that is not like `LIKE`. Any of its parts may be left out.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for word in text.split(","):
         name, _, value = word.strip().partition("=")
         try:
-            if name in found:
+            if name in settings:
                 raise ValueError("twice")
             if name in ("resize", "crop"):
-                found[name] = int(value)
+                settings[name] = int(value)
             elif name == "interpolation" and value in INTERPOLATIONS:
-                found[name] = value
+                settings[name] = value
             elif name in ("mean", "std"):
                 numbers = [float(number) for number in value.split("/")]
                 if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
                     raise ValueError("no colour")
-                found[name] = tuple(numbers * 3 if len(numbers) == 1 else numbers)
+                settings[name] = tuple(numbers * 3 if len(numbers) == 1 else numbers)
             else:
                 raise ValueError("no part")
         except ValueError:
             raise ValueError(f"{word.strip()!r} is no part of a preprocessing; write it like {LIKE}") from None
-    return found
+    return settings

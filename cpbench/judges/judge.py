@@ -68,8 +68,8 @@ class Preprocessing:
         """With the parts that a user's words name, see `identity.preprocessing_settings`. ValueError for odd ones."""
         if not words:
             return self
-        given = judge_identity.preprocessing_settings(words)
-        whole = asdict(self) | given
+        settings = judge_identity.preprocessing_settings(words)
+        whole = asdict(self) | settings
         return Preprocessing.of(whole.pop("crop"), **whole)
 
     @property
@@ -88,11 +88,8 @@ class Preprocessing:
                 int(h * self.resize / min(h, w)),
             )  # cut off, as torchvision's
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling[self.interpolation.upper()]))
-        top, left = (round((side - self.crop) / 2) for side in image.shape[:2])  # half to even, as torchvision's
-        x = (
-            torch.from_numpy(np.array(image[top : top + self.crop, left : left + self.crop])).permute(2, 0, 1).float()
-            / 255
-        )
+        y0, x0 = (round((side - self.crop) / 2) for side in image.shape[:2])  # half to even, as torchvision's
+        x = torch.from_numpy(np.array(image[y0 : y0 + self.crop, x0 : x0 + self.crop])).permute(2, 0, 1).float() / 255
         return (x - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 
 
@@ -114,7 +111,7 @@ class Judge:
     preprocessing: Preprocessing
     identity: dict[str, Any]
     tokenizer: Any = None
-    _seen: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _vectors: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -124,19 +121,19 @@ class Judge:
     def images(self, pictures: np.ndarray | list[np.ndarray], batch_size: int = 64) -> np.ndarray:
         """Unit vectors (n, d); a picture among the last thousands that were met is not encoded again."""
         keys = [content_key(picture) for picture in pictures]
-        found = {k: self._seen.pop(k) for k in dict.fromkeys(keys) if k in self._seen}
-        new = [i for i, k in enumerate(keys) if k not in found]
+        vectors = {k: self._vectors.pop(k) for k in dict.fromkeys(keys) if k in self._vectors}
+        new = [i for i, k in enumerate(keys) if k not in vectors]
         for at in range(0, len(new), batch_size):
             part = new[at : at + batch_size]
             x = self.preprocessing([pictures[i] for i in part])
             encode = getattr(self.model, "encode_image", self.model)
             x = x.to(self.device)
             for i, v in zip(part, F.normalize(encode(x).float(), dim=-1).cpu().numpy(), strict=True):
-                found[keys[i]] = v.copy()  # of its own: a row of the batch would hold all of it
-        self._seen |= found  # which puts what was used last at the end
-        for oldest in list(self._seen)[:-MOST_KEPT]:
-            del self._seen[oldest]
-        return np.stack([found[k] for k in keys])
+                vectors[keys[i]] = v.copy()  # of its own: a row of the batch would hold all of it
+        self._vectors |= vectors  # which puts what was used last at the end
+        for oldest in list(self._vectors)[:-MOST_KEPT]:
+            del self._vectors[oldest]
+        return np.stack([vectors[k] for k in keys])
 
     @torch.no_grad()
     def texts(self, prompts: list[str]) -> np.ndarray:
@@ -196,6 +193,6 @@ def changed_preprocessing(
     except ValueError as error:
         raise UserError(f"{flag} {words}: {error}") from None
     if changed.crop % (sizes or pre.crop) or (sizes is None and changed.crop != pre.crop):
-        wanted = f"{pre.crop}" if sizes is None else f"a multiple of {sizes}"
-        raise UserError(f"{flag} {words}: {model} takes pictures of another size; make crop {wanted}")
+        size = f"{pre.crop}" if sizes is None else f"a multiple of {sizes}"
+        raise UserError(f"{flag} {words}: {model} takes pictures of another size; make crop {size}")
     return changed

@@ -56,8 +56,8 @@ def load_clip(folder: Path, device: str = "cpu", preprocessing: str | None = Non
         if "hf_model_name" in text:  # then open_clip asks the hub for it, and runs its code
             raise UserError(f"judge {folder}: builds on another model of the hub; name a CLIP that is whole")
         model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-        own = open_clip_preprocessing(config)
-        pre = changed_preprocessing(own, preprocessing, "clip", f"judge {folder}")
+        default = open_clip_preprocessing(config)
+        pre = changed_preprocessing(default, preprocessing, "clip", f"judge {folder}")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         settings = {k: text[k] for k in ("tokenizer_kwargs", "tokenizer_mode") if text.get(k)}
         facts["tokenizer"] = tokenizer_hash(tokenizer, folder, settings)
@@ -67,7 +67,7 @@ def load_clip(folder: Path, device: str = "cpu", preprocessing: str | None = Non
         **facts,
         "architecture": content_hash(config["model_cfg"]),
         "preprocessing": pre.words,
-        "preprocessing_from": "open_clip_config.json" if pre == own else "--clip-preprocessing",
+        "preprocessing_from": "open_clip_config.json" if pre == default else "--clip-preprocessing",
         "text_rule": TEXT_RULE,
         "pair_rule": PAIR_RULE,
         "clip_t": "plain cosine of picture and prompt",
@@ -90,8 +90,8 @@ def load_dino(folder: Path, device: str = "cpu", preprocessing: str | None = Non
     last_layer = {} if projected else {"num_classes": 0}
     with loading(f"judge {folder}"):
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, **last_layer).eval()
-        own = timm_preprocessing(model.pretrained_cfg)
-        pre = changed_preprocessing(own, preprocessing, "dino", f"judge {folder}")
+        default = timm_preprocessing(model.pretrained_cfg)
+        pre = changed_preprocessing(default, preprocessing, "dino", f"judge {folder}")
     pooled = getattr(model, "global_pool", "token")
     identity = {
         "library": f"timm {timm.__version__}",
@@ -99,7 +99,7 @@ def load_dino(folder: Path, device: str = "cpu", preprocessing: str | None = Non
         **facts,
         "architecture": content_hash({k: config.get(k) for k in TIMM_ARCHITECTURE}),
         "preprocessing": pre.words,
-        "preprocessing_from": "config.json" if pre == own else "--dino-preprocessing",
+        "preprocessing_from": "config.json" if pre == default else "--dino-preprocessing",
         "feature": PROJECTED if projected else CLASS_TOKEN if pooled == "token" else f"pooled by {pooled or 'nothing'}",
         "pair_rule": PAIR_RULE,
     }

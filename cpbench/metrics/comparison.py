@@ -31,8 +31,8 @@ class Comparison:
     level: float = LEVEL
 
     @property
-    def shown(self) -> bool:
-        """Whether a difference is shown: the interval excludes 0 and p is below 1 - level."""
+    def is_significant(self) -> bool:
+        """Whether the runs differ: the interval excludes 0 and p is below 1 - level."""
         return (self.low > 0 or self.high < 0) and self.p < 1 - self.level
 
 
@@ -51,13 +51,13 @@ def compare(
         raise UserError("compare: the two runs have no picture of the same concept, prompt and index in common")
     differences = np.array([a[k] - b[k] for k in both])
     concepts, prompts = [k[0] for k in both], [k[1] for k in both]
-    found = bootstrap(differences, concepts, prompts, level, resamples, seed)
+    interval = bootstrap(differences, concepts, prompts, level, resamples, seed)
     return Comparison(
-        difference=found.mean,
-        low=found.low,
-        high=found.high,
+        difference=interval.mean,
+        low=interval.low,
+        high=interval.high,
         p=sign_flip(concept_means(differences, concepts, prompts)[1], seed=seed),
-        concepts=found.units,
+        concepts=interval.units,
         pairs=len(both),
         unpaired=len(keys) - len(both),
         left_out=tuple(sorted({k[0] for k in keys} - set(concepts))),

@@ -23,21 +23,21 @@ def copy_ceiling(real: ArrayLike, quantile: float = 1.0) -> float:
     return float(np.quantile((rows @ rows.T)[np.triu_indices(len(rows), k=1)], quantile))
 
 
-def copied(drawn: ArrayLike, training: ArrayLike, quantile: float = 1.0) -> Array:
+def copied(generated: ArrayLike, training: ArrayLike, quantile: float = 1.0) -> Array:
     """Of each drawn picture (n, d) whether its nearest training cosine is above `copy_ceiling` of (m, d): (n,), 1 or 0.
 
     As numbers, for intervals. NaN where it is not defined: a zero vector, or fewer than two training pictures. Ours.
     """
     ceiling = copy_ceiling(training, quantile)
-    cosines = nearest_cosines(drawn, training)
+    cosines = nearest_cosines(generated, training)
     return np.where(np.isnan(cosines) | np.isnan(ceiling), np.nan, cosines > ceiling + ROUNDING)
 
 
-def share_copied(drawn: ArrayLike, training: ArrayLike, quantile: float = 1.0) -> float:
+def share_copied(generated: ArrayLike, training: ArrayLike, quantile: float = 1.0) -> float:
     """The share of drawn pictures (n, d) nearer to a training picture (m, d) than two real ones come; NaN for none.
 
     A drawn picture has m chances to be near and a pair of real ones m (m - 1) / 2: with four or more training
     pictures the ceiling errs on the side of not calling a picture copied. Lower is better. Ours.
     """
-    each = copied(drawn, training, quantile)
-    return float(each.mean()) if len(each) else float("nan")
+    flags = copied(generated, training, quantile)
+    return float(flags.mean()) if len(flags) else float("nan")

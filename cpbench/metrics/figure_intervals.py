@@ -55,18 +55,18 @@ def cube_of(scores: pd.DataFrame, metric: str, concepts: list[str]) -> NDArray[n
 
     ValueError where nearly all of it would be padding, as no run's table makes it.
     """
-    own = scores[(scores["kind"] == "cell") & (scores["metric"] == metric) & scores["concept"].isin(concepts)]
-    prompt = own.groupby("concept")["prompt"].transform(lambda p: pd.factorize(p, sort=True)[0])
-    T, P = len(concepts), int(prompt.max()) + 1 if len(own) else 1
-    picture = own.groupby(["concept", "prompt"])["index"].transform(lambda k: pd.factorize(k, sort=True)[0])
-    K = int(picture.max()) + 1 if len(own) else 1
-    if ROOM + PADDING * len(own) < (T + 1) * T * P * K:
-        raise ValueError(f"{metric}: {len(own)} scores of up to {P} prompts a concept and {K} pictures a prompt")
+    cells = scores[(scores["kind"] == "cell") & (scores["metric"] == metric) & scores["concept"].isin(concepts)]
+    prompt = cells.groupby("concept")["prompt"].transform(lambda p: pd.factorize(p, sort=True)[0])
+    T, P = len(concepts), int(prompt.max()) + 1 if len(cells) else 1
+    picture = cells.groupby(["concept", "prompt"])["index"].transform(lambda k: pd.factorize(k, sort=True)[0])
+    K = int(picture.max()) + 1 if len(cells) else 1
+    if ROOM + PADDING * len(cells) < (T + 1) * T * P * K:
+        raise ValueError(f"{metric}: {len(cells)} scores of up to {P} prompts a concept and {K} pictures a prompt")
     cube = np.full((T + 1, T, P, K), np.nan)
-    inside = own["row"].between(0, T)
-    column = own["concept"].map({c: j for j, c in enumerate(concepts)})
-    at = tuple(values[inside].to_numpy(dtype=int) for values in (own["row"], column, prompt, picture))
-    cube[at] = own["value"][inside]
+    inside = cells["row"].between(0, T)
+    column = cells["concept"].map({c: j for j, c in enumerate(concepts)})
+    at = tuple(values[inside].to_numpy(dtype=int) for values in (cells["row"], column, prompt, picture))
+    cube[at] = cells["value"][inside]
     return cube
 
 
@@ -75,9 +75,9 @@ def resampled(
 ) -> Columns:
     """Draw n of the first n concepts, in each its prompts, in each its pictures, `draws` times."""
     T = cube.shape[1]
-    there = (~np.isnan(cube)).any(axis=0)  # (T, P, K): pictures that some row has
-    prompts = there.any(axis=2).sum(axis=1)
-    pictures = there.sum(axis=2)
+    existing = (~np.isnan(cube)).any(axis=0)  # (T, P, K): pictures that some row has
+    prompts = existing.any(axis=2).sum(axis=1)
+    pictures = existing.sum(axis=2)
     c = generator.integers(n, size=(resamples, n))
     p = (generator.random((resamples, n, cube.shape[2])) * np.maximum(prompts[c], 1)[..., None]).astype(int)
     many = np.maximum(pictures[c[..., None], p], 1)[..., None]
@@ -86,13 +86,13 @@ def resampled(
     weights = (np.arange(cube.shape[3]) < many) & (np.arange(cube.shape[2]) < prompts[c][..., None])[..., None]
     of_prompts, some = mean_where(values, weights, 4)
     R, _ = mean_where(of_prompts, some, 3)  # (T+1, draws, n)
-    own = c + 1  # the row in which a concept was learned
+    task = c + 1  # the row in which a concept was learned
     rows = np.arange(T + 1)[:, None, None]
-    before = np.where((rows >= own) & (rows < T), R, -np.inf).max(axis=0)
+    before = np.where((rows >= task) & (rows < T), R, -np.inf).max(axis=0)
     with_last = (
-        np.where(rows >= own, R, -np.inf).max(axis=0) if T > 1 else np.full(own.shape, np.nan)
+        np.where(rows >= task, R, -np.inf).max(axis=0) if T > 1 else np.full(task.shape, np.nan)
     )  # nothing to forget
-    learned = np.take_along_axis(R, own[None], axis=0)[0]
+    learned = np.take_along_axis(R, task[None], axis=0)[0]
     return Columns(R[0], learned, R[T], before, with_last, ceiling[c])
 
 

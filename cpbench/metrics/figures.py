@@ -59,7 +59,7 @@ class Figure:
     `figure_intervals`; without it there is none. earlier: it is of all concepts but the last learned.
     interval: (low, high) of a figure that is not in a run, from DINO picture by picture, "learned" (right after each
     concept's own task), "since" and "isolated".
-    shown: whether tables have it; else it is in run.json alone. column: its place among the leaderboard's columns (by
+    in_tables: whether tables have it; else it is in run.json alone. column: its place among the leaderboard's columns (by
     DINO); None: it is in leaderboard.csv and leaderboard.json alone.
     """
 
@@ -72,7 +72,7 @@ class Figure:
     resampled: Callable[[Columns], Array] | None = None
     earlier: bool = False
     interval: Callable[[Mapping[str, Pictures]], tuple[float, float]] | None = None
-    shown: bool = True
+    in_tables: bool = True
     column: int | None = None
 
     def __post_init__(self) -> None:
@@ -86,9 +86,9 @@ class Figure:
         """Whether one run's scores tell it."""
         return set(self.needs) <= set(OF_A_RUN)
 
-    def value(self, R: ArrayLike, **given: ArrayLike) -> float:
+    def value(self, R: ArrayLike, **arrays: ArrayLike) -> float:
         """Of a matrix (T+1, T), with at least what it needs."""
-        return self.of(R, **{name: given[name] for name in self.needs})
+        return self.of(R, **{name: arrays[name] for name in self.needs})
 
     def heading(self, score: str = "") -> str:
         """Its title; by the score of this title, or of several."""
@@ -111,13 +111,13 @@ def share(part: Array, whole: Array) -> Array:
 
 def _interval_of_since(pictures: Mapping[str, Pictures]) -> tuple[float, float]:
     since = pictures["since"]
-    found = bootstrap(list(since.values()), *([key[i] for key in since] for i in (0, 1)))
-    return found.low, found.high
+    interval = bootstrap(list(since.values()), *([key[i] for key in since] for i in (0, 1)))
+    return interval.low, interval.high
 
 
 def _interval_of_gap(pictures: Mapping[str, Pictures]) -> tuple[float, float]:
-    found = compare(pictures["isolated"], pictures["learned"])
-    return found.low, found.high
+    comparison = compare(pictures["isolated"], pictures["learned"])
+    return comparison.low, comparison.high
 
 
 FIGURES: dict[str, Figure] = {
@@ -213,7 +213,7 @@ FIGURES: dict[str, Figure] = {
             higher_is_better=False,
             of=retention.forgetting_all_rows,
             resampled=lambda c: (c.best - c.last).mean(1),
-            shown=False,
+            in_tables=False,
         ),
         Figure(
             name="over_tasks",
@@ -244,11 +244,11 @@ def in_a_run() -> list[Figure]:
     return [figure for figure in FIGURES.values() if figure.in_a_run]
 
 
-def shown() -> list[Figure]:
+def table_figures() -> list[Figure]:
     """Those of `in_a_run` that tables have."""
-    return [figure for figure in in_a_run() if figure.shown]
+    return [figure for figure in in_a_run() if figure.in_tables]
 
 
-def values(R: ArrayLike, **given: ArrayLike) -> dict[str, float]:
+def values(R: ArrayLike, **arrays: ArrayLike) -> dict[str, float]:
     """By name, every figure of a matrix (T+1, T) whose needs are among what is given."""
-    return {it.name: it.value(R, **given) for it in FIGURES.values() if set(it.needs) <= given.keys()}
+    return {figure.name: figure.value(R, **arrays) for figure in FIGURES.values() if set(figure.needs) <= arrays.keys()}

@@ -21,27 +21,29 @@ RULES = {"mean": mean_cosines, "nearest": nearest_cosines}
 class Identification:
     """counts[i, j]: pictures drawn for drawn[i] that are nearest to concepts[j]."""
 
-    drawn: tuple[str, ...]
+    generated: tuple[str, ...]
     concepts: tuple[str, ...]
     counts: NDArray[np.int64]
 
     @property
     def per_concept(self) -> dict[str, float]:
         """Of each concept drawn, the share of its pictures that are nearest to its own; NaN where none was drawn."""
-        own = [self.concepts.index(c) for c in self.drawn]
+        columns = [self.concepts.index(c) for c in self.generated]
         totals = self.counts.sum(axis=1)
         return {
-            c: float(self.counts[i, own[i]] / totals[i]) if totals[i] else float("nan")
-            for i, c in enumerate(self.drawn)
+            c: float(self.counts[i, columns[i]] / totals[i]) if totals[i] else float("nan")
+            for i, c in enumerate(self.generated)
         }
 
     @property
     def accuracy(self) -> float:
         """Mean of `per_concept`: the concept is the unit, not the picture. By chance 1 / len(concepts). NaN for none."""
-        return float(np.mean(list(self.per_concept.values()))) if self.drawn else float("nan")
+        return float(np.mean(list(self.per_concept.values()))) if self.generated else float("nan")
 
 
-def identify(drawn: Mapping[str, ArrayLike], references: Mapping[str, ArrayLike], rule: str = "mean") -> Identification:
+def identify(
+    generated: Mapping[str, ArrayLike], references: Mapping[str, ArrayLike], rule: str = "mean"
+) -> Identification:
     """Confusion matrix from embeddings (n, d) of drawn pictures and (m, d) of real ones, by concept. Ours.
 
     rule: what a picture's nearness to a concept is. "mean": its mean cosine with the concept's real pictures, so the
@@ -54,12 +56,12 @@ def identify(drawn: Mapping[str, ArrayLike], references: Mapping[str, ArrayLike]
     """
     if rule not in RULES:
         raise did_you_mean(rule, RULES, "identification rule")
-    if missing := [c for c in drawn if c not in references]:
-        raise ValueError(f"no real pictures of {', '.join(missing)}")
-    counts = np.zeros((len(drawn), len(references)), dtype=np.int64)
-    for i, (concept, pictures) in enumerate(drawn.items()):
+    if absent := [c for c in generated if c not in references]:
+        raise ValueError(f"no real pictures of {', '.join(absent)}")
+    counts = np.zeros((len(generated), len(references)), dtype=np.int64)
+    for i, (concept, pictures) in enumerate(generated.items()):
         nearness = np.stack([RULES[rule](pictures, real) for real in references.values()])  # (concepts, n)
         if np.isnan(nearness).any():
             raise ValueError(f"{concept}: a picture without a direction, or a concept without real pictures")
         counts[i] = np.bincount(nearness.argmax(axis=0), minlength=len(references))
-    return Identification(tuple(drawn), tuple(references), counts)
+    return Identification(tuple(generated), tuple(references), counts)

@@ -124,15 +124,15 @@ def _nest(
             f"values, concepts and prompts must be (n,), one a picture; got {values.shape}, {len(concepts)} and {len(prompts)}"
         )
     names, all_of = np.unique(np.asarray(concepts, dtype=str), return_inverse=True)
-    _, asked = np.unique(np.asarray(prompts, dtype=str), return_inverse=True)
+    _, prompt = np.unique(np.asarray(prompts, dtype=str), return_inverse=True)
     defined = ~np.isnan(values)
-    values, of, asked = values[defined], all_of[defined], asked[defined]
-    order = np.lexsort((values, asked, of))  # sorted, so that equal sets of rows give equal intervals
-    values, of, asked = values[order], of[order], asked[order]
+    values, of, prompt = values[defined], all_of[defined], prompt[defined]
+    order = np.lexsort((values, prompt, of))  # sorted, so that equal sets of rows give equal intervals
+    values, of, prompt = values[order], of[order], prompt[order]
     keep = np.isin(np.arange(len(names)), of)
 
     new_concept = np.diff(of, prepend=-1) != 0
-    new_prompt = new_concept | (np.diff(asked, prepend=-1) != 0)
+    new_prompt = new_concept | (np.diff(prompt, prepend=-1) != 0)
     c = np.cumsum(new_concept) - 1
     p = np.cumsum(new_prompt) - 1
     p -= p[new_concept][c] if len(c) else 0  # counted from 0 in each concept
@@ -154,7 +154,7 @@ def _resample(nested: _Nested, resamples: int, generator: np.random.Generator) -
     p = (generator.random((resamples, C, P)) * prompts).astype(np.int64)
     pictures = nested.pictures[c[..., None], p][..., None]  # (draws, C, P, 1)
     k = (generator.random((resamples, C, P, K)) * pictures).astype(np.int64)
-    drawn = nested.values[c[..., None, None], p[..., None], k]
-    of_prompts = (drawn * (np.arange(K) < pictures)).sum(axis=3) / pictures[..., 0]
+    sample = nested.values[c[..., None, None], p[..., None], k]
+    of_prompts = (sample * (np.arange(K) < pictures)).sum(axis=3) / pictures[..., 0]
     of_concepts = (of_prompts * (np.arange(P) < prompts)).sum(axis=2) / prompts[..., 0]
     return of_concepts.mean(axis=1)

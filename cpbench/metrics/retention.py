@@ -106,8 +106,8 @@ def standard_error(scores: ArrayLike) -> float:
     rows, pictures = x.shape
     if rows < 2 or pictures < 2:
         return float("nan")
-    left = x - x.mean(axis=0) - x.mean(axis=1, keepdims=True) + x.mean()
-    return float(np.sqrt((left**2).sum() / ((rows - 1) * (pictures - 1)) / pictures))
+    residuals = x - x.mean(axis=0) - x.mean(axis=1, keepdims=True) + x.mean()
+    return float(np.sqrt((residuals**2).sum() / ((rows - 1) * (pictures - 1)) / pictures))
 
 
 def backward_transfer(R: ArrayLike) -> float:

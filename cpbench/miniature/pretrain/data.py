@@ -32,10 +32,10 @@ def describe_picture(index: int, split: str, seed: int):
     """(identity, setting, caption, generator for the drawing) of picture `index`."""
     number = index // VIEWS
     noun = NOUNS[number % len(NOUNS)]
-    who = training_identity(noun, number // len(NOUNS), split)
+    identity = training_identity(noun, number // len(NOUNS), split)
     rng = seeded("picture", split, seed, index)
     setting = random_setting(noun, rng, noun in LIVE)
-    return who, setting, caption(who, setting, rng), rng
+    return identity, setting, caption(identity, setting, rng), rng
 
 
 def load(folder: Path, n: int, split: str = "pretraining", seed: int = 0, report=print) -> Pictures:
@@ -47,9 +47,9 @@ def load(folder: Path, n: int, split: str = "pretraining", seed: int = 0, report
         images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(n, 64, 64, 3))
         words = []
         for i in range(n):
-            who, setting, text, rng = describe_picture(i, split, seed)
-            images[i] = render(who, setting, rng)
-            words.append((text, setting.finish, who.noun))
+            identity, setting, text, rng = describe_picture(i, split, seed)
+            images[i] = render(identity, setting, rng)
+            words.append((text, setting.finish, identity.noun))
             if (i + 1) % 5000 == 0:
                 report(f"drew {i + 1} of {n} pictures")
         images.flush()

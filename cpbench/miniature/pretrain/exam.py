@@ -51,30 +51,31 @@ def labels(questions: tuple[Question, ...], aspect: str) -> np.ndarray:
 
 def answered_by_the_world(copies: int) -> tuple[tuple[Question, ...], np.ndarray]:
     """Every question drawn `copies` times, of individuals held out of training: (questions, pictures)."""
-    asked = tuple(q for q in QUESTIONS for _ in range(copies))
+    questions = tuple(q for q in QUESTIONS for _ in range(copies))
     people = {noun: [training_identity(noun, k, SPLIT) for k in range(PEOPLE)] for noun in NOUNS}
     pictures = [
-        render(people[q.noun][i % PEOPLE], q.setting, seeded("exam", q.prompt, i % copies)) for i, q in enumerate(asked)
+        render(people[q.noun][i % PEOPLE], q.setting, seeded("exam", q.prompt, i % copies))
+        for i, q in enumerate(questions)
     ]
-    return asked, np.stack(pictures)
+    return questions, np.stack(pictures)
 
 
 def answered_by_the_model(backbone, copies: int, seed: int = 0) -> tuple[tuple[Question, ...], np.ndarray]:
     """Every question drawn `copies` times by the untouched model, sampled as runs are: (questions, pictures)."""
     from cpbench.backbones.sampling import Sampler, Wanted
-    from cpbench.backbones.sampling import render as sample
+    from cpbench.backbones.sampling import draw as sample
 
-    wanted = [Wanted(q.prompt, seed, "exam", q.prompt, k) for q in QUESTIONS for k in range(copies)]
-    return tuple(q for q in QUESTIONS for _ in range(copies)), sample(backbone, wanted, Sampler(batch_size=48))
+    requests = [Wanted(q.prompt, seed, "exam", q.prompt, k) for q in QUESTIONS for k in range(copies)]
+    return tuple(q for q in QUESTIONS for _ in range(copies)), sample(backbone, requests, Sampler(batch_size=48))
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures uint8 (n, 64, 64, 3) of held-out individuals; `kind`, `who` and `place` number class, individual, place."""
+    """Pictures uint8 (n, 64, 64, 3) of held-out individuals; numbers by class noun, individual and place."""
 
     pictures: np.ndarray
-    kind: np.ndarray
-    who: np.ndarray
+    noun: np.ndarray
+    individual: np.ndarray
     place: np.ndarray
 
 
@@ -87,8 +88,8 @@ def held_out() -> dict[str, Identity]:
 def gallery(people: dict[str, Identity], places: tuple[str, ...] = GALLERY_PLACES) -> Gallery:
     """One picture of everyone in every place."""
     rows = [
-        (render(who, Setting(place), seeded("portrait", name, place)), NOUNS.index(who.noun), i, p)
-        for i, (name, who) in enumerate(people.items())
+        (render(identity, Setting(place), seeded("portrait", name, place)), NOUNS.index(identity.noun), i, p)
+        for i, (name, identity) in enumerate(people.items())
         for p, place in enumerate(places)
     ]
     pictures, *numbers = zip(*rows, strict=True)

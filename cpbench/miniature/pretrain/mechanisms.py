@@ -71,20 +71,20 @@ def pictures_of(backbone, words: str, task: Task) -> np.ndarray:
     """What the backbone draws for dreambench10's prompts, two pictures each."""
     evaluation = sequences.load("dreambench10").evaluation
     templates = evaluation.prompts["live" if task.class_noun in LIVE else "object"]
-    wanted = [Wanted(t.format(words), task.seed, task.concept, t, k) for t in templates for k in range(2)]
-    return draw(backbone, wanted, Sampler(evaluation.num_inference_steps, evaluation.guidance_scale))
+    requests = [Wanted(t.format(words), task.seed, task.concept, t, k) for t in templates for k in range(2)]
+    return draw(backbone, requests, Sampler(evaluation.num_inference_steps, evaluation.guidance_scale))
 
 
 def scores(backbone, dino, mechanism: Mechanism | None, people: dict[str, Identity], seed: int) -> list[float]:
     """Mean cosine with the references of what is drawn of each individual: learned so, or untouched and named by its class."""
     out = []
-    for name, who in people.items():
-        real = images.references(who, name)
-        task = Task(1, name, who.noun, real, seed)
+    for name, identity in people.items():
+        real = images.references(identity, name)
+        task = Task(1, name, identity.noun, real, seed)
         try:
-            words = learn(backbone, mechanism, task) if mechanism else who.noun
-            drawn = dino.images(pictures_of(backbone, words, task))
-            out.append(float(mean_products(drawn, dino.images(real)).mean()))
+            words = learn(backbone, mechanism, task) if mechanism else identity.noun
+            generated = dino.images(pictures_of(backbone, words, task))
+            out.append(float(mean_products(generated, dino.images(real)).mean()))
         finally:
             backbone.restore()
     return out
@@ -100,19 +100,19 @@ def measure(backbone, dino, work: Path, report=print) -> dict[str, float]:
 
     def measured(mechanism: Mechanism | None) -> np.ndarray:
         """(individuals x seeds,)"""
-        found = []
+        out = []
         for seed in SEEDS:
             facts = {"weights": weights, "mechanism": repr(mechanism), "people": list(people), "seed": seed}
             file = work / "mechanisms" / f"{short_hash(facts)}.json"
-            kept = read_json(file)
-            if kept is None:
-                kept = scores(backbone, dino, mechanism, people, seed)
-                write_json(file, kept)
-            found += kept
-        return np.array(found)
+            values = read_json(file)
+            if values is None:
+                values = scores(backbone, dino, mechanism, people, seed)
+                write_json(file, values)
+            out += values
+        return np.array(out)
 
     start = measured(None)
-    reals = [dino.images(images.references(who, name)) for name, who in people.items()]
+    reals = [dino.images(images.references(identity, name)) for name, identity in people.items()]
     ceiling = np.tile([cosine_self_pairs(r) for r in reals], len(SEEDS))
     out = {}
     for name, mechanism in MECHANISMS.items():

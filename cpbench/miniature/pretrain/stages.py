@@ -62,8 +62,8 @@ class Workshop:
 
     def denoiser(self):
         *latents, scaling = self.latents()
-        words, said = self.text_encoder(), self.pictures.captions
-        return unet.train_unet(words, self.tokenizer, latents, scaling, said, self.work, self.device, self.report)
+        words, captions = self.text_encoder(), self.pictures.captions
+        return unet.train_unet(words, self.tokenizer, latents, scaling, captions, self.work, self.device, self.report)
 
     def clip_judge(self):
         return clip.train_judge(self.tokenizer, self.for_judges(), self.work, self.device, self.report)
@@ -73,8 +73,8 @@ class Workshop:
 
     def second_judge(self):
         """A DINO judge of another seed that saw other individuals: a check of the first, not shipped."""
-        others = data.load(self.work, SECOND_PICTURES, "second", report=self.report)
-        pictures = self.half_rebuilt(others, "for-second-judge")
+        other_pictures = data.load(self.work, SECOND_PICTURES, "second", report=self.report)
+        pictures = self.half_rebuilt(other_pictures, "for-second-judge")
         return dino.train_dino(pictures, self.work, self.device, self.report, recipes=(dino.SECOND,))
 
     def classifier(self):
@@ -97,8 +97,8 @@ def pretrain(parts: tuple[str, ...], work: Path, output: Path, device: str, repo
     if "checks" in parts:
         shop.classifier()
         shop.second_judge()
-    done = {name for name in RECIPES if is_done(work / f"{name}.pt")}
-    if {"vae", "vae-decoder", "clip-text", "unet", "unet-last"} <= done:
+    finished = {name for name in RECIPES if is_done(work / f"{name}.pt")}
+    if {"vae", "vae-decoder", "clip-text", "unet", "unet-last"} <= finished:
         assemble.save_pipeline(
             output,
             shop.autoencoder(finished=True),
@@ -108,19 +108,19 @@ def pretrain(parts: tuple[str, ...], work: Path, output: Path, device: str, repo
             shop.latents()[2],
         )
         report(f"wrote the generator to {output}")
-    if "clip-judge" in done:
+    if "clip-judge" in finished:
         assemble.save_clip_judge(output / "judges" / "clip", shop.clip_judge(), len(shop.tokenizer))
         report(f"wrote the CLIP judge to {output / 'judges' / 'clip'}")
-    if {"dino", "dino-last"} <= done:
+    if {"dino", "dino-last"} <= finished:
         assemble.save_dino_judge(output / "judges" / "dino", shop.dino_judge())
         report(f"wrote the DINO judge to {output / 'judges' / 'dino'}")
-    missing = [
+    unfinished = [
         n
         for n in ("vae", "vae-decoder", "clip-text", "unet", "unet-last", "clip-judge", "dino", "dino-last")
-        if n not in done
+        if n not in finished
     ]
-    if missing:
-        report(f"not trained yet in {work}: {', '.join(missing)}; what needs them was left as it was")
+    if unfinished:
+        report(f"not trained yet in {work}: {', '.join(unfinished)}; what needs them was left as it was")
 
 
 RECIPES = {

@@ -41,12 +41,12 @@ def read_prompt(prompt: str) -> Setting:
     return Setting(place, outfit, finish)
 
 
-def _find(text: str, known: dict[str, tuple[str, ...]]) -> tuple[str | None, str]:
+def _find(text: str, wordings: dict[str, tuple[str, ...]]) -> tuple[str | None, str]:
     """The name whose longest wording stands in the text, and the text without that wording."""
-    found = [(len(w), name, w.lower()) for name, words in known.items() for w in words if w.lower() in text]
-    if not found:
+    matches = [(len(w), name, w.lower()) for name, words in wordings.items() for w in words if w.lower() in text]
+    if not matches:
         return None, text
-    _, name, words = max(found)
+    _, name, words = max(matches)
     return name, text.replace(words, " ")
 
 

@@ -203,19 +203,19 @@ def _stand_in(name: str) -> Identity:
     if name in DREAMBENCH:
         return sample_identity(str(spec["noun"]), seeded("subject", name), spec)
     earlier = []  # those of the same class that come before it: it may look like none of them
-    for other, its in SUBJECTS.items():
+    for other, other_spec in SUBJECTS.items():
         if other == name:
             break
-        if its["noun"] == spec["noun"]:
+        if other_spec["noun"] == spec["noun"]:
             earlier.append(_stand_in(other))
     return _unlike(str(spec["noun"]), seeded("subject", name), earlier)
 
 
-def _unlike(noun: str, rng: np.random.Generator, others: list[Identity]) -> Identity:
+def _unlike(noun: str, rng: np.random.Generator, crowd: list[Identity]) -> Identity:
     """An individual that looks like none of `others`: drawn again until it does not."""
     while True:
         identity = sample_identity(noun, rng)
-        if all(distance(identity, other) > NEAR for other in others):
+        if all(distance(identity, other) > NEAR for other in crowd):
             return identity
 
 

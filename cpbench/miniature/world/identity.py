@@ -128,8 +128,8 @@ def variant(
     """Make a drawing function a variant of the class `noun`. `parts` are its discrete attributes and their choices."""
 
     def add(render: Painter) -> Painter:
-        made = Variant(noun, name or noun, render, live, palette, patterns, badges, parts, sizes, scale)
-        VARIANTS.setdefault(noun, {})[made.name] = made
+        entry = Variant(noun, name or noun, render, live, palette, patterns, badges, parts, sizes, scale)
+        VARIANTS.setdefault(noun, {})[entry.name] = entry
         return render
 
     return add
@@ -154,16 +154,16 @@ def _shade_of(words: str, palette: Mapping[str, RGB]) -> tuple[str, RGB]:
     return name, palette[name]
 
 
-def _colors(made: Variant, rng: np.random.Generator, fixed: Mapping[str, str]) -> tuple[str, list[RGB]]:
+def _colors(variant: Variant, rng: np.random.Generator, fixed: Mapping[str, str]) -> tuple[str, list[RGB]]:
     """The main colour's name and the four colours: main and second from the variant's palette, two vivid ones.
 
     Each differs clearly from the ones before it, unless it is fixed.
     """
-    softness = (0.0, 0.0, 0.25, -0.18)[rng.integers(4)] if made.palette is COLORS else 0.0
-    main_name, chosen = "", []
+    softness = (0.0, 0.0, 0.25, -0.18)[rng.integers(4)] if variant.palette is COLORS else 0.0
+    main_name, colors = "", []
     for role in ("main", "second", "accent", "trim"):
-        palette = made.palette if role in ("main", "second") else COLORS
-        names = [n for n, c in palette.items() if all(_far(c, other) > CLEAR for other in chosen)] or list(palette)
+        palette = variant.palette if role in ("main", "second") else COLORS
+        names = [n for n, c in palette.items() if all(_far(c, other) > CLEAR for other in colors)] or list(palette)
         name = names[rng.integers(len(names))]
         color = jitter(palette[name], rng, 0.06)
         if softness > 0 and name != "black":  # pastel
@@ -173,8 +173,8 @@ def _colors(made: Variant, rng: np.random.Generator, fixed: Mapping[str, str]) -
         if role in fixed:
             name, color = _shade_of(fixed[role], palette)
         main_name = main_name or name.split("/")[0]
-        chosen.append(tuple(float(v) for v in color))  # type: ignore[arg-type]
-    return main_name, chosen
+        colors.append(tuple(float(v) for v in color))  # type: ignore[arg-type]
+    return main_name, colors
 
 
 def sample_identity(noun: str, rng: np.random.Generator, fixed: Mapping[str, object] | None = None) -> Identity:
@@ -184,33 +184,34 @@ def sample_identity(noun: str, rng: np.random.Generator, fixed: Mapping[str, obj
     """
     fixed = dict(fixed or {})
     variants = VARIANTS[noun]
-    made = variants[str(fixed.pop("variant", list(variants)[rng.integers(len(variants))]))]
+    variant = variants[str(fixed.pop("variant", list(variants)[rng.integers(len(variants))]))]
     fixed.pop("noun", None)
-    main_name, (main, second, accent, trim) = _colors(made, rng, fixed)
+    main_name, (main, second, accent, trim) = _colors(variant, rng, fixed)
 
     def choice(name: str, among: tuple[str, ...]) -> str:
-        drawn = among[rng.integers(len(among))]
-        value = fixed.get(name, drawn)
+        random_choice = among[rng.integers(len(among))]
+        value = fixed.get(name, random_choice)
         if value not in among:
-            raise ValueError(f"{noun}/{made.name}: {name} is one of {among}, not {value!r}")
+            raise ValueError(f"{noun}/{variant.name}: {name} is one of {among}, not {value!r}")
         return str(value)
 
-    known = {"main", "second", "accent", "trim", "pattern", "badge", *made.parts, *made.sizes}
-    if unknown := set(fixed) - known:
-        raise ValueError(f"{noun}/{made.name} has no {sorted(unknown)}")
+    attributes = {"main", "second", "accent", "trim", "pattern", "badge", *variant.parts, *variant.sizes}
+    if unknown := set(fixed) - attributes:
+        raise ValueError(f"{noun}/{variant.name} has no {sorted(unknown)}")
     return Identity(
         noun=noun,
-        variant=made.name,
+        variant=variant.name,
         main_name=main_name,
         main=main,
         second=second,
         accent=accent,
         trim=trim,
-        pattern=choice("pattern", made.patterns),
-        badge=choice("badge", made.badges),
-        parts=tuple((name, choice(name, among)) for name, among in made.parts.items()),
+        pattern=choice("pattern", variant.patterns),
+        badge=choice("badge", variant.badges),
+        parts=tuple((name, choice(name, among)) for name, among in variant.parts.items()),
         sizes=tuple(
-            (name, float(fixed.get(name, v))) for name, v in zip(made.sizes, rng.random(len(made.sizes)), strict=True)
+            (name, float(fixed.get(name, v)))
+            for name, v in zip(variant.sizes, rng.random(len(variant.sizes)), strict=True)
         ),
     )
 

@@ -54,10 +54,10 @@ def subjects() -> Labelled:
     """DreamBench's thirty stand-ins, twice each: in a plain room, and somewhere."""
     out = []
     for name in DREAMBENCH:
-        where = str(seeded("sheet", name).choice(list(PLACES)))
+        place = str(seeded("sheet", name).choice(list(PLACES)))
         out += [
             (name, render(subject(name), s, seeded("sheet", name, k)))
-            for k, s in enumerate((Setting(), Setting(where)))
+            for k, s in enumerate((Setting(), Setting(place)))
         ]
     return out
 
@@ -106,11 +106,11 @@ SHEETS = {
 def write_sheets(folder: Path) -> list[Path]:
     """Write one PNG a sheet into `folder`; their paths."""
     prepare_folder(folder)
-    written = []
+    paths = []
     for name, (pictures, columns) in SHEETS.items():
-        written.append(folder / f"{name}.png")
-        save(sheet(pictures(), columns), written[-1])
-    return written
+        paths.append(folder / f"{name}.png")
+        save(sheet(pictures(), columns), paths[-1])
+    return paths
 
 
 def write_caption(text: str, target: Path, name: str | None = None, count: int = 8, seed: int = 0) -> None:
@@ -133,12 +133,12 @@ def subject_of(name: str) -> Identity:
 
 def strangers(text: str, count: int, seed: int) -> list[Identity]:
     """Individuals of the first class the caption names, none of them a subject. UserError if it names none."""
-    found = [(m.start(), -len(n), n) for n in VARIANTS if (m := re.search(rf"\b{n}\b", text.lower()))]
-    if not found:
+    matches = [(m.start(), -len(n), n) for n in VARIANTS if (m := re.search(rf"\b{n}\b", text.lower()))]
+    if not matches:
         raise UserError(
             f"{text!r} names none of the world's things, and there is no --subject; the things are {', '.join(VARIANTS)}"
         )
-    noun = min(found)[2]
+    noun = min(matches)[2]
     return [training_identity(noun, 1000 * seed + k, SPLIT) for k in range(count)]
 
 
