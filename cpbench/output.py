@@ -1,4 +1,4 @@
-"""What cpbench says while it works: one channel, which the command line opens. In a library it is closed: nothing is printed."""
+"""Progress messages: one channel, which the command line opens. In a library it is closed, and nothing is printed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
 
 LOG_WIDTH = 120  # columns of tables where there is no terminal
 _console: Console | None = None
-_listener: Callable[[Any], object] | None = None  # is called with everything that is said
+_listener: Callable[[Any], object] | None = None  # called with every message
 
 
 def say(message: Any) -> None:
-    """Say a line, which stays one, or anything that rich can print."""
+    """Print a message: one line of text, or anything that rich can print. Nothing happens while the channel is closed."""
     if _listener is not None:
         _listener(message)
 
 
 def console() -> Console | None:
-    """Where it is said, for what moves: bars and live tables. None where nobody looks."""
+    """The open console, for progress bars and live tables; None while the channel is closed."""
     return _console
 
 
 @contextmanager
 def opened() -> Iterator[None]:
-    """For as long as it lasts what is said goes to standard output."""
+    """Within this context, messages go to standard output."""
     from rich.console import Console
 
     def tell(message: Any) -> None:
-        if isinstance(message, str):  # names may come from anybody: nothing in them is markup, or moves a cursor
+        if isinstance(message, str):  # names are untrusted: nothing in them is markup or moves the cursor
             line = "".join(c if c.isprintable() or c == "\n" else " " for c in message)
             console.print(line, markup=False, soft_wrap=True)
         else:
@@ -45,7 +45,7 @@ def opened() -> Iterator[None]:
 
 @contextmanager
 def collected() -> Iterator[list[Any]]:
-    """For as long as it lasts what is said is kept in a list, for a process whose parent does the talking."""
+    """Within this context, messages are collected in a list, for a process whose parent prints them."""
     lines: list[Any] = []
     with _set(None, lines.append):
         yield lines

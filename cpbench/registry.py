@@ -1,4 +1,4 @@
-"""Methods by name, and their presets: built in, added by a package, or a file of the user's own."""
+"""Methods and their presets. A method is built in, added by a package, or a file of the user's own."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def summary_of(name: str) -> str:
 
 
 def load_method(name: str) -> type[Method]:
-    """A method's class, by built-in name, entry point, or path of a file with one Method subclass in it."""
+    """A method's class, from a built-in name, an entry point, or the path of a file that defines one Method subclass."""
     from cpbench.method import Method
 
     if name in built_in_methods():
@@ -65,9 +65,9 @@ def load_method(name: str) -> type[Method]:
     else:
         entry = sequences.added_by_package(ENTRY_POINTS, name, "method")
         if entry is None:
-            hint = "A path to a file with a Method in it does as well."
+            hint = "You can also pass the path of a Python file that defines a Method."
             if os.path.isfile(f"{name}.py"):
-                hint = f"There is a file {name}.py; add the ending."
+                hint = f"There is a file {name}.py; add the ending to its name."
             raise did_you_mean(name, method_names(), "method", hint)
         try:
             loaded = entry.load()
@@ -85,30 +85,32 @@ def load_method(name: str) -> type[Method]:
     if len(classes) != 1:
         those = f": {', '.join(c.__name__ for c in classes)}" if classes else ""
         raise UserError(
-            f"method {name}: its file must define one subclass of cpbench.method.Method, and defines {len(classes)}{those}"
+            f"method {name}: its file must define one subclass of cpbench.method.Method, but defines {len(classes)}{those}"
         )
     return _whole(classes[0], name)
 
 
 def _whole(method: type[Method], name: str) -> type[Method]:
-    """The class, if it has all that a method must have; else UserError."""
+    """The class, if it has everything that a method needs; otherwise UserError."""
     from cpbench.method import Method
 
     if not issubclass(method, Method):
-        raise UserError(f"method {name}: {method.__name__} is no subclass of cpbench.method.Method")
+        raise UserError(
+            f"method {name}: {method.__name__} is not a subclass of cpbench.method.Method; derive it from there"
+        )
     if absent := [part for part in REQUIRED if getattr(method, part) is getattr(Method, part)]:
         raise UserError(f"method {name}: {method.__name__} lacks {' and '.join(absent)}; see docs/adding-a-method.md")
     if not any("Options" in vars(base) for base in method.__mro__ if base is not Method):
         raise UserError(
-            f"method {name}: {method.__name__} does not say its options; write `Options = Settings` into it, or, of a method "
-            "without any, `Options = Options` (of cpbench.method)"
+            f"method {name}: {method.__name__} does not define its options; give it `Options = <your options class>`, or, "
+            "for a method without options, `Options = Options` (of cpbench.method)"
         )
     return method
 
 
 @functools.cache
 def facts_of(name: str) -> dict[str, Any]:
-    """What a built-in method's class says of itself (`tested_against`, `replays`, `sees_earlier_data`), without importing it."""
+    """Facts in a built-in method's class (`tested_against`, `replays`, `sees_earlier_data`), read without importing it."""
     tree = ast.parse((baselines_folder() / f"{name}.py").read_text(encoding="utf-8"))
     facts: dict[str, Any] = {}
     for node in (line for statement in tree.body if isinstance(statement, ast.ClassDef) for line in statement.body):
@@ -142,9 +144,9 @@ def method_file(method: type[Method]) -> Path:
 
 
 def preset(backbone: str, method: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The settings of a method on a backbone: tuned ones where it has a file, else the papers' on Stable Diffusion.
+    """A method's preset on a backbone: tuned values if the backbone has a file, else the papers' for Stable Diffusion.
 
-    Empty where there are none. An entry called "method key=value" adds to the method's where `options` has that value.
+    Empty if there is none. An entry "method key=value" is added to the method's if `options` has that value.
     """
     name = f"{Path(backbone).name}.yaml"
     files = {f.name: f for f in (baselines_folder() / "presets").iterdir()}
@@ -157,7 +159,7 @@ def preset(backbone: str, method: str, options: dict[str, Any] | None = None) ->
 
 
 def changed(method: str, backbone: str, options: BaseModel) -> dict[str, Any]:
-    """The options that are not as the method's preset and defaults have them: what tells two of its runs apart."""
+    """The options that differ from the method's preset and defaults: they distinguish its runs."""
     name = Path(method).stem
     tuned = preset(backbone, name, options.model_dump()) if method in method_names() else {}
     usual = {k: f.get_default(call_default_factory=True) for k, f in type(options).model_fields.items()} | tuned

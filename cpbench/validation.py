@@ -1,4 +1,4 @@
-"""What users write, checked by pydantic models: one clear line for the first thing that is wrong."""
+"""Validation of user input by pydantic models: one clear line for the first error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cpbench.files import FILE_NAME
 
 Place = tuple[str | int, ...]  # keys and indices, as pydantic's `loc`
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
-# What is said better than in pydantic's own words, by its type of error or the first word of that
+# Clearer messages than pydantic's own, by its error type or the first word of that
 REASONS = {
     "string_type": "must be text, not {value}; put it in quotes",
     "string_too_short": "must have {min_length} or more characters, not {value}",
@@ -28,12 +28,14 @@ REASONS = {
 
 
 def validated(model: type[BaseModel], values: Any, label: str) -> Any:
-    """The model of these values. UserError, "what: where: reason", for the first thing that is wrong."""
+    """The model with these values. UserError, "label: location: reason", for the first error."""
     try:
         instance = model.model_validate(values)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        first = next((e for e in errors if e["type"] in UNKNOWN_KEY), errors[0])  # it may be why another is missing
+        first = next(
+            (e for e in errors if e["type"] in UNKNOWN_KEY), errors[0]
+        )  # a misspelt key may be the reason why another is missing
         raise UserError(f"{label}: {_said(model, values, first)}") from None
     for place, reason in _slipped_through(values, instance, ()):
         raise UserError(f"{label}: {_where(values, place)}: {reason}")
@@ -47,7 +49,9 @@ def _said(model: type[BaseModel], values: Any, error: Any) -> str:
         keys = list(_model_at(model, place).model_fields)
         key = value if error_type == "invalid_key" else key
         reason = (
-            str(did_you_mean(key, keys, "key", most=len(keys))) if keys else f"has no options; leave out {quoted(key)}"
+            str(did_you_mean(key, keys, "key", most=len(keys)))
+            if keys
+            else f"takes no options; leave out {quoted(key)}"
         )
     elif error_type == "missing":
         place, key = place[:-1], place[-1]
@@ -68,7 +72,7 @@ def _said(model: type[BaseModel], values: Any, error: Any) -> str:
 
 
 def _where(values: Any, place: Place) -> str:
-    """("concepts", 1, "images", "folder") is "concept 2 (cup): images.folder", if that entry says that its name is cup."""
+    """("concepts", 1, "images", "folder") becomes "concept 2 (cup): images.folder", if the name of that entry is cup."""
     location, sign = "", ""
     for part in place:
         if part == "[key]":  # a key of a mapping, rather than its value
@@ -85,7 +89,7 @@ def _where(values: Any, place: Place) -> str:
 
 
 def _model_at(model: type[BaseModel], place: Place) -> type[BaseModel]:
-    """The model that is asked for at a place in the values of another."""
+    """The model expected at a place in the values of another."""
     for part in place:
         if part in model.model_fields:
             model = next(_models_in(model.model_fields[part].annotation), model)
@@ -100,7 +104,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _slipped_through(value: Any, parsed: Any, place: Place) -> Iterator[tuple[Place, str]]:
-    """(place, reason) of what pydantic takes: true and false as 1 and 0, and text that no file can be called."""
+    """(place, reason) of values that pydantic wrongly accepts: true and false as numbers, and text with a NUL byte."""
     if isinstance(value, bool) and not isinstance(parsed, bool) and isinstance(parsed, int | float):
         yield place, REASONS["float"].format(value=value)
     elif isinstance(value, str) and "\0" in value:

@@ -89,7 +89,7 @@ def test_one_object_is_everywhere(run: Path, tmp_path: Path) -> None:
 
 def test_a_figure_that_needs_what_nothing_gives_is_told() -> None:
     for needs in (("oracle",), ("isolated", "ceiling")):
-        with pytest.raises(ValueError, match="which nothing gives"):
+        with pytest.raises(ValueError, match="which nothing provides"):
             Figure("odd", "odd", "odd", None, lambda R: math.nan, needs=needs)
 
 

@@ -38,7 +38,7 @@ RIGHT = HEAD + LEARN + INSTALL + PHRASE
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (RIGHT.replace("    Options = Options\n", ""), "Mine does not say its options; write `Options = Settings` into it"),
+        (RIGHT.replace("    Options = Options\n", ""), "Mine does not define its options; give it `Options = <your options class>`"),
         (HEAD + LEARN + PHRASE, "Mine lacks install; see docs/adding-a-method.md"),
         (HEAD + "    pass", "Mine lacks learn and install and phrase"),
         (RIGHT + "\n\nclass Other(Mine):\n    pass\n", "must define one subclass of cpbench.method.Method, and defines 2: Mine, Other"),

@@ -1,8 +1,8 @@
-"""The judges of the literature, from the hub or a file: OpenAI's CLIP by open_clip, Meta's DINO and DINOv2 by timm.
+"""Published judges, from the hub or a file: OpenAI's CLIP by open_clip, Meta's DINO and DINOv2 by timm.
 
-CLIP is loaded into open_clip's "-quickgelu" architectures: OpenAI trained with that activation, and the plain ones would
-take the same weights without a word and score every picture wrongly. DINO is Caron et al. 2021's ViT-S/16, whose class
-token DreamBooth (Ruiz et al. 2023) introduced as the measure of a subject; DINOv2 (Oquab et al. 2023) is an option.
+CLIP is loaded into open_clip's "-quickgelu" architectures: OpenAI trained with that activation, and the plain ones
+would silently accept the same weights and score every picture wrongly. DINO is Caron et al. 2021's ViT-S/16, whose class
+token DreamBooth (Ruiz et al. 2023) introduced as the measure of identity; DINOv2 (Oquab et al. 2023) is an option.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DINO = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Published:
-    """One published encoder: its architecture, where its weights lie, and the weight whose shape tells architectures apart."""
+    """One published encoder: its architecture, the place of its weights, and a weight whose shape identifies the architecture."""
 
     judge_type: str  # clip or dino
     architecture: str
@@ -85,8 +85,8 @@ PUBLISHED = {
     ),
 }
 FORMAT = {"clip": "open_clip", "dino": "timm"}
-RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, which transformers' configs have
-USUAL = {"clip": "clip-vit-b-32", "dino": "dino-vit-s-16"}  # those of DreamBooth
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as in transformers' configs
+USUAL = {"clip": "clip-vit-b-32", "dino": "dino-vit-s-16"}  # as in DreamBooth
 
 
 def of_type(judge_type: str) -> dict[str, Published]:
@@ -100,17 +100,17 @@ def load(
     preprocessing: str | None = None,
     activation: str | None = None,
 ) -> Judge:
-    """A judge by its published name, or from a safetensors file in the architecture of one.
+    """A judge, by its published name or from a safetensors file in a published architecture.
 
-    A file is the published judge if its bytes are those of the one in the hub's cache; any other holds unknown weights.
-    preprocessing: what to change of its own, see `identity.preprocessing_settings`; activation: gelu or quickgelu,
-    for unknown weights of a CLIP whose config does not say. UserError where there is no such name or file, the file does
-    not fit, or the hub is out of reach.
+    A file is the published judge if it equals the one in the hub's cache; otherwise its weights are unknown.
+    preprocessing: changes to the judge's own, see `identity.preprocessing_settings`; activation: gelu or quickgelu, for
+    unknown CLIP weights without a config. UserError if there is no such name or file, the file does not fit, or the hub
+    cannot be reached.
     """
     path = Path(os.path.expanduser(name_or_file))
     if path.suffix in PICKLES:
         raise UserError(
-            f"judge {name_or_file}: pickled weights can run any code when they are loaded; convert them to .safetensors and name that file"
+            f"judge {name_or_file}: pickled weights can run any code when they are loaded; convert them to .safetensors and pass that file"
         )
     if path.suffix == ".safetensors":
         name, shapes = _likely(judge_type, path)
@@ -128,7 +128,7 @@ def load(
             name_or_file,
             of_type(judge_type),
             f"{judge_type} judge",
-            "A .safetensors file or a judge's folder does as well.",
+            "You can also pass a .safetensors file or a judge's folder.",
         )
     judge = PUBLISHED[name]
     if judge_type == "clip" and activation == "gelu":
@@ -138,7 +138,7 @@ def load(
 
 
 def cached(name: str) -> list[tuple[str, Path]]:
-    """(revision, file) of a published judge's weights, as often as the hub's cache has them."""
+    """(revision, file) of a published judge's weights, for each revision in the hub's cache."""
     from huggingface_hub import constants
 
     judge = PUBLISHED[name]
@@ -150,7 +150,7 @@ Shapes = dict[str, tuple[int, ...]]  # of weights, by their names
 
 
 def _likely(judge_type: str, path: Path) -> tuple[str, Shapes]:
-    """(the one published judge in whose architecture these weights may fit, their shapes)."""
+    """(name of the published judge whose architecture these weights may have, their shapes)."""
     from safetensors import safe_open
 
     if not os.path.isfile(path):
@@ -162,12 +162,12 @@ def _likely(judge_type: str, path: Path) -> tuple[str, Shapes]:
         if shapes.get(judge.known_by) == judge.shape:
             return name, shapes
     raise UserError(
-        f"judge {path}: holds no {judge_type} judge that is known ({', '.join(of_type(judge_type))}); name one of these"
+        f"judge {path}: its architecture is not that of a known {judge_type} judge ({', '.join(of_type(judge_type))}); pass one of these"
     )
 
 
 def _check_shapes(name: str, shapes: Shapes, path: Path) -> None:
-    """UserError where the weights are not just those of the architecture, by names and shapes."""
+    """UserError unless the weights have exactly the names and shapes of the architecture."""
     needed, judge_type = _shapes(name), PUBLISHED[name].judge_type
     for key in sorted(needed.keys() | shapes.keys()):
         has, wants = shapes.get(key), needed.get(key)
@@ -178,7 +178,7 @@ def _check_shapes(name: str, shapes: Shapes, path: Path) -> None:
         problem = "is not part of it" if wants is None else "is missing" if has is None else f"is {has}, not {wants}"
         raise UserError(
             f"judge {path}: does not fit the architecture of {name}: {key} {problem}; "
-            f"name a folder in {FORMAT[judge_type]}'s format, whose config says what it is"
+            f"pass a folder in {FORMAT[judge_type]}'s format with a config"
         )
 
 
@@ -187,7 +187,7 @@ def _is_grid(patches: int) -> bool:
 
 
 def _shapes(name: str) -> Shapes:
-    """By name the shapes of an architecture's weights; none are made."""
+    """The shapes of an architecture's weights by name, without allocating them."""
     import torch
 
     torchvision_compat.apply()
@@ -204,13 +204,13 @@ def _shapes(name: str) -> Shapes:
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
-# Weights that nobody has told us of
+# Unknown weights
 
 
 def _unknown(
     name: str, path: Path, weights: str, device: str, preprocessing: str | None, activation: str | None
 ) -> Judge:
-    """Weights in a published judge's architecture, by the configs beside them."""
+    """Unknown weights in a published judge's architecture, with the configs in the same folder."""
     judge, architecture = PUBLISHED[name], PUBLISHED[name].architecture
     with loading(f"judge {path}"):
         if judge.judge_type == "clip":
@@ -229,13 +229,13 @@ def _unknown(
 
 
 def _beside(path: Path, name: str) -> dict[str, Any]:
-    """A config in the file's folder; {} where there is none."""
+    """A config in the file's folder; {} if there is none."""
     file = path.parent / name
     return read_json(file, f"judge {path}") if file.is_file() else {}
 
 
 def _clip_architecture(judge: Published, path: Path, activation: str | None) -> str:
-    """open_clip's name of it, which names its activation. UserError where nothing says which, or a config is of another model."""
+    """open_clip's name of the architecture, which depends on the activation. UserError if that is unknown, or a config differs."""
     import open_clip
 
     model_cfg = _beside(path, "open_clip_config.json").get("model_cfg")
@@ -244,7 +244,7 @@ def _clip_architecture(judge: Published, path: Path, activation: str | None) -> 
         reference = open_clip.get_model_config(judge.architecture)
         if _differs(model_cfg, reference):
             raise UserError(
-                f"judge {path}: open_clip_config.json beside it is of another architecture; name its folder"
+                f"judge {path}: open_clip_config.json in its folder has another architecture; pass the folder instead"
             )
         config_activation = "quickgelu" if model_cfg.get("quick_gelu") else "gelu"
     elif (config := _beside(path, "config.json")).get("model_type") == "clip":  # transformers' own config
@@ -253,15 +253,15 @@ def _clip_architecture(judge: Published, path: Path, activation: str | None) -> 
         config_activation = {"quick_gelu": "quickgelu", "gelu": "gelu"}.get(acts.pop()) if len(acts) == 1 else None
     if (activation or config_activation) is None:
         raise UserError(
-            f"judge {path}: its weights fit two activations, gelu and quickgelu, and nothing says with which they were "
-            "trained; put its open_clip_config.json beside it, or pass --clip-activation gelu or quickgelu"
+            f"judge {path}: its weights fit two activations, gelu and quickgelu, and it is not known with which they were "
+            "trained; put its open_clip_config.json into its folder, or pass --clip-activation gelu or quickgelu"
         )
     plain = judge.architecture.removesuffix("-quickgelu")
     return plain if (activation or config_activation) == "gelu" else judge.architecture
 
 
 def _differs(config: dict[str, Any], reference: dict[str, Any]) -> bool:
-    """Whether an open_clip config says anything that the architecture's does not, but for its activation."""
+    """Whether an open_clip config differs from the architecture's, apart from the activation."""
     for key, value in config.items():
         if key == "quick_gelu" or value is None:
             continue
@@ -279,11 +279,11 @@ def _check_timm(judge: Published, path: Path) -> None:
     if named is not None and (
         str(named).partition(".")[0] != judge.architecture.partition(".")[0] or config.get("model_args")
     ):
-        raise UserError(f"judge {path}: config.json beside it is of another architecture; name its folder")
+        raise UserError(f"judge {path}: config.json in its folder has another architecture; pass the folder instead")
 
 
 def _preprocessing_beside(judge: Published, path: Path) -> tuple[Preprocessing | None, str]:
-    """(what the first config beside the file that says it says, that config's name); (None, "") where none does."""
+    """(preprocessing in the first config in the file's folder that has one, that config's name); (None, "") without any."""
     if judge.judge_type == "clip" and "preprocess_cfg" in (config := _beside(path, "open_clip_config.json")):
         return open_clip_preprocessing(config), "open_clip_config.json"
     if judge.judge_type == "dino" and "pretrained_cfg" in (config := _beside(path, "config.json")):
@@ -294,13 +294,13 @@ def _preprocessing_beside(judge: Published, path: Path) -> tuple[Preprocessing |
 
 
 def _transformers_preprocessing(config: dict[str, Any]) -> Preprocessing:
-    """What a preprocessor_config.json says. ValueError, KeyError or TypeError for what cpbench cannot do."""
+    """The preprocessing in a preprocessor_config.json. ValueError, KeyError or TypeError if it is not supported."""
     size, crop = config["size"], config["crop_size"]
     if isinstance(size, dict):
         size = size["shortest_edge"]
     if isinstance(crop, dict):
         if crop["height"] != crop["width"]:
-            raise ValueError("its crop_size is no square")
+            raise ValueError("its crop_size is not square")
         crop = crop["height"]
     for step in ("do_resize", "do_center_crop", "do_normalize", "do_rescale"):
         if not config.get(step, True):
@@ -313,16 +313,16 @@ def _transformers_preprocessing(config: dict[str, Any]) -> Preprocessing:
 
 
 def _download(name: str) -> Path:
-    """The weights' file in the hub's cache, fetched if it is not there."""
+    """The file of the weights in the hub's cache, downloaded if necessary."""
     from huggingface_hub import hf_hub_download
 
     judge = PUBLISHED[name]
     try:
         return Path(hf_hub_download(judge.repository, judge.file))
-    except Exception as error:  # offline, no such revision, a full disk: the hub's own errors have many types
+    except Exception as error:  # offline, no such revision, a full disk: the hub's errors have many types
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"judge {name}: {judge.file} of {judge.repository} is not in the hub's cache and cannot be fetched ({reason}); "
+            f"judge {name}: {judge.file} of {judge.repository} is not in the hub's cache and cannot be downloaded ({reason}); "
             f"connect once, or pass --{judge.judge_type} FILE.safetensors"
         ) from None
 

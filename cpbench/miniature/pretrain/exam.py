@@ -1,4 +1,4 @@
-"""What the card asks: every noun in every place, outfit and finish; and pictures of individuals held out of training."""
+"""The test set of the model card: every noun in every place, outfit and finish, and individuals held out of training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ASPECTS = {"class": NOUNS, "place": tuple(PLACES), "outfit": tuple(OUTFITS), "fi
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt and what a picture of it should show."""
+    """One prompt, and what its picture should show."""
 
     noun: str
     setting: Setting
@@ -33,7 +33,7 @@ class Question:
         return f"a {self.noun} {self.setting.place or self.setting.outfit}"
 
     def label(self, aspect: str) -> int:
-        """The number of its class, place, outfit or finish among all; -1 where it asks for none."""
+        """The index of its class, place, outfit or finish; -1 if it asks for none."""
         word = self.noun if aspect == "class" else getattr(self.setting, aspect)
         return ASPECTS[aspect].index(word) if word else -1
 
@@ -50,7 +50,7 @@ def labels(questions: tuple[Question, ...], aspect: str) -> np.ndarray:
 
 
 def answered_by_the_world(copies: int) -> tuple[tuple[Question, ...], np.ndarray]:
-    """Every question drawn `copies` times, of individuals held out of training: (questions, pictures)."""
+    """Every question rendered `copies` times, with individuals held out of training: (questions, pictures)."""
     questions = tuple(q for q in QUESTIONS for _ in range(copies))
     people = {noun: [training_identity(noun, k, SPLIT) for k in range(PEOPLE)] for noun in NOUNS}
     pictures = [
@@ -61,7 +61,7 @@ def answered_by_the_world(copies: int) -> tuple[tuple[Question, ...], np.ndarray
 
 
 def answered_by_the_model(backbone, copies: int, seed: int = 0) -> tuple[tuple[Question, ...], np.ndarray]:
-    """Every question drawn `copies` times by the untouched model, sampled as runs are: (questions, pictures)."""
+    """Every question generated `copies` times by the untouched model, with the sampler of runs: (questions, pictures)."""
     from cpbench.backbones.sampling import Sampler, Wanted
     from cpbench.backbones.sampling import draw as sample
 
@@ -80,13 +80,13 @@ class Gallery:
 
 
 def held_out() -> dict[str, Identity]:
-    """Everyone no training has seen: all subjects of the sequences, and PEOPLE more of each class noun."""
+    """All individuals held out of training: the subjects of all sequences, and PEOPLE more of each class noun."""
     crowd = {f"{n} {k}": training_identity(n, k, SPLIT) for n, k in product(NOUNS, range(PEOPLE))}
     return {name: subject(name) for name in SUBJECTS} | crowd
 
 
 def gallery(people: dict[str, Identity], places: tuple[str, ...] = GALLERY_PLACES) -> Gallery:
-    """One picture of everyone in every place."""
+    """One picture of each individual in each place."""
     rows = [
         (render(identity, Setting(place), seeded("portrait", name, place)), NOUNS.index(identity.noun), i, p)
         for i, (name, identity) in enumerate(people.items())

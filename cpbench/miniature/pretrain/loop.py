@@ -1,7 +1,7 @@
-"""The one pretraining loop: seeded steps, warm-up and cosine decay, averaged weights, and a checkpoint to go on from.
+"""The pretraining loop: seeded steps, warm-up and cosine decay, averaged weights, and a checkpoint to resume from.
 
-Step i draws its batch from a generator seeded with (name, seed, i), so a run that is killed and started again sees
-the same batches as one that was not.
+Step i samples its batch from a generator seeded with (name, seed, i), so a run that is killed and restarted sees the same
+batches as one that is not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ StepFunction = Callable[[int, np.random.Generator, torch.Generator], tuple[torch
 
 @dataclass
 class Recipe:
-    """What decides a training: written into its checkpoint, and compared before going on from one."""
+    """The settings of a training: written into its checkpoint, and compared before resuming from one."""
 
     name: str
     steps: int
@@ -108,13 +108,13 @@ def train(
                 f"{k} {saved['recipe'].get(k)} there, {v} here" for k, v in facts.items() if saved["recipe"].get(k) != v
             )
             raise UserError(
-                f"{path}: comes from another recipe ({other}); remove it, or name another folder with --work"
+                f"{path}: comes from another recipe ({other}); remove it, or pass another folder with --work"
             )
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         average.shadow, start = saved["average"], saved["step"]
         if start < recipe.steps:
-            report(f"{recipe.name}: goes on at step {start} of {recipe.steps}")
+            report(f"{recipe.name}: resumes at step {start} of {recipe.steps}")
 
     def checkpoint(step: int) -> None:
         save_atomically(

@@ -1,4 +1,4 @@
-"""What the model card's figures are computed by: pure functions of arrays."""
+"""The functions that compute the model card's figures: pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def zero_shot(images: np.ndarray, texts: np.ndarray, text_labels: np.ndarray, la
 
 
 def share_of_the_way(scores: np.ndarray, start: np.ndarray, ceiling: np.ndarray) -> float:
-    """How much of the gap from row 0 to the ceiling was closed, sums divided; one number an individual, each (n,)."""
+    """The share of the gap from row 0 to the ceiling that was closed, a ratio of sums; one number per individual, each (n,)."""
     return float((scores - start).sum() / (ceiling - start).sum())

@@ -1,9 +1,9 @@
-"""Does the miniature learn a concept by the same means as Stable Diffusion does, and as well?
+"""Does the miniature learn a concept by the same mechanisms as Stable Diffusion, and as well?
 
 On Stable Diffusion a new word alone (textual inversion) holds little of an individual, the keys and values of
 cross-attention (Custom Diffusion) more, a LoRA on all attention or the whole UNet (DreamBooth) nearly all of it. A model
-that orders them otherwise would judge methods of continual personalization wrongly, so the card measures it: one concept
-at a time, from the untouched model, no method and no sequence in between.
+with another order would rank methods of continual personalization wrongly, so the card measures it: one concept at a
+time, from the untouched model, without methods and sequences.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BATCH_SIZE, RANK = 4, 8
 
 @dataclass(frozen=True)
 class Mechanism:
-    """What is trained besides the new word: weights whose names end so, or a LoRA on layers that do; and how fast."""
+    """What is trained besides the new word: weights or LoRA layers, by the ends of their names; with steps and rates."""
 
     steps: int
     token_learning_rate: float
@@ -68,7 +68,7 @@ def learn(backbone, mechanism: Mechanism, task: Task) -> str:
 
 
 def pictures_of(backbone, words: str, task: Task) -> np.ndarray:
-    """What the backbone draws for dreambench10's prompts, two pictures each."""
+    """What the backbone generates for dreambench10's prompts, two pictures each."""
     evaluation = sequences.load("dreambench10").evaluation
     templates = evaluation.prompts["live" if task.class_noun in LIVE else "object"]
     requests = [Wanted(t.format(words), task.seed, task.concept, t, k) for t in templates for k in range(2)]
@@ -76,7 +76,7 @@ def pictures_of(backbone, words: str, task: Task) -> np.ndarray:
 
 
 def scores(backbone, dino, mechanism: Mechanism | None, people: dict[str, Identity], seed: int) -> list[float]:
-    """Mean cosine with the references of what is drawn of each individual: learned so, or untouched and named by its class."""
+    """Mean cosine of each individual's generated pictures with its references; without a mechanism, from the class noun."""
     out = []
     for name, identity in people.items():
         real = images.references(identity, name)
@@ -93,7 +93,7 @@ def scores(backbone, dino, mechanism: Mechanism | None, people: dict[str, Identi
 def measure(backbone, dino, work: Path, report=print) -> dict[str, float]:
     """Share of the way from row 0 to the references, by mechanism, over ten individuals and three seeds.
 
-    What is measured is kept in `work`, by mechanism and seed, and not measured again for the same weights.
+    Results are kept in `work`, by mechanism and seed, and reused for the same weights.
     """
     people = {f"{noun} 0": training_identity(noun, 0, SPLIT) for noun in NOUNS}
     weights = [backbone.weights_hash, dino.identity["weights_sha256"]]

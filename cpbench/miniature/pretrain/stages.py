@@ -1,4 +1,4 @@
-"""The stages of pretraining, in the order that they need each other."""
+"""The stages of pretraining, in the order of their dependencies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARTS = ("vae", "clip", "unet", "dino", "checks")
 
 
 class Workshop:
-    """The work folder and what the stages make in it. Every stage is resumed, or returns at once when done."""
+    """The work folder and the results of the stages in it. A stage is resumed, or returns at once if it is finished."""
 
     def __init__(self, work: Path, device: str, report=print):
         from transformers import CLIPTokenizer
@@ -35,7 +35,7 @@ class Workshop:
         )
 
     def half_rebuilt(self, pictures: data.Pictures, name: str) -> data.Pictures:
-        """The pictures, every second one passed through the finished autoencoder: what judges are trained on."""
+        """The training pictures of judges: every second one has passed through the finished autoencoder."""
         file = self.work / f"{name}.npy"
         if not file.exists():
             images, model = np.array(pictures.images), self.autoencoder(finished=True)
@@ -72,18 +72,18 @@ class Workshop:
         return dino.train_dino(self.for_judges(), self.work, self.device, self.report)
 
     def second_judge(self):
-        """A DINO judge of another seed that saw other individuals: a check of the first, not shipped."""
+        """A DINO judge with another seed, trained on other individuals: a check of the first, not shipped."""
         other_pictures = data.load(self.work, SECOND_PICTURES, "second", report=self.report)
         pictures = self.half_rebuilt(other_pictures, "for-second-judge")
         return dino.train_dino(pictures, self.work, self.device, self.report, recipes=(dino.SECOND,))
 
     def classifier(self):
-        """The classifier that reads the untouched model's pictures for the card: not shipped."""
+        """The classifier of the untouched model's pictures, for the card: not shipped."""
         return classifier.train_classifier(self.pictures, self.work, self.device, self.report)
 
 
 def pretrain(parts: tuple[str, ...], work: Path, output: Path, device: str, report=print) -> None:
-    """Train the named parts, in the order of PARTS, then assemble whatever is complete into `output`."""
+    """Train these parts, in the order of PARTS, then assemble the complete models in `output`."""
     shop = Workshop(work, device, report)
     if "vae" in parts:
         shop.autoencoder(finished=True)
@@ -120,7 +120,7 @@ def pretrain(parts: tuple[str, ...], work: Path, output: Path, device: str, repo
         if n not in finished
     ]
     if unfinished:
-        report(f"not trained yet in {work}: {', '.join(unfinished)}; what needs them was left as it was")
+        report(f"not trained yet in {work}: {', '.join(unfinished)}; models that need them were left unchanged")
 
 
 RECIPES = {
