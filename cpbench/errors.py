@@ -10,7 +10,7 @@ MOST_SHOWN = 80  # characters of the user's own word
 
 
 class UserError(Exception):
-    """Bad input: names the thing, the reason and what to do. The command line exits with 2 on it.
+    """Bad input: the message says what is wrong, why, and what to do. The command line exits with code 2.
 
     The message is always one line: line breaks in it, such as those of a quoted name, become spaces.
     """
@@ -69,19 +69,19 @@ def _either(names: list[str]) -> str:
 
 
 class DamagedState(UserError):
-    """A state file that is not whole, by its path."""
+    """A damaged state file."""
 
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"{path}: is damaged: {reason}")
         self.path, self.reason = path, reason
 
-    def __reduce__(self) -> tuple:  # as it comes back from another process
+    def __reduce__(self) -> tuple:  # so that it can be pickled from another process
         return DamagedState, (self.path, self.reason)
 
 
 class RulesError(RuntimeError):
-    """A method did what methods may not do."""
+    """A method broke the rules of the benchmark."""
 
 
 class ReplayError(RulesError):
-    """A method that must not see earlier data reached for it, or carries it."""
+    """A method that must not see earlier data accessed it, or has it in its state."""

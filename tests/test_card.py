@@ -203,7 +203,7 @@ def test_imagenet_network_knows_photographs_of_one_thing_from_anothers(imagenet)
 def test_card_says_met_short_and_not_measured() -> None:
     from cpbench.miniature.pretrain import card
 
-    rows = {row.what: row for row in card.ROWS}
+    rows = {row.name: row for row in card.ROWS}
     figures = {"psnr": 28.4, "pca psnr": 24.0, "AUC": 0.9}
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in card.table(figures)}
     assert lines["autoencoder"].endswith("| 28.4 dB, PCA 24.0 dB | met |")

@@ -259,7 +259,7 @@ def test_figures_are_those_of_the_matrices(run: Path, page: str) -> None:
         low, high = intervals[name]
         cell = f"{shown(expected[name])} {shown(low)} to {shown(high)}"
         assert found[figure_objects.FIGURES[name].heading()][0] == cell, name
-    assert float(found["forgetting by noise"][0]) > 0 and "forward transfer" not in found
+    assert float(found["forgetting, noise floor"][0]) > 0 and "forward transfer" not in found
     assert found["retention"][2] == "-"  # of texts, which have no ceiling
     assert f"{R[-1].mean():.3f}" in Tree(page).words.partition("What ran, and")[0]  # in the first sentence
 

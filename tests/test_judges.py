@@ -144,14 +144,14 @@ def test_only_the_last_pictures_are_remembered_and_those_that_are_used_stay(
     judge = load_judges("miniature")["dino"]
     a, b, c = pictures[:3]
     whole = judge.images(pictures[:3])  # more than is kept, and all of them are answered
-    assert len(judge._seen) == 2
+    assert len(judge._vectors) == 2
     again = judge.images([b])  # kept, and now the last that was used
     judge.images([a])
     judge.images([b])
     encoded = []
     judge.model.register_forward_pre_hook(lambda module, given: encoded.append(len(given[0])))
     np.testing.assert_array_equal(judge.images([b]), again)
-    assert encoded == [] and len(judge._seen) == 2
+    assert encoded == [] and len(judge._vectors) == 2
     np.testing.assert_allclose(judge.images([c])[0], whole[2], atol=1e-5)
     assert encoded == [1]
 

@@ -111,7 +111,7 @@ def test_what_cannot_be_computed_is_not_shown(tmp_path: Path) -> None:
     write(tmp_path, record("lora", None))  # without a ceiling, and of one picture a cell
     (row,), _, (words,), (cells,) = shown(tmp_path)
     assert words["retention"] == cells["retention"] == "-" and row["low"]["dino_normalised_retention"] is None
-    assert words["forgetting by noise"] == words["intransigence"] == cells["intransigence"] == "-"
+    assert words["forgetting, noise floor"] == words["intransigence"] == cells["intransigence"] == "-"
     assert row["mean"]["dino_forward_transfer"] is None
 
 
@@ -177,12 +177,12 @@ def test_noise_stands_right_of_forgetting_and_forward_transfer_on_no_page(tmp_pa
     (row,), (line,), (words,), (cells,) = shown(tmp_path)
     for heads in (list(words), list(cells)):
         assert heads[heads.index("forgetting") + 1] == "forgetting by noise" and "forward transfer" not in heads
-    assert words["forgetting by noise"] == cells["forgetting by noise"] == f"{noise:.3f}" != "0.000"
+    assert words["forgetting, noise floor"] == cells["forgetting by noise"] == f"{noise:.3f}" != "0.000"
     for figures in (line, row["mean"]):
         found = figures["dino_forgetting_from_noise"], figures["dino_forward_transfer"]
         assert found == pytest.approx((noise, transfer), abs=1e-6)
     text = (tmp_path / "out" / "leaderboard.md").read_text()
-    assert "- forgetting by noise: what Chaudhry's maximum gives a method that forgets nothing" in text
+    assert "- forgetting, noise floor: what the maximum in Chaudhry's formula yields" in text
 
 
 # Intransigence

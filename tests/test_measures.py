@@ -125,7 +125,7 @@ def test_too_few_pictures_for_distances_between_sets_are_told_in_two_lines(
     (ran / "run.json").unlink()  # to be finished again, from what is there
     cpbench.run(method="seqlora", sequence=str(ran.parents[5] / "short.yaml"), output=ran.parents[4], options=OPTIONS)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
-    need = "all 2 concepts pooled, are too few: it needs 50 a side"
+    need = "all 2 concepts pooled, are too few: it needs 50 per side"
     assert len(said) == 2
     assert said[0].startswith(f"not measured: A_mmd, CMMD, KID-dino: 10 and 4 pictures, {need}")
     assert said[1].startswith("not measured: F_mmd: 2 and 2 pictures, of one concept, are too few")

@@ -304,7 +304,7 @@ def test_bad_targets_are_refused(tmp_path: Path, rex_and_mug: list[str], target:
 @pytest.mark.parametrize("name", ["rex ", "a\tb", "{name}"])
 def test_folders_that_yaml_cannot_name_are_refused(tmp_path: Path, name: str) -> None:
     photos(tmp_path / name)
-    assert "plainer name" in complaint(tmp_path / "my.yaml", [f"{tmp_path / name}:dog"])
+    assert "rename it" in complaint(tmp_path / "my.yaml", [f"{tmp_path / name}:dog"])
 
 
 def test_no_concepts_are_refused(tmp_path: Path) -> None:

@@ -30,8 +30,10 @@ def test_differences_are_those_of_the_last_common_row(tmp_path: Path, call: Call
     assert row == 7 and notes == [] and set(found) == {"dino", "clip_i", "clip_t"}
     it = found["dino"]
     assert it.difference == pytest.approx(0.3 * 6 / 7) and it.pairs == 7 * 4 * 2 and it.concepts == 7
-    assert it.p == pytest.approx(2 / 2**6) and it.shown  # one concept does not differ: its sign makes no difference
-    assert (found["clip_t"].difference, found["clip_t"].p, found["clip_t"].shown) == (0, 1, False)
+    assert (
+        it.p == pytest.approx(2 / 2**6) and it.is_significant
+    )  # one concept does not differ: its sign makes no difference
+    assert (found["clip_t"].difference, found["clip_t"].p, found["clip_t"].is_significant) == (0, 1, False)
 
     code, said, _ = call("compare", a, b)
     lines = [line for line in said.splitlines() if line.strip()]
@@ -48,7 +50,7 @@ def test_a_half_finished_run_is_compared_where_it_is(tmp_path: Path) -> None:
     scores = [read(r).scores for r in (whole, half)]
     a, b = (s[(s["row"] == 2) & (s["metric"] == "dino") & (s["kind"] == "cell")]["value"].mean() for s in scores)
     assert row == 2 and found["dino"].difference == pytest.approx(a - b)
-    assert not found["dino"].shown and found["dino"].concepts == 2
+    assert not found["dino"].is_significant and found["dino"].concepts == 2
 
 
 @pytest.mark.parametrize(

@@ -557,7 +557,7 @@ def test_captions_are_drawn_of_a_subject_or_of_strangers(world, tmp_path: Path) 
     [
         (("a dog in the snow", "--subject", "dgo2"), "did you mean 'dog2'"),
         (("a dog in the snow", "--subject", "xyzzy"), "unknown subject 'xyzzy'"),
-        (("a sheep in the snow",), "names none of the world's things"),
+        (("a sheep in the snow",), "contains no class noun of the world"),
         (("a dog", "--output", "dog.jpg"), ".png"),
         (("--subject", "dog2"), "needs a caption"),
         (("a dog", "--count", "0"), "count"),

@@ -1,4 +1,4 @@
-"""Where a concept's pictures come from: drawn by the miniature's world, or a folder of photographs."""
+"""A concept's pictures: rendered by the miniature's world, or read from a folder of photographs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cpbench.miniature import is_miniature
 if TYPE_CHECKING:
     from cpbench.miniature.world import Identity
 
-REFERENCES = 5  # drawn pictures a concept, as many as DreamBooth's subjects have photographs (4 to 6)
+REFERENCES = 5  # rendered pictures per concept; DreamBooth's subjects have 4 to 6 photographs
 
 
 def is_rendered(concept: Concept, backbone: str) -> bool:
@@ -25,19 +25,21 @@ def is_rendered(concept: Concept, backbone: str) -> bool:
 
 
 def are_rendered(concepts: Iterable[Concept], backbone: str) -> bool:
-    """Whether every one of a run's concepts is drawn; a run of which some are photographs is one of photographs."""
+    """Whether all of a run's concepts are rendered; with a single photographed one, the run counts as photographs."""
     return all(is_rendered(concept, backbone) for concept in concepts)
 
 
 def load(concept: Concept, backbone: str, size: int, data: Path | str | None = None, fit: str = "crop") -> np.ndarray:
-    """The concept's pictures, uint8 (n, size, size, 3). UserError names what is missing or broken.
+    """The concept's pictures, uint8 (n, size, size, 3). UserError if one is missing or broken.
 
-    data, fit: where photographs are looked for and how they are made square, see `photographs`; drawings ignore both.
+    data, fit: where to look for photographs and how to make them square, see `photographs`; both are unused for rendered concepts.
     """
     if is_rendered(concept, backbone):
         pictures = rendered(concept.name)
         if size != (side := pictures.shape[1]):
-            raise UserError(f"concept {concept.name}: is drawn {side} pixels wide, not {size}; leave out --resolution")
+            raise UserError(
+                f"concept {concept.name}: is rendered {side} pixels wide, not {size}; leave out --resolution"
+            )
         return pictures
     if concept.images is None:
         raise UserError(
@@ -47,7 +49,7 @@ def load(concept: Concept, backbone: str, size: int, data: Path | str | None = N
 
 
 def number(concept: Concept, backbone: str, data: Path | str | None = None) -> int:
-    """How many pictures the concept has, without reading them; 0 where they are not there."""
+    """The number of the concept's pictures, without reading them; 0 if they are not at hand."""
     if is_rendered(concept, backbone):
         return REFERENCES
     if concept.images is None:
@@ -59,7 +61,7 @@ def number(concept: Concept, backbone: str, data: Path | str | None = None) -> i
 
 
 def guarded(concept: Concept, backbone: str, data: Path | str | None = None) -> list[Path]:
-    """The folders and files that hold the concept's pictures: nobody may open them while another concept is learned."""
+    """The folders and files that hold the concept's pictures: they must not be opened while another concept is learned."""
     if concept.images is None:
         return []
     if is_rendered(concept, backbone):
@@ -68,26 +70,26 @@ def guarded(concept: Concept, backbone: str, data: Path | str | None = None) -> 
 
 
 def rendered(name: str) -> np.ndarray:
-    """The drawn stand-in's pictures, uint8 (5, 64, 64, 3). UserError for a name the world does not have."""
+    """The pictures of a drawn stand-in, uint8 (5, 64, 64, 3). UserError if the world has no subject of this name."""
     from cpbench.miniature.world import SUBJECTS, subject
 
     if name not in SUBJECTS:
-        raise did_you_mean(name, sorted(SUBJECTS), "subject", "The drawn world has no other subjects.")
+        raise did_you_mean(name, sorted(SUBJECTS), "subject", "Those are all the subjects of the drawn world.")
     return references(subject(name), name)
 
 
-def references(who: Identity, name: str) -> np.ndarray:
-    """Five pictures of an individual: two plain rooms, three places, each in its own pose and light, by the name."""
+def references(identity: Identity, name: str) -> np.ndarray:
+    """Five pictures of an individual: two in plain rooms, three in places, each with pose and light seeded by the name."""
     from cpbench.miniature.world import Setting, render, seeded
     from cpbench.miniature.world.places import PLACES
 
-    chosen = seeded("reference places", name).choice(list(PLACES), REFERENCES - 2, replace=False)
-    settings = [Setting(), *(Setting(str(p)) for p in chosen), Setting()]
-    return np.stack([render(who, s, seeded("reference", name, k)) for k, s in enumerate(settings)])
+    places = seeded("reference places", name).choice(list(PLACES), REFERENCES - 2, replace=False)
+    settings = [Setting(), *(Setting(str(p)) for p in places), Setting()]
+    return np.stack([render(identity, s, seeded("reference", name, k)) for k, s in enumerate(settings)])
 
 
 def oracle(name: str, template: str, seed: int, index: int) -> np.ndarray:
-    """The world's own drawing of (concept, prompt): what a perfect model would draw. uint8 (64, 64, 3)."""
+    """The world's own rendering of (concept, prompt), uint8 (64, 64, 3): what a perfect model would generate."""
     from cpbench.miniature.world import read_prompt, render, seeded, subject
 
     return render(subject(name), read_prompt(template), seeded("oracle", seed, name, template, index))

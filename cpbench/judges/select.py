@@ -20,24 +20,27 @@ def load_judges(
     dino_preprocessing: str | None = None,
     clip_activation: str | None = None,
 ) -> dict[str, Judge]:
-    """The judges of a run, by kind: those asked for, else those in the backbone's own folder, else DreamBooth's.
+    """The judges of a run, by type: those given, else those in the backbone's own folder, else DreamBooth's.
 
     clip, dino: a published name, a .safetensors file of its architecture, or a folder in open_clip's or timm's format.
-    The preprocessings: what to change of the judges' own; clip_activation: gelu or quickgelu, for a file that does not say.
+    clip_preprocessing, dino_preprocessing: changes to the judges' own; clip_activation: gelu or quickgelu, for a file without
+    a config.
     """
     from cpbench.backbones.backbone import MINIATURE
     from cpbench.judges import published
 
-    own = (MINIATURE if is_miniature(backbone_name) else Path(backbone_name)) / "judges"
-    found = {}
-    for judge_type, asked, words in (("clip", clip, clip_preprocessing), ("dino", dino, dino_preprocessing)):
-        wanted = asked or (str(own / judge_type) if os.path.isdir(own / judge_type) else published.USUAL[judge_type])
-        folder = Path(os.path.expanduser(wanted))
+    own_folder = (MINIATURE if is_miniature(backbone_name) else Path(backbone_name)) / "judges"
+    judges = {}
+    for judge_type, choice, words in (("clip", clip, clip_preprocessing), ("dino", dino, dino_preprocessing)):
+        name_or_path = choice or (
+            str(own_folder / judge_type) if os.path.isdir(own_folder / judge_type) else published.USUAL[judge_type]
+        )
+        folder = Path(os.path.expanduser(name_or_path))
         activation = clip_activation if judge_type == "clip" else None
         if not os.path.isdir(folder):
-            found[judge_type] = published.load(judge_type, wanted, device, words, activation)
+            judges[judge_type] = published.load(judge_type, name_or_path, device, words, activation)
         elif activation:
-            raise UserError(f"--clip-activation {activation}: {folder} says itself which it has; leave it out")
+            raise UserError(f"--clip-activation {activation}: the config in {folder} has the activation; leave it out")
         else:
-            found[judge_type] = {"clip": load_clip, "dino": load_dino}[judge_type](folder, device, words)
-    return found
+            judges[judge_type] = {"clip": load_clip, "dino": load_dino}[judge_type](folder, device, words)
+    return judges

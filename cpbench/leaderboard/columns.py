@@ -90,7 +90,7 @@ MORE = (
     "concepts, of one run, it is a bootstrap of concepts (of plain nouns for prior drift), then prompts, then pictures, and says where "
     "the mean over other such concepts would lie (of few concepts it is too narrow: of ten it holds the truth some 89 times in 100, of "
     "five 83). Over seeds, of three or more runs, it is Student's t over the runs, and says where the mean over other seeds and orders "
-    "would lie for these concepts. Of two runs there is none, nor of one run's forgetting by noise.",
+    "would lie for these concepts. Of two runs there is none, nor of one run's noise floor of forgetting.",
     "Methods with * see earlier data: they are not replay-free; “generated” replays pictures that the method drew itself. "
     "Tested against: what the code of a method of cpbench's own was compared with; see docs/methods.md. Methods with † were run "
     "by code whose numbers today's cpbench is not known to give again: by an older version, or before something that moves them changed.",

@@ -17,7 +17,7 @@ from cpbench.files import short_hash
 from cpbench.leaderboard import figures
 from cpbench.leaderboard.entries import Run, by_concept, comparable
 from cpbench.metrics.comparison import Key, compare
-from cpbench.metrics.figures import FIGURES, Figure, shown
+from cpbench.metrics.figures import FIGURES, Figure, table_figures
 from cpbench.metrics.intervals import FEWEST_SEEDS, bootstrap, t_interval
 from cpbench.metrics.scores import MAIN, among
 from cpbench.metrics.scores import SCORES as SCORES_OF_PICTURES
@@ -105,7 +105,7 @@ class Group:
 
 def in_tables() -> list[str]:
     """The figures that one run's scores tell, by name: those with an interval first, which is leaderboard.csv's order."""
-    return [it.name for it in sorted(shown(), key=lambda it: it.resampled is None)]
+    return [it.name for it in sorted(table_figures(), key=lambda it: it.resampled is None)]
 
 
 def scores(run: Run, alone: Run | None) -> dict[str, float]:
@@ -292,7 +292,7 @@ def ranked(rows: list[Row]) -> list[Row]:
                 continue
             found = compare(*sides)
             a.compared, b.compared = a.compared + 1, b.compared + 1
-            if found.shown:
+            if found.is_significant:
                 worse = b if found.difference > 0 else a
                 worse.rank += 1
     for row in able:

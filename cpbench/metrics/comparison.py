@@ -1,4 +1,4 @@
-"""Two runs compared picture by picture: the same concept, prompt and noise in both."""
+"""Comparison of two runs, paired by picture: the same concept, prompt and noise in both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIGN_FLIPS = 9999
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean of a - b with its interval, the p value of no difference, and what they rest on."""
+    """The mean of a - b with its interval, the p value of no difference, and the numbers of concepts and pairs."""
 
     difference: float
     low: float
@@ -31,8 +31,8 @@ class Comparison:
     level: float = LEVEL
 
     @property
-    def shown(self) -> bool:
-        """Whether a difference is shown: the interval excludes 0 and p is below 1 - level."""
+    def is_significant(self) -> bool:
+        """Whether the runs differ: the interval excludes 0 and p is below 1 - level."""
         return (self.low > 0 or self.high < 0) and self.p < 1 - self.level
 
 
@@ -51,13 +51,13 @@ def compare(
         raise UserError("compare: the two runs have no picture of the same concept, prompt and index in common")
     differences = np.array([a[k] - b[k] for k in both])
     concepts, prompts = [k[0] for k in both], [k[1] for k in both]
-    found = bootstrap(differences, concepts, prompts, level, resamples, seed)
+    interval = bootstrap(differences, concepts, prompts, level, resamples, seed)
     return Comparison(
-        difference=found.mean,
-        low=found.low,
-        high=found.high,
+        difference=interval.mean,
+        low=interval.low,
+        high=interval.high,
         p=sign_flip(concept_means(differences, concepts, prompts)[1], seed=seed),
-        concepts=found.units,
+        concepts=interval.units,
         pairs=len(both),
         unpaired=len(keys) - len(both),
         left_out=tuple(sorted({k[0] for k in keys} - set(concepts))),
@@ -70,12 +70,12 @@ def sign_flip(differences: ArrayLike, flips: int = SIGN_FLIPS, seed: int = 0) ->
 
     Fisher's randomisation test (1935): where two methods do not differ, a - b of a concept is as likely b - a. Up to 12
     concepts all 2^C signs are tried, and the smallest p is 2 / 2^C: fewer than 6 concepts never reach 0.05. With more,
-    `draws` signs of a seeded generator, and p = (1 + hits) / (1 + draws) (Phipson and Smyth 2010). NaN for NaN, or for
+    `flips` random signs of a seeded generator, and p = (1 + hits) / (1 + flips) (Phipson and Smyth 2010). NaN for NaN, or for
     no concept. ValueError on another shape.
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.ndim != 1:
-        raise ValueError(f"one difference a concept, (C,); got {d.shape}")
+        raise ValueError(f"one difference per concept, (C,); got {d.shape}")
     C = len(d)
     if not C or np.isnan(d).any():
         return float("nan")

@@ -79,7 +79,7 @@ def summary_table(scores: pd.DataFrame, concepts: list[str], t: int) -> Table:
     table.add_column("", min_width=10)
     for metric in by_score:
         table.add_column(title_of(metric), justify="left" if ended else "right", no_wrap=True)
-    for figure in figures.shown():
+    for figure in figures.table_figures():
         cells = [number(by_score[m][figure.name]) + between(bounds.get(m, {}).get(figure.name)) for m in by_score]
         table.add_row(figure.heading(), *cells)
     return table

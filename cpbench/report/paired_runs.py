@@ -70,7 +70,7 @@ def table(runs: list[Shown], row: int, found: dict[str, Comparison]) -> Table:
     for head in ("", "A - B", "95 % interval", "p", "concepts", "pairs", ""):
         shown.add_column(head, justify="left" if not head else "right", no_wrap=True)
     for metric, it in found.items():
-        says = "no difference shown" if not it.shown else "A is higher" if it.difference > 0 else "B is higher"
+        says = "no difference shown" if not it.is_significant else "A is higher" if it.difference > 0 else "B is higher"
         interval = f"{number(it.low, sign=True)} to {number(it.high, sign=True)}"
         cells = (number(it.difference, sign=True), interval, number(it.p), str(it.concepts), str(it.pairs))
         shown.add_row(title_of(metric), *cells, says)

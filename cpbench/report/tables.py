@@ -137,7 +137,7 @@ def told(metric: str) -> str:
 def figures_of(runs: Sequence[Shown]) -> list[Figure]:
     """The figures on the page: one of concepts not yet learned only where they were drawn."""
     there = {k for run in runs for found in run.summary.values() for k, v in found.items() if v is not None}
-    return [figure for figure in figures.shown() if "upper" not in figure.needs or figure.name in there]
+    return [figure for figure in figures.table_figures() if "upper" not in figure.needs or figure.name in there]
 
 
 def summary_cell(run: Shown, metric: str, key: str) -> tuple[str, str]:

@@ -64,7 +64,7 @@ def measure(
         if drawn:
             found = identify({k: np.stack(list(v.values())) for k, v in by_dino.items()}, references)
             lines += [(t, "identified", c, share) for c, share in found.per_concept.items()]
-            for i, concept in enumerate(found.drawn):
+            for i, concept in enumerate(found.generated):
                 confusion += [
                     (t, concept, other, int(n)) for other, n in zip(found.concepts, found.counts[i], strict=True)
                 ]

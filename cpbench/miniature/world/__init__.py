@@ -1,4 +1,4 @@
-"""The drawn world: DreamBench's nouns, stand-ins for its subjects and its prompts, as 64 x 64 vector drawings."""
+"""The drawn world: 64 x 64 vector pictures of DreamBench's class nouns, of stand-ins for its subjects, and of its prompts."""
 
 from . import subjects
 from .captions import Setting, caption, random_setting, read_prompt, vocabulary

@@ -1,7 +1,7 @@
-"""Who is in the benchmark: the stand-ins of DreamBench's thirty subjects, the validation subjects, the long run's fifty.
+"""The subjects of the benchmark: stand-ins for DreamBench's thirty, the validation subjects, and the long run's fifty.
 
-A stand-in has what one remembers of the photographs; what is not said here comes from the seed of its name. Colours
-are a name, for captions, and a shade. No individual that pretraining sees is, or looks like, one of these.
+A stand-in has the memorable features of the photographs; the rest is sampled with its name as the seed. A colour is a
+name, for captions, and a shade. No individual in pretraining is, or looks like, one of these.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ DREAMBENCH: dict[str, Spec] = {
     },
 }  # fmt: skip
 
-# For tuning, in no benchmark sequence: looks from the seed alone.
+# For tuning, in no benchmark sequence: looks depend only on the seed.
 VALIDATION: dict[str, Spec] = {
     "val_dog": {"noun": "dog"},
     "val_backpack": {"noun": "backpack"},
@@ -179,7 +179,7 @@ VALIDATION: dict[str, Spec] = {
     "val_vase": {"noun": "vase"},
 }
 
-# The long run: fifty more, DreamBench's class nouns in turn; looks from the seed alone.
+# The long run: fifty more, DreamBench's class nouns in turn; looks depend only on the seed.
 LONG_NOUNS = (
     "dog", "backpack", "teapot", "stuffed animal", "sneaker", "cat", "toy", "vase", "clock", "boot", "bowl", "cartoon",
     "candle", "glasses", "can",
@@ -192,8 +192,8 @@ SUBJECTS: dict[str, Spec] = DREAMBENCH | VALIDATION | LONG
 
 
 def subject(name: str) -> Identity:
-    """The individual of this name. Raises KeyError for a name the world does not have."""
-    sys.audit("cpbench.subject", name)  # heard by cpbench.running.audit while a method learns
+    """The subject with this name. KeyError if the world has none."""
+    sys.audit("cpbench.subject", name)  # cpbench.running.audit listens while a method learns
     return _stand_in(name)
 
 
@@ -202,24 +202,24 @@ def _stand_in(name: str) -> Identity:
     spec = SUBJECTS[name]
     if name in DREAMBENCH:
         return sample_identity(str(spec["noun"]), seeded("subject", name), spec)
-    earlier = []  # those of the same class that come before it: it may look like none of them
-    for other, its in SUBJECTS.items():
+    earlier = []  # subjects of the same class before this one, which must look like none of them
+    for other, other_spec in SUBJECTS.items():
         if other == name:
             break
-        if its["noun"] == spec["noun"]:
+        if other_spec["noun"] == spec["noun"]:
             earlier.append(_stand_in(other))
     return _unlike(str(spec["noun"]), seeded("subject", name), earlier)
 
 
-def _unlike(noun: str, rng: np.random.Generator, others: list[Identity]) -> Identity:
-    """An individual that looks like none of `others`: drawn again until it does not."""
+def _unlike(noun: str, rng: np.random.Generator, crowd: list[Identity]) -> Identity:
+    """An individual that looks like none of `crowd`: sampled until that holds."""
     while True:
         identity = sample_identity(noun, rng)
-        if all(distance(identity, other) > NEAR for other in others):
+        if all(distance(identity, other) > NEAR for other in crowd):
             return identity
 
 
 def training_identity(noun: str, index: int, split: str = "pretraining") -> Identity:
-    """Individual number `index` of a split, never one that is, or looks like, a subject of a sequence."""
+    """Individual number `index` of a split, which never is, or looks like, a subject of a sequence."""
     held_out = [subject(name) for name, spec in SUBJECTS.items() if spec["noun"] == noun]
     return _unlike(noun, seeded(split, noun, index), held_out)

@@ -1,4 +1,4 @@
-"""Scenes: which individual, where, wearing and made of what, in which pose and light."""
+"""Scenes: an individual in a place, with an outfit or a finish, in a pose and a light."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALLER = 0.9  # something with a hat on, so that the hat stays in the picture
 
 
 def render(identity: Identity, setting: Setting, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
-    """One picture, uint8 (size, size, 3). Pose, light and the place's details come from `rng`."""
+    """One picture, uint8 (size, size, 3). Pose, light and details of the place are sampled from `rng`."""
     surface = new_surface(size)
     c = surface.getCanvas()
     place = PLACES[setting.place] if setting.place else None

@@ -262,31 +262,31 @@ def swirl(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
     """Soft tiers, each smaller than the one below, and a curled tip."""
     w, h = identity.size("wide", 64, 78), identity.size("tall", 122, 142)
     n = 3 if identity["tiers"] == "three" else 4
-    each = h / (n + 0.55)
+    height = h / (n + 0.55)
     tip = 14 * (identity.size("tip") - 0.5) + 5 * pose.swing
     solid(
         c,
         smooth_path(
             [
-                (-w * 0.26, -n * each + 6),
+                (-w * 0.26, -n * height + 6),
                 (-w * 0.1, -h + 6),
                 (tip + 4, -h - 12),
                 (w * 0.16, -h + 12),
-                (w * 0.3, -n * each + 6),
+                (w * 0.3, -n * height + 6),
             ]
         ),
         identity.main,
     )
     for k in reversed(range(n)):  # from the top down, each resting on the next
         half = w * (1 - 0.74 * k / n)
-        top, low = -(k + 1.25) * each, -k * each
+        top, low = -(k + 1.25) * height, -k * height
         points = [
-            (-half * 0.9, top + each * 0.25),
-            (half * 0.75, top + each * 0.05),
-            (half, low - each * 0.5),
+            (-half * 0.9, top + height * 0.25),
+            (half * 0.75, top + height * 0.05),
+            (half, low - height * 0.5),
             (half * 0.8, low),
             (-half * 0.85, low),
-            (-half, low - each * 0.5),
+            (-half, low - height * 0.5),
         ]
         if identity.pattern == "bands":
             solid(c, smooth_path(points), identity.second if k % 2 else identity.main)
@@ -297,7 +297,7 @@ def swirl(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
             x, y = (2 * u - 1) * w * (0.85 - 0.6 * v), -8 - v * h * 0.85
             line(c, [(x - 4, y - 3), (x + 4, y + 3)], (identity.accent, identity.trim, PAPER)[k % 3], 6)
     r = identity.size("eyes", 11, 15)
-    x, y = 5 * pose.turn, -each * 1.45
+    x, y = 5 * pose.turn, -height * 1.45
     for side in (-1, 1):
         eye(c, x + side * r * 1.5, y, r, pose)
         if identity["cheeks"] == "cheeks":
