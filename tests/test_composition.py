@@ -18,7 +18,7 @@ from cpbench.metrics import composition as composition_module
 from cpbench.metrics.scores import SCORES
 from cpbench.records import terminal
 from cpbench.records.tables import read_scores
-from cpbench.running import composition
+from cpbench.running import multi_concept
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def written(file: Path, nouns: str, compositions: str = '["a {} and a {}"]') -> 
     ],
 )
 def test_pairs_are_an_earlier_and_a_later_concept_of_other_classes(of: Callable, nouns: str, expected: list) -> None:
-    found = composition.pairs(of(nouns))
+    found = multi_concept.concept_pairs(of(nouns))
     assert [(a.name, b.name) for a, b in found] == [(f"c{i}", f"c{j}") for i, j in expected]
-    assert composition.pairs(of(nouns, "")) == []
+    assert multi_concept.concept_pairs(of(nouns, "")) == []
 
 
 @pytest.mark.parametrize("template", ["a {}", "a {} {} {}", "a {} and a {name}", "nothing"])
@@ -68,7 +68,7 @@ def test_a_run_draws_them_first_and_last_and_scores_them_by_both(short_run: Call
     scores = read_scores(folder / "scores.csv")
     pair = scores[scores["kind"] == "pair"]
     assert set(pair["row"]) == {0, 2} and set(pair["concept"]) == {"dog+vase"}
-    assert len(pair) == 2 * 2 * len(composition.metrics_of(SCORES.values()))
+    assert len(pair) == 2 * 2 * len(multi_concept.pair_metrics(SCORES.values()))
 
     judges = load_for("miniature", None, None, "cpu")
     seq = sequences.load(str(short))

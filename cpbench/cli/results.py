@@ -113,12 +113,12 @@ def score(
     """Judge a run's saved pictures again, by other judges; nothing is drawn. What comes out is in RUN/scored."""
     from rich.console import Console
 
-    from cpbench.finished.scoring import again, kinds_of
+    from cpbench.finished.scoring import judges_by_type, rescore
     from cpbench.records.terminal import run_tables
     from cpbench.running.prepare import pick_device
 
-    named, added = kinds_of(names)
-    folder, concepts, last = again(
+    named, added = judges_by_type(names)
+    folder, concepts, last = rescore(
         run_,
         clip or named.get("clip"),
         dino or named.get("dino"),
@@ -159,6 +159,6 @@ def classify(
     for table in classifier_matrix.tables(done.matrix):
         console.print(table)
     if done.left_out:
-        click.echo(f"left out: {classifier_matrix.said(done.left_out)} not on disk")
+        click.echo(f"left out: {classifier_matrix.states_of_rows(done.left_out)} not on disk")
     click.echo(f"chance: one in the concepts of a row; UNet evaluations: {done.spent[0]} now, {done.spent[1]} in all")
     click.echo(done.folder)

@@ -29,12 +29,12 @@ def plan(settings: tuple[str, ...], config: Path | None, **given: object) -> Non
     from cpbench.config import resolve
 
     resolved = resolve(given, config, settings)
-    from cpbench.running.plan import lines
     from cpbench.running.plan import plan as rehearse
+    from cpbench.running.plan import plan_lines
     from cpbench.running.prepare import prepare
 
     run = prepare(*resolved)
-    for what, how_much in [*lines(rehearse(run)), *(("note", note) for note in run.notes)]:
+    for what, how_much in [*plan_lines(rehearse(run)), *(("note", note) for note in run.notes)]:
         click.echo(f"{what:9} {how_much}")
 
 
@@ -70,7 +70,7 @@ def sweep(grid: str | None, config: Path | None, settings: tuple[str, ...], dry_
 
     axes = {axis: given.pop(axis) for axis in sweep.AXES}
     how = {name: given.pop(name) for name in ("engine", "address", "jobs", "threads", "gpus_per_run", "copy_to")}
-    wanted, output = sweep.asked_for(grid, axes, config, settings, given)
+    wanted, output = sweep.grid_from(grid, axes, config, settings, given)
     if dry_run:
         for line in sweep.dry_run(wanted, output):
             click.echo(line)

@@ -20,7 +20,7 @@ from cpbench.metrics.cosines import cosine_self_pairs, mean_products, paired_cos
 MAIN = "dino"  # identity: what rows are ranked by, and single pictures are shown with
 # A name is part of files' names and of columns; "x_first" and "x_second" are x of either concept of two in a picture.
 NAME = re.compile(r"(?!.*_(?:first|second)$)[a-z][a-z0-9_]{0,39}")
-TAKEN = ("both",)  # of pictures of two concepts, see `running.composition`
+TAKEN = ("both",)  # of pictures of two concepts, see `running.multi_concept`
 
 
 @dataclass(frozen=True)
