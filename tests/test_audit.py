@@ -273,7 +273,7 @@ def test_alikeness_is_the_largest_correlation(seed: int, m: int, n: int) -> None
     rng = np.random.default_rng(seed)
     slices, reference = rng.normal(size=(m, n)), rng.normal(size=n)
     expected = max(abs(np.corrcoef(row, reference)[0, 1]) for row in slices)
-    got = audit.alike(torch.from_numpy(slices), torch.from_numpy(reference))
+    got = audit.highest_correlation(torch.from_numpy(slices), torch.from_numpy(reference))
     assert got == pytest.approx(expected, abs=1e-9)
 
 

@@ -20,7 +20,7 @@ from cpbench.records.folder import RunFolder
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.pictures import png_bytes
 from cpbench.running import bookkeeping, runner
-from cpbench.running.cells import of_row, pictures_of
+from cpbench.running.cells import cells_of_row, pictures_of
 
 LORA: dict[str, Any] = {"rank": 2, "steps": 3, "batch_size": 1, "learning_rate": 3e-2}
 
@@ -132,7 +132,7 @@ def test_a_swapped_picture_is_not_measured_and_not_shown(both, short: Path) -> N
     picture = zero / "task-02" / "pictures" / "dog" / "00-0.png"
     picture.chmod(0o644)
     picture.write_bytes(png_bytes(np.full((64, 64, 3), 7, np.uint8)))
-    cell = next(c for c in of_row(sequences.load(str(short)), 2, 2) if c.name == "dog")
+    cell = next(c for c in cells_of_row(sequences.load(str(short)), 2, 2) if c.name == "dog")
     with pytest.raises(UserError, match="is not the picture that was drawn there"):
         pictures_of(RunFolder(zero).task(2), cell)
     shown = data.read(zero)

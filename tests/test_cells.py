@@ -39,15 +39,15 @@ def test_the_nouns_are_dreambenchs() -> None:
 
 
 def test_rows_have_what_was_learned_pairs_at_both_ends_and_all_nouns(two: sequences.Sequence) -> None:
-    made = [cells.of_row(two, t, 2) for t in range(3)]
+    made = [cells.cells_of_row(two, t, 2) for t in range(3)]
     for cell_names, row in zip((["dog", "vase"], ["dog"], ["dog", "vase"]), made, strict=True):
-        assert [c.name for c in row if c.kind == "cell"] == cell_names
-    assert [[c.name for c in row if c.kind == "pair"] for row in made] == [["dog+vase"], [], ["dog+vase"]]
+        assert [c.name for c in row if c.cell_type == "cell"] == cell_names
+    assert [[c.name for c in row if c.cell_type == "pair"] for row in made] == [["dog+vase"], [], ["dog+vase"]]
     for row in made:
-        assert {c.name for c in row if c.kind == "prior"} == set(cells.NOUNS)
-        counts = {(c.name, c.kind): c.pictures for c in row}
+        assert {c.name for c in row if c.cell_type == "prior"} == set(cells.NOUNS)
+        counts = {(c.name, c.cell_type): c.pictures for c in row}
         assert counts["dog", "cell"] == 4 and counts["dog", "prior"] == 2 and counts.get(("dog+vase", "pair"), 2) == 2
-        assert all(len(c.which) == c.pictures == len(set(c.which)) for c in row)
+        assert all(len(c.samples) == c.pictures == len(set(c.samples)) for c in row)
 
 
 def test_nouns_that_a_sequence_has_beyond_dreambenchs_are_asked_for_as_well(tmp_path: Path) -> None:
@@ -55,26 +55,26 @@ def test_nouns_that_a_sequence_has_beyond_dreambenchs_are_asked_for_as_well(tmp_
     file.write_text(
         SHORT.replace("drawn: true", "folder: '{name}'").replace("class_noun: dog", "class_noun: red panda")
     )
-    names = [c.name for c in cells.of_row(sequences.load(str(file)), 1, 1) if c.kind == "prior"]
+    names = [c.name for c in cells.cells_of_row(sequences.load(str(file)), 1, 1) if c.cell_type == "prior"]
     assert names[0] == "red panda" and sorted(names[1:]) == sorted(cells.NOUNS)
 
 
 def test_without_the_key_no_noun_is_drawn(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("".join(line for line in SHORT.splitlines(True) if "prior" not in line and "comp" not in line))
-    assert {c.kind for c in cells.of_row(sequences.load(str(file)), 0, 1)} == {"cell"}
+    assert {c.cell_type for c in cells.cells_of_row(sequences.load(str(file)), 0, 1)} == {"cell"}
 
 
-def test_forward_transfer_cells_are_generated_by_class_nouns(two: sequences.Sequence) -> None:
-    made = [cells.of_row(two, t, 2, forward_transfer_cells=True) for t in range(3)]
-    assert [[c.name for c in row if c.kind == "unlearned"] for row in made] == [[], ["vase"], []]
-    (cell,) = (c for c in made[1] if c.kind == "unlearned")
+def test_the_upper_triangle_is_asked_for_by_class_nouns(two: sequences.Sequence) -> None:
+    made = [cells.cells_of_row(two, t, 2, forward_transfer_cells=True) for t in range(3)]
+    assert [[c.name for c in row if c.cell_type == "unlearned"] for row in made] == [[], ["vase"], []]
+    (cell,) = (c for c in made[1] if c.cell_type == "unlearned")
     assert cell.nouns == ("vase",) and not cell.learned and cell.pictures == 2
-    assert [c for c in made[1] if c.kind != "unlearned"] == cells.of_row(two, 1, 2)
+    assert [c for c in made[1] if c.cell_type != "unlearned"] == cells.cells_of_row(two, 1, 2)
 
 
 def test_plain_nouns_are_drawn_at_once(two: sequences.Sequence) -> None:
-    row = cells.of_row(two, 1, 2, forward_transfer_cells=True)
+    row = cells.cells_of_row(two, 1, 2, forward_transfer_cells=True)
     groups = rows.together(row)
     assert [[cell.name for cell in group] for group in groups[:-1]] == [["dog"], ["vase"]]
     assert groups[-1] == row[2:] and len(groups[-1]) == 15

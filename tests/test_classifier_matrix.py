@@ -241,7 +241,7 @@ def test_one_concept_at_a_time_and_nothing_asked_twice(alike: Callable[[str], Pa
     alone = cm.classify(Path(shutil.copytree(alike("isolated"), tmp_path / "alone")), [3], device="cpu", draws=1)
     assert alone.spent[0] == 45
     np.testing.assert_array_equal(alone.matrix.loc[3], done.matrix.loc[3])
-    assert cm.figures(done.matrix)["forgetting"] == pytest.approx(
+    assert cm.classifier_figures(done.matrix)["forgetting"] == pytest.approx(
         np.mean(
             [done.matrix["dog"][[1, 2]].max() - done.matrix["dog"][3], done.matrix["vase"][2] - done.matrix["vase"][3]]
         )
@@ -260,12 +260,12 @@ class Halting(Method):
 
 
 def test_what_a_method_cannot_ready_is_left_out(ran: Path, miniature: Backbone) -> None:
-    config, _, _ = load.recorded(read_json(ran / "run.json"), ran)
+    config, _, _ = load.recorded_config(read_json(ran / "run.json"), ran)
     sequence = scoring.sequence_of(config, read_json(ran / "run.json")["facts"], ran)
     batches = {c.name: cm.noised(miniature, images.rendered(c.name)[:2], 1) for c in sequence.concepts}
-    asked = cm.Asked(ran, config, Halting(), miniature, sequence.concepts, batches, 1)
+    asked = cm.ClassifierRun(ran, config, Halting(), miniature, sequence.concepts, batches, 1)
     with collected() as said:
-        made = cm.row(asked, 3, Reporter("", 1))
+        made = cm.classify_row(asked, 3, Reporter("", 1))
     assert made.candidates == ("dog", "dog2") and made.counts.sum() == 4
     assert said == ["task 3, vase: not defined (no vases)"]
     matrix = cm.write_tables(RunFolder(ran), {3: made}, ["dog", "vase", "dog2"])
@@ -282,16 +282,16 @@ def test_rows_that_are_there_stay(
     first = cm.classify(ran, [0, 2], device="cpu", draws=1)
     assert list(first.matrix.index) == [0, 2] and sum(counted) == first.spent[0] == 5 * (2 * 3 + 2 * 2)
 
-    real = cm.row
+    real = cm.classify_row
 
-    def killed(asked: cm.Asked, t: int, reporter: object) -> cm.Row:
+    def killed(asked: cm.ClassifierRun, t: int, reporter: object) -> cm.Row:
         if t == 3:
             raise KeyboardInterrupt
         return real(asked, t, reporter)
 
     counted.clear()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cm, "row", killed)
+        patch.setattr(cm, "classify_row", killed)
         cm.classify(ran, device="cpu", draws=1)
     assert sum(counted) == 5  # of row 1, which is there now
     counted.clear()
@@ -352,7 +352,9 @@ def test_rows_without_a_state_are_left_out(ran: Path, call: Callable) -> None:
         (ran / f"task-0{t}" / "state.safetensors").unlink()
     done = cm.classify(ran, device="cpu", draws=1)
     assert done.left_out == [1] and list(done.matrix.index) == [0, 2, 3]  # row 2 was made while it could be
-    assert np.isnan(cm.figures(done.matrix)["plasticity"]) and not np.isnan(cm.figures(done.matrix)["final_average"])
+    assert np.isnan(cm.classifier_figures(done.matrix)["plasticity"]) and not np.isnan(
+        cm.classifier_figures(done.matrix)["final_average"]
+    )
     code, out, _ = call("classify", ran, "--draws", 1, "--device", "cpu")
     assert code == 0 and "left out: the state of row 1 is not on disk" in out
     code, _, said = call("classify", ran, "--rows", "1,2", "--draws", 2, "--device", "cpu")

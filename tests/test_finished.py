@@ -23,7 +23,7 @@ from cpbench.cli.options import cli
 from cpbench.config import RunConfig
 from cpbench.errors import UserError
 from cpbench.finished.export import LORA_FILE, export
-from cpbench.finished.load import Finished, concepts_in, open_run, sample
+from cpbench.finished.load import TrainedRun, concepts_in, open_run, sample
 from cpbench.method import Method, State
 from cpbench.records import record as record_module
 from cpbench.records.pictures import read_picture
@@ -43,7 +43,7 @@ LEARNERS = [c for c in CASES if c != "base"]
 _states: dict[tuple[str, str], State] = {}
 
 
-def learned(case: str, backbone: Backbone, make_task: Callable[..., object], folder: Path) -> Finished:
+def learned(case: str, backbone: Backbone, make_task: Callable[..., object], folder: Path) -> TrainedRun:
     """Two concepts learned, once, by a method on an architecture, hard enough that one sees it."""
     name, chosen = CASES[case]
     kind = load_method(name)
@@ -60,11 +60,11 @@ def learned(case: str, backbone: Backbone, make_task: Callable[..., object], fol
         backbone.restore()
     _states[case, backbone.name] = state
     run = RunConfig(method=name, sequence="quick3", backbone=backbone.name, options=options.model_dump(mode="json"))
-    return Finished(folder, run, kind(options), state, backbone, NOUNS)
+    return TrainedRun(folder, run, kind(options), state, backbone, NOUNS)
 
 
 @pytest.fixture(params=LEARNERS)
-def it(request: pytest.FixtureRequest, backbone, make_task: Callable[..., object], tmp_path: Path) -> Finished:
+def it(request: pytest.FixtureRequest, backbone, make_task: Callable[..., object], tmp_path: Path) -> TrainedRun:
     return learned(request.param, backbone, make_task, tmp_path)
 
 
@@ -74,13 +74,13 @@ def first(folders: Callable[..., Path]):  # noqa: F811
 
 
 @pytest.fixture(params=LEARNERS)
-def on_first(request: pytest.FixtureRequest, first, make_task: Callable[..., object], tmp_path: Path) -> Finished:
+def on_first(request: pytest.FixtureRequest, first, make_task: Callable[..., object], tmp_path: Path) -> TrainedRun:
     """Every method, on one architecture."""
     return learned(request.param, first, make_task, tmp_path)
 
 
 @pytest.fixture
-def one(first, make_task: Callable[..., object], tmp_path: Path) -> Finished:
+def one(first, make_task: Callable[..., object], tmp_path: Path) -> TrainedRun:
     return learned("seqlora", first, make_task, tmp_path)
 
 
@@ -95,7 +95,7 @@ def as_the_readme_says(folder: Path) -> object:
     return told["pipe"]
 
 
-def test_plain_diffusers_draws_the_same_with_what_was_exported(it: Finished, tmp_path: Path) -> None:
+def test_plain_diffusers_draws_the_same_with_what_was_exported(it: TrainedRun, tmp_path: Path) -> None:
     from diffusers import DPMSolverMultistepScheduler
 
     backbone, alone = it.backbone, it.config.method in ("isolated", "cidm")  # whose LoRA depends on the concept
@@ -114,7 +114,7 @@ def test_plain_diffusers_draws_the_same_with_what_was_exported(it: Finished, tmp
         assert np.abs(plain - theirs).max() > 0.02  # what was learned is in the picture
 
 
-def test_an_export_into_a_folder_with_things_in_it_is_refused(one: Finished, tmp_path: Path) -> None:
+def test_an_export_into_a_folder_with_things_in_it_is_refused(one: TrainedRun, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
     with pytest.raises(UserError, match="is not empty"):
@@ -122,7 +122,7 @@ def test_an_export_into_a_folder_with_things_in_it_is_refused(one: Finished, tmp
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-def test_what_cannot_be_used_together_says_so(on_first: Finished, tmp_path: Path) -> None:
+def test_what_cannot_be_used_together_says_so(on_first: TrainedRun, tmp_path: Path) -> None:
     if on_first.config.method != "isolated":
         pictures = sample(on_first, "a {dog} beside a {backpack}", 1, 0, 2, 4.0)
         assert pictures.shape == (1, on_first.backbone.picture_size, on_first.backbone.picture_size, 3)
@@ -298,10 +298,12 @@ class Words(Method):
 ODD_PATH = '../<b>/`x`"+str(1)+"'
 
 
-def stranger(backbone: Backbone, folder: Path, word: str = "v", phrase: str = "<v> dog", noun: str = "dog") -> Finished:
+def stranger(
+    backbone: Backbone, folder: Path, word: str = "v", phrase: str = "<v> dog", noun: str = "dog"
+) -> TrainedRun:
     state = State({f"token/{word}": backbone.word_embedding("dog")}, {"concepts": ["dog"], "phrase": phrase})
     config = RunConfig(method="words", sequence="quick3", backbone=ODD_PATH)
-    return Finished(folder, config, Words(), state, backbone, {"dog": noun})
+    return TrainedRun(folder, config, Words(), state, backbone, {"dog": noun})
 
 
 @pytest.mark.parametrize("word", ["../../x", "a/b", "..", "x" * 300])

@@ -342,7 +342,7 @@ def test_grid_files(tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
 
     def jobs(more: bool) -> list[sweep.Job]:
-        grid, output = sweep.asked_for(str(path), dict.fromkeys(sweep.AXES), None, SETTINGS if more else (), {})
+        grid, output = sweep.grid_from(str(path), dict.fromkeys(sweep.AXES), None, SETTINGS if more else (), {})
         assert isinstance(output, Path)
         return sweep.jobs_of(grid)
 

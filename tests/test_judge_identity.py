@@ -110,14 +110,14 @@ def test_another_preprocessing_is_another_run(short: Path, tmp_path: Path) -> No
 def test_scoring_again_keeps_two_preprocessings_apart(short_run: Callable, tmp_path: Path) -> None:
     """And says what a judge says that never saw the other's embeddings."""
     ran = Path(shutil.copytree(short_run("seqlora"), tmp_path / "run"))
-    usual, _, _ = scoring.again(ran, None, None)
+    usual, _, _ = scoring.rescore(ran, None, None)
     before = (usual / "scores.csv").read_bytes()
-    other, _, _ = scoring.again(ran, None, None, dino_preprocessing="std=0.25")
+    other, _, _ = scoring.rescore(ran, None, None, dino_preprocessing="std=0.25")
     assert other != usual and (usual / "scores.csv").read_bytes() == before
     assert len(list((ran / "embeddings").glob("dino-*.safetensors"))) == 2
     alone = Path(shutil.copytree(short_run("seqlora"), tmp_path / "alone"))
     shutil.rmtree(alone / "embeddings")
-    fresh, _, _ = scoring.again(alone, None, None, dino_preprocessing="std=0.25")
+    fresh, _, _ = scoring.rescore(alone, None, None, dino_preprocessing="std=0.25")
     one, two = (tables.read_scores(f / "scores.csv") for f in (other, fresh))
     np.testing.assert_allclose(one["value"], two["value"], atol=2e-6)
     table = tables.read_scores(usual / "scores.csv")

@@ -138,8 +138,8 @@ def ten(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, sequences.Seque
     folder, sequence = tmp_path_factory.mktemp("ten"), sequences.load("dreambench10")
     real = {c.name: images.load(c, "miniature", 64) for c in sequence.concepts}
     for t in range(11):
-        for cell in cells.of_row(sequence, t, 1):
-            if cell.kind == "cell":
+        for cell in cells.cells_of_row(sequence, t, 1):
+            if cell.cell_type == "cell":
                 who = sequence.concepts[-1].name if t == 10 else cell.name
                 for template in cell.templates:
                     file = cells.picture_of(RunFolder(folder).task(t), cell, template, 0)

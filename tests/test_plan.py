@@ -64,14 +64,14 @@ def test_the_counts_are_those_of_the_run(method: str, tmp_path: Path) -> None:
     assert foretold.pictures == sum(c.pictures_generated + c.pictures_reused for c in costs) + len(undefined)
     assert (drawn < foretold.pictures) == (method == "isolated")
     if method == "seqlora":
-        assert foretold.drawing_evaluations == sum(c.generation_evaluations for c in costs)
+        assert foretold.generation_evaluations == sum(c.generation_evaluations for c in costs)
         # two copies of every picture are on disk, the run's and the cache's
         pictures = [f for f in tmp_path.rglob("*.png") if f.parent != run.folder and f.name != "real.png"]
         assert len(pictures) == 2 * foretold.pictures
         assert 0.5 < sum(f.stat().st_size for f in pictures) / foretold.picture_bytes < 1.5
     states = sum(f.stat().st_size for f in run.folder.rglob("state.safetensors"))
     assert foretold.state_bytes == pytest.approx(states, rel=0.1)
-    assert foretold.learning_seconds > 0 and foretold.drawing_seconds > 0 and foretold.peak_memory_bytes > 10**8
+    assert foretold.learning_seconds > 0 and foretold.generation_seconds > 0 and foretold.peak_memory_bytes > 10**8
 
 
 def test_a_plan_writes_nothing_and_says_all(tmp_path: Path) -> None:

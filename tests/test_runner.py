@@ -598,7 +598,7 @@ def test_a_picture_of_one_colour_fails_and_is_not_scored(small: Path, tmp_path: 
     run = prepare(*resolve({"method": "base", "sequence": str(small), "output": tmp_path}))
     cell = replace(run.cells_of(0)[0], templates=("a {} in the snow",), per_prompt=2)
     pictures = np.stack([images.rendered("dog")[0], np.full((64, 64, 3), 7, np.uint8)])
-    found = judging.score(0, cell, "cell", pictures, run.images, run.judges)
+    found = judging.score_cell(0, cell, "cell", pictures, run.images, run.judges)
     assert {r[4]: bool(np.isnan(r[6])) for r in found} == {0: False, 1: True} and len(found) == 6
 
 

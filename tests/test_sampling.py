@@ -21,7 +21,7 @@ from cpbench.records import machine
 from cpbench.records import machine as machine_module
 from cpbench.records.pictures import CachedPicture, place, png_bytes, read_picture
 from cpbench.running import picture_cache
-from cpbench.running.picture_cache import draw_once, picture_key
+from cpbench.running.picture_cache import generate_once, picture_key
 
 TWO_STEPS = Sampler(num_inference_steps=2, guidance_scale=4.0, batch_size=4)
 CELL = [
@@ -208,26 +208,26 @@ def test_a_key_changes_with_the_size_of_the_picture(tiny: Backbone, tiny_folder:
 
 
 def test_what_was_drawn_is_not_drawn_again(tiny: Backbone, tmp_path: Path) -> None:
-    pictures, kept, drawn = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
+    pictures, kept, drawn = generate_once(tiny, CELL, TWO_STEPS, tmp_path)
     assert drawn == len(CELL) == len(set(kept)) and np.array_equal(pictures, generate(tiny, CELL, TWO_STEPS))
     for one, picture in zip(kept, pictures, strict=True):
         assert np.array_equal(np.asarray(Image.open(one.file)), picture)
         assert hashlib.sha256(one.file.read_bytes()).hexdigest() == one.sha256 and one.sha256 in one.file.name
         assert stat.S_IMODE(one.file.stat().st_mode) == 0o444
     before, there = tiny.unet_evaluations, files_of(tmp_path)
-    again, same, drawn = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
+    again, same, drawn = generate_once(tiny, CELL, TWO_STEPS, tmp_path)
     assert (drawn, tiny.unet_evaluations) == (0, before)
     assert np.array_equal(again, pictures) and same == kept and files_of(tmp_path) == there
 
 
 def test_a_kept_picture_of_other_bytes_is_not_believed(tiny: Backbone, tmp_path: Path) -> None:
     """Somebody saved it over, and it is a whole picture still; or a bit of it flipped, and it can be read still."""
-    pictures, kept, _ = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
+    pictures, kept, _ = generate_once(tiny, CELL, TWO_STEPS, tmp_path)
     there = files_of(tmp_path)
     for data in (png_bytes(255 - pictures[0]), flipped_but_readable(there[kept[0].file], pictures[0])):
         kept[0].file.chmod(0o644)
         kept[0].file.write_bytes(data)
-        again, same, drawn = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
+        again, same, drawn = generate_once(tiny, CELL, TWO_STEPS, tmp_path)
         assert drawn == len(CELL) and np.array_equal(again, pictures)
         assert same == kept and files_of(tmp_path) == there
 
@@ -248,18 +248,18 @@ def flipped_but_readable(data: bytes, picture: np.ndarray) -> bytes:
 
 
 def test_another_model_or_sampler_is_drawn_anew(tiny: Backbone, tmp_path: Path) -> None:
-    draw_once(tiny, CELL, TWO_STEPS, tmp_path)
-    assert draw_once(tiny, CELL, replace(TWO_STEPS, guidance_scale=3.0), tmp_path)[2] == len(CELL)
+    generate_once(tiny, CELL, TWO_STEPS, tmp_path)
+    assert generate_once(tiny, CELL, replace(TWO_STEPS, guidance_scale=3.0), tmp_path)[2] == len(CELL)
     with_word(tiny)
-    assert draw_once(tiny, CELL, TWO_STEPS, tmp_path)[2] == len(CELL)
+    assert generate_once(tiny, CELL, TWO_STEPS, tmp_path)[2] == len(CELL)
     tiny.restore()
-    assert draw_once(tiny, CELL, TWO_STEPS, tmp_path)[2] == 0
+    assert generate_once(tiny, CELL, TWO_STEPS, tmp_path)[2] == 0
     assert len(files_of(tmp_path)) == 3 * len(CELL)
 
 
 @pytest.mark.parametrize("harm", ["missing", "empty", "truncated", "not a picture"])
 def test_a_cell_cut_short_is_drawn_again_whole_with_the_same_bytes(tiny: Backbone, tmp_path: Path, harm: str) -> None:
-    pictures, made, _ = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
+    pictures, made, _ = generate_once(tiny, CELL, TWO_STEPS, tmp_path)
     kept, file = files_of(tmp_path), made[2].file
     data = kept[file]
     if harm == "missing":
@@ -267,10 +267,10 @@ def test_a_cell_cut_short_is_drawn_again_whole_with_the_same_bytes(tiny: Backbon
     else:
         file.chmod(0o644)
         file.write_bytes({"empty": b"", "truncated": data[: len(data) // 2], "not a picture": b"words"}[harm])
-    again, _, drawn = draw_once(tiny, CELL, TWO_STEPS, tmp_path)
+    again, _, drawn = generate_once(tiny, CELL, TWO_STEPS, tmp_path)
     assert drawn == len(CELL)
     assert np.array_equal(again, pictures) and files_of(tmp_path) == kept
-    assert draw_once(tiny, CELL, TWO_STEPS, tmp_path)[2] == 0
+    assert generate_once(tiny, CELL, TWO_STEPS, tmp_path)[2] == 0
 
 
 def test_a_picture_cut_anywhere_is_whole_or_none(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_same_judges_say_the_same_and_the_run_stays_as_it_is(ran: Path) -> None:
     before = contents(ran)
-    folder, concepts, last = scoring.again(ran, None, None)
+    folder, concepts, last = scoring.rescore(ran, None, None)
     assert (concepts, last) == (["dog", "vase"], 2) and folder.parent == ran / "scored"
     after = contents(ran)
     assert {k: v for k, v in after.items() if not k.startswith(("scored/", "embeddings/"))} == {
@@ -49,7 +49,7 @@ def test_the_same_judges_say_the_same_and_the_run_stays_as_it_is(ran: Path) -> N
 
 def test_other_rules_of_pairing_are_there_as_matrices(ran: Path) -> None:
     """Against torchmetrics' cosines, picture by picture, from the embeddings that were kept."""
-    folder, concepts, _ = scoring.again(ran, None, None)
+    folder, concepts, _ = scoring.rescore(ran, None, None)
     usual = pd.read_csv(folder / "matrix-dino.csv", index_col="row")
     (file,) = (ran / "embeddings").glob("dino-*.safetensors")
     kept = {key: torch.from_numpy(vector) for key, vector in load_numpy(file).items()}
@@ -76,8 +76,8 @@ def test_another_judge_says_something_else_by_its_own_name(ran: Path, tmp_path: 
     shutil.copytree(MINIATURE / "judges" / "dino", other)
     weights = load_file(other / "model.safetensors")
     save_file({k: v * 1.1 if v.dim() > 1 else v for k, v in weights.items()}, other / "model.safetensors")
-    usual, _, _ = scoring.again(ran, None, None)
-    folder, _, _ = scoring.again(ran, None, str(other))
+    usual, _, _ = scoring.rescore(ran, None, None)
+    folder, _, _ = scoring.rescore(ran, None, str(other))
     assert folder != usual and len(list((ran / "embeddings").glob("dino-*.safetensors"))) == 2
     tables = [results.read_scores(f / "scores.csv").set_index(SCORE_COLUMNS[:-1])["value"] for f in (usual, folder)]
     moved = (tables[0] - tables[1]).abs().groupby("metric").max()
@@ -87,12 +87,12 @@ def test_another_judge_says_something_else_by_its_own_name(ran: Path, tmp_path: 
 
 def test_a_picture_that_is_gone_has_no_score(ran: Path) -> None:
     (ran / "task-02" / "pictures" / "dog" / "00-1.png").unlink()
-    folder, _, _ = scoring.again(ran, None, None)
+    folder, _, _ = scoring.rescore(ran, None, None)
     scores = results.read_scores(folder / "scores.csv")
     lost = scores[scores["value"].isna()]
     assert set(zip(lost["row"], lost["kind"], lost["concept"], lost["index"], strict=True)) == {(2, "cell", "dog", 1)}
     shutil.rmtree(ran / "task-01" / "pictures" / "dog")
-    folder, _, _ = scoring.again(ran, None, None)
+    folder, _, _ = scoring.rescore(ran, None, None)
     scores = results.read_scores(folder / "scores.csv")
     assert scores[(scores["row"] == 1) & (scores["kind"] == "cell")]["value"].isna().all()
 
@@ -102,10 +102,10 @@ def test_what_is_not_as_it_was_is_refused(ran: Path, call: Callable) -> None:
     pictures = record["facts"]["images"] | {"vase": "0" * 64}
     write_json(ran / "run.json", record | {"facts": record["facts"] | {"images": pictures}})
     with pytest.raises(UserError, match="the pictures of vase are not those it learned from"):
-        scoring.again(ran, None, None)
+        scoring.rescore(ran, None, None)
     write_json(ran / "run.json", record | {"facts": record["facts"] | {"sequence": "0" * 64}})
     with pytest.raises(UserError, match="has changed since it was run"):
-        scoring.again(ran, None, None)
+        scoring.rescore(ran, None, None)
     write_json(ran / "run.json", record)
     for task in ran.glob("task-*"):
         shutil.rmtree(task / "pictures")
@@ -119,6 +119,6 @@ def test_what_is_not_as_it_was_is_refused(ran: Path, call: Callable) -> None:
 )
 def test_judges_names(names: list[str], told: str) -> None:
     kinds = {"clip": "clip-vit-l-14", "dino": "dinov2-vit-s-14"}
-    assert scoring.kinds_of(("clip-vit-l-14", "dinov2-vit-s-14")) == (kinds, [])
+    assert scoring.judges_by_type(("clip-vit-l-14", "dinov2-vit-s-14")) == (kinds, [])
     with pytest.raises(UserError, match=told):
-        scoring.kinds_of(tuple(names))
+        scoring.judges_by_type(tuple(names))

@@ -63,11 +63,11 @@ def test_a_grid_is_every_combination() -> None:
     )
     jobs = sweep.jobs_of(grid)
     assert len(jobs) == len({j.name for j in jobs}) == 8
-    assert {(j.given["method"], j.given["seed"], j.given["order"]) for j in jobs} == {
+    assert {(j.settings["method"], j.settings["seed"], j.settings["order"]) for j in jobs} == {
         (m, s, o) for m in ("base", "seqlora") for s in (0, 2) for o in (0, 1)
     }
-    assert all(j.given["options"] == ({"steps": 3} if j.given["method"] == "seqlora" else {}) for j in jobs)
-    assert {j.given["evaluation"].get("batch_size") for j in jobs if j.given["method"] == "seqlora"} == {2}
+    assert all(j.settings["options"] == ({"steps": 3} if j.settings["method"] == "seqlora" else {}) for j in jobs)
+    assert {j.settings["evaluation"].get("batch_size") for j in jobs if j.settings["method"] == "seqlora"} == {2}
     assert all("/" not in j.name and " " not in j.name for j in jobs)
 
 
@@ -76,7 +76,7 @@ def test_the_command_line_is_over_the_file_and_a_config(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"data": "there", "options": {"steps": 7}}))
     axes = {axis: None for axis in sweep.AXES} | {"methods": ["seqlora"]}
     given = {"device": "cpu", "output": Path("out"), "vae": None}
-    grid, output = sweep.asked_for(
+    grid, output = sweep.grid_from(
         str(tmp_path / "g.yaml"), axes, tmp_path / "c.yaml", ("rank=2", "evaluation.batch_size=4"), given
     )
     assert (grid.methods, grid.sequences, grid.seeds) == (("seqlora",), ("quick3",), (3,)) and output == Path("out")
@@ -164,7 +164,7 @@ def test_whatever_is_wrong_in_a_grid_is_one_line(text: str, tmp_path: Path, call
 
 def test_what_is_left_empty_in_a_grid_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "g.yaml").write_text(yaml.safe_dump(BASE) + "seeds:\ncommon:\n")
-    grid, _ = sweep.asked_for(str(tmp_path / "g.yaml"), dict.fromkeys(sweep.AXES), None, (), {})
+    grid, _ = sweep.grid_from(str(tmp_path / "g.yaml"), dict.fromkeys(sweep.AXES), None, (), {})
     assert (grid.seeds, grid.common) == ((0,), {"overlap": False})
 
 
@@ -176,7 +176,7 @@ def test_jobs_with_long_settings_have_names_that_files_can_have() -> None:
 
 def test_a_setting_of_one_run_is_none_of_all() -> None:
     with pytest.raises(UserError, match="use --seeds"):
-        sweep.asked_for(None, {a: None for a in sweep.AXES} | BASE, None, (), {"seed": 1})
+        sweep.grid_from(None, {a: None for a in sweep.AXES} | BASE, None, (), {"seed": 1})
 
 
 # Running, here

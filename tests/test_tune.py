@@ -37,10 +37,10 @@ def measured(dino: list[list[float]], clip_t: list[list[float]], real: list[floa
 def test_the_score_by_hand() -> None:
     """a: (0.5 - 0.1) / (0.9 - 0.1) = 0.5, its prompts better than before: times 1. b: 0.2 / 0.4 = 0.5, times 0.3 / 0.4."""
     scores = measured([[0.1, 0.4], [0.5, 0.6]], [[0.2, 0.4], [0.3, 0.3]], [0.9, 0.8])
-    assert tune.score(scores, ["a", "b"]) == pytest.approx((0.5 + 0.5 * 0.75) / 2)
-    assert tune.score(scores, ["b", "a"]) == pytest.approx((0.5 + 0.5 * 0.75) / 2)
+    assert tune.trial_score(scores, ["a", "b"]) == pytest.approx((0.5 + 0.5 * 0.75) / 2)
+    assert tune.trial_score(scores, ["b", "a"]) == pytest.approx((0.5 + 0.5 * 0.75) / 2)
     nothing = scores.assign(value=scores["value"].where(scores["row"] == 0))
-    assert np.isnan(tune.score(nothing, ["a", "b"]))
+    assert np.isnan(tune.trial_score(nothing, ["a", "b"]))
 
 
 def test_every_method_can_be_tuned_and_starts_from_its_preset() -> None:

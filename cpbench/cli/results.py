@@ -116,12 +116,12 @@ def score(
     """Rescore a run's pictures. Other judges score the saved pictures; nothing is generated. Results go to RUN/scored."""
     from rich.console import Console
 
-    from cpbench.finished.scoring import again, kinds_of
+    from cpbench.finished.scoring import judges_by_type, rescore
     from cpbench.records.terminal import run_tables
     from cpbench.running.prepare import pick_device
 
-    named, added = kinds_of(names)
-    folder, concepts, last = again(
+    named, added = judges_by_type(names)
+    folder, concepts, last = rescore(
         run_,
         clip or named.get("clip"),
         dino or named.get("dino"),
@@ -168,6 +168,6 @@ def classify(
     for table in classifier_matrix.tables(result.matrix):
         console.print(table)
     if result.left_out:
-        click.echo(f"left out: {classifier_matrix.said(result.left_out)} not on disk")
+        click.echo(f"left out: {classifier_matrix.states_of_rows(result.left_out)} not on disk")
     click.echo(f"chance: 1 / concepts of the row; UNet evaluations: {result.spent[0]} now, {result.spent[1]} in all")
     click.echo(result.folder)

@@ -29,12 +29,12 @@ def plan(settings: tuple[str, ...], config: Path | None, **values: object) -> No
     from cpbench.config import resolve
 
     resolved = resolve(values, config, settings)
-    from cpbench.running.plan import lines
     from cpbench.running.plan import plan as rehearse
+    from cpbench.running.plan import plan_lines
     from cpbench.running.prepare import prepare
 
     run = prepare(*resolved)
-    for name, text in [*lines(rehearse(run)), *(("note", note) for note in run.notes)]:
+    for name, text in [*plan_lines(rehearse(run)), *(("note", note) for note in run.notes)]:
         click.echo(f"{name:9} {text}")
 
 
@@ -83,7 +83,7 @@ def sweep(grid: str | None, config: Path | None, settings: tuple[str, ...], dry_
     engine_options = {
         name: values.pop(name) for name in ("engine", "address", "jobs", "threads", "gpus_per_run", "copy_to")
     }
-    jobs, output = sweep.asked_for(grid, axes, config, settings, values)
+    jobs, output = sweep.grid_from(grid, axes, config, settings, values)
     if dry_run:
         for line in sweep.dry_run(jobs, output):
             click.echo(line)

@@ -36,7 +36,7 @@ from cpbench.config import RunConfig
 from cpbench.errors import UserError
 from cpbench.files import read_json, seed_of, short_hash, write_atomically, write_json
 from cpbench.finished import load, scoring
-from cpbench.finished.load import Finished
+from cpbench.finished.load import TrainedRun
 from cpbench.learning import diffusion_classifier
 from cpbench.learning.training import TEMPLATES, Batch
 from cpbench.method import Method, NotDefined
@@ -59,7 +59,7 @@ SCHEMA = 1
 SEED = 0  # not the run's: runs of all seeds are asked with the same noise
 TEMPLATE = TEMPLATES[0]
 UNTOUCHED = "untouched"  # the state of row 0
-SHOWN = ("final_average", "plasticity", "forgetting", "backward_transfer")  # figures that need no ceiling
+FIGURE_NAMES = ("final_average", "plasticity", "forgetting", "backward_transfer")  # figures that need no ceiling
 
 
 # From errors to shares
@@ -77,14 +77,14 @@ def votes(errors: ArrayLike) -> NDArray[np.float64]:
     return smallest / smallest.sum(axis=1, keepdims=True)
 
 
-def confusion(errors: ArrayLike, own: ArrayLike) -> NDArray[np.float64]:
+def confusion(errors: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
     """counts (k, k): [j, i] the pictures of candidate j that are taken for candidate i; see `votes`.
 
     errors (n, k); own (n,): which candidate each picture is of.
     """
-    taken = votes(errors)
-    counts = np.zeros((taken.shape[1], taken.shape[1]))
-    np.add.at(counts, np.asarray(own), taken)
+    picture_votes = votes(errors)
+    counts = np.zeros((picture_votes.shape[1], picture_votes.shape[1]))
+    np.add.at(counts, np.asarray(labels), picture_votes)
     return counts
 
 
@@ -119,7 +119,7 @@ def mean_errors(backbone: backbones.Backbone, phrase: str, batch: Batch, draws: 
 
     UserError where the model predicts no numbers.
     """
-    found = []
+    errors = []
     for i in range(0, len(batch.noisy), most):
         cut = slice(i, i + most)
         part = Batch(
@@ -131,8 +131,8 @@ def mean_errors(backbone: backbones.Backbone, phrase: str, batch: Batch, draws: 
             batch.picture_indices[cut],
         )
         predicted = diffusion_classifier.predicted_noise(backbone, part, [phrase])
-        found.append(diffusion_classifier.errors(predicted, part.noise)[:, 0])
-    e = torch.cat(found).double().view(-1, draws).mean(1).cpu().numpy()
+        errors.append(diffusion_classifier.errors(predicted, part.noise)[:, 0])
+    e = torch.cat(errors).double().view(-1, draws).mean(1).cpu().numpy()
     if not np.isfinite(e).all():
         raise UserError(
             f"phrase {phrase!r}: the model predicts no numbers (NaN); lower the learning rate and run it again"
@@ -151,7 +151,7 @@ class Row:
 
 
 @dataclass
-class Asked:
+class ClassifierRun:
     """A run at work. batches: by concept, see `noised`; known: errors by (weights put in, phrase, concept)."""
 
     folder: Path
@@ -161,7 +161,7 @@ class Asked:
     concepts: Sequence[Concept]
     batches: dict[str, Batch]
     draws: int
-    known: dict[tuple[str, str, str], NDArray[np.float64]] = field(default_factory=dict)
+    errors: dict[tuple[str, str, str], NDArray[np.float64]] = field(default_factory=dict)
 
     def work(self, t: int) -> int:
         """UNet evaluations of row t, where nothing is known before."""
@@ -174,47 +174,51 @@ def learned_by(concepts: Sequence[Concept], t: int) -> Sequence[Concept]:
     return concepts[:t] if t else concepts
 
 
-def row(asked: Asked, t: int, reporter: Reporter) -> Row:
+def classify_row(run: ClassifierRun, t: int, reporter: Reporter) -> Row:
     """Row t, with the state on disk. A candidate that the method cannot ready is left out, and its pictures with it."""
-    learned, before = learned_by(asked.concepts, t), asked.backbone.unet_evaluations
+    learned, before = learned_by(run.concepts, t), run.backbone.unet_evaluations
     nouns = {c.name: c.class_noun for c in learned}
-    it = None
+    trained_run = None
     if t:
-        state = load.state_after(asked.folder, t, nouns)
-        it = Finished(asked.folder, asked.config, asked.method, state, asked.backbone, nouns)
+        state = load.state_after(run.folder, t, nouns)
+        trained_run = TrainedRun(run.folder, run.config, run.method, state, run.backbone, nouns)
     columns: dict[str, dict[str, NDArray[np.float64]]] = {}
     for concept in learned:
-        reporter.at("untouched model" if t == 0 else f"task {t} of {len(asked.concepts)}: as {concept.name}")
+        reporter.at("untouched model" if t == 0 else f"task {t} of {len(run.concepts)}: as {concept.name}")
         try:
-            phrase = it.phrase(concept.name) if it else concept.class_noun
-            with load.installed(it, (concept.name,), (TEMPLATE.format(phrase),)) if it else nullcontext():
-                columns[concept.name] = column(asked, phrase, nouns)
+            phrase = trained_run.phrase(concept.name) if trained_run else concept.class_noun
+            with (
+                load.installed(trained_run, (concept.name,), (TEMPLATE.format(phrase),))
+                if trained_run
+                else nullcontext()
+            ):
+                columns[concept.name] = column(run, phrase, nouns)
         except NotDefined as reason:
             say(f"task {t}, {concept.name}: not defined ({reason})")
-        reporter.advance(asked.work(t) / len(learned))
+        reporter.advance(run.work(t) / len(learned))
     names = tuple(columns)
     errors = [np.stack([columns[i][j] for i in names], axis=1) for j in names]
-    own = np.repeat(np.arange(len(names)), [len(e) for e in errors])
+    labels = np.repeat(np.arange(len(names)), [len(e) for e in errors])
     # as the file has them, or a row that is kept would differ from one that is made
-    counts = confusion(np.concatenate(errors), own).round(6) if names else np.zeros((0, 0))
-    return Row(state_of(asked.folder, t) or "", names, counts, asked.backbone.unet_evaluations - before)
+    counts = confusion(np.concatenate(errors), labels).round(6) if names else np.zeros((0, 0))
+    return Row(state_of(run.folder, t) or "", names, counts, run.backbone.unet_evaluations - before)
 
 
-def column(asked: Asked, phrase: str, concepts: Collection[str]) -> dict[str, NDArray[np.float64]]:
+def column(run: ClassifierRun, phrase: str, concepts: Collection[str]) -> dict[str, NDArray[np.float64]]:
     """By concept the errors (n,) of its pictures under a phrase, with what is installed now."""
-    installed = asked.backbone.installed_hash()
-    most = 2 * asked.config.evaluation.batch_size  # guidance puts as many through the UNet in drawing, so they fit
+    installed = run.backbone.installed_hash()
+    most = 2 * run.config.evaluation.batch_size  # guidance puts as many through the UNet in drawing, so they fit
     for name in concepts:
-        if (key := (installed, phrase, name)) not in asked.known:
-            asked.known[key] = mean_errors(asked.backbone, phrase, asked.batches[name], asked.draws, most)
-    return {name: asked.known[installed, phrase, name] for name in concepts}
+        if (key := (installed, phrase, name)) not in run.errors:
+            run.errors[key] = mean_errors(run.backbone, phrase, run.batches[name], run.draws, most)
+    return {name: run.errors[installed, phrase, name] for name in concepts}
 
 
 # A run folder
 
 
 @dataclass(frozen=True)
-class Done:
+class ClassifierResult:
     """folder: where it was written; matrix: rows that exist, a column a concept; spent: UNet evaluations, now and in all;
     left_out: rows that were asked for and have no state.
     """
@@ -233,54 +237,56 @@ def classify(
     device: str = "auto",
     allow_pickle: bool | None = None,
     trust_remote_code: bool | None = None,
-) -> Done:
+) -> ClassifierResult:
     """Make the rows of a run's matrix that are not there yet; rows None: all whose states are on disk.
 
     UserError where the run, its sequence or its concepts' pictures are not what they were, or no row can be made.
     """
     folder = find(run)
     record = read(folder)
-    config, _, weights = load.recorded(record, folder)
-    config = load.allowed(config, folder, pick_device(device), allow_pickle, trust_remote_code)
+    config, _, weights = load.recorded_config(record, folder)
+    config = load.trusted_config(config, folder, pick_device(device), allow_pickle, trust_remote_code)
     facts = scoring.facts_of(record, folder)
     sequence = scoring.sequence_of(config, facts, folder)
     concepts = sequence.concepts
     if rows and max(rows) > len(concepts):
         raise UserError(f"--rows: there is no row {max(rows)}; the sequence has {len(concepts)} tasks")
-    at, wanted = RunFolder(folder), sorted(set(range(len(concepts) + 1) if rows is None else rows))
+    at, selected = RunFolder(folder), sorted(set(range(len(concepts) + 1) if rows is None else rows))
     settings = settings_of(config, facts, draws)
-    made = kept(at, settings, [c.name for c in concepts])
-    there = [t for t in range(len(concepts) + 1) if t == 0 or RunFolder(folder).task(t).state.is_file()]
-    left_out = [t for t in wanted if t not in there and t not in made]
-    if left_out == wanted:
+    rows_by_task = saved_rows(at, settings, [c.name for c in concepts])
+    tasks_with_state = [t for t in range(len(concepts) + 1) if t == 0 or RunFolder(folder).task(t).state.is_file()]
+    left_out = [t for t in selected if t not in tasks_with_state and t not in rows_by_task]
+    if left_out == selected:
         raise UserError(
-            f"run {folder}: {said(left_out)} not on disk (not kept, see --keep-states, or not learned yet); "
-            f"name others with --rows: {', '.join(map(str, sorted({*there, *made})))}"
+            f"run {folder}: {states_of_rows(left_out)} not on disk (not kept, see --keep-states, or not learned yet); "
+            f"name others with --rows: {', '.join(map(str, sorted({*tasks_with_state, *rows_by_task})))}"
         )
     real = scoring.real_pictures(config, facts, sequence, folder, data)
-    todo, spent = [t for t in wanted if t in there and t not in made], 0
+    todo, spent = [t for t in selected if t in tasks_with_state and t not in rows_by_task], 0
     if todo:
-        method, backbone = load.loaded(config, folder, weights)
+        method, backbone = load.load_backbone(config, folder, weights)
         at.classifier.mkdir(exist_ok=True)  # before anything is spent
         remove_temporary(at.classifier)
         batches = {name: noised(backbone, pictures, draws) for name, pictures in real.items()}
-        asked = Asked(folder, config, method, backbone, concepts, batches, draws)
+        classifier_run = ClassifierRun(folder, config, method, backbone, concepts, batches, draws)
         timesteps = backbone.process.evenly(draws).tolist()
-        if not made:  # rows of other settings must not be taken for these: first what lists them
+        if not rows_by_task:  # rows of other settings must not be taken for these: first what lists them
             for file in (at.classifier_record, at.classifier_counts, at.classifier_matrix):
                 file.unlink(missing_ok=True)
         title = f"classifying with {config.method} on {sequence.name}"
-        with Reporter(title, sum(map(asked.work, todo))) as reporter:
+        with Reporter(title, sum(map(classifier_run.work, todo))) as reporter:
             for t in todo:
-                made[t] = row(asked, t, reporter)
-                spent += made[t].unet_evaluations
-                write_tables(at, made, [c.name for c in concepts])
-                write_json(at.classifier_record, record_of(made, settings, timesteps))
-    matrix = write_tables(at, made, [c.name for c in concepts])
-    return Done(at.classifier, matrix, (spent, sum(r.unet_evaluations for r in made.values())), left_out)
+                rows_by_task[t] = classify_row(classifier_run, t, reporter)
+                spent += rows_by_task[t].unet_evaluations
+                write_tables(at, rows_by_task, [c.name for c in concepts])
+                write_json(at.classifier_record, record_of(rows_by_task, settings, timesteps))
+    matrix = write_tables(at, rows_by_task, [c.name for c in concepts])
+    return ClassifierResult(
+        at.classifier, matrix, (spent, sum(r.unet_evaluations for r in rows_by_task.values())), left_out
+    )
 
 
-def said(rows: Sequence[int]) -> str:
+def states_of_rows(rows: Sequence[int]) -> str:
     """ "the state of row 3 is", or of several."""
     several = len(rows) > 1
     return f"the state{'s' * several} of row{'s' * several} {', '.join(map(str, rows))} {'are' if several else 'is'}"
@@ -308,32 +314,32 @@ def state_of(folder: Path, t: int) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
-def record_of(made: dict[int, Row], settings: dict[str, Any], timesteps: list[int]) -> dict[str, Any]:
+def record_of(rows_by_task: dict[int, Row], settings: dict[str, Any], timesteps: list[int]) -> dict[str, Any]:
     rows = {
         str(t): {"state": r.state, "candidates": r.candidates, "unet_evaluations": r.unet_evaluations}
-        for t, r in made.items()
+        for t, r in rows_by_task.items()
     }
     return {
         "settings": settings,
         "timesteps": timesteps,
         "rows": rows,
-        "unet_evaluations": sum(r.unet_evaluations for r in made.values()),
+        "unet_evaluations": sum(r.unet_evaluations for r in rows_by_task.values()),
         "versions": machine.versions(),
         "commit": machine.commit(),
     }
 
 
-def write_tables(at: RunFolder, made: dict[int, Row], concepts: list[str]) -> pd.DataFrame:
+def write_tables(at: RunFolder, rows_by_task: dict[int, Row], concepts: list[str]) -> pd.DataFrame:
     """confusion.csv and matrix.csv; returns the matrix."""
     lines = [
-        (t, own, other, f"{r.counts[j, i]:.6f}".rstrip("0").rstrip("."))
-        for t, r in sorted(made.items())
-        for j, own in enumerate(r.candidates)
+        (t, concept, other, f"{r.counts[j, i]:.6f}".rstrip("0").rstrip("."))
+        for t, r in sorted(rows_by_task.items())
+        for j, concept in enumerate(r.candidates)
         for i, other in enumerate(r.candidates)
     ]
     table = pd.DataFrame(lines, columns=CONFUSION)
     write_atomically(at.classifier_counts, table.to_csv(index=False).encode())
-    shares = {t: dict(zip(r.candidates, accuracy(r.counts), strict=True)) for t, r in sorted(made.items())}
+    shares = {t: dict(zip(r.candidates, accuracy(r.counts), strict=True)) for t, r in sorted(rows_by_task.items())}
     matrix = pd.DataFrame(
         [[share.get(c, np.nan) for c in concepts] for share in shares.values()], list(shares), concepts
     )
@@ -342,27 +348,29 @@ def write_tables(at: RunFolder, made: dict[int, Row], concepts: list[str]) -> pd
     return matrix
 
 
-def kept(at: RunFolder, settings: dict[str, Any], concepts: list[str]) -> dict[int, Row]:
+def saved_rows(at: RunFolder, settings: dict[str, Any], concepts: list[str]) -> dict[int, Row]:
     """The rows that are there already, whole, of these settings and of the states of now."""
-    record, made = read_json(at.classifier_record), {}
-    kinds = {"row": int, "concept": str, "nearest": str, "count": float}
-    table = read_table(at.classifier_counts, kinds, CONFUSION[:-1])
+    record, rows_by_task = read_json(at.classifier_record), {}
+    dtypes = {"row": int, "concept": str, "nearest": str, "count": float}
+    table = read_table(at.classifier_counts, dtypes, CONFUSION[:-1])
     if table is None or not isinstance(record, dict) or record.get("settings") != settings:
         return {}
     listed = record.get("rows")
-    for key, one in listed.items() if isinstance(listed, dict) else ():
+    for key, entry in listed.items() if isinstance(listed, dict) else ():
         try:
-            t, names, spent = int(key), tuple(one["candidates"]), int(one["unet_evaluations"])
-            known = 0 <= t <= len(concepts) and set(names) <= set(concepts[:t] if t else concepts)
-            of_now = one["state"] == state_of(at.path, t)
+            t, names, spent = int(key), tuple(entry["candidates"]), int(entry["unet_evaluations"])
+            has_known_concepts = 0 <= t <= len(concepts) and set(names) <= set(concepts[:t] if t else concepts)
+            has_current_state = entry["state"] == state_of(at.path, t)
         except (KeyError, TypeError, ValueError, OverflowError):
             continue
-        own = table[table["row"] == t]
-        whole = list(zip(own["concept"], own["nearest"], strict=True)) == [(j, i) for j in names for i in names]
-        if known and of_now and whole and np.isfinite(own["count"]).all():
-            counts = own["count"].to_numpy().reshape(len(names), len(names))
-            made[t] = Row(one["state"], names, counts, spent)
-    return made
+        entries = table[table["row"] == t]
+        is_complete = list(zip(entries["concept"], entries["nearest"], strict=True)) == [
+            (j, i) for j in names for i in names
+        ]
+        if has_known_concepts and has_current_state and is_complete and np.isfinite(entries["count"]).all():
+            counts = entries["count"].to_numpy().reshape(len(names), len(names))
+            rows_by_task[t] = Row(entry["state"], names, counts, spent)
+    return rows_by_task
 
 
 def tables(matrix: pd.DataFrame) -> list[Table]:
@@ -370,18 +378,18 @@ def tables(matrix: pd.DataFrame) -> list[Table]:
     out = []
     if len(matrix.columns) <= MOST_COLUMNS:
         out.append(terminal.matrix_table("share of real pictures that the model takes for their own concept", matrix))
-    if found := figures(matrix):
+    if values := classifier_figures(matrix):
         table = terminal.compact(f"summary after task {matrix.index.max()}")
         table.add_column("", no_wrap=True)
         table.add_column("classified right", justify="right")
-        for name, value in found.items():
+        for name, value in values.items():
             table.add_row(FIGURES[name].heading(), number(value))
         out.append(table)
     return out
 
 
-def figures(matrix: pd.DataFrame) -> dict[str, float]:
+def classifier_figures(matrix: pd.DataFrame) -> dict[str, float]:
     """By name the figures of `metrics` that need no ceiling, after the last row that is there; NaN for lack of a row."""
     last = int(matrix.index.max())
     R = matrix.reindex(range(last + 1)).to_numpy()[:, :last]
-    return {name: FIGURES[name].value(R) for name in SHOWN} if last else {}
+    return {name: FIGURES[name].value(R) for name in FIGURE_NAMES} if last else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from cpbench.backbones import hub
 from cpbench.errors import UserError, did_you_mean, quoted
 from cpbench.files import FILE_NAME, escape_markdown, prepare_folder, write_atomically
-from cpbench.finished.load import Finished, installed
+from cpbench.finished.load import TrainedRun, installed
 from cpbench.method import NotDefined
 from cpbench.miniature import is_miniature
 
@@ -17,7 +17,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that load_lora_weight
 ENCODERS = ("clip_l", "clip_g")  # the usual keys of a word's two parts for SDXL
 
 
-def export(it: Finished, out: Path, concept: str | None = None) -> list[Path]:
+def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]:
     """Write the state for plain diffusers: a LoRA and token embeddings, or a pipeline folder where weights were learned.
 
     concept: which one, for a method that cannot use several at once. Returns what was written; README.md says how to
@@ -25,41 +25,43 @@ def export(it: Finished, out: Path, concept: str | None = None) -> list[Path]:
     """
     from safetensors.torch import save
 
-    if concept is not None and concept not in it.nouns:
-        raise did_you_mean(concept, list(it.nouns), "concept", f"Learned at that point: {', '.join(it.nouns)}.")
+    if concept is not None and concept not in run.nouns:
+        raise did_you_mean(concept, list(run.nouns), "concept", f"Learned at that point: {', '.join(run.nouns)}.")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty; name a new folder")
-    if it.method.per_prompt:
+    if run.method.per_prompt:
         raise UserError(
-            f"run {it.folder}: {it.config.method} is installed anew for every prompt, so no files stand for it; use `cpbench sample`"
+            f"run {run.folder}: {run.config.method} is installed anew for every prompt, so no files stand for it; use `cpbench sample`"
         )
-    concepts = (concept,) if concept else tuple(it.nouns)
+    concepts = (concept,) if concept else tuple(run.nouns)
     prepare_folder(out)
-    written = []
+    files = []
     try:
-        with installed(it, concepts):
-            lora = it.method.lora(it.state, concepts)
-            rows = {name: row.detach().cpu() for name, row in it.backbone.token_embeddings.items()}
-            if odd := [name for name in rows if not FILE_NAME.fullmatch(name)]:
-                raise UserError(f"run {it.folder}: its state's word {quoted(odd[0])} cannot name a file; run it again")
+        with installed(run, concepts):
+            lora = run.method.lora(run.state, concepts)
+            embeddings = {name: row.detach().cpu() for name, row in run.backbone.token_embeddings.items()}
+            if unsafe_names := [name for name in embeddings if not FILE_NAME.fullmatch(name)]:
+                raise UserError(
+                    f"run {run.folder}: its state's word {quoted(unsafe_names[0])} cannot name a file; run it again"
+                )
             if lora is None:
-                it.backbone.vocabulary.restore()  # the words go into files of their own
-                it.backbone.pipe.save_pretrained(out / "pipeline")
-                written.append(out / "pipeline")
+                run.backbone.vocabulary.restore()  # the words go into files of their own
+                run.backbone.pipe.save_pretrained(out / "pipeline")
+                files.append(out / "pipeline")
     except NotDefined as reason:
         raise UserError(f"{reason}; name one with --concept") from None
     if lora:
         tensors = {f"unet.{name}.weight": value.contiguous().cpu() for name, value in lora.items()}
         write_atomically(out / LORA_FILE, save(tensors))
-        written.append(out / LORA_FILE)
-    for name, row in rows.items():
-        parts = [row[e.part].clone() for e in it.backbone.vocabulary.encoders]
+        files.append(out / LORA_FILE)
+    for name, row in embeddings.items():
+        parts = [row[e.part].clone() for e in run.backbone.vocabulary.encoders]
         keys = (f"<{name}>",) if len(parts) == 1 else ENCODERS
         file = out / "tokens" / f"{name}.safetensors"
         write_atomically(file, save(dict(zip(keys, parts, strict=True))))
-        written.append(file)
-    write_atomically(out / "README.md", how_to_load(it, concepts, bool(lora), lora is None, list(rows)).encode())
-    return [*written, out / "README.md"]
+        files.append(file)
+    write_atomically(out / "README.md", how_to_load(run, concepts, bool(lora), lora is None, list(embeddings)).encode())
+    return [*files, out / "README.md"]
 
 
 def _python(words: str) -> str:
@@ -72,34 +74,38 @@ def _code(words: str) -> str:
     return "`" + " ".join(words.split()).replace("`", "'").replace("|", "\\|") + "`"
 
 
-def how_to_load(it: Finished, concepts: Sequence[str], lora: bool, whole: bool, rows: list[str]) -> str:
-    kind = type(it.backbone.pipe).__name__
-    name, revision = hub.BUILT_IN.get(it.config.backbone, (it.config.backbone, it.config.loading.revision))
+def how_to_load(run: TrainedRun, concepts: Sequence[str], lora: bool, whole: bool, tokens: list[str]) -> str:
+    pipeline_class = type(run.backbone.pipe).__name__
+    name, revision = hub.BUILT_IN.get(run.config.backbone, (run.config.backbone, run.config.loading.revision))
     source = "pipeline" if whole else str(hub.MINIATURE) if is_miniature(name) else name
-    pinned = f", revision={_python(it.config.loading.revision or revision)}" if revision and not whole else ""
-    code = ["from diffusers import " + kind, "", f"pipe = {kind}.from_pretrained({_python(source)}{pinned})"]
+    pinned = f", revision={_python(run.config.loading.revision or revision)}" if revision and not whole else ""
+    code = [
+        "from diffusers import " + pipeline_class,
+        "",
+        f"pipe = {pipeline_class}.from_pretrained({_python(source)}{pinned})",
+    ]
     if lora:
         code.append('pipe.load_lora_weights(".")')
-    if len(it.backbone.vocabulary.encoders) == 1:
-        code += [f'pipe.load_textual_inversion("tokens/{name}.safetensors")' for name in rows]
-    elif rows:
+    if len(run.backbone.vocabulary.encoders) == 1:
+        code += [f'pipe.load_textual_inversion("tokens/{name}.safetensors")' for name in tokens]
+    elif tokens:
         code[0] = "from safetensors.torch import load_file\n" + code[0]
-        code.append(f"for word in {rows}:")
+        code.append(f"for word in {tokens}:")
         code.append('    parts = load_file(f"tokens/{word}.safetensors")')
         for key, suffix in zip(ENCODERS, ("", "_2"), strict=True):
             code.append(f'    pipe.load_textual_inversion(parts["{key}"], token=f"<{{word}}>",')
             code.append(f"        text_encoder=pipe.text_encoder{suffix}, tokenizer=pipe.tokenizer{suffix})")
         code.append("# a config that names another end of text than the tokenizer's pools at the new words instead")
         code.append("pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id")
-    prompt = _python(f"a photo of a {it.phrase(concepts[0])}")
+    prompt = _python(f"a photo of a {run.phrase(concepts[0])}")
     code.append(f'pipe({prompt}).images[0].save("picture.png")')
-    words = [f"| {c} | {escape_markdown(it.nouns[c])} | {_code(it.phrase(c))} |" for c in concepts]
-    method, sequence, backbone = map(escape_markdown, (it.config.method, it.config.sequence, it.config.backbone))
+    words = [f"| {c} | {escape_markdown(run.nouns[c])} | {_code(run.phrase(c))} |" for c in concepts]
+    method, sequence, backbone = map(escape_markdown, (run.config.method, run.config.sequence, run.config.backbone))
     return "\n".join(
         [
-            f"# {method} after {len(it.nouns)} of the tasks of {sequence}",
+            f"# {method} after {len(run.nouns)} of the tasks of {sequence}",
             "",
-            f"Learned by cpbench on {backbone}, seed {it.config.seed}. In this folder:",
+            f"Learned by cpbench on {backbone}, seed {run.config.seed}. In this folder:",
             "",
             "```python",
             *code,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Finished:
+class TrainedRun:
     """A state of a run, with what is needed to use it."""
 
     folder: Path
@@ -45,7 +45,7 @@ def open_run(
     device: str = "auto",
     allow_pickle: bool | None = None,
     trust_remote_code: bool | None = None,
-) -> Finished:
+) -> TrainedRun:
     """The state after task `after`, the last one that is there if None. UserError, in one line, for what is missing.
 
     The folder may come from anybody: what it says of its method and its backbone is no reason to run code or to unpickle
@@ -53,24 +53,26 @@ def open_run(
     """
     folder = find(run)
     record = read(folder)
-    config, concepts, weights = recorded(record, folder)
-    config = allowed(config, folder, device, allow_pickle, trust_remote_code)
-    there = [t for t in range(1, len(concepts) + 1) if RunFolder(folder).task(t).state.exists()]
-    if not there:
+    config, concepts, weights = recorded_config(record, folder)
+    config = trusted_config(config, folder, device, allow_pickle, trust_remote_code)
+    tasks_with_state = [t for t in range(1, len(concepts) + 1) if RunFolder(folder).task(t).state.exists()]
+    if not tasks_with_state:
         raise UserError(f"run {folder}: has no state yet; let it finish a task first")
-    t = there[-1] if after is None else after
-    if t not in there:
-        raise UserError(f"run {folder}: there is no state after task {t}; it has those after {listed(there)}")
+    t = tasks_with_state[-1] if after is None else after
+    if t not in tasks_with_state:
+        raise UserError(
+            f"run {folder}: there is no state after task {t}; it has those after {listed(tasks_with_state)}"
+        )
     state = state_after(folder, t, concepts)
-    method, backbone = loaded(config, folder, weights)
-    it = Finished(folder, config, method, state, backbone, {c: concepts[c] for c in state.concepts})
+    method, backbone = load_backbone(config, folder, weights)
+    trained_run = TrainedRun(folder, config, method, state, backbone, {c: concepts[c] for c in state.concepts})
     first = state.concepts[0]
-    with suppress(NotDefined), installed(it, (first,), (f"a photo of a {concepts[first]}",)):
-        it.phrase(first)  # what is missing in the state shows here
-    return it
+    with suppress(NotDefined), installed(trained_run, (first,), (f"a photo of a {concepts[first]}",)):
+        trained_run.phrase(first)  # what is missing in the state shows here
+    return trained_run
 
 
-def recorded(record: Record, folder: Path) -> tuple[RunConfig, dict[str, str], str]:
+def recorded_config(record: Record, folder: Path) -> tuple[RunConfig, dict[str, str], str]:
     """(config, class nouns by concept, hash of the backbone's weights) of a record. UserError where it lacks one of them."""
     nouns, weights = record.sequence.class_nouns, record.facts.backbone
     if weights is None or not nouns:
@@ -81,7 +83,7 @@ def recorded(record: Record, folder: Path) -> tuple[RunConfig, dict[str, str], s
     return validated(RunConfig, settings, f"run {folder}"), nouns, weights
 
 
-def allowed(
+def trusted_config(
     config: RunConfig, folder: Path, device: str, allow_pickle: bool | None, trust_remote_code: bool | None
 ) -> RunConfig:
     """A run's configuration on `device`, with what its user allows: what it says of that itself does not count.
@@ -111,7 +113,7 @@ def state_after(folder: Path, t: int, concepts: Collection[str]) -> State:
     return state
 
 
-def loaded(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backbone]:
+def load_backbone(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backbone]:
     """The run's method and its backbone. UserError if that has other weights by now."""
     from cpbench import backbones
     from cpbench.running.prepare import device_for
@@ -119,19 +121,19 @@ def loaded(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backb
     backbone = backbones.load(config.backbone, device_for(config), config.loading)
     if backbone.weights_hash != weights:
         raise UserError(f"run {folder}: was made with other weights than those of {config.backbone} here; use those")
-    kind = load_method(config.method)
-    options = option_names.accepted(config.options, kind.Options.model_fields)
-    return kind(validated(kind.Options, options, f"run {folder}: method {config.method}")), backbone
+    method_class = load_method(config.method)
+    options = option_names.accepted(config.options, method_class.Options.model_fields)
+    return method_class(validated(method_class.Options, options, f"run {folder}: method {config.method}")), backbone
 
 
 @contextmanager
-def installed(it: Finished, concepts: tuple[str, ...], prompts: tuple[str, ...] = ()) -> Iterator[None]:
+def installed(run: TrainedRun, concepts: tuple[str, ...], prompts: tuple[str, ...] = ()) -> Iterator[None]:
     """The backbone with the state for `concepts`; prompts: see `Method.install`, handed on where the method asks for them.
 
     UserError if the state is not this method's, or not for this backbone.
     """
     try:
-        with it.backbone.installed(it.method, it.state, concepts, prompts if it.method.per_prompt else ()):
+        with run.backbone.installed(run.method, run.state, concepts, prompts if run.method.per_prompt else ()):
             yield
     except (NotDefined, UserError, RulesError, OSError):
         raise
@@ -140,7 +142,7 @@ def installed(it: Finished, concepts: tuple[str, ...], prompts: tuple[str, ...] 
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(
-            f"run {it.folder}: its state is not one that {it.config.method} can use on {it.config.backbone} ({reason}); "
+            f"run {run.folder}: its state is not one that {run.config.method} can use on {run.config.backbone} ({reason}); "
             "run it again"
         ) from error
 
@@ -148,33 +150,33 @@ def installed(it: Finished, concepts: tuple[str, ...], prompts: tuple[str, ...] 
 # Drawing
 
 
-def sample(it: Finished, prompt: str, n: int, seed: int, steps: int | None, guidance: float | None) -> Any:
+def sample(run: TrainedRun, prompt: str, n: int, seed: int, steps: int | None, guidance: float | None) -> Any:
     """`n` pictures uint8 (n, h, w, 3) of a prompt in which "{dog6}" stands for the concept dog6."""
     from cpbench.backbones.sampling import Sampler, SampleRequest, generate
     from cpbench.concepts import images, sequences
 
-    named = concepts_in(prompt, list(it.nouns))
-    words = "".join(text + (it.phrase(c) if c else "") for text, c, *_ in string.Formatter().parse(prompt))
-    sequence = sequences.load(it.config.sequence)
-    usual = sequence.evaluation.sampling(images.are_rendered(sequence.concepts, it.config.backbone))
-    sampler = Sampler(steps or usual.num_inference_steps, usual.guidance_scale if guidance is None else guidance)
+    named = concepts_in(prompt, list(run.nouns))
+    words = "".join(text + (run.phrase(c) if c else "") for text, c, *_ in string.Formatter().parse(prompt))
+    sequence = sequences.load(run.config.sequence)
+    defaults = sequence.evaluation.sampling(images.are_rendered(sequence.concepts, run.config.backbone))
+    sampler = Sampler(steps or defaults.num_inference_steps, defaults.guidance_scale if guidance is None else guidance)
     try:
-        with installed(it, named, (words,)):
-            refuse_unread(it, prompt)
-            return generate(it.backbone, [SampleRequest(words, seed, "sample", prompt, k) for k in range(n)], sampler)
+        with installed(run, named, (words,)):
+            refuse_unread(run, prompt)
+            return generate(run.backbone, [SampleRequest(words, seed, "sample", prompt, k) for k in range(n)], sampler)
     except NotDefined as reason:
         raise UserError(f"prompt {prompt!r}: {reason}; name one concept") from None
 
 
-def refuse_unread(it: Finished, prompt: str) -> None:
+def refuse_unread(run: TrainedRun, prompt: str) -> None:
     """UserError where a text encoder does not read a prompt up to its last concept; a line where it misses the end."""
     from cpbench.concepts import prompt_length
 
     ahead = whole = ""
     for text, concept, *_ in string.Formatter().parse(prompt):
-        whole += text + (it.phrase(concept) if concept else "")
+        whole += text + (run.phrase(concept) if concept else "")
         ahead = whole if concept else ahead
-    readers = prompt_length.readers_of(it.backbone)
+    readers = prompt_length.readers_of(run.backbone)
     prompt_length.refuse_cut(readers, ahead, whole)
     if cut := [reader for reader in readers if reader.lacks(ahead, whole)]:
         say(
@@ -185,9 +187,9 @@ def refuse_unread(it: Finished, prompt: str) -> None:
 def concepts_in(prompt: str, learned: list[str]) -> tuple[str, ...]:
     """The concepts that a prompt names in braces, each once. UserError for one that is not learned yet."""
     try:
-        parsed = [rest for _, *rest in string.Formatter().parse(prompt) if rest[0] is not None]
-        if odd := [field for field, form, conversion in parsed if form or conversion]:
-            raise ValueError(f"{odd[0]} is followed by more than a brace")
+        parsed = [replacement for _, *replacement in string.Formatter().parse(prompt) if replacement[0] is not None]
+        if with_format := [field for field, form, conversion in parsed if form or conversion]:
+            raise ValueError(f"{with_format[0]} is followed by more than a brace")
     except ValueError as error:
         raise UserError(f"prompt {prompt!r}: {error}; write a concept as {{{learned[0]}}}") from None
     fields = [field for field, *_ in parsed]

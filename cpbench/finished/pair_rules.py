@@ -13,7 +13,7 @@ from cpbench.concepts.sequences import Sequence
 from cpbench.metrics.cosines import common_mean, cosine_centred, cosine_nearest, mean_products
 from cpbench.metrics.scores import SCORES
 from cpbench.records.folder import RunFolder
-from cpbench.running.cells import of_row, pictures_of
+from cpbench.running.cells import cells_of_row, pictures_of
 from cpbench.running.measures import features
 
 if TYPE_CHECKING:
@@ -34,23 +34,23 @@ def matrices(
     sequence's concepts. real: each concept's pictures (n, h, w, 3). NaN where no picture is there.
     """
     concepts = [c.name for c in sequence.concepts]
-    drawn = {
+    pictures_by_row = {
         t: {
             cell.name: pictures
-            for cell in of_row(sequence, t, per_prompt)
-            if cell.kind == "cell" and (pictures := pictures_of(RunFolder(folder).task(t), cell))
+            for cell in cells_of_row(sequence, t, per_prompt)
+            if cell.cell_type == "cell" and (pictures := pictures_of(RunFolder(folder).task(t), cell))
         }
         for t in rows
     }
     out = {}
-    for metric, kind in ((it.name, it.judge) for it in SCORES.values() if it.of is mean_products):
-        references = {c: judges[kind].images(real[c]) for c in concepts}
+    for metric, judge_name in ((score.name, score.judge) for score in SCORES.values() if score.of is mean_products):
+        references = {c: judges[judge_name].images(real[c]) for c in concepts}
         centre = common_mean(references.values())
         nearest, centred = (pd.DataFrame(np.nan, index=pd.Index(rows, name="row"), columns=concepts) for _ in range(2))
-        for t, pictures in drawn.items():
-            for concept, vectors in features(judges[kind], pictures).items():
-                own = np.stack(list(vectors.values()))
-                nearest.loc[t, concept] = cosine_nearest(own, references[concept])
-                centred.loc[t, concept] = cosine_centred(own, references[concept], centre)
+        for t, pictures in pictures_by_row.items():
+            for concept, vectors in features(judges[judge_name], pictures).items():
+                embeddings = np.stack(list(vectors.values()))
+                nearest.loc[t, concept] = cosine_nearest(embeddings, references[concept])
+                centred.loc[t, concept] = cosine_centred(embeddings, references[concept], centre)
         out |= {f"{metric}-nearest": nearest, f"{metric}-centred": centred}
     return out

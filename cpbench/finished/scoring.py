@@ -35,31 +35,33 @@ from cpbench.records.record import Facts, Record
 from cpbench.running import cells, judging, measures
 from cpbench.running.cells import pictures_of
 from cpbench.running.judging import reference_rows
-from cpbench.running.prepare import added_judges, drawing_of, measuring, rows_of
+from cpbench.running.prepare import added_judges, generation_settings, judges_for_measures, rows_of
 
 MOST_OF_A_NAME = 40  # characters of a judge's name in a folder's
 
 
-def kinds_of(names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+def judges_by_type(names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
     """(By kind ("clip", "dino") the published judge of a name, those that packages add).
 
     UserError for an unknown one, or two of a kind.
     """
-    chosen: dict[str, str] = {}
-    others = judges_of_packages()
+    judge_names: dict[str, str] = {}
+    package_judges = judges_of_packages()
     for name in names:
-        if name in others:
+        if name in package_judges:
             continue
         if name not in PUBLISHED:
-            raise did_you_mean(name, [*PUBLISHED, *others], "judge", "--clip and --dino take files and folders.")
-        kind = PUBLISHED[name].judge_type
-        if kind in chosen:
-            raise UserError(f"--judge {name}: {chosen[kind]} is a {kind} as well; name one of each kind")
-        chosen[kind] = name
-    return chosen, [name for name in names if name in others]
+            raise did_you_mean(name, [*PUBLISHED, *package_judges], "judge", "--clip and --dino take files and folders.")
+        judge_type = PUBLISHED[name].judge_type
+        if judge_type in judge_names:
+            raise UserError(
+                f"--judge {name}: {judge_names[judge_type]} is a {judge_type} as well; name one of each kind"
+            )
+        judge_names[judge_type] = name
+    return judge_names, [name for name in names if name in package_judges]
 
 
-def again(
+def rescore(
     run: Path,
     clip: str | None,
     dino: str | None,
@@ -78,12 +80,12 @@ def again(
     """
     folder = find(run)
     record = read(folder)
-    config, _, _ = load.recorded(record, folder)
+    config, _, _ = load.recorded_config(record, folder)
     facts = facts_of(record, folder)
     sequence = sequence_of(config, facts, folder)
     real = real_pictures(config, facts, sequence, folder, data)
     # what the run was told of its judge is not meant for another
-    theirs = load_judges(
+    judges = load_judges(
         config.backbone,
         clip or config.clip,
         dino or config.dino,
@@ -92,30 +94,30 @@ def again(
         dino_preprocessing or (None if dino else config.dino_preprocessing),
         clip_activation or (None if clip else config.clip_activation),
     )
-    theirs |= added_judges([*config.judges, *added], device)
-    kept = measuring(folder, theirs)
-    _, per_prompt = drawing_of(config, sequence)
-    there = [t for t in rows_of(config, len(sequence.concepts)) if RunFolder(folder).task(t).all_pictures.is_dir()]
-    if not there:
+    judges |= added_judges([*config.judges, *added], device)
+    cached_judges = judges_for_measures(folder, judges)
+    _, per_prompt = generation_settings(config, sequence)
+    rows = [t for t in rows_of(config, len(sequence.concepts)) if RunFolder(folder).task(t).all_pictures.is_dir()]
+    if not rows:
         raise UserError(f"run {folder}: its pictures are not there; run it again, or name another")
     try:
-        lines = [line for t in there for line in row(folder, sequence, t, per_prompt, real, kept, config)]
-        found = measures.measure(folder, sequence, there, per_prompt, real, kept)
-        by_rules = pair_rules.matrices(folder, sequence, there, per_prompt, real, kept)
+        lines = [line for t in rows for line in score_row(folder, sequence, t, per_prompt, real, cached_judges, config)]
+        measurements = measures.measure(folder, sequence, rows, per_prompt, real, cached_judges)
+        by_rules = pair_rules.matrices(folder, sequence, rows, per_prompt, real, cached_judges)
     finally:
-        for judge in kept.values():
+        for judge in cached_judges.values():
             judge.save()
-    target = RunFolder(folder).scored("-".join(folder_name(judge.identity) for judge in theirs.values()))
+    target = RunFolder(folder).scored("-".join(folder_name(judge.identity) for judge in judges.values()))
     scores = pd.DataFrame(lines, columns=SCORE_COLUMNS)
     concepts = [c.name for c in sequence.concepts]
     tables.write_scores(target.scores, scores)
     for metric, table in (matrices.matrices(scores, concepts) | by_rules).items():
         write_atomically(target.matrix(metric), table.to_csv(float_format="%.6f").encode())
-    measures_table.write(target.path, found)
-    for line in measures.refusals(found.refused):
+    measures_table.write(target.path, measurements)
+    for line in measures.refusals(measurements.refused):
         say(line)
-    write_json(target.judges, {kind: judge.identity for kind, judge in theirs.items()})
-    return target.path, concepts, max(there)
+    write_json(target.judges, {name: judge.identity for name, judge in judges.items()})
+    return target.path, concepts, max(rows)
 
 
 def folder_name(identity: dict[str, Any]) -> str:
@@ -141,8 +143,10 @@ def real_pictures(
         c.name: images.load(c, config.backbone, facts.picture_size, data or config.data, config.fit)
         for c in sequence.concepts
     }
-    if odd := [c for c, them in real.items() if images.content_hash(them) != facts.images.get(c)]:
-        raise UserError(f"run {folder}: the pictures of {odd[0]} are not those it learned from; name them with --data")
+    if changed := [c for c, pictures in real.items() if images.content_hash(pictures) != facts.images.get(c)]:
+        raise UserError(
+            f"run {folder}: the pictures of {changed[0]} are not those it learned from; name them with --data"
+        )
     return real
 
 
@@ -154,29 +158,34 @@ def sequence_of(config: RunConfig, facts: Facts, folder: Path) -> sequences.Sequ
     return sequences.ordered(sequence, config.order)
 
 
-def row(
+def score_row(
     folder: Path,
     sequence: sequences.Sequence,
     t: int,
     per_prompt: int,
     real: dict[str, np.ndarray],
-    kept: dict[str, Embeddings],
+    cached_judges: dict[str, Embeddings],
     config: RunConfig,
 ) -> list[tuple]:
     """Row t as `rows.evaluate` would write it, from the pictures that are there; NaN where there is none."""
     lines = []
-    for cell in cells.of_row(sequence, t, per_prompt, bool(config.evaluation.forward_transfer_cells)):
-        there = pictures_of(RunFolder(folder).task(t), cell)
-        if there:
-            pictures = np.stack([there.get(w, np.zeros_like(next(iter(there.values())))) for w in cell.which])
-            lines += judging.score(t, cell, cell.kind, pictures, real, kept)
+    for cell in cells.cells_of_row(sequence, t, per_prompt, bool(config.evaluation.forward_transfer_cells)):
+        pictures_by_sample = pictures_of(RunFolder(folder).task(t), cell)
+        if pictures_by_sample:
+            pictures = np.stack(
+                [
+                    pictures_by_sample.get(w, np.zeros_like(next(iter(pictures_by_sample.values()))))
+                    for w in cell.samples
+                ]
+            )
+            lines += judging.score_cell(t, cell, cell.cell_type, pictures, real, cached_judges)
         else:
             lines += [
-                (t, cell.kind, cell.name, *w, m, float("nan"))
-                for m in judging.metrics_of(cell.kind, kept)
-                for w in cell.which
+                (t, cell.cell_type, cell.name, *w, m, float("nan"))
+                for m in judging.cell_metrics(cell.cell_type, cached_judges)
+                for w in cell.samples
             ]
-        if t == 0 and cell.kind == "cell":
-            drawn = images.is_rendered(cell.concepts[0], config.backbone)
-            lines += reference_rows(cell, real, kept, config.seed if drawn else None)
+        if t == 0 and cell.cell_type == "cell":
+            are_drawn = images.is_rendered(cell.concepts[0], config.backbone)
+            lines += reference_rows(cell, real, cached_judges, config.seed if are_drawn else None)
     return lines

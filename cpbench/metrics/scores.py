@@ -20,7 +20,7 @@ from cpbench.metrics.cosines import cosine_self_pairs, mean_products, paired_cos
 MAIN = "dino"  # identity: rows are ranked by it, and single pictures are shown with it
 # A name is part of file names and columns; "x_first" and "x_second" are x for either concept of a picture with two.
 NAME = re.compile(r"(?!.*_(?:first|second)$)[a-z][a-z0-9_]{0,39}")
-TAKEN = ("both",)  # for pictures of two concepts, see `running.composition`
+TAKEN = ("both",)  # of pictures of two concepts, see `running.multi_concept`
 
 
 @dataclass(frozen=True)

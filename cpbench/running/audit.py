@@ -42,14 +42,14 @@ def _hook(event: str, args: tuple) -> None:
 
 
 @contextmanager
-def learning_only(concept: str, others: Iterable[Path], run_root: Path) -> Iterator[None]:
+def learning_only(concept: str, other_data: Iterable[Path], run_root: Path) -> Iterator[None]:
     """While inside, only `concept` may be looked at: none of `others` (folders and files), no picture below `run_root`."""
     global _watch, _hooked
     if not _hooked:
         sys.addaudithook(_hook)
         _hooked = True
     # files too: links in a folder, as in the hub's cache, lead out of it
-    folders = [path if os.path.isfile(path) else path + os.sep for path in map(os.path.realpath, others)]
+    folders = [path if os.path.isfile(path) else path + os.sep for path in map(os.path.realpath, other_data)]
     _watch = {"concept": concept, "folders": folders, "run": os.path.realpath(run_root) + os.sep}
     try:
         yield
@@ -70,12 +70,14 @@ def correlations(slices: torch.Tensor, references: torch.Tensor) -> torch.Tensor
     return (unit(slices) @ unit(references).T).abs()
 
 
-def alike(slices: torch.Tensor, reference: torch.Tensor) -> float:
+def highest_correlation(slices: torch.Tensor, reference: torch.Tensor) -> float:
     """Largest absolute correlation of the rows of `slices` (m, n) with the vector `reference` (n,)."""
     return float(correlations(slices, reference[None]).max())
 
 
-def search_state(tensors: Mapping[str, torch.Tensor], seen: Mapping[str, tuple[np.ndarray, torch.Tensor]]) -> None:
+def search_state(
+    tensors: Mapping[str, torch.Tensor], concept_data: Mapping[str, tuple[np.ndarray, torch.Tensor]]
+) -> None:
     """Raise ReplayError if a slice of a state tensor is a learned concept's image or latent, up to scale and offset.
 
     `seen` maps each concept to its images, uint8 (n, h, w, 3), and its latents (n, c, h', w').
@@ -83,7 +85,7 @@ def search_state(tensors: Mapping[str, torch.Tensor], seen: Mapping[str, tuple[n
     import torch
 
     by_size: dict[int, list[tuple[str, str, torch.Tensor]]] = {}
-    for concept, (images, latents) in seen.items():
+    for concept, (images, latents) in concept_data.items():
         rows = torch.from_numpy(images).float()
         forms = [
             ("image", rows),
@@ -91,9 +93,9 @@ def search_state(tensors: Mapping[str, torch.Tensor], seen: Mapping[str, tuple[n
             ("image", rows.mean(-1)),
             ("latent", latents.float().cpu()),
         ]
-        for what, form in forms:
+        for form_name, form in forms:
             for vector in form.flatten(1):
-                by_size.setdefault(len(vector), []).append((concept, what, vector))
+                by_size.setdefault(len(vector), []).append((concept, form_name, vector))
     # once, not for every tensor: at 512 pixels they are as large as a small state
     units = {n: unit(torch.stack([vector for *_, vector in references])) for n, references in by_size.items()}
     for name, tensor in tensors.items():
@@ -101,9 +103,9 @@ def search_state(tensors: Mapping[str, torch.Tensor], seen: Mapping[str, tuple[n
         for n, references in units.items():
             if not (count := len(flat) // n):
                 continue
-            found = (unit(flat[: count * n].view(count, n)) @ references.T).abs().amax(0)
-            if found.max() > MOST_ALIKE:
-                concept, what, _ = by_size[n][int(found.argmax())]
+            highest = (unit(flat[: count * n].view(count, n)) @ references.T).abs().amax(0)
+            if highest.max() > MOST_ALIKE:
+                concept, form_name, _ = by_size[n][int(highest.argmax())]
                 raise ReplayError(
-                    f"state tensor {name!r} holds an {what} of concept {concept!r}: methods carry no data of their concepts"
+                    f"state tensor {name!r} holds an {form_name} of concept {concept!r}: methods carry no data of their concepts"
                 )

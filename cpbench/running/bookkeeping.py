@@ -46,10 +46,10 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
     try:
         lock.acquire(timeout=patience)
     except Timeout:
-        who = read_json(holder) or {}
+        owner = read_json(holder) or {}
         raise UserError(
-            f"run folder {folder}: process {who.get('pid', '?')} on {who.get('host', '?')} has held it since "
-            f"{who.get('since', '?')}; wait for it, or stop it and start again"
+            f"run folder {folder}: process {owner.get('pid', '?')} on {owner.get('host', '?')} has held it since "
+            f"{owner.get('since', '?')}; wait for it, or stop it and start again"
         ) from None
     try:
         write_json(
@@ -64,16 +64,16 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 def earlier(run: Run) -> Iterator[str]:
     """A line for each run of the same settings, seed and order that other code made: it is left as it is."""
-    mine = json.loads(json.dumps({k: v for k, v in run.facts.items() if k not in CODE}))
+    facts_of_run = json.loads(json.dumps({k: v for k, v in run.facts.items() if k not in CODE}))
     for folder in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}")):
         try:
             record = read(folder)
         except UserError:  # no record
             continue
         facts, version = record.facts.as_json(), record.versions.get("cpbench")
-        if {k: v for k, v in facts.items() if k not in CODE} == mine and version and folder != run.folder:
-            how = "made" if record.is_finished else "begun, and not finished,"
-            yield f"{folder}: {how} by cpbench {version}, kept; a new run goes to {run.folder}"
+        if {k: v for k, v in facts.items() if k not in CODE} == facts_of_run and version and folder != run.folder:
+            status = "made" if record.is_finished else "begun, and not finished,"
+            yield f"{folder}: {status} by cpbench {version}, kept; a new run goes to {run.folder}"
 
 
 def remove_temporary(folder: Path) -> None:
@@ -128,7 +128,7 @@ def write_record(run: Run, status: Status, reason: str = "") -> None:
 
 def record_of(run: Run, status: Status, reason: str = "") -> Record:
     """The record of a run as it is on disk. UserError for what no record may hold: nothing could read it later."""
-    drawn = images.are_rendered(run.sequence.concepts, run.config.backbone)
+    are_drawn = images.are_rendered(run.sequence.concepts, run.config.backbone)
     record = {
         "schema": SCHEMA,
         "status": status,
@@ -144,7 +144,7 @@ def record_of(run: Run, status: Status, reason: str = "") -> Record:
             "class_nouns": {c.name: c.class_noun for c in run.sequence.concepts},
             "prompts": {c.name: list(run.sequence.evaluation.prompts[c.subject_type]) for c in run.sequence.concepts},
         },
-        "pictures": "drawn" if drawn else "photographs",
+        "pictures": "drawn" if are_drawn else "photographs",
         "sees_earlier_data": run.method_class.sees_earlier_data,
         "judges": {name: judge.identity for name, judge in run.judges.items()},
         "backbone": run.backbone.facts,

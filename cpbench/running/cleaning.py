@@ -43,23 +43,23 @@ def leftovers(output: Path) -> Leftovers:
 
 def clean(output: Path, dry_run: bool = False) -> list[str]:
     """Remove what no run names and what is half written, unless only looking; says in lines what was there."""
-    found, verb = leftovers(output), "would be removed" if dry_run else "removed"
+    files, verb = leftovers(output), "would be removed" if dry_run else "removed"
     sizes = {
-        kind: sum(file.stat().st_size for file in getattr(found, kind)) for kind in ("kept", "unnamed", "temporary")
+        group: sum(file.stat().st_size for file in getattr(files, group)) for group in ("kept", "unnamed", "temporary")
     }
-    for file in () if dry_run else (*found.unnamed, *found.temporary):
+    for file in () if dry_run else (*files.unnamed, *files.temporary):
         file.unlink(missing_ok=True)
-    for folder in () if dry_run else sorted({file.parent for file in found.unnamed}):
+    for folder in () if dry_run else sorted({file.parent for file in files.unnamed}):
         if not any(folder.iterdir()):
             folder.rmdir()
     if not dry_run:
         sync_folder(output)
     return [
-        f"{_counted(found.kept, sizes['kept'], 'kept picture')} that runs below {output} name: stay",
-        f"{_counted(found.unnamed, sizes['unnamed'], 'kept picture')} that no run names: {verb}",
-        f"{_counted(found.temporary, sizes['temporary'], 'temporary file')} of processes that were stopped: {verb}",
+        f"{_counted(files.kept, sizes['kept'], 'kept picture')} that runs below {output} name: stay",
+        f"{_counted(files.unnamed, sizes['unnamed'], 'kept picture')} that no run names: {verb}",
+        f"{_counted(files.temporary, sizes['temporary'], 'temporary file')} of processes that were stopped: {verb}",
     ]
 
 
-def _counted(files: list[Path], size: int, what: str) -> str:
-    return f"{len(files):,} {what}{'' if len(files) == 1 else 's'} ({size / 1e6:.1f} MB)"
+def _counted(files: list[Path], size: int, noun: str) -> str:
+    return f"{len(files):,} {noun}{'' if len(files) == 1 else 's'} ({size / 1e6:.1f} MB)"

@@ -69,39 +69,39 @@ class CountingBackbone(Backbone):
 
 def count(method: type[Method], options: Options, tasks: list[Task], backbone: Backbone) -> list[int]:
     """Evaluations of each task's learning. Raises what the method raises."""
-    counting, state, found = CountingBackbone(backbone), State(), []
+    counting, state, counts = CountingBackbone(backbone), State(), []
     backbone.restore()
     try:
         for task in tasks:
             before = counting.unet_evaluations
             state = method(options).learn(counting, task, state)
             counting.restore()
-            found.append(counting.unet_evaluations - before)
+            counts.append(counting.unet_evaluations - before)
     finally:
         counting.restore()
-    return found
+    return counts
 
 
-def counted(run: Run) -> list[int] | None:
+def learning_counts(run: Run) -> list[int] | None:
     """Evaluations of each task's learning, as they were counted before, or are now; None where the method cannot be asked.
 
     What it cannot do, it says when the run comes to it.
     """
     pictures = {name: len(images) for name, images in run.images.items()}
     key = key_of(run.method_class, run.config.options, run.config.backbone, pictures)
-    if (known := kept(key)) is not None:
-        return known
+    if (counts := remembered_counts(key)) is not None:
+        return counts
     # blank pictures: nothing of any concept is seen before its turn
     tasks = [
         Task(t, c.name, c.class_noun, np.zeros_like(run.images[c.name]), run.config.seed)
         for t, c in enumerate(run.sequence.concepts, 1)
     ]
     try:
-        found = count(run.method_class, run.options, tasks, run.backbone)
+        counts = count(run.method_class, run.options, tasks, run.backbone)
     except Exception:  # a user's method may raise anything
         return None
-    remembered.remember(TOPIC, key, found)
-    return found
+    remembered.remember(TOPIC, key, counts)
+    return counts
 
 
 def key_of(method: type[Method], options: dict[str, Any], backbone: str, pictures: Mapping[str, int]) -> dict[str, Any]:
@@ -115,20 +115,20 @@ def key_of(method: type[Method], options: dict[str, Any], backbone: str, picture
     }
 
 
-def kept(key: dict[str, Any]) -> list[int] | None:
+def remembered_counts(key: dict[str, Any]) -> list[int] | None:
     """Counts that are remembered; None where there are none."""
-    found = remembered.recall(TOPIC, key)
-    whole = isinstance(found, list) and all(type(n) is int and n >= 0 for n in found)
-    return found if whole and len(found) == len(key["pictures"]) else None
+    counts = remembered.recall(TOPIC, key)
+    is_valid = isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts)
+    return counts if is_valid and len(counts) == len(key["pictures"]) else None
 
 
 def difference(counts: list[int] | None, costs: Mapping[int, Cost]) -> str:
     """A line for a run that took another number of evaluations than was counted, "" for one that did not."""
     took = sum(cost.learning_evaluations for cost in costs.values())
-    told = sum(counts or [])
-    if counts is None or abs(took - told) <= WORTH_SAYING * max(took, told):
+    counted = sum(counts or [])
+    if counts is None or abs(took - counted) <= WORTH_SAYING * max(took, counted):
         return ""
     return (
-        f"note: learning took {took:,} evaluations, and {told:,} were counted: the method does not ask the same of every "
+        f"note: learning took {took:,} evaluations, and {counted:,} were counted: the method does not ask the same of every "
         "backbone, or not every time"
     )

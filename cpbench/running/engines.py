@@ -39,11 +39,11 @@ class Job:
     """One run: its name here, and what it is given."""
 
     name: str
-    given: dict[str, Any]
+    settings: dict[str, Any]
 
 
 @dataclass
-class Places:
+class SweepPaths:
     """Where a sweep keeps its own files: jobs, logs and how far each run is."""
 
     output: Path
@@ -63,20 +63,20 @@ class Outcome:
 # One job
 
 
-def work(given: dict[str, Any], progress: Path, threads: int, copy_to: str | None, patience: float) -> int:
+def run_job(settings: dict[str, Any], progress: Path, threads: int, copy_to: str | None, patience: float) -> int:
     """Do one run in this process. Returns its exit code; what it has to say goes to standard output."""
     import torch
 
     torch.set_num_threads(threads)
     with opened():
-        return _worked(given, progress, copy_to, patience)
+        return _run_job(settings, progress, copy_to, patience)
 
 
-def _worked(given: dict[str, Any], progress: Path, copy_to: str | None, patience: float) -> int:
+def _run_job(settings: dict[str, Any], progress: Path, copy_to: str | None, patience: float) -> int:
     from cpbench.running.runner import execute
 
     try:
-        run = execute(*config.resolve(given), patience=patience, progress=progress)
+        run = execute(*config.resolve(settings), patience=patience, progress=progress)
         if copy_to:
             say(f"copied to {copy(run.folder, run.config.output, copy_to)}")
     except UserError as error:
@@ -98,9 +98,9 @@ def copy(folder: Path, output: Path, url: str) -> str:
     target = f"{root.rstrip('/')}/{folder.relative_to(output).as_posix()}"
     files = [f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(".")]
     for file in sorted(files, key=lambda f: f.name == RECORD):
-        there = f"{target}/{file.relative_to(folder).as_posix()}"
-        fs.makedirs(there.rpartition("/")[0], exist_ok=True)
-        fs.put_file(str(file), there)
+        path = f"{target}/{file.relative_to(folder).as_posix()}"
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        fs.put_file(str(file), path)
     return target
 
 
@@ -108,7 +108,7 @@ def copy(folder: Path, output: Path, url: str) -> str:
 
 
 @dataclass
-class Room:
+class Resources:
     """How many runs at once, and what each gets."""
 
     jobs: int
@@ -117,30 +117,32 @@ class Room:
     gpus: list[str] = field(default_factory=list)  # a slot a run: the number of its GPU; empty on CPUs
 
 
-def room(device: str, backbones: Sequence[str], jobs: int | None, threads: int, gpus_per_run: float) -> Room:
+def resources_for(
+    device: str, backbones: Sequence[str], jobs: int | None, threads: int, gpus_per_run: float
+) -> Resources:
     """As many runs at once as cores, memory or GPUs allow."""
     import psutil
     import torch
 
     if device in ("auto", "cuda") and torch.cuda.is_available():
-        each = max(1, int(1 / gpus_per_run))
-        slots = [str(n) for _ in range(each) for n in range(torch.cuda.device_count())]
-        return Room(min(jobs or len(slots), len(slots)), threads, gpus_per_run, slots)
+        runs_per_gpu = max(1, int(1 / gpus_per_run))
+        slots = [str(n) for _ in range(runs_per_gpu) for n in range(torch.cuda.device_count())]
+        return Resources(min(jobs or len(slots), len(slots)), threads, gpus_per_run, slots)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     need = max(MINIATURE_BYTES if is_miniature(b) else OTHERS_BYTES for b in backbones)
     fit = min(cores // threads, psutil.virtual_memory().available // need)
-    return Room(jobs or max(1, fit), threads)
+    return Resources(jobs or max(1, fit), threads)
 
 
 class Local:
-    """One process a run, `room.jobs` at a time, each with its threads and its GPU."""
+    """One process a run, `resources.jobs` at a time, each with its threads and its GPU."""
 
-    def __init__(self, places: Places, room: Room, copy_to: str | None):
-        self.places, self.room, self.copy_to = places, room, copy_to
-        self.words = f"{room.jobs} at a time with {room.threads} thread{'s' * (room.threads > 1)} each"
-        self.pool = ThreadPoolExecutor(room.jobs)
+    def __init__(self, paths: SweepPaths, resources: Resources, copy_to: str | None):
+        self.paths, self.resources, self.copy_to = paths, resources, copy_to
+        self.words = f"{resources.jobs} at a time with {resources.threads} thread{'s' * (resources.threads > 1)} each"
+        self.pool = ThreadPoolExecutor(resources.jobs)
         self.slots: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for slot in room.gpus:
+        for slot in resources.gpus:
             self.slots.put(slot)
         self.running: dict[str, subprocess.Popen] = {}
         self.stopped = False
@@ -151,19 +153,19 @@ class Local:
     def _run(self, job: Job) -> Outcome:
         if self.stopped:
             return Outcome(None)
-        began, threads = time.monotonic(), str(self.room.threads)
+        began, threads = time.monotonic(), str(self.resources.threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-        gpu = self.slots.get() if self.room.gpus else None
+        gpu = self.slots.get() if self.resources.gpus else None
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         words = [
-            str(self.places.file(job, "yaml")),
-            str(self.places.file(job, "progress")),
+            str(self.paths.file(job, "yaml")),
+            str(self.paths.file(job, "progress")),
             threads,
             self.copy_to or "",
         ]
         try:
-            with self.places.file(job, "log").open("w") as log:
+            with self.paths.file(job, "log").open("w") as log:
                 command = [sys.executable, "-m", "cpbench.running.engines", *words]
                 process = subprocess.Popen(
                     command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -190,12 +192,12 @@ class Local:
 class OnRay:
     """A Ray task a run: Ray finds the node, gives the GPU, and starts again what a dead worker or node took with it."""
 
-    def __init__(self, places: Places, room: Room, copy_to: str | None, address: str | None):
+    def __init__(self, paths: SweepPaths, resources: Resources, copy_to: str | None, address: str | None):
         try:
             import ray
         except ImportError:
             raise UserError("engine ray: is not installed; pip install 'cpbench[ray]'") from None
-        self.ray, self.places, self.room, self.copy_to = ray, places, room, copy_to
+        self.ray, self.paths, self.resources, self.copy_to = ray, paths, resources, copy_to
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             try:
@@ -204,16 +206,16 @@ class OnRay:
                 raise UserError(
                     f"engine ray: no cluster at {address} ({error}); start one with `ray start --head`"
                 ) from None
-        gpus = room.gpus_per_run if ray.cluster_resources().get("GPU") else 0
+        gpus = resources.gpus_per_run if ray.cluster_resources().get("GPU") else 0
         self.words = f"on Ray: {len(ray.nodes())} nodes, {ray.cluster_resources().get('CPU', 0):.0f} CPUs"
         # max_calls: a new process for every run, so that none inherits another's memory
-        how = {"num_cpus": room.threads, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
-        self.task = ray.remote(**how)(_on_a_worker)
+        remote_options = {"num_cpus": resources.threads, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
+        self.task = ray.remote(**remote_options)(_on_a_worker)
         self.refs: list[Any] = []
 
     def submit(self, job: Job) -> Future:
-        files = [str(self.places.file(job, ending).absolute()) for ending in ("log", "progress")]
-        self.refs.append(self.task.remote(job.given, os.getcwd(), *files, self.room.threads, self.copy_to))
+        files = [str(self.paths.file(job, ending).absolute()) for ending in ("log", "progress")]
+        self.refs.append(self.task.remote(job.settings, os.getcwd(), *files, self.resources.threads, self.copy_to))
         return self.refs[-1].future()
 
     def stop(self) -> None:
@@ -226,7 +228,7 @@ class OnRay:
 
 
 def _on_a_worker(
-    given: dict[str, Any], folder: str, log: str, progress: str, threads: int, copy_to: str | None
+    settings: dict[str, Any], folder: str, log: str, progress: str, threads: int, copy_to: str | None
 ) -> Outcome:
     """What a Ray worker does. folder: where the sweep was started, which its relative paths are meant from."""
     with contextlib.suppress(OSError):  # where there is none of this name, a path that is missing will be named
@@ -234,20 +236,20 @@ def _on_a_worker(
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)  # before torch is imported
     began = time.monotonic()
     with open(log, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        code = work(given, Path(progress), threads, copy_to, PATIENCE_SECONDS)
+        code = run_job(settings, Path(progress), threads, copy_to, PATIENCE_SECONDS)
     return Outcome(code, time.monotonic() - began)
 
 
 def main(words: list[str]) -> int:
     """The process of one job: python -m cpbench.running.engines JOB.yaml PROGRESS THREADS COPY_TO."""
-    from cpbench.running.orphans import leave_with
+    from cpbench.running.orphans import exit_with_parent
 
-    leave_with(os.getppid())
+    exit_with_parent(os.getppid())
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # ignored from the start where the sweep is a background job
     job, progress, threads, copy_to = words
-    return work(yaml.safe_load(Path(job).read_text()), Path(progress), int(threads), copy_to or None, 0.0)
+    return run_job(yaml.safe_load(Path(job).read_text()), Path(progress), int(threads), copy_to or None, 0.0)
 
 
 if __name__ == "__main__":

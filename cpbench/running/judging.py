@@ -11,7 +11,7 @@ from cpbench.concepts import images
 from cpbench.errors import UserError
 from cpbench.metrics.scores import of_judges
 from cpbench.records.pictures import is_blank
-from cpbench.running import composition
+from cpbench.running import multi_concept
 
 if TYPE_CHECKING:
     from cpbench.judges.embeddings import Embeddings
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from cpbench.running.cells import Cell
 
 
-def metrics_of(kind: str, judges: Collection[str]) -> list[str]:
+def cell_metrics(cell_type: str, judges: Collection[str]) -> list[str]:
     """What pictures of a kind of cell are scored by, where these judges are asked."""
     scores = of_judges(judges)
-    if kind == "pair":
-        return composition.metrics_of(scores)
-    return [score.name for score in scores if kind != "prior" or score.against == "words"]
+    if cell_type == "pair":
+        return multi_concept.pair_metrics(scores)
+    return [score.name for score in scores if cell_type != "prior" or score.against == "words"]
 
 
-def score(
+def score_cell(
     t: int,
     cell: Cell,
-    kind: str,
+    entry_type: str,
     pictures: np.ndarray,
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Judge | Embeddings],
@@ -41,25 +41,25 @@ def score(
     one colour all over: that is a model that broke, or a filter, not a bad likeness. UserError where a package's score
     does not give a number a picture.
     """
-    templates = [template for template, _ in cell.which]
-    if cell.kind == "pair":
-        values = composition.scores(cell.concepts, templates, pictures, real, judges)
+    templates = [template for template, _ in cell.samples]
+    if cell.cell_type == "pair":
+        values = multi_concept.pair_scores(cell.concepts, templates, pictures, real, judges)
     else:
         words, values = [template.format(*cell.nouns) for template in templates], {}
-        for it in of_judges(judges):
-            judge = judges[it.judge]
-            if it.against == "words":
-                values[it.name] = it.of(judge.images(pictures), judge.texts(words))
+        for score in of_judges(judges):
+            judge = judges[score.judge]
+            if score.against == "words":
+                values[score.name] = score.of(judge.images(pictures), judge.texts(words))
             elif cell.concepts:
-                values[it.name] = it.of(judge.images(pictures), judge.images(real[cell.name]))
+                values[score.name] = score.of(judge.images(pictures), judge.images(real[cell.name]))
     for metric, vector in values.items():
         if np.shape(vector) != (len(pictures),):
             raise UserError(f"score {metric}: gave {np.shape(vector)} numbers for {len(pictures)} pictures")
     blank = [is_blank(p) for p in pictures]
     return [
-        (t, kind, cell.name, template, index, metric, float("nan") if blank[i] else float(vector[i]))
+        (t, entry_type, cell.name, template, index, metric, float("nan") if blank[i] else float(vector[i]))
         for metric, vector in values.items()
-        for i, (template, index) in enumerate(cell.which)
+        for i, (template, index) in enumerate(cell.samples)
     ]
 
 
@@ -68,11 +68,11 @@ def reference_rows(
 ) -> list[tuple]:
     """Ceiling 1, the real pictures against each other without self-pairs; with a seed, on the miniature, also the `oracle` row."""
     rows: list[tuple] = [
-        (0, "real", cell.name, "", 0, it.name, float(it.ceiling(judges[it.judge].images(real[cell.name]))))
-        for it in of_judges(judges)
-        if it.ceiling
+        (0, "real", cell.name, "", 0, score.name, float(score.ceiling(judges[score.judge].images(real[cell.name]))))
+        for score in of_judges(judges)
+        if score.ceiling
     ]
     if seed is not None:
-        drawings = [images.oracle(cell.name, template, seed, k) for template, k in cell.which]
-        rows += score(0, cell, "oracle", np.stack(drawings), real, judges)
+        drawings = [images.oracle(cell.name, template, seed, k) for template, k in cell.samples]
+        rows += score_cell(0, cell, "oracle", np.stack(drawings), real, judges)
     return rows

@@ -33,7 +33,7 @@ from cpbench.metrics import copying, distances, language_drift
 from cpbench.metrics.identification import identify
 from cpbench.records.folder import RunFolder
 from cpbench.records.measures_table import COLUMNS, CONFUSION, Measurements
-from cpbench.running.cells import of_row, pictures_of
+from cpbench.running.cells import cells_of_row, pictures_of
 
 if TYPE_CHECKING:
     from cpbench.judges.embeddings import Embeddings
@@ -52,42 +52,49 @@ def measure(
     """Measure the rows of a run folder. real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", any "inception"."""
     references = {c.name: judges["dino"].images(real[c.name]) for c in sequence.concepts}
     untouched: Features = {}
-    then: Features = {}  # by CLIP, the concepts right after their own tasks
+    after_own_task: Features = {}  # by CLIP, the concepts right after their own tasks
     lines, confusion, refused = [], [], {}
     for t in rows:
-        drawn, nouns = {}, {}
-        for cell in of_row(sequence, t, per_prompt):
-            if cell.kind in ("cell", "prior") and (pictures := pictures_of(RunFolder(folder).task(t), cell)):
-                (drawn if cell.kind == "cell" else nouns)[cell.name] = pictures
-        by_dino, moved = features(judges["dino"], drawn), features(judges["dino"], nouns)
-        untouched = untouched if t else moved
-        if drawn:
-            found = identify({k: np.stack(list(v.values())) for k, v in by_dino.items()}, references)
-            lines += [(t, "identified", c, share) for c, share in found.per_concept.items()]
-            for i, concept in enumerate(found.generated):
+        pictures_by_concept, pictures_by_noun = {}, {}
+        for cell in cells_of_row(sequence, t, per_prompt):
+            if cell.cell_type in ("cell", "prior") and (pictures := pictures_of(RunFolder(folder).task(t), cell)):
+                (pictures_by_concept if cell.cell_type == "cell" else pictures_by_noun)[cell.name] = pictures
+        by_dino, noun_features = (
+            features(judges["dino"], pictures_by_concept),
+            features(judges["dino"], pictures_by_noun),
+        )
+        untouched = untouched if t else noun_features
+        if pictures_by_concept:
+            identification = identify({k: np.stack(list(v.values())) for k, v in by_dino.items()}, references)
+            lines += [(t, "identified", c, share) for c, share in identification.per_concept.items()]
+            for i, concept in enumerate(identification.generated):
                 confusion += [
-                    (t, concept, other, int(n)) for other, n in zip(found.concepts, found.counts[i], strict=True)
+                    (t, concept, other, int(n))
+                    for other, n in zip(identification.concepts, identification.counts[i], strict=True)
                 ]
         for concept, vectors in by_dino.items():
             share = copying.share_copied(np.stack(list(vectors.values())), references[concept])
             lines.append((t, "copied", concept, share))
-            name, value = variety(drawn[concept], vectors)
+            name, value = variety(pictures_by_concept[concept], vectors)
             lines.append((t, name, concept, value))
-        lines += [(t, *line) for line in drift_of(moved, untouched, sequence, t, references)]
-        if t and drawn:
-            values, refused = sets_apart(drawn, real, judges, then, sequence.concepts[t - 1].name)
+        lines += [(t, *line) for line in drift_lines(noun_features, untouched, sequence, t, references)]
+        if t and pictures_by_concept:
+            values, refused = set_distances(
+                pictures_by_concept, real, judges, after_own_task, sequence.concepts[t - 1].name
+            )
             lines += [(t, name, "", value) for name, value in values.items()]
     return Measurements(pd.DataFrame(lines, columns=COLUMNS), pd.DataFrame(confusion, columns=CONFUSION), refused)
 
 
-def features(judge: Embeddings, drawn: Mapping[str, Mapping[tuple[str, int], np.ndarray]]) -> Features:
+def features(judge: Embeddings, pictures: Mapping[str, Mapping[tuple[str, int], np.ndarray]]) -> Features:
     """Embeddings of pictures, both by name and by (template, index)."""
     return {
-        name: dict(zip(own, judge.images(np.stack(list(own.values()))), strict=True)) for name, own in drawn.items()
+        name: dict(zip(samples, judge.images(np.stack(list(samples.values()))), strict=True))
+        for name, samples in pictures.items()
     }
 
 
-def drift_of(
+def drift_lines(
     moved: Features, untouched: Features, sequence: Sequence, t: int, references: Mapping[str, np.ndarray]
 ) -> list[tuple[str, str, float]]:
     """(measure, noun, value) of plain nouns after task t."""
@@ -96,21 +103,21 @@ def drift_of(
         both = [key for key in vectors if key in untouched.get(noun, {})]
         if not both:
             continue
-        before, now = (np.stack([side[key] for key in both]) for side in (untouched[noun], vectors))
-        own = [references[c.name] for c in sequence.concepts[:t] if c.class_noun == noun]
-        drift = language_drift.language_drift(before, now, np.concatenate(own) if own else before)
+        before, after = (np.stack([side[key] for key in both]) for side in (untouched[noun], vectors))
+        own_references = [references[c.name] for c in sequence.concepts[:t] if c.class_noun == noun]
+        drift = language_drift.language_drift(before, after, np.concatenate(own_references) if own_references else before)
         lines.append(("moved", noun, drift.means["moved"]))
-        if own:
+        if own_references:
             lines.append(("pres", noun, drift.means["pres_after"]))
             lines.append(("pres_before", noun, drift.means["pres_before"]))
     return lines
 
 
-def sets_apart(
-    drawn: Mapping[str, Mapping[tuple[str, int], np.ndarray]],
+def set_distances(
+    pictures: Mapping[str, Mapping[tuple[str, int], np.ndarray]],
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Embeddings],
-    then: Features,
+    after_own_task: Features,
     newest: str,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """A_mmd, CMMD, F_mmd and KID of a row: their values, and of those that are refused the reasons.
@@ -118,16 +125,20 @@ def sets_apart(
     then: what was drawn of each concept right after its own task, by CLIP; the newest concept is added to it.
     """
     kid, kid_judge = ("KID", "inception") if "inception" in judges else ("KID-dino", "dino")
-    by_clip, for_kid = features(judges["clip"], drawn), features(judges[kid_judge], drawn)
+    by_clip, for_kid = features(judges["clip"], pictures), features(judges[kid_judge], pictures)
 
-    def sides(kind: str, now: Features) -> tuple[dict, dict]:  # real pictures and drawn ones
-        return {c: judges[kind].images(real[c]) for c in now}, {c: list(v.values()) for c, v in now.items()}
+    def sides(judge_name: str, embeddings: Features) -> tuple[dict, dict]:  # real pictures and drawn ones
+        return {c: judges[judge_name].images(real[c]) for c in embeddings}, {
+            c: list(v.values()) for c, v in embeddings.items()
+        }
 
-    both = {c: [k for k in by_clip[c] if k in then[c]] for c in by_clip if c in then}  # of the same noise
-    before, after = ({c: [of[c][k] for k in keys] for c, keys in both.items()} for of in (then, by_clip))
-    unknown = [c for c in by_clip if c not in then and c != newest]
+    both = {
+        c: [k for k in by_clip[c] if k in after_own_task[c]] for c in by_clip if c in after_own_task
+    }  # of the same noise
+    before, after = ({c: [of[c][k] for k in keys] for c, keys in both.items()} for of in (after_own_task, by_clip))
+    unknown = [c for c in by_clip if c not in after_own_task and c != newest]
     if newest in by_clip:
-        then[newest] = by_clip[newest]
+        after_own_task[newest] = by_clip[newest]
     todo: dict[str, Callable[[], distances.Pooled]] = {
         "A_mmd": lambda: distances.a_mmd(*sides("clip", by_clip)),
         "CMMD": lambda: distances.cmmd(*sides("clip", by_clip)),
@@ -140,11 +151,11 @@ def sets_apart(
         del todo["F_mmd"]
     for name, distance in todo.items():
         try:
-            found = distance()
+            result = distance()
         except UserError as reason:
             refused[name] = str(reason).removeprefix(f"{name}: ")
         else:
-            values |= {} if np.isnan(found.value) else {name: found.value}  # nothing can be forgotten yet
+            values |= {} if np.isnan(result.value) else {name: result.value}  # nothing can be forgotten yet
     return values, refused
 
 
@@ -153,7 +164,7 @@ def refusals(refused: Mapping[str, str]) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, reason in refused.items():
         names.setdefault(reason, []).append(name)
-    return [f"not measured: {', '.join(them)}: {reason}" for reason, them in names.items()]
+    return [f"not measured: {', '.join(metrics)}: {reason}" for reason, metrics in names.items()]
 
 
 def variety(

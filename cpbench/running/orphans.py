@@ -9,7 +9,7 @@ import time
 EVERY_SECONDS = 0.5
 
 
-def leave_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """From now on, look whether process `parent` is still this one's parent, and leave at once when it is not."""
 
     def watch() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from cpbench.output import collected
 from cpbench.running.progress import Reporter
-from cpbench.running.rows import evaluate, is_complete
+from cpbench.running.rows import evaluate_row, is_complete
 
 if TYPE_CHECKING:
     from cpbench.config import RunConfig
@@ -22,33 +22,33 @@ WORTH_A_PROCESS = 2000  # UNet evaluations of drawing: for fewer, starting a sec
 _run: Run | None = None  # the second process's own
 
 
-def spare_device(run: Run) -> str | None:
+def overlap_device(run: Run) -> str | None:
     """Where rows are made while the next task is learned; None where it is this process that makes them.
 
     Unless told: a second GPU, or as many spare cores as this process has threads, if there is much to draw.
     """
     overlap, device = run.config.overlap, str(run.backbone.device)
-    much = sum(run.drawing_work(t) for t in run.rows) >= WORTH_A_PROCESS
+    much = sum(run.generation_work(t) for t in run.rows) >= WORTH_A_PROCESS
     if not (much if overlap is None else overlap):
         return None
     if device.startswith("cuda"):
-        others = [f"cuda:{n}" for n in range(torch.cuda.device_count()) if n != (torch.device(device).index or 0)]
-        return others[0] if others else (device if overlap else None)
+        gpus = [f"cuda:{n}" for n in range(torch.cuda.device_count()) if n != (torch.device(device).index or 0)]
+        return gpus[0] if gpus else (device if overlap else None)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     spare = device == "cpu" and cores >= 2 * torch.get_num_threads()
     return device if spare or overlap else None
 
 
 @contextmanager
-def second_process(run: Run) -> Iterator[Executor | None]:
-    """A process with a backbone and judges of its own, that does `elsewhere` for whoever submits it; or None."""
-    where = spare_device(run)
-    if where is None:
+def worker_process(run: Run) -> Iterator[Executor | None]:
+    """A process with a backbone and judges of its own, that does `evaluate_in_worker` for whoever submits it; or None."""
+    device = overlap_device(run)
+    if device is None:
         yield None
         return
-    theirs = run.config.model_copy(update={"device": where})
+    config = run.config.model_copy(update={"device": device})
     context = torch.multiprocessing.get_context("spawn")
-    begin = (theirs, torch.get_num_threads(), os.getpid())
+    begin = (config, torch.get_num_threads(), os.getpid())
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=begin)
     try:
         yield pool
@@ -58,21 +58,21 @@ def second_process(run: Run) -> Iterator[Executor | None]:
 
 def _begin(config: RunConfig, threads: int, parent: int) -> None:
     from cpbench.registry import load_method
-    from cpbench.running.orphans import leave_with
+    from cpbench.running.orphans import exit_with_parent
     from cpbench.running.prepare import prepare
 
-    leave_with(parent)
+    exit_with_parent(parent)
     torch.set_num_threads(threads)
     global _run
-    kind = load_method(config.method)
-    _run = prepare(config, kind, kind.Options(**config.options))
+    method_class = load_method(config.method)
+    _run = prepare(config, method_class, method_class.Options(**config.options))
 
 
-def elsewhere(t: int) -> tuple[bool, list[str]]:
-    """`evaluate` with the state of task t read from disk: (whether it had to be done, what it had to say)."""
+def evaluate_in_worker(t: int) -> tuple[bool, list[str]]:
+    """`evaluate_row` with the state of task t read from disk: (whether it had to be done, what it had to say)."""
     assert _run is not None
     if is_complete(_run, t):
         return False, []
-    with collected() as said:
-        evaluate(_run, t, _run.load_state(t) if t else None, Reporter("", 1))
-    return True, said
+    with collected() as messages:
+        evaluate_row(_run, t, _run.load_state(t) if t else None, Reporter("", 1))
+    return True, messages

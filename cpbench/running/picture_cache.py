@@ -17,17 +17,17 @@ from cpbench.records import machine
 from cpbench.records.pictures import CachedPicture, png_bytes, read_picture
 from cpbench.version import SCORES
 
-DRAWN_BY = ("torch", "diffusers", "transformers", "peft")  # whose versions move a picture's bytes
+LIBRARIES = ("torch", "diffusers", "transformers", "peft")  # whose versions move a picture's bytes
 
 
-def picture_key(installed: str, want: SampleRequest, sampler: Sampler, backbone: Backbone) -> str:
+def picture_key(installed: str, request: SampleRequest, sampler: Sampler, backbone: Backbone) -> str:
     """SHA-256 of all that moves a picture's bytes: equal keys, equal pictures.
 
     That is the installed weights and token rows, prompt, noise and sampler, and what computes: SCORES, the libraries,
     the kind of processor or GPU and its threads. Nothing of a method's file, so that methods share the untouched model's.
     """
-    facts = [installed, want.prompt, want.seed, want.concept, want.template, want.index]
-    how = [
+    facts = [installed, request.prompt, request.seed, request.concept, request.template, request.index]
+    settings = [
         sampler.num_inference_steps,
         sampler.guidance_scale,
         sampler.batch_size,
@@ -36,28 +36,28 @@ def picture_key(installed: str, want: SampleRequest, sampler: Sampler, backbone:
     ]
     made_by = [
         SCORES,
-        {name: machine.versions().get(name) for name in DRAWN_BY},
+        {name: machine.versions().get(name) for name in LIBRARIES},
         machine.computes_on(backbone.device),
     ]
-    return hashlib.sha256(json.dumps([facts, how, made_by], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([facts, settings, made_by], sort_keys=True).encode()).hexdigest()
 
 
-def draw_once(
-    backbone: Backbone, wanted: list[SampleRequest], sampler: Sampler, cache: Path
+def generate_once(
+    backbone: Backbone, requests: list[SampleRequest], sampler: Sampler, cache: Path
 ) -> tuple[np.ndarray, list[CachedPicture], int]:
     """The pictures, from `cache` if every one of them is there, else drawn (all of them: batches must not depend on
     what happened before). Returns (pictures, their files in the cache, how many were drawn)."""
     keys, installed = [], backbone.installed_hash()
-    for i in range(0, len(wanted), sampler.batch_size):
-        part = wanted[i : i + sampler.batch_size]
+    for i in range(0, len(requests), sampler.batch_size):
+        part = requests[i : i + sampler.batch_size]
         # its batch counts as well: the same picture drawn in other company may differ in its last bits
         company = hashlib.sha256(json.dumps([installed, *map(astuple, part)]).encode()).hexdigest()
         keys += [picture_key(company, w, sampler, backbone) for w in part]
-    found = [recall(cache, key) for key in keys]
-    if all(found):
-        return np.stack([picture for picture, _ in found]), [kept for _, kept in found], 0
-    pictures = generate(backbone, wanted, sampler)
-    return pictures, [keep(cache, *pair) for pair in zip(keys, pictures, strict=True)], len(wanted)
+    cached = [recall(cache, key) for key in keys]
+    if all(cached):
+        return np.stack([picture for picture, _ in cached]), [file for _, file in cached], 0
+    pictures = generate(backbone, requests, sampler)
+    return pictures, [keep(cache, *pair) for pair in zip(keys, pictures, strict=True)], len(requests)
 
 
 def keep(cache: Path, key: str, picture: np.ndarray) -> CachedPicture:

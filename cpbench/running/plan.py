@@ -39,13 +39,13 @@ class Plan:
 
     tasks: int
     learning_evaluations: int
-    drawing_evaluations: int
+    generation_evaluations: int
     pictures: int
     state_bytes: int
     picture_bytes: int
     peak_memory_bytes: int
     learning_seconds: float
-    drawing_seconds: float
+    generation_seconds: float
 
 
 def shortened(options: Options, most: int) -> Options:
@@ -69,29 +69,29 @@ def plan(run: Run) -> Plan:
         for t, concept in list(enumerate(concepts, 1))[:2]:
             task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed)
             lengths = [SHORT, *LENGTHS] if t == 1 else LENGTHS  # once more at first: what is loaded when it is used
-            found = [timed_learning(run, task, state, most) for most in lengths]
-            of_task.append(line_of(*((evaluations, seconds) for evaluations, seconds, _ in found[-2:])))
-            state = found[0][2]
+            rehearsals = [timed_learning(run, task, state, most) for most in lengths]
+            of_task.append(line_of(*((evaluations, seconds) for evaluations, seconds, _ in rehearsals[-2:])))
+            state = rehearsals[0][2]
             sizes.append(sum(state.bytes_by_type().values()))
-        drawn = [timed_drawing(run, steps) for steps in (SAMPLED_STEPS[0], *SAMPLED_STEPS)]
+        batches = [timed_generation(run, steps) for steps in (SAMPLED_STEPS[0], *SAMPLED_STEPS)]
     counts = run.counts
     if counts is None:
         raise UserError(f"method {run.config.method}: its evaluations cannot be counted before it runs; run it")
     growth = sizes[-1] - sizes[-2]
-    drawing = evaluations(backbone, run.sampler, pictures)
-    fixed, slope = line_of(*((work, seconds) for work, seconds, _ in drawn[-2:]))
+    generation = evaluations(backbone, run.sampler, pictures)
+    fixed, slope = line_of(*((work, seconds) for work, seconds, _ in batches[-2:]))
     return Plan(
         tasks=len(concepts),
         learning_evaluations=sum(counts),
-        drawing_evaluations=drawing,
+        generation_evaluations=generation,
         pictures=pictures,
         state_bytes=sum(sizes[1] + k * (growth if len(sizes) > 2 else 0) for k in range(len(concepts))),
-        picture_bytes=COPIES * pictures * len(png_bytes(drawn[0][2])),
+        picture_bytes=COPIES * pictures * len(png_bytes(batches[0][2])),
         peak_memory_bytes=memory.peak,
         learning_seconds=sum(
             a + b * n for n, (a, b) in zip(counts, [of_task[0], *of_task[-1:] * len(counts)], strict=False)
         ),
-        drawing_seconds=pictures / run.sampler.batch_size * fixed + drawing * slope,
+        generation_seconds=pictures / run.sampler.batch_size * fixed + generation * slope,
     )
 
 
@@ -105,13 +105,13 @@ def timed_learning(run: Run, task: Task, state: State, most: int) -> tuple[int, 
     return run.backbone.unet_evaluations - before, time.perf_counter() - began, after
 
 
-def timed_drawing(run: Run, steps: int) -> tuple[int, float, np.ndarray]:
+def timed_generation(run: Run, steps: int) -> tuple[int, float, np.ndarray]:
     """(evaluations, seconds, a picture) of one batch with so many sampler steps."""
     n, noun = run.sampler.batch_size, run.sequence.concepts[0].class_noun
     sampler = Sampler(steps, run.sampler.guidance_scale, n)
-    wanted = [SampleRequest(f"a {noun}", run.config.seed, "plan", "a {}", k) for k in range(n)]
+    requests = [SampleRequest(f"a {noun}", run.config.seed, "plan", "a {}", k) for k in range(n)]
     began = time.perf_counter()
-    pictures = generate(run.backbone, wanted, sampler)
+    pictures = generate(run.backbone, requests, sampler)
     return evaluations(run.backbone, sampler, n), time.perf_counter() - began, pictures[0]
 
 
@@ -122,23 +122,23 @@ def line_of(short: tuple[int, float], long: tuple[int, float]) -> tuple[float, f
     return max(0.0, s - slope * e), slope
 
 
-def lines(it: Plan) -> list[tuple[str, str]]:
+def plan_lines(estimate: Plan) -> list[tuple[str, str]]:
     """(what, how much) as a person reads it."""
 
     def size(n: int) -> str:
         return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
 
     return [
-        ("tasks", str(it.tasks)),
-        ("learning", f"{it.learning_evaluations:,} UNet evaluations, about {span(it.learning_seconds)}"),
+        ("tasks", str(estimate.tasks)),
+        ("learning", f"{estimate.learning_evaluations:,} UNet evaluations, about {span(estimate.learning_seconds)}"),
         (
             "drawing",
-            f"{it.pictures:,} pictures, {it.drawing_evaluations:,} UNet evaluations, about {span(it.drawing_seconds)} at most",
+            f"{estimate.pictures:,} pictures, {estimate.generation_evaluations:,} UNet evaluations, about {span(estimate.generation_seconds)} at most",
         ),
         (
             "disk",
-            f"{size(it.state_bytes)} of states, {size(it.picture_bytes)} of pictures (in the run and in the cache) at most",
+            f"{size(estimate.state_bytes)} of states, {size(estimate.picture_bytes)} of pictures (in the run and in the cache) at most",
         ),
-        ("memory", f"{size(it.peak_memory_bytes)} at the peak of a rehearsal"),
-        ("time", f"about {span(it.learning_seconds + it.drawing_seconds)} at most, judging apart"),
+        ("memory", f"{size(estimate.peak_memory_bytes)} at the peak of a rehearsal"),
+        ("time", f"about {span(estimate.learning_seconds + estimate.generation_seconds)} at most, judging apart"),
     ]

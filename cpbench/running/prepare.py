@@ -106,17 +106,17 @@ class Run:
     @property
     def made_on(self) -> list[dict[str, Any]]:
         """On what each task was learned and each row made: the facts of `machine.facts`, with the numbers of those they hold for."""
-        found: dict[str, dict[str, Any]] = {}
+        conditions: dict[str, dict[str, Any]] = {}
         for t, stage, record in self._records():
             if isinstance(facts := record.get("made_on"), dict):
-                each = found.setdefault(json.dumps(facts, sort_keys=True), {**facts, "learning": [], "row": []})
-                each[stage].append(t)
-        return list(found.values())
+                entry = conditions.setdefault(json.dumps(facts, sort_keys=True), {**facts, "learning": [], "row": []})
+                entry[stage].append(t)
+        return list(conditions.values())
 
     @functools.cached_property
     def counts(self) -> list[int] | None:
-        """Evaluations of each task's learning, see `counting.counted`."""
-        return counting.counted(self)
+        """Evaluations of each task's learning, see `counting.learning_counts`."""
+        return counting.learning_counts(self)
 
     def learning_work(self, t: int) -> int:
         """Progress that task t is worth: a training step's evaluation counts three times, for its way back."""
@@ -124,11 +124,11 @@ class Run:
 
     def cells_of(self, t: int) -> list[cells.Cell]:
         """What is drawn in row t."""
-        return cells.of_row(
+        return cells.cells_of_row(
             self.sequence, t, self.pictures_per_prompt, bool(self.config.evaluation.forward_transfer_cells)
         )
 
-    def drawing_work(self, t: int) -> int:
+    def generation_work(self, t: int) -> int:
         """Evaluations of drawing row t."""
         return evaluations(self.backbone, self.sampler, sum(cell.pictures for cell in self.cells_of(t)))
 
@@ -138,19 +138,19 @@ def rows_of(config: RunConfig, last: int) -> list[int]:
     return sorted({0, last, *(range(last + 1) if config.rows is None else config.rows)})
 
 
-def pick_device(wanted: str) -> str:
+def pick_device(device: str) -> str:
     """The device asked for, or the best there is for "auto". UserError for one that is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    kind, _, index = wanted.partition(":")
-    if kind not in there:
-        raise did_you_mean(wanted, there, "device")
-    if index and not (kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count()):
-        raise UserError(f"device {wanted}: there is none of this number; leave out ':{index}'")
-    if not there[kind]:
-        raise UserError(f"device {wanted}: torch finds none on this machine; use --device cpu or leave it out")
-    return wanted
+    is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(device_type for device_type in ("cuda", "mps", "cpu") if is_available[device_type])
+    device_type, _, index = device.partition(":")
+    if device_type not in is_available:
+        raise did_you_mean(device, is_available, "device")
+    if index and not (device_type == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count()):
+        raise UserError(f"device {device}: there is none of this number; leave out ':{index}'")
+    if not is_available[device_type]:
+        raise UserError(f"device {device}: torch finds none on this machine; use --device cpu or leave it out")
+    return device
 
 
 def device_for(config: RunConfig) -> str:
@@ -161,27 +161,27 @@ def device_for(config: RunConfig) -> str:
     return device
 
 
-def drawing_of(config: RunConfig, sequence: sequences.Sequence) -> tuple[Sampler, int]:
+def generation_settings(config: RunConfig, sequence: sequences.Sequence) -> tuple[Sampler, int]:
     """How a run's pictures are drawn, and how many of a prompt: its own choices over the sequence's."""
-    chosen = config.evaluation
+    evaluation = config.evaluation
     test = sequence.evaluation.sampling(images.are_rendered(sequence.concepts, config.backbone))
     sampler = Sampler(
-        chosen.num_inference_steps or test.num_inference_steps,
-        test.guidance_scale if chosen.guidance_scale is None else chosen.guidance_scale,
-        chosen.batch_size,
+        evaluation.num_inference_steps or test.num_inference_steps,
+        test.guidance_scale if evaluation.guidance_scale is None else evaluation.guidance_scale,
+        evaluation.batch_size,
     )
-    return sampler, chosen.pictures_per_prompt or test.pictures_per_prompt
+    return sampler, evaluation.pictures_per_prompt or test.pictures_per_prompt
 
 
 def prepare(config: RunConfig, method_class: type[Method], options: Options) -> Run:
     """Load, check and identify a run, before anything is spent. UserError for bad input."""
-    run = load(config, method_class, options)
+    run = load_run(config, method_class, options)
     check(run)
     identify(run)
     return run
 
 
-def load(config: RunConfig, method_class: type[Method], options: Options) -> Run:
+def load_run(config: RunConfig, method_class: type[Method], options: Options) -> Run:
     """The sequence, backbone, pictures and judges that a run asks for."""
     of_judges(config.judges)  # one that is unknown or broken is told before anything is loaded
     sequence = sequences.ordered(sequences.load(config.sequence), config.order)
@@ -192,7 +192,7 @@ def load(config: RunConfig, method_class: type[Method], options: Options) -> Run
         c.name: images.load(c, config.backbone, backbone.picture_size, config.data, config.fit)
         for c in sequence.concepts
     }
-    theirs = load_judges(
+    run_judges = load_judges(
         config.backbone,
         config.clip,
         config.dino,
@@ -201,14 +201,14 @@ def load(config: RunConfig, method_class: type[Method], options: Options) -> Run
         config.dino_preprocessing,
         config.clip_activation,
     ) | added_judges(config.judges, device)
-    sampler, pictures_per_prompt = drawing_of(config, sequence)
+    sampler, pictures_per_prompt = generation_settings(config, sequence)
     return Run(
         config=config,
         method_class=method_class,
         options=options,
         sequence=sequence,
         backbone=backbone,
-        judges=theirs,
+        judges=run_judges,
         images=pictures,
         sampler=sampler,
         pictures_per_prompt=pictures_per_prompt,
@@ -217,15 +217,15 @@ def load(config: RunConfig, method_class: type[Method], options: Options) -> Run
 
 def added_judges(names: Iterable[str], device: str) -> dict[str, judges.Judge]:
     """By name judges that packages add. UserError for one that is unknown, broken, or lacks what its scores ask."""
-    found = {name: added.load(name, device) for name in dict.fromkeys(names)}
-    for score in of_judges(found):
+    judges_by_name = {name: added.load(name, device) for name in dict.fromkeys(names)}
+    for score in of_judges(judges_by_name):
         if (
-            score.judge in found
+            score.judge in judges_by_name
             and score.against == "words"
-            and not callable(getattr(found[score.judge], "texts", None))
+            and not callable(getattr(judges_by_name[score.judge], "texts", None))
         ):
             raise UserError(f"judge {score.judge}: has no texts, and its score {score.name} is against words")
-    return found
+    return judges_by_name
 
 
 def check(run: Run) -> None:
@@ -244,11 +244,15 @@ def check(run: Run) -> None:
     run.backbone.check(run.sampler.num_inference_steps)
     if config.rows and max(config.rows) > last:
         raise UserError(f"rows: there is no row {max(config.rows)}; the sequence has {last} tasks")
-    drawn = cells.of_row(run.sequence, 0, run.pictures_per_prompt)
-    idle, chosen = run.options.without_effect(), changed(config.method, config.backbone, run.options)
-    run.notes = [f"{name} has no effect with {why}; leave it out" for name, why in idle.items() if name in chosen]
+    row_cells = cells.cells_of_row(run.sequence, 0, run.pictures_per_prompt)
+    unused, changed_options = run.options.without_effect(), changed(config.method, config.backbone, run.options)
+    run.notes = [
+        f"{name} has no effect with {reason}; leave it out"
+        for name, reason in unused.items()
+        if name in changed_options
+    ]
     readers = prompt_length.readers_of(run.backbone, run.judges["clip"].tokenizer, added=1)
-    run.notes += prompt_length.check(readers, drawn)
+    run.notes += prompt_length.check(readers, row_cells)
 
 
 def identify(run: Run) -> None:
@@ -283,8 +287,8 @@ def identify(run: Run) -> None:
     )
 
 
-def measuring(folder: Path, theirs: Mapping[str, judges.Judge]) -> dict[str, Embeddings]:
+def judges_for_measures(folder: Path, run_judges: Mapping[str, judges.Judge]) -> dict[str, Embeddings]:
     """The judges that `measures` asks, with what they said before: the run's, and Inception where it is at hand."""
     file = inception.weights()
-    every = theirs if file is None else {**theirs, "inception": inception.Inception(file)}
-    return {kind: Embeddings(RunFolder(folder).embeddings, judge) for kind, judge in every.items()}
+    all_judges = run_judges if file is None else {**run_judges, "inception": inception.Inception(file)}
+    return {name: Embeddings(RunFolder(folder).embeddings, judge) for name, judge in all_judges.items()}

@@ -84,10 +84,10 @@ class Reporter:
     def _write(self) -> None:
         if self.file and time.monotonic() - self._written >= WRITE_EVERY_SECONDS:
             self._written = time.monotonic()
-            now = {
+            progress = {
                 "stage": self.stage,
                 "share": min(self.done / self.total, 1.0),
                 "left": self._left if self.done else None,
             }
             with contextlib.suppress(OSError):  # nobody's result depends on it
-                write_json(self.file, now)
+                write_json(self.file, progress)

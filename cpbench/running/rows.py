@@ -25,10 +25,10 @@ from cpbench.output import say
 from cpbench.records import machine, tables
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.pictures import CachedPicture, is_blank, place, png_bytes
-from cpbench.running.cells import KINDS, picture_of
+from cpbench.running.cells import CELL_TYPES, picture_of
 from cpbench.running.cost import Stopwatch
-from cpbench.running.judging import metrics_of, reference_rows, score
-from cpbench.running.picture_cache import draw_once
+from cpbench.running.judging import cell_metrics, reference_rows, score_cell
+from cpbench.running.picture_cache import generate_once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,44 +38,44 @@ if TYPE_CHECKING:
     from cpbench.running.progress import Reporter
 
 
-def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
+def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
     """Row t of the retention matrix, every concept learned so far; row 0 is the untouched model on all of them.
 
     Returns False if the row was there already.
     """
     at = run.at.task(t)
     if is_complete(run, t):
-        reporter.advance(run.drawing_work(t))
+        reporter.advance(run.generation_work(t))
         return False
     watch, rows, placed = Stopwatch(), [], {}
-    before, drawn, reused = run.backbone.unet_evaluations, 0, 0
+    before, generated, reused = run.backbone.unet_evaluations, 0, 0
     for group in together(run.cells_of(t)):
-        what = group[0].name if len(group) == 1 else f"{len(group)} plain nouns"
-        reporter.at(f"task {t} of {len(run.concepts)}: drawing {what}")
+        group_name = group[0].name if len(group) == 1 else f"{len(group)} plain nouns"
+        reporter.at(f"task {t} of {len(run.concepts)}: drawing {group_name}")
         try:
             with watch("generation"):
-                every, fresh = draw_cells(run, group, state)
+                batches, new = generate_cells(run, group, state)
         except NotDefined as reason:
             for cell in group:
                 say(f"task {t}, {cell.name}: not defined ({reason})")
-                metrics = metrics_of(cell.kind, run.judges)
-                rows += [(t, cell.kind, cell.name, *w, m, float("nan")) for m in metrics for w in cell.which]
+                metrics = cell_metrics(cell.cell_type, run.judges)
+                rows += [(t, cell.cell_type, cell.name, *w, m, float("nan")) for m in metrics for w in cell.samples]
             continue
-        drawn, reused = drawn + fresh, reused + sum(cell.pictures for cell in group) - fresh
-        for cell, pictures, files in every:
-            for (template, k), kept in zip(cell.which, files, strict=True):
+        generated, reused = generated + new, reused + sum(cell.pictures for cell in group) - new
+        for cell, pictures, files in batches:
+            for (template, k), file in zip(cell.samples, files, strict=True):
                 target = picture_of(at, cell, template, k)
-                place(kept, target)
-                placed[target.relative_to(at.path).as_posix()] = kept.sha256
-            if failed := [w for w, p in zip(cell.which, pictures, strict=True) if is_blank(p)]:
+                place(file, target)
+                placed[target.relative_to(at.path).as_posix()] = file.sha256
+            if failed := [w for w, p in zip(cell.samples, pictures, strict=True) if is_blank(p)]:
                 prompt, index = failed[0]
                 say(
                     f"task {t}, {cell.name}: {len(failed)} of {cell.pictures} pictures failed, of one colour all over and not "
                     f"scored (the first: {prompt!r}, {index})"
                 )
             with watch("judging"):
-                rows += score(t, cell, cell.kind, pictures, run.images, run.judges)
-                if t == 0 and cell.kind == "cell":
+                rows += score_cell(t, cell, cell.cell_type, pictures, run.images, run.judges)
+                if t == 0 and cell.cell_type == "cell":
                     drawn_world = images.is_rendered(cell.concepts[0], run.config.backbone)
                     rows += reference_rows(cell, run.images, run.judges, run.config.seed if drawn_world else None)
                     real, target = png_bytes(run.images[cell.name][0]), at.real(cell.name)
@@ -85,7 +85,7 @@ def evaluate(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
     cost = {
         **watch.record(),
         "generation_evaluations": run.backbone.unet_evaluations - before,
-        "pictures_generated": drawn,
+        "pictures_generated": generated,
         "pictures_reused": reused,
     }
     tables.write_scores(at.scores, pd.DataFrame(rows, columns=SCORE_COLUMNS))
@@ -105,63 +105,60 @@ def together(row: Sequence[Cell]) -> list[list[Cell]]:
 
     Fifteen of a picture each are one call of the pipeline then, instead of fifteen.
     """
-    nouns = [cell for cell in row if cell.kind == "prior"]
-    return [[cell] for cell in row if cell.kind != "prior"] + ([nouns] if nouns else [])
+    nouns = [cell for cell in row if cell.cell_type == "prior"]
+    return [[cell] for cell in row if cell.cell_type != "prior"] + ([nouns] if nouns else [])
 
 
-def draw_cells(
+def generate_cells(
     run: Run, group: list[Cell], state: State | None
 ) -> tuple[list[tuple[Cell, np.ndarray, list[CachedPicture]]], int]:
-    """Pictures and their files, by cell, and how many were drawn, see `draw_once`; by the untouched model where there is
+    """Pictures and their files, by cell, and how many were drawn, see `generate_once`; by the untouched model where there is
     no state. All cells of a group have the same concepts installed. Raises NotDefined as `install` does.
     """
-    method, wanted, phrases = run.method_class(run.options), [], []
-    learned, asked = group[0].learned, []
+    method, requests, phrases = run.method_class(run.options), [], []
+    learned, prompt_texts = group[0].learned, []
     for cell in group:
         words = cell.nouns
         if state and learned:
             words = tuple(method.phrase(c.name, c.class_noun, state) for c in learned)
         phrases += words
-        asked += [(template, words) for template in cell.templates]
-        wanted += [
-            SampleRequest(template.format(*words), run.config.seed, cell.name, template, k)
-            for template, k in cell.which
+        prompt_texts += [(template, words) for template in cell.templates]
+        requests += [
+            SampleRequest(template.format(*words), run.config.seed, cell.name, template, k) for template, k in cell.samples
         ]
-    pictures, files, fresh = [], [], 0
-    for prompts, part in by_installation(method.per_prompt and state is not None, wanted):
+    pictures, files, generated = [], [], 0
+    for prompts, part in by_installation(method.per_prompt and state is not None, requests):
         with run.backbone.installed(method, state, tuple(c.name for c in learned), prompts):
             refuse_unknown_words(run, phrases)
             readers = prompt_length.readers_of(run.backbone)
-            for template, words in asked:
+            for template, words in prompt_texts:
                 prompt_length.refuse_cut(readers, *prompt_length.filled(template, words))
-            drawn, kept, new = draw_once(run.backbone, part, run.sampler, run.cache)
-        pictures, files, fresh = [*pictures, *drawn], [*files, *kept], fresh + new
+            part_pictures, part_files, new = generate_once(run.backbone, part, run.sampler, run.cache)
+        pictures, files, generated = [*pictures, *part_pictures], [*files, *part_files], generated + new
     pictures = np.stack(pictures)
     ends = np.cumsum([cell.pictures for cell in group])
     parts = zip(group, ends - [cell.pictures for cell in group], ends, strict=True)
-    return [(cell, pictures[i:j], files[i:j]) for cell, i, j in parts], fresh
+    return [(cell, pictures[i:j], files[i:j]) for cell, i, j in parts], generated
 
 
-def by_installation(
-    per_prompt: bool, wanted: list[SampleRequest]
-) -> Iterator[tuple[tuple[str, ...], list[SampleRequest]]]:
+def by_installation(per_prompt: bool, requests: list[SampleRequest]) -> Iterator[tuple[tuple[str, ...], list[SampleRequest]]]:
     """(what `install` is told of prompts, the pictures that are drawn then): all at once, or those of each prompt."""
     if not per_prompt:
-        yield (), wanted
+        yield (), requests
         return
-    for prompt, pictures in itertools.groupby(wanted, key=lambda want: want.prompt):
+    for prompt, pictures in itertools.groupby(requests, key=lambda request: request.prompt):
         yield (prompt,), list(pictures)
 
 
 def refuse_unknown_words(run: Run, phrases: Sequence[str]) -> None:
     """UserError where a phrase is none, or has a made-up word that `install` did not put into the vocabulary."""
-    there = {f"<{word}>" for word in run.backbone.token_embeddings}
+    vocabulary = {f"<{word}>" for word in run.backbone.token_embeddings}
     for phrase in phrases:
         if not isinstance(phrase, str) or not phrase.strip():
             raise UserError(f"method {run.config.method}: phrase returned {quoted(phrase)}; make it words")
-        if unknown := [word for word in re.findall(r"<[^<>\s]+>", phrase) if word not in there]:
+        if missing_words := [word for word in re.findall(r"<[^<>\s]+>", phrase) if word not in vocabulary]:
             raise UserError(
-                f"method {run.config.method}: its phrase {quoted(phrase)} has the word {unknown[0]}, which install does "
+                f"method {run.config.method}: its phrase {quoted(phrase)} has the word {missing_words[0]}, which install does "
                 "not add; add it there with backbone.add_token"
             )
 
@@ -180,9 +177,9 @@ def is_complete(run: Run, t: int) -> bool:
         return False
     if not same_state or not pictures_are_there(at.path):
         return False
-    counts = {(c.name, c.kind): c.pictures * len(metrics_of(c.kind, run.judges)) for c in run.cells_of(t)}
-    drawn = scores[scores["kind"].isin(KINDS)]
-    return drawn.groupby(["concept", "kind"]).size().to_dict() == counts
+    counts = {(c.name, c.cell_type): c.pictures * len(cell_metrics(c.cell_type, run.judges)) for c in run.cells_of(t)}
+    generated = scores[scores["kind"].isin(CELL_TYPES)]
+    return generated.groupby(["concept", "kind"]).size().to_dict() == counts
 
 
 def pictures_are_there(folder: Path) -> bool:

@@ -31,8 +31,8 @@ from cpbench.running.bookkeeping import (
     write_record,
     write_tables,
 )
-from cpbench.running.overlap import elsewhere, second_process
-from cpbench.running.prepare import Run, measuring, prepare
+from cpbench.running.overlap import evaluate_in_worker, worker_process
+from cpbench.running.prepare import Run, judges_for_measures, prepare
 from cpbench.running.progress import Reporter
 from cpbench.running.task import drop_state, learn_task
 
@@ -78,28 +78,28 @@ def execute(
 def _execute(run: Run, progress: Path | None) -> None:
     concepts = run.sequence.concepts
     learning = sum(run.learning_work(t) for t in range(1, len(concepts) + 1))
-    total = learning + sum(run.drawing_work(t) for t in run.rows)
+    total = learning + sum(run.generation_work(t) for t in run.rows)
     title = f"{run.facts['method']} on {run.sequence.name}"
     with Reporter(title, total, progress) as reporter:
-        drawn = images.are_rendered(concepts, run.config.backbone)
-        what = "drawn stand-ins" if drawn else f"photographs in {where_photographs_are(run)}"
-        if not drawn and is_miniature(run.config.backbone):
+        are_drawn = images.are_rendered(concepts, run.config.backbone)
+        source = "drawn stand-ins" if are_drawn else f"photographs in {where_photographs_are(run)}"
+        if not are_drawn and is_miniature(run.config.backbone):
             say(f"these are {ON_THE_MINIATURE}")
         say(
-            f"{title}: {len(concepts)} concepts ({what}), backbone {run.backbone.name}, seed {run.config.seed}, order {run.config.order}"
+            f"{title}: {len(concepts)} concepts ({source}), backbone {run.backbone.name}, seed {run.config.seed}, order {run.config.order}"
         )
         say("judges: " + ", ".join(f"{name} {j.identity['model']}" for name, j in sorted(run.judges.items())))
         say(f"folder: {run.folder}")
         for note in run.notes:
             say(f"note: {note}")
         state: State | None = State()
-        with second_process(run) as pool:
-            made = RowQueue(run, pool, reporter)
-            made.make(0, None)
+        with worker_process(run) as pool:
+            queue = RowQueue(run, pool, reporter)
+            queue.make(0, None)
             for t in range(1, len(concepts) + 1):
                 state = learn_task(run, t, state, reporter)
-                made.make(t, state)
-            made.wait()
+                queue.make(t, state)
+            queue.wait()
         say(terminal.cost_table(run.costs))
         for line in filter(None, (machine.differences(run.made_on), counting.difference(run.counts, run.costs))):
             say(line)
@@ -134,9 +134,9 @@ class RowQueue:
         if t not in self.run.rows:
             return
         if self.pool is None:
-            self.finish(t, rows.evaluate(self.run, t, state, self.reporter))
+            self.finish(t, rows.evaluate_row(self.run, t, state, self.reporter))
             return
-        self.waiting[t] = self.pool.submit(elsewhere, t)
+        self.waiting[t] = self.pool.submit(evaluate_in_worker, t)
         while self.waiting and next(iter(self.waiting.values())).done():
             self.collect(next(iter(self.waiting)))
 
@@ -147,37 +147,39 @@ class RowQueue:
             self.collect(t)
 
     def collect(self, t: int) -> None:
-        fresh, said = self.waiting.pop(t).result()
-        for line in said:
+        is_new, messages = self.waiting.pop(t).result()
+        for line in messages:
             say(line)
-        self.reporter.advance(self.run.drawing_work(t))
-        self.finish(t, fresh)
+        self.reporter.advance(self.run.generation_work(t))
+        self.finish(t, is_new)
 
-    def finish(self, t: int, fresh: bool) -> None:
+    def finish(self, t: int, is_new: bool) -> None:
         """What follows when row t is there: the run's tables, and the state before that is not to be kept."""
         if t == 0:
             return
         write_tables(self.run, t)
         for before in range(max(1, *(row for row in self.run.rows if row < t)), t):
             drop_state(self.run, before)
-        if fresh or t == len(self.run.concepts):
+        if is_new or t == len(self.run.concepts):
             for table in terminal.run_tables(self.run.folder, self.run.concepts, t):
                 say(table)
 
 
 def measure(run: Run) -> None:
     """What the pictures say beyond the matrices; in a line each, what they are too few for."""
-    kept = measuring(run.folder, run.judges)
-    found = measures.measure(run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, kept)
-    for judge in kept.values():
+    cached_judges = judges_for_measures(run.folder, run.judges)
+    measurements = measures.measure(
+        run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, cached_judges
+    )
+    for judge in cached_judges.values():
         judge.save()
-    measures_table.write(run.folder, found)
-    for line in measures.refusals(found.refused):
+    measures_table.write(run.folder, measurements)
+    for line in measures.refusals(measurements.refused):
         say(line)
 
 
 def where_photographs_are(run: Run) -> Path:
     """The folder above the concepts' own, or the first's own where they have none in common."""
-    taken = [c for c in run.sequence.concepts if not images.is_rendered(c, run.config.backbone)]
-    folders = [photographs.folder_of(c, run.config.data).absolute() for c in taken]
+    photographed = [c for c in run.sequence.concepts if not images.is_rendered(c, run.config.backbone)]
+    folders = [photographs.folder_of(c, run.config.data).absolute() for c in photographed]
     return Path(os.path.commonpath(folders))

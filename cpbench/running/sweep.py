@@ -27,7 +27,7 @@ from cpbench.errors import UserError, did_you_mean
 from cpbench.files import prepare_folder, read_json, short_hash, write_atomically
 from cpbench.output import console, say
 from cpbench.running import cells, counting
-from cpbench.running.engines import LOST, Job, Local, OnRay, Outcome, Places, room
+from cpbench.running.engines import LOST, Job, Local, OnRay, Outcome, SweepPaths, resources_for
 from cpbench.running.progress import span
 from cpbench.validation import validated
 from cpbench.yaml_files import read_yaml
@@ -54,24 +54,24 @@ class Grid(BaseModel):
     common: dict[str, Any] = {}
 
 
-def asked_for(
+def grid_from(
     grid: str | None,
     axes: dict[str, list[Any] | None],
     config_file: Path | None,
     settings: tuple[str, ...],
-    given: dict[str, Any],
+    overrides: dict[str, Any],
 ) -> tuple[Grid, Path]:
     """(grid, output folder): the command line's axes over the grid file's; `given` over --config over its `common`."""
-    what = f"grid {grid}" if grid else "sweep"
+    source = f"grid {grid}" if grid else "sweep"
     values = read_grid(grid) if grid else {}
-    values |= {axis: chosen for axis, chosen in axes.items() if chosen}
+    values |= {axis: values_on_axis for axis, values_on_axis in axes.items() if values_on_axis}
     for axis in ("methods", "sequences"):
         if not values.get(axis):
             raise UserError(f"--{axis} is missing; name some, or a --grid that has them")
-    asked = validated(Grid, values, what)
-    config.checked(config.ANY_RUN | asked.common, f"{what}: common")
-    common = asked.common | (config.read_config_file(config_file) if config_file else {})
-    common |= {key: value for key, value in given.items() if value is not None}
+    checked_grid = validated(Grid, values, source)
+    config.checked(config.ANY_RUN | checked_grid.common, f"{source}: common")
+    common = checked_grid.common | (config.read_config_file(config_file) if config_file else {})
+    common |= {key: value for key, value in overrides.items() if value is not None}
     for axis in AXES:
         if axis[:-1] in common:
             raise UserError(f"{axis[:-1]}: is no setting that all runs of a sweep share; use --{axis}")
@@ -79,18 +79,18 @@ def asked_for(
     output = config.checked(config.ANY_RUN | common, "sweep").output
     common.pop("output", None)
     common.setdefault("overlap", False)  # there are other runs for the cores
-    return asked.model_copy(update={"common": common}), output
+    return checked_grid.model_copy(update={"common": common}), output
 
 
 def read_grid(name: str) -> dict[str, Any]:
     """A grid by its built-in name, or from a YAML file; without the keys that say nothing."""
-    known = {f.name.removesuffix(".yaml"): f for f in (sequences.tasks_folder() / "sweeps").iterdir()}
-    if name not in known and not os.path.isfile(name):
-        raise did_you_mean(name, sorted(known), "grid", "A path to a YAML file does as well.")
-    given = read_yaml(known.get(name) or Path(name), f"grid {name}")
-    if not isinstance(given, dict):
-        validated(Grid, given, f"grid {name}")  # says what it must be
-    return {key: value for key, value in given.items() if value is not None}
+    built_in = {f.name.removesuffix(".yaml"): f for f in (sequences.tasks_folder() / "sweeps").iterdir()}
+    if name not in built_in and not os.path.isfile(name):
+        raise did_you_mean(name, sorted(built_in), "grid", "A path to a YAML file does as well.")
+    values = read_yaml(built_in.get(name) or Path(name), f"grid {name}")
+    if not isinstance(values, dict):
+        validated(Grid, values, f"grid {name}")  # says what it must be
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def jobs_of(grid: Grid) -> list[Job]:
@@ -100,8 +100,8 @@ def jobs_of(grid: Grid) -> list[Job]:
         raise UserError(f"sweep: {count:,} runs are more than {MOST_JOBS:,}; make it several sweeps")
     jobs: dict[str, Job] = {}
     for sequence, backbone, order, seed, words in itertools.product(*axes):
-        method, *settings = words.split()
-        given = {
+        method, *method_settings = words.split()
+        job_settings = {
             "options": {},
             "evaluation": {},
             **grid.common,
@@ -111,16 +111,16 @@ def jobs_of(grid: Grid) -> list[Job]:
             "seed": seed,
             "order": order,
         }
-        given = config.with_settings(given, tuple(settings))
-        config.resolve(given)
+        job_settings = config.with_settings(job_settings, tuple(method_settings))
+        config.resolve(job_settings)
         sequences.load(sequence)
-        name = f"{Path(sequence).stem}-{Path(backbone).name}-{'-'.join([Path(method).stem, *settings])}-order{order}-seed{seed}"
+        name = f"{Path(sequence).stem}-{Path(backbone).name}-{'-'.join([Path(method).stem, *method_settings])}-order{order}-seed{seed}"
         name = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
         if len(name.encode()) > LONGEST_NAME:
-            name = f"{name[:40]}-{short_hash(given)}"
+            name = f"{name[:40]}-{short_hash(job_settings)}"
         if name in jobs:
             raise UserError(f"sweep: {name} occurs twice; leave one out")
-        jobs[name] = Job(name, given)
+        jobs[name] = Job(name, job_settings)
     return list(jobs.values())
 
 
@@ -138,42 +138,43 @@ def start(
     copy_to: str | None,
 ) -> int:
     """Run a grid on the engine of this name. Returns the exit code, see `sweep`."""
-    how = room(str(grid.common.get("device", "auto")), grid.backbones, jobs, threads, gpus_per_run)
+    resources = resources_for(str(grid.common.get("device", "auto")), grid.backbones, jobs, threads, gpus_per_run)
     if engine == "local" and address:
         raise UserError("--address is a Ray cluster's; add --engine ray")
     if engine == "ray":
-        return sweep(grid, output, lambda places: OnRay(places, how, copy_to, address))
-    return sweep(grid, output, lambda places: Local(places, how, copy_to))
+        return sweep(grid, output, lambda paths: OnRay(paths, resources, copy_to, address))
+    return sweep(grid, output, lambda paths: Local(paths, resources, copy_to))
 
 
-def sweep(grid: Grid, output: Path, engine: Callable[[Places], Local | OnRay]) -> int:
+def sweep(grid: Grid, output: Path, engine: Callable[[SweepPaths], Local | OnRay]) -> int:
     """Run everything; one that fails stops none of the others. Returns the exit code.
 
     0: all finished; 1: none did; 3: some did not; 130: interrupted.
     """
-    jobs, places = jobs_of(grid), Places(output)
+    jobs, paths = jobs_of(grid), SweepPaths(output)
     prepare_folder(output / "sweep")
     for job in jobs:
         for ending in ("log", "progress"):
-            places.file(job, ending).unlink(missing_ok=True)
-        given = {**job.given, "output": str(output)}
-        write_atomically(places.file(job, "yaml"), yaml.safe_dump(given).encode())
-    at_work = engine(places)
-    say(f"{len(jobs)} runs, {at_work.words}; logs in {output / 'sweep'}")
+            paths.file(job, ending).unlink(missing_ok=True)
+        settings = {**job.settings, "output": str(output)}
+        write_atomically(paths.file(job, "yaml"), yaml.safe_dump(settings).encode())
+    running_engine = engine(paths)
+    say(f"{len(jobs)} runs, {running_engine.words}; logs in {output / 'sweep'}")
     try:
         futures = {
-            job.name: at_work.submit(Job(job.name, {**job.given, "output": str(output.absolute())})) for job in jobs
+            job.name: running_engine.submit(Job(job.name, {**job.settings, "output": str(output.absolute())}))
+            for job in jobs
         }
         with contextlib.suppress(KeyboardInterrupt):
-            follow(jobs, futures, places)
+            follow(jobs, futures, paths)
         if waiting := [f for f in futures.values() if not f.done()]:
-            at_work.stop()
+            running_engine.stop()
             say(f"interrupted with {len(waiting)} runs to do; the same command goes on from the last whole tasks")
             return 130
     finally:
-        at_work.close()
+        running_engine.close()
     outcomes = {name: _outcome(future) for name, future in futures.items()}
-    for line in summary(jobs, outcomes, places):
+    for line in outcome_lines(jobs, outcomes, paths):
         say(line)
     failed = sum(o.code != 0 for o in outcomes.values())
     return 0 if not failed else 1 if failed == len(jobs) else 3
@@ -187,48 +188,50 @@ def _outcome(future: Future) -> Outcome:
     return future.result()
 
 
-def follow(jobs: list[Job], futures: dict[str, Future], places: Places) -> None:
+def follow(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> None:
     """Say how each run is doing until all are done: a live table on a terminal, a line a minute in a log."""
     from rich.live import Live
 
-    shown = console()
-    if shown is not None and shown.is_terminal:
-        with Live(table(jobs, futures, places), console=shown, refresh_per_second=2) as live:
+    terminal = console()
+    if terminal is not None and terminal.is_terminal:
+        with Live(table(jobs, futures, paths), console=terminal, refresh_per_second=2) as live:
             while not all(f.done() for f in futures.values()):
                 time.sleep(0.5)
-                live.update(table(jobs, futures, places))
-            live.update(table(jobs, futures, places))
+                live.update(table(jobs, futures, paths))
+            live.update(table(jobs, futures, paths))
         return
-    told, last = set(), time.monotonic()
+    reported, last = set(), time.monotonic()
     while not all(f.done() for f in futures.values()):
         time.sleep(0.2)
         for job in jobs:
-            if futures[job.name].done() and job.name not in told:
-                told.add(job.name)
+            if futures[job.name].done() and job.name not in reported:
+                reported.add(job.name)
                 say(f"{job.name}: {state(_outcome(futures[job.name]))}")
         if time.monotonic() - last >= LOG_EVERY_SECONDS:
             last = time.monotonic()
             for job in jobs:
-                if job.name not in told and (now := read_json(places.file(job, "progress"))):
-                    say(f"{job.name}: {now['stage']}, {now['share']:.0%}, about {span(now['left'])} left")
+                if job.name not in reported and (progress := read_json(paths.file(job, "progress"))):
+                    say(
+                        f"{job.name}: {progress['stage']}, {progress['share']:.0%}, about {span(progress['left'])} left"
+                    )
 
 
-def table(jobs: list[Job], futures: dict[str, Future], places: Places) -> Any:
+def table(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> Any:
     """A row a run: its state, its task, and the time it has left."""
     from rich.table import Table
 
-    shown = Table(box=None, padding=(0, 2, 0, 0))
+    rich_table = Table(box=None, padding=(0, 2, 0, 0))
     for head in ("run", "state", "task", "left"):
-        shown.add_column(head)
+        rich_table.add_column(head)
     for job in jobs:
-        future, now = futures[job.name], read_json(places.file(job, "progress"))
+        future, progress = futures[job.name], read_json(paths.file(job, "progress"))
         if future.done():
-            shown.add_row(job.name, state(_outcome(future)), "", "")
-        elif now:
-            shown.add_row(job.name, f"running, {now['share']:.0%}", now["stage"], span(now["left"]))
+            rich_table.add_row(job.name, state(_outcome(future)), "", "")
+        elif progress:
+            rich_table.add_row(job.name, f"running, {progress['share']:.0%}", progress["stage"], span(progress["left"]))
         else:
-            shown.add_row(job.name, "starting" if places.file(job, "log").exists() else "waiting", "", "")
-    return shown
+            rich_table.add_row(job.name, "starting" if paths.file(job, "log").exists() else "waiting", "", "")
+    return rich_table
 
 
 def state(outcome: Outcome) -> str:
@@ -245,12 +248,12 @@ def state(outcome: Outcome) -> str:
     return f"failed with exit code {outcome.code}"
 
 
-def summary(jobs: list[Job], outcomes: dict[str, Outcome], places: Places) -> Iterator[str]:
+def outcome_lines(jobs: list[Job], outcomes: dict[str, Outcome], paths: SweepPaths) -> Iterator[str]:
     """How many finished; of each that did not, why, and where it says more."""
     bad = [job for job in jobs if outcomes[job.name].code != 0]
     yield f"{len(jobs) - len(bad)} of {len(jobs)} runs finished"
     for job in bad:
-        log = places.file(job, "log")
+        log = paths.file(job, "log")
         lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
         yield f"{job.name}: {state(outcomes[job.name])}{': ' + lines[-1] if lines else ''} (log: {log})"
     if bad:
@@ -261,66 +264,72 @@ def summary(jobs: list[Job], outcomes: dict[str, Outcome], places: Places) -> It
 
 
 @dataclass(frozen=True)
-class Outlook:
+class JobEstimate:
     """What a job would come to: whether it is finished already, UNet evaluations to learn and at most to draw.
 
     learning: None where they are not counted yet; `cpbench plan` and every run count them.
     """
 
     job: Job
-    finished: bool
+    is_finished: bool
     learning: int | None
-    drawing: int
+    generation: int
     seconds: float | None  # of an earlier run of the same method, sequence and backbone, whatever its seed and order
 
 
-def outlook(grid: Grid, output: Path) -> list[Outlook]:
+def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
     """For --dry-run: nothing is loaded or started; finished runs are known by what their run.json says."""
     from cpbench.records.reading import finished_runs
-    from cpbench.running.prepare import drawing_of, rows_of
+    from cpbench.running.prepare import generation_settings, rows_of
 
-    there = [record for _, record in finished_runs(output)] if output.is_dir() else []
-    found = []
+    records = [record for _, record in finished_runs(output)] if output.is_dir() else []
+    estimates = []
     for job in jobs_of(grid):
-        chosen, kind, options = config.resolve(job.given)
-        seq = sequences.load(chosen.sequence)
-        sampler, per_prompt = drawing_of(chosen, seq)
-        wanted = chosen.model_dump(mode="json") | {"output": None, "device": "", "overlap": None}
-        alike = [r for r in there if _same(r.config.as_json(), wanted, ("seed", "order"))]
-        moves = own_modules.identity(kind) | {"sequence": sequences.content_hash(seq)}
+        run_config, method_class, options = config.resolve(job.settings)
+        seq = sequences.load(run_config.sequence)
+        sampler, per_prompt = generation_settings(run_config, seq)
+        settings = run_config.model_dump(mode="json") | {"output": None, "device": "", "overlap": None}
+        similar = [r for r in records if _agree(r.config.as_json(), settings, ("seed", "order"))]
+        moves = own_modules.identity(method_class) | {"sequence": sequences.content_hash(seq)}
         same = [
-            r for r in alike if _same(r.config.as_json(), wanted, ()) and moves.items() <= r.facts.as_json().items()
+            r
+            for r in similar
+            if _agree(r.config.as_json(), settings, ()) and moves.items() <= r.facts.as_json().items()
         ]
-        seconds = [sum(cost.seconds for cost in r.costs.values()) for r in alike]
-        pictures_of = {c.name: images.number(c, chosen.backbone, chosen.data) for c in seq.concepts}
-        known = counting.kept(counting.key_of(kind, chosen.options, chosen.backbone, pictures_of))
-        learning = sum(known) if known is not None else None
-        rows = rows_of(chosen, len(seq.concepts))
-        upper = bool(chosen.evaluation.forward_transfer_cells)
-        pictures = sum(cell.pictures for t in rows for cell in cells.of_row(seq, t, per_prompt, upper))
-        drawing = sampler.evaluations(pictures)
-        found.append(Outlook(job, bool(same), learning, drawing, sum(seconds) / len(seconds) if seconds else None))
-    return found
+        seconds = [sum(cost.seconds for cost in r.costs.values()) for r in similar]
+        picture_counts = {c.name: images.number(c, run_config.backbone, run_config.data) for c in seq.concepts}
+        counts = counting.remembered_counts(
+            counting.key_of(method_class, run_config.options, run_config.backbone, picture_counts)
+        )
+        learning = sum(counts) if counts is not None else None
+        rows = rows_of(run_config, len(seq.concepts))
+        upper = bool(run_config.evaluation.forward_transfer_cells)
+        pictures = sum(cell.pictures for t in rows for cell in cells.cells_of_row(seq, t, per_prompt, upper))
+        generation = sampler.evaluations(pictures)
+        estimates.append(
+            JobEstimate(job, bool(same), learning, generation, sum(seconds) / len(seconds) if seconds else None)
+        )
+    return estimates
 
 
 def dry_run(grid: Grid, output: Path) -> Iterator[str]:
     """The outlook as a person reads it."""
-    found = outlook(grid, output)
-    width = max(len(o.job.name) for o in found)
-    for o in found:
+    estimates = estimate_jobs(grid, output)
+    width = max(len(o.job.name) for o in estimates)
+    for o in estimates:
         learning = f"{o.learning:>9,} UNet evaluations" if o.learning is not None else "not counted yet,"
-        cost = f"{learning} to learn, {o.drawing:>9,} at most to draw"
+        cost = f"{learning} to learn, {o.generation:>9,} at most to draw"
         before = f", about {span(o.seconds)} as before" if o.seconds else ""
-        yield f"{o.job.name:{width}}  {'finished' if o.finished else f'{cost}{before}'}"
-    left = [o for o in found if not o.finished]
-    uncounted = sum(o.learning is None for o in left)
+        yield f"{o.job.name:{width}}  {'finished' if o.is_finished else f'{cost}{before}'}"
+    unfinished = [o for o in estimates if not o.is_finished]
+    uncounted = sum(o.learning is None for o in unfinished)
     more = f" (of {uncounted} not counted yet; `cpbench plan` counts)" if uncounted else ""
     yield (
-        f"{len(left)} of {len(found)} runs to do: {sum(o.learning or 0 for o in left):,} UNet evaluations to learn{more}, "
-        f"{sum(o.drawing for o in left):,} at most to draw"
+        f"{len(unfinished)} of {len(estimates)} runs to do: {sum(o.learning or 0 for o in unfinished):,} UNet evaluations to learn{more}, "
+        f"{sum(o.generation for o in unfinished):,} at most to draw"
     )
 
 
-def _same(theirs: dict[str, Any], wanted: dict[str, Any], but: tuple[str, ...]) -> bool:
-    theirs = theirs | {"output": None, "device": "", "overlap": None}
-    return all(theirs.get(k) == v for k, v in wanted.items() if k not in but)
+def _agree(recorded: dict[str, Any], settings: dict[str, Any], ignored: tuple[str, ...]) -> bool:
+    recorded = recorded | {"output": None, "device": "", "overlap": None}
+    return all(recorded.get(k) == v for k, v in settings.items() if k not in ignored)

@@ -34,8 +34,8 @@ def drop_state(run: Run, t: int) -> None:
 
 def is_dropped(run: Run, t: int) -> bool:
     """Whether state t was taken off the disk, and a later one, and its row, make up for it."""
-    drawn = t not in run.rows or rows.is_complete(run, t)
-    if not run.at.task(t).dropped.exists() or not drawn:
+    has_row = t not in run.rows or rows.is_complete(run, t)
+    if not run.at.task(t).dropped.exists() or not has_row:
         return False
     return t < len(run.concepts) and (run.at.task(t + 1).state.exists() or is_dropped(run, t + 1))
 
@@ -84,16 +84,16 @@ def learn(run: Run, t: int, state: State | None, reporter: Reporter) -> Learned:
     concept, backbone, watch = run.sequence.concepts[t - 1], run.backbone, Stopwatch()
     reporter.at(f"task {t} of {len(run.concepts)}: learning {concept.name}")
     curve: list[dict[str, float | str]] = []
-    shown = backbone.unet_evaluations
+    evaluations_reported = backbone.unet_evaluations
 
     def log(step: int, phase: str = "train", **figures: float) -> None:
-        nonlocal shown
+        nonlocal evaluations_reported
         curve.append({"phase": phase, "step": step, **figures})
-        reporter.advance(3 * (backbone.unet_evaluations - shown))
-        shown = backbone.unet_evaluations
+        reporter.advance(3 * (backbone.unet_evaluations - evaluations_reported))
+        evaluations_reported = backbone.unet_evaluations
 
     task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed, log)
-    others = [
+    other_data = [
         path
         for c in run.sequence.concepts
         if c.name != concept.name
@@ -105,11 +105,11 @@ def learn(run: Run, t: int, state: State | None, reporter: Reporter) -> Learned:
     guard = (
         contextlib.nullcontext()
         if method.sees_earlier_data
-        else audit.learning_only(concept.name, others, run.config.output)
+        else audit.learning_only(concept.name, other_data, run.config.output)
     )
     with PeakMemory(backbone.device.type) as memory, watch("learning"), guard:
         learned = method.learn(backbone, task, state)
-    reporter.advance(3 * (backbone.unet_evaluations - shown))
+    reporter.advance(3 * (backbone.unet_evaluations - evaluations_reported))
     backbone.restore()
     cost = {
         **watch.record(),
@@ -122,7 +122,7 @@ def learn(run: Run, t: int, state: State | None, reporter: Reporter) -> Learned:
 
 def check(run: Run, t: int, learned: Any) -> None:
     """UserError for a state that `learn` may not return, RulesError for one that carries what it may not."""
-    refuse_odd_state(run.config.method, t, learned, run.concepts[:t])
+    refuse_invalid_state(run.config.method, t, learned, run.concepts[:t])
     for name, tensor in learned.tensors.items():
         if not torch.isfinite(tensor).all():
             raise UserError(
@@ -130,12 +130,12 @@ def check(run: Run, t: int, learned: Any) -> None:
             )
     if run.method_class.sees_earlier_data:
         return
-    if kept := [name for name in learned.tensors if name.startswith("pictures/")]:
-        raise RulesError(f"it carries {kept[0]}, and does not say that it sees earlier data")
-    seen = {name: run.images[name] for name in run.concepts[:t]}
+    if pictures_carried := [name for name in learned.tensors if name.startswith("pictures/")]:
+        raise RulesError(f"it carries {pictures_carried[0]}, and does not say that it sees earlier data")
+    images_by_concept = {name: run.images[name] for name in run.concepts[:t]}
     audit.search_state(
         learned.tensors,
-        {name: (pictures, run.backbone.encode_images(pictures)[0]) for name, pictures in seen.items()},
+        {name: (pictures, run.backbone.encode_images(pictures)[0]) for name, pictures in images_by_concept.items()},
     )
 
 
@@ -145,27 +145,27 @@ def keep(run: Run, t: int, learned: Learned) -> None:
     if learned.curve:
         text = pd.DataFrame(learned.curve).to_csv(index=False, float_format="%.6g")
         write_atomically(at.curve, text.encode())
-    carried = {
+    state_size = {
         "state_parameters": sum(v.numel() for v in state.tensors.values()),
         "state_bytes": state.bytes_by_type(),
     }
     made_on = machine.facts(run.backbone.device)
-    write_json(at.cost, {"cost": learned.cost | carried, "made_on": made_on})
+    write_json(at.cost, {"cost": learned.cost | state_size, "made_on": made_on})
     state.save(at.path, run.bound(t))
 
 
-def refuse_odd_state(method: str, t: int, learned: object, concepts: list[str]) -> None:
+def refuse_invalid_state(method: str, t: int, learned: object, concepts: list[str]) -> None:
     """UserError for what `learn` may not return, said before it is saved."""
-    where = f"method {method}: task {t}: learn"
+    context = f"method {method}: task {t}: learn"
     if not isinstance(learned, State):
-        raise UserError(f"{where} must return a cpbench.method.State, and returned {quoted(learned)}")
+        raise UserError(f"{context} must return a cpbench.method.State, and returned {quoted(learned)}")
     if learned.concepts != concepts:
         raise UserError(
-            f"{where} returned a state whose facts['concepts'] is {quoted(learned.concepts)}; make it {concepts}"
+            f"{context} returned a state whose facts['concepts'] is {quoted(learned.concepts)}; make it {concepts}"
         )
-    if odd := [name for name in learned.tensors if "/" not in name or name.partition("/")[0] not in TENSOR_TYPES]:
+    if untyped := [name for name in learned.tensors if "/" not in name or name.partition("/")[0] not in TENSOR_TYPES]:
         raise UserError(
-            f"{where} returned a tensor called {quoted(odd[0])}; begin it with one of {', '.join(TENSOR_TYPES)} and /"
+            f"{context} returned a tensor called {quoted(untyped[0])}; begin it with one of {', '.join(TENSOR_TYPES)} and /"
         )
 
 

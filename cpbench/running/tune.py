@@ -40,7 +40,7 @@ HEADER = """# Settings on the miniature, written by `cpbench tune`, which search
 """
 
 
-def score(scores: pd.DataFrame, concepts: list[str]) -> float:
+def trial_score(scores: pd.DataFrame, concepts: list[str]) -> float:
     """A trial's score from its measurements; NaN where a cell is not defined."""
     tables = matrices.matrices(scores, concepts)
     R, S = tables["dino"].to_numpy(), tables["clip_t"].to_numpy()
@@ -48,27 +48,27 @@ def score(scores: pd.DataFrame, concepts: list[str]) -> float:
     return float(np.mean((R[-1] - R[0]) / (C - R[0]) * np.minimum(1.0, S[-1] / S[0])))
 
 
-def ranges(words: str) -> dict[str, dict[str, Any]]:
+def search_ranges(words: str) -> dict[str, dict[str, Any]]:
     """What may be searched for a method: {option: {log: [low, high]} or {choices: [...]}}."""
     method, _, settings = words.partition(" ")
     table = load_method(method).search
-    for known in (settings, ""):  # a variant without ranges of its own has its method's
-        if known in table:
-            return {option: dict(among) for option, among in table[known].items()}
+    for variant in (settings, ""):  # a variant without ranges of its own has its method's
+        if variant in table:
+            return {option: dict(among) for option, among in table[variant].items()}
     raise UserError(
         f"method {method}: says no ranges to search; give its class a `search`, see docs/adding-a-method.md"
     )
 
 
-def suggested(trial: Any, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def suggested(trial: Any, ranges: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A value for every option, asked of the trial; floats with three digits, as one writes them."""
-    chosen = {}
-    for option, among in wanted.items():
+    values = {}
+    for option, among in ranges.items():
         if "choices" in among:
-            chosen[option] = trial.suggest_categorical(option, among["choices"])
+            values[option] = trial.suggest_categorical(option, among["choices"])
         else:
-            chosen[option] = float(f"{trial.suggest_float(option, *among['log'], log=True):.3g}")
-    return chosen
+            values[option] = float(f"{trial.suggest_float(option, *among['log'], log=True):.3g}")
+    return values
 
 
 def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> dict[str, Any]:
@@ -84,28 +84,28 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
     from cpbench.running.prepare import prepare
     from cpbench.running.runner import execute
 
-    wanted = ranges(words)
+    ranges = search_ranges(words)
     method, *settings = words.split()
-    own, _ = config.split_settings(config.parse_settings(tuple(settings)))
+    fixed_options, _ = config.split_settings(config.parse_settings(tuple(settings)))
     base = {"method": method, "sequence": SEQUENCE, "output": output / "runs", "rows": (6,)}
-    asked, kind, usual = config.resolve(base | {"options": own})
+    run_config, method_class, options = config.resolve(base | {"options": fixed_options})
     prepare_folder(output)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = study_of(words, budget, output, identity(prepare(asked, kind, usual).facts, wanted))
+    study = study_of(words, budget, output, identity(prepare(run_config, method_class, options).facts, ranges))
     if not study.trials:
-        study.enqueue_trial({option: getattr(usual, option) for option in wanted})
+        study.enqueue_trial({option: getattr(options, option) for option in ranges})
 
     def objective(trial: Any) -> float:
-        options = own | suggested(trial, wanted)
-        run = execute(*config.resolve(base | {"options": options}))
-        found = score(tables.read_scores(RunFolder(run.folder).scores), run.concepts)
+        trial_options = fixed_options | suggested(trial, ranges)
+        run = execute(*config.resolve(base | {"options": trial_options}))
+        value = trial_score(tables.read_scores(RunFolder(run.folder).scores), run.concepts)
         trial.set_user_attr("hash", run.folder.parent.name)
-        say(f"{words}: trial {trial.number + 1} of {budget}, {options}: {number(found, 4)}")
-        return found
+        say(f"{words}: trial {trial.number + 1} of {budget}, {trial_options}: {number(value, 4)}")
+        return value
 
     complete = optuna.trial.TrialState.COMPLETE
-    while (missing := budget - len(study.get_trials(states=(complete,)))) > 0:
-        study.optimize(objective, n_trials=missing, catch=(UserError,))  # a rate that diverges is a trial that failed
+    while (remaining := budget - len(study.get_trials(states=(complete,)))) > 0:
+        study.optimize(objective, n_trials=remaining, catch=(UserError,))  # a rate that diverges is a trial that failed
         failed = [t for t in study.trials if t.state == optuna.trial.TrialState.FAIL]
         if len(failed) > 2 * budget:
             raise UserError(f"tune {words}: {len(failed)} trials failed; mend its ranges")
@@ -114,23 +114,23 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
         "score": round(best.value, 4),
         "first": round(study.trials[0].value or float("nan"), 4),
         "trials": budget,
-        "searched": sorted(wanted),
+        "searched": sorted(ranges),
         "sequence": SEQUENCE,
         "seed": 0,
         "run": best.user_attrs["hash"],
         "commit": machine.commit(),
     }
-    chosen = {option: float(f"{v:.3g}") if isinstance(v, float) else v for option, v in best.params.items()}
+    best_options = {option: float(f"{v:.3g}") if isinstance(v, float) else v for option, v in best.params.items()}
     folder = presets or Path(str(baselines_folder() / "presets"))
     with FileLock(output / ".presets.lock"):  # another method's search may end now
-        write_preset(folder / "miniature.yaml", words, chosen, provenance)
+        write_preset(folder / "miniature.yaml", words, best_options, provenance)
     return provenance
 
 
-def identity(facts: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> str:
+def identity(facts: dict[str, Any], ranges: dict[str, dict[str, Any]]) -> str:
     """Eight digits of all that moves a trial's score but the values that are searched: the facts of a run, and the ranges."""
-    fixed = {option: value for option, value in facts["options"].items() if option not in wanted}
-    return short_hash(facts | {"options": fixed, "ranges": wanted})
+    fixed = {option: value for option, value in facts["options"].items() if option not in ranges}
+    return short_hash(facts | {"options": fixed, "ranges": ranges})
 
 
 def study_of(words: str, budget: int, output: Path, identity: str) -> Any:
@@ -150,12 +150,12 @@ def study_of(words: str, budget: int, output: Path, identity: str) -> Any:
     )
 
 
-def write_preset(file: Path, words: str, chosen: dict[str, Any], provenance: dict[str, Any]) -> None:
+def write_preset(file: Path, words: str, values: dict[str, Any], provenance: dict[str, Any]) -> None:
     """Put the values into the preset of a method (or of its variant), beside those that were not searched for."""
     table = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-    table[words] = {**table.get(words, {}), **chosen, PROVENANCE: provenance}
-    how = {"sort_keys": False, "allow_unicode": True, "width": 120, "default_flow_style": None}
-    text = "\n".join(yaml.dump({k: entry}, Dumper=_Plain, **how) for k, entry in table.items())
+    table[words] = {**table.get(words, {}), **values, PROVENANCE: provenance}
+    yaml_format = {"sort_keys": False, "allow_unicode": True, "width": 120, "default_flow_style": None}
+    text = "\n".join(yaml.dump({k: entry}, Dumper=_Plain, **yaml_format) for k, entry in table.items())
     write_atomically(file, (HEADER.format(PROVENANCE) + text).encode())
 
 

@@ -22,40 +22,45 @@ if TYPE_CHECKING:
     from cpbench.judges.judge import Judge
 
 MOST_PAIRS = 3
-PLACES = ("first", "second")
+POSITIONS = ("first", "second")
 BOTH = "both"  # whether CLIP holds a picture for one of both
 Pair = tuple[Concept, Concept]
 
 
-def pairs(sequence: Sequence) -> list[Pair]:
+def concept_pairs(sequence: Sequence) -> list[Pair]:
     """Concept j and concept j + T // 2, in the order of learning, where they are of different classes; the first three."""
     if not sequence.evaluation.multi_concept_prompts:
         return []
     concepts, half = sequence.concepts, len(sequence.concepts) // 2
-    found = [(a, b) for a, b in zip(concepts, concepts[half:], strict=False) if half and a.class_noun != b.class_noun]
-    return found[:MOST_PAIRS]
+    candidates = [
+        (a, b) for a, b in zip(concepts, concepts[half:], strict=False) if half and a.class_noun != b.class_noun
+    ]
+    return candidates[:MOST_PAIRS]
 
 
-def metrics_of(scores: Iterable[Score]) -> list[str]:
+def pair_metrics(scores: Iterable[Score]) -> list[str]:
     """What a picture of two concepts is scored by: a score against real pictures twice, for the first and the second."""
-    names = [[f"{it.name}_{place}" for place in PLACES] if it.against == "pictures" else [it.name] for it in scores]
+    names = [
+        [f"{score.name}_{position}" for position in POSITIONS] if score.against == "pictures" else [score.name]
+        for score in scores
+    ]
     return [*itertools.chain(*names), BOTH]
 
 
-def scores(
+def pair_scores(
     pair: Pair, templates: list[str], pictures: np.ndarray, real: dict[str, np.ndarray], judges: dict[str, Judge]
 ) -> dict[str, np.ndarray]:
     """By metric, a value for every picture (n, h, w, 3), drawn of the template at its place."""
-    nouns, found = [c.class_noun for c in pair], {}
+    nouns, values = [c.class_noun for c in pair], {}
     words = [template.format(*nouns) for template in templates]
     for score in of_judges(judges):
         judge = judges[score.judge]
-        drawn = judge.images(pictures)
+        embeddings = judge.images(pictures)
         if score.against == "words":
-            found[score.name] = score.of(drawn, judge.texts(words))
+            values[score.name] = score.of(embeddings, judge.texts(words))
         else:
-            for place, concept in zip(PLACES, pair, strict=True):
-                found[f"{score.name}_{place}"] = score.of(drawn, judge.images(real[concept.name]))
-    clip, what = judges["clip"], [" and a ".join(nouns), *nouns]
-    likeness = clip.images(pictures) @ clip.texts([f"a photo of a {it}" for it in what]).T
-    return found | {BOTH: (likeness.argmax(1) == 0).astype(float)}
+            for position, concept in zip(POSITIONS, pair, strict=True):
+                values[f"{score.name}_{position}"] = score.of(embeddings, judge.images(real[concept.name]))
+    clip, subjects = judges["clip"], [" and a ".join(nouns), *nouns]
+    likeness = clip.images(pictures) @ clip.texts([f"a photo of a {subject}" for subject in subjects]).T
+    return values | {BOTH: (likeness.argmax(1) == 0).astype(float)}
