@@ -80,12 +80,12 @@ def compare(one: Path, other: Path) -> None:
     """Say whether two runs differ: paired by concept, prompt and noise, with an interval and a p value over concepts."""
     from rich.console import Console
 
-    from cpbench.report.paired_runs import compared, left_out, table
+    from cpbench.report.paired_runs import compare_runs, comparison_table, unpaired_notes
 
-    runs, row, found, notes = compared(one, other)
+    runs, row, found, notes = compare_runs(one, other)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(table(runs, row, found))
-    for line in [*left_out(found), *notes]:
+    console.print(comparison_table(runs, row, found))
+    for line in [*unpaired_notes(found), *notes]:
         console.print(line, markup=False)
     if min(it.concepts for it in found.values()) < 6:
         console.print("With fewer than six concepts no difference can be shown: p cannot fall below 0.05.")
