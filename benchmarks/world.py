@@ -12,13 +12,13 @@ from cpbench.miniature.world import LIVE, NOUNS, draw, random_setting, seeded, t
 
 def main() -> None:
     rng = seeded("benchmark")
-    people = [training_identity(NOUNS[k % len(NOUNS)], k, "benchmark") for k in range(300)]
-    settings = [random_setting(who.noun, rng, who.noun in LIVE) for who in people]
-    draw(people[0], settings[0], rng)
-    began = time.process_time()
-    for who, setting in zip(people, settings, strict=True):
-        draw(who, setting, rng)
-    print(f"{(time.process_time() - began) / len(people) * 1000:.2f} ms a drawing")
+    identities = [training_identity(NOUNS[k % len(NOUNS)], k, "benchmark") for k in range(300)]
+    settings = [random_setting(identity.noun, rng, identity.noun in LIVE) for identity in identities]
+    draw(identities[0], settings[0], rng)
+    start = time.process_time()
+    for identity, setting in zip(identities, settings, strict=True):
+        draw(identity, setting, rng)
+    print(f"{(time.process_time() - start) / len(identities) * 1000:.2f} ms a drawing")
 
 
 if __name__ == "__main__":
