@@ -18,9 +18,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-KEPT, LEARNED = "dino_normalised_retention", "dino_gap_closed"
+RETENTION, LEARNED = "dino_normalised_retention", "dino_gap_closed"
 INK, FAINT = "#0b62a8", "#9aa5ad"
-AROUND = {"concepts": ("#7fb2dc", "one run: over concepts"), "seeds": ("#e0913a", "three runs or more: over seeds")}
+INTERVAL_STYLES = {
+    "concepts": ("#7fb2dc", "one run: over concepts"),
+    "seeds": ("#e0913a", "three runs or more: over seeds"),
+}
 
 
 def rows_of(file: Path, sequence: str) -> pd.DataFrame:
@@ -28,34 +31,34 @@ def rows_of(file: Path, sequence: str) -> pd.DataFrame:
     table = pd.read_csv(file)
     table = table[table["sequence"].str.startswith(f"{sequence} v")]
     table = table[table["group"] == table["group"].mode()[0]]
-    return table.sort_values(KEPT, kind="stable")
+    return table.sort_values(RETENTION, kind="stable")
 
 
 def chart(table: pd.DataFrame, target: Path) -> None:
     sizes = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
     with matplotlib.rc_context(sizes):
-        made = Figure(figsize=(10, 0.27 * len(table) + 1.2), layout="constrained")
-        shares, work, size = made.subplots(1, 3, sharey=True, width_ratios=(3, 1, 1))
-        y, kept = np.arange(len(table)), table[KEPT].to_numpy()
-        shares.hlines(y, kept, table[LEARNED], color=FAINT, linewidth=1.5)
-        around = np.abs(table[[f"{KEPT}_low", f"{KEPT}_high"]].to_numpy().T - kept)
-        for over, (colour, what) in AROUND.items():
-            on = (table["intervals_over"] == over).to_numpy()
+        fig = Figure(figsize=(10, 0.27 * len(table) + 1.2), layout="constrained")
+        shares, work, size = fig.subplots(1, 3, sharey=True, width_ratios=(3, 1, 1))
+        y, retention = np.arange(len(table)), table[RETENTION].to_numpy()
+        shares.hlines(y, retention, table[LEARNED], color=FAINT, linewidth=1.5)
+        margins = np.abs(table[[f"{RETENTION}_low", f"{RETENTION}_high"]].to_numpy().T - retention)
+        for over, (colour, what) in INTERVAL_STYLES.items():
+            selected = (table["intervals_over"] == over).to_numpy()
             bars = {"fmt": "none", "ecolor": colour, "elinewidth": 4, "label": f"95 % interval, {what}"}
-            shares.errorbar(kept[on], y[on], xerr=around[:, on], **bars)
+            shares.errorbar(retention[selected], y[selected], xerr=margins[:, selected], **bars)
         shares.plot(table[LEARNED], y, "o", color=FAINT, markerfacecolor="white", label="just learned")
-        shares.plot(kept, y, "o", color=INK, label="kept at the end")
+        shares.plot(retention, y, "o", color=INK, label="kept at the end")
         shares.set_yticks(y, [f"{m} ({n})" for m, n in zip(table["method"], table["runs"], strict=True)])
         shares.set_xlabel("share of the way from the untouched model\nto the real pictures, DINO")
-        made.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+        fig.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
         for axes, column, what in (
             (work, "learning_unet_evaluations", "UNet evaluations\nto learn all"),
             (size, "carried_MB", "MB carried\nat the end"),
         ):
-            shown = table[column] > 0
-            axes.plot(table[column][shown], y[shown], "o", color=INK)
+            positive = table[column] > 0
+            axes.plot(table[column][positive], y[positive], "o", color=INK)
             axes.set_xscale("log")
-            decades = np.log10(table[column][shown].max() / table[column][shown].min())
+            decades = np.log10(table[column][positive].max() / table[column][positive].min())
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if decades < 2 else (1,), numticks=9))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
@@ -63,7 +66,7 @@ def chart(table: pd.DataFrame, target: Path) -> None:
         for axes in (shares, work, size):
             axes.grid(axis="both", color="#e4e8ea", linewidth=0.6)
             axes.tick_params(length=0)
-        made.savefig(target, dpi=150, metadata={"Software": None})
+        fig.savefig(target, dpi=150, metadata={"Software": None})
 
 
 if __name__ == "__main__":

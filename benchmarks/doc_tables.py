@@ -22,7 +22,7 @@ import pairs
 import pandas as pd
 import prompts
 
-from cpbench.leaderboard.rows import EARLIER
+from cpbench.leaderboard.rows import EARLIER_MARK
 from cpbench.numbers import number
 from cpbench.version import SCORES
 
@@ -91,33 +91,36 @@ def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
         cells = []
         for column, form in (COLUMNS[head] for head in heads):
             spread = row.get(f"{column}_std", float("nan"))
-            told = f" ± {number(spread)}" if column == "dino_final_average" and not pd.isna(spread) else ""
-            cells.append(written(row[column], form) + told)
-        earlier = row.get("scores", SCORES) != SCORES
-        method = row["method"].replace("*", "\\*") + (EARLIER if earlier else "")
+            deviation = f" ± {number(spread)}" if column == "dino_final_average" and not pd.isna(spread) else ""
+            cells.append(number(row[column], form) + deviation)
+        is_earlier = row.get("scores", SCORES) != SCORES
+        method = row["method"].replace("*", "\\*") + (EARLIER_MARK if is_earlier else "")
         lines.append(f"| {row['rank']} | {method} | {row['runs']} | {' | '.join(cells)} |")
-    note = ["", f"{EARLIER}: run by an earlier version, whose numbers today's does not give again bit for bit."]
-    return "\n".join(lines + (note if any(EARLIER in line for line in lines) else [])) + "\n"
+    note = ["", f"{EARLIER_MARK}: run by an earlier version, whose numbers today's does not give again bit for bit."]
+    return "\n".join(lines + (note if any(EARLIER_MARK in line for line in lines) else [])) + "\n"
 
 
 # What other scripts print
 
 
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """A table whose first `words` columns are words, the others numbers."""
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * words}{'--:|' * (len(heads) - words)}"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * text_columns}{'--:|' * (len(heads) - text_columns)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def nouns_table(folder: Path, sequence: str) -> str:
-    rows = [(m, str(n), number(words, 2), number(plain, 2)) for m, n, words, plain in nouns.heard(folder / sequence)]
+    rows = [
+        (m, str(n), number(own_words, 2), number(plain_noun, 2))
+        for m, n, own_words, plain_noun in nouns.scores_by_method(folder / sequence)
+    ]
     return markdown(("method", "runs", "its words", "the plain noun"), rows)
 
 
-def pairs_table(of: Sequence[tuple[str, str]], folder: Path, sequence: str) -> str:
+def pairs_table(method_pairs: Sequence[tuple[str, str]], folder: Path, sequence: str) -> str:
     board, rows = pairs.rows_of(folder, sequence), []
-    for a, b in of:
-        runs, cells = pairs.told(pairs.row_of(board, a), pairs.row_of(board, b))
+    for a, b in method_pairs:
+        runs, cells = pairs.comparison_cells(pairs.row_of(board, a), pairs.row_of(board, b))
         rows.append((a, b, str(runs), *cells))
     return markdown(
         ("first", "second", "runs", *(head for what in pairs.PARTS.values() for head in (what, "p"))), rows, 2
@@ -126,16 +129,14 @@ def pairs_table(of: Sequence[tuple[str, str]], folder: Path, sequence: str) -> s
 
 def agreement_table(folder: Path, sequence: str) -> str:
     rows = []
-    for source, theirs in agreement.PUBLISHED.items():
+    for source, scores in agreement.PUBLISHED.items():
         for metric, name in agreement.JUDGES:
-            ours = agreement.finals(folder / sequence, metric)
-            tau, low, high, p = agreement.agreement(ours, theirs)
-            published = sorted(theirs, key=lambda m: -theirs[m])
-            mine = sorted(theirs, key=lambda m: -ours[m].mean())
-            orders = source, ", ".join(published), name, ", ".join(mine)
-            rows.append(
-                (*orders, f"{number(tau, 2, True)} [{number(low, 2, True)}, {number(high, 2, True)}]", number(p, 2))
-            )
+            means = agreement.finals(folder / sequence, metric)
+            tau, low, high, p = agreement.agreement(means, scores)
+            published = sorted(scores, key=lambda m: -scores[m])
+            order = sorted(scores, key=lambda m: -means[m].mean())
+            orders = source, ", ".join(published), name, ", ".join(order)
+            rows.append((*orders, f"{number(tau, 2, True)} [{number(low, 2, True)}, {number(high, 2, True)}]", number(p, 2)))
     return markdown(("published table", "its order", "ours by final", "our order", "Kendall's tau", "p"), rows, 4)
 
 
@@ -149,36 +150,36 @@ def halves_table(folder: Path, sequence: str) -> str:
 
 
 def prompts_table(folder: Path, sequence: str) -> str:
-    found = prompts.by_prompt(folder, sequence, list(BY_PROMPT))
-    rows = [(prompt, *(number(v, 2) for v in values)) for prompt, values in found.iterrows()]
+    means = prompts.by_prompt(folder, sequence, list(BY_PROMPT))
+    rows = [(prompt, *(number(v, 2) for v in values)) for prompt, values in means.iterrows()]
     return markdown(("prompt", *BY_PROMPT), rows)
 
 
-OTHERS: dict[str, Callable[[Path, str], str]] = {
+SCRIPT_TABLES: dict[str, Callable[[Path, str], str]] = {
     "nouns": nouns_table,
     "agreement": agreement_table,
     "prompts": prompts_table,
     "halves": halves_table,
-    **{kind: functools.partial(pairs_table, of) for kind, of in PAIRS.items()},
+    **{name: functools.partial(pairs_table, method_pairs) for name, method_pairs in PAIRS.items()},
 }
 
 
 @functools.cache
-def other(kind: str, sequence: str) -> str:
-    return OTHERS[kind](ROOT / "results" / "reference", sequence)
+def script_table(name: str, sequence: str) -> str:
+    return SCRIPT_TABLES[name](ROOT / "results" / "reference", sequence)
 
 
 # Pages
 
 
-def place(row: re.Match, rows: pd.DataFrame) -> str:
+def leaderboard_cell(row: re.Match, rows: pd.DataFrame) -> str:
     """A row of the table of methods, with what its method has in the leaderboard."""
     cells = row[0].split("|")
-    mine = rows[rows["method"].str.removesuffix("*") == row[1]]
+    matches = rows[rows["method"].str.removesuffix("*") == row[1]]
     cells[METHOD_COLUMNS - 1] = " not yet "
-    if len(mine):
-        retention = number(mine.iloc[0]["dino_normalised_retention"])
-        cells[METHOD_COLUMNS - 1] = f" {retention}, rank {mine.iloc[0]['rank']} "
+    if len(matches):
+        retention = number(matches.iloc[0]["dino_normalised_retention"], ".3f")
+        cells[METHOD_COLUMNS - 1] = f" {retention}, rank {matches.iloc[0]['rank']} "
     return "|".join(cells)
 
 
@@ -186,13 +187,19 @@ def updated(page: str, board: pd.DataFrame) -> str:
     """The page's text with the leaderboard's numbers."""
     text = (ROOT / page).read_text(encoding="utf-8")
 
-    def marked(found: re.Match) -> str:
-        heads = {"short": SHORT, "full": tuple(COLUMNS)}.get(found[3])
-        return found[1] + (table(rows_of(board, found[2]), heads) if heads else other(found[3], found[2])) + found[4]
+    def marked(match: re.Match) -> str:
+        heads = {"short": SHORT, "full": tuple(COLUMNS)}.get(match[3])
+        return (
+            match[1]
+            + (table(rows_of(board, match[2]), heads) if heads else script_table(match[3], match[2]))
+            + match[4]
+        )
 
     text = MARKED.sub(marked, text)
     return (
-        PLACE.sub(lambda row: place(row, rows_of(board, "dreambench10")), text) if page.endswith("methods.md") else text
+        PLACE.sub(lambda row: leaderboard_cell(row, rows_of(board, "dreambench10")), text)
+        if page.endswith("methods.md")
+        else text
     )
 
 

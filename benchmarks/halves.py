@@ -24,14 +24,14 @@ HEADS = "early, just learned", "early, at the end", "late, just learned", "late,
 
 def halves(row: Row) -> list[float]:
     """Four means, as HEADS has them."""
-    found = []
+    means = []
     for run in row.runs:
         order = run.record.sequence.concepts
         for part in (order[: len(order) // 2], order[len(order) // 2 :]):
             for pictures in (run.learned, run.finals):
-                of = by_concept(pictures)
-                found.append(np.mean([of[concept] for concept in part]))
-    return [float(v) for v in np.reshape(found, (len(row.runs), 4)).mean(axis=0)]
+                scores = by_concept(pictures)
+                means.append(np.mean([scores[concept] for concept in part]))
+    return [float(mean) for mean in np.reshape(means, (len(row.runs), 4)).mean(axis=0)]
 
 
 def main(folder: Path, sequence: str, methods: list[str]) -> None:

@@ -135,7 +135,7 @@ def test_a_swapped_picture_is_not_measured_and_not_shown(both, short: Path) -> N
     cell = next(c for c in cells_of_row(sequences.load(str(short)), 2, 2) if c.name == "dog")
     with pytest.raises(UserError, match="is not the picture that was drawn there"):
         pictures_of(RunFolder(zero).task(2), cell)
-    shown = data.read(zero)
+    shown = data.read_run(zero)
     assert shown.picture(2, "dog", 0) is None and shown.picture(2, "dog", 0, 1) is not None
     assert any("1 pictures are not those that were judged" in note for note in shown.notes)
 

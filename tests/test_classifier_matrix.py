@@ -415,7 +415,7 @@ def test_the_report_shows_it(ready: Path) -> None:
     file = ready / "classifier" / "matrix.csv"
     matrix = pd.read_csv(file, index_col="row").drop(index=1)
     matrix.to_csv(file)
-    text = page.page([report_data.read(ready)])
+    text = page.page([report_data.read_run(ready)])
     beyond = text[text.index('id="beyond"') : text.index("</section>", text.index('id="beyond"'))]
     part = beyond[beyond.index("Diffusion classifier: real pictures") :]
     rows = re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', part, re.DOTALL)
@@ -433,12 +433,12 @@ def test_the_report_shows_it(ready: Path) -> None:
 
 def test_the_report_shows_one_a_run(ready: Path, alike: Callable[[str], Path], tmp_path: Path) -> None:
     other = Path(shutil.copytree(alike("isolated"), tmp_path / "other"))
-    runs = [report_data.read(folder) for folder in (ready, other)]
-    report_data.label(runs)
+    runs = [report_data.read_run(folder) for folder in (ready, other)]
+    report_data.label_runs(runs)
     assert page.page(runs).count("real pictures for:") == 1
     cm.classify(other, [1], device="cpu", draws=1)
-    runs = [report_data.read(folder) for folder in (ready, other)]
-    report_data.label(runs)
+    runs = [report_data.read_run(folder) for folder in (ready, other)]
+    report_data.label_runs(runs)
     heads = re.findall(r"real pictures for: ([^<]*)</h3>", page.page(runs))
     assert heads == [run.label for run in runs] and len(set(heads)) == 2
     *_, plotted = page.write([ready], tmp_path / "report.html", with_plots=True)
@@ -469,11 +469,11 @@ def test_a_damaged_matrix_is_a_note(tmp_path: Path) -> None:
     folder, said = make_run(tmp_path / "run", ["dog", "vase", "dog2"]), "classifier/matrix.csv is damaged and left out."
     for data in DAMAGED:
         write_atomically(folder / "classifier" / "matrix.csv", data)
-        shown = report_data.read(folder)
+        shown = report_data.read_run(folder)
         assert shown.classifier is None and said in shown.notes, data
     assert said in page.page([shown])
     write_atomically(folder / "classifier" / "matrix.csv", b"row,dog,vase,dog2\n3,1,,0.25\n0,0.5,1,0.5\n")
-    shown = report_data.read(folder)
+    shown = report_data.read_run(folder)
     assert (
         said not in shown.notes and list(shown.classifier.index) == [0, 3] and shown.classifier.loc[3, "dog2"] == 0.25
     )

@@ -505,13 +505,13 @@ def test_runs_with_any_tables(tmp_path: Path) -> None:
         for name, content in whole.items():
             (run / name).write_bytes(data.draw(st.just(content) | spoiled([content])))
         result(out, board.write, tmp_path / "results", out)
-        shown = result(out, report_data.read, run)
+        shown = result(out, report_data.read_run, run)
         with nothing_outside(out):
             assert all(isinstance(it, dict) for it in (shown.summary, shown.intervals))
             report_tables.heat_tables(shown, report_tables.scales([shown]), 100)
             report_tables.summary_rows(shown)
             report_tables.confusion(shown)
-        result(out, paired_runs.compared, run, kept())
+        result(out, paired_runs.compare_runs, run, kept())
 
     again(tables)
 

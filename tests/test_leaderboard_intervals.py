@@ -15,8 +15,8 @@ from test_leaderboard_page import board
 from cpbench.files import read_json, short_hash
 from cpbench.leaderboard import entries
 from cpbench.leaderboard.page import page
-from cpbench.leaderboard.rows import groups
-from cpbench.leaderboard.text import as_json, in_terminal, markdown, table
+from cpbench.leaderboard.rows import group_runs
+from cpbench.leaderboard.text import as_json, markdown, score_table, terminal_tables
 from cpbench.metrics.intervals import bootstrap
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.metrics.scores import SCORES as METRICS
@@ -155,9 +155,9 @@ def test_the_terminal_has_the_first_where_there_is_room(tmp_path: Path, capsys: 
     (group,) = groups_in(tmp_path)
     mean, low, high = (group["rows"][0][k]["dino_final_average"] for k in ("mean", "low", "high"))
     assert f"{mean:.3f} [{low:.2f}, {high:.2f}] " in capsys.readouterr().out
-    found = groups(entries.read(tmp_path))
+    found = group_runs(entries.read_runs(tmp_path))
     for width, cell in ((119, f"{mean:.3f}"), (120, f"{mean:.3f} [{low:.2f}, {high:.2f}]")):
-        (made,) = in_terminal(found, [], width)
+        (made,) = terminal_tables(found, [], width)
         assert [str(it) for it in made.columns[3].cells] == [cell]
 
 
@@ -300,12 +300,12 @@ def test_the_order_of_runs_changes_nothing(tmp_path: Path) -> None:
         if n != 2:
             scored(tmp_path / f"b{n}", "l2", METHOD, draw)
     scored(tmp_path / "c", "isolated", METHOD, code="ffffffff")
-    runs = entries.read(tmp_path)
+    runs = entries.read_runs(tmp_path)
 
     def written(order: list[Any]) -> list[str]:
-        found = groups(order)
+        found = group_runs(order)
         whole = json.dumps(as_json(found, [], {}))
-        return [whole, table(found).to_csv(), markdown(found, [], {}), page(found, [], {}, tmp_path)]
+        return [whole, score_table(found).to_csv(), markdown(found, [], {}), page(found, [], {}, tmp_path)]
 
     expected = written(runs)
     for order in itertools.islice(itertools.permutations(runs), 0, None, 4001):

@@ -80,12 +80,12 @@ def compare(one: Path, other: Path) -> None:
     """Test whether two runs differ. Pictures are paired by concept, prompt and noise; interval and p value are over concepts."""
     from rich.console import Console
 
-    from cpbench.report.paired_runs import compared, left_out, table
+    from cpbench.report.paired_runs import compare_runs, comparison_table, unpaired_notes
 
-    runs, row, comparisons, notes = compared(one, other)
+    runs, row, comparisons, notes = compare_runs(one, other)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(table(runs, row, comparisons))
-    for line in [*left_out(comparisons), *notes]:
+    console.print(comparison_table(runs, row, comparisons))
+    for line in [*unpaired_notes(comparisons), *notes]:
         console.print(line, markup=False)
     if min(comparison.concepts for comparison in comparisons.values()) < 6:
         console.print("With fewer than six concepts no difference is significant: p cannot fall below 0.05.")
