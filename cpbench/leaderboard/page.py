@@ -20,7 +20,7 @@ from markupsafe import Markup
 from cpbench.leaderboard.columns import MORE, RANKS, Column, columns, score
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import Group, Row
-from cpbench.leaderboard.text import UNFINISHED, apart, shared, unfinished_cells
+from cpbench.leaderboard.text import UNFINISHED, apart, caveat, shared, unfinished_cells
 from cpbench.records.folder import RunFolder
 from cpbench.report.templates import templates
 
@@ -59,6 +59,7 @@ def of_group(group: Group, shown: Sequence[Column], picture: str | None, output:
         "sequence": group.sequence,
         "backbone": group.backbone,
         "apart": apart(group),
+        "caveat": caveat(group),
         "shared": shared(group).values(),
         "picture": picture,
         "rows": [of_row(row, shown, output) | {"shown_rank": group.rank(row)} for row in group.rows],

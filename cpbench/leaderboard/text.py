@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cpbench.config import ON_THE_MINIATURE
 from cpbench.files import plain
+from cpbench.judges import identity
 from cpbench.leaderboard.columns import IN_TERMINAL, MORE, RANKS, columns
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import SOURCES, Group, Row
@@ -37,7 +38,7 @@ def shared(group: Group) -> dict[str, tuple[str, str]]:
 
     facts = group.facts
     rows, sampler = facts["rows"], facts["sampler"]
-    judges = [[*_shortened(judge).values()] for judge in facts["judges"].values()]
+    judges = [[identity.title(judge), *list(_shortened(judge).values())[1:]] for judge in facts["judges"].values()]
     return {
         "sequence": ("sequence", f"{group.sequence}, content {facts['sequence'][:12]}"),
         "images": ("images", f"{SOURCES[group.pictures]}, content {said(facts['images'])}"),
@@ -58,6 +59,11 @@ def apart(group: Group) -> str:
     """What to know of a table: photographs on the miniature; why there is another one of this name."""
     foreign = group.pictures == "photographs" and is_miniature(group.backbone)
     return " ".join(filter(None, [f"These are {ON_THE_MINIATURE}." if foreign else "", differing(group)]))
+
+
+def caveat(group: Group) -> str:
+    """The line under a table by the miniature's judges; "" for others."""
+    return identity.caveat(group.facts["judges"].values())
 
 
 def differing(group: Group) -> str:
@@ -94,7 +100,7 @@ def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
             cells = [every[0].cell(row) + every[0].bracket(row), *(c.cell(row) for c in every[1:])]
             words = [row.over, row.replay_free, row.tested_against, row.hash]
             lines.append(table_row([group.rank(row), row.label, len(row.runs), *cells, *words]))
-        lines.append("")
+        lines += ["", plain(caveat(group)), ""]
         if group.id in pictures:
             lines += [f"![one concept after each task, one row a method]({pictures[group.id]})", ""]
     if unfinished:

@@ -238,4 +238,6 @@ def sequence_of(record: Record) -> str:
 
 def judges_of(record: Record) -> str:
     """The judges by name, each with the beginning of its weights' hash."""
-    return ", ".join(f"{it.model} [{it.weights_sha256[:8]}]" for _, it in sorted(record.judges.items()))
+    return ", ".join(
+        f"{identity.title(it.model_dump())} [{it.weights_sha256[:8]}]" for _, it in sorted(record.judges.items())
+    )

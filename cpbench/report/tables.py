@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cpbench.judges import identity
 from cpbench.metrics import figures, retention
 from cpbench.metrics.cosines import CLIPSCORE
 from cpbench.metrics.figures import FIGURES, Figure
@@ -329,7 +330,7 @@ def facts(run: Shown) -> list[tuple[str, str]]:
         ("backbone", f"{backbone}{size}, {said(made.get('dtype')).removeprefix('torch.')}"),
         ("drawing", f"{prompts or '?'} prompts a concept, {counted(made.get('pictures_per_prompt'), 'picture')} each, "
                     f"{said(sampler.get('num_inference_steps'))} steps, guidance {said(sampler.get('guidance_scale'))}"),
-        ("judges", ", ".join(f"{it.get('model', '?')} [{it.get('weights_sha256', '')[:8]}]" for it in run.judges.values())),
+        ("judges", ", ".join(f"{identity.title(it)} [{it.get('weights_sha256', '')[:8]}]" for it in run.judges.values())),
         ("seed, order", f"{said(settings.get('seed'))}, {said(settings.get('order'))}"),
         ("device", devices(record)),
         ("code", f"cpbench {said(versions.get('cpbench'))}, commit {said(record.get('commit'))[:12]}, settings {said(record.get('hash'))}"),
