@@ -3,8 +3,8 @@
     python benchmarks/doc_tables.py
 
 Between `<!-- results of SEQUENCE, full -->` and `<!-- end of results -->` stands a table: the leaderboard's, with all
-columns or those of SHORT (`short`), or what nouns.py, agreement.py, prompts.py, halves.py and, of the methods in PAIRS,
-pairs.py print (`nouns`, `agreement`, `prompts`, `halves`, `pairs-dc`, ...). In docs/methods.md it is the column "place on the
+columns, or the ten rows of README with those of SHORT (`ten`), or what nouns.py, agreement.py, prompts.py, halves.py and, of the methods in PAIRS,
+pairs.py print (`nouns`, `agreement`, `prompts`, `halves`, `pairs-dc`, ...), and below it whose scores these are. In docs/methods.md it is the column "place on the
 miniature". Of several versions of a sequence it is the one with the most rows.
 """
 
@@ -21,7 +21,9 @@ import nouns
 import pairs
 import pandas as pd
 import prompts
+from chart import TEN
 
+from cpbench.judges import identity
 from cpbench.leaderboard.rows import EARLIER
 from cpbench.version import SCORES
 
@@ -40,6 +42,7 @@ COLUMNS = {  # head: (column of the leaderboard's CSV, how its number is written
     "carried MB": ("carried_MB", ".3g"),
     "UNet evaluations": ("learning_unet_evaluations", ",.0f"),
 }
+NOTE = identity.caveat([{"weights_sha256": weights} for weights in identity.OF_THE_MINIATURE])
 SHORT = "DINO final", "over tasks", "backward transfer", "retention", "CLIP-T final", "UNet evaluations"
 MARKED = re.compile(r"(<!-- results of (\S+), ([\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 PLACE = re.compile(r"^\| `(\w+)` \|(?:[^|\n]*\|){9}$", re.MULTILINE)
@@ -94,7 +97,7 @@ def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
         earlier = row.get("scores", SCORES) != SCORES
         method = row["method"].replace("*", "\\*") + (EARLIER if earlier else "")
         lines.append(f"| {row['rank']} | {method} | {row['runs']} | {' | '.join(cells)} |")
-    note = ["", f"{EARLIER}: run by an earlier version, whose numbers today's does not give again bit for bit."]
+    note = ["", f"{EARLIER}: run by an earlier version; today's does not give the same numbers bit for bit."]
     return "\n".join(lines + (note if any(EARLIER in line for line in lines) else [])) + "\n"
 
 
@@ -182,8 +185,13 @@ def updated(page: str, board: pd.DataFrame) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
 
     def marked(found: re.Match) -> str:
-        heads = {"short": SHORT, "full": tuple(COLUMNS)}.get(found[3])
-        return found[1] + (table(rows_of(board, found[2]), heads) if heads else other(found[3], found[2])) + found[4]
+        kind, sequence = found[3], found[2]
+        if kind == "ten":
+            rows = rows_of(board, sequence)
+            text = table(rows[rows["method"].isin(TEN)], SHORT)
+        else:
+            text = table(rows_of(board, sequence)) if kind == "full" else other(kind, sequence)
+        return f"{found[1]}{text}\n{NOTE}\n{found[4]}"
 
     text = MARKED.sub(marked, text)
     return (
