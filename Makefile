@@ -34,7 +34,7 @@ lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(STAMP) ## mend style and formatting
+format: $(STAMP) ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -52,6 +52,7 @@ reference: $(STAMP) ## keep the finished runs' tables and grids in results/refer
 	$(BIN)/python -m cpbench.leaderboard.reference
 	$(BIN)/python benchmarks/doc_tables.py
 	$(BIN)/python benchmarks/chart.py results/reference/leaderboard.csv dreambench10 docs/findings-methods.png
+	$(BIN)/python benchmarks/chart.py results/reference/leaderboard.csv dreambench10 docs/results-methods.png ten
 
 pretrain: $(STAMP) ## train the miniature and its judges again
 	$(BIN)/cpbench pretrain --all

@@ -3,8 +3,8 @@
     python benchmarks/doc_tables.py
 
 Between `<!-- results of SEQUENCE, full -->` and `<!-- end of results -->` stands a table: the leaderboard's, with all
-columns or those of SHORT (`short`), or what nouns.py, agreement.py, prompts.py, halves.py and, of the methods in PAIRS,
-pairs.py print (`nouns`, `agreement`, `prompts`, `halves`, `pairs-dc`, ...). In docs/methods.md it is the column "place on the
+columns, or the ten rows of README with those of SHORT (`ten`), or what nouns.py, agreement.py, prompts.py, halves.py and, of the methods in PAIRS,
+pairs.py print (`nouns`, `agreement`, `prompts`, `halves`, `pairs-dc`, ...), and below it whose scores these are. In docs/methods.md it is the column "place on the
 miniature". Of several versions of a sequence it is the one with the most rows.
 """
 
@@ -21,7 +21,9 @@ import nouns
 import pairs
 import pandas as pd
 import prompts
+from chart import TEN
 
+from cpbench.judges import identity
 from cpbench.leaderboard.rows import EARLIER_MARK
 from cpbench.numbers import number
 from cpbench.version import SCORES
@@ -41,6 +43,7 @@ COLUMNS = {  # head: (column of the leaderboard's CSV, how its number is written
     "carried MB": ("carried_MB", ".3g"),
     "UNet evaluations": ("learning_unet_evaluations", ",.0f"),
 }
+NOTE = identity.caveat([{"weights_sha256": weights} for weights in identity.OF_THE_MINIATURE])
 SHORT = "DINO final", "over tasks", "backward transfer", "retention", "CLIP-T final", "UNet evaluations"
 MARKED = re.compile(r"(<!-- results of (\S+), ([\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 PLACE = re.compile(r"^\| `(\w+)` \|(?:[^|\n]*\|){9}$", re.MULTILINE)
@@ -92,11 +95,11 @@ def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
         for column, form in (COLUMNS[head] for head in heads):
             spread = row.get(f"{column}_std", float("nan"))
             deviation = f" ± {number(spread)}" if column == "dino_final_average" and not pd.isna(spread) else ""
-            cells.append(number(row[column], form) + deviation)
+            cells.append(written(row[column], form) + deviation)
         is_earlier = row.get("scores", SCORES) != SCORES
         method = row["method"].replace("*", "\\*") + (EARLIER_MARK if is_earlier else "")
         lines.append(f"| {row['rank']} | {method} | {row['runs']} | {' | '.join(cells)} |")
-    note = ["", f"{EARLIER_MARK}: run by an earlier version, whose numbers today's does not give again bit for bit."]
+    note = ["", f"{EARLIER_MARK}: run by an earlier version; today's does not give the same numbers bit for bit."]
     return "\n".join(lines + (note if any(EARLIER_MARK in line for line in lines) else [])) + "\n"
 
 
@@ -178,7 +181,7 @@ def leaderboard_cell(row: re.Match, rows: pd.DataFrame) -> str:
     matches = rows[rows["method"].str.removesuffix("*") == row[1]]
     cells[METHOD_COLUMNS - 1] = " not yet "
     if len(matches):
-        retention = number(matches.iloc[0]["dino_normalised_retention"], ".3f")
+        retention = number(matches.iloc[0]["dino_normalised_retention"])
         cells[METHOD_COLUMNS - 1] = f" {retention}, rank {matches.iloc[0]['rank']} "
     return "|".join(cells)
 
@@ -188,12 +191,13 @@ def updated(page: str, board: pd.DataFrame) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
 
     def marked(match: re.Match) -> str:
-        heads = {"short": SHORT, "full": tuple(COLUMNS)}.get(match[3])
-        return (
-            match[1]
-            + (table(rows_of(board, match[2]), heads) if heads else script_table(match[3], match[2]))
-            + match[4]
-        )
+        table_name, sequence = match[3], match[2]
+        rows = rows_of(board, sequence)
+        if table_name == "ten":
+            text = table(rows[rows["method"].isin(TEN)], SHORT)
+        else:
+            text = table(rows) if table_name == "full" else script_table(table_name, sequence)
+        return f"{match[1]}{text}\n{NOTE}\n{match[4]}"
 
     text = MARKED.sub(marked, text)
     return (

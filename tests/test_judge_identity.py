@@ -282,3 +282,21 @@ def test_kept_embeddings_of_another_kind_are_made_again(dino: Judge, tmp_path: P
         found = Embeddings(tmp_path, dino).images(pictures)
         np.testing.assert_allclose(found, dino.images(pictures), atol=1e-6)
         file = kept_in(tmp_path, dino)
+
+
+# What a judge is called
+
+
+def test_the_miniatures_judges_are_called_what_they_are(dino: Judge) -> None:
+    """By the weights that ship, whatever a record calls them; others keep their recorded name and have no caveat."""
+    assert identity.title(dino.identity) == "miniature's DINO (XCiT, 64 px)"
+    published = {"model": "dino-vit-s-16 (vit_small_patch16_224.dino)", "weights_sha256": "5" * 64}
+    assert identity.title(published) == published["model"]
+    assert identity.caveat([published]) == ""
+    assert "miniature's DINO (XCiT, 64 px) are not comparable with published" in identity.caveat(
+        [dino.identity, published]
+    )
+
+
+def test_every_judge_of_the_miniature_has_a_title() -> None:
+    assert set(identity.OF_THE_MINIATURE) == set(identity.OF_WEIGHTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # names, places and a library's version do not affect scores; everything else in an identity does
@@ -36,6 +36,24 @@ OF_MODELS = {
     "dino-vit-s-16 (vit_small_patch16_224.dino)": {"architecture": "vit_small_patch16_224.dino"},
     "dinov2-vit-s-14 (vit_small_patch14_dinov2.lvd142m)": {"architecture": "vit_small_patch14_dinov2.lvd142m"},
 }
+
+
+# The miniature's judges by their weights; their records call them "clip" and "dino".
+OF_THE_MINIATURE = {
+    "8fb940c351aa2734f234e150517f1a2d70b9bb3583ea301503758680698ff6ae": "miniature's CLIP (ResNet, 64 px)",
+    "aeb5979caee028b43955a0ea0fde99f768125df828b6ceb7a31c294339755d92": "miniature's DINO (XCiT, 64 px)",
+}
+
+
+def title(identity: Mapping[str, Any]) -> str:
+    """What a judge is called wherever its scores are shown: the recorded name, which says too little of the miniature's."""
+    return OF_THE_MINIATURE.get(str(identity.get("weights_sha256")), str(identity.get("model", "?")))
+
+
+def caveat(identities: Iterable[Mapping[str, Any]]) -> str:
+    """The line under a table of scores by the miniature's judges; "" where none of the judges is one of them."""
+    titles = [title(it) for it in identities if str(it.get("weights_sha256")) in OF_THE_MINIATURE]
+    return f"Scores by {' and '.join(titles)} are not comparable with published ones." if titles else ""
 
 
 def counted(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from cpbench.leaderboard.columns import MORE, RANKS, Column, board_columns
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import Group, Row
-from cpbench.leaderboard.text import UNFINISHED, shared_facts, table_notes, unfinished_cells
+from cpbench.leaderboard.text import UNFINISHED, caveat, shared_facts, table_notes, unfinished_cells
 from cpbench.numbers import number
 from cpbench.records.folder import RunFolder
 from cpbench.report.templates import templates
@@ -60,6 +60,7 @@ def group_context(group: Group, columns: Sequence[Column], picture: str | None, 
         "sequence": group.sequence,
         "backbone": group.backbone,
         "apart": table_notes(group),
+        "caveat": caveat(group),
         "shared": shared_facts(group).values(),
         "picture": picture,
         "rows": [row_context(row, columns, output) | {"shown_rank": group.rank(row)} for row in group.rows],

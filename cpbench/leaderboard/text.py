@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cpbench.config import ON_THE_MINIATURE
 from cpbench.files import escape_markdown
+from cpbench.judges import identity
 from cpbench.leaderboard.columns import IN_TERMINAL, MORE, RANKS, board_columns
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import PICTURE_SOURCES, Group, Row
@@ -37,7 +38,7 @@ def shared_facts(group: Group) -> dict[str, tuple[str, str]]:
 
     facts = group.facts
     rows, sampler = facts["rows"], facts["sampler"]
-    judges = [[*_shortened(judge).values()] for judge in facts["judges"].values()]
+    judges = [[identity.title(judge), *list(_shortened(judge).values())[1:]] for judge in facts["judges"].values()]
     return {
         "sequence": ("sequence", f"{group.sequence}, content {facts['sequence'][:12]}"),
         "images": ("images", f"{PICTURE_SOURCES[group.pictures]}, content {as_text(facts['images'])}"),
@@ -63,6 +64,11 @@ def table_notes(group: Group) -> str:
     return " ".join(
         filter(None, [f"These are {ON_THE_MINIATURE}." if is_photographs_on_miniature else "", difference_note(group)])
     )
+
+
+def caveat(group: Group) -> str:
+    """The line under a table by the miniature's judges; "" for others."""
+    return identity.caveat(group.facts["judges"].values())
 
 
 def difference_note(group: Group) -> str:
@@ -99,7 +105,7 @@ def markdown(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[
             cells = [columns[0].cell(row) + columns[0].bracket(row), *(c.cell(row) for c in columns[1:])]
             texts = [row.over, row.replay_free, row.tested_against, row.hash]
             lines.append(table_row([group.rank(row), row.label, len(row.runs), *cells, *texts]))
-        lines.append("")
+        lines += ["", escape_markdown(caveat(group)), ""]
         if group.id in pictures:
             lines += [f"![one concept after each task, one row a method]({pictures[group.id]})", ""]
     if unfinished:

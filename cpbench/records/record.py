@@ -309,4 +309,6 @@ def sequence_name(record: Record) -> str:
 
 def judge_names(record: Record) -> str:
     """The judges by name, each with the beginning of its weights' hash."""
-    return ", ".join(f"{judge.model} [{judge.weights_sha256[:8]}]" for _, judge in sorted(record.judges.items()))
+    return ", ".join(
+        f"{identity.title(judge.as_json())} [{judge.weights_sha256[:8]}]" for _, judge in sorted(record.judges.items())
+    )

@@ -21,6 +21,7 @@ from PIL import Image
 
 from cpbench.errors import UserError
 from cpbench.files import prepare_folder, write_atomically
+from cpbench.judges import identity
 from cpbench.metrics.figures import FIGURES
 from cpbench.metrics.matrices import reference_row
 from cpbench.metrics.scores import among, title_of
@@ -360,6 +361,7 @@ def context(runs: Sequence[RunView], notes: Sequence[str]) -> dict[str, Any]:
         "judge": title_of(metric),
         "measured": " ".join(head for it in run_contexts for head in it["measures"].get("heads", [])),
         "own_judges": has_miniature_judges(first),
+        "caveat": identity.caveat(first.judges.values()),
         "metrics": [(m, scores[m].title, scores[m].says) for m in scale],
         "scales": {m: (number(low, 2), number(high, 2)) for m, (low, high) in scale.items()},
         "figure_names": [(it.name, it.heading(), it.higher_is_better) for it in figures_of(runs)],

@@ -16,6 +16,7 @@ from pathlib import Path
 from cpbench.concepts import images, photographs
 from cpbench.config import ON_THE_MINIATURE, RunConfig
 from cpbench.files import prepare_folder
+from cpbench.judges import identity
 from cpbench.method import Method, Options, State
 from cpbench.miniature import is_miniature
 from cpbench.output import say
@@ -88,7 +89,7 @@ def _execute(run: Run, progress: Path | None) -> None:
         say(
             f"{title}: {len(concepts)} concepts ({source}), backbone {run.backbone.name}, seed {run.config.seed}, order {run.config.order}"
         )
-        say("judges: " + ", ".join(f"{name} {j.identity['model']}" for name, j in sorted(run.judges.items())))
+        say("judges: " + ", ".join(identity.title(judge.identity) for _, judge in sorted(run.judges.items())))
         say(f"folder: {run.folder}")
         for note in run.notes:
             say(f"note: {note}")

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cpbench.backbones import backbone as backbones
 from cpbench.backbones import loading
 from cpbench.files import prepare_folder, read_json, short_hash, write_atomically, write_json
+from cpbench.judges import identity
 from cpbench.judges import judge as judges
 from cpbench.judges.local import load_clip, load_dino
 
@@ -193,21 +194,21 @@ class Row:
 SHARE, DB = "{:.1%}", "{:.1f} dB"
 CLEAN = ("1-nearest-neighbour", "AUC", "clip class", "clip place", "clip attribute")
 SMALL_THINGS = (
-    "what covers the body is drawn (chef, firefighter, police, wizard, shirt); what is two latents wide is not: a santa hat "
-    "passes for a red hat, glasses for a hat's brim, monocle and scarf go missing"
+    "outfits that cover the body are generated (chef, firefighter, police, wizard, shirt), those two latents wide are not: a santa "
+    "hat becomes a red hat, glasses a hat's brim, monocle and scarf are missing"
 )
-MORE_STEPS = "it still rises with the number of steps, of which these are 300, twice what the methods' presets have"
+MORE_STEPS = "it still rises with the number of steps; here there are 300, twice as many as in the methods' presets"
 ROWS = (
-    Row("autoencoder", "PSNR of 512 held-out pictures, and of a PCA with as many numbers a patch", "at least 28 dB, 2 dB over the PCA", ("psnr", "pca psnr"), f"{DB}, PCA {DB}", lambda a, b: a >= 28 and a >= b + 2),
-    Row("base model, class", "named right in its pictures by a classifier of drawn pictures, independent of the judges", "95 %", ("class", "drawings class"), f"{SHARE} (drawings {SHARE})", lambda a, _: a >= 0.95),
+    Row("autoencoder", "PSNR of 512 held-out pictures, and of a PCA with as many numbers per patch", "at least 28 dB, 2 dB over the PCA", ("psnr", "pca psnr"), f"{DB}, PCA {DB}", lambda a, b: a >= 28 and a >= b + 2),
+    Row("base model, class", "recognised in its pictures by a classifier that was trained on drawings, independent of the judges", "95 %", ("class", "drawings class"), f"{SHARE} (drawings {SHARE})", lambda a, _: a >= 0.95),
     *(
         Row(f"base model, {aspect}", "the same, for what the prompt asks for", "90 %", (aspect, f"drawings {aspect}"), f"{SHARE} (drawings {SHARE})", lambda a, _: a >= 0.9, short)
         for aspect, short in (("place", ""), ("outfit", SMALL_THINGS), ("finish", ""))
     ),
     Row("base model, likeness", "KID, features of the DINO judge, of 1024 pictures of held-out captions to other held-out drawings, as a multiple of that of drawings to drawings", "reported", ("kid multiple", "kid", "kid drawings"), "{:.1f} ({:.1e} to {:.1e})"),
-    Row("DINO judge, who", f"1-nearest-neighbour in one gallery of everyone held out, in {len(exam.GALLERY_PLACES)} places", "97 %", ("1-nearest-neighbour",), SHARE, lambda a: a >= 0.97),
-    Row("DINO judge, background", "AUC of same subject, other place over other subject of the class, same place", "0.95", ("AUC",), "{:.3f}", lambda a: a >= 0.95),
-    Row("CLIP judge", "zero-shot class / place / attribute of held-out drawings", "97 / 95 / 90 %", ("clip class", "clip place", "clip attribute"), f"{SHARE} / {SHARE} / {SHARE}", lambda c, p, a: c >= 0.97 and p >= 0.95 and a >= 0.9, "a toy is any of seven kinds of thing, and dogs and cats in clothes or cubes are taken for one another"),
+    Row("DINO judge, identity", f"1-nearest-neighbour accuracy in one gallery of all held-out individuals, in {len(exam.GALLERY_PLACES)} places", "97 %", ("1-nearest-neighbour",), SHARE, lambda a: a >= 0.97),
+    Row("DINO judge, background", "AUC of \"same subject, other place\" over \"other subject of the class, same place\"", "0.95", ("AUC",), "{:.3f}", lambda a: a >= 0.95),
+    Row("CLIP judge", "zero-shot class / place / attribute of held-out drawings", "97 / 95 / 90 %", ("clip class", "clip place", "clip attribute"), f"{SHARE} / {SHARE} / {SHARE}", lambda c, p, a: c >= 0.97 and p >= 0.95 and a >= 0.9, "a toy is any of seven types of thing, and dogs and cats in clothes or cubes are confused"),
     Row("judges, autoencoded", "the five figures above on the same pictures after the autoencoder", "within 3 points", tuple(f"{k} autoencoded" for k in CLEAN) + CLEAN, f"{SHARE}; {{:.3f}}; {SHARE} / {SHARE} / {SHARE}", lambda *v: max(abs(a - b) for a, b in zip(v[:5], v[5:], strict=True)) <= 0.03),
     Row("cross-check", "Spearman's correlation, over the cells of finished runs, of the DINO score with a second DINO judge's (other seed, other individuals)", "0.9", ("second", "cells"), "{:.3f} over {:.0f} cells", lambda a, _: a >= 0.9),
     Row("cross-check, ImageNet", "the same with an ImageNet network (efficientnet-lite0, pictures enlarged to 224)", "reported", ("imagenet",), "{:.3f}"),
@@ -300,14 +301,14 @@ def lines(subject: Subject, figures: Figures, beside: str) -> list[str]:
         "that look like them were held out of its training and its judges'.",
         "",
         f"Weights, float16: {', '.join(f'{n} {s:.1f} MB' for n, s in sizes.items())}; {sum(sizes.values()):.1f} MB in all. An",
-        f"evaluation of the UNet for one picture is {unet_gflop(subject.backbone):.2f} GFLOP; a drawing of the world takes a few milliseconds",
+        f"evaluation of the UNet for one picture is {unet_gflop(subject.backbone):.2f} GFLOP; a picture of the world takes a few milliseconds to render",
         "(`python benchmarks/world.py`).",
         "",
-        "![What the untouched model draws](" + beside + "/model.png)",
+        "![Pictures by the untouched model](" + beside + "/model.png)",
         "",
         "## Measured",
         "",
-        "On individuals and pictures that no training has seen, by",
+        "On individuals and pictures that no training has seen. Made by",
         "",
         "```console",
         "cpbench pretrain checks && make bench && cpbench pretrain --card",
@@ -315,8 +316,8 @@ def lines(subject: Subject, figures: Figures, beside: str) -> list[str]:
         "",
         *table(figures),
         "",
-        "Read the first columns as a test of the harness's ground: where the model or a judge is weak, scores of methods on the",
-        "miniature say little. Scores are not comparable with those of the published CLIP and DINO.",
+        "This table tests what the harness stands on: where the model or a judge is weak, scores of methods on the miniature say",
+        f"little. {identity.caveat({'weights_sha256': weights} for weights in identity.OF_THE_MINIATURE)}",
         "",
         "![Drawings of held-out subjects and the same after the autoencoder](" + beside + "/autoencoder.png)",
         "",
@@ -330,26 +331,26 @@ def lines(subject: Subject, figures: Figures, beside: str) -> list[str]:
         "|---|---|--:|--:|--:|--:|",
         *(f"| {r.name} | {WHAT[r.name]} | {r.steps} | {r.batch} | {r.lr:g} | {r.seed} |" for r in RECIPES.values()),
         "",
-        "The weights that ship were trained on one core with one thread in 8.8 hours, drawing included, beside another job; no GPU",
-        "was at hand, so how long one takes is not known.",
+        "The weights that ship were trained in 8.8 hours on one core with one thread, rendering included, next to another job. There",
+        "was no GPU, so the time on a GPU is not known.",
         "",
         f"The denoiser is a UNet of {sum(p.numel() for p in subject.backbone.denoiser.parameters()) / 1e6:.1f} million weights with cross-attention at every level,",
         f"min-SNR weights (gamma {unet.MIN_SNR_GAMMA:g}) and one caption in {1 / unet.DROP_CAPTION:.0f} dropped. The CLIP judge is {'a ResNet' if isinstance(clip.judge_config(2)['vision_cfg']['layers'], list) else 'a ViT'} of CLIP's",
         "kind; it shares neither weights nor seed with the generator's text encoder. The DINO judge is an XCiT. The views of its",
-        f"loss are {dino.VIEWS} drawings of one training individual in other poses, places and lights: much stronger supervision than",
+        f"loss are {dino.VIEWS} drawings of one training individual in different poses, places and lights: much stronger supervision than",
         "real DINO's crops of one picture. Every second training picture of the judges passed through the autoencoder.",
     ]
 
 
 WHAT = {
     "vae": "autoencoder, both halves",
-    "vae-decoder": "its decoder, on",
+    "vae-decoder": "its decoder, continued",
     "clip-text": "the generator's text encoder, as half of a CLIP",
     "clip-judge": "CLIP judge",
     "unet": "denoiser, with Stable Diffusion's noise schedule",
-    "unet-last": "the denoiser, on, with its own",
+    "unet-last": "the denoiser, continued, with its own noise schedule",
     "dino": "DINO judge",
-    "dino-last": "the DINO judge, on",
+    "dino-last": "the DINO judge, continued",
     "dino-second": "second DINO judge, a check, not shipped",
     "classifier": "classifier for the table above, not shipped",
 }
