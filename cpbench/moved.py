@@ -1,7 +1,7 @@
 """Names of cpbench 0.1 that have changed: they work until 0.3, and warn once.
 
-Covered is what method files imported, and what README and docs/adding-a-method.md printed: modules by their old names, tools
-that baselines held for others, and renamed functions, classes, attributes and keyword arguments.
+Covered is what method files imported, and what README and docs/adding-a-method.md printed: modules by their old names,
+tools that baselines held for others, and renamed functions, classes, attributes and keyword arguments.
 """
 
 from __future__ import annotations

@@ -33,10 +33,10 @@ MEGAPIXEL = 2**20
 class Backbone:
     """A diffusers pipeline and its parts: denoiser, autoencoder, vocabulary, family and process.
 
-    Methods change it only by `add_lora`, `add_token` and `replace_weights`; `restore` undoes these changes and refuses any
-    other. lora_parameters, token_embeddings and weights hold what was added. unet_evaluations: the number of pictures that went
-    through the denoiser, in training and in sampling. trainable_parameters: how many the last task trained. offload: see
-    `generating`.
+    Methods change it only by `add_lora`, `add_token` and `replace_weights`; `restore` undoes these changes and refuses
+    any other. lora_parameters, token_embeddings and weights hold what was added. unet_evaluations: the number of
+    pictures that went through the denoiser, in training and in sampling. trainable_parameters: how many the last task
+    trained. offload: see `generating`.
     """
 
     computes: ClassVar[bool] = True  # false for a backbone that only counts evaluations
@@ -142,8 +142,8 @@ class Backbone:
     def check(self, num_inference_steps: int) -> None:
         """UserError for parts that do not work together, before anything expensive starts.
 
-        It sets the solver's steps, adds a word, noises a latent, calls the denoiser once, and encodes and decodes the smallest
-        picture. It generates no picture, uses no random generator, and leaves the backbone pristine.
+        It sets the solver's steps, adds a word, noises a latent, calls the denoiser once, and encodes and decodes the
+        smallest picture. It generates no picture, uses no random generator, and leaves the backbone pristine.
         """
         evaluations, label = self.unet_evaluations, f"backbone {self.name}"
         scale, side = self.pipe.vae_scale_factor, self.family.smallest_side
@@ -204,8 +204,8 @@ class Backbone:
     def replace_weights(self, values: Mapping[str, torch.Tensor]) -> dict[str, nn.Parameter]:
         """Replace parameters by new ones with these values, until `restore`. Returns the new parameters by name.
 
-        Names are those of the denoiser's parameters, or of a text encoder's after "text_encoder." or "text_encoder_2.". Call it
-        before `add_lora` and `add_token`, which change the names of layers.
+        Names are those of the denoiser's parameters, or of a text encoder's after "text_encoder." or "text_encoder_2.".
+        Call it before `add_lora` and `add_token`, which change the names of layers.
         """
         if self._originals:
             raise RuntimeError("replace_weights comes before add_lora: a layer with a LoRA has another name")

@@ -2,10 +2,10 @@
 
     z_t = a x_0 + s eps,    a = sqrt(alpha-bar_t),    s = sqrt(1 - alpha-bar_t),    v = a eps - s x_0
 
-Both are derived from the pipeline's scheduler. The schedulers of diffusers share names of settings with different meanings and
-defaults. So only the noise schedule is taken from another class's config (betas, number of timesteps, prediction type, zero
-terminal signal-to-noise ratio), and for the solver also the spacing of steps. The resulting alpha-bars are compared with those
-of the pipeline's scheduler.
+Both are derived from the pipeline's scheduler. The schedulers of diffusers share names of settings with different
+meanings and defaults. So only the noise schedule is taken from another class's config (betas, number of timesteps,
+prediction type, zero terminal signal-to-noise ratio), and for the solver also the spacing of steps. The resulting
+alpha-bars are compared with those of the pipeline's scheduler.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ def training(pipeline_scheduler: Any) -> Any:
 def solver(pipeline_scheduler: Any, num_inference_steps: int) -> Any:
     """The deterministic multistep DPM-Solver with `num_inference_steps` steps in the pipeline's noise schedule.
 
-    A pipeline's DPMSolverMultistepScheduler keeps its config, except stochastic sampling, which would use the global generator.
-    For another scheduler see above. Rules for the noise levels, such as Karras's, are dropped if they do not give this number of
-    distinct steps. UserError if there are not so many steps.
+    A pipeline's DPMSolverMultistepScheduler keeps its config, except stochastic sampling, which would use the global
+    generator. For another scheduler see above. Rules for the noise levels, such as Karras's, are dropped if they do not
+    give this number of distinct steps. UserError if there are not so many steps.
     """
     from diffusers import DPMSolverMultistepScheduler
 
@@ -127,8 +127,8 @@ def solver(pipeline_scheduler: Any, num_inference_steps: int) -> Any:
         if _has_distinct_steps(candidate, num_inference_steps, all_distinct):
             return candidate
     raise UserError(
-        f"num_inference_steps {num_inference_steps}: the backbone's {type(pipeline_scheduler).__name__} has {len(pipeline_scheduler.alphas_cumprod)} "
-        f"timesteps, and they do not give this number of distinct steps; use another one"
+        f"num_inference_steps {num_inference_steps}: the backbone's {type(pipeline_scheduler).__name__} has "
+        f"{len(pipeline_scheduler.alphas_cumprod)} timesteps, which do not give this number of distinct steps; use another one"
     )
 
 
