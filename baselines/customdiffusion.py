@@ -1,4 +1,4 @@
-"""Custom Diffusion: keys and values of cross-attention and one modifier word per concept, fine-tuned sequentially or merged.
+"""Custom Diffusion: cross-attention's keys and values and one word per concept, fine-tuned sequentially or merged.
 
 Kumari et al. 2023, "Multi-Concept Customization of Text-to-Image Diffusion" (CVPR, arXiv 2212.04488). W, the K and V
 matrices of each cross-attention layer, and v, the embedding of a word <v> before the noun, are trained on

@@ -39,7 +39,7 @@ class NotDefined(Exception):
 
 
 class Options(BaseModel):
-    """Base of a method's options. Unknown keys and wrong types are errors; `cpbench describe` shows the fields' descriptions.
+    """Base of a method's options. Unknown keys and wrong types are errors; `cpbench describe` shows descriptions.
 
     only: the options that count only for some values of another option: {"rank": {"adapter": ("lora",)}}. POSITIVE
     stands for all values above 0. The table of a base class holds as well.
@@ -255,7 +255,7 @@ class Method:
         return False
 
     def install(self, backbone: Backbone, state: State, concepts: Sequence[str], prompts: Sequence[str] = ()) -> None:
-        """Prepare a pristine backbone to generate these concepts: () for plain prompts, (c,) one, (c, d) two in one picture.
+        """Prepare a pristine backbone to generate these concepts: (), (c,), or (c, d) for two in one picture.
 
         prompts: (), or, if `per_prompt` is true, the one prompt as it will be encoded, with its phrases. Raises
         NotDefined if the method cannot do this.

@@ -74,7 +74,7 @@ RENAMED = {  # module: its old names and what they are today, here or as a full 
     },
     "cpbench.method": {"KINDS": "TENSOR_TYPES"},
 }
-BASELINES = {  # baseline: tools that it held for others in 0.1, and where they are; a tool that it still uses needs no entry
+BASELINES = {  # baseline: tools that it held for others in 0.1, and where they are; not those that it still uses
     "cpbench.baselines.seqlora": {
         "Settings": "cpbench.learning.lora.LoraOptions",
         "add_words": "cpbench.learning.lora.add_words",

@@ -61,7 +61,7 @@ TOKENIZER_MORE = ("tokenizer_config.json", "special_tokens_map.json", "added_tok
 def folder_of(
     name: str, revision: str | None, part: str = "backbone", loading: BackboneConfig | None = None
 ) -> tuple[Path, str | None]:
-    """(folder, commit) of a backbone or vae by built-in name, hub id or local folder. The commit is None outside the hub."""
+    """(folder, commit) of a backbone or vae by built-in name, hub id or folder. The commit is None outside the hub."""
     index, loading = INDEX[part], loading or BackboneConfig()
     if part == "backbone" and is_miniature(name):
         return MINIATURE, None
@@ -184,8 +184,8 @@ def files_of_network(
     needed = ["config.json", file]
     if file.endswith(".json"):
         if isinstance(source, Path):
-            held = read_json(source / f"{place}{file}", label)
-            shards = held.get("weight_map")
+            shards_index = read_json(source / f"{place}{file}", label)
+            shards = shards_index.get("weight_map")
             needed += sorted({str(v) for v in shards.values()}) if isinstance(shards, dict) else []
         else:
             root, ending = file.split(".")[:2]
@@ -225,10 +225,10 @@ def files_of_pipeline(
         else:  # a part of the pipeline's custom code
             files += [f"{place}{n}" for n in part_names]
     if loading.variant and loading.variant not in loaded_variants:
-        kinds = sorted(v for v in loaded_variants if v)
+        named_variants = sorted(v for v in loaded_variants if v)
         raise UserError(
             f"{label}: {source} has no variant {quoted(loading.variant)}"
-            + (f", but {', '.join(kinds)}" if kinds else "")
+            + (f", but {', '.join(named_variants)}" if named_variants else "")
             + "; leave out --variant"
         )
     return sorted(set(files))

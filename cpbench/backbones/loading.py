@@ -86,7 +86,7 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
 def load_networks(
     folder: Path, index: Mapping[str, Any], dtype: torch.dtype, loading: BackboneConfig
 ) -> dict[str, nn.Module]:
-    """Denoiser and text encoders of a pipeline's folder, each from the hashed file; parts with their own code are left out."""
+    """Denoiser and text encoders in a pipeline's folder, each from the hashed file; not parts with custom code."""
     import diffusers
     import transformers
 

@@ -35,6 +35,7 @@ class Encoder:
 
     @property
     def text_model(self) -> nn.Module:
+        """The transformer of the encoder, without a projection."""
         return getattr(self.model, "text_model", self.model)
 
 
@@ -168,6 +169,7 @@ class Vocabulary:
         return encoder.model(tokens.input_ids.to(device), output_hidden_states=all_layers, **more)
 
     def named_encoders(self) -> Iterator[tuple[str, nn.Module]]:
+        """The text encoders by their names in the pipeline: ("text_encoder", ...)."""
         for encoder in self.encoders:
             yield encoder_name(encoder.tokenizer_name), encoder.model
 

@@ -63,7 +63,7 @@ class Latents:
 
 
 def denoising(backbone: Backbone, phrase: str, *more: MoreTerms) -> Loss:
-    """The usual denoising loss with the prompt "<template> <phrase>" (Rombach et al. 2022, eq. 3), as a function of a batch.
+    """The usual denoising loss with a phrase in the prompt (Rombach et al. 2022, eq. 3), as a function of a batch.
 
     more: functions that return further terms; each is called once per step.
     """
