@@ -75,13 +75,13 @@ def test_it_has_the_facts_that_the_same_run_has_today(tmp_path: Path, name: str)
     assert found | {"scores": 1} == today
     folder = in_folder(run.folder.parent.parent / before["hash"] / run.folder.name, before)
     (line,) = earlier(run)
-    assert line == f"{folder}: made by cpbench 0.1.0, kept; a new run goes to {run.folder}"
+    assert line == f"{folder}: a finished run by cpbench 0.1.0; it is kept, the new run goes to {run.folder}"
     for change in ({"backbone": "00" * 32}, {"options": {}}, {"pictures_per_prompt": 1}):
         in_folder(folder, before | {"facts": before["facts"] | change})
         assert list(earlier(run)) == []
     in_folder(folder, before | {"status": "interrupted"})
     (line,) = earlier(run)
-    assert "begun, and not finished, by cpbench 0.1.0" in line
+    assert "an unfinished run by cpbench 0.1.0" in line
 
 
 def test_every_method_of_0_1_has_its_bytes_and_the_versions_that_it_has_now() -> None:

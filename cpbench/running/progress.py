@@ -1,4 +1,4 @@
-"""What a run says while it works: a live bar on a terminal, plain lines in a log."""
+"""A run's progress: a live bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WRITE_EVERY_SECONDS = 1.0
 
 
 def span(seconds: float | None) -> str:
-    """A time as a person says it; "?" where it is not known yet."""
+    """A duration as text; "?" if it is not known yet."""
     if seconds is None:
         return "?"
     for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
@@ -26,9 +26,9 @@ def span(seconds: float | None) -> str:
 
 
 class Reporter:
-    """Counts UNet evaluations done against those planned; `with` it around the work.
+    """Counts denoiser evaluations done out of the total; a context manager around the work.
 
-    file: where {stage, share done, seconds left} is written, once a second at most, for whoever watches many runs.
+    file: {stage, share done, seconds left} is written to it at most once per second, for a sweep that follows many runs.
     """
 
     def __init__(self, title: str, total: int, file: Path | None = None):
@@ -59,7 +59,7 @@ class Reporter:
             self._bar.stop()
 
     def at(self, stage: str) -> None:
-        """Name what is being done now."""
+        """Set the name of the current stage."""
         self.stage = stage
         if self._bar:
             self._bar.update(self._id, description=f"{self.title}  {stage}")
@@ -89,5 +89,5 @@ class Reporter:
                 "share": min(self.done / self.total, 1.0),
                 "left": self._left if self.done else None,
             }
-            with contextlib.suppress(OSError):  # nobody's result depends on it
+            with contextlib.suppress(OSError):  # no result depends on it
                 write_json(self.file, progress)
