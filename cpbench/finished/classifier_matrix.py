@@ -186,11 +186,8 @@ def classify_row(run: ClassifierRun, t: int, reporter: Reporter) -> Row:
         reporter.at("untouched model" if t == 0 else f"task {t} of {len(run.concepts)}: as {concept.name}")
         try:
             phrase = trained_run.phrase(concept.name) if trained_run else concept.class_noun
-            with (
-                load.installed(trained_run, (concept.name,), (TEMPLATE.format(phrase),))
-                if trained_run
-                else nullcontext()
-            ):
+            prompts = (TEMPLATE.format(phrase),)
+            with load.installed(trained_run, (concept.name,), prompts) if trained_run else nullcontext():
                 columns[concept.name] = column(run, phrase, nouns)
         except NotDefined as reason:
             say(f"task {t}, {concept.name}: not defined ({reason})")
@@ -206,9 +203,7 @@ def classify_row(run: ClassifierRun, t: int, reporter: Reporter) -> Row:
 def column(run: ClassifierRun, phrase: str, concepts: Collection[str]) -> dict[str, NDArray[np.float64]]:
     """By concept the errors (n,) of its pictures under a phrase, with the current installation."""
     installed = run.backbone.installed_hash()
-    most = (
-        2 * run.config.evaluation.batch_size
-    )  # in generation guidance doubles the batch, so this many fit into memory
+    most = 2 * run.config.evaluation.batch_size  # guidance doubles the batch in generation, so this many fit
     for name in concepts:
         if (key := (installed, phrase, name)) not in run.errors:
             run.errors[key] = mean_errors(run.backbone, phrase, run.batches[name], run.draws, most)

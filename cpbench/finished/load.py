@@ -130,9 +130,9 @@ def load_backbone(config: RunConfig, folder: Path, weights: str) -> tuple[Method
 
 @contextmanager
 def installed(run: TrainedRun, concepts: tuple[str, ...], prompts: tuple[str, ...] = ()) -> Iterator[None]:
-    """A context in which the state is installed for `concepts`; prompts: passed to `Method.install` if the method is per prompt.
+    """A context in which the state is installed for `concepts`.
 
-    UserError if the state does not fit the method or the backbone.
+    prompts: passed to `Method.install` if the method is installed per prompt. UserError if the state does not fit the method or the backbone.
     """
     try:
         with run.backbone.installed(run.method, run.state, concepts, prompts if run.method.per_prompt else ()):

@@ -28,7 +28,7 @@ def matrices(
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Embeddings],
 ) -> dict[str, pd.DataFrame]:
-    """Retention matrices (rows, concepts) of a run's pictures on disk, keyed "clip_i-nearest", "clip_i-centred", "dino-...".
+    """Retention matrices (rows, concepts) of a run's pictures on disk, by "clip_i-nearest", "clip_i-centred", "dino-...".
 
     See `cosines.cosine_nearest` and `cosines.cosine_centred`, whose centre is that of the real pictures of all the
     sequence's concepts. real: each concept's pictures (n, h, w, 3). NaN where there is no picture.

@@ -121,7 +121,7 @@ def rescore(
 
 
 def folder_name(identity: dict[str, Any]) -> str:
-    """A judge's part of the folder's name: the beginning of its model's name, and a key of everything its scores depend on."""
+    """A judge's part of the folder's name: the model's name, shortened, and a key of everything its scores depend on."""
     model = re.sub(r"[^A-Za-z0-9.]+", "-", identity["model"])[:MOST_OF_A_NAME].strip("-.")
     return f"{model}-{judge_identity.key(judge_identity.counted(identity))}"
 

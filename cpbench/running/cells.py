@@ -1,4 +1,4 @@
-"""What is generated in a row: every concept learned so far; and, outside the matrix, pairs of concepts and plain class nouns."""
+"""What is generated in a row: the concepts learned so far and, outside the matrix, pairs of concepts and class nouns."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ CELL_TYPES = ("cell", "unlearned", "pair", "prior")
 class Cell:
     """A group of pictures that is generated in a row: one concept, one pair of concepts, or one class noun.
 
-    cell_type: "cell", a concept, an entry of the retention matrix; "unlearned", one of its upper triangle, a concept that is
-    not learned yet, prompted by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as in
+    cell_type: "cell", a concept, an entry of the retention matrix; "unlearned", an entry of its upper triangle, a concept
+    that is not learned yet, prompted by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as in
     scores.csv; concepts: those whose pictures are scored; nouns: the words in the prompts when no method is installed.
     """
 
@@ -54,9 +54,9 @@ class Cell:
 
 
 def cells_of_row(sequence: Sequence, t: int, per_prompt: int, upper_triangle: bool = False) -> list[Cell]:
-    """The cells of row t: concepts learned so far (row 0: all); pairs in the first and last row; class nouns, one picture per prompt.
+    """The cells of row t: concepts learned so far (row 0: all), pairs (first and last row only), class nouns.
 
-    upper_triangle: also the concepts not yet learned, which forward transfer needs.
+    Class nouns have one picture per prompt. upper_triangle: also the concepts not yet learned, which forward transfer needs.
     """
     test = sequence.evaluation
     learned = sequence.concepts[:t] if t else sequence.concepts

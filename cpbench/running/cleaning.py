@@ -23,7 +23,10 @@ class Leftovers:
 
 
 def leftovers(output: Path) -> Leftovers:
-    """The leftovers below `output`. UserError if the folder does not exist, or a run in it is at work: its record may not list them yet."""
+    """The leftovers below `output`.
+
+    UserError if the folder does not exist, or a run in it is at work, whose record may not list its pictures yet.
+    """
     if not output.is_dir():
         raise UserError(f"output folder {output} does not exist; pass another with --output")
     for lock in sorted(output.glob(f"**/{LOCK}")):

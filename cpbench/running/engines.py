@@ -91,7 +91,7 @@ def _run_job(settings: dict[str, Any], progress: Path, copy_to: str | None, pati
 
 
 def copy(folder: Path, output: Path, url: str) -> str:
-    """Copy a run folder to any fsspec URL, under its path relative to `output`; run.json, which makes it valid, is copied last."""
+    """Copy a run folder to any fsspec URL, under its path in `output`; run.json, which makes it valid, is copied last."""
     import fsspec
 
     fs, root = fsspec.core.url_to_fs(url)

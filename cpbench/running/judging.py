@@ -35,7 +35,7 @@ def score_cell(
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Judge | Embeddings],
 ) -> list[tuple]:
-    """Table rows (lists of `SCORE_COLUMNS`): each picture's scores against its concept's real pictures and against its prompt.
+    """Lines of scores.csv: each picture's scores against its concept's real pictures and against its prompt.
 
     entry_type: the table's column `kind`. Pairs of concepts are scored by `multi_concept.pair_scores`, plain nouns only
     against words. A picture of a single colour gets NaN: it comes from a broken model or a safety filter and says nothing
@@ -68,7 +68,7 @@ def score_cell(
 def reference_rows(
     cell: Cell, real: Mapping[str, np.ndarray], judges: Mapping[str, Judge | Embeddings], seed: int | None
 ) -> list[tuple]:
-    """Ceiling 1, the real pictures against each other without self-pairs; with a seed (on the miniature) also the row `oracle`."""
+    """Ceiling 1: the real pictures against each other, without self-pairs; with a seed (miniature) also the row `oracle`."""
     rows: list[tuple] = [
         (0, "real", cell.name, "", 0, score.name, float(score.ceiling(judges[score.judge].images(real[cell.name]))))
         for score in of_judges(judges)

@@ -49,7 +49,10 @@ def measure(
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Embeddings],
 ) -> Measured:
-    """Measure the rows of a run folder. real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", optionally "inception"."""
+    """Measure the rows of a run folder.
+
+    real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", optionally "inception".
+    """
     references = {c.name: judges["dino"].images(real[c.name]) for c in sequence.concepts}
     untouched: Features = {}
     after_own_task: Features = {}  # by CLIP, the concepts right after their own tasks
@@ -59,10 +62,8 @@ def measure(
         for cell in cells_of_row(sequence, t, per_prompt):
             if cell.cell_type in ("cell", "prior") and (pictures := pictures_of(RunFolder(folder).task(t), cell)):
                 (pictures_by_concept if cell.cell_type == "cell" else pictures_by_noun)[cell.name] = pictures
-        by_dino, noun_features = (
-            features(judges["dino"], pictures_by_concept),
-            features(judges["dino"], pictures_by_noun),
-        )
+        by_dino = features(judges["dino"], pictures_by_concept)
+        noun_features = features(judges["dino"], pictures_by_noun)
         untouched = untouched if t else noun_features
         if pictures_by_concept:
             identification = identify({k: np.stack(list(v.values())) for k, v in by_dino.items()}, references)
@@ -95,15 +96,15 @@ def features(judge: Embeddings, pictures: Mapping[str, Mapping[tuple[str, int], 
 
 
 def drift_lines(
-    moved: Features, untouched: Features, sequence: Sequence, t: int, references: Mapping[str, np.ndarray]
+    current: Features, untouched: Features, sequence: Sequence, t: int, references: Mapping[str, np.ndarray]
 ) -> list[tuple[str, str, float]]:
     """Language drift: (measure, noun, value) of plain nouns after task t."""
     lines = []
-    for noun, vectors in moved.items():
-        both = [key for key in vectors if key in untouched.get(noun, {})]
-        if not both:
+    for noun, vectors in current.items():
+        samples = [key for key in vectors if key in untouched.get(noun, {})]
+        if not samples:
             continue
-        before, after = (np.stack([side[key] for key in both]) for side in (untouched[noun], vectors))
+        before, after = (np.stack([side[key] for key in samples]) for side in (untouched[noun], vectors))
         own_references = [references[c.name] for c in sequence.concepts[:t] if c.class_noun == noun]
         drift = prior_drift.prior_drift(before, after, np.concatenate(own_references) if own_references else before)
         lines.append(("moved", noun, drift.means["moved"]))
@@ -127,15 +128,13 @@ def set_distances(
     kid, kid_judge = ("KID", "inception") if "inception" in judges else ("KID-dino", "dino")
     by_clip, for_kid = features(judges["clip"], pictures), features(judges[kid_judge], pictures)
 
-    def sides(judge_name: str, embeddings: Features) -> tuple[dict, dict]:  # real and generated pictures
-        return {c: judges[judge_name].images(real[c]) for c in embeddings}, {
-            c: list(v.values()) for c, v in embeddings.items()
-        }
+    def sides(judge_name: str, generated: Features) -> tuple[dict, dict]:  # real and generated pictures
+        real_features = {c: judges[judge_name].images(real[c]) for c in generated}
+        return real_features, {c: list(vectors.values()) for c, vectors in generated.items()}
 
-    both = {
-        c: [k for k in by_clip[c] if k in after_own_task[c]] for c in by_clip if c in after_own_task
-    }  # from the same noise
-    before, after = ({c: [of[c][k] for k in keys] for c, keys in both.items()} for of in (after_own_task, by_clip))
+    # the same noise before and after
+    samples = {c: [k for k in by_clip[c] if k in after_own_task[c]] for c in by_clip if c in after_own_task}
+    before, after = ({c: [side[c][k] for k in samples[c]] for c in samples} for side in (after_own_task, by_clip))
     unknown = [c for c in by_clip if c not in after_own_task and c != newest]
     if newest in by_clip:
         after_own_task[newest] = by_clip[newest]

@@ -62,9 +62,8 @@ def plan(run: Run) -> Plan:
     with PeakMemory(backbone.device.type) as memory:
         for t, concept in list(enumerate(concepts, 1))[:2]:
             task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed)
-            lengths = (
-                [SHORT, *LENGTHS] if t == 1 else LENGTHS
-            )  # the first rehearsal is extra: it loads what is loaded on first use
+            # the first rehearsal is extra: it loads what is loaded on first use
+            lengths = [SHORT, *LENGTHS] if t == 1 else LENGTHS
             rehearsals = [timed_learning(run, task, state, most) for most in lengths]
             of_task.append(line_of(*((evaluations, seconds) for evaluations, seconds, _ in rehearsals[-2:])))
             state = rehearsals[0][2]

@@ -61,7 +61,10 @@ def grid_from(
     settings: tuple[str, ...],
     overrides: dict[str, Any],
 ) -> tuple[Grid, Path]:
-    """(grid, output folder). Axes on the command line override the grid file's; `overrides` > --config > the grid's `common`."""
+    """(grid, output folder).
+
+    Axes on the command line override the grid file's; `overrides` override --config, which overrides the grid's `common`.
+    """
     source = f"grid {grid}" if grid else "sweep"
     values = read_grid(grid) if grid else {}
     values |= {axis: values_on_axis for axis, values_on_axis in axes.items() if values_on_axis}
@@ -292,12 +295,10 @@ def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
         sampler, per_prompt = generation_settings(run_config, seq)
         settings = run_config.model_dump(mode="json") | {"output": None, "device": "", "overlap": None}
         similar = [r for r in records if _agree(r.config.as_json(), settings, ("seed", "order"))]
-        moves = own_modules.identity(method_class) | {"sequence": sequences.content_hash(seq)}
-        same = [
-            r
-            for r in similar
-            if _agree(r.config.as_json(), settings, ()) and moves.items() <= r.facts.as_json().items()
-        ]
+        code = own_modules.identity(method_class) | {"sequence": sequences.content_hash(seq)}
+        same = any(
+            _agree(r.config.as_json(), settings, ()) and code.items() <= r.facts.as_json().items() for r in similar
+        )
         seconds = [sum(cost.seconds for cost in r.costs.values()) for r in similar]
         picture_counts = {c.name: images.number(c, run_config.backbone, run_config.data) for c in seq.concepts}
         counts = counting.remembered_counts(
@@ -308,9 +309,7 @@ def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
         upper = bool(run_config.evaluation.upper_triangle)
         pictures = sum(cell.pictures for t in rows for cell in cells.cells_of_row(seq, t, per_prompt, upper))
         generation = sampler.evaluations(pictures)
-        estimates.append(
-            JobEstimate(job, bool(same), learning, generation, sum(seconds) / len(seconds) if seconds else None)
-        )
+        estimates.append(JobEstimate(job, same, learning, generation, sum(seconds) / len(seconds) if seconds else None))
     return estimates
 
 

@@ -102,9 +102,8 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
 
     complete = optuna.trial.TrialState.COMPLETE
     while (remaining := budget - len(study.get_trials(states=(complete,)))) > 0:
-        study.optimize(
-            objective, n_trials=remaining, catch=(UserError,)
-        )  # a learning rate that diverges is a failed trial
+        # a learning rate that diverges is a failed trial
+        study.optimize(objective, n_trials=remaining, catch=(UserError,))
         failed = [t for t in study.trials if t.state == optuna.trial.TrialState.FAIL]
         if len(failed) > 2 * budget:
             raise UserError(f"tune {words}: {len(failed)} trials failed; narrow its ranges")
