@@ -202,7 +202,7 @@ def test_clean_removes_what_no_run_names_and_nothing_else(both, call: Callable) 
 
 def test_clean_leaves_a_folder_at_work_alone(both, call: Callable) -> None:
     output, zero, _ = both
-    with bookkeeping.held(zero):
+    with bookkeeping.run_lock(zero):
         code, _, said = call("clean", "--output", output)
     assert code == 2 and "at work" in said and str(zero) in said
     assert call("clean", "--output", output / "none")[0] == 2

@@ -37,7 +37,7 @@ MOST_REASON = 1000  # characters of an error that is recorded
 
 
 @contextlib.contextmanager
-def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
+def run_lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Lock the run folder for this process; UserError, after `patience` seconds, if another process holds it.
 
     The lock is the operating system's: it is released when the process that holds it ends, however it ends.
@@ -62,7 +62,7 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
-def earlier(run: Run) -> Iterator[str]:
+def runs_of_other_versions(run: Run) -> Iterator[str]:
     """A line per run with the same settings, seed and order that other code made; such a run is not changed."""
     facts_of_run = json.loads(json.dumps({k: v for k, v in run.facts.items() if k not in CODE}))
     for folder in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}")):
@@ -106,7 +106,7 @@ def is_finished(run: Run) -> bool:
     try:
         for t in range(1, len(run.concepts) + 1):
             if is_dropped(run, t):
-                State.checksum(run.at.task(t).path, run.bound(t))
+                State.checksum(run.at.task(t).path, run.state_binding(t))
             else:
                 run.load_state(t)
     except (FileNotFoundError, DamagedState):

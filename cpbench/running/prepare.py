@@ -69,7 +69,7 @@ class Run:
         """The paths of its files."""
         return RunFolder(self.folder)
 
-    def bound(self, t: int) -> dict[str, Any]:
+    def state_binding(self, t: int) -> dict[str, Any]:
         """The facts that bind state t to this run, see `State.save`; the state before it must exist."""
         return {
             "run": hash8(self.facts),
@@ -85,7 +85,7 @@ class Run:
 
     def load_state(self, t: int) -> State:
         """State t >= 1, checked to be of this run, seed and order and to follow state t - 1. Raises as `State.load` does."""
-        return State.load(self.at.task(t).path, self.bound(t))
+        return State.load(self.at.task(t).path, self.state_binding(t))
 
     def _records(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """(task, "learning" or "row", the record on disk), in order of tasks."""

@@ -36,7 +36,7 @@ class Reporter:
         self.console = output.console()
         self.title, self.total, self.done = title, max(total, 1), 0.0
         self.stage = ""
-        self._began = self._told = time.monotonic()
+        self._began = self._last_message = time.monotonic()
         self._bar: Progress | None = None
 
     def __enter__(self) -> Reporter:
@@ -71,8 +71,8 @@ class Reporter:
         if self._bar:
             self._bar.update(self._id, completed=self.done)
             return
-        if time.monotonic() - self._told >= LOG_EVERY_SECONDS:
-            self._told = time.monotonic()
+        if time.monotonic() - self._last_message >= LOG_EVERY_SECONDS:
+            self._last_message = time.monotonic()
             output.say(
                 f"{self.title}  {self.stage}  {100 * self.done / self.total:.0f} %  about {self._left / 60:.0f} min left"
             )

@@ -49,7 +49,7 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
         return False
     watch, rows, placed = Stopwatch(), [], {}
     before, generated, reused = run.backbone.unet_evaluations, 0, 0
-    for group in together(run.cells_of(t)):
+    for group in generation_groups(run.cells_of(t)):
         group_name = group[0].name if len(group) == 1 else f"{len(group)} plain nouns"
         reporter.at(f"task {t} of {len(run.concepts)}: generating {group_name}")
         try:
@@ -100,7 +100,7 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
     return True
 
 
-def together(row: Sequence[Cell]) -> list[list[Cell]]:
+def generation_groups(row: Sequence[Cell]) -> list[list[Cell]]:
     """Groups of cells in the order of generation: each cell is a group, except that all plain nouns form one.
 
     They have one picture per prompt: together they take one pipeline call instead of fifteen.

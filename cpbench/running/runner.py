@@ -23,11 +23,11 @@ from cpbench.records import curves, machine, measures_table, terminal
 from cpbench.records.grid import retention_grid
 from cpbench.running import counting, measures, rows
 from cpbench.running.bookkeeping import (
-    earlier,
-    held,
     is_finished,
     record_of,
     remove_temporary,
+    run_lock,
+    runs_of_other_versions,
     write_record,
     write_tables,
 )
@@ -46,19 +46,19 @@ def execute(
 ) -> Run:
     """Run, or resume, one configuration to its end; a finished run is not changed.
 
-    patience: see `held`; progress: a file for the progress, which a sweep follows.
+    patience: see `run_lock`; progress: a file for the progress, which a sweep follows.
     """
     prepare_folder(config.output)
     run = prepare(config, method_class, options)
     record_of(run, "running")  # refuses what no record may hold, before the folder is made
     prepare_folder(run.folder)
-    with held(run.folder, patience):
+    with run_lock(run.folder, patience):
         remove_temporary(run.folder)
         if is_finished(run):
             say(f"finished already: {run.folder} (delete the folder to run it again)")
             return run
         if not run.at.record.exists():
-            for line in earlier(run):
+            for line in runs_of_other_versions(run):
                 say(line)
         write_record(run, "running")
         try:
@@ -82,7 +82,7 @@ def _execute(run: Run, progress: Path | None) -> None:
     title = f"{run.facts['method']} on {run.sequence.name}"
     with Reporter(title, total, progress) as reporter:
         are_drawn = images.are_drawn(concepts, run.config.backbone)
-        source = "drawn stand-ins" if are_drawn else f"photographs in {where_photographs_are(run)}"
+        source = "drawn stand-ins" if are_drawn else f"photographs in {photographs_folder(run)}"
         if not are_drawn and is_miniature(run.config.backbone):
             say(f"these are {ON_THE_MINIATURE}")
         say(
@@ -178,7 +178,7 @@ def measure(run: Run) -> None:
         say(line)
 
 
-def where_photographs_are(run: Run) -> Path:
+def photographs_folder(run: Run) -> Path:
     """The common parent of the photographed concepts' folders; of a single concept its own folder."""
     photographed = [c for c in run.sequence.concepts if not images.is_drawn(c, run.config.backbone)]
     folders = [photographs.folder_of(c, run.config.data).absolute() for c in photographed]

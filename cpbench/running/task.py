@@ -151,7 +151,7 @@ def keep(run: Run, t: int, learned: Learned) -> None:
     }
     made_on = machine.facts(run.backbone.device)
     write_json(at.cost, {"cost": learned.cost | state_size, "made_on": made_on})
-    state.save(at.path, run.bound(t))
+    state.save(at.path, run.state_binding(t))
 
 
 def refuse_invalid_state(method: str, t: int, learned: object, concepts: list[str]) -> None:
