@@ -273,5 +273,5 @@ def test_two_judges_with_one_score_are_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_judge_of_words_without_words_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     entry(monkeypatch, SimpleNamespace(load=made(), SCORES=(a_score(against="words"),)))
-    with pytest.raises(UserError, match="judge mine: has no texts, and its score x is against words"):
+    with pytest.raises(UserError, match="judge mine: its score x is against words, so it needs a method `texts`"):
         added_judges(["mine", "mine"], "cpu")

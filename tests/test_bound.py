@@ -133,7 +133,7 @@ def test_a_swapped_picture_is_not_measured_and_not_shown(both, short: Path) -> N
     picture.chmod(0o644)
     picture.write_bytes(png_bytes(np.full((64, 64, 3), 7, np.uint8)))
     cell = next(c for c in cells_of_row(sequences.load(str(short)), 2, 2) if c.name == "dog")
-    with pytest.raises(UserError, match="is not the picture that was drawn there"):
+    with pytest.raises(UserError, match="is not the picture that was generated there"):
         pictures_of(RunFolder(zero).task(2), cell)
     shown = data.read_run(zero)
     assert shown.picture(2, "dog", 0) is None and shown.picture(2, "dog", 0, 1) is not None
@@ -187,7 +187,7 @@ def test_clean_removes_what_no_run_names_and_nothing_else(both, call: Callable) 
     left.write_bytes(b"half")
     code, said, _ = call("clean", "--output", output, "--dry-run")
     assert (
-        code == 0 and stray.exists() and left.exists() and "1 kept picture (0.0 MB) that no run names: would be" in said
+        code == 0 and stray.exists() and left.exists() and "1 cached picture (0.0 MB) used by no run: would be" in said
     )
     code, said, _ = call("clean", "--output", output)
     assert code == 0 and not stray.exists() and not left.exists()
@@ -202,7 +202,7 @@ def test_clean_removes_what_no_run_names_and_nothing_else(both, call: Callable) 
 
 def test_clean_leaves_a_folder_at_work_alone(both, call: Callable) -> None:
     output, zero, _ = both
-    with bookkeeping.held(zero):
+    with bookkeeping.run_lock(zero):
         code, _, said = call("clean", "--output", output)
     assert code == 2 and "at work" in said and str(zero) in said
     assert call("clean", "--output", output / "none")[0] == 2

@@ -75,10 +75,10 @@ def test_the_upper_triangle_is_asked_for_by_class_nouns(two: sequences.Sequence)
 
 def test_plain_nouns_are_drawn_at_once(two: sequences.Sequence) -> None:
     row = cells.cells_of_row(two, 1, 2, forward_transfer_cells=True)
-    groups = rows.together(row)
+    groups = rows.generation_groups(row)
     assert [[cell.name for cell in group] for group in groups[:-1]] == [["dog"], ["vase"]]
     assert groups[-1] == row[2:] and len(groups[-1]) == 15
-    assert rows.together(row[:1]) == [row[:1]]
+    assert rows.generation_groups(row[:1]) == [row[:1]]
 
 
 def test_forward_transfer_is_of_its_cells_when_they_are_generated(short_run: Callable) -> None:

@@ -391,7 +391,7 @@ def test_what_is_not_as_it_was_is_refused(ran: Path, call: Callable, tmp_path: P
         return said
 
     assert "the pictures of vase are not those" in refused(images=record["facts"]["images"] | {"vase": "0" * 64})
-    assert "has changed since it was run" in refused(sequence="0" * 64)
+    assert "has changed since the run" in refused(sequence="0" * 64)
     assert "other weights" in refused(backbone="0" * 64)
     assert "run.json cannot be read" in refused(images=None)
     assert "there is no row 7; the sequence has 3 tasks" in refused("--rows", "0,7")

@@ -86,7 +86,7 @@ def test_a_method_that_depends_on_the_prompt_is_installed_once_for_each(tmp_path
     assert (one != other).any() and (tmp_path / "mine.py.said").read_text().splitlines()[
         -1
     ] == "('dog',)|a my dog!!!!!!!!!!!!!!"
-    with pytest.raises(UserError, match="installed anew for every prompt, so no files stand for it"):
+    with pytest.raises(UserError, match="installed for each prompt separately, so it cannot be exported to files"):
         export.export(it, tmp_path / "exported")
 
 

@@ -127,7 +127,7 @@ def test_what_cannot_be_used_together_says_so(on_first: TrainedRun, tmp_path: Pa
         pictures = sample(on_first, "a {dog} beside a {backpack}", 1, 0, 2, 4.0)
         assert pictures.shape == (1, on_first.backbone.picture_size, on_first.backbone.picture_size, 3)
         return
-    with pytest.raises(UserError, match="name one with --concept"):
+    with pytest.raises(UserError, match="choose one with --concept"):
         export(on_first, tmp_path / "out")
     with pytest.raises(UserError, match="name one concept"):
         sample(on_first, "a {dog} beside a {backpack}", 1, 0, 2, 4.0)

@@ -79,7 +79,7 @@ def test_a_plan_writes_nothing_and_says_all(tmp_path: Path) -> None:
     done = CliRunner().invoke(options_module.cli, told, catch_exceptions=False)
     assert done.exit_code == 0
     assert [line.split()[0] for line in done.output.splitlines()] == [
-        "tasks", "learning", "drawing", "disk", "memory", "time"
+        "tasks", "learning", "pictures", "disk", "memory", "time"
     ]  # fmt: skip
     assert "UNet evaluations" in done.output and not list(tmp_path.iterdir())
 
@@ -132,7 +132,7 @@ def test_a_dry_run_says_what_is_not_counted_yet(tmp_path: Path, monkeypatch: pyt
 def test_a_run_that_takes_another_number_says_so() -> None:
     costs = {0: Cost(), 1: Cost(learning_evaluations=101), 2: Cost(learning_evaluations=100)}
     assert counting.difference([100, 100], costs) == "" and counting.difference(None, costs) == ""
-    assert "learning took 201 evaluations, and 150 were counted" in counting.difference([100, 50], costs)
+    assert "learning took 201 evaluations, but 150 were counted" in counting.difference([100, 50], costs)
 
 
 def test_a_method_that_cannot_be_counted_runs_and_tells_why_when_it_comes_to_it(tmp_path: Path) -> None:

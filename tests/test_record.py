@@ -14,7 +14,7 @@ from cpbench.records import option_names, reading, upgrade
 from cpbench.records.record import SCHEMA, Cost, Record, changed_evaluation, contradiction
 from cpbench.registry import built_in_methods, load_method
 from cpbench.report import data
-from cpbench.running.bookkeeping import earlier
+from cpbench.running.bookkeeping import runs_of_other_versions
 from cpbench.running.prepare import prepare
 
 KEPT = Path(__file__).parent / "records"
@@ -78,14 +78,14 @@ def test_it_has_the_facts_that_the_same_run_has_today(tmp_path: Path, name: str)
     found = upgrade.today(before)["facts"]
     assert found | {"scores": 1} == today
     folder = in_folder(run.folder.parent.parent / before["hash"] / run.folder.name, before)
-    (line,) = earlier(run)
-    assert line == f"{folder}: made by cpbench 0.1.0, kept; a new run goes to {run.folder}"
+    (line,) = runs_of_other_versions(run)
+    assert line == f"{folder}: a finished run by cpbench 0.1.0; it is kept, the new run goes to {run.folder}"
     for change in ({"backbone": "00" * 32}, {"options": {}}, {"pictures_per_prompt": 1}):
         in_folder(folder, before | {"facts": before["facts"] | change})
-        assert list(earlier(run)) == []
+        assert list(runs_of_other_versions(run)) == []
     in_folder(folder, before | {"status": "interrupted"})
-    (line,) = earlier(run)
-    assert "begun, and not finished, by cpbench 0.1.0" in line
+    (line,) = runs_of_other_versions(run)
+    assert "an unfinished run by cpbench 0.1.0" in line
 
 
 @pytest.mark.parametrize("schema", [1, 2])

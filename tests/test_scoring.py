@@ -104,7 +104,7 @@ def test_what_is_not_as_it_was_is_refused(ran: Path, call: Callable) -> None:
     with pytest.raises(UserError, match="the pictures of vase are not those it learned from"):
         scoring.rescore(ran, None, None)
     write_json(ran / "run.json", record | {"facts": record["facts"] | {"sequence": "0" * 64}})
-    with pytest.raises(UserError, match="has changed since it was run"):
+    with pytest.raises(UserError, match="has changed since the run"):
         scoring.rescore(ran, None, None)
     write_json(ran / "run.json", record)
     for task in ran.glob("task-*"):

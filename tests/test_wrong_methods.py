@@ -45,10 +45,10 @@ RIGHT = HEAD + LEARN + INSTALL + PHRASE
         ("x = 1", "must define one subclass of cpbench.method.Method, and defines 0"),
         (RIGHT.replace("import torch", "import torch\nimport nonesuch"), "mine.py, line 3: cannot be imported (ModuleNotFoundError"),
         (RIGHT.replace("return State(", "return State(("), "mine.py, line 10: cannot be imported (SyntaxError"),
-        (RIGHT.replace("return State(", "State("), "learn must return a cpbench.method.State, and returned None"),
+        (RIGHT.replace("return State(", "State("), "learn must return a cpbench.method.State, but returned None"),
         (RIGHT.replace(', {"concepts": ["dog"]}', ""), "whose facts['concepts'] is []; make it ['dog']"),
         (RIGHT.replace('{"token/dog"', '{"word/dog"'), "returned a tensor called 'word/dog'; begin it with one of adapter,"),
-        (RIGHT.replace('return "<v1> dog"', "pass"), "phrase returned None; make it words"),
+        (RIGHT.replace('return "<v1> dog"', "pass"), "phrase returned None; it must return text"),
         (RIGHT.replace('"<v1> dog"', '"<v9> dog"'), "its phrase '<v9> dog' has the word <v9>, which install does not add"),
     ],
 )  # fmt: skip

@@ -1,1 +1,1 @@
-"""What a finished run is good for."""
+"""Uses of a finished run: sampling, export, scoring again, the classifier matrix."""

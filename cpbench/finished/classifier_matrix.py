@@ -1,18 +1,18 @@
-"""`cpbench classify`: a retention matrix without a judge. Whom does the model itself take a concept's real pictures for?
+"""`cpbench classify`: a retention matrix without a judge. Which concept does the model assign each real picture to?
 
-The diffusion classifier (Li et al. 2023) over the concepts learned so far: a real picture x is noised, and it is taken for
-the candidate i whose words, with the model readied to draw i, predict that noise best:
+The diffusion classifier (Li et al. 2023) over the concepts learned so far: a real picture x is noised and assigned to the
+candidate i whose words, with the model prepared to generate i, predict that noise best:
 
     e_i(x) = mean over k of mean || eps_k - eps_theta_i(a x + s eps_k, t_k, "a photo of a <words of i>") ||^2
     R[t][j] = share of concept j's real pictures x for which e_j(x) is the smallest, of all i <= t after task t
 
 The (t_k, eps_k) are the same for all candidates, pictures, rows and runs, the t_k evenly spaced as in the paper's code.
-Row 0 is the untouched model asked with the bare class nouns of all concepts. Candidates that are equally good share a
-picture, so two dogs of row 0 have half of it each. By chance R is one in the number of candidates, which grows with t.
+Row 0 is the untouched model with the bare class nouns of all concepts. Candidates with equal errors share a picture, so
+two dogs in row 0 get half of it each. At chance level R is 1 / number of candidates, which changes with t.
 
-A row takes draws x candidates x pictures UNet evaluations; what equal weights and words said of a concept's pictures once
-is not asked again, so `isolated` takes no more for all rows than for the last. What comes out is in RUN/classifier, written
-after every row, and classifier.json last: a row counts once that lists it.
+A row takes draws x candidates x pictures denoiser evaluations. Errors are computed once per (weights, words, concept), so
+`isolated` needs no more evaluations for all rows than for the last. Results are written to RUN/classifier after every
+row, classifier.json last: a row is valid once that file lists it.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ from cpbench.running.bookkeeping import remove_temporary
 from cpbench.running.prepare import pick_device
 from cpbench.running.progress import Reporter
 
-NOISE = "classifier"  # what its noise is keyed by
+NOISE = "classifier"  # key of its noise
 SCHEMA = 1
-SEED = 0  # not the run's: runs of all seeds are asked with the same noise
+SEED = 0  # not the run's: runs of all seeds use the same noise
 TEMPLATE = TEMPLATES[0]
 UNTOUCHED = "untouched"  # the state of row 0
 FIGURE_NAMES = ("final_average", "plasticity", "forgetting", "backward_transfer")  # figures that need no ceiling
 
 
-# From errors to shares
+# Accuracy from errors
 
 
 def votes(errors: ArrayLike) -> NDArray[np.float64]:
-    """(n, k): each picture's one vote, for the candidate of its smallest error; 1/m for each of m that are equal.
+    """(n, k): each picture's vote for the candidate with the smallest error; 1/m each if m candidates are equal.
 
-    errors (n, k): of n pictures under k candidates, k > 0. ValueError for an error that is no number.
+    errors (n, k): of n pictures under k candidates, k > 0. ValueError for an error that is not finite.
     """
     e = np.asarray(errors, dtype=np.float64)
     if not np.isfinite(e).all():
@@ -78,9 +78,9 @@ def votes(errors: ArrayLike) -> NDArray[np.float64]:
 
 
 def confusion(errors: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """counts (k, k): [j, i] the pictures of candidate j that are taken for candidate i; see `votes`.
+    """counts (k, k): [j, i] is the number of pictures of candidate j that are assigned to candidate i; see `votes`.
 
-    errors (n, k); own (n,): which candidate each picture is of.
+    errors (n, k); labels (n,): the candidate that each picture shows.
     """
     picture_votes = votes(errors)
     counts = np.zeros((picture_votes.shape[1], picture_votes.shape[1]))
@@ -89,19 +89,19 @@ def confusion(errors: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
 
 
 def accuracy(counts: ArrayLike) -> NDArray[np.float64]:
-    """(k,): of each candidate the share of its pictures taken for it, from counts (k, k). NaN for one without pictures."""
+    """(k,): for each candidate the share of its pictures assigned to it, from counts (k, k). NaN without pictures."""
     counts = np.asarray(counts, dtype=np.float64)
     whole = counts.sum(axis=1)
     return np.divide(np.diagonal(counts), whole, out=np.full(len(counts), np.nan), where=whole > 0)
 
 
-# Asking the model
+# Prediction errors
 
 
 def noised(backbone: backbones.Backbone, pictures: np.ndarray, draws: int) -> Batch:
-    """Pictures uint8 (n, h, w, 3) as a batch of n x draws noised latents, a picture's own behind each other.
+    """Pictures uint8 (n, h, w, 3) as a batch of n x draws noised latents, grouped by picture.
 
-    Latents are the means of the autoencoder's posterior; noise k is drawn on the CPU in float32 from (SEED, k).
+    Latents are the means of the autoencoder's posterior; noise k is sampled on the CPU in float32 from (SEED, k).
     """
     process, n = backbone.process, len(pictures)
     latents = backbone.encode_images(pictures)[0].repeat_interleave(draws, 0)
@@ -115,9 +115,9 @@ def noised(backbone: backbones.Backbone, pictures: np.ndarray, draws: int) -> Ba
 
 @torch.no_grad()
 def mean_errors(backbone: backbones.Backbone, phrase: str, batch: Batch, draws: int, most: int) -> NDArray[np.float64]:
-    """e (n,): of each picture of `noised`, the mean error in epsilon under a phrase over its draws, `most` a call of the UNet.
+    """e (n,): each picture's mean error in epsilon under a phrase, over its draws; at most `most` latents per denoiser call.
 
-    UserError where the model predicts no numbers.
+    UserError if a prediction is not finite.
     """
     errors = []
     for i in range(0, len(batch.noisy), most):
@@ -135,14 +135,14 @@ def mean_errors(backbone: backbones.Backbone, phrase: str, batch: Batch, draws: 
     e = torch.cat(errors).double().view(-1, draws).mean(1).cpu().numpy()
     if not np.isfinite(e).all():
         raise UserError(
-            f"phrase {phrase!r}: the model predicts no numbers (NaN); lower the learning rate and run it again"
+            f"phrase {phrase!r}: the model's predictions are not finite (NaN); lower the learning rate and run it again"
         )
     return e
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the matrix. counts (k, k): see `confusion`, of the candidates; state: the checksum of what it is of."""
+    """A row of the matrix. counts (k, k): of the candidates, see `confusion`; state: the checksum of its state."""
 
     state: str
     candidates: tuple[str, ...]
@@ -152,7 +152,7 @@ class Row:
 
 @dataclass
 class ClassifierRun:
-    """A run at work. batches: by concept, see `noised`; known: errors by (weights put in, phrase, concept)."""
+    """A run that is classified. batches: by concept, see `noised`; errors: by (installed weights, phrase, concept)."""
 
     folder: Path
     config: RunConfig
@@ -164,18 +164,18 @@ class ClassifierRun:
     errors: dict[tuple[str, str, str], NDArray[np.float64]] = field(default_factory=dict)
 
     def work(self, t: int) -> int:
-        """UNet evaluations of row t, where nothing is known before."""
+        """Denoiser evaluations of row t, if no errors are known yet."""
         learned = learned_by(self.concepts, t)
         return len(learned) * sum(len(self.batches[c.name].noisy) for c in learned)
 
 
 def learned_by(concepts: Sequence[Concept], t: int) -> Sequence[Concept]:
-    """The concepts of row t, which are its candidates too: those learned, in row 0 all."""
+    """The concepts of row t, which are also its candidates: those learned, in row 0 all."""
     return concepts[:t] if t else concepts
 
 
 def classify_row(run: ClassifierRun, t: int, reporter: Reporter) -> Row:
-    """Row t, with the state on disk. A candidate that the method cannot ready is left out, and its pictures with it."""
+    """Row t, with the state on disk. A candidate that the method cannot install is left out, with its pictures."""
     learned, before = learned_by(run.concepts, t), run.backbone.unet_evaluations
     nouns = {c.name: c.class_noun for c in learned}
     trained_run = None
@@ -187,11 +187,8 @@ def classify_row(run: ClassifierRun, t: int, reporter: Reporter) -> Row:
         reporter.at("untouched model" if t == 0 else f"task {t} of {len(run.concepts)}: as {concept.name}")
         try:
             phrase = trained_run.phrase(concept.name) if trained_run else concept.class_noun
-            with (
-                load.installed(trained_run, (concept.name,), (TEMPLATE.format(phrase),))
-                if trained_run
-                else nullcontext()
-            ):
+            prompts = (TEMPLATE.format(phrase),)
+            with load.installed(trained_run, (concept.name,), prompts) if trained_run else nullcontext():
                 columns[concept.name] = column(run, phrase, nouns)
         except NotDefined as reason:
             say(f"task {t}, {concept.name}: not defined ({reason})")
@@ -199,15 +196,15 @@ def classify_row(run: ClassifierRun, t: int, reporter: Reporter) -> Row:
     names = tuple(columns)
     errors = [np.stack([columns[i][j] for i in names], axis=1) for j in names]
     labels = np.repeat(np.arange(len(names)), [len(e) for e in errors])
-    # as the file has them, or a row that is kept would differ from one that is made
+    # rounded as in the file: a row that is read must equal one that is computed
     counts = confusion(np.concatenate(errors), labels).round(6) if names else np.zeros((0, 0))
     return Row(state_of(run.folder, t) or "", names, counts, run.backbone.unet_evaluations - before)
 
 
 def column(run: ClassifierRun, phrase: str, concepts: Collection[str]) -> dict[str, NDArray[np.float64]]:
-    """By concept the errors (n,) of its pictures under a phrase, with what is installed now."""
+    """By concept the errors (n,) of its pictures under a phrase, with the current installation."""
     installed = run.backbone.installed_hash()
-    most = 2 * run.config.evaluation.batch_size  # guidance puts as many through the UNet in drawing, so they fit
+    most = 2 * run.config.evaluation.batch_size  # guidance doubles the batch in generation, so this many fit
     for name in concepts:
         if (key := (installed, phrase, name)) not in run.errors:
             run.errors[key] = mean_errors(run.backbone, phrase, run.batches[name], run.draws, most)
@@ -219,8 +216,8 @@ def column(run: ClassifierRun, phrase: str, concepts: Collection[str]) -> dict[s
 
 @dataclass(frozen=True)
 class ClassifierResult:
-    """folder: where it was written; matrix: rows that exist, a column a concept; spent: UNet evaluations, now and in all;
-    left_out: rows that were asked for and have no state.
+    """folder: of the results; matrix: the existing rows, one column per concept; spent: denoiser evaluations, (of this call,
+    of all rows); left_out: requested rows that have no state.
     """
 
     folder: Path
@@ -238,9 +235,9 @@ def classify(
     allow_pickle: bool | None = None,
     trust_remote_code: bool | None = None,
 ) -> ClassifierResult:
-    """Make the rows of a run's matrix that are not there yet; rows None: all whose states are on disk.
+    """Compute the missing rows of a run's matrix; rows None: all whose states are on disk.
 
-    UserError where the run, its sequence or its concepts' pictures are not what they were, or no row can be made.
+    UserError if the run, its sequence or its concepts' pictures have changed, or no row can be computed.
     """
     folder = find(run)
     record = read(folder)
@@ -265,12 +262,12 @@ def classify(
     todo, spent = [t for t in selected if t in tasks_with_state and t not in rows_by_task], 0
     if todo:
         method, backbone = load.load_backbone(config, folder, weights)
-        at.classifier.mkdir(exist_ok=True)  # before anything is spent
+        at.classifier.mkdir(exist_ok=True)  # before anything is computed
         remove_temporary(at.classifier)
         batches = {name: noised(backbone, pictures, draws) for name, pictures in real.items()}
         classifier_run = ClassifierRun(folder, config, method, backbone, concepts, batches, draws)
         timesteps = backbone.process.evenly(draws).tolist()
-        if not rows_by_task:  # rows of other settings must not be taken for these: first what lists them
+        if not rows_by_task:  # rows of other settings must not be mixed with these; the file that lists them goes first
             for file in (at.classifier_record, at.classifier_counts, at.classifier_matrix):
                 file.unlink(missing_ok=True)
         title = f"classifying with {config.method} on {sequence.name}"
@@ -287,13 +284,13 @@ def classify(
 
 
 def states_of_rows(rows: Sequence[int]) -> str:
-    """ "the state of row 3 is", or of several."""
+    """ "the state of row 3 is", "the states of rows 3, 4 are"."""
     several = len(rows) > 1
     return f"the state{'s' * several} of row{'s' * several} {', '.join(map(str, rows))} {'are' if several else 'is'}"
 
 
 def settings_of(config: RunConfig, facts: Facts, draws: int) -> dict[str, Any]:
-    """What rows must have in common to be in one matrix, beside their states."""
+    """The settings that all rows of a matrix must share."""
     return {
         "schema": SCHEMA,
         "run": short_hash(facts.as_json()),
@@ -306,7 +303,7 @@ def settings_of(config: RunConfig, facts: Facts, draws: int) -> dict[str, Any]:
 
 
 def state_of(folder: Path, t: int) -> str | None:
-    """What tells one state from another: its checksum, which stays when its tensors are dropped. None where there is none."""
+    """The checksum of state t, which is kept when its tensors are dropped; UNTOUCHED for row 0; None if there is none."""
     if t == 0:
         return UNTOUCHED
     record = read_json(RunFolder(folder).task(t).state_record)
@@ -349,7 +346,7 @@ def write_tables(at: RunFolder, rows_by_task: dict[int, Row], concepts: list[str
 
 
 def saved_rows(at: RunFolder, settings: dict[str, Any], concepts: list[str]) -> dict[int, Row]:
-    """The rows that are there already, whole, of these settings and of the states of now."""
+    """The complete rows on disk that have these settings and belong to the current states."""
     record, rows_by_task = read_json(at.classifier_record), {}
     dtypes = {"row": int, "concept": str, "nearest": str, "count": float}
     table = read_table(at.classifier_counts, dtypes, CONFUSION[:-1])
@@ -377,11 +374,11 @@ def tables(matrix: pd.DataFrame) -> list[Table]:
     """Rich tables: the matrix if it fits a terminal, and the figures after its last row."""
     out = []
     if len(matrix.columns) <= MOST_COLUMNS:
-        out.append(terminal.matrix_table("share of real pictures that the model takes for their own concept", matrix))
+        out.append(terminal.matrix_table("share of real pictures that the model assigns to their own concept", matrix))
     if values := classifier_figures(matrix):
         table = terminal.compact(f"summary after task {matrix.index.max()}")
         table.add_column("", no_wrap=True)
-        table.add_column("classified right", justify="right")
+        table.add_column("accuracy", justify="right")
         for name, value in values.items():
             table.add_row(FIGURES[name].heading(), number(value))
         out.append(table)
@@ -389,7 +386,7 @@ def tables(matrix: pd.DataFrame) -> list[Table]:
 
 
 def classifier_figures(matrix: pd.DataFrame) -> dict[str, float]:
-    """By name the figures of `metrics` that need no ceiling, after the last row that is there; NaN for lack of a row."""
+    """The figures of `metrics` that need no ceiling, by name, after the last existing row; NaN if a row is missing."""
     last = int(matrix.index.max())
     R = matrix.reindex(range(last + 1)).to_numpy()[:, :last]
     return {name: FIGURES[name].value(R) for name in FIGURE_NAMES} if last else {}

@@ -13,25 +13,25 @@ from cpbench.finished.load import TrainedRun, installed
 from cpbench.method import NotDefined
 from cpbench.miniature import is_miniature
 
-LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that load_lora_weights looks for
-ENCODERS = ("clip_l", "clip_g")  # the usual keys of a word's two parts for SDXL
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that load_lora_weights expects
+ENCODERS = ("clip_l", "clip_g")  # the usual keys of a token's two embeddings for SDXL
 
 
 def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]:
     """Write the state for plain diffusers: a LoRA and token embeddings, or a pipeline folder where weights were learned.
 
-    concept: which one, for a method that cannot use several at once. Returns what was written; README.md says how to
-    load it.
+    concept: for a method that cannot use several concepts at once. Returns the files written; README.md explains how to
+    load them.
     """
     from safetensors.torch import save
 
     if concept is not None and concept not in run.nouns:
         raise did_you_mean(concept, list(run.nouns), "concept", f"Learned at that point: {', '.join(run.nouns)}.")
     if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out}: is not empty; name a new folder")
+        raise UserError(f"{out}: is not empty; pass a new folder")
     if run.method.per_prompt:
         raise UserError(
-            f"run {run.folder}: {run.config.method} is installed anew for every prompt, so no files stand for it; use `cpbench sample`"
+            f"run {run.folder}: {run.config.method} is installed for each prompt separately, so it cannot be exported to files; use `cpbench sample`"
         )
     concepts = (concept,) if concept else tuple(run.nouns)
     prepare_folder(out)
@@ -49,7 +49,7 @@ def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]
                 run.backbone.pipe.save_pretrained(out / "pipeline")
                 files.append(out / "pipeline")
     except NotDefined as reason:
-        raise UserError(f"{reason}; name one with --concept") from None
+        raise UserError(f"{reason}; choose one with --concept") from None
     if lora:
         tensors = {f"unet.{name}.weight": value.contiguous().cpu() for name, value in lora.items()}
         write_atomically(out / LORA_FILE, save(tensors))
@@ -65,12 +65,12 @@ def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]
 
 
 def _python(words: str) -> str:
-    """The words as Python writes them, in quotes that people use, and with no backtick that would end the code."""
+    """The words as a Python literal in double quotes, without backticks, which would end a Markdown code block."""
     return json.dumps(words).replace("`", "\\u0060")
 
 
 def _code(words: str) -> str:
-    """The words in a table of Markdown, as code."""
+    """The words as code in a Markdown table."""
     return "`" + " ".join(words.split()).replace("`", "'").replace("|", "\\|") + "`"
 
 
@@ -111,7 +111,7 @@ def how_to_load(run: TrainedRun, concepts: Sequence[str], lora: bool, whole: boo
             *code,
             "```",
             "",
-            "| concept | class noun | words for it |",
+            "| concept | class noun | phrase |",
             "|---|---|---|",
             *words,
             "",

@@ -1,4 +1,4 @@
-"""What a run's states are good for: one is opened, with care, and draws any prompt."""
+"""Opens a state of a run, which may come from anybody, and samples pictures with it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainedRun:
-    """A state of a run, with what is needed to use it."""
+    """A state of a run, with everything needed to use it."""
 
     folder: Path
     config: RunConfig
     method: Method
     state: State
     backbone: Backbone
-    nouns: dict[str, str]  # of the concepts that are learned, in their order
+    nouns: dict[str, str]  # class nouns of the learned concepts, in learning order
 
     def phrase(self, concept: str) -> str:
         return self.method.phrase(concept, self.nouns[concept], self.state)
@@ -46,10 +46,10 @@ def open_run(
     allow_pickle: bool | None = None,
     trust_remote_code: bool | None = None,
 ) -> TrainedRun:
-    """The state after task `after`, the last one that is there if None. UserError, in one line, for what is missing.
+    """The state after task `after`, by default the last one on disk. UserError, in one line, for what is missing.
 
-    The folder may come from anybody: what it says of its method and its backbone is no reason to run code or to unpickle
-    weights, which the two last arguments allow.
+    The folder may come from anybody: its record may not cause code to run or weights to be unpickled; only the last two
+    arguments allow that.
     """
     folder = find(run)
     record = read(folder)
@@ -57,7 +57,7 @@ def open_run(
     config = trusted_config(config, folder, device, allow_pickle, trust_remote_code)
     tasks_with_state = [t for t in range(1, len(concepts) + 1) if RunFolder(folder).task(t).state.exists()]
     if not tasks_with_state:
-        raise UserError(f"run {folder}: has no state yet; let it finish a task first")
+        raise UserError(f"run {folder}: has no state yet; run it until a task is finished")
     t = tasks_with_state[-1] if after is None else after
     if t not in tasks_with_state:
         raise UserError(
@@ -73,7 +73,7 @@ def open_run(
 
 
 def recorded_config(record: Record, folder: Path) -> tuple[RunConfig, dict[str, str], str]:
-    """(config, class nouns by concept, hash of the backbone's weights) of a record. UserError where it lacks one of them."""
+    """(config, class nouns by concept, hash of the backbone's weights) of a record. UserError if one of them is missing."""
     nouns, weights = record.sequence.class_nouns, record.facts.backbone
     if weights is None or not nouns:
         raise UserError(
@@ -86,41 +86,43 @@ def recorded_config(record: Record, folder: Path) -> tuple[RunConfig, dict[str, 
 def trusted_config(
     config: RunConfig, folder: Path, device: str, allow_pickle: bool | None, trust_remote_code: bool | None
 ) -> RunConfig:
-    """A run's configuration on `device`, with what its user allows: what it says of that itself does not count.
+    """A run's configuration on `device`, with the user's permissions instead of the recorded ones.
 
-    UserError where its method is a file that the user does not trust.
+    UserError if its method is a Python file and the user does not trust it.
     """
     loading = config.loading.model_copy(
         update={"allow_pickle": bool(allow_pickle), "trust_remote_code": bool(trust_remote_code)}
     )
     if config.method.endswith(".py") and not trust_remote_code:
         raise UserError(
-            f"run {folder}: its method is the Python file {config.method}; if you trust what is in it, pass --trust-remote-code"
+            f"run {folder}: its method is the Python file {config.method}; if you trust that file, pass --trust-remote-code"
         )
     return config.model_copy(update={"device": device, "loading": loading})
 
 
 def state_after(folder: Path, t: int, concepts: Collection[str]) -> State:
-    """The state after task t. UserError if it is not whole, or of none of these concepts or of others."""
+    """The state after task t. UserError if it is damaged, or not of these concepts."""
     try:
         state = State.load(RunFolder(folder).task(t).path)
     except (DamagedState, FileNotFoundError) as error:
-        raise UserError(f"run {folder}: {error}; run the same command again to do task {t} again") from None
+        raise UserError(f"run {folder}: {error}; run the same command again to learn task {t} again") from None
     if not state.concepts or not set(state.concepts) <= set(concepts):
         raise UserError(
-            f"run {folder}: the state after task {t} is of concepts that run.json does not know; run it again"
+            f"run {folder}: the state after task {t} has concepts that run.json does not list; run it again"
         )
     return state
 
 
 def load_backbone(config: RunConfig, folder: Path, weights: str) -> tuple[Method, Backbone]:
-    """The run's method and its backbone. UserError if that has other weights by now."""
+    """The run's method and its backbone. UserError if the backbone has other weights than the run's."""
     from cpbench import backbones
     from cpbench.running.prepare import device_for
 
     backbone = backbones.load(config.backbone, device_for(config), config.loading)
     if backbone.weights_hash != weights:
-        raise UserError(f"run {folder}: was made with other weights than those of {config.backbone} here; use those")
+        raise UserError(
+            f"run {folder}: was made with other weights of {config.backbone} than the ones found here; use the same weights"
+        )
     method_class = load_method(config.method)
     options = option_names.accepted(config.options, method_class.Options.model_fields)
     return method_class(validated(method_class.Options, options, f"run {folder}: method {config.method}")), backbone
@@ -128,16 +130,16 @@ def load_backbone(config: RunConfig, folder: Path, weights: str) -> tuple[Method
 
 @contextmanager
 def installed(run: TrainedRun, concepts: tuple[str, ...], prompts: tuple[str, ...] = ()) -> Iterator[None]:
-    """The backbone with the state for `concepts`; prompts: see `Method.install`, handed on where the method asks for them.
+    """A context in which the state is installed for `concepts`.
 
-    UserError if the state is not this method's, or not for this backbone.
+    prompts: passed to `Method.install` if the method is installed per prompt. UserError if the state does not fit the method or the backbone.
     """
     try:
         with run.backbone.installed(run.method, run.state, concepts, prompts if run.method.per_prompt else ()):
             yield
     except (NotDefined, UserError, RulesError, OSError):
         raise
-    except Exception as error:  # the state may come from anybody, and a method looks for what it saved itself
+    except Exception as error:  # the state may come from anybody, and a method expects the tensors that it saved itself
         if "out of memory" in str(error):
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -147,11 +149,11 @@ def installed(run: TrainedRun, concepts: tuple[str, ...], prompts: tuple[str, ..
         ) from error
 
 
-# Drawing
+# Sampling
 
 
 def sample(run: TrainedRun, prompt: str, n: int, seed: int, steps: int | None, guidance: float | None) -> Any:
-    """`n` pictures uint8 (n, h, w, 3) of a prompt in which "{dog6}" stands for the concept dog6."""
+    """`n` pictures, uint8 (n, h, w, 3), of a prompt in which "{dog6}" is replaced by the phrase of concept dog6."""
     from cpbench.backbones.sampling import Sampler, SampleRequest, generate
     from cpbench.concepts import images, sequences
 
@@ -169,7 +171,7 @@ def sample(run: TrainedRun, prompt: str, n: int, seed: int, steps: int | None, g
 
 
 def refuse_unread(run: TrainedRun, prompt: str) -> None:
-    """UserError where a text encoder does not read a prompt up to its last concept; a line where it misses the end."""
+    """UserError if a text encoder's limit cuts a prompt before the end of its last concept; a note if it cuts later text."""
     from cpbench.concepts import prompt_length
 
     ahead = whole = ""
@@ -185,11 +187,11 @@ def refuse_unread(run: TrainedRun, prompt: str) -> None:
 
 
 def concepts_in(prompt: str, learned: list[str]) -> tuple[str, ...]:
-    """The concepts that a prompt names in braces, each once. UserError for one that is not learned yet."""
+    """The concepts in braces in a prompt, without repetitions. UserError for one that is not learned."""
     try:
         parsed = [replacement for _, *replacement in string.Formatter().parse(prompt) if replacement[0] is not None]
         if with_format := [field for field, form, conversion in parsed if form or conversion]:
-            raise ValueError(f"{with_format[0]} is followed by more than a brace")
+            raise ValueError(f"{with_format[0]} must be followed by a closing brace")
     except ValueError as error:
         raise UserError(f"prompt {prompt!r}: {error}; write a concept as {{{learned[0]}}}") from None
     fields = [field for field, *_ in parsed]
@@ -197,6 +199,3 @@ def concepts_in(prompt: str, learned: list[str]) -> tuple[str, ...]:
         if field not in learned:
             raise did_you_mean(field, learned, "concept", f"Learned at that point: {', '.join(learned)}.")
     return tuple(dict.fromkeys(fields))
-
-
-# Export

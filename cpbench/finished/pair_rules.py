@@ -1,4 +1,4 @@
-"""CLIP-I and DINO by two other rules than all pairs: the nearest real picture, and embeddings less what all share."""
+"""CLIP-I and DINO by two other rules than all pairs: the nearest real picture, and centred embeddings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def matrices(
     """Retention matrices (rows, concepts) of a run's pictures on disk, by "clip_i-nearest", "clip_i-centred", "dino-...".
 
     See `cosines.cosine_nearest` and `cosines.cosine_centred`, whose centre is that of the real pictures of all the
-    sequence's concepts. real: each concept's pictures (n, h, w, 3). NaN where no picture is there.
+    sequence's concepts. real: each concept's pictures (n, h, w, 3). NaN where there is no picture.
     """
     concepts = [c.name for c in sequence.concepts]
     pictures_by_row = {

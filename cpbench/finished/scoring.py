@@ -1,7 +1,7 @@
-"""`cpbench score`: a run's saved pictures judged again, by other judges; nothing is drawn, nothing of the run is changed.
+"""`cpbench score`: judges a run's saved pictures again, with other judges; nothing is generated, the run is not changed.
 
-Embeddings are kept in RUN/embeddings by the pictures' content, so the same judge is asked once. What comes out is in
-RUN/scored/<judges>/: scores.csv, matrices (those by other rules of pairing too, see `pair_rules`), measures.csv,
+Embeddings are cached in RUN/embeddings by the pictures' content, so each judge embeds a picture once. Results are in
+RUN/scored/<judges>/: scores.csv, matrices (also by other pair rules, see `pair_rules`), measures.csv,
 identification.csv and judges.json.
 """
 
@@ -37,13 +37,13 @@ from cpbench.running.cells import pictures_of
 from cpbench.running.judging import reference_rows
 from cpbench.running.prepare import added_judges, generation_settings, judges_for_measures, rows_of
 
-MOST_OF_A_NAME = 40  # characters of a judge's name in a folder's
+MOST_OF_A_NAME = 40  # characters of a judge's name in the folder's name
 
 
 def judges_by_type(names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
-    """(By kind ("clip", "dino") the published judge of a name, those that packages add).
+    """(published judges by type, "clip" or "dino"; judges of installed packages).
 
-    UserError for an unknown one, or two of a kind.
+    UserError for an unknown name, or two judges of one type.
     """
     judge_names: dict[str, str] = {}
     package_judges = judges_of_packages()
@@ -55,7 +55,7 @@ def judges_by_type(names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
         judge_type = PUBLISHED[name].judge_type
         if judge_type in judge_names:
             raise UserError(
-                f"--judge {name}: {judge_names[judge_type]} is a {judge_type} as well; name one of each kind"
+                f"--judge {name}: {judge_names[judge_type]} is also a {judge_type} judge; pass at most one of each type"
             )
         judge_names[judge_type] = name
     return judge_names, [name for name in names if name in package_judges]
@@ -72,11 +72,11 @@ def rescore(
     clip_activation: str | None = None,
     added: Sequence[str] = (),
 ) -> tuple[Path, list[str], int]:
-    """Score a run's pictures; (the folder with what came out, its concepts, the last row).
+    """Score a run's pictures. Returns (the folder of the results, the concepts, the last row).
 
-    clip, dino and what follows on the device: see `select.load_for`; added: judges of packages, beside those that the run
-    asked. The judge of a kind that is not named is the run's usual one, with the run's own preprocessing. UserError where
-    the run, its sequence or its concepts' pictures are not what they were.
+    clip, dino and the arguments after device: see `select.load_for`; added: judges of packages, in addition to the run's.
+    A judge that is not passed is the run's, with the run's preprocessing. UserError if the run, its sequence or its
+    concepts' pictures have changed.
     """
     folder = find(run)
     record = read(folder)
@@ -84,7 +84,7 @@ def rescore(
     facts = facts_of(record, folder)
     sequence = sequence_of(config, facts, folder)
     real = real_pictures(config, facts, sequence, folder, data)
-    # what the run was told of its judge is not meant for another
+    # the run's preprocessing belongs to its judge, not to another one
     judges = load_judges(
         config.backbone,
         clip or config.clip,
@@ -121,13 +121,13 @@ def rescore(
 
 
 def folder_name(identity: dict[str, Any]) -> str:
-    """A judge's part of the folder's name: the beginning of its model's, and a key of all that moves its scores."""
+    """A judge's part of the folder's name: the model's name, shortened, and a key of everything its scores depend on."""
     model = re.sub(r"[^A-Za-z0-9.]+", "-", identity["model"])[:MOST_OF_A_NAME].strip("-.")
     return f"{model}-{judge_identity.key(judge_identity.counted(identity))}"
 
 
 def facts_of(record: Record, folder: Path) -> Facts:
-    """What a record says of the run's input. UserError where it lacks what is looked for."""
+    """The facts of a record. UserError if the pictures' hashes or size are missing."""
     if record.facts.images is None or record.facts.picture_size is None:
         raise UserError(
             f"run {folder}: its run.json does not say the training pictures' hashes and size; run it again, or name another"
@@ -138,23 +138,23 @@ def facts_of(record: Record, folder: Path) -> Facts:
 def real_pictures(
     config: RunConfig, facts: Facts, sequence: sequences.Sequence, folder: Path, data: str | None
 ) -> dict[str, np.ndarray]:
-    """By concept its pictures, uint8 (n, h, w, 3); UserError if they are not those that the run learned from."""
+    """Each concept's pictures, uint8 (n, h, w, 3), by name. UserError if they are not those that the run learned from."""
     real = {
         c.name: images.load(c, config.backbone, facts.picture_size, data or config.data, config.fit)
         for c in sequence.concepts
     }
     if changed := [c for c, pictures in real.items() if images.content_hash(pictures) != facts.images.get(c)]:
         raise UserError(
-            f"run {folder}: the pictures of {changed[0]} are not those it learned from; name them with --data"
+            f"run {folder}: the pictures of {changed[0]} are not those it learned from; pass their folder with --data"
         )
     return real
 
 
 def sequence_of(config: RunConfig, facts: Facts, folder: Path) -> sequences.Sequence:
-    """The run's sequence in its order; UserError if the file is another one by now."""
+    """The run's sequence in its order. UserError if the sequence has changed."""
     sequence = sequences.load(config.sequence)
     if sequences.content_hash(sequence) != facts.sequence:
-        raise UserError(f"run {folder}: sequence {config.sequence} has changed since it was run; run it again")
+        raise UserError(f"run {folder}: sequence {config.sequence} has changed since the run; run it again")
     return sequences.ordered(sequence, config.order)
 
 
@@ -167,7 +167,7 @@ def score_row(
     cached_judges: dict[str, Embeddings],
     config: RunConfig,
 ) -> list[tuple]:
-    """Row t as `rows.evaluate` would write it, from the pictures that are there; NaN where there is none."""
+    """Row t as `rows.evaluate_row` would write it, from the pictures on disk; NaN where there is none."""
     lines = []
     for cell in cells.cells_of_row(sequence, t, per_prompt, bool(config.evaluation.forward_transfer_cells)):
         pictures_by_sample = pictures_of(RunFolder(folder).task(t), cell)

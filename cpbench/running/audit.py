@@ -1,8 +1,8 @@
-"""Keeps `learn` honest: while it runs, other concepts' data cannot be opened, and afterwards the state is searched.
+"""Replay checks: while `learn` runs, other concepts' data cannot be opened; afterwards the state is searched for it.
 
 Python's audit hooks see every `open` of this process, from any library that opens files through Python. The drawn
-world raises an audit event of its own when a subject is asked for by name. A method written to escape both (through
-ctypes, say) can; this catches honest mistakes and lazy cheats, and says so.
+world raises its own audit event when a subject is requested by name. A method written to evade both (for example
+through ctypes) can; the checks catch honest mistakes and lazy cheats.
 """
 
 from __future__ import annotations
@@ -36,19 +36,22 @@ def _hook(event: str, args: tuple) -> None:
         if any(path.startswith(folder) for folder in _watch["folders"]):
             raise ReplayError(f"learn opened {path}: it holds another concept's pictures")
         if path.startswith(_watch["run"]) and path.lower().endswith(PICTURE_SUFFIXES):
-            raise ReplayError(f"learn opened {path}: pictures of a run are not for learning from")
+            raise ReplayError(f"learn opened {path}: learn may not read the pictures of a run")
     elif event == "cpbench.subject" and args[0] != _watch["concept"]:
         raise ReplayError(f"learn asked the drawn world for {args[0]!r} while learning {_watch['concept']!r}")
 
 
 @contextmanager
 def learning_only(concept: str, other_data: Iterable[Path], run_root: Path) -> Iterator[None]:
-    """While inside, only `concept` may be looked at: none of `others` (folders and files), no picture below `run_root`."""
+    """Inside this context only the data of `concept` may be opened.
+
+    Opening anything in `other_data` (folders and files), or a picture below `run_root`, raises ReplayError.
+    """
     global _watch, _hooked
     if not _hooked:
         sys.addaudithook(_hook)
         _hooked = True
-    # files too: links in a folder, as in the hub's cache, lead out of it
+    # single files as well: links in a folder, as in the hub's cache, lead out of it
     folders = [path if os.path.isfile(path) else path + os.sep for path in map(os.path.realpath, other_data)]
     _watch = {"concept": concept, "folders": folders, "run": os.path.realpath(run_root) + os.sep}
     try:
@@ -58,10 +61,10 @@ def learning_only(concept: str, other_data: Iterable[Path], run_root: Path) -> I
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
-    """The rows of x (m, n) less their means, at length 1; a constant row is 0."""
+    """The rows of x (m, n), centred and scaled to unit length; a constant row becomes 0."""
     centred = x - x.mean(1, keepdim=True)
     norm = centred.norm(dim=1, keepdim=True)
-    # what is left of a constant row is rounding, and may point anywhere
+    # a centred constant row is only rounding error, with an arbitrary direction
     return centred / norm.clamp(min=1e-12) * (norm > 1e-6 * x.norm(dim=1, keepdim=True))
 
 
@@ -80,7 +83,7 @@ def search_state(
 ) -> None:
     """Raise ReplayError if a slice of a state tensor is a learned concept's image or latent, up to scale and offset.
 
-    `seen` maps each concept to its images, uint8 (n, h, w, 3), and its latents (n, c, h', w').
+    `concept_data` maps each concept to its images, uint8 (n, h, w, 3), and its latents (n, c, h', w').
     """
     import torch
 
@@ -96,7 +99,7 @@ def search_state(
         for form_name, form in forms:
             for vector in form.flatten(1):
                 by_size.setdefault(len(vector), []).append((concept, form_name, vector))
-    # once, not for every tensor: at 512 pixels they are as large as a small state
+    # computed once, not per tensor: at 512 pixels they are as large as a small state
     units = {n: unit(torch.stack([vector for *_, vector in references])) for n, references in by_size.items()}
     for name, tensor in tensors.items():
         flat = tensor.detach().float().cpu().reshape(-1)
@@ -107,5 +110,5 @@ def search_state(
             if highest.max() > MOST_ALIKE:
                 concept, form_name, _ = by_size[n][int(highest.argmax())]
                 raise ReplayError(
-                    f"state tensor {name!r} holds an {form_name} of concept {concept!r}: methods carry no data of their concepts"
+                    f"state tensor {name!r} holds an {form_name} of concept {concept!r}: a state may not contain training data"
                 )

@@ -1,4 +1,4 @@
-"""A run's folder: held by one process, its record and tables written, and whether it is finished."""
+"""A run's folder: its lock, its record and tables, and whether the run is finished."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ MOST_REASON = 1000  # characters of an error that is recorded
 
 
 @contextlib.contextmanager
-def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """The run folder for this process alone; a second one is told, after `patience` seconds, who holds it.
+def run_lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Lock the run folder for this process; UserError, after `patience` seconds, if another process holds it.
 
-    The lock is the operating system's: it ends with the process that had it, however that ended.
+    The lock is the operating system's: it is released when the process that holds it ends, however it ends.
     """
     lock, holder = FileLock(RunFolder(folder).lock), RunFolder(folder).holder
     try:
@@ -49,7 +49,7 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
         owner = read_json(holder) or {}
         raise UserError(
             f"run folder {folder}: process {owner.get('pid', '?')} on {owner.get('host', '?')} has held it since "
-            f"{owner.get('since', '?')}; wait for it, or stop it and start again"
+            f"{owner.get('since', '?')}; wait for it to finish, or stop it and start again"
         ) from None
     try:
         write_json(
@@ -62,8 +62,8 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
-def earlier(run: Run) -> Iterator[str]:
-    """A line for each run of the same settings, seed and order that other code made: it is left as it is."""
+def runs_of_other_versions(run: Run) -> Iterator[str]:
+    """A line per run with the same settings, seed and order that other code made; such a run is not changed."""
     facts_of_run = json.loads(json.dumps({k: v for k, v in run.facts.items() if k not in CODE}))
     for folder in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}")):
         try:
@@ -72,22 +72,22 @@ def earlier(run: Run) -> Iterator[str]:
             continue
         facts, version = record.facts.as_json(), record.versions.get("cpbench")
         if {k: v for k, v in facts.items() if k not in CODE} == facts_of_run and version and folder != run.folder:
-            status = "made" if record.is_finished else "begun, and not finished,"
-            yield f"{folder}: {status} by cpbench {version}, kept; a new run goes to {run.folder}"
+            status = "a finished" if record.is_finished else "an unfinished"
+            yield f"{folder}: {status} run by cpbench {version}; it is kept, the new run goes to {run.folder}"
 
 
 def remove_temporary(folder: Path) -> None:
-    """What was being written when an earlier process was killed; nobody reads it."""
+    """Remove files that were half written when an earlier process was killed."""
     for file in folder.rglob(".*.tmp"):
         file.unlink(missing_ok=True)
 
 
 def write_tables(run: Run, t: int) -> None:
-    """scores.csv of the whole run so far, and one matrix file a metric."""
+    """scores.csv of the whole run so far, and one matrix file per metric."""
     files = [run.at.task(k).scores for k in run.rows if k <= t]
     parts = [tables.read_scores(file) for file in files]
     for file, part in zip(files, parts, strict=True):
-        if part is None:  # a mount that went away, say
+        if part is None:  # for example a mount that is gone
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
     scores = pd.concat(parts, ignore_index=True)
     tables.write_scores(run.at.scores, scores)
@@ -96,7 +96,7 @@ def write_tables(run: Run, t: int) -> None:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether states, scores and hash agree with a record that says so."""
+    """Whether the record says finished, and states, scores and hash agree with it."""
     try:
         record = read(run.folder)
     except UserError:
@@ -106,7 +106,7 @@ def is_finished(run: Run) -> bool:
     try:
         for t in range(1, len(run.concepts) + 1):
             if is_dropped(run, t):
-                State.checksum(run.at.task(t).path, run.bound(t))
+                State.checksum(run.at.task(t).path, run.state_binding(t))
             else:
                 run.load_state(t)
     except (FileNotFoundError, DamagedState):
@@ -117,17 +117,17 @@ def is_finished(run: Run) -> bool:
 
 
 def shown_files(at: RunFolder) -> dict[str, str]:
-    """SHA-256 of what a run shows: scores, matrices, measures, grid."""
+    """SHA-256, by file name, of the tables and pictures beside run.json: scores, matrices, measures, grid."""
     return {file.name: file_hash(file) for file in at.shown()}
 
 
 def write_record(run: Run, status: Status, reason: str = "") -> None:
-    """run.json: all one needs to know what the scores beside it mean."""
+    """Write run.json: everything needed to interpret the scores beside it."""
     write_json(run.at.record, record_of(run, status, reason).as_json())
 
 
 def record_of(run: Run, status: Status, reason: str = "") -> Record:
-    """The record of a run as it is on disk. UserError for what no record may hold: nothing could read it later."""
+    """The record of a run as it is on disk. UserError for a value that no record may hold: it could not be read later."""
     are_drawn = images.are_rendered(run.sequence.concepts, run.config.backbone)
     record = {
         "schema": SCHEMA,
@@ -158,7 +158,7 @@ def record_of(run: Run, status: Status, reason: str = "") -> Record:
 
 
 def outcome(run: Run) -> dict[str, Any]:
-    """The figures of a finished run; readers compute what the record of another lacks."""
+    """The figures of a finished run; for unfinished runs the readers compute them."""
     scores, last = tables.read_scores(run.at.scores), len(run.concepts)
     if scores is None:
         return {}

@@ -1,4 +1,4 @@
-"""What is drawn in a row: every concept learned so far, and beside the matrix pairs of concepts and plain class nouns."""
+"""What is generated in a row: the concepts learned so far and, outside the matrix, pairs of concepts and class nouns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.pictures import is_blank, read_picture
 from cpbench.running import multi_concept
 
-# DreamBench's class nouns: some are in a sequence and some are not, which tells what is lost beyond it
+# DreamBench's class nouns; those that are not in the sequence show what is lost beyond it
 NOUNS = (
     "backpack", "stuffed animal", "bowl", "can", "candle", "cat", "clock", "sneaker", "dog", "teapot", "glasses", "boot",
     "vase", "cartoon", "toy",
@@ -24,11 +24,11 @@ CELL_TYPES = ("cell", "unlearned", "pair", "prior")
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing that is drawn in a row.
+    """A group of pictures that is generated in a row: one concept, one pair of concepts, or one class noun.
 
-    kind: "cell", a concept, an entry of the retention matrix; "unlearned", a cell above its diagonal, a concept whose turn
-    has not come, asked for by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as in
-    scores.csv; concepts: who is scored; nouns: what stands in the prompts without a method.
+    cell_type: "cell", a concept, an entry of the retention matrix; "unlearned", an entry of its upper triangle, a concept
+    that is not learned yet, prompted by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as in
+    scores.csv; concepts: those whose pictures are scored; nouns: the words in the prompts when no method is installed.
     """
 
     cell_type: str
@@ -40,7 +40,7 @@ class Cell:
 
     @property
     def learned(self) -> tuple[Concept, ...]:
-        """The concepts whose words are in the prompts, in every row but 0."""
+        """The concepts whose learned words are in the prompts, in every row except 0."""
         return self.concepts if self.cell_type in ("cell", "pair") else ()
 
     @property
@@ -49,14 +49,14 @@ class Cell:
 
     @property
     def samples(self) -> list[tuple[str, int]]:
-        """(template, index) of every picture, in their order."""
+        """(template, index) of every picture, in order."""
         return [(template, k) for template in self.templates for k in range(self.per_prompt)]
 
 
 def cells_of_row(sequence: Sequence, t: int, per_prompt: int, forward_transfer_cells: bool = False) -> list[Cell]:
-    """Row t: the concepts learned so far (row 0: all), in row 0 and the last the pairs, and the nouns, a picture a prompt.
+    """The cells of row t: concepts learned so far (row 0: all), pairs (first and last row only), class nouns.
 
-    forward_transfer_cells: also those not yet learned, which forward transfer needs.
+    Class nouns have one picture per prompt. forward_transfer_cells: also the concepts not yet learned, which forward transfer needs.
     """
     test = sequence.evaluation
     learned = sequence.concepts[:t] if t else sequence.concepts
@@ -77,16 +77,18 @@ def picture_of(task: TaskFolder, cell: Cell, template: str, index: int) -> Path:
 
 
 def pictures_of(task: TaskFolder, cell: Cell) -> dict[tuple[str, int], np.ndarray]:
-    """By (template, index) the pictures that are there and are more than one colour.
+    """The pictures on disk by (template, index), without those of a single colour.
 
-    UserError for a picture that is not the one that was drawn there, by what the row recorded.
+    UserError for a picture whose hash is not the one that the row recorded.
     """
     pictures, recorded = {}, recorded_pictures(task.path)
     for template, k in cell.samples:
         file = picture_of(task, cell, template, k)
         picture = read_picture(file, digest := recorded.get(file.relative_to(task.path).as_posix()))
         if picture is None and digest is not None and file.exists():
-            raise UserError(f"{file}: is not the picture that was drawn there; `cpbench run` again draws it anew")
+            raise UserError(
+                f"{file}: is not the picture that was generated there; run the same `cpbench run` again to regenerate it"
+            )
         if picture is not None and not is_blank(picture):
             pictures[template, k] = picture
     return pictures

@@ -1,4 +1,4 @@
-"""`cpbench clean`: what the cache of pictures holds that no run names any more, and what killed processes left behind."""
+"""`cpbench clean`: cached pictures that no run uses any more, and temporary files of killed processes."""
 
 from __future__ import annotations
 
@@ -15,49 +15,55 @@ from cpbench.records.measures_table import recorded_pictures
 
 @dataclass(frozen=True)
 class Leftovers:
-    """Files below an output folder. kept: pictures of the cache that a run names; unnamed: the others; temporary: half written."""
+    """Files below an output folder: cached pictures that a run uses, cached pictures that none uses, half-written files."""
 
-    kept: list[Path]
-    unnamed: list[Path]
-    temporary: list[Path]
+    used_pictures: list[Path]
+    unused_pictures: list[Path]
+    temporary_files: list[Path]
 
 
 def leftovers(output: Path) -> Leftovers:
-    """What is there. UserError where there is no such folder, or a run in it is at work: its row may not name them yet."""
+    """The leftovers below `output`.
+
+    UserError if the folder does not exist, or a run in it is at work, whose record may not list its pictures yet.
+    """
     if not output.is_dir():
-        raise UserError(f"output folder {output}: there is none; name one with --output")
+        raise UserError(f"output folder {output} does not exist; pass another with --output")
     for lock in sorted(output.glob(f"**/{LOCK}")):
         try:
             with FileLock(lock, timeout=0):
                 pass
         except Timeout:
             raise UserError(
-                f"output folder {output}: the run in {lock.parent} is at work; clean when it is done"
+                f"output folder {output}: the run in {lock.parent} is still running; clean when it is done"
             ) from None
-    named = {digest for row in sorted(output.glob(f"**/{ROW}")) for digest in recorded_pictures(row.parent).values()}
+    used_hashes = {
+        digest for row in sorted(output.glob(f"**/{ROW}")) for digest in recorded_pictures(row.parent).values()
+    }
     cached = sorted(picture_cache(output).glob("*/*.png"))
-    kept = [file for file in cached if not file.name.startswith(".") and file.stem.partition("-")[2] in named]
+    used = [file for file in cached if not file.name.startswith(".") and file.stem.partition("-")[2] in used_hashes]
     temporary = sorted(file for file in output.glob("**/.*.tmp") if file.is_file())
-    return Leftovers(kept, [file for file in cached if file not in set(kept) | set(temporary)], temporary)
+    return Leftovers(used, [file for file in cached if file not in set(used) | set(temporary)], temporary)
 
 
 def clean(output: Path, dry_run: bool = False) -> list[str]:
-    """Remove what no run names and what is half written, unless only looking; says in lines what was there."""
+    """Remove unused and half-written files (with dry_run, nothing). Returns one line per group of files."""
     files, verb = leftovers(output), "would be removed" if dry_run else "removed"
     sizes = {
-        group: sum(file.stat().st_size for file in getattr(files, group)) for group in ("kept", "unnamed", "temporary")
+        group: sum(file.stat().st_size for file in getattr(files, group))
+        for group in ("used_pictures", "unused_pictures", "temporary_files")
     }
-    for file in () if dry_run else (*files.unnamed, *files.temporary):
+    for file in () if dry_run else (*files.unused_pictures, *files.temporary_files):
         file.unlink(missing_ok=True)
-    for folder in () if dry_run else sorted({file.parent for file in files.unnamed}):
+    for folder in () if dry_run else sorted({file.parent for file in files.unused_pictures}):
         if not any(folder.iterdir()):
             folder.rmdir()
     if not dry_run:
         sync_folder(output)
     return [
-        f"{_counted(files.kept, sizes['kept'], 'kept picture')} that runs below {output} name: stay",
-        f"{_counted(files.unnamed, sizes['unnamed'], 'kept picture')} that no run names: {verb}",
-        f"{_counted(files.temporary, sizes['temporary'], 'temporary file')} of processes that were stopped: {verb}",
+        f"{_counted(files.used_pictures, sizes['used_pictures'], 'cached picture')} used by runs below {output}: stay",
+        f"{_counted(files.unused_pictures, sizes['unused_pictures'], 'cached picture')} used by no run: {verb}",
+        f"{_counted(files.temporary_files, sizes['temporary_files'], 'temporary file')} of stopped processes: {verb}",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a task cost: seconds by stage, UNet evaluations, and peak memory, sampled while it ran."""
+"""Cost of a task: seconds by stage, and peak memory, sampled while the task runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAMPLE_SECONDS = 0.05
 
 
 class PeakMemory:
-    """The largest resident memory of this process, in bytes, sampled; on CUDA the allocator's own peak instead."""
+    """The sampled peak of this process's resident memory, in bytes; on CUDA the allocator's own peak instead."""
 
     def __init__(self, device: str):
         self.device, self.peak = device, 0

@@ -1,4 +1,4 @@
-"""How many evaluations of the denoiser learning takes: counted, by the method itself, on a backbone that computes nothing."""
+"""The denoiser evaluations that learning takes, counted by running the method on a backbone that computes nothing."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from cpbench.running.prepare import Run
 
 TOPIC = "evaluations"
-WORTH_SAYING = 0.01  # by what share a run may differ from what was counted
+WORTH_SAYING = 0.01  # relative difference from the counted number above which a run is reported
 
 
 class CountingBackbone(Backbone):
-    """A backbone of the same calls that only counts: what it predicts is zero, of its shape, and asks for a gradient.
+    """A backbone with the same interface that only counts: its predictions are zeros of the right shape, with a gradient.
 
-    LoRAs, words and weights go into the very modules of the backbone that it is made of, and out of them by `restore`; use
-    one of the two at a time.
+    It shares its modules with the backbone it is made from: LoRAs, tokens and weights are put into those modules, and
+    `restore` removes them. Use only one of the two at a time.
     """
 
     computes = False
@@ -83,15 +83,15 @@ def count(method: type[Method], options: Options, tasks: list[Task], backbone: B
 
 
 def learning_counts(run: Run) -> list[int] | None:
-    """Evaluations of each task's learning, as they were counted before, or are now; None where the method cannot be asked.
+    """Evaluations of each task's learning, counted now or remembered; None if the method fails on the counting backbone.
 
-    What it cannot do, it says when the run comes to it.
+    Such a method's own error is raised when the run reaches it.
     """
     pictures = {name: len(images) for name, images in run.images.items()}
     key = key_of(run.method_class, run.config.options, run.config.backbone, pictures)
     if (counts := remembered_counts(key)) is not None:
         return counts
-    # blank pictures: nothing of any concept is seen before its turn
+    # blank pictures: a method may not see a concept before its task
     tasks = [
         Task(t, c.name, c.class_noun, np.zeros_like(run.images[c.name]), run.config.seed)
         for t, c in enumerate(run.sequence.concepts, 1)
@@ -105,7 +105,7 @@ def learning_counts(run: Run) -> list[int] | None:
 
 
 def key_of(method: type[Method], options: dict[str, Any], backbone: str, pictures: Mapping[str, int]) -> dict[str, Any]:
-    """All that moves the counts: the method's code and options, what kind of model it is given, tasks and pictures."""
+    """Everything the counts depend on: the method's code and options, the backbone, and each task's number of pictures."""
     return {
         "code": own_modules.identity(method),
         "method": f"{method.__module__}.{method.__qualname__}",
@@ -116,19 +116,19 @@ def key_of(method: type[Method], options: dict[str, Any], backbone: str, picture
 
 
 def remembered_counts(key: dict[str, Any]) -> list[int] | None:
-    """Counts that are remembered; None where there are none."""
+    """The remembered counts; None if there are none."""
     counts = remembered.recall(TOPIC, key)
     is_valid = isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts)
     return counts if is_valid and len(counts) == len(key["pictures"]) else None
 
 
 def difference(counts: list[int] | None, costs: Mapping[int, Cost]) -> str:
-    """A line for a run that took another number of evaluations than was counted, "" for one that did not."""
+    """A note for a run whose number of evaluations differs from the counted one, else ""."""
     took = sum(cost.learning_evaluations for cost in costs.values())
     counted = sum(counts or [])
     if counts is None or abs(took - counted) <= WORTH_SAYING * max(took, counted):
         return ""
     return (
-        f"note: learning took {took:,} evaluations, and {counted:,} were counted: the method does not ask the same of every "
-        "backbone, or not every time"
+        f"note: learning took {took:,} evaluations, but {counted:,} were counted beforehand: the number depends on the "
+        "backbone's predictions, or changes from run to run"
     )

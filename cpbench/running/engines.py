@@ -1,6 +1,6 @@
-"""Where the runs of a sweep are done: processes of this machine, or tasks of a Ray cluster.
+"""Engines, which execute the runs of a sweep: processes on this machine, or tasks on a Ray cluster.
 
-An engine has `words` (what it is, for a person), `submit` (a job, whose outcome comes as a future), `stop` and `close`.
+An engine has `words` (its description for the user), `submit` (a job; returns a future of its outcome), `stop` and `close`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from cpbench.miniature import is_miniature
 from cpbench.output import opened, say
 from cpbench.records.folder import RECORD
 
-PATIENCE_SECONDS = 60.0  # a run that Ray starts again waits so long for its folder: its first process may be dying
-LOST = -1000  # for the exit code of a process that Ray gave up: nobody saw how it ended
-RETRIES = 3  # Ray's, of a run whose worker or node is gone
-MINIATURE_BYTES = 1_500_000_000  # memory of one run on the miniature, with torch and all
+PATIENCE_SECONDS = 60.0  # a run that Ray restarts waits this long for its folder: its first process may still be dying
+LOST = -1000  # instead of an exit code, for a process that Ray gave up: how it ended is unknown
+RETRIES = 3  # by Ray, of a run whose worker or node was lost
+MINIATURE_BYTES = 1_500_000_000  # memory of one run on the miniature, libraries included
 OTHERS_BYTES = 8_000_000_000
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its name here, and what it is given."""
+    """One run: its name in the sweep, and its settings, as `cpbench run --config` reads them."""
 
     name: str
     settings: dict[str, Any]
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass
 class SweepPaths:
-    """Where a sweep keeps its own files: jobs, logs and how far each run is."""
+    """Paths of a sweep's own files: jobs, logs and progress."""
 
     output: Path
 
@@ -54,7 +54,7 @@ class SweepPaths:
 
 @dataclass
 class Outcome:
-    """How a job ended: the exit code of its run, negative for a signal, None where it was never started."""
+    """How a job ended: the exit code of its run, negative for a signal, None if it never started."""
 
     code: int | None
     seconds: float = 0.0
@@ -64,7 +64,7 @@ class Outcome:
 
 
 def run_job(settings: dict[str, Any], progress: Path, threads: int, copy_to: str | None, patience: float) -> int:
-    """Do one run in this process. Returns its exit code; what it has to say goes to standard output."""
+    """Execute one run in this process. Returns its exit code; its messages go to standard output."""
     import torch
 
     torch.set_num_threads(threads)
@@ -91,7 +91,7 @@ def _run_job(settings: dict[str, Any], progress: Path, copy_to: str | None, pati
 
 
 def copy(folder: Path, output: Path, url: str) -> str:
-    """Copy a run folder to any fsspec URL, below its path in `output`; run.json last, which makes it count."""
+    """Copy a run folder to any fsspec URL, under its path in `output`; run.json, which makes it valid, is copied last."""
     import fsspec
 
     fs, root = fsspec.core.url_to_fs(url)
@@ -109,18 +109,18 @@ def copy(folder: Path, output: Path, url: str) -> str:
 
 @dataclass
 class Resources:
-    """How many runs at once, and what each gets."""
+    """How many runs at once, and the threads and GPUs of each."""
 
     jobs: int
     threads: int = 1
     gpus_per_run: float = 1.0
-    gpus: list[str] = field(default_factory=list)  # a slot a run: the number of its GPU; empty on CPUs
+    gpus: list[str] = field(default_factory=list)  # one GPU number per concurrent run; empty on CPUs
 
 
 def resources_for(
     device: str, backbones: Sequence[str], jobs: int | None, threads: int, gpus_per_run: float
 ) -> Resources:
-    """As many runs at once as cores, memory or GPUs allow."""
+    """Resources for as many runs at once as cores, memory or GPUs allow."""
     import psutil
     import torch
 
@@ -135,7 +135,7 @@ def resources_for(
 
 
 class Local:
-    """One process a run, `resources.jobs` at a time, each with its threads and its GPU."""
+    """One process per run, `resources.jobs` at a time, each with its threads and its GPU."""
 
     def __init__(self, paths: SweepPaths, resources: Resources, copy_to: str | None):
         self.paths, self.resources, self.copy_to = paths, resources, copy_to
@@ -190,13 +190,13 @@ class Local:
 
 
 class OnRay:
-    """A Ray task a run: Ray finds the node, gives the GPU, and starts again what a dead worker or node took with it."""
+    """One Ray task per run: Ray chooses the node, assigns the GPU, and restarts runs whose worker or node died."""
 
     def __init__(self, paths: SweepPaths, resources: Resources, copy_to: str | None, address: str | None):
         try:
             import ray
         except ImportError:
-            raise UserError("engine ray: is not installed; pip install 'cpbench[ray]'") from None
+            raise UserError("engine ray: ray is not installed; pip install 'cpbench[ray]'") from None
         self.ray, self.paths, self.resources, self.copy_to = ray, paths, resources, copy_to
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -208,7 +208,7 @@ class OnRay:
                 ) from None
         gpus = resources.gpus_per_run if ray.cluster_resources().get("GPU") else 0
         self.words = f"on Ray: {len(ray.nodes())} nodes, {ray.cluster_resources().get('CPU', 0):.0f} CPUs"
-        # max_calls: a new process for every run, so that none inherits another's memory
+        # max_calls: a new process for every run, so that no run inherits another's memory
         remote_options = {"num_cpus": resources.threads, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
         self.task = ray.remote(**remote_options)(_on_a_worker)
         self.refs: list[Any] = []
@@ -230,8 +230,8 @@ class OnRay:
 def _on_a_worker(
     settings: dict[str, Any], folder: str, log: str, progress: str, threads: int, copy_to: str | None
 ) -> Outcome:
-    """What a Ray worker does. folder: where the sweep was started, which its relative paths are meant from."""
-    with contextlib.suppress(OSError):  # where there is none of this name, a path that is missing will be named
+    """Execute one run on a Ray worker. folder: the sweep's working directory, which relative paths refer to."""
+    with contextlib.suppress(OSError):  # if this node has no such folder, the error for the missing path says so
         os.chdir(folder)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)  # before torch is imported
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Scores of a row's pictures, and of the rows that frame them."""
+"""Scores of a row's pictures, and the reference rows: real pictures and oracle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def cell_metrics(cell_type: str, judges: Collection[str]) -> list[str]:
-    """What pictures of a kind of cell are scored by, where these judges are asked."""
+    """Metrics that pictures of a cell of this type are scored by, with these judges."""
     scores = of_judges(judges)
     if cell_type == "pair":
         return multi_concept.pair_metrics(scores)
@@ -35,11 +35,11 @@ def score_cell(
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Judge | Embeddings],
 ) -> list[tuple]:
-    """Each picture by the scores of these judges: against every real picture of its concept, or the prompt's words.
+    """Lines of scores.csv: each picture's scores against its concept's real pictures and against its prompt.
 
-    Of two concepts what `composition.scores` tells, of a plain noun the scores against words. No number for a picture of
-    one colour all over: that is a model that broke, or a filter, not a bad likeness. UserError where a package's score
-    does not give a number a picture.
+    entry_type: the table's column `kind`. Pairs of concepts are scored by `multi_concept.pair_scores`, plain nouns only
+    against words. A picture of a single colour gets NaN: it comes from a broken model or a safety filter and says nothing
+    about likeness. UserError if a package's score does not give one number per picture.
     """
     templates = [template for template, _ in cell.samples]
     if cell.cell_type == "pair":
@@ -54,7 +54,9 @@ def score_cell(
                 values[score.name] = score.of(judge.images(pictures), judge.images(real[cell.name]))
     for metric, vector in values.items():
         if np.shape(vector) != (len(pictures),):
-            raise UserError(f"score {metric}: gave {np.shape(vector)} numbers for {len(pictures)} pictures")
+            raise UserError(
+                f"score {metric}: gave {np.shape(vector)} numbers for {len(pictures)} pictures; it must give one per picture"
+            )
     blank = [is_blank(p) for p in pictures]
     return [
         (t, entry_type, cell.name, template, index, metric, float("nan") if blank[i] else float(vector[i]))
@@ -66,7 +68,7 @@ def score_cell(
 def reference_rows(
     cell: Cell, real: Mapping[str, np.ndarray], judges: Mapping[str, Judge | Embeddings], seed: int | None
 ) -> list[tuple]:
-    """Ceiling 1, the real pictures against each other without self-pairs; with a seed, on the miniature, also the `oracle` row."""
+    """Ceiling 1: the real pictures against each other, without self-pairs; with a seed (miniature) also the row `oracle`."""
     rows: list[tuple] = [
         (0, "real", cell.name, "", 0, score.name, float(score.ceiling(judges[score.judge].images(real[cell.name]))))
         for score in of_judges(judges)

@@ -1,21 +1,21 @@
-"""What a run's pictures say beyond the matrices: who is taken for whom, what became of plain nouns, copies, variety.
+"""Measures of a run's pictures beyond the matrices: confusion of concepts, copies, diversity, language drift.
 
-Everything is computed from the pictures on disk, so it can be computed again, or by other judges. The table has a line
-for every (row, measure, concept or noun), by DINO where nothing else is said:
+Everything is computed from the pictures on disk, so it can be computed again, also by other judges. The table has a line
+per (row, measure, concept or noun), by DINO unless stated otherwise:
 
-    identified   share of a concept's pictures that are nearest to its own real pictures, of all the sequence's
-    copied       share of them nearer to a real picture than real pictures are to each other
-    DIV-dino     mean 1 - cosine of pictures of one prompt, only where a prompt has two; DIV-lpips-alex, by LPIPS,
-                 where its weights are at hand
-    pres         of plain nouns: mean cosine of "a dog" with the real pictures of the dogs learned so far (DreamBooth's)
-    pres_before  the same of what the untouched model draws
-    moved        1 - cosine of "a dog" now and as the untouched model draws it from the same noise
+    identified   share of a concept's pictures whose nearest real pictures, among all concepts', are its own
+    copied       share of them that are nearer to a real picture than real pictures are to each other
+    DIV-dino     mean 1 - cosine between pictures of one prompt, for prompts with two or more pictures; DIV-lpips-alex,
+                 by LPIPS, if its weights are available
+    pres         for plain nouns: mean cosine between "a dog" and the real pictures of the dogs learned so far (DreamBooth's)
+    pres_before  the same for the untouched model's pictures
+    moved        1 - cosine between "a dog" of this row and of the untouched model, from the same noise
 
-and one for every (row, distance between sets), with no concept's name, from 50 pictures a side on, see `distances`:
+and a line per (row, distance between sets), without a concept's name, for sets of 50 pictures or more, see `distances`:
 
-    A_mmd, CMMD  of the real pictures of the concepts learned so far and what is drawn of them, by CLIP
-    F_mmd        of what was drawn of the earlier concepts right after each one's task and now, by CLIP
-    KID-dino     as A_mmd, by DINO; KID, by Inception, where its weights are at hand
+    A_mmd, CMMD  between the real and the generated pictures of the concepts learned so far, by CLIP
+    F_mmd        between the earlier concepts' pictures right after each one's task and in this row, by CLIP
+    KID-dino     as A_mmd, by DINO; KID, by Inception, if its weights are available
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def measure(
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Embeddings],
 ) -> Measurements:
-    """Measure the rows of a run folder. real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", any "inception"."""
+    """Measure the rows of a run folder.
+
+    real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", optionally "inception".
+    """
     references = {c.name: judges["dino"].images(real[c.name]) for c in sequence.concepts}
     untouched: Features = {}
     after_own_task: Features = {}  # by CLIP, the concepts right after their own tasks
@@ -59,10 +62,8 @@ def measure(
         for cell in cells_of_row(sequence, t, per_prompt):
             if cell.cell_type in ("cell", "prior") and (pictures := pictures_of(RunFolder(folder).task(t), cell)):
                 (pictures_by_concept if cell.cell_type == "cell" else pictures_by_noun)[cell.name] = pictures
-        by_dino, noun_features = (
-            features(judges["dino"], pictures_by_concept),
-            features(judges["dino"], pictures_by_noun),
-        )
+        by_dino = features(judges["dino"], pictures_by_concept)
+        noun_features = features(judges["dino"], pictures_by_noun)
         untouched = untouched if t else noun_features
         if pictures_by_concept:
             identification = identify({k: np.stack(list(v.values())) for k, v in by_dino.items()}, references)
@@ -87,7 +88,7 @@ def measure(
 
 
 def features(judge: Embeddings, pictures: Mapping[str, Mapping[tuple[str, int], np.ndarray]]) -> Features:
-    """Embeddings of pictures, both by name and by (template, index)."""
+    """Embeddings of pictures; both are keyed by name, then by (template, index)."""
     return {
         name: dict(zip(samples, judge.images(np.stack(list(samples.values()))), strict=True))
         for name, samples in pictures.items()
@@ -95,15 +96,15 @@ def features(judge: Embeddings, pictures: Mapping[str, Mapping[tuple[str, int], 
 
 
 def drift_lines(
-    moved: Features, untouched: Features, sequence: Sequence, t: int, references: Mapping[str, np.ndarray]
+    current: Features, untouched: Features, sequence: Sequence, t: int, references: Mapping[str, np.ndarray]
 ) -> list[tuple[str, str, float]]:
-    """(measure, noun, value) of plain nouns after task t."""
+    """Language drift: (measure, noun, value) of plain nouns after task t."""
     lines = []
-    for noun, vectors in moved.items():
-        both = [key for key in vectors if key in untouched.get(noun, {})]
-        if not both:
+    for noun, vectors in current.items():
+        samples = [key for key in vectors if key in untouched.get(noun, {})]
+        if not samples:
             continue
-        before, after = (np.stack([side[key] for key in both]) for side in (untouched[noun], vectors))
+        before, after = (np.stack([side[key] for key in samples]) for side in (untouched[noun], vectors))
         own_references = [references[c.name] for c in sequence.concepts[:t] if c.class_noun == noun]
         drift = language_drift.language_drift(before, after, np.concatenate(own_references) if own_references else before)
         lines.append(("moved", noun, drift.means["moved"]))
@@ -120,22 +121,20 @@ def set_distances(
     after_own_task: Features,
     newest: str,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """A_mmd, CMMD, F_mmd and KID of a row: their values, and of those that are refused the reasons.
+    """A_mmd, CMMD, F_mmd and KID of a row: (values, reasons for those that cannot be computed).
 
-    then: what was drawn of each concept right after its own task, by CLIP; the newest concept is added to it.
+    after_own_task: CLIP embeddings of each concept's pictures right after its own task; the newest concept is added.
     """
     kid, kid_judge = ("KID", "inception") if "inception" in judges else ("KID-dino", "dino")
     by_clip, for_kid = features(judges["clip"], pictures), features(judges[kid_judge], pictures)
 
-    def sides(judge_name: str, embeddings: Features) -> tuple[dict, dict]:  # real pictures and drawn ones
-        return {c: judges[judge_name].images(real[c]) for c in embeddings}, {
-            c: list(v.values()) for c, v in embeddings.items()
-        }
+    def sides(judge_name: str, generated: Features) -> tuple[dict, dict]:  # real and generated pictures
+        real_features = {c: judges[judge_name].images(real[c]) for c in generated}
+        return real_features, {c: list(vectors.values()) for c, vectors in generated.items()}
 
-    both = {
-        c: [k for k in by_clip[c] if k in after_own_task[c]] for c in by_clip if c in after_own_task
-    }  # of the same noise
-    before, after = ({c: [of[c][k] for k in keys] for c, keys in both.items()} for of in (after_own_task, by_clip))
+    # the same noise before and after
+    samples = {c: [k for k in by_clip[c] if k in after_own_task[c]] for c in by_clip if c in after_own_task}
+    before, after = ({c: [side[c][k] for k in samples[c]] for c in samples} for side in (after_own_task, by_clip))
     unknown = [c for c in by_clip if c not in after_own_task and c != newest]
     if newest in by_clip:
         after_own_task[newest] = by_clip[newest]
@@ -147,7 +146,7 @@ def set_distances(
     }
     values, refused = {}, {}
     if unknown:
-        refused["F_mmd"] = f"{unknown[0]} was not drawn right after its own task; draw all rows"
+        refused["F_mmd"] = f"{unknown[0]} has no pictures from right after its own task; generate all rows"
         del todo["F_mmd"]
     for name, distance in todo.items():
         try:
@@ -155,12 +154,12 @@ def set_distances(
         except UserError as reason:
             refused[name] = str(reason).removeprefix(f"{name}: ")
         else:
-            values |= {} if np.isnan(result.value) else {name: result.value}  # nothing can be forgotten yet
+            values |= {} if np.isnan(result.value) else {name: result.value}  # NaN: nothing can be forgotten yet
     return values, refused
 
 
 def refusals(refused: Mapping[str, str]) -> list[str]:
-    """In a line a reason what was not measured."""
+    """One line per reason, with the measures it applies to."""
     names: dict[str, list[str]] = {}
     for name, reason in refused.items():
         names.setdefault(reason, []).append(name)
@@ -170,7 +169,7 @@ def refusals(refused: Mapping[str, str]) -> list[str]:
 def variety(
     pictures: Mapping[tuple[str, int], np.ndarray], vectors: Mapping[tuple[str, int], np.ndarray]
 ) -> tuple[str, float]:
-    """DIV of a concept, and what it is by (see `distances.div`): the mean over the prompts that have two pictures or more.
+    """(name, value) of a concept's diversity (see `distances.div`): the mean over prompts that have two or more pictures.
 
     pictures (h, w, 3) and the DINO judge's vectors (d,) by (template, index). NaN without such a prompt.
     """

@@ -1,10 +1,10 @@
 """Two learned concepts in one picture: "a <v3> dog and a <v7> backpack on the beach".
 
-A sequence's `compositions` are templates with two slots. They are drawn of pairs of concepts, an earlier and a later one, by
-the untouched model (row 0, by their class nouns) and by the last. Each picture is judged by each concept's real pictures,
-by the prompt, and for the presence of both: whether CLIP holds it rather for "a photo of a dog and a backpack" than
-for a photo of either alone. What the untouched model reaches is the floor of all of it: a picture of one thing is a
-little like the other.
+A sequence's `compositions` are templates with two slots. Pictures are generated for pairs of an earlier and a later
+concept, by the untouched model (row 0, with their class nouns) and by the final one. Each picture is scored against each
+concept's real pictures, against the prompt, and for the presence of both: whether CLIP prefers "a photo of a dog and a
+backpack" to a photo of either alone. The untouched model's scores are the floor: a picture of one concept always
+resembles the other a little.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 MOST_PAIRS = 3
 POSITIONS = ("first", "second")
-BOTH = "both"  # whether CLIP holds a picture for one of both
+BOTH = "both"  # whether CLIP prefers the caption with both nouns
 Pair = tuple[Concept, Concept]
 
 
 def concept_pairs(sequence: Sequence) -> list[Pair]:
-    """Concept j and concept j + T // 2, in the order of learning, where they are of different classes; the first three."""
+    """The first three pairs of concepts j and j + T // 2, in learning order, that have different class nouns."""
     if not sequence.evaluation.multi_concept_prompts:
         return []
     concepts, half = sequence.concepts, len(sequence.concepts) // 2
@@ -39,7 +39,7 @@ def concept_pairs(sequence: Sequence) -> list[Pair]:
 
 
 def pair_metrics(scores: Iterable[Score]) -> list[str]:
-    """What a picture of two concepts is scored by: a score against real pictures twice, for the first and the second."""
+    """Metrics of a picture of two concepts: scores against real pictures occur twice, for the first and the second concept."""
     names = [
         [f"{score.name}_{position}" for position in POSITIONS] if score.against == "pictures" else [score.name]
         for score in scores
@@ -50,7 +50,7 @@ def pair_metrics(scores: Iterable[Score]) -> list[str]:
 def pair_scores(
     pair: Pair, templates: list[str], pictures: np.ndarray, real: dict[str, np.ndarray], judges: dict[str, Judge]
 ) -> dict[str, np.ndarray]:
-    """By metric, a value for every picture (n, h, w, 3), drawn of the template at its place."""
+    """By metric, one value per picture (n, h, w, 3); `templates` holds each picture's template."""
     nouns, values = [c.class_noun for c in pair], {}
     words = [template.format(*nouns) for template in templates]
     for score in of_judges(judges):

@@ -1,4 +1,4 @@
-"""A helper process ends with the one that started it, however that one ended: SIGKILL tells nobody."""
+"""A worker process exits when its parent is gone, however the parent ended: SIGKILL cannot be handled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EVERY_SECONDS = 0.5
 
 
 def exit_with_parent(parent: int) -> None:
-    """From now on, look whether process `parent` is still this one's parent, and leave at once when it is not."""
+    """Watch, in a thread, whether process `parent` is still the parent of this one; exit at once when it is not."""
 
     def watch() -> None:
         while os.getppid() == parent:

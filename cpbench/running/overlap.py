@@ -1,4 +1,4 @@
-"""Rows in a second process, while the next task is learned."""
+"""Evaluation of rows in a worker process, while the next task is learned."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from cpbench.config import RunConfig
     from cpbench.running.prepare import Run
 
-WORTH_A_PROCESS = 2000  # UNet evaluations of drawing: for fewer, starting a second process takes longer than it saves
-_run: Run | None = None  # the second process's own
+WORTH_A_PROCESS = 2000  # denoiser evaluations of generation: for fewer, starting a worker takes longer than it saves
+_run: Run | None = None  # the worker's own
 
 
 def overlap_device(run: Run) -> str | None:
-    """Where rows are made while the next task is learned; None where it is this process that makes them.
+    """The device on which rows are evaluated while the next task is learned; None if this process evaluates them itself.
 
-    Unless told: a second GPU, or as many spare cores as this process has threads, if there is much to draw.
+    By default: a second GPU, or as many spare cores as this process has threads, if there is much to generate.
     """
     overlap, device = run.config.overlap, str(run.backbone.device)
     much = sum(run.generation_work(t) for t in run.rows) >= WORTH_A_PROCESS
@@ -41,7 +41,7 @@ def overlap_device(run: Run) -> str | None:
 
 @contextmanager
 def worker_process(run: Run) -> Iterator[Executor | None]:
-    """A process with a backbone and judges of its own, that does `evaluate_in_worker` for whoever submits it; or None."""
+    """An executor of one process that has its own backbone and judges, for `evaluate_in_worker`; or None."""
     device = overlap_device(run)
     if device is None:
         yield None
@@ -69,7 +69,7 @@ def _begin(config: RunConfig, threads: int, parent: int) -> None:
 
 
 def evaluate_in_worker(t: int) -> tuple[bool, list[str]]:
-    """`evaluate_row` with the state of task t read from disk: (whether it had to be done, what it had to say)."""
+    """`evaluate_row` with the state of task t read from disk. Returns (whether the row was new, its messages)."""
     assert _run is not None
     if is_complete(_run, t):
         return False, []

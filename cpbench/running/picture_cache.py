@@ -1,4 +1,4 @@
-"""Pictures that were drawn before are not drawn again: kept by all that moves their bytes."""
+"""The picture cache: identical pictures are generated once. Its key is everything that a picture's bytes depend on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cpbench.records import machine
 from cpbench.records.pictures import CachedPicture, png_bytes, read_picture
 from cpbench.version import SCORES
 
-LIBRARIES = ("torch", "diffusers", "transformers", "peft")  # whose versions move a picture's bytes
+LIBRARIES = ("torch", "diffusers", "transformers", "peft")  # a picture's bytes depend on their versions
 
 
 def picture_key(installed: str, request: SampleRequest, sampler: Sampler, backbone: Backbone) -> str:
-    """SHA-256 of all that moves a picture's bytes: equal keys, equal pictures.
+    """SHA-256 of everything a picture's bytes depend on: equal keys, equal pictures.
 
-    That is the installed weights and token rows, prompt, noise and sampler, and what computes: SCORES, the libraries,
-    the kind of processor or GPU and its threads. Nothing of a method's file, so that methods share the untouched model's.
+    These are the installed weights and token embeddings, prompt, noise and sampler; SCORES, library versions, the type of
+    processor or GPU and its threads. The method is not part of it, so all methods share the untouched model's pictures.
     """
     facts = [installed, request.prompt, request.seed, request.concept, request.template, request.index]
     settings = [
@@ -45,12 +45,12 @@ def picture_key(installed: str, request: SampleRequest, sampler: Sampler, backbo
 def generate_once(
     backbone: Backbone, requests: list[SampleRequest], sampler: Sampler, cache: Path
 ) -> tuple[np.ndarray, list[CachedPicture], int]:
-    """The pictures, from `cache` if every one of them is there, else drawn (all of them: batches must not depend on
-    what happened before). Returns (pictures, their files in the cache, how many were drawn)."""
+    """The requested pictures, read from `cache` if all of them are in it, else all generated: a batch must not depend on
+    what is cached. Returns (pictures, their files in the cache, the number generated)."""
     keys, installed = [], backbone.installed_hash()
     for i in range(0, len(requests), sampler.batch_size):
         part = requests[i : i + sampler.batch_size]
-        # its batch counts as well: the same picture drawn in other company may differ in its last bits
+        # the batch is part of the key: in another batch the same picture may differ in its last bits
         company = hashlib.sha256(json.dumps([installed, *map(astuple, part)]).encode()).hexdigest()
         keys += [picture_key(company, w, sampler, backbone) for w in part]
     cached = [recall(cache, key) for key in keys]
@@ -70,7 +70,7 @@ def keep(cache: Path, key: str, picture: np.ndarray) -> CachedPicture:
 
 
 def recall(cache: Path, key: str) -> tuple[np.ndarray, CachedPicture] | None:
-    """The picture kept for this key; None where there is none, or its bytes are not those of its name (it is removed)."""
+    """The cached picture of this key; None if there is none. A file whose hash is not the one in its name is removed."""
     for file in sorted((cache / key[:2]).glob(f"{key}-*.png")):
         picture = read_picture(file, digest := file.stem.partition("-")[2])
         if picture is not None:

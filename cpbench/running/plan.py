@@ -1,4 +1,4 @@
-"""What a run would cost on this machine, before it is spent: counted by the method itself, timed by two short rehearsals."""
+"""Estimates a run's cost on this machine: evaluations counted by the method itself, time from two short rehearsals."""
 
 from __future__ import annotations
 
@@ -16,25 +16,19 @@ from cpbench.running.cost import PeakMemory
 from cpbench.running.prepare import Run
 from cpbench.running.progress import span
 
-REPEATED = (
-    "steps",
-    "samples",
-    "draws",
-    "pictures",
-)  # options that end so count repetitions: a rehearsal does fewer of each
-LENGTHS = SHORT, LONG = 3, 12  # of a rehearsal: how often the most frequent repetition is done
+REPEATED = ("steps", "samples", "draws", "pictures")  # options with these endings count repetitions, which a rehearsal reduces
+LENGTHS = SHORT, LONG = 3, 12  # of a rehearsal: the largest number of repetitions
 SAMPLED_STEPS = (2, 6)
-COPIES = 2  # of a picture: in the run's folder and in the cache
+COPIES = 2  # of each picture: in the run's folder and in the cache
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Counts, bytes and seconds of a whole run from its beginning; drawing is an upper bound.
+    """Counts, bytes and seconds of a whole run from its beginning; those of generation are upper bounds.
 
-    picture_bytes: of both copies, the run's own and the cache's, which share their blocks on some filesystems.
+    picture_bytes: of both copies, the run's and the cache's; some filesystems store them once.
 
-    Pictures that would come out as they were drawn before are not drawn again, so methods that leave learned concepts
-    alone cost less than `pictures` says.
+    Identical pictures are generated once, so methods that do not change learned concepts generate fewer than `pictures`.
     """
 
     tasks: int
@@ -49,7 +43,7 @@ class Plan:
 
 
 def shortened(options: Options, most: int) -> Options:
-    """The options with every repetition done in the same proportion less often, the most frequent one `most` times."""
+    """The options with all numbers of repetitions reduced by the same factor, the largest to `most`."""
     fields = type(options).model_fields
     repeated = {n: v for n in fields if n.rpartition("_")[2] in REPEATED and (v := getattr(options, n))}
     share = min(1.0, most / max(repeated.values(), default=1))
@@ -57,10 +51,10 @@ def shortened(options: Options, most: int) -> Options:
 
 
 def plan(run: Run) -> Plan:
-    """Count the run, and rehearse on its backbone two tasks and a batch of pictures, each at two lengths.
+    """Count the run, and rehearse two tasks and one batch of pictures on its backbone, each at two lengths.
 
-    What does not depend on the length (loading, encoding, a LoRA put in) is so told apart from what an evaluation takes:
-    seconds = fixed + evaluations x slope, of the first task and of the second, whose slope stands for all later ones.
+    The two lengths separate fixed costs (loading, encoding, inserting a LoRA) from the time per evaluation:
+    seconds = fixed + evaluations x slope, for the first task and for the second, which stands for all later ones.
     """
     concepts, backbone = run.sequence.concepts, run.backbone
     pictures = sum(cell.pictures for t in run.rows for cell in run.cells_of(t))
@@ -68,7 +62,8 @@ def plan(run: Run) -> Plan:
     with PeakMemory(backbone.device.type) as memory:
         for t, concept in list(enumerate(concepts, 1))[:2]:
             task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed)
-            lengths = [SHORT, *LENGTHS] if t == 1 else LENGTHS  # once more at first: what is loaded when it is used
+            # the first rehearsal is extra: it loads what is loaded on first use
+            lengths = [SHORT, *LENGTHS] if t == 1 else LENGTHS
             rehearsals = [timed_learning(run, task, state, most) for most in lengths]
             of_task.append(line_of(*((evaluations, seconds) for evaluations, seconds, _ in rehearsals[-2:])))
             state = rehearsals[0][2]
@@ -76,7 +71,9 @@ def plan(run: Run) -> Plan:
         batches = [timed_generation(run, steps) for steps in (SAMPLED_STEPS[0], *SAMPLED_STEPS)]
     counts = run.counts
     if counts is None:
-        raise UserError(f"method {run.config.method}: its evaluations cannot be counted before it runs; run it")
+        raise UserError(
+            f"method {run.config.method}: its evaluations cannot be counted, since it fails on the counting backbone; run it instead"
+        )
     growth = sizes[-1] - sizes[-2]
     generation = evaluations(backbone, run.sampler, pictures)
     fixed, slope = line_of(*((work, seconds) for work, seconds, _ in batches[-2:]))
@@ -96,7 +93,7 @@ def plan(run: Run) -> Plan:
 
 
 def timed_learning(run: Run, task: Task, state: State, most: int) -> tuple[int, float, State]:
-    """(evaluations, seconds, state after it) of a task with no repetition done more than `most` times."""
+    """(evaluations, seconds, resulting state) of a task whose repetitions are limited to `most`."""
     before, began = run.backbone.unet_evaluations, time.perf_counter()
     after = run.method_class(shortened(run.options, most)).learn(run.backbone, task, state)
     run.backbone.restore()
@@ -106,7 +103,7 @@ def timed_learning(run: Run, task: Task, state: State, most: int) -> tuple[int, 
 
 
 def timed_generation(run: Run, steps: int) -> tuple[int, float, np.ndarray]:
-    """(evaluations, seconds, a picture) of one batch with so many sampler steps."""
+    """(evaluations, seconds, one picture) of a batch with this number of sampler steps."""
     n, noun = run.sampler.batch_size, run.sequence.concepts[0].class_noun
     sampler = Sampler(steps, run.sampler.guidance_scale, n)
     requests = [SampleRequest(f"a {noun}", run.config.seed, "plan", "a {}", k) for k in range(n)]
@@ -116,14 +113,14 @@ def timed_generation(run: Run, steps: int) -> tuple[int, float, np.ndarray]:
 
 
 def line_of(short: tuple[int, float], long: tuple[int, float]) -> tuple[float, float]:
-    """(fixed seconds, seconds an evaluation) from (evaluations, seconds) at two lengths; neither is below zero."""
+    """(fixed seconds, seconds per evaluation) from (evaluations, seconds) at two lengths; neither is negative."""
     (e, s), (e_long, s_long) = short, long
     slope = max(0.0, (s_long - s) / (e_long - e)) if e_long > e else 0.0
     return max(0.0, s - slope * e), slope
 
 
 def plan_lines(estimate: Plan) -> list[tuple[str, str]]:
-    """(what, how much) as a person reads it."""
+    """(label, text) of each line of `cpbench plan`."""
 
     def size(n: int) -> str:
         return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
@@ -132,7 +129,7 @@ def plan_lines(estimate: Plan) -> list[tuple[str, str]]:
         ("tasks", str(estimate.tasks)),
         ("learning", f"{estimate.learning_evaluations:,} UNet evaluations, about {span(estimate.learning_seconds)}"),
         (
-            "drawing",
+            "pictures",
             f"{estimate.pictures:,} pictures, {estimate.generation_evaluations:,} UNet evaluations, about {span(estimate.generation_seconds)} at most",
         ),
         (

@@ -1,4 +1,4 @@
-"""What a run needs, loaded and checked before anything is spent."""
+"""Preparation of a run: everything it needs is loaded and checked before the first computation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from cpbench.running import cells, counting
 
 @dataclass(kw_only=True)
 class Run:
-    """One run at work: what was asked for, and the things made for it once."""
+    """A prepared run: its configuration, and what is loaded for it once."""
 
     config: RunConfig
     method_class: type[Method]
@@ -47,8 +47,8 @@ class Run:
     images: dict[str, np.ndarray]
     sampler: Sampler
     pictures_per_prompt: int
-    notes: list[str] = field(default_factory=list)  # what should be known before it begins
-    facts: dict[str, Any] = field(default_factory=dict)  # all that moves its scores, see `identify`
+    notes: list[str] = field(default_factory=list)  # for the user, printed before the run starts
+    facts: dict[str, Any] = field(default_factory=dict)  # everything its scores depend on, see `identify`
     folder: Path = Path()
 
     @property
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def rows(self) -> list[int]:
-        """The rows of the matrix that are drawn."""
+        """The rows of the matrix that are generated."""
         return rows_of(self.config, len(self.concepts))
 
     @property
@@ -66,11 +66,11 @@ class Run:
 
     @property
     def at(self) -> RunFolder:
-        """Where its files are."""
+        """The paths of its files."""
         return RunFolder(self.folder)
 
-    def bound(self, t: int) -> dict[str, Any]:
-        """What state t belongs to, see `State.save`; the state before must be there."""
+    def state_binding(self, t: int) -> dict[str, Any]:
+        """The facts that bind state t to this run, see `State.save`; the state before it must exist."""
         return {
             "run": short_hash(self.facts),
             "seed": self.config.seed,
@@ -80,15 +80,15 @@ class Run:
         }
 
     def state_checksum(self, t: int) -> str | None:
-        """Of state t, None of the untouched model. Raises as `State.load` does."""
+        """The checksum of state t; None for t = 0. Raises as `State.load` does."""
         return State.checksum(self.at.task(t).path) if t else None
 
     def load_state(self, t: int) -> State:
-        """State t, from 1 on, if it is of this run, seed and order and follows the one before. Raises as `State.load` does."""
-        return State.load(self.at.task(t).path, self.bound(t))
+        """State t >= 1, checked to be of this run, seed and order and to follow state t - 1. Raises as `State.load` does."""
+        return State.load(self.at.task(t).path, self.state_binding(t))
 
     def _records(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """(task, "learning" or "row", what is recorded of it), of those on disk, by task."""
+        """(task, "learning" or "row", the record on disk), in order of tasks."""
         for t in range(len(self.concepts) + 1):
             for stage, file in (("learning", self.at.task(t).cost), ("row", self.at.task(t).row)):
                 if isinstance(record := read_json(file), dict):
@@ -96,7 +96,7 @@ class Run:
 
     @property
     def costs(self) -> dict[int, Cost]:
-        """What each task that is on disk cost, its learning and its row, by number; row 0 is that of the untouched model."""
+        """The cost of each task on disk, learning and row together, by number; 0 is the untouched model's row."""
         by_task: dict[int, dict[str, Any]] = {}
         for t, _, record in self._records():
             if isinstance(cost := record.get("cost"), dict):
@@ -105,7 +105,7 @@ class Run:
 
     @property
     def made_on(self) -> list[dict[str, Any]]:
-        """On what each task was learned and each row made: the facts of `machine.facts`, with the numbers of those they hold for."""
+        """The distinct `machine.facts` of all tasks and rows, each with the numbers of the tasks and rows it applies to."""
         conditions: dict[str, dict[str, Any]] = {}
         for t, stage, record in self._records():
             if isinstance(facts := record.get("made_on"), dict):
@@ -119,27 +119,27 @@ class Run:
         return counting.learning_counts(self)
 
     def learning_work(self, t: int) -> int:
-        """Progress that task t is worth: a training step's evaluation counts three times, for its way back."""
+        """Progress units of task t: an evaluation in training counts three times, because of its backward pass."""
         return 3 * self.counts[t - 1] if self.counts else 0
 
     def cells_of(self, t: int) -> list[cells.Cell]:
-        """What is drawn in row t."""
+        """The cells of row t."""
         return cells.cells_of_row(
             self.sequence, t, self.pictures_per_prompt, bool(self.config.evaluation.forward_transfer_cells)
         )
 
     def generation_work(self, t: int) -> int:
-        """Evaluations of drawing row t."""
+        """Denoiser evaluations that generating row t takes."""
         return evaluations(self.backbone, self.sampler, sum(cell.pictures for cell in self.cells_of(t)))
 
 
 def rows_of(config: RunConfig, last: int) -> list[int]:
-    """The rows of the matrix that are drawn, of a sequence of `last` tasks: all, or those wanted and both ends."""
+    """The rows of the matrix to generate, for a sequence of `last` tasks: all, or the selected ones plus first and last."""
     return sorted({0, last, *(range(last + 1) if config.rows is None else config.rows)})
 
 
 def pick_device(device: str) -> str:
-    """The device asked for, or the best there is for "auto". UserError for one that is not there."""
+    """The device, or the best available one for "auto". UserError for one that is not available."""
     is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next(device_type for device_type in ("cuda", "mps", "cpu") if is_available[device_type])
@@ -147,22 +147,24 @@ def pick_device(device: str) -> str:
     if device_type not in is_available:
         raise did_you_mean(device, is_available, "device")
     if index and not (device_type == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count()):
-        raise UserError(f"device {device}: there is none of this number; leave out ':{index}'")
+        raise UserError(f"device {device}: this machine has no such device; leave out ':{index}'")
     if not is_available[device_type]:
-        raise UserError(f"device {device}: torch finds none on this machine; use --device cpu or leave it out")
+        raise UserError(
+            f"device {device}: torch finds no such device on this machine; use --device cpu, or leave --device out"
+        )
     return device
 
 
 def device_for(config: RunConfig) -> str:
-    """The run's device, see `pick_device`, ready for the same bits at every call where that is asked for."""
+    """The run's device, see `pick_device`; switches on deterministic algorithms if the configuration asks for them."""
     device = pick_device(config.device)
-    if config.deterministic and device.startswith("cuda"):  # a CPU gives them anyway
+    if config.deterministic and device.startswith("cuda"):  # a CPU is deterministic anyway
         machine.set_deterministic()
     return device
 
 
 def generation_settings(config: RunConfig, sequence: sequences.Sequence) -> tuple[Sampler, int]:
-    """How a run's pictures are drawn, and how many of a prompt: its own choices over the sequence's."""
+    """(sampler, pictures per prompt) of a run: its own settings override the sequence's."""
     evaluation = config.evaluation
     test = sequence.evaluation.sampling(images.are_rendered(sequence.concepts, config.backbone))
     sampler = Sampler(
@@ -174,7 +176,7 @@ def generation_settings(config: RunConfig, sequence: sequences.Sequence) -> tupl
 
 
 def prepare(config: RunConfig, method_class: type[Method], options: Options) -> Run:
-    """Load, check and identify a run, before anything is spent. UserError for bad input."""
+    """Load, check and identify a run, before anything is computed. UserError for bad input."""
     run = load_run(config, method_class, options)
     check(run)
     identify(run)
@@ -182,8 +184,8 @@ def prepare(config: RunConfig, method_class: type[Method], options: Options) -> 
 
 
 def load_run(config: RunConfig, method_class: type[Method], options: Options) -> Run:
-    """The sequence, backbone, pictures and judges that a run asks for."""
-    of_judges(config.judges)  # one that is unknown or broken is told before anything is loaded
+    """Load the sequence, backbone, pictures and judges of a run."""
+    of_judges(config.judges)  # refuses an unknown or broken judge before anything is loaded
     sequence = sequences.ordered(sequences.load(config.sequence), config.order)
     device = device_for(config)
     backbone = loading.load(config.backbone, device, config.loading)
@@ -216,7 +218,7 @@ def load_run(config: RunConfig, method_class: type[Method], options: Options) ->
 
 
 def added_judges(names: Iterable[str], device: str) -> dict[str, judges.Judge]:
-    """By name judges that packages add. UserError for one that is unknown, broken, or lacks what its scores ask."""
+    """The judges of installed packages, by name. UserError for one that is unknown, broken, or lacks what its scores need."""
     judges_by_name = {name: added.load(name, device) for name in dict.fromkeys(names)}
     for score in of_judges(judges_by_name):
         if (
@@ -224,12 +226,14 @@ def added_judges(names: Iterable[str], device: str) -> dict[str, judges.Judge]:
             and score.against == "words"
             and not callable(getattr(judges_by_name[score.judge], "texts", None))
         ):
-            raise UserError(f"judge {score.judge}: has no texts, and its score {score.name} is against words")
+            raise UserError(
+                f"judge {score.judge}: its score {score.name} is against words, so it needs a method `texts`"
+            )
     return judges_by_name
 
 
 def check(run: Run) -> None:
-    """UserError for parts that do not work together; what is worth knowing, and stops nothing, goes into `run.notes`."""
+    """UserError for parts that do not work together; warnings go into `run.notes`."""
     config, last = run.config, len(run.concepts)
     if (targets := config.options.get("target_modules")) is not None:
         try:
@@ -256,13 +260,13 @@ def check(run: Run) -> None:
 
 
 def identify(run: Run) -> None:
-    """The facts of a run, all that moves its scores, and the folder that their hash names."""
+    """Set `run.facts`, everything that the scores depend on, and the folder, which is named after their hash."""
     config, backbone = run.config, run.backbone
     run.facts = {
         "method": Path(config.method).stem,
         **own_modules.identity(run.method_class),
         "options": config.options,
-        # order and seed have a folder level of their own: a sequence has one hash in all its orders
+        # order and seed are in the folder's name: a sequence has the same hash in all orders
         "sequence": sequences.content_hash(sequences.load(config.sequence)),
         "images": {name: images.content_hash(p) for name, p in run.images.items()},
         "backbone": backbone.weights_hash,
@@ -288,7 +292,7 @@ def identify(run: Run) -> None:
 
 
 def judges_for_measures(folder: Path, run_judges: Mapping[str, judges.Judge]) -> dict[str, Embeddings]:
-    """The judges that `measures` asks, with what they said before: the run's, and Inception where it is at hand."""
+    """The judges that `measures` uses, with cached embeddings: the run's, and Inception if its weights are available."""
     file = inception.weights()
     all_judges = run_judges if file is None else {**run_judges, "inception": inception.Inception(file)}
     return {name: Embeddings(RunFolder(folder).embeddings, judge) for name, judge in all_judges.items()}

@@ -1,4 +1,4 @@
-"""What a run says while it works: a live bar on a terminal, plain lines in a log."""
+"""A run's progress: a live bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WRITE_EVERY_SECONDS = 1.0
 
 
 def span(seconds: float | None) -> str:
-    """A time as a person says it; "?" where it is not known yet."""
+    """A duration as text; "?" if it is not known yet."""
     if seconds is None:
         return "?"
     for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
@@ -26,10 +26,10 @@ def span(seconds: float | None) -> str:
 
 
 class Reporter:
-    """Counts UNet evaluations done against those planned; `with` it around the work.
+    """Counts denoiser evaluations done out of the total; a context manager around the work.
 
-    total: the evaluations planned; 0 where nobody has counted them, and then no share and no time is told.
-    file: where {stage, share done, seconds left} is written, once a second at most, for whoever watches many runs.
+    total: the planned evaluations; 0 if they are not counted, and then neither a share nor a time is printed.
+    file: {stage, share done, seconds left} is written to it at most once per second, for a sweep that follows many runs.
     """
 
     def __init__(self, title: str, total: int, file: Path | None = None):
@@ -38,7 +38,7 @@ class Reporter:
         self.title, self.total, self.done = title, max(total, 1), 0.0
         self.counted = total > 0
         self.stage = ""
-        self._began = self._told = time.monotonic()
+        self._began = self._last_message = time.monotonic()
         self._bar: Progress | None = None
 
     def __enter__(self) -> Reporter:
@@ -61,7 +61,7 @@ class Reporter:
             self._bar.stop()
 
     def at(self, stage: str) -> None:
-        """Name what is being done now."""
+        """Set the name of the current stage."""
         self.stage = stage
         if self._bar:
             self._bar.update(self._id, description=f"{self.title}  {stage}")
@@ -73,8 +73,8 @@ class Reporter:
         if self._bar:
             self._bar.update(self._id, completed=self.done)
             return
-        if time.monotonic() - self._told >= LOG_EVERY_SECONDS:
-            self._told = time.monotonic()
+        if time.monotonic() - self._last_message >= LOG_EVERY_SECONDS:
+            self._last_message = time.monotonic()
             share = (
                 f"  {100 * self.done / self.total:.0f} %  about {self._left / 60:.0f} min left" if self.counted else ""
             )
@@ -92,5 +92,5 @@ class Reporter:
                 "share": min(self.done / self.total, 1.0),
                 "left": self._left if self.done else None,
             }
-            with contextlib.suppress(OSError):  # nobody's result depends on it
+            with contextlib.suppress(OSError):  # no result depends on it
                 write_json(self.file, progress)

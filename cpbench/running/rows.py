@@ -1,7 +1,7 @@
-"""Rows of the retention matrix: draw every concept learned so far with a task's state, judge the pictures, write scores.
+"""Rows of the retention matrix: generate every concept learned so far with a task's state, judge the pictures, write scores.
 
-A row needs a state file and the run's configuration, nothing that is in memory: so it may as well be made by a second
-process, on another GPU or on spare cores, while the next task is learned. What comes out is the same.
+A row needs only a state file and the run's configuration. So a worker process can evaluate it, on another GPU or on spare
+cores, while the next task is learned; the result is the same.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 
 def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
-    """Row t of the retention matrix, every concept learned so far; row 0 is the untouched model on all of them.
+    """Evaluate row t of the retention matrix: every concept learned so far; in row 0 all concepts, by the untouched model.
 
-    Returns False if the row was there already.
+    Returns False if the row existed already.
     """
     at = run.at.task(t)
     if is_complete(run, t):
@@ -49,9 +49,9 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
         return False
     watch, rows, placed = Stopwatch(), [], {}
     before, generated, reused = run.backbone.unet_evaluations, 0, 0
-    for group in together(run.cells_of(t)):
+    for group in generation_groups(run.cells_of(t)):
         group_name = group[0].name if len(group) == 1 else f"{len(group)} plain nouns"
-        reporter.at(f"task {t} of {len(run.concepts)}: drawing {group_name}")
+        reporter.at(f"task {t} of {len(run.concepts)}: generating {group_name}")
         try:
             with watch("generation"):
                 batches, new = generate_cells(run, group, state)
@@ -70,8 +70,8 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
             if failed := [w for w, p in zip(cell.samples, pictures, strict=True) if is_blank(p)]:
                 prompt, index = failed[0]
                 say(
-                    f"task {t}, {cell.name}: {len(failed)} of {cell.pictures} pictures failed, of one colour all over and not "
-                    f"scored (the first: {prompt!r}, {index})"
+                    f"task {t}, {cell.name}: {len(failed)} of {cell.pictures} pictures failed: they are of a single colour "
+                    f"and not scored (the first: {prompt!r}, {index})"
                 )
             with watch("judging"):
                 rows += score_cell(t, cell, cell.cell_type, pictures, run.images, run.judges)
@@ -100,10 +100,10 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
     return True
 
 
-def together(row: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells of a row in the order they are drawn: each by itself, but the plain nouns at once.
+def generation_groups(row: Sequence[Cell]) -> list[list[Cell]]:
+    """Groups of cells in the order of generation: each cell is a group, except that all plain nouns form one.
 
-    Fifteen of a picture each are one call of the pipeline then, instead of fifteen.
+    They have one picture per prompt: together they take one pipeline call instead of fifteen.
     """
     nouns = [cell for cell in row if cell.cell_type == "prior"]
     return [[cell] for cell in row if cell.cell_type != "prior"] + ([nouns] if nouns else [])
@@ -112,8 +112,8 @@ def together(row: Sequence[Cell]) -> list[list[Cell]]:
 def generate_cells(
     run: Run, group: list[Cell], state: State | None
 ) -> tuple[list[tuple[Cell, np.ndarray, list[CachedPicture]]], int]:
-    """Pictures and their files, by cell, and how many were drawn, see `generate_once`; by the untouched model where there is
-    no state. All cells of a group have the same concepts installed. Raises NotDefined as `install` does.
+    """(pictures and their files by cell, number generated), see `generate_once`; by the untouched model if there is no
+    state. All cells of a group have the same concepts installed. Raises NotDefined as `install` does.
     """
     method, requests, phrases = run.method_class(run.options), [], []
     learned, prompt_texts = group[0].learned, []
@@ -142,7 +142,7 @@ def generate_cells(
 
 
 def by_installation(per_prompt: bool, requests: list[SampleRequest]) -> Iterator[tuple[tuple[str, ...], list[SampleRequest]]]:
-    """(what `install` is told of prompts, the pictures that are drawn then): all at once, or those of each prompt."""
+    """(prompts for `install`, the requests generated with it): one installation for all, or one per prompt."""
     if not per_prompt:
         yield (), requests
         return
@@ -151,11 +151,11 @@ def by_installation(per_prompt: bool, requests: list[SampleRequest]) -> Iterator
 
 
 def refuse_unknown_words(run: Run, phrases: Sequence[str]) -> None:
-    """UserError where a phrase is none, or has a made-up word that `install` did not put into the vocabulary."""
+    """UserError for a phrase that is not text, or has a placeholder that `install` did not add to the vocabulary."""
     vocabulary = {f"<{word}>" for word in run.backbone.token_embeddings}
     for phrase in phrases:
         if not isinstance(phrase, str) or not phrase.strip():
-            raise UserError(f"method {run.config.method}: phrase returned {quoted(phrase)}; make it words")
+            raise UserError(f"method {run.config.method}: phrase returned {quoted(phrase)}; it must return text")
         if missing_words := [word for word in re.findall(r"<[^<>\s]+>", phrase) if word not in vocabulary]:
             raise UserError(
                 f"method {run.config.method}: its phrase {quoted(phrase)} has the word {missing_words[0]}, which install does "
@@ -164,7 +164,7 @@ def refuse_unknown_words(run: Run, phrases: Sequence[str]) -> None:
 
 
 def is_complete(run: Run, t: int) -> bool:
-    """Whether row t is there, whole, of the state that is there, and has the concepts, prompts and pictures that it should."""
+    """Whether row t exists, belongs to the state on disk, and has all its concepts, prompts and pictures."""
     at = run.at.task(t)
     record, scores = read_json(at.row), tables.read_scores(at.scores)
     if not isinstance(record, dict) or scores is None:
@@ -183,12 +183,9 @@ def is_complete(run: Run, t: int) -> bool:
 
 
 def pictures_are_there(folder: Path) -> bool:
-    """Whether every picture that the row in a task's folder recorded is there, with the bytes it had."""
+    """Whether every picture that the row in a task's folder recorded exists unchanged."""
     recorded = recorded_pictures(folder)
     try:
         return bool(recorded) and all(file_hash(folder / name) == digest for name, digest in recorded.items())
     except OSError:
         return False
-
-
-# In a second process

@@ -1,7 +1,7 @@
-"""The sequential runner: for every task learn, save, read back, draw every concept seen so far, judge.
+"""The sequential runner: for every task learn, save, read back, generate every concept learned so far, judge.
 
-A method object and a pristine backbone are made new for every task; only the state, read back from disk, survives.
-Everything finished is on disk before the next thing starts, so a run that was stopped goes on from there.
+Every task gets a new method object and a pristine backbone; only the state, read back from disk, is passed on.
+Each result is on disk before the next step starts, so a stopped run resumes from there.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from cpbench.records import curves, machine, measures_table, terminal
 from cpbench.records.grid import retention_grid
 from cpbench.running import counting, measures, rows
 from cpbench.running.bookkeeping import (
-    earlier,
-    held,
     is_finished,
     record_of,
     remove_temporary,
+    run_lock,
+    runs_of_other_versions,
     write_record,
     write_tables,
 )
@@ -45,21 +45,21 @@ def execute(
     patience: float = 0.0,
     progress: Path | None = None,
 ) -> Run:
-    """Run, or go on with, one configuration to its end; a finished one is left as it is.
+    """Run, or resume, one configuration to its end; a finished run is not changed.
 
-    patience: see `held`; progress: a file that says how far it is, for whoever watches many.
+    patience: see `run_lock`; progress: a file for the progress, which a sweep follows.
     """
     prepare_folder(config.output)
     run = prepare(config, method_class, options)
-    record_of(run, "running")  # what nothing could read later is refused before the folder is made
+    record_of(run, "running")  # refuses what no record may hold, before the folder is made
     prepare_folder(run.folder)
-    with held(run.folder, patience):
+    with run_lock(run.folder, patience):
         remove_temporary(run.folder)
         if is_finished(run):
-            say(f"finished already: {run.folder} (delete it to run again)")
+            say(f"finished already: {run.folder} (delete the folder to run it again)")
             return run
         if not run.at.record.exists():
-            for line in earlier(run):
+            for line in runs_of_other_versions(run):
                 say(line)
         write_record(run, "running")
         try:
@@ -69,7 +69,7 @@ def execute(
                 write_record(run, "interrupted")
             raise
         except Exception as error:
-            with contextlib.suppress(OSError):  # a full disk, say, which is what is told then
+            with contextlib.suppress(OSError):  # for example a full disk: then the first error is the one to report
                 write_record(run, "failed", f"{type(error).__name__}: {error}")
             raise
         write_record(run, "finished")
@@ -83,7 +83,7 @@ def _execute(run: Run, progress: Path | None) -> None:
     title = f"{run.facts['method']} on {run.sequence.name}"
     with Reporter(title, total, progress) as reporter:
         are_drawn = images.are_rendered(concepts, run.config.backbone)
-        source = "drawn stand-ins" if are_drawn else f"photographs in {where_photographs_are(run)}"
+        source = "drawn stand-ins" if are_drawn else f"photographs in {photographs_folder(run)}"
         if not are_drawn and is_miniature(run.config.backbone):
             say(f"these are {ON_THE_MINIATURE}")
         say(
@@ -113,11 +113,11 @@ def _execute(run: Run, progress: Path | None) -> None:
 
 
 def ornament(target: Path, make: Callable[[Path], None]) -> None:
-    """Make a picture that nothing depends on; where it cannot be made, the run is finished all the same, and says so."""
+    """Make a picture that nothing depends on; if that fails, the run is still finished, with a message."""
     try:
         make(target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # then nothing else can be written either
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # nothing else can be written either
             raise
         say(f"{target.name} could not be made: {error}")
     except Exception as error:  # a picture library's errors have many types
@@ -125,7 +125,7 @@ def ornament(target: Path, make: Callable[[Path], None]) -> None:
 
 
 class RowQueue:
-    """Rows on their way: made here at once, or in `pool` while the next task is learned; finished in their order."""
+    """Rows in progress: evaluated here at once, or in `pool` while the next task is learned; finished in order."""
 
     def __init__(self, run: Run, pool: Executor | None, reporter: Reporter):
         self.run, self.pool, self.reporter = run, pool, reporter
@@ -142,7 +142,7 @@ class RowQueue:
             self.collect(next(iter(self.waiting)))
 
     def wait(self) -> None:
-        """Until every row is finished."""
+        """Wait until every row is finished."""
         for t in list(self.waiting):
             self.reporter.at(f"waiting for row {t}")
             self.collect(t)
@@ -155,7 +155,7 @@ class RowQueue:
         self.finish(t, is_new)
 
     def finish(self, t: int, is_new: bool) -> None:
-        """What follows when row t is there: the run's tables, and the state before that is not to be kept."""
+        """After row t: write the run's tables, and drop earlier states that are not to be kept."""
         if t == 0:
             return
         write_tables(self.run, t)
@@ -167,7 +167,7 @@ class RowQueue:
 
 
 def measure(run: Run) -> None:
-    """What the pictures say beyond the matrices; in a line each, what they are too few for."""
+    """Measures of the pictures beyond the matrices; prints a line for those that need more pictures."""
     cached_judges = judges_for_measures(run.folder, run.judges)
     measurements = measures.measure(
         run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, cached_judges
@@ -179,8 +179,8 @@ def measure(run: Run) -> None:
         say(line)
 
 
-def where_photographs_are(run: Run) -> Path:
-    """The folder above the concepts' own, or the first's own where they have none in common."""
+def photographs_folder(run: Run) -> Path:
+    """The common parent of the photographed concepts' folders; of a single concept its own folder."""
     photographed = [c for c in run.sequence.concepts if not images.is_rendered(c, run.config.backbone)]
     folders = [photographs.folder_of(c, run.config.data).absolute() for c in photographed]
     return Path(os.path.commonpath(folders))

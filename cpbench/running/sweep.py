@@ -1,8 +1,8 @@
-"""Many runs: methods x sequences x backbones x seeds x orders, each in a process of its own, here or on a Ray cluster.
+"""Many runs: methods x sequences x backbones x seeds x orders, one process per run, on this machine or on a Ray cluster.
 
-A grid is expanded into jobs; a job is what `cpbench run --config` reads, and is written beside its log, so that one that
-failed can be tried by hand. Scheduling is a thread pool's here, and Ray's on a cluster. Runs are resumed by themselves
-(runner.py), so a sweep that was stopped is started again with the same words.
+A grid is expanded into jobs. A job is a file that `cpbench run --config` reads, written next to its log, so that a failed
+job can be repeated by hand. A thread pool schedules the jobs on this machine, Ray on a cluster. Runs resume by themselves
+(runner.py), so the same command resumes a sweep that was stopped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cpbench.yaml_files import read_yaml
 LOG_EVERY_SECONDS = 60.0
 AXES = ("methods", "sequences", "backbones", "seeds", "orders")
 MOST_JOBS = 10_000
-LONGEST_NAME = 200  # bytes; files are called after a job
+LONGEST_NAME = 200  # bytes; a job's files have its name
 
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -43,7 +43,7 @@ Number = Annotated[int, Field(ge=0)]
 
 
 class Grid(BaseModel):
-    """What to run. A method may have settings behind it: "raretoken adapter=lora". `common` is for all runs."""
+    """The axes of a sweep. Settings may follow a method's name: "raretoken adapter=lora". `common` applies to all runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     methods: tuple[Name, ...] = Field(min_length=1)
@@ -61,43 +61,46 @@ def grid_from(
     settings: tuple[str, ...],
     overrides: dict[str, Any],
 ) -> tuple[Grid, Path]:
-    """(grid, output folder): the command line's axes over the grid file's; `given` over --config over its `common`."""
+    """(grid, output folder).
+
+    Axes on the command line override the grid file's; `overrides` override --config, which overrides the grid's `common`.
+    """
     source = f"grid {grid}" if grid else "sweep"
     values = read_grid(grid) if grid else {}
     values |= {axis: values_on_axis for axis, values_on_axis in axes.items() if values_on_axis}
     for axis in ("methods", "sequences"):
         if not values.get(axis):
-            raise UserError(f"--{axis} is missing; name some, or a --grid that has them")
+            raise UserError(f"--{axis} is missing; pass it, or a --grid that has it")
     checked_grid = validated(Grid, values, source)
     config.checked(config.ANY_RUN | checked_grid.common, f"{source}: common")
     common = checked_grid.common | (config.read_config_file(config_file) if config_file else {})
     common |= {key: value for key, value in overrides.items() if value is not None}
     for axis in AXES:
         if axis[:-1] in common:
-            raise UserError(f"{axis[:-1]}: is no setting that all runs of a sweep share; use --{axis}")
+            raise UserError(f"{axis[:-1]}: is an axis of the sweep, not a common setting; use --{axis}")
     common = config.with_settings(common, settings)
     output = config.checked(config.ANY_RUN | common, "sweep").output
     common.pop("output", None)
-    common.setdefault("overlap", False)  # there are other runs for the cores
+    common.setdefault("overlap", False)  # other runs use the cores
     return checked_grid.model_copy(update={"common": common}), output
 
 
 def read_grid(name: str) -> dict[str, Any]:
-    """A grid by its built-in name, or from a YAML file; without the keys that say nothing."""
+    """A grid by its built-in name, or from a YAML file; without keys whose value is null."""
     built_in = {f.name.removesuffix(".yaml"): f for f in (sequences.tasks_folder() / "sweeps").iterdir()}
     if name not in built_in and not os.path.isfile(name):
         raise did_you_mean(name, sorted(built_in), "grid", "A path to a YAML file does as well.")
     values = read_yaml(built_in.get(name) or Path(name), f"grid {name}")
     if not isinstance(values, dict):
-        validated(Grid, values, f"grid {name}")  # says what it must be
+        validated(Grid, values, f"grid {name}")  # raises: it must be a mapping
     return {key: value for key, value in values.items() if value is not None}
 
 
 def jobs_of(grid: Grid) -> list[Job]:
-    """Every combination, checked: UserError for the first that `cpbench run` would refuse for its names or options."""
+    """All combinations. UserError for the first whose names or options `cpbench run` would refuse."""
     axes = (grid.sequences, grid.backbones, grid.orders, grid.seeds, grid.methods)
     if (count := math.prod(map(len, axes))) > MOST_JOBS:
-        raise UserError(f"sweep: {count:,} runs are more than {MOST_JOBS:,}; make it several sweeps")
+        raise UserError(f"sweep: {count:,} runs are more than {MOST_JOBS:,}; split it into several sweeps")
     jobs: dict[str, Job] = {}
     for sequence, backbone, order, seed, words in itertools.product(*axes):
         method, *method_settings = words.split()
@@ -107,7 +110,9 @@ def jobs_of(grid: Grid) -> list[Job]:
             **grid.common,
             "method": method,
             "sequence": sequence,
-            **({"backbone": backbone} if "backbones" in grid.model_fields_set else {}),  # named, or forgotten?
+            **(
+                {"backbone": backbone} if "backbones" in grid.model_fields_set else {}
+            ),  # only if named: else `common` decides
             "seed": seed,
             "order": order,
         }
@@ -119,12 +124,12 @@ def jobs_of(grid: Grid) -> list[Job]:
         if len(name.encode()) > LONGEST_NAME:
             name = f"{name[:40]}-{short_hash(job_settings)}"
         if name in jobs:
-            raise UserError(f"sweep: {name} occurs twice; leave one out")
+            raise UserError(f"sweep: {name} occurs twice; remove one")
         jobs[name] = Job(name, job_settings)
     return list(jobs.values())
 
 
-# The whole
+# Running
 
 
 def start(
@@ -140,16 +145,16 @@ def start(
     """Run a grid on the engine of this name. Returns the exit code, see `sweep`."""
     resources = resources_for(str(grid.common.get("device", "auto")), grid.backbones, jobs, threads, gpus_per_run)
     if engine == "local" and address:
-        raise UserError("--address is a Ray cluster's; add --engine ray")
+        raise UserError("--address is for Ray clusters only; add --engine ray")
     if engine == "ray":
         return sweep(grid, output, lambda paths: OnRay(paths, resources, copy_to, address))
     return sweep(grid, output, lambda paths: Local(paths, resources, copy_to))
 
 
 def sweep(grid: Grid, output: Path, engine: Callable[[SweepPaths], Local | OnRay]) -> int:
-    """Run everything; one that fails stops none of the others. Returns the exit code.
+    """Run all jobs; a failed one does not stop the others. Returns the exit code.
 
-    0: all finished; 1: none did; 3: some did not; 130: interrupted.
+    0: all finished; 1: none finished; 3: some did not finish; 130: interrupted.
     """
     jobs, paths = jobs_of(grid), SweepPaths(output)
     prepare_folder(output / "sweep")
@@ -169,7 +174,7 @@ def sweep(grid: Grid, output: Path, engine: Callable[[SweepPaths], Local | OnRay
             follow(jobs, futures, paths)
         if waiting := [f for f in futures.values() if not f.done()]:
             running_engine.stop()
-            say(f"interrupted with {len(waiting)} runs to do; the same command goes on from the last whole tasks")
+            say(f"interrupted with {len(waiting)} runs left; the same command resumes after the last complete tasks")
             return 130
     finally:
         running_engine.close()
@@ -183,13 +188,13 @@ def sweep(grid: Grid, output: Path, engine: Callable[[SweepPaths], Local | OnRay
 def _outcome(future: Future) -> Outcome:
     if future.cancelled():
         return Outcome(None)
-    if future.exception() is not None:  # Ray's, for a worker that died more often than it was started again
+    if future.exception() is not None:  # Ray's, for a worker that died more often than Ray restarts it
         return Outcome(LOST)
     return future.result()
 
 
 def follow(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> None:
-    """Say how each run is doing until all are done: a live table on a terminal, a line a minute in a log."""
+    """Report each run's progress until all are done: a live table on a terminal, a line per minute in a log."""
     from rich.live import Live
 
     terminal = console()
@@ -217,7 +222,7 @@ def follow(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> No
 
 
 def table(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> Any:
-    """A row a run: its state, its task, and the time it has left."""
+    """One row per run: its state, its task, and its remaining time."""
     from rich.table import Table
 
     rich_table = Table(box=None, padding=(0, 2, 0, 0))
@@ -249,7 +254,7 @@ def state(outcome: Outcome) -> str:
 
 
 def outcome_lines(jobs: list[Job], outcomes: dict[str, Outcome], paths: SweepPaths) -> Iterator[str]:
-    """How many finished; of each that did not, why, and where it says more."""
+    """The number of finished runs; for each other run the reason and its log."""
     bad = [job for job in jobs if outcomes[job.name].code != 0]
     yield f"{len(jobs) - len(bad)} of {len(jobs)} runs finished"
     for job in bad:
@@ -257,28 +262,28 @@ def outcome_lines(jobs: list[Job], outcomes: dict[str, Outcome], paths: SweepPat
         lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
         yield f"{job.name}: {state(outcomes[job.name])}{': ' + lines[-1] if lines else ''} (log: {log})"
     if bad:
-        yield "the same command goes on from the last whole tasks"
+        yield "the same command resumes after the last complete tasks"
 
 
-# What would be done
+# Dry run
 
 
 @dataclass(frozen=True)
 class JobEstimate:
-    """What a job would come to: whether it is finished already, UNet evaluations to learn and at most to draw.
+    """Estimated cost of a job: whether it is finished already, evaluations of learning, and at most of generation.
 
-    learning: None where they are not counted yet; `cpbench plan` and every run count them.
+    learning: None if not counted yet; `cpbench plan` and every run count them.
     """
 
     job: Job
     is_finished: bool
     learning: int | None
     generation: int
-    seconds: float | None  # of an earlier run of the same method, sequence and backbone, whatever its seed and order
+    seconds: float | None  # mean of earlier runs that differ at most in seed and order
 
 
 def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
-    """For --dry-run: nothing is loaded or started; finished runs are known by what their run.json says."""
+    """For --dry-run: nothing is loaded or started; finished runs are recognised by their run.json."""
     from cpbench.records.reading import finished_runs
     from cpbench.running.prepare import generation_settings, rows_of
 
@@ -290,12 +295,10 @@ def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
         sampler, per_prompt = generation_settings(run_config, seq)
         settings = run_config.model_dump(mode="json") | {"output": None, "device": "", "overlap": None}
         similar = [r for r in records if _agree(r.config.as_json(), settings, ("seed", "order"))]
-        moves = own_modules.identity(method_class) | {"sequence": sequences.content_hash(seq)}
-        same = [
-            r
-            for r in similar
-            if _agree(r.config.as_json(), settings, ()) and moves.items() <= r.facts.as_json().items()
-        ]
+        code = own_modules.identity(method_class) | {"sequence": sequences.content_hash(seq)}
+        same = any(
+            _agree(r.config.as_json(), settings, ()) and code.items() <= r.facts.as_json().items() for r in similar
+        )
         seconds = [sum(cost.seconds for cost in r.costs.values()) for r in similar]
         picture_counts = {c.name: images.number(c, run_config.backbone, run_config.data) for c in seq.concepts}
         counts = counting.remembered_counts(
@@ -306,19 +309,17 @@ def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
         upper = bool(run_config.evaluation.forward_transfer_cells)
         pictures = sum(cell.pictures for t in rows for cell in cells.cells_of_row(seq, t, per_prompt, upper))
         generation = sampler.evaluations(pictures)
-        estimates.append(
-            JobEstimate(job, bool(same), learning, generation, sum(seconds) / len(seconds) if seconds else None)
-        )
+        estimates.append(JobEstimate(job, same, learning, generation, sum(seconds) / len(seconds) if seconds else None))
     return estimates
 
 
 def dry_run(grid: Grid, output: Path) -> Iterator[str]:
-    """The outlook as a person reads it."""
+    """The lines of --dry-run."""
     estimates = estimate_jobs(grid, output)
     width = max(len(o.job.name) for o in estimates)
     for o in estimates:
         learning = f"{o.learning:>9,} UNet evaluations" if o.learning is not None else "not counted yet,"
-        cost = f"{learning} to learn, {o.generation:>9,} at most to draw"
+        cost = f"{learning} to learn, {o.generation:>9,} at most to generate"
         before = f", about {span(o.seconds)} as before" if o.seconds else ""
         yield f"{o.job.name:{width}}  {'finished' if o.is_finished else f'{cost}{before}'}"
     unfinished = [o for o in estimates if not o.is_finished]
@@ -326,7 +327,7 @@ def dry_run(grid: Grid, output: Path) -> Iterator[str]:
     more = f" (of {uncounted} not counted yet; `cpbench plan` counts)" if uncounted else ""
     yield (
         f"{len(unfinished)} of {len(estimates)} runs to do: {sum(o.learning or 0 for o in unfinished):,} UNet evaluations to learn{more}, "
-        f"{sum(o.generation for o in unfinished):,} at most to draw"
+        f"{sum(o.generation for o in unfinished):,} at most to generate"
     )
 
 

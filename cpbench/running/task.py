@@ -1,4 +1,4 @@
-"""One task: its state recovered, or learned and checked."""
+"""One task: its state is read from disk, or learned and checked."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from cpbench.running.progress import Reporter
 
 
 def drop_state(run: Run, t: int) -> None:
-    """Take the tensors of state t off the disk, once task t + 1 is learned and drawn, where they are not to be kept."""
+    """Delete the tensors of state t, once task t + 1 is learned and evaluated, unless they are to be kept."""
     at = run.at.task(t)
     if run.config.keep_states == "all" or not at.state.exists():
         return
     if run.config.keep_states == "last" or "weights" in State.load(at.path).bytes_by_type():
-        at.dropped.touch()  # first: a state without tensors is damaged unless this says why
+        at.dropped.touch()  # before the tensors: a state without them counts as damaged unless this file exists
         at.state.unlink()
 
 
 def is_dropped(run: Run, t: int) -> bool:
-    """Whether state t was taken off the disk, and a later one, and its row, make up for it."""
+    """Whether state t was dropped and is not needed: its row is complete and a later state exists."""
     has_row = t not in run.rows or rows.is_complete(run, t)
     if not run.at.task(t).dropped.exists() or not has_row:
         return False
@@ -41,7 +41,7 @@ def is_dropped(run: Run, t: int) -> bool:
 
 
 def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> State | None:
-    """State t: read back if it is there and whole, else learned, saved, and read back. None if it was dropped."""
+    """State t: read from disk if it is complete, else learned, saved and read back. None if it was dropped."""
     if is_dropped(run, t):
         reporter.advance(run.learning_work(t))
         return None
@@ -55,9 +55,9 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
 
 
 def recover(run: Run, t: int) -> State | None:
-    """State t if it is on the disk, whole, and of this run; what is damaged is set aside."""
+    """State t if it is on disk, undamaged and of this run, else None; damaged files are set aside."""
     at = run.at.task(t)
-    if at.dropped.exists():  # and nothing makes up for it
+    if at.dropped.exists():  # dropped, but needed
         for file in (at.state_record, at.dropped):
             file.unlink(missing_ok=True)
     try:
@@ -66,13 +66,13 @@ def recover(run: Run, t: int) -> State | None:
         return None
     except DamagedState as error:
         aside = set_aside(at.state_record, at.state, at.scores)
-        say(f"{error}; set aside as {aside}, task {t} is done again")
+        say(f"{error}; its files were renamed to {aside}, and task {t} is learned again")
         return None
 
 
 @dataclass
 class Learned:
-    """What came out of a task, not checked yet: the state, what it cost, and what was logged, a line a step."""
+    """The result of `learn`, not checked yet: the state, its cost, and the training log, one line per step."""
 
     state: Any
     cost: dict[str, Any]
@@ -80,7 +80,7 @@ class Learned:
 
 
 def learn(run: Run, t: int, state: State | None, reporter: Reporter) -> Learned:
-    """Task t by a new method object on a pristine backbone, watched; RulesError for what it may not look at."""
+    """Learn task t with a new method object on a pristine backbone; RulesError if it opens data that it may not see."""
     concept, backbone, watch = run.sequence.concepts[t - 1], run.backbone, Stopwatch()
     reporter.at(f"task {t} of {len(run.concepts)}: learning {concept.name}")
     curve: list[dict[str, float | str]] = []
@@ -121,17 +121,17 @@ def learn(run: Run, t: int, state: State | None, reporter: Reporter) -> Learned:
 
 
 def check(run: Run, t: int, learned: Any) -> None:
-    """UserError for a state that `learn` may not return, RulesError for one that carries what it may not."""
+    """UserError for a state that is not valid, RulesError for one that contains training data."""
     refuse_invalid_state(run.config.method, t, learned, run.concepts[:t])
     for name, tensor in learned.tensors.items():
         if not torch.isfinite(tensor).all():
             raise UserError(
-                f"task {t}, {run.concepts[t - 1]}: {name} came out as no number (NaN or infinity); lower the rates"
+                f"task {t}, {run.concepts[t - 1]}: {name} is not finite (NaN or infinity); lower the learning rates"
             )
     if run.method_class.sees_earlier_data:
         return
     if pictures_carried := [name for name in learned.tensors if name.startswith("pictures/")]:
-        raise RulesError(f"it carries {pictures_carried[0]}, and does not say that it sees earlier data")
+        raise RulesError(f"its state carries {pictures_carried[0]}, but the method does not declare sees_earlier_data")
     images_by_concept = {name: run.images[name] for name in run.concepts[:t]}
     audit.search_state(
         learned.tensors,
@@ -140,7 +140,7 @@ def check(run: Run, t: int, learned: Any) -> None:
 
 
 def keep(run: Run, t: int, learned: Learned) -> None:
-    """Write what was logged, what it cost, and last the state, which makes the task count."""
+    """Write the training log, the cost, and last the state, which completes the task."""
     at, state = run.at.task(t), learned.state
     if learned.curve:
         text = pd.DataFrame(learned.curve).to_csv(index=False, float_format="%.6g")
@@ -151,14 +151,14 @@ def keep(run: Run, t: int, learned: Learned) -> None:
     }
     made_on = machine.facts(run.backbone.device)
     write_json(at.cost, {"cost": learned.cost | state_size, "made_on": made_on})
-    state.save(at.path, run.bound(t))
+    state.save(at.path, run.state_binding(t))
 
 
 def refuse_invalid_state(method: str, t: int, learned: object, concepts: list[str]) -> None:
-    """UserError for what `learn` may not return, said before it is saved."""
+    """UserError for a return value of `learn` that is not a valid state."""
     context = f"method {method}: task {t}: learn"
     if not isinstance(learned, State):
-        raise UserError(f"{context} must return a cpbench.method.State, and returned {quoted(learned)}")
+        raise UserError(f"{context} must return a cpbench.method.State, but returned {quoted(learned)}")
     if learned.concepts != concepts:
         raise UserError(
             f"{context} returned a state whose facts['concepts'] is {quoted(learned.concepts)}; make it {concepts}"
@@ -170,7 +170,7 @@ def refuse_invalid_state(method: str, t: int, learned: object, concepts: list[st
 
 
 def set_aside(*files: Path) -> str:
-    """Rename, never delete: the files stay beside the new ones under the ending that is returned."""
+    """Rename files, so that they stay next to the new ones. Returns the pattern of the new names."""
     n = 1
     while any(file.with_name(f"{file.name}.damaged-{n}").exists() for file in files):
         n += 1

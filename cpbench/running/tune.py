@@ -1,13 +1,13 @@
-"""Settings of a method, searched for on the validation sequence only, the same number of trials for every method.
+"""Search for a method's options, on the validation sequence only, with the same number of trials for every method.
 
-A trial is a run over `miniature-val6` of which row 0 and the last row are drawn. Its score, fixed in advance, weighs what
-was learned and kept against what became of the prompts; with R a retention matrix by DINO, C its ceilings and S that of
-CLIP-T, over concepts j,
+A trial is a run over `miniature-val6` of which row 0 and the last row are generated. Its score, fixed in advance, weighs
+retained identity against prompt following. With R the retention matrix by DINO, C its ceilings and S the matrix by CLIP-T,
+over concepts j,
 
     score = mean_j (R[T][j] - R[0][j]) / (C_j - R[0][j]) * min(1, S[T][j] / S[0][j])
 
-The first trial is the preset as it stands (or the defaults), the others are Optuna's, by a seeded sampler, over the
-ranges that the method's class says (`Method.search`). A trial's run is resumed like any other, and a study too.
+The first trial is the current preset (or the defaults); Optuna's seeded sampler proposes the others, from the ranges in
+the method's class (`Method.search`). Interrupted trials and studies resume.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HEADER = """# Settings on the miniature, written by `cpbench tune`, which search
 
 
 def trial_score(scores: pd.DataFrame, concepts: list[str]) -> float:
-    """A trial's score from its measurements; NaN where a cell is not defined."""
+    """A trial's score from its scores.csv; NaN if a cell is not defined."""
     tables = matrices.matrices(scores, concepts)
     R, S = tables["dino"].to_numpy(), tables["clip_t"].to_numpy()
     C = np.array(reference_row(scores, "real", "dino", concepts))
@@ -49,19 +49,17 @@ def trial_score(scores: pd.DataFrame, concepts: list[str]) -> float:
 
 
 def search_ranges(words: str) -> dict[str, dict[str, Any]]:
-    """What may be searched for a method: {option: {log: [low, high]} or {choices: [...]}}."""
+    """The search ranges of a method: {option: {log: [low, high]} or {choices: [...]}}."""
     method, _, settings = words.partition(" ")
     table = load_method(method).search
-    for variant in (settings, ""):  # a variant without ranges of its own has its method's
+    for variant in (settings, ""):  # a variant without its own ranges uses its method's
         if variant in table:
             return {option: dict(among) for option, among in table[variant].items()}
-    raise UserError(
-        f"method {method}: says no ranges to search; give its class a `search`, see docs/adding-a-method.md"
-    )
+    raise UserError(f"method {method}: its class has no search ranges; give it a `search`, see docs/adding-a-method.md")
 
 
 def suggested(trial: Any, ranges: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A value for every option, asked of the trial; floats with three digits, as one writes them."""
+    """A value per option, suggested by the trial; floats are rounded to three significant digits."""
     values = {}
     for option, among in ranges.items():
         if "choices" in among:
@@ -72,10 +70,10 @@ def suggested(trial: Any, ranges: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> dict[str, Any]:
-    """Trials until there are `budget` of them, then the best into the miniature's preset. Returns its provenance.
+    """Complete `budget` trials, and write the best one into the miniature's preset. Returns its provenance.
 
-    words: a method, with settings that make it a variant behind it ("dcscore variant=ewc"); presets: the folder of the
-    presets, the package's own if None.
+    words: a method, optionally followed by the settings of a variant ("dcscore variant=ewc"); presets: the folder of the
+    presets, by default the package's.
     """
     try:
         import optuna
@@ -105,10 +103,11 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
 
     complete = optuna.trial.TrialState.COMPLETE
     while (remaining := budget - len(study.get_trials(states=(complete,)))) > 0:
-        study.optimize(objective, n_trials=remaining, catch=(UserError,))  # a rate that diverges is a trial that failed
+        # a learning rate that diverges is a failed trial
+        study.optimize(objective, n_trials=remaining, catch=(UserError,))
         failed = [t for t in study.trials if t.state == optuna.trial.TrialState.FAIL]
         if len(failed) > 2 * budget:
-            raise UserError(f"tune {words}: {len(failed)} trials failed; mend its ranges")
+            raise UserError(f"tune {words}: {len(failed)} trials failed; narrow its ranges")
     best = study.best_trial
     provenance = {
         "score": round(best.value, 4),
@@ -122,21 +121,21 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
     }
     best_options = {option: float(f"{v:.3g}") if isinstance(v, float) else v for option, v in best.params.items()}
     folder = presets or Path(str(baselines_folder() / "presets"))
-    with FileLock(output / ".presets.lock"):  # another method's search may end now
+    with FileLock(output / ".presets.lock"):  # another method's search may end at the same time
         write_preset(folder / "miniature.yaml", words, best_options, provenance)
     return provenance
 
 
 def identity(facts: dict[str, Any], ranges: dict[str, dict[str, Any]]) -> str:
-    """Eight digits of all that moves a trial's score but the values that are searched: the facts of a run, and the ranges."""
+    """A hash of everything a trial's score depends on, except the searched values: the facts of a run, and the ranges."""
     fixed = {option: value for option, value in facts["options"].items() if option not in ranges}
     return short_hash(facts | {"options": fixed, "ranges": ranges})
 
 
 def study_of(words: str, budget: int, output: Path, identity: str) -> Any:
-    """The Optuna study of a method, begun, or gone on with if its trials are of the same `identity` as those to come.
+    """The Optuna study of a method: a new one, or the existing one of the same `identity`.
 
-    Several methods may be searched at once, by several processes.
+    Several processes may search different methods at once.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend
@@ -151,7 +150,7 @@ def study_of(words: str, budget: int, output: Path, identity: str) -> Any:
 
 
 def write_preset(file: Path, words: str, values: dict[str, Any], provenance: dict[str, Any]) -> None:
-    """Put the values into the preset of a method (or of its variant), beside those that were not searched for."""
+    """Put the values into the preset of a method or variant; values that were not searched are kept."""
     table = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
     table[words] = {**table.get(words, {}), **values, PROVENANCE: provenance}
     yaml_format = {"sort_keys": False, "allow_unicode": True, "width": 120, "default_flow_style": None}
