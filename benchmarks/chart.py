@@ -1,10 +1,10 @@
-"""The chart of docs/findings.md: for every method what was learned, what of it is kept, and what that cost.
+"""The chart of docs/findings.md: what each method learns, what it retains, and its cost.
 
     python benchmarks/chart.py results/reference/leaderboard.csv dreambench10 docs/findings-methods.png
 
-Of the largest table over the sequence in a leaderboard, one line a method (runs), the best kept first: hollow, the
-share of the way to the real pictures that was closed right after each concept's own task; full, with its 95 % interval,
-the share that is kept after the last task; then UNet evaluations to learn, and megabytes carried, both on a log scale.
+It shows the largest table of the sequence in a leaderboard, one line per method (number of runs), sorted by retention.
+Hollow dots: share of the gap to the real pictures closed right after each concept's own task. Full dots, with 95 %
+intervals: the share closed after the last task. The other panels show UNet evaluations and state size on a log scale.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from matplotlib.ticker import LogLocator, NullFormatter
 RETENTION, LEARNED = "dino_normalised_retention", "dino_gap_closed"
 INK, FAINT = "#0b62a8", "#9aa5ad"
 INTERVAL_STYLES = {
-    "concepts": ("#7fb2dc", "one run: over concepts"),
-    "seeds": ("#e0913a", "three runs or more: over seeds"),
+    "concepts": ("#7fb2dc", "one run, over concepts"),
+    "seeds": ("#e0913a", "three or more runs, over seeds"),
 }
 
 
 def rows_of(file: Path, sequence: str) -> pd.DataFrame:
-    """The largest table over the sequence, of whatever version, the least kept first."""
+    """The largest table of the sequence, in any version, sorted by retention, lowest first."""
     table = pd.read_csv(file)
     table = table[table["sequence"].str.startswith(f"{sequence} v")]
     table = table[table["group"] == table["group"].mode()[0]]
@@ -42,18 +42,18 @@ def chart(table: pd.DataFrame, target: Path) -> None:
         y, retention = np.arange(len(table)), table[RETENTION].to_numpy()
         shares.hlines(y, retention, table[LEARNED], color=FAINT, linewidth=1.5)
         margins = np.abs(table[[f"{RETENTION}_low", f"{RETENTION}_high"]].to_numpy().T - retention)
-        for over, (colour, what) in INTERVAL_STYLES.items():
+        for over, (colour, coverage) in INTERVAL_STYLES.items():
             selected = (table["intervals_over"] == over).to_numpy()
-            bars = {"fmt": "none", "ecolor": colour, "elinewidth": 4, "label": f"95 % interval, {what}"}
+            bars = {"fmt": "none", "ecolor": colour, "elinewidth": 4, "label": f"95 % interval, {coverage}"}
             shares.errorbar(retention[selected], y[selected], xerr=margins[:, selected], **bars)
         shares.plot(table[LEARNED], y, "o", color=FAINT, markerfacecolor="white", label="just learned")
-        shares.plot(retention, y, "o", color=INK, label="kept at the end")
+        shares.plot(retention, y, "o", color=INK, label="after the last task")
         shares.set_yticks(y, [f"{m} ({n})" for m, n in zip(table["method"], table["runs"], strict=True)])
-        shares.set_xlabel("share of the way from the untouched model\nto the real pictures, DINO")
+        shares.set_xlabel("share of the gap between untouched model\nand real pictures, by DINO")
         fig.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-        for axes, column, what in (
-            (work, "learning_unet_evaluations", "UNet evaluations\nto learn all"),
-            (size, "carried_MB", "MB carried\nat the end"),
+        for axes, column, label in (
+            (work, "learning_unet_evaluations", "UNet evaluations,\nlearning"),
+            (size, "carried_MB", "state size, MB"),
         ):
             positive = table[column] > 0
             axes.plot(table[column][positive], y[positive], "o", color=INK)
@@ -62,7 +62,7 @@ def chart(table: pd.DataFrame, target: Path) -> None:
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if decades < 2 else (1,), numticks=9))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set_xlabel(what)
+            axes.set_xlabel(label)
         for axes in (shares, work, size):
             axes.grid(axis="both", color="#e4e8ea", linewidth=0.6)
             axes.tick_params(length=0)
