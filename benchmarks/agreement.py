@@ -100,7 +100,9 @@ def main(folder: Path) -> None:
                 console.print(f"no run of {', '.join(unmatched)}")
             if len(shared) > 2:
                 tau, low, high, p = agreement(means, shared)
-                console.print(f"Kendall's tau {number(tau, 2, True)}, p {number(p, 2)}; over our concepts {number(low, 2, True)} to {number(high, 2, True)}\n")
+                console.print(
+                    f"Kendall's tau {number(tau, 2, True)}, p {number(p, 2)}; over our concepts {number(low, 2, True)} to {number(high, 2, True)}\n"
+                )
 
 
 if __name__ == "__main__":

@@ -142,7 +142,9 @@ def agreement_table(folder: Path, sequence: str) -> str:
             published = sorted(scores, key=lambda m: -scores[m])
             order = sorted(scores, key=lambda m: -means[m].mean())
             orders = source, ", ".join(published), name, ", ".join(order)
-            rows.append((*orders, f"{number(tau, 2, True)} [{number(low, 2, True)}, {number(high, 2, True)}]", number(p, 2)))
+            rows.append(
+                (*orders, f"{number(tau, 2, True)} [{number(low, 2, True)}, {number(high, 2, True)}]", number(p, 2))
+            )
     return markdown(("published table", "its order", "ours by final", "our order", "Kendall's tau", "p"), rows, 4)
 
 

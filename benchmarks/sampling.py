@@ -41,7 +41,7 @@ def main() -> None:
     targets = config.resolve({"method": "seqlora", "sequence": "quick3"})[2].target_modules
     backbone.add_lora(8, targets, torch.Generator().manual_seed(0))
     merged = seconds(lambda: generate(backbone, cell, Sampler(batch_size=16)))
-    backbone.drawing = nullcontext  # merges nothing
+    backbone.generating = nullcontext  # merges nothing
     wrapped = seconds(lambda: generate(backbone, cell, Sampler(batch_size=16)))
     print(
         f"the same with a LoRA on {len(targets)} types of layers: {merged:.2f} s merged, {wrapped:.2f} s in peft's layers; "

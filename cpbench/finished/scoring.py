@@ -51,7 +51,9 @@ def judges_by_type(names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
         if name in package_judges:
             continue
         if name not in PUBLISHED:
-            raise did_you_mean(name, [*PUBLISHED, *package_judges], "judge", "--clip and --dino take files and folders.")
+            raise did_you_mean(
+                name, [*PUBLISHED, *package_judges], "judge", "--clip and --dino take files and folders."
+            )
         judge_type = PUBLISHED[name].judge_type
         if judge_type in judge_names:
             raise UserError(

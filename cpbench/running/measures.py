@@ -106,7 +106,9 @@ def drift_lines(
             continue
         before, after = (np.stack([side[key] for key in samples]) for side in (untouched[noun], vectors))
         own_references = [references[c.name] for c in sequence.concepts[:t] if c.class_noun == noun]
-        drift = language_drift.language_drift(before, after, np.concatenate(own_references) if own_references else before)
+        drift = language_drift.language_drift(
+            before, after, np.concatenate(own_references) if own_references else before
+        )
         lines.append(("moved", noun, drift.means["moved"]))
         if own_references:
             lines.append(("pres", noun, drift.means["pres_after"]))

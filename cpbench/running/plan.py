@@ -16,7 +16,12 @@ from cpbench.running.cost import PeakMemory
 from cpbench.running.prepare import Run
 from cpbench.running.progress import span
 
-REPEATED = ("steps", "samples", "draws", "pictures")  # options with these endings count repetitions, which a rehearsal reduces
+REPEATED = (
+    "steps",
+    "samples",
+    "draws",
+    "pictures",
+)  # options with these endings count repetitions, which a rehearsal reduces
 LENGTHS = SHORT, LONG = 3, 12  # of a rehearsal: the largest number of repetitions
 SAMPLED_STEPS = (2, 6)
 COPIES = 2  # of each picture: in the run's folder and in the cache

@@ -124,7 +124,8 @@ def generate_cells(
         phrases += words
         prompt_texts += [(template, words) for template in cell.templates]
         requests += [
-            SampleRequest(template.format(*words), run.config.seed, cell.name, template, k) for template, k in cell.samples
+            SampleRequest(template.format(*words), run.config.seed, cell.name, template, k)
+            for template, k in cell.samples
         ]
     pictures, files, generated = [], [], 0
     for prompts, part in by_installation(method.per_prompt and state is not None, requests):
@@ -141,7 +142,9 @@ def generate_cells(
     return [(cell, pictures[i:j], files[i:j]) for cell, i, j in parts], generated
 
 
-def by_installation(per_prompt: bool, requests: list[SampleRequest]) -> Iterator[tuple[tuple[str, ...], list[SampleRequest]]]:
+def by_installation(
+    per_prompt: bool, requests: list[SampleRequest]
+) -> Iterator[tuple[tuple[str, ...], list[SampleRequest]]]:
     """(prompts for `install`, the requests generated with it): one installation for all, or one per prompt."""
     if not per_prompt:
         yield (), requests
