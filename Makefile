@@ -29,11 +29,12 @@ fuzz: $(STAMP) ## try broken inputs on all readers for half an hour
 golden: $(STAMP) ## keep what the golden runs give on this kind of processor (raise SCORES first)
 	OMP_NUM_THREADS=1 CPBENCH_CACHE= $(BIN)/python tests/golden.py "$$(mktemp -d)" --keep
 
-lint: $(STAMP) ## check style and formatting
+lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-format: $(STAMP) ## mend style and formatting
+format: $(STAMP) ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -51,6 +52,7 @@ reference: $(STAMP) ## keep the finished runs' tables and grids in results/refer
 	$(BIN)/python -m cpbench.leaderboard.reference
 	$(BIN)/python benchmarks/doc_tables.py
 	$(BIN)/python benchmarks/chart.py results/reference/leaderboard.csv dreambench10 docs/findings-methods.png
+	$(BIN)/python benchmarks/chart.py results/reference/leaderboard.csv dreambench10 docs/results-methods.png ten
 
 pretrain: $(STAMP) ## train the miniature and its judges again
 	$(BIN)/cpbench pretrain --all

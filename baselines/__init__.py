@@ -1,1 +1,1 @@
-"""The methods: one file each, registered by name; tuned settings in presets/."""
+"""The methods: one file each, registered by name. Tuned settings are in presets/."""

@@ -1,4 +1,4 @@
-"""Nothing is learned: the untouched model, asked for the class noun. The floor of every comparison."""
+"""The untouched model, prompted with the class noun: the floor of every comparison."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cpbench.method import Method, Options, State
 
 
 class Base(Method):
-    """Row t equals row 0: whatever a method gains, it gains over this."""
+    """Row t equals row 0; the gains of all other methods are measured from it."""
 
     version = 1
     Options = Options

@@ -1,22 +1,22 @@
-"""C-LoRA: a new LoRA a task on the keys and values of cross-attention, kept off what earlier tasks changed.
+"""C-LoRA: one LoRA per task on the keys and values of cross-attention, penalised where earlier LoRAs changed the weights.
 
 Smith et al. 2024, "Continual Diffusion: Continual Customization of Text-to-Image Diffusion with C-LoRA" (TMLR,
-arXiv 2304.06027). For W the K and V projections of every cross-attention layer, and t' the earlier tasks,
+arXiv 2304.06027). W are the K and V projections of each cross-attention layer, t' the earlier tasks:
 
     W_t = W_init + sum_{t'<t} A_t' B_t' + A_t B_t                                         (Eq. 2)
     L = L_diff + lambda L_forget                                                          (Eq. 1)
-    L_forget = sum over layers of || |sum_{t'<t} A_t' B_t'| * (A_t B_t) ||_F^2            (Eq. 3, * element by element)
+    L_forget = sum over layers of || |sum_{t'<t} A_t' B_t'| * (A_t B_t) ||_F^2            (Eq. 3, * elementwise)
 
-L_forget is summed over elements, not averaged: lambda means nothing else. A_t, B_t and the embedding of one new word
-are trained, all else is frozen. From the paper: the layers, Eq. 1-3, the word's random start, and that the class noun
-is dropped ("a photo of V*"; around V* stand the harness's own templates, as for the other methods). Its rank (16), rates
-and lambda (1e6 to 1e8 on Stable Diffusion) are known at second hand.
-Our reading: A_t, B_t start as LoRA usually does (A random, B zero), and the random word has the mean and spread of
-the vocabulary. `keep_noun` puts the noun back. No pictures of the class are generated for regularisation.
+L_forget is a sum over elements, not a mean, which sets the scale of lambda. A_t, B_t and the embedding of one new word are
+trained; everything else is frozen. From the paper: the layers, Eq. 1-3, the word's random start, and the prompt without the
+class noun ("a photo of V*"; the templates around V* are the harness's, as for the other methods). We have not read the
+original for rank (16), learning rates and lambda (1e6 to 1e8 on Stable Diffusion).
+Our assumptions: A_t and B_t start as usual (A random, B zero), and the random word has the mean and spread of the
+vocabulary. `use_class_noun` adds the noun to the prompt. No class pictures are generated for regularisation.
 
-Jha et al. 2025 report that the penalty drives A_t B_t to zero from task 2 on, so that the word alone carries the
-concept: `log_norm` (log of the sum of |A_t B_t|) and `log_penalty` (log of L_forget) in the training curve show
-whether it does. The loop clips the gradient of all that is trained together, so a large penalty also slows the word.
+Jha et al. 2025 report that the penalty drives A_t B_t to zero from task 2 on, so that only the word represents the concept.
+`log_norm` (log of the sum of |A_t B_t|) and `log_penalty` (log of L_forget) in the training curve show whether it does. The
+loop clips the gradient of all trained parameters together, so that a large penalty also slows the word.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pydantic import Field
 
 from cpbench.learning import (
     TEXT_KEYS_VALUES,
-    Settings,
+    LoraOptions,
     add_to_weights,
     add_tokens,
     forgetting,
@@ -40,30 +40,32 @@ from cpbench.learning import (
 )
 from cpbench.method import Method
 
-TINY = 1e-30  # B starts at zero, and its logarithm must be a number
+TINY = 1e-30  # B starts at zero, and log(0) is not finite
 
 
-class CLoraSettings(Settings):
-    rank: int = Field(16, ge=1, description="rank of A_t and B_t; alpha is the same")
-    target_modules: tuple[str, ...] = Field(TEXT_KEYS_VALUES, description="the layers W: roles, or ends of their names")
-    steps: int = Field(1000, ge=1, description="optimiser steps a task")
-    learning_rate: float = Field(5e-4, gt=0, description="of A_t and B_t")
-    forgetting_weight: float = Field(1e8, ge=0, description="lambda, the weight of L_forget")
-    keep_noun: bool = Field(False, description='say "V* noun", not "V*" alone')
+class CLoraOptions(LoraOptions):
+    rank: int = Field(16, ge=1, description="rank of each LoRA; alpha is the same")
+    target_modules: tuple[str, ...] = Field(
+        TEXT_KEYS_VALUES, description="layers with a LoRA: roles, or endings of layer names"
+    )
+    steps: int = Field(1000, ge=1, description="optimiser steps per task")
+    learning_rate: float = Field(5e-4, gt=0, description="learning rate of the LoRA factors")
+    forgetting_weight: float = Field(1e8, ge=0, description="lambda, weight of L_forget")
+    use_class_noun: bool = Field(False, description='prompt with "V* noun" instead of "V*"')
 
 
 class CLora(Method):
-    """Carries A and B of every task, and a token row a concept."""
+    """The state holds the LoRA of each task and one token embedding per concept."""
 
     version = 1
-    Options = CLoraSettings
+    Options = CLoraOptions
     tested_against = "equation only"
     search = {
         "": {
             "learning_rate": {"log": (0.003, 0.03)},
             "forgetting_weight": {"log": (1.0, 10000.0)},
         },
-        "keep_noun=true": {
+        "use_class_noun=true": {
             "learning_rate": {"log": (0.003, 0.03)},
             "forgetting_weight": {"log": (10.0, 100000.0)},
         },
@@ -72,19 +74,19 @@ class CLora(Method):
     def learn(self, backbone, task, state):
         past = sum_of_products(past_loras(state, backbone.device))
 
-        def penalty(batch, factors):
-            now = products(factors)
-            norm = torch.stack([product.detach().abs().sum() for product in now.values()]).sum()
+        def penalty(batch, lora_parameters):
+            current = products(lora_parameters)
+            norm = torch.stack([product.detach().abs().sum() for product in current.values()]).sum()
             terms, logged = {}, {"log_norm": norm.clamp(min=TINY).log()}
             if past:
-                L_forget = forgetting(past, now)
+                L_forget = forgetting(past, current)
                 terms["forgetting"] = self.options.forgetting_weight * L_forget
                 logged["log_penalty"] = L_forget.detach().clamp(min=TINY).log()
             return terms, logged
 
         word = backbone.random_embedding(task.generator("word"))
-        after, factors = learn_lora(self, backbone, task, state, penalty, word, past)
-        return stacked(state, after, task.concept, factors)
+        after, lora_parameters = learn_lora(self, backbone, task, state, penalty, word, past)
+        return stacked(state, after, task.concept, lora_parameters)
 
     def install(self, backbone, state, concepts, prompts=()):
         add_to_weights(backbone, sum_of_products(past_loras(state, backbone.device)))
@@ -92,8 +94,8 @@ class CLora(Method):
 
     def phrase(self, concept, class_noun, state):
         word = token_of(concept, state)
-        return f"{word} {class_noun}" if self.options.keep_noun else word
+        return f"{word} {class_noun}" if self.options.use_class_noun else word
 
     def lora(self, state, concepts):
-        """sum_t A_t B_t as one product."""
+        """sum_t A_t B_t as one LoRA."""
         return side_by_side(past_loras(state))

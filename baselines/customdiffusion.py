@@ -1,27 +1,27 @@
-"""Custom Diffusion: keys and values of cross-attention and a modifier word, one concept after the other or merged.
+"""Custom Diffusion: keys and values of cross-attention and one modifier word per concept, fine-tuned sequentially or merged.
 
-Kumari et al. 2023, "Multi-Concept Customization of Text-to-Image Diffusion" (CVPR, arXiv 2212.04488). Over W, the K and V
-matrices of every cross-attention layer, and v, the embedding of a word <v> before the noun,
+Kumari et al. 2023, "Multi-Concept Customization of Text-to-Image Diffusion" (CVPR, arXiv 2212.04488). W, the K and V
+matrices of each cross-attention layer, and v, the embedding of a word <v> before the noun, are trained on
 
-    L = E || eps - eps_theta(z_t, t, c("photo of a <v> {class}")) ||^2 + lambda E || the same on pictures of the class ||^2
+    L = E || eps - eps_theta(z_t, t, c("photo of a <v> {class}")) ||^2 + lambda E || the same on class pictures ||^2
 
-merge=none: task t starts from what task t-1 left. merge=closed-form: every concept is learned from the untouched model,
-and, in every layer, the weights for all of them are
+merge=none: task t starts from the result of task t-1. merge=closed-form: each concept is learned from the untouched model,
+and the weights for all concepts are, in each layer,
 
     W = argmin_W || W C_reg^T - W_0 C_reg^T ||_F   with   W C^T = V^T
       = W_0 + v^T d,   d = C (C_reg^T C_reg)^-1,   v^T = (V^T - W_0 C^T) (d C^T)^-1                   (Eqs. 4 and 5)
 
-C_reg holds the text embeddings of captions, C those of the words "<v> {class}" and "photo of a <v> {class}" of every
-concept, from <v> to the end of text, and V what the concept's own weights make of them.
+C_reg holds the text embeddings of captions. C holds those of "<v> {class}" and "photo of a <v> {class}" for each concept,
+from <v> to the end of text, and V their products with the concept's own weights.
 
-From the paper and its code: all this, the rare word that v starts from, 200 pictures of the class with lambda = 1, two
-pictures and two of the class a step, 500 steps on one GPU at 4e-5 (1e-5, scaled by the batch, and by 2 with pictures of
-the class). Not here: weight decay (0.01), and resizing of pictures, which is the harness's to do for all methods alike or
-for none. Our reading: captions are read from the first learned word or the first word of all; the untouched model
-draws the pictures of the class, in every task; a ridge is added to C_reg^T C_reg, which CAPTIONS, ours as well, may not
-fill; with more constraints than W has columns, the pseudo-inverse misses them all by as little as it can (and where two
-concepts' words hardly differ yet, W grows to tell them apart); of a concept that is to be merged only (C, V) is carried,
-on Stable Diffusion a hundredth of its W, since nothing else of it enters; and the merged weights serve all prompts.
+From the paper and its code: these equations, the rare word that v starts from, 200 class pictures with lambda = 1, two
+pictures of the concept and two of the class per step, 500 steps on one GPU at 4e-5 (1e-5, scaled by the batch, and by 2 with
+class pictures). Left out: weight decay (0.01), and resizing of pictures, which the harness does for all methods or for none.
+Our assumptions: captions are encoded from the first learned word or else the first word; the untouched model generates the
+class pictures in each task; a ridge is added to C_reg^T C_reg, since CAPTIONS, also ours, may not give it full rank; with
+more constraints than columns of W, the pseudo-inverse minimises the residual (where the words of two concepts hardly differ
+yet, W becomes large to separate them); for merging, the state holds only (C, V) of each concept, a hundredth of its W on
+Stable Diffusion; the merged weights serve all prompts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,15 @@ import torch
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Preservation, Prior, add_tokens, add_words, prior, semantic, token_of
+from cpbench.learning import (
+    PriorOptions,
+    SemanticPreservationOptions,
+    add_tokens,
+    add_words,
+    prior_preservation_term,
+    semantic_preservation_term,
+    token_of,
+)
 from cpbench.method import Method, State
 
 THINGS = "dog, cat, backpack, teapot, vase, bowl, can, sneaker, boot, toy, clock, candle, house, tree, person, mountain"
@@ -43,32 +51,32 @@ a big green {} and a yellow vase; one black {} in the room, among purple flowers
 a dog wearing glasses and a hat next to the old {}; drawing of an orange {} in the middle of the road"""
 CAPTIONS = [s.format(thing) for thing in THINGS.split(", ") for s in SCENES.replace("\n", "; ").split("; ")]
 RIDGE = 1e-4  # of the mean of C_reg^T C_reg's diagonal
-FEW = 32  # captions a call of the text encoder
+FEW = 32  # captions per call of the text encoder
 
 
-class Settings(Prior, Preservation):
+class CustomDiffusionOptions(PriorOptions, SemanticPreservationOptions):
     merge: Literal["none", "closed-form"] = Field(
-        "none", description="none: one model learns on and on; closed-form: each concept alone, then merged"
+        "none", description="none: fine-tune sequentially; closed-form: learn each concept alone, then merge"
     )
-    steps: int = Field(500, ge=1, description="optimiser steps a task")
-    batch_size: int = Field(2, ge=1, description="pictures of the concept a step, and as many of the class")
-    learning_rate: float = Field(4e-5, gt=0, description="of the K and V matrices")
-    token_learning_rate: float = Field(4e-5, ge=0, description="of v, the new word's embedding row")
+    steps: int = Field(500, ge=1, description="optimiser steps per task")
+    batch_size: int = Field(2, ge=1, description="pictures of the concept per step, and as many of the class")
+    learning_rate: float = Field(4e-5, gt=0, description="learning rate of the K and V matrices")
+    token_learning_rate: float = Field(4e-5, ge=0, description="learning rate of v, the new word's embedding")
     initializer: str = Field("ktn", min_length=1, description="the word that v starts from")
-    prior_pictures: int = Field(200, ge=0, description="pictures of the class that the model draws first; 0: none")
-    prior_guidance_scale: float = Field(6.0, ge=0, description="guidance of these pictures")
+    prior_pictures: int = Field(200, ge=0, description="class pictures, generated before learning; 0: none")
+    prior_guidance_scale: float = Field(6.0, ge=0, description="guidance scale for class pictures")
 
 
 def pristine(backbone) -> dict[str, torch.Tensor]:
-    """W_0 of every layer by its parameter's name, float32."""
+    """W_0 of each layer by its parameter's name, float32."""
     names = [f"{layer}.weight" for layer in learning.matching_modules(backbone.denoiser, learning.TEXT_KEYS_VALUES)]
     return {name: backbone.denoiser.get_parameter(name).detach().float() for name in names}
 
 
 @torch.no_grad()
-def embeddings(backbone, prompts: list[str]) -> torch.Tensor:
-    """The prompts' text embeddings (s, d), each from the first learned word, or the first one, to the end of text."""
-    found, vocabulary = [], backbone.vocabulary
+def text_embeddings(backbone, prompts: list[str]) -> torch.Tensor:
+    """The prompts' text embeddings (s, d), each from the first learned word, or else the first word, to the end of text."""
+    states_of_prompts, vocabulary = [], backbone.vocabulary
     encoder = vocabulary.encoders[0]
     for few in (prompts[i : i + FEW] for i in range(0, len(prompts), FEW)):
         hidden = backbone.hidden_states(backbone.encode_prompts(few))
@@ -76,8 +84,8 @@ def embeddings(backbone, prompts: list[str]) -> torch.Tensor:
             learned = vocabulary.added(encoder, ids).nonzero()
             begin = int(learned[0]) if len(learned) else 1
             end = int((ids == encoder.tokenizer.eos_token_id).nonzero()[0])
-            found.append(states[begin : end + 1].float())
-    return torch.cat(found)
+            states_of_prompts.append(states[begin : end + 1].float())
+    return torch.cat(states_of_prompts)
 
 
 def closed_form(W_0: torch.Tensor, G: torch.Tensor, C: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
@@ -88,24 +96,24 @@ def closed_form(W_0: torch.Tensor, G: torch.Tensor, C: torch.Tensor, V: torch.Te
 
 
 def merged(backbone, state: State) -> dict[str, torch.Tensor]:
-    """W of every layer for all concepts of the state; W_0 before the first."""
+    """W of each layer for all concepts of the state; W_0 before the first task."""
     W_0 = pristine(backbone)
     if not state.concepts:
         return W_0
-    C_reg = embeddings(backbone, CAPTIONS).double().cpu()  # not every device has float64
+    C_reg = text_embeddings(backbone, CAPTIONS).double().cpu()  # not every device has float64
     G = C_reg.T @ C_reg
     G += RIDGE * G.diagonal().mean() * torch.eye(len(G), dtype=G.dtype)
-    own = [state.part(f"anchor/{concept}") for concept in state.concepts]
-    C = torch.cat([constraint["C"] for constraint in own]).double()
-    V = {name: torch.cat([constraint[name] for constraint in own]).double() for name in W_0}
+    constraints = [state.tensors_of(f"anchor/{concept}") for concept in state.concepts]
+    C = torch.cat([constraint["C"] for constraint in constraints]).double()
+    V = {name: torch.cat([constraint[name] for constraint in constraints]).double() for name in W_0}
     return {name: closed_form(W.double().cpu(), G, C, V[name]).to(W) for name, W in W_0.items()}
 
 
 class CustomDiffusion(Method):
-    """Carries a token row a concept, and the change of K and V, or for merging what they make of every concept's words."""
+    """The state holds one token embedding per concept, and the changes of K and V, or (C, V) per concept for merging."""
 
     version = 1
-    Options = Settings
+    Options = CustomDiffusionOptions
     tested_against = "equation only"
     search = {
         "": {
@@ -119,19 +127,21 @@ class CustomDiffusion(Method):
 
     def learn(self, backbone, task, state):
         o = self.options
-        of_class = prior(backbone, task, f"photo of a {task.class_noun}", o, o.steps, o.batch_size)
-        W_0, change = pristine(backbone), state.part("weights", backbone.device)
+        of_class = prior_preservation_term(backbone, task, f"photo of a {task.class_noun}", o, o.steps, o.batch_size)
+        W_0, change = pristine(backbone), state.tensors_of("weights", backbone.device)
         W = backbone.replace_weights({name: w + change.get(name, 0) for name, w in W_0.items()})
         after, v = add_words(backbone, task, state, backbone.word_embedding(o.initializer))
         phrase = self.phrase(task.concept, task.class_noun, after)
-        loss = learning.denoising(backbone, phrase, of_class, semantic(backbone, phrase, task.class_noun, o))
+        loss = learning.denoising(
+            backbone, phrase, of_class, semantic_preservation_term(backbone, phrase, task.class_noun, o)
+        )
         groups = [(o.learning_rate, list(W.values())), (o.token_learning_rate, [v])]
         learning.train(backbone, task, loss, groups, o.steps, o.batch_size, templates=self.templates)
         after.tensors[f"token/{task.concept}"] = v.detach()
         if o.merge == "none":
             after.tensors |= {f"weights/{name}": w.detach() - W_0[name] for name, w in W.items()}
         else:
-            C = embeddings(backbone, [phrase, f"photo of a {phrase}"])
+            C = text_embeddings(backbone, [phrase, f"photo of a {phrase}"])
             after.tensors |= {k: x for k, x in state.tensors.items() if k.startswith("anchor/")}
             after.tensors[f"anchor/{task.concept}/C"] = C
             after.tensors |= {f"anchor/{task.concept}/{name}": C @ w.detach().T for name, w in W.items()}
@@ -139,7 +149,7 @@ class CustomDiffusion(Method):
 
     def install(self, backbone, state, concepts, prompts=()):
         if self.options.merge == "none":
-            change = state.part("weights", backbone.device)
+            change = state.tensors_of("weights", backbone.device)
             W = {name: w + change[name] for name, w in pristine(backbone).items()}
         else:
             W = merged(backbone, state)

@@ -1,26 +1,28 @@
-"""DC scores: elastic weights and double distillation, both guided by the model as a classifier of its own concepts.
+"""DC scores: EWC and double distillation, guided by the model's own scores as a classifier of its concepts.
 
 Jha et al. 2025, "Mining Your Own Secrets: Diffusion Classifier Scores for Continual Personalization of Text-to-Image
-Diffusion Models" (ICLR, arXiv 2410.00700). LoRA_n starts from LoRA_{n-1}, with a word V_n of its own. P is the diffusion
-classifier over a set S of concepts, c^0 (pretrained) and learned ones; H is cross-entropy, |.|^2 a mean over a latent.
+Diffusion Models" (ICLR, arXiv 2410.00700). LoRA_n starts from LoRA_{n-1}; each concept has its own word V_n. P is the diffusion
+classifier over a set S of concepts: c^0 (pretrained) and learned ones. H is cross-entropy, |.|^2 a mean over a latent.
 
 EWC     L = L_denoise(c^n) + lambda/2 sum_j F_bar_{n-1,j} (phi_j - phi*_{n-1,j})^2, phi the entries of all A and B;
         F_bar is an online Fisher, F_n = E (dL_FIM / dphi)^2 on task n's pictures after it is learned.
 EWC DC  L_FIM = e_n + w_dc [ H(1_n, P) - sum_{i in N} H(1_i, P) ] (their Eq. 5), S = {c^0, c^n, some past concepts},
-        |S| <= k, N the past ones in S. Plain EWC is w_dc = 0.
-DSC     after learning, from teacher 1 (LoRA_n just trained) and teacher 2 (a random past LoRA_m), S = {c^0, c^m, c^n}:
+        |S| <= k, N the past concepts in S. Plain EWC is w_dc = 0.
+DSC     after learning, from teacher 1 (the new LoRA_n) and teacher 2 (a random past LoRA_m), S = {c^0, c^m, c^n}:
         w_n [ |eps_S(c^n) - eps_T1(c^n)|^2 + |eps_S(c^m) - eps_T2(c^m)|^2 ] + w_d [ H(P_T1, P_S) + H(P_T2, P_S) ]
-        with the same EWC penalty where the variant has one.
+        with the same EWC penalty if the variant has one.
 
-From the paper (its project page's figures): this flow, the arrows of L_FIM, the four terms of DSC, one noise and one
-timestep shared by all candidates, k = 5. Not published, hence ours: all weights and rates, rank and layers, tau, c^0 =
-the bare class noun, V_n's start there, F_n brought to mean 1 before it is added, Fisher on A and B apart, x_t made of
-the current task's pictures, m drawn anew in every step, and summed negatives, as the figure's arrows suggest: they
-outweigh e_n more with every task; averaged, the bracket is (e_n - mean_{i in N} e_i) / tau, without normaliser and c^0.
+From the paper (figures of its project page): this procedure, the terms of L_FIM, the four terms of DSC, one noise and one
+timestep shared by all candidates, k = 5. Not published, hence our assumptions: all weights and learning rates, rank and
+layers, tau, c^0 = the bare class noun, the class noun as V_n's start, F_n scaled to mean 1 before it is added, a Fisher of A
+and B separately, x_t from the current task's pictures, a new m in each step, and summed negatives, as the figure's arrows
+suggest. Their sum outweighs e_n more with each task; averaged, the bracket is (e_n - mean_{i in N} e_i) / tau, without
+normaliser and c^0.
 
-`adapter`: phi may be the vectors of VeRA (among the paper's baselines, alone and with EWC and EWC DC; A and B come from
-the run's seed, so that all tasks have the same), or A, B and magnitudes of DoRA (ours); see cpbench/adapters.py. Rates
-and rank stay as they are set, for LoRA: VeRA's few vectors need higher ones, which are left to the user.
+`adapter`: phi can also be the vectors of VeRA (one of the paper's baselines, alone and with EWC and EWC DC; A and B come from
+the run's seed, so that they are the same in all tasks), or A, B and magnitudes of DoRA (our addition); see
+cpbench/backbones/adapters.py. The default rates and rank are for LoRA; VeRA's few vectors need higher rates, which the user
+has to set.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Settings, add_tokens, learn_lora, token_of
+from cpbench.learning import LoraOptions, add_tokens, learn_lora, token_of
 from cpbench.learning import diffusion_classifier as dc
 from cpbench.learning import fisher as ewc
 from cpbench.method import Method
@@ -42,52 +44,64 @@ WITH_DC = ("ewc-dc", "dsc-ewc-dc")
 WITH_DSC = ("dsc", "dsc-ewc", "dsc-ewc-dc")
 
 
-class DCSettings(Settings):
+class DCScoreOptions(LoraOptions):
     variant: Literal["ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc"] = Field(
-        "dsc-ewc-dc", description="what protects: ewc, ewc-dc (F from DC scores), dsc, dsc-ewc or dsc-ewc-dc"
+        "dsc-ewc-dc", description="protection: ewc, ewc-dc (Fisher of DC scores), dsc, dsc-ewc or dsc-ewc-dc"
     )
-    adapter: learning.Kind = Field("lora", description="what phi is: lora; vera (linear layers only); dora")
-    steps: int = Field(1000, ge=1, description="optimiser steps a task, before consolidation")
-    ewc_weight: float = Field(1e-2, ge=0, description="lambda of the EWC penalty, a sum over entries with mean F 1")
-    fisher_decay: float = Field(1.0, ge=0, le=1, description="of the online Fisher, a task")
-    fisher_draws: int = Field(500, ge=1, description="(picture, noise, timestep) draws of F_n")
-    candidates: int = Field(5, ge=2, description="k, concepts the Fisher's classifier chooses from")
-    dc_weight: float = Field(0.01, ge=0, description="w_dc in L_FIM; its gradient is that of errors times w_dc / tau")
-    negatives: Literal["summed", "averaged"] = Field("summed", description="how H of the past concepts enters L_FIM")
-    temperature: float = Field(0.01, gt=0, description="tau of the classifier")
-    reduction: dc.Reduction = Field("mean", description="of errors over a latent; sum: tau and w_dc shrink by its size")
-    c0: str | None = Field("{noun}", description="words of the pretrained concept ({noun}: class noun); empty: none")
+    adapter: learning.AdapterType = Field(
+        "lora", description="trained adapter: lora, vera (linear layers only) or dora"
+    )
+    steps: int = Field(1000, ge=1, description="optimiser steps per task, before consolidation")
+    ewc_weight: float = Field(
+        1e-2, ge=0, description="lambda, weight of the EWC penalty, a sum over entries; F has mean 1"
+    )
+    fisher_decay: float = Field(1.0, ge=0, le=1, description="decay of the online Fisher per task")
+    fisher_samples: int = Field(500, ge=1, description="(picture, noise, timestep) samples for F_n")
+    candidates: int = Field(5, ge=2, description="k, number of concepts in the Fisher's classifier")
+    dc_weight: float = Field(
+        0.01, ge=0, description="w_dc, weight of DC scores in L_FIM; the errors' gradient is scaled by w_dc / tau"
+    )
+    negatives: Literal["summed", "averaged"] = Field(
+        "summed", description="sum or average H of the past concepts in L_FIM"
+    )
+    temperature: float = Field(0.01, gt=0, description="tau, temperature of the classifier")
+    reduction: dc.Reduction = Field(
+        "mean", description="reduction of errors over a latent; with sum, tau and w_dc act as if divided by its size"
+    )
+    null_prompt: str | None = Field(
+        "{noun}", description="prompt of the pretrained concept c^0 ({noun}: class noun); empty: no c^0"
+    )
     dsc_steps: int = Field(250, ge=1, description="optimiser steps of DSC")
-    dsc_learning_rate: float = Field(2e-5, gt=0, description="of A and B in DSC")
-    noise_weight: float = Field(1.0, ge=0, description="w_n of DSC's two terms on predicted noise")
-    score_weight: float = Field(0.1, ge=0, description="w_d of DSC's two terms on DC scores")
+    dsc_learning_rate: float = Field(2e-5, gt=0, description="learning rate of the LoRA factors in DSC")
+    noise_weight: float = Field(1.0, ge=0, description="w_n, weight of DSC's two terms on predicted noise")
+    score_weight: float = Field(0.1, ge=0, description="w_d, weight of DSC's two terms on DC scores")
 
     only: ClassVar = {
-        **dict.fromkeys(("ewc_weight", "fisher_decay", "fisher_draws"), {"variant": WITH_EWC}),
+        **dict.fromkeys(("ewc_weight", "fisher_decay", "fisher_samples"), {"variant": WITH_EWC}),
         **dict.fromkeys(("candidates", "dc_weight", "negatives"), {"variant": WITH_DC}),
-        **dict.fromkeys(("temperature", "c0"), {"variant": (*WITH_DSC, "ewc-dc")}),
+        **dict.fromkeys(("temperature", "null_prompt"), {"variant": (*WITH_DSC, "ewc-dc")}),
         **dict.fromkeys(("dsc_steps", "dsc_learning_rate", "noise_weight", "score_weight"), {"variant": WITH_DSC}),
     }
 
 
 def fisher_loss(e: torch.Tensor, n_past: int, w_dc: float, tau: float, negatives: str) -> torch.Tensor:
-    """L_FIM, the mean over pictures, from errors e (n, k): the last column is c^n's, the n_past before it are N's."""
-    h = -dc.log_scores(e, tau)  # H(1_i, P) of every candidate (n, k)
-    others = h[:, -1 - n_past : -1].sum(1) / (max(n_past, 1) if negatives == "averaged" else 1)
-    return (e[:, -1] + w_dc * (h[:, -1] - others)).mean()
+    """L_FIM, a mean over pictures, from errors e (n, k): the last column is of c^n, the n_past before it are of N."""
+    h = -dc.log_scores(e, tau)  # H(1_i, P) of each candidate (n, k)
+    negative = h[:, -1 - n_past : -1].sum(1) / (max(n_past, 1) if negatives == "averaged" else 1)
+    return (e[:, -1] + w_dc * (h[:, -1] - negative)).mean()
 
 
-def distillation(student, teacher, own: int, noise: torch.Tensor, tau: float, reduction: str):
-    """|eps_S - eps_T|^2 under the teacher's `own` concept, and H(P_T, P_S), from predicted noises (k, n, c, h, w)."""
+def distillation(student, teacher, index: int, noise: torch.Tensor, tau: float, reduction: str):
+    """|eps_S - eps_T|^2 for the concept at `index`, and H(P_T, P_S), from predicted noises (k, n, c, h, w)."""
     P_S, P_T = (dc.log_scores(dc.errors(x, noise, reduction), tau) for x in (student, teacher))
-    return F.mse_loss(student[own], teacher[own]), dc.cross_entropy(P_T, P_S)
+    return F.mse_loss(student[index], teacher[index]), dc.cross_entropy(P_T, P_S)
 
 
 class DCScore(Method):
-    """Carries the LoRAs (all of them for DSC, else the last), the online Fisher and a token row a concept."""
+    """The state holds the LoRAs (all for DSC, else the last), the online Fisher and one token embedding per concept."""
 
     version = 1
-    Options = DCSettings
+    Options = DCScoreOptions
     tested_against = "our reading"
     search = {
         "": {
@@ -109,15 +123,15 @@ class DCScore(Method):
 
     def learn(self, backbone, task, state):
         o = self.options
-        kept = slice(None) if "dsc" in o.variant else slice(-1, None)  # the LoRAs that are carried on
-        pool = {m: state.part(f"adapter/{m}", backbone.device) for m in state.concepts[kept]}
+        carried = slice(None) if "dsc" in o.variant else slice(-1, None)  # the LoRAs that the state keeps
+        pool = {m: state.tensors_of(f"adapter/{m}", backbone.device) for m in state.concepts[carried]}
         anchor = pool[state.concepts[-1]] if pool else None
-        F_bar = state.part("fisher", backbone.device)
+        F_bar = state.tensors_of("fisher", backbone.device)
 
         def penalty(batch, phi):
             return {"ewc": o.ewc_weight * ewc.penalty(F_bar, phi, anchor)} if F_bar else {}
 
-        after, phi = learn_lora(self, backbone, task, state, penalty, init=anchor, kind=o.adapter)
+        after, phi = learn_lora(self, backbone, task, state, penalty, init=anchor, adapter_type=o.adapter)
         after.facts["nouns"] = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
         if "dsc" in o.variant and pool:
             self.consolidate(backbone, task, after, phi, pool, penalty)
@@ -125,13 +139,13 @@ class DCScore(Method):
             F_bar = ewc.online(F_bar, self.fisher(backbone, task, after, phi), o.fisher_decay)
         pool[task.concept] = {k: x.detach() for k, x in phi.items()}
         after.tensors |= {f"fisher/{k}": x for k, x in F_bar.items()}
-        after.tensors |= {f"adapter/{m}/{k}": x for m in after.concepts[kept] for k, x in pool[m].items()}
+        after.tensors |= {f"adapter/{m}/{k}": x for m in after.concepts[carried] for k, x in pool[m].items()}
         return after
 
     def phrases(self, task, state, past):
-        """The candidates S: c^0, then past concepts, and last the current one."""
-        c0 = [self.options.c0.replace("{noun}", task.class_noun)] if self.options.c0 else []
-        return c0 + [self.phrase(m, state.facts["nouns"][m], state) for m in (*past, task.concept)]
+        """The candidates S: c^0, the past concepts, and last the current one."""
+        null_prompt = [self.options.null_prompt.replace("{noun}", task.class_noun)] if self.options.null_prompt else []
+        return null_prompt + [self.phrase(m, state.facts["nouns"][m], state) for m in (*past, task.concept)]
 
     def consolidate(self, backbone, task, state, phi, pool, penalty):
         o, choice = self.options, task.generator("teachers")
@@ -141,10 +155,10 @@ class DCScore(Method):
             m = list(pool)[int(torch.randint(len(pool), (1,), generator=choice))]
             S, terms = self.phrases(task, state, [m]), penalty(batch, phi)
             student = dc.predicted_noise(backbone, batch, S)
-            for name, factors, own in (("current", first, -1), ("past", pool[m], -2)):
+            for name, teacher_lora, index in (("current", first, -1), ("past", pool[m], -2)):
                 with torch.no_grad():
-                    teacher = dc.predicted_noise(backbone, batch, S, factors)
-                noise, scores = distillation(student, teacher, own, batch.noise, o.temperature, o.reduction)
+                    teacher = dc.predicted_noise(backbone, batch, S, teacher_lora)
+                noise, scores = distillation(student, teacher, index, batch.noise, o.temperature, o.reduction)
                 terms |= {f"noise_{name}": o.noise_weight * noise, f"scores_{name}": o.score_weight * scores}
             return terms
 
@@ -155,32 +169,34 @@ class DCScore(Method):
     def fisher(self, backbone, task, state, phi):
         o, choice, learned = self.options, task.generator("candidates"), state.concepts[:-1]
         with_dc = o.variant.endswith("dc")
-        n_past = min(len(learned), o.candidates - 1 - bool(o.c0))
+        n_past = min(len(learned), o.candidates - 1 - bool(o.null_prompt))
         backbone.train_only(phi.values())
 
         def losses(numbered):
-            draw, batch = numbered
+            sample, batch = numbered
             past = [learned[i] for i in torch.randperm(len(learned), generator=choice)[:n_past].tolist()]
             S = self.phrases(task, state, past) if with_dc else self.phrases(task, state, [])[-1:]
             e = dc.errors(dc.predicted_noise(backbone, batch, S), batch.noise, o.reduction)
-            found, figures = [e[:, -1].mean()], {}
+            values, figures = [e[:, -1].mean()], {}
             if with_dc:
-                found.insert(0, fisher_loss(e, n_past, o.dc_weight, o.temperature, o.negatives))
+                values.insert(0, fisher_loss(e, n_past, o.dc_weight, o.temperature, o.negatives))
                 log_p = dc.log_scores(e.detach(), o.temperature)
                 figures = {"entropy": dc.cross_entropy(log_p, log_p), "p_n": log_p[:, -1].exp()}
-            task.log(draw, phase="fisher", loss=float(found[0].detach()), **{k: float(x) for k, x in figures.items()})
-            return found
+            task.log(
+                sample, phase="fisher", loss=float(values[0].detach()), **{k: float(x) for k, x in figures.items()}
+            )
+            return values
 
-        draws = enumerate(learning.batches(backbone, task, o.fisher_draws, 1, "fisher"))
-        F_n, *plain = ewc.estimate(map(losses, draws), phi)
-        if plain:  # near 1: DC changed nothing
-            task.log(o.fisher_draws, phase="fisher", cosine_to_plain=ewc.cosine(F_n, plain[0]))
+        samples = enumerate(learning.batches(backbone, task, o.fisher_samples, 1, "fisher"))
+        F_n, *plain = ewc.estimate(map(losses, samples), phi)
+        if plain:  # near 1: DC scores changed nothing
+            task.log(o.fisher_samples, phase="fisher", cosine_to_plain=ewc.cosine(F_n, plain[0]))
         return F_n
 
     def install(self, backbone, state, concepts, prompts=()):
         lora = self.lora(state, concepts)
         if lora is None:
-            latest = state.part(f"adapter/{state.concepts[-1]}", backbone.device)
+            latest = state.tensors_of(f"adapter/{state.concepts[-1]}", backbone.device)
             backbone.replace_weights(learning.dora_weights(backbone.denoiser, latest))
         add_tokens(backbone, state)
         if lora is not None:
@@ -190,7 +206,7 @@ class DCScore(Method):
         return f"{token_of(concept, state)} {class_noun}"
 
     def lora(self, state, concepts):
-        latest = state.part(f"adapter/{state.concepts[-1]}")
+        latest = state.tensors_of(f"adapter/{state.concepts[-1]}")
         if self.options.adapter == "vera":
             return learning.vera_as_lora(latest, **state.facts["vera"])
-        return latest if self.options.adapter == "lora" else None  # DoRA's change of the weights has no low rank
+        return latest if self.options.adapter == "lora" else None  # DoRA's change of the weights has full rank

@@ -1,19 +1,19 @@
-"""DreamBooth: the whole model learns a rare identifier, while pictures of the class that it drew itself hold the class.
+"""DreamBooth: the whole model learns a rare identifier; class pictures that it generated itself preserve the class.
 
 Ruiz et al. 2023, "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation" (CVPR, arXiv
-2208.12242). Over Theta, the weights of the UNet (and, with `train_text_encoder`, of the text encoder),
+2208.12242). Theta, the weights of the UNet (and, with `train_text_encoder`, of the text encoder), is trained on
 
     L = E || eps_Theta(z_t, c) - eps ||^2 + lambda E || eps_Theta(z_pr,t', c_pr) - eps' ||^2                  (Eq. 2)
-    c = "a [V] {class}",  c_pr = "a {class}",  z_pr: pictures that the model draws of c_pr before it learns
+    c = "a [V] {class}",  c_pr = "a {class}",  z_pr: pictures of c_pr that the model generates before it learns
 
-From the paper: this (written there for a model that predicts x), lambda = 1, 1000 pictures of the class, 1000 steps at
-5e-6 on Stable Diffusion. It learns one concept only. Our reading of a sequence: task t starts from what task t-1 left,
-and that model draws z_pr, so what it has lost of the class by then is not held; the pictures are gone after the task.
-[V] is a word of its own for every concept, <sks-1>, <sks-2>, ..., not a rare word of the vocabulary (the paper takes one,
-and "sks" is the usual one): a vocabulary may not have enough of them, and the next one may mean something. Its embedding
-is random, with the mean and spread of the vocabulary, and stays as it is. `adapter=lora` trains a LoRA in place of Theta
-and goes on with it, at a rate of its own. `adapter=full` carries all of Theta: 3.4 GB on Stable Diffusion, written after
-every task. Token tables are never trained.
+From the paper: these equations (written there for a model that predicts x), lambda = 1, 1000 class pictures, and 1000 steps
+at 5e-6 on Stable Diffusion. The paper learns a single concept. Our assumptions for a sequence: task t starts from the result
+of task t-1, and that model generates z_pr, so that what it has forgotten of the class is not restored; the pictures are
+deleted after the task. [V] is a new word per concept, <sks-1>, <sks-2>, ..., and not a rare word of the vocabulary as in the
+paper ("sks" is the usual one), since a vocabulary may not have enough of them, and the next one may have a meaning. Its
+embedding is random, with the mean and spread of the vocabulary, and is not trained. `adapter=lora` trains one LoRA in place
+of Theta, with its own learning rate, and continues it in each task. With `adapter=full` the state holds all of Theta: 3.4 GB
+on Stable Diffusion, written after each task. Token tables are never trained.
 """
 
 from __future__ import annotations
@@ -23,30 +23,37 @@ from typing import ClassVar
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Prior, WeightsOrLora, add_tokens, add_words, prior, weights_or_lora
+from cpbench.learning import (
+    PriorOptions,
+    WeightsOrLoraOptions,
+    add_tokens,
+    add_words,
+    prior_preservation_term,
+    weights_or_lora,
+)
 from cpbench.method import Method, State, UserError
 
 TEMPLATES = ("a {}",)
 
 
-class Settings(WeightsOrLora, Prior):
-    train_text_encoder: bool = Field(False, description="with adapter=full: the text encoder's weights as well")
-    steps: int = Field(1000, ge=1, description="optimiser steps a task")
-    batch_size: int = Field(1, ge=1, description="pictures of the concept a step, and as many of the class")
+class DreamBoothOptions(WeightsOrLoraOptions, PriorOptions):
+    train_text_encoder: bool = Field(False, description="also train the text encoder's weights (adapter=full)")
+    steps: int = Field(1000, ge=1, description="optimiser steps per task")
+    batch_size: int = Field(1, ge=1, description="pictures of the concept per step, and as many of the class")
 
     only: ClassVar = {"train_text_encoder": {"adapter": ("full",)}}
 
 
 def token_of(concept: str, state: State) -> str:
-    """The identifier made for a concept: <sks-1>, <sks-2>, ... in the order of learning."""
+    """The identifier of a concept: <sks-1>, <sks-2>, ... in the order of learning."""
     return f"<sks-{state.concepts.index(concept) + 1}>"
 
 
 class DreamBooth(Method):
-    """Carries the identifiers' rows and either all weights that are trained or one LoRA."""
+    """The state holds the identifiers' embeddings, and all trained weights or one LoRA."""
 
     version = 1
-    Options = Settings
+    Options = DreamBoothOptions
     tested_against = "equation only"
     search = {
         "": {
@@ -64,11 +71,11 @@ class DreamBooth(Method):
 
     def learn(self, backbone, task, state):
         o = self.options
-        weights_or_lora.put_back(backbone, state, o)
-        theta, group = weights_or_lora.begin(backbone, task, o, o.train_text_encoder)
+        weights_or_lora.load_trainables(backbone, state, o)
+        theta, group = weights_or_lora.init_trainables(backbone, task, o, o.train_text_encoder)
         V = backbone.random_embedding(task.generator("identifier"))
         after, _ = add_words(backbone, task, state, V, token_of)
-        of_class = prior(backbone, task, f"a {task.class_noun}", o, o.steps, o.batch_size)
+        of_class = prior_preservation_term(backbone, task, f"a {task.class_noun}", o, o.steps, o.batch_size)
         loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after), of_class)
         learning.train(backbone, task, loss, [group], o.steps, o.batch_size, templates=TEMPLATES)
         after.tensors[f"token/{task.concept}"] = V
@@ -76,7 +83,7 @@ class DreamBooth(Method):
         return after
 
     def install(self, backbone, state, concepts, prompts=()):
-        weights_or_lora.put_back(backbone, state, self.options)
+        weights_or_lora.load_trainables(backbone, state, self.options)
         add_tokens(backbone, state, token_of)
 
     def phrase(self, concept, class_noun, state):

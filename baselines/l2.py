@@ -1,14 +1,13 @@
-"""L2: one LoRA trained on and on, held where the last task left the weights, all of them alike.
+"""L2: one LoRA, fine-tuned sequentially; the squared distance from the last task's weights is penalised equally for all.
 
-The L2-norm baseline of T2I-ConBench (arXiv 2505.16875). With W the weights that are adapted, W_{t-1} what they were
-after the last task,
+The L2-norm baseline of T2I-ConBench (arXiv 2505.16875). W are the adapted weights, W_{t-1} their values after the last task:
 
     L = L_denoise + lambda || W - W_{t-1} ||_F^2,    W = W_init + A B
 
-summed over layers and entries, not averaged. From its code: this, and lambda = 0.001. There all weights of a
-transformer are trained; here, as in the other sequential methods, A and B of chosen layers are (our reading), and
-since the distance is that of the product, lambda weighs the same quantity. It is `ewc space=product` with F = 1: the
-gap between the two is what the Fisher knows.
+a sum over layers and entries, not a mean. From its code: this equation, and lambda = 0.001. There all weights of a
+transformer are trained. Here, as in the other sequential methods, A and B of some layers are (our assumption); since the
+distance is that of the product, lambda weights the same quantity. This is `ewc space=product` with F = 1: the two differ
+by what the Fisher information contributes.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ import torch
 from pydantic import Field
 
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning import Settings, learn_lora, products
+from cpbench.learning import LoraOptions, learn_lora, products
 
 
-class L2Settings(Settings):
-    distance_weight: float = Field(1e-3, ge=0, description="lambda, the weight of the squared distance, a sum")
+class L2Options(LoraOptions):
+    distance_weight: float = Field(1e-3, ge=0, description="lambda, weight of the squared distance, a sum")
 
 
-def distance(now: dict[str, torch.Tensor], last: dict[str, torch.Tensor]) -> torch.Tensor:
+def distance(current: dict[str, torch.Tensor], last: dict[str, torch.Tensor]) -> torch.Tensor:
     """|| W - W_{t-1} ||_F^2 from products A B by layer."""
-    return torch.stack([(now[layer] - product).square().sum() for layer, product in last.items()]).sum()
+    return torch.stack([(current[layer] - product).square().sum() for layer, product in last.items()]).sum()
 
 
 class L2(SequentialLora):
-    """Carries the LoRA and a token row a concept."""
+    """The state holds the LoRA and one token embedding per concept."""
 
     version = 1
-    Options = L2Settings
+    Options = L2Options
     tested_against = "equation only"
     search = {
         "": {
@@ -43,12 +42,14 @@ class L2(SequentialLora):
     }
 
     def learn(self, backbone, task, state):
-        values = state.part("adapter", backbone.device)
+        values = state.tensors_of("adapter", backbone.device)
         last = products(values)
 
-        def penalty(batch, factors):
-            return {"distance": self.options.distance_weight * distance(products(factors), last)} if last else {}
+        def penalty(batch, lora_parameters):
+            return (
+                {"distance": self.options.distance_weight * distance(products(lora_parameters), last)} if last else {}
+            )
 
-        after, factors = learn_lora(self, backbone, task, state, penalty, init=values or None)
-        after.tensors |= {f"adapter/{k}": v.detach() for k, v in factors.items()}
+        after, lora_parameters = learn_lora(self, backbone, task, state, penalty, init=values or None)
+        after.tensors |= {f"adapter/{k}": v.detach() for k, v in lora_parameters.items()}
         return after

@@ -1,16 +1,15 @@
-"""MagMax: of all that tasks changed of a weight, the largest change stays.
+"""MagMax: for each weight, the largest change of all tasks is kept.
 
 Marczak et al. 2024, "MagMax: Leveraging Model Merging for Seamless Continual Learning" (ECCV), as magnitude-based
 merging in Staniszewski et al. 2024, "Low-Rank Continual Personalization of Diffusion Models" (arXiv 2410.04891). A
-task is learned as by `mergeinit`, on top of the merged weights. With D_t the change of the weights against the
-untouched model,
+task is learned as by `mergeinit`, on top of the merged weights. D_t is the change of the weights from the untouched model:
 
     W = W_init + D_{t-1} + A_t B_t,  A_t random, B_t = 0 at the start,  L = L_denoise
-    D_t = A_t B_t where |A_t B_t| >= |D_{t-1}|, else D_{t-1}                            entry by entry
+    D_t = A_t B_t where |A_t B_t| >= |D_{t-1}|, else D_{t-1}                            elementwise
 
-All of it is as in the second paper's code: the last task's vector is what its LoRA added, not what it reached, and
-only the running maximum is carried, not a model for every task. So the model that was trained, D_{t-1} + A_t B_t, is
-not the one that is kept: the new concept loses something as well. Options and their sources are those of `mergeinit`.
+All of this is as in the second paper's code: the last task's change is A_t B_t alone, without D_{t-1}, and the state holds only
+the running maximum, not one model per task. So the kept model is not the trained one, D_{t-1} + A_t B_t, and the new concept
+loses something too. Options and their sources are those of `mergeinit`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from cpbench.baselines.mergeinit import MergeInit
 
 
 class MagMax(MergeInit):
-    """Carries D_t, a dense change of every adapted layer, and a token row a concept."""
+    """The state holds D_t, a dense change of each adapted layer, and one token embedding per concept."""
 
     version = 1
     tested_against = "official code's behaviour"

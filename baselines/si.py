@@ -1,17 +1,17 @@
-"""SI: one LoRA trained on and on, held the more where moving its entries has lowered the loss.
+"""SI: one LoRA, fine-tuned sequentially; entries whose changes lowered the loss more are penalised more.
 
-Zenke, Poole, Ganguli 2017, "Continual Learning Through Synaptic Intelligence" (ICML, arXiv 1703.04200). With theta the
-entries of A and B of every layer, theta*_{t-1} what they were after the last task, and in every step g = dL_denoise / dtheta
-before, theta' after it:
+Zenke, Poole, Ganguli 2017, "Continual Learning Through Synaptic Intelligence" (ICML, arXiv 1703.04200). theta are the
+entries of A and B of each layer, theta*_{t-1} their values after the last task. In each step g = dL_denoise / dtheta before
+the step, and theta' is the value after it:
 
     omega += -g (theta' - theta)                                     (their Eq. 3: the path integral of the gradient)
-    Omega += max(omega, 0) / ((theta*_t - theta*_{t-1})^2 + xi)      (Eq. 5), at the end of a task, where omega starts again
+    Omega += max(omega, 0) / ((theta*_t - theta*_{t-1})^2 + xi)      (Eq. 5), at the end of a task, which resets omega
     L = L_denoise + c sum_j Omega_j (theta_j - theta*_{t-1,j})^2     (Eq. 4)
 
-From the paper: these equations, and g of the task's own loss alone. From its authors' code: xi = 1e-3, and omega clipped at
-0. Our reading: theta are a LoRA's factors, as in the other sequential methods (in the first task theta*_0 is what A and B
-start from); g is the gradient before it is clipped, while the step is AdamW's. Words are not held, since earlier ones do
-not move. Published values of c go with other losses and sizes; ours is searched.
+From the paper: these equations, and g of the task's own loss only. From its authors' code: xi = 1e-3, and omega clipped at
+0. Our assumptions: theta are a LoRA's factors, as in the other sequential methods (in the first task theta*_0 is the start of
+A and B); g is the gradient before clipping, while the step is AdamW's. Words are not penalised, since earlier words do not
+change. Published values of c belong to other losses and sizes; ours is searched.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import torch
 from pydantic import Field
 
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning import Settings, learn_lora
+from cpbench.learning import LoraOptions, learn_lora
 
 XI = 1e-3
 
 
-class SiOptions(Settings):
-    si_weight: float = Field(1e-2, ge=0, description="c, the weight of the penalty, a sum")
+class SiOptions(LoraOptions):
+    si_weight: float = Field(1e-2, ge=0, description="c, weight of the penalty, a sum")
 
 
 class SynapticIntelligence(SequentialLora):
-    """Carries the LoRA, a token row a concept, and Omega."""
+    """The state holds the LoRA, one token embedding per concept, and Omega."""
 
     version = 1
     Options = SiOptions
@@ -38,8 +38,8 @@ class SynapticIntelligence(SequentialLora):
     search = {"": {"learning_rate": {"log": (8e-4, 5e-3)}, "si_weight": {"log": (1e-4, 1.0)}}}
 
     def learn(self, backbone, task, state):
-        start = state.part("adapter", backbone.device)  # theta*_{t-1}; before the first task what the LoRA begins with
-        Omega = state.part("fisher", backbone.device)
+        start = state.tensors_of("adapter", backbone.device)  # theta*_{t-1}; in the first task the start of the LoRA
+        Omega = state.tensors_of("fisher", backbone.device)
         omega, g = {}, {}
 
         def penalty(batch, theta):

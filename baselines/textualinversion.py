@@ -1,14 +1,14 @@
-"""Textual Inversion: one new word a concept, and nothing else; the model itself never changes.
+"""Textual Inversion: one new word per concept; the weights stay frozen.
 
 Gal et al. 2023, "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion" (ICLR, arXiv
-2208.01618). Over v*, the embedding of a new noun S*, alone,
+2208.01618). Only v*, the embedding of a new noun S*, is trained:
 
     v* = argmin_v E || eps - eps_theta(z_t, t, c("a photo of a S*")) ||^2                  (Eq. 2)
 
-v starts as the class noun's embedding. From the paper and DreamBench++'s settings: this, one picture a step, 3000 steps
-at 5e-4. Our reading: the harness's own templates stand around S*, as for the other methods; every concept is learned
-on its own, and only the words that a prompt needs are put into the vocabulary, so that the pictures of a concept are the
-same after every task. Forgetting is zero by structure: the anchor to read other methods' figures against.
+v starts as the class noun's embedding. From the paper and DreamBench++'s settings: this equation, one picture per step, 3000
+steps at 5e-4. Our assumptions: the templates around S* are the harness's, as for the other methods; concepts are learned
+separately, and only the words that a prompt needs are added to the vocabulary, so that the pictures of a concept are the same
+after each task. Forgetting is therefore zero: a reference for the other methods' figures.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from __future__ import annotations
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import Preservation, semantic, token_of
+from cpbench.learning import SemanticPreservationOptions, semantic_preservation_term, token_of
 from cpbench.method import Method, State
 
 
-class Settings(Preservation):
-    steps: int = Field(3000, ge=1, description="optimiser steps a task")
-    batch_size: int = Field(1, ge=1, description="pictures a step; steps x batch_size UNet evaluations a task")
-    token_learning_rate: float = Field(5e-4, gt=0, description="of v, the new word's embedding row")
+class TextualInversionOptions(SemanticPreservationOptions):
+    steps: int = Field(3000, ge=1, description="optimiser steps per task")
+    batch_size: int = Field(1, ge=1, description="pictures per step; a task takes steps x batch_size UNet evaluations")
+    token_learning_rate: float = Field(5e-4, gt=0, description="learning rate of v, the new word's embedding")
 
 
 class TextualInversion(Method):
-    """Carries a token row a concept."""
+    """The state holds one token embedding per concept."""
 
     version = 1
-    Options = Settings
+    Options = TextualInversionOptions
     tested_against = "equation only"
     search = {
         "": {
@@ -43,7 +43,7 @@ class TextualInversion(Method):
         after = State(dict(state.tensors), {**state.facts, "concepts": [*state.concepts, task.concept]})
         word = token_of(task.concept, after)
         v = backbone.add_token(word, backbone.word_embedding(task.class_noun))
-        loss = learning.denoising(backbone, word, semantic(backbone, word, task.class_noun, o))
+        loss = learning.denoising(backbone, word, semantic_preservation_term(backbone, word, task.class_noun, o))
         learning.train(backbone, task, loss, [(o.token_learning_rate, [v])], o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = v.detach()
         return after

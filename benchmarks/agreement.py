@@ -22,17 +22,18 @@ from scipy.stats import kendalltau
 
 from cpbench.leaderboard import entries
 from cpbench.leaderboard.entries import Run
+from cpbench.numbers import number
 from cpbench.records import tables
 from cpbench.records.folder import RunFolder
 
-DRAWS = 2000
+RESAMPLES = 2000
 JUDGES = ("dino", "DINO"), ("clip_i", "CLIP-I")
 # Published final scores of pictures, higher is better; the backbones, data and numbers of concepts are others than ours.
 PUBLISHED = {
     "CIFC's ten concepts, CLIP-I, Stable Diffusion 1.5 (Dong et al. 2024; ContinualHyper's transcription)": {
         "seqlora": 0.737,
         "ewc": 0.759,
-        "clora keep_noun=true": 0.769,
+        "clora use_class_noun=true": 0.769,
         "cidm": 0.780,
     },
     "four items, share of pictures with the right one, PixArt-alpha (T2I-ConBench 2025, Unique-Acc)": {
@@ -40,7 +41,7 @@ PUBLISHED = {
         "seqlora": 0.0525,
         "l2": 0.1575,
         "olora": 0.1775,
-        "clora keep_noun=true": 0.1850,
+        "clora use_class_noun=true": 0.1850,
         "joint": 0.2225,
         "ewc": 0.2250,
     },
@@ -54,7 +55,7 @@ PUBLISHED = {
 
 @functools.cache
 def runs_in(folder: Path) -> list[Run]:
-    return entries.read(folder)
+    return entries.read_runs(folder)
 
 
 @functools.cache
@@ -65,41 +66,41 @@ def finals(folder: Path, metric: str) -> pd.DataFrame:
         scores = tables.read_scores(RunFolder(run.folder).scores)
         if run.state or scores is None:
             continue
-        last = len(run.record.sequence.concepts)
-        own = scores[(scores["kind"] == "cell") & (scores["metric"] == metric) & (scores["row"] == last)]
-        parts.setdefault(run.method.removesuffix("*"), []).append(own.groupby("concept")["value"].mean())
-    return pd.DataFrame({method: pd.concat(them, axis=1).mean(axis=1) for method, them in parts.items()})
+        last_row = len(run.record.sequence.concepts)
+        cells = scores[(scores["kind"] == "cell") & (scores["metric"] == metric) & (scores["row"] == last_row)]
+        parts.setdefault(run.method.removesuffix("*"), []).append(cells.groupby("concept")["value"].mean())
+    return pd.DataFrame({method: pd.concat(series, axis=1).mean(axis=1) for method, series in parts.items()})
 
 
-def agreement(ours: pd.DataFrame, theirs: dict[str, float]) -> tuple[float, float, float, float]:
-    """Kendall's tau-b of our means (concepts, methods) with theirs, its 95 % interval over our concepts, and its exact p."""
-    table, published = ours[list(theirs)].to_numpy(), list(theirs.values())
-    chance = np.random.default_rng(0)
-    drawn = [table[chance.integers(len(table), size=len(table))].mean(axis=0) for _ in range(DRAWS)]
-    taus = [kendalltau(means, published).statistic for means in drawn]
+def agreement(final_scores: pd.DataFrame, published_scores: dict[str, float]) -> tuple[float, float, float, float]:
+    """(tau, low, high, p): Kendall's tau-b of final scores (concepts, methods) with published ones, with its 95 % interval and exact p."""
+    table, published = final_scores[list(published_scores)].to_numpy(), list(published_scores.values())
+    generator = np.random.default_rng(0)
+    resampled = [table[generator.integers(len(table), size=len(table))].mean(axis=0) for _ in range(RESAMPLES)]
+    taus = [kendalltau(means, published).statistic for means in resampled]
     low, high = np.nanquantile(taus, [0.025, 0.975])
-    found = kendalltau(table.mean(axis=0), published)
-    return float(found.statistic), float(low), float(high), float(found.pvalue)
+    result = kendalltau(table.mean(axis=0), published)
+    return float(result.statistic), float(low), float(high), float(result.pvalue)
 
 
 def main(folder: Path) -> None:
     console = Console()
-    for source, theirs in PUBLISHED.items():
+    for source, published in PUBLISHED.items():
         for metric, name in JUDGES:
-            ours = finals(folder, metric)
-            there = {method: value for method, value in theirs.items() if method in ours}
-            missing = [method for method in theirs if method not in there]
+            means = finals(folder, metric)
+            shared = {method: value for method, value in published.items() if method in means}
+            missing = [method for method in published if method not in shared]
             table = Table(title=f"{source}; ours: final {name}", title_justify="left")
             for head in ("method", "theirs", "ours"):
                 table.add_column(head, justify="left" if head == "method" else "right")
-            for method, value in sorted(there.items(), key=lambda it: -it[1]):
-                table.add_row(method, f"{value:g}", f"{ours[method].mean():.3f}")
+            for method, value in sorted(shared.items(), key=lambda item: -item[1]):
+                table.add_row(method, f"{value:g}", number(means[method].mean()))
             console.print(table)
             if missing:
                 console.print(f"no run of {', '.join(missing)}")
-            if len(there) > 2:
-                tau, low, high, p = agreement(ours, there)
-                console.print(f"Kendall's tau {tau:+.2f}, p {p:.2f}; over our concepts {low:+.2f} to {high:+.2f}\n")
+            if len(shared) > 2:
+                tau, low, high, p = agreement(means, shared)
+                console.print(f"Kendall's tau {number(tau, 2, True)}, p {number(p, 2)}; over our concepts {number(low, 2, True)} to {number(high, 2, True)}\n")
 
 
 if __name__ == "__main__":

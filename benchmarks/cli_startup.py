@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-RIVALS = {
+COMMANDS = {
     "cpbench --help": [
         "-c",
         "import sys; sys.argv = ['cpbench', '--help']; from cpbench.cli import main; main()",
@@ -32,11 +32,11 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=7, help="runs of each command (the first is not counted)")
     repeat = max(2, parser.parse_args().repeat)
     # by turns, so that a change of load meets every command alike
-    rounds = [{name: cpu_seconds(code) for name, code in RIVALS.items()} for _ in range(repeat)]
-    best = {name: min(r[name] for r in rounds[1:]) for name in RIVALS}
-    ours = best["cpbench --help"]
+    rounds = [{name: cpu_seconds(code) for name, code in COMMANDS.items()} for _ in range(repeat)]
+    best = {name: min(r[name] for r in rounds[1:]) for name in COMMANDS}
+    reference = best["cpbench --help"]
     for name, seconds in best.items():
-        print(f"{name:<26}{seconds:7.3f} s   cpbench --help takes {ours / seconds:6.2f} times as long")
+        print(f"{name:<26}{seconds:7.3f} s   cpbench --help takes {reference / seconds:6.2f} times as long")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python benchmarks/doc_tables.py
 
 Between `<!-- results of SEQUENCE, full -->` and `<!-- end of results -->` stands a table: the leaderboard's, with all
-columns or those of SHORT (`short`), or what nouns.py, agreement.py, prompts.py, halves.py and, of the methods in PAIRS,
-pairs.py print (`nouns`, `agreement`, `prompts`, `halves`, `pairs-dc`, ...). In docs/methods.md it is the column "place on the
+columns, or the ten rows of README with those of SHORT (`ten`), or what nouns.py, agreement.py, prompts.py, halves.py and, of the methods in PAIRS,
+pairs.py print (`nouns`, `agreement`, `prompts`, `halves`, `pairs-dc`, ...), and below it whose scores these are. In docs/methods.md it is the column "place on the
 miniature". Of several versions of a sequence it is the one with the most rows.
 """
 
@@ -21,25 +21,29 @@ import nouns
 import pairs
 import pandas as pd
 import prompts
+from chart import TEN
 
-from cpbench.leaderboard.rows import EARLIER
+from cpbench.judges import identity
+from cpbench.leaderboard.rows import EARLIER_MARK
+from cpbench.numbers import number
 from cpbench.version import SCORES
 
 ROOT = Path(__file__).parent.parent
 PAGES = "README.md", "docs/findings.md", "docs/methods.md"
 COLUMNS = {  # head: (column of the leaderboard's CSV, how its number is written)
-    "DINO final": ("dino_final_average", ".3f"),
-    "over tasks": ("dino_over_tasks", ".3f"),
-    "plasticity": ("dino_plasticity", ".3f"),
-    "backward transfer": ("dino_backward_transfer", ".3f"),
-    "forgetting": ("dino_forgetting", ".3f"),
-    "retention": ("dino_normalised_retention", ".3f"),
-    "CLIP-T final": ("clip_t_final_average", ".3f"),
-    "identified": ("identified", ".2f"),
-    "prior drift": ("prior_drift", ".2f"),
+    "DINO final": ("dino_final_average", 3),
+    "over tasks": ("dino_over_tasks", 3),
+    "plasticity": ("dino_plasticity", 3),
+    "backward transfer": ("dino_backward_transfer", 3),
+    "forgetting": ("dino_forgetting", 3),
+    "retention": ("dino_normalised_retention", 3),
+    "CLIP-T final": ("clip_t_final_average", 3),
+    "identified": ("identified", 2),
+    "prior drift": ("prior_drift", 2),
     "carried MB": ("carried_MB", ".3g"),
     "UNet evaluations": ("learning_unet_evaluations", ",.0f"),
 }
+NOTE = identity.caveat([{"weights_sha256": weights} for weights in identity.OF_THE_MINIATURE])
 SHORT = "DINO final", "over tasks", "backward transfer", "retention", "CLIP-T final", "UNet evaluations"
 MARKED = re.compile(r"(<!-- results of (\S+), ([\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 PLACE = re.compile(r"^\| `(\w+)` \|(?:[^|\n]*\|){9}$", re.MULTILINE)
@@ -78,8 +82,9 @@ def rows_of(board: pd.DataFrame, sequence: str) -> pd.DataFrame:
     return board[board["group"] == board["group"].mode()[0]]
 
 
-def number(value: float, form: str) -> str:
-    return "-" if pd.isna(value) else f"{value:{form}}".replace("-0.000", "0.000")
+def written(value: float, form: int | str) -> str:
+    """form: the decimals of a score, or, of an amount, Python's own format."""
+    return number(value, form) if isinstance(form, int) else "-" if pd.isna(value) else f"{value:{form}}"
 
 
 def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
@@ -89,33 +94,36 @@ def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
         cells = []
         for column, form in (COLUMNS[head] for head in heads):
             spread = row.get(f"{column}_std", float("nan"))
-            told = f" ± {spread:.3f}" if column == "dino_final_average" and not pd.isna(spread) else ""
-            cells.append(number(row[column], form) + told)
-        earlier = row.get("scores", SCORES) != SCORES
-        method = row["method"].replace("*", "\\*") + (EARLIER if earlier else "")
+            deviation = f" ± {number(spread)}" if column == "dino_final_average" and not pd.isna(spread) else ""
+            cells.append(written(row[column], form) + deviation)
+        is_earlier = row.get("scores", SCORES) != SCORES
+        method = row["method"].replace("*", "\\*") + (EARLIER_MARK if is_earlier else "")
         lines.append(f"| {row['rank']} | {method} | {row['runs']} | {' | '.join(cells)} |")
-    note = ["", f"{EARLIER}: run by an earlier version, whose numbers today's does not give again bit for bit."]
-    return "\n".join(lines + (note if any(EARLIER in line for line in lines) else [])) + "\n"
+    note = ["", f"{EARLIER_MARK}: run by an earlier version; today's does not give the same numbers bit for bit."]
+    return "\n".join(lines + (note if any(EARLIER_MARK in line for line in lines) else [])) + "\n"
 
 
 # What other scripts print
 
 
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """A table whose first `words` columns are words, the others numbers."""
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * words}{'--:|' * (len(heads) - words)}"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * text_columns}{'--:|' * (len(heads) - text_columns)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def nouns_table(folder: Path, sequence: str) -> str:
-    rows = [(m, str(n), f"{words:.2f}", f"{plain:.2f}") for m, n, words, plain in nouns.heard(folder / sequence)]
+    rows = [
+        (m, str(n), number(own_words, 2), number(plain_noun, 2))
+        for m, n, own_words, plain_noun in nouns.scores_by_method(folder / sequence)
+    ]
     return markdown(("method", "runs", "its words", "the plain noun"), rows)
 
 
-def pairs_table(of: Sequence[tuple[str, str]], folder: Path, sequence: str) -> str:
+def pairs_table(method_pairs: Sequence[tuple[str, str]], folder: Path, sequence: str) -> str:
     board, rows = pairs.rows_of(folder, sequence), []
-    for a, b in of:
-        runs, cells = pairs.told(pairs.row_of(board, a), pairs.row_of(board, b))
+    for a, b in method_pairs:
+        runs, cells = pairs.comparison_cells(pairs.row_of(board, a), pairs.row_of(board, b))
         rows.append((a, b, str(runs), *cells))
     return markdown(
         ("first", "second", "runs", *(head for what in pairs.PARTS.values() for head in (what, "p"))), rows, 2
@@ -124,56 +132,57 @@ def pairs_table(of: Sequence[tuple[str, str]], folder: Path, sequence: str) -> s
 
 def agreement_table(folder: Path, sequence: str) -> str:
     rows = []
-    for source, theirs in agreement.PUBLISHED.items():
+    for source, scores in agreement.PUBLISHED.items():
         for metric, name in agreement.JUDGES:
-            ours = agreement.finals(folder / sequence, metric)
-            tau, low, high, p = agreement.agreement(ours, theirs)
-            published = sorted(theirs, key=lambda m: -theirs[m])
-            mine = sorted(theirs, key=lambda m: -ours[m].mean())
-            orders = source, ", ".join(published), name, ", ".join(mine)
-            rows.append((*orders, f"{tau:+.2f} [{low:+.2f}, {high:+.2f}]", f"{p:.2f}"))
+            means = agreement.finals(folder / sequence, metric)
+            tau, low, high, p = agreement.agreement(means, scores)
+            published = sorted(scores, key=lambda m: -scores[m])
+            order = sorted(scores, key=lambda m: -means[m].mean())
+            orders = source, ", ".join(published), name, ", ".join(order)
+            rows.append((*orders, f"{number(tau, 2, True)} [{number(low, 2, True)}, {number(high, 2, True)}]", number(p, 2)))
     return markdown(("published table", "its order", "ours by final", "our order", "Kendall's tau", "p"), rows, 4)
 
 
 def halves_table(folder: Path, sequence: str) -> str:
     board = [pairs.row_of(pairs.rows_of(folder, sequence), method) for method in BY_HALVES]
     rows = [
-        (row.method.replace("*", "\\*"), str(len(row.runs)), *(f"{v:.2f}" for v in halves.halves(row))) for row in board
+        (row.method.replace("*", "\\*"), str(len(row.runs)), *(number(v, 2) for v in halves.halves(row)))
+        for row in board
     ]
     return markdown(("method", "runs", *halves.HEADS), rows)
 
 
 def prompts_table(folder: Path, sequence: str) -> str:
-    found = prompts.by_prompt(folder, sequence, list(BY_PROMPT))
-    rows = [(prompt, *(f"{v:.2f}" for v in values)) for prompt, values in found.iterrows()]
+    means = prompts.by_prompt(folder, sequence, list(BY_PROMPT))
+    rows = [(prompt, *(number(v, 2) for v in values)) for prompt, values in means.iterrows()]
     return markdown(("prompt", *BY_PROMPT), rows)
 
 
-OTHERS: dict[str, Callable[[Path, str], str]] = {
+SCRIPT_TABLES: dict[str, Callable[[Path, str], str]] = {
     "nouns": nouns_table,
     "agreement": agreement_table,
     "prompts": prompts_table,
     "halves": halves_table,
-    **{kind: functools.partial(pairs_table, of) for kind, of in PAIRS.items()},
+    **{name: functools.partial(pairs_table, method_pairs) for name, method_pairs in PAIRS.items()},
 }
 
 
 @functools.cache
-def other(kind: str, sequence: str) -> str:
-    return OTHERS[kind](ROOT / "results" / "reference", sequence)
+def script_table(name: str, sequence: str) -> str:
+    return SCRIPT_TABLES[name](ROOT / "results" / "reference", sequence)
 
 
 # Pages
 
 
-def place(row: re.Match, rows: pd.DataFrame) -> str:
+def leaderboard_cell(row: re.Match, rows: pd.DataFrame) -> str:
     """A row of the table of methods, with what its method has in the leaderboard."""
     cells = row[0].split("|")
-    mine = rows[rows["method"].str.removesuffix("*") == row[1]]
+    matches = rows[rows["method"].str.removesuffix("*") == row[1]]
     cells[METHOD_COLUMNS - 1] = " not yet "
-    if len(mine):
-        retention = number(mine.iloc[0]["dino_normalised_retention"], ".3f")
-        cells[METHOD_COLUMNS - 1] = f" {retention}, rank {mine.iloc[0]['rank']} "
+    if len(matches):
+        retention = number(matches.iloc[0]["dino_normalised_retention"])
+        cells[METHOD_COLUMNS - 1] = f" {retention}, rank {matches.iloc[0]['rank']} "
     return "|".join(cells)
 
 
@@ -181,13 +190,20 @@ def updated(page: str, board: pd.DataFrame) -> str:
     """The page's text with the leaderboard's numbers."""
     text = (ROOT / page).read_text(encoding="utf-8")
 
-    def marked(found: re.Match) -> str:
-        heads = {"short": SHORT, "full": tuple(COLUMNS)}.get(found[3])
-        return found[1] + (table(rows_of(board, found[2]), heads) if heads else other(found[3], found[2])) + found[4]
+    def marked(match: re.Match) -> str:
+        table_name, sequence = match[3], match[2]
+        rows = rows_of(board, sequence)
+        if table_name == "ten":
+            text = table(rows[rows["method"].isin(TEN)], SHORT)
+        else:
+            text = table(rows) if table_name == "full" else script_table(table_name, sequence)
+        return f"{match[1]}{text}\n{NOTE}\n{match[4]}"
 
     text = MARKED.sub(marked, text)
     return (
-        PLACE.sub(lambda row: place(row, rows_of(board, "dreambench10")), text) if page.endswith("methods.md") else text
+        PLACE.sub(lambda row: leaderboard_cell(row, rows_of(board, "dreambench10")), text)
+        if page.endswith("methods.md")
+        else text
     )
 
 

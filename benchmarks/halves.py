@@ -17,20 +17,21 @@ from rich.table import Table
 
 from cpbench.leaderboard.entries import by_concept
 from cpbench.leaderboard.rows import Row
+from cpbench.numbers import number
 
 HEADS = "early, just learned", "early, at the end", "late, just learned", "late, at the end"
 
 
 def halves(row: Row) -> list[float]:
     """Four means, as HEADS has them."""
-    found = []
+    means = []
     for run in row.runs:
         order = run.record.sequence.concepts
         for part in (order[: len(order) // 2], order[len(order) // 2 :]):
             for pictures in (run.learned, run.finals):
-                of = by_concept(pictures)
-                found.append(np.mean([of[concept] for concept in part]))
-    return [float(v) for v in np.reshape(found, (len(row.runs), 4)).mean(axis=0)]
+                scores = by_concept(pictures)
+                means.append(np.mean([scores[concept] for concept in part]))
+    return [float(mean) for mean in np.reshape(means, (len(row.runs), 4)).mean(axis=0)]
 
 
 def main(folder: Path, sequence: str, methods: list[str]) -> None:
@@ -39,7 +40,7 @@ def main(folder: Path, sequence: str, methods: list[str]) -> None:
     for head in ("method", "runs", *HEADS):
         table.add_column(head, justify="left" if head == "method" else "right")
     for row in [row_of(rows, m) for m in methods] if methods else rows:
-        table.add_row(row.method, str(len(row.runs)), *(f"{v:.3f}" for v in halves(row)))
+        table.add_row(row.method, str(len(row.runs)), *(number(v) for v in halves(row)))
     Console(width=140).print(table)
 
 

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
+from cpbench.numbers import number
 from cpbench.records import tables
 from cpbench.records.folder import RunFolder, runs_below
 
@@ -71,7 +72,7 @@ def main(folder: Path) -> None:
         difference = x - y
         concepts = difference.index.get_level_values("concept").nunique()
         widths = [half_width(components(difference), concepts, *design) for design in DESIGNS]
-        table.add_row(f"{a} - {b}", f"{difference.mean():+.3f}", *(f"{w:.3f}" for w in widths))
+        table.add_row(f"{a} - {b}", number(difference.mean(), sign=True), *(number(w) for w in widths))
     Console(width=160).print(table)
 
 

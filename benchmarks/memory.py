@@ -26,25 +26,25 @@ from cpbench.running import runner, task
 from cpbench.running.task import learn_task
 
 
-def held() -> dict[str, float]:
+def memory_use() -> dict[str, float]:
     """What this process holds now; in MB, but for the objects."""
     gc.collect()
     objects = gc.get_objects()
     tensors = {o.untyped_storage().data_ptr(): o.untyped_storage().nbytes() for o in objects if type(o) is torch.Tensor}
-    found = {"resident": psutil.Process().memory_info().rss / 1e6}
+    megabytes = {"resident": psutil.Process().memory_info().rss / 1e6}
     ctypes.CDLL(None).malloc_trim(0)
-    found["trimmed"] = psutil.Process().memory_info().rss / 1e6
-    return found | {"tensors": sum(tensors.values()) / 1e6, "objects": len(objects)}
+    megabytes["trimmed"] = psutil.Process().memory_info().rss / 1e6
+    return megabytes | {"tensors": sum(tensors.values()) / 1e6, "objects": len(objects)}
 
 
 def main() -> None:
-    seen: list[dict[str, float]] = []
+    samples: list[dict[str, float]] = []
     learn = learn_task
 
     def watched(run, t, state, reporter):
-        out = learn(run, t, state, reporter)
-        seen.append(held())
-        return out
+        state_out = learn(run, t, state, reporter)
+        samples.append(memory_use())
+        return state_out
 
     task.learn_task = watched
     options = {"steps": 2, "batch_size": 1}
@@ -52,22 +52,22 @@ def main() -> None:
         file = Path(folder) / "fifty.yaml"
         fifty = yaml.safe_load((sequences.tasks_folder() / "miniature50.yaml").read_text())
         evaluation = {"num_inference_steps": 1, "pictures_per_prompt": 1}
-        one = {kind: fifty["evaluation"][kind][:1] for kind in ("live", "object")}
-        file.write_text(yaml.safe_dump(fifty | {"name": "fifty", "evaluation": one | evaluation}))
-        given = {"method": "seqlora", "sequence": str(file), "options": options}
-        run = runner.execute(*resolve(given | {"output": Path(folder), "overlap": False}))
-        sizes = [sum(run.costs[t].state_bytes.values()) for t in (1, len(seen))]
-    for t in range(5, len(seen) + 1, 5):
-        at = seen[t - 1]
+        prompts = {subject_type: fifty["evaluation"][subject_type][:1] for subject_type in ("live", "object")}
+        file.write_text(yaml.safe_dump(fifty | {"name": "fifty", "evaluation": prompts | evaluation}))
+        settings = {"method": "seqlora", "sequence": str(file), "options": options}
+        run = runner.execute(*resolve(settings | {"output": Path(folder), "overlap": False}))
+        sizes = [sum(run.costs[t].state_bytes.values()) for t in (1, len(samples))]
+    for t in range(5, len(samples) + 1, 5):
+        sample = samples[t - 1]
         print(
-            f"task {t}: {at['resident']:.0f} MB resident, {at['trimmed']:.0f} trimmed, {at['tensors']:.1f} in tensors, "
-            f"{at['objects']} objects"
+            f"task {t}: {sample['resident']:.0f} MB resident, {sample['trimmed']:.0f} trimmed, {sample['tensors']:.1f} in tensors, "
+            f"{sample['objects']} objects"
         )
-    late = np.arange(10, len(seen))
-    for what in ("resident", "trimmed"):
-        growth = np.polyfit(late, [at[what] for at in seen[10:]], 1)[0]
-        print(f"growth from task 10 on, {what}: {growth:.3f} MB a task")
-    print(f"the state itself: {sizes[0] / 1e6:.3f} MB after task 1, {sizes[1] / 1e6:.3f} MB after task {len(seen)}")
+    task_indices = np.arange(10, len(samples))
+    for measure in ("resident", "trimmed"):
+        growth = np.polyfit(task_indices, [sample[measure] for sample in samples[10:]], 1)[0]
+        print(f"growth from task 10 on, {measure}: {growth:.3f} MB a task")
+    print(f"the state itself: {sizes[0] / 1e6:.3f} MB after task 1, {sizes[1] / 1e6:.3f} MB after task {len(samples)}")
 
 
 if __name__ == "__main__":

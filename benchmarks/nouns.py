@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cpbench.metrics.matrices import matrices
+from cpbench.numbers import number
 from cpbench.records import measures_table
 from cpbench.records.folder import RunFolder
 from cpbench.records.reading import finished_runs
@@ -24,7 +25,7 @@ from cpbench.records.record import Record, method_name
 from cpbench.records.tables import read_scores
 
 
-def of_run(folder: Path, record: Record) -> tuple[float, float] | None:
+def run_scores(folder: Path, record: Record) -> tuple[float, float] | None:
     """(its words, the plain noun): mean DINO right after learning; None for a run without plain nouns."""
     concepts, nouns = record.sequence.concepts, record.sequence.class_nouns
     table = measures_table.read(folder)
@@ -32,8 +33,8 @@ def of_run(folder: Path, record: Record) -> tuple[float, float] | None:
         return None
     R = matrices(read_scores(RunFolder(folder).scores), concepts)["dino"]
     pres = table[table["measure"] == "pres"].set_index(["row", "concept"])["value"]
-    first = [c for j, c in enumerate(concepts) if nouns[c] not in [nouns[k] for k in concepts[:j]]]
-    rows = {c: concepts.index(c) + 1 for c in first}
+    first_concepts = [c for j, c in enumerate(concepts) if nouns[c] not in [nouns[k] for k in concepts[:j]]]
+    rows = {c: concepts.index(c) + 1 for c in first_concepts}
     if not all((t, nouns[c]) in pres.index for c, t in rows.items()):
         return None
     return float(np.mean([R.loc[t, c] for c, t in rows.items()])), float(
@@ -41,13 +42,13 @@ def of_run(folder: Path, record: Record) -> tuple[float, float] | None:
     )
 
 
-def heard(folder: Path) -> list[tuple[str, int, float, float]]:
+def scores_by_method(folder: Path) -> list[tuple[str, int, float, float]]:
     """(method, runs, its words, the plain noun), the noun that is most like the concept first."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    scores: dict[str, list[tuple[float, float]]] = {}
     for path, record in finished_runs(folder):
-        if both := of_run(path, record):
-            found.setdefault(method_name(record), []).append(both)
-    rows = [(method, len(values), *map(float, np.mean(values, axis=0))) for method, values in found.items()]
+        if pair := run_scores(path, record):
+            scores.setdefault(method_name(record), []).append(pair)
+    rows = [(method, len(values), *map(float, np.mean(values, axis=0))) for method, values in scores.items()]
     return sorted(rows, key=lambda row: -row[3])
 
 
@@ -55,8 +56,8 @@ def main(folder: Path) -> None:
     table = Table(title="DINO right after learning", title_justify="left")
     for head in ("method", "runs", "the concept's words", "the plain noun"):
         table.add_column(head, justify="left" if head == "method" else "right")
-    for method, runs, words, plain in heard(folder):
-        table.add_row(method, str(runs), f"{words:.3f}", f"{plain:.3f}")
+    for method, runs, own_words, plain_noun in scores_by_method(folder):
+        table.add_row(method, str(runs), number(own_words), number(plain_noun))
     Console().print(table)
 
 

@@ -21,55 +21,59 @@ from cpbench.leaderboard import entries
 from cpbench.leaderboard import rows as leaderboard_rows
 from cpbench.leaderboard.rows import Row
 from cpbench.metrics.comparison import Comparison, Key, compare
+from cpbench.numbers import number
 
 PARTS = {"finals": "at the end", "since": "over tasks", "learned": "right after learning", "change": "change since"}
 
 
 def row_of(rows: list[Row], method: str) -> Row:
     """The row of a method with its settings; of several, made by different code, the one with the most runs."""
-    found = [row for row in rows if row.method.removesuffix("*") == method]
-    if not found:
+    matches = [row for row in rows if row.method.removesuffix("*") == method]
+    if not matches:
         sys.exit(f"no row of {method}; there are {', '.join(row.method for row in rows)}")
-    return max(found, key=lambda row: len(row.runs))
+    return max(matches, key=lambda row: len(row.runs))
 
 
-def pictures(row: Row, what: str) -> dict[tuple[int, int], dict[Key, float]]:
+def pictures(row: Row, part: str) -> dict[tuple[int, int], dict[Key, float]]:
     """By (seed, order) a part, picture by picture; "change" is the end less right after learning: backward transfer."""
-    if what != "change":
-        return row.pictures(what)
+    if part != "change":
+        return row.pictures(part)
     ends, starts = row.pictures("finals"), row.pictures("learned")
     return {d: {k: ends[d][k] - starts[d][k] for k in ends[d].keys() & starts[d].keys()} for d in ends}
 
 
-def paired(a: Row, b: Row, what: str) -> tuple[Comparison, int]:
+def compare_rows(a: Row, b: Row, part: str) -> tuple[Comparison, int]:
     """Of a part; and in how many seeds and orders both have runs."""
-    mine, theirs = pictures(a, what), pictures(b, what)
-    return compare(*leaderboard_rows.common(mine, theirs)), len(mine.keys() & theirs.keys())
+    first, second = pictures(a, part), pictures(b, part)
+    return compare(*leaderboard_rows.common_pictures(first, second)), len(first.keys() & second.keys())
 
 
 @functools.cache
 def rows_of(folder: Path, sequence: str) -> list[Row]:
-    groups = leaderboard_rows.groups(entries.read(folder))
+    groups = leaderboard_rows.group_runs(entries.read_runs(folder))
     return max((g.rows for g in groups if g.sequence.startswith(f"{sequence} v")), key=len, default=[])
 
 
-def told(a: Row, b: Row) -> tuple[int, list[str]]:
+def comparison_cells(a: Row, b: Row) -> tuple[int, list[str]]:
     """In how many seeds and orders both have runs; and of each part of PARTS difference and p in words."""
     cells = []
-    for what in PARTS:
-        it, runs = paired(a, b, what)
-        cells += [f"{it.difference:+.3f} [{it.low:+.3f}, {it.high:+.3f}]", f"{it.p:.3f}"]
+    for part in PARTS:
+        comparison, runs = compare_rows(a, b, part)
+        cells += [
+            f"{number(comparison.difference, sign=True)} [{number(comparison.low, sign=True)}, {number(comparison.high, sign=True)}]",
+            number(comparison.p),
+        ]
     return runs, cells
 
 
 def main(folder: Path, sequence: str, methods: list[str]) -> None:
     rows = rows_of(folder, sequence)
-    chosen = [row_of(rows, m) for m in methods] if methods else rows
+    selected = [row_of(rows, m) for m in methods] if methods else rows
     table = Table(title=f"{sequence}: differences in DINO", title_justify="left")
     for head in ("first", "second", "runs", *(head for what in PARTS.values() for head in (what, "p"))):
         table.add_column(head, justify="left" if head in ("first", "second") else "right")
-    for a, b in itertools.combinations(chosen, 2):
-        runs, cells = told(a, b)
+    for a, b in itertools.combinations(selected, 2):
+        runs, cells = comparison_cells(a, b)
         table.add_row(a.method, b.method, str(runs), *cells)
     Console(width=200).print(table)
 

@@ -16,6 +16,7 @@ from pairs import row_of, rows_of
 from rich.console import Console
 from rich.table import Table
 
+from cpbench.numbers import number
 from cpbench.records import tables
 from cpbench.records.folder import RunFolder
 
@@ -25,26 +26,26 @@ def by_prompt(folder: Path, sequence: str, methods: list[str]) -> pd.DataFrame:
     rows, columns = rows_of(folder, sequence), {}
     for method in methods:
         row = row_of(rows, "base" if method == "oracle" else method)
-        kind = "oracle" if method == "oracle" else "cell"
+        row_type = "oracle" if method == "oracle" else "cell"
         parts = []
         for run in row.runs:
             scores = tables.read_scores(RunFolder(run.folder).scores)
-            last = 0 if method == "oracle" else len(run.record.sequence.concepts)
-            own = scores[(scores["kind"] == kind) & (scores["metric"] == "dino") & (scores["row"] == last)]
-            parts.append(own.groupby("prompt")["value"].mean())
+            last_row = 0 if method == "oracle" else len(run.record.sequence.concepts)
+            cells = scores[(scores["kind"] == row_type) & (scores["metric"] == "dino") & (scores["row"] == last_row)]
+            parts.append(cells.groupby("prompt")["value"].mean())
         columns[method] = pd.concat(parts, axis=1).mean(axis=1)
     return pd.DataFrame(columns)
 
 
 def main(folder: Path, sequence: str, methods: list[str]) -> None:
-    found = by_prompt(folder, sequence, methods)
-    found.loc["all"] = found.mean()
+    means = by_prompt(folder, sequence, methods)
+    means.loc["all"] = means.mean()
     table = Table(title=f"{sequence}: final DINO by prompt", title_justify="left")
     table.add_column("prompt")
     for method in methods:
         table.add_column(method, justify="right")
-    for prompt, values in found.iterrows():
-        table.add_row(str(prompt), *(f"{v:.3f}" for v in values))
+    for prompt, values in means.iterrows():
+        table.add_row(str(prompt), *(number(v) for v in values))
     Console(width=140).print(table)
 
 

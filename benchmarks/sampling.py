@@ -16,33 +16,33 @@ import torch
 
 from cpbench import config
 from cpbench.backbones import loading
-from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate
 
 
 def seconds(work: Callable[[], object], times: int = 3) -> float:
     work()
-    found = []
+    durations = []
     for _ in range(times):
-        began = time.perf_counter()
+        start = time.perf_counter()
         work()
-        found.append(time.perf_counter() - began)
-    return min(found)
+        durations.append(time.perf_counter() - start)
+    return min(durations)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     backbone = loading.load("miniature")
-    cell = [Wanted("a dog in the snow", 0, "dog", "a {} in the snow", k) for k in range(16)]
-    ours = seconds(lambda: draw(backbone, cell, Sampler(batch_size=16)))
-    singly = seconds(lambda: draw(backbone, cell, Sampler(batch_size=1)))
+    cell = [SampleRequest("a dog in the snow", 0, "dog", "a {} in the snow", k) for k in range(16)]
+    batched = seconds(lambda: generate(backbone, cell, Sampler(batch_size=16)))
+    singly = seconds(lambda: generate(backbone, cell, Sampler(batch_size=1)))
     print(
-        f"16 pictures, 10 steps: {ours:.2f} s in one call, {singly:.2f} s in 16 calls; {singly / ours:.2f} times faster"
+        f"16 pictures, 10 steps: {batched:.2f} s in one call, {singly:.2f} s in 16 calls; {singly / batched:.2f} times faster"
     )
     targets = config.resolve({"method": "seqlora", "sequence": "quick3"})[2].target_modules
     backbone.add_lora(8, targets, torch.Generator().manual_seed(0))
-    merged = seconds(lambda: draw(backbone, cell, Sampler(batch_size=16)))
+    merged = seconds(lambda: generate(backbone, cell, Sampler(batch_size=16)))
     backbone.drawing = nullcontext  # which merges nothing
-    wrapped = seconds(lambda: draw(backbone, cell, Sampler(batch_size=16)))
+    wrapped = seconds(lambda: generate(backbone, cell, Sampler(batch_size=16)))
     print(
         f"the same with a LoRA on {len(targets)} kinds of layers: {merged:.2f} s merged, {wrapped:.2f} s in peft's layers; "
         f"{wrapped / merged:.2f} times faster"

@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT = ("steps", "token_steps", "dsc_steps", "fisher_draws")
+SHORT = ("steps", "token_steps", "dsc_steps", "fisher_samples")
 COLUMNS = {
     "method": "method",
     "trained": "trained, millions",
@@ -36,64 +36,66 @@ COLUMNS = {
 def all_methods(architecture: str) -> list[str]:
     from cpbench.registry import built_in_methods
 
-    known = [*built_in_methods(), "raretoken adapter=lora"]
-    return [m for m in known if architecture != "sdxl" or m != "raretoken"]
+    methods = [*built_in_methods(), "raretoken adapter=lora"]
+    return [m for m in methods if architecture != "sdxl" or m != "raretoken"]
 
 
-def one(method: str, folder: Path, o: dict) -> dict[str, object]:
+def run_method(method: str, folder: Path, o: dict) -> dict[str, object]:
     """Learn, save, read back, install and draw; the figures of it."""
     import numpy as np
     import torch
 
     from cpbench import backbones, config
-    from cpbench.backbones.options import Loading
-    from cpbench.backbones.sampling import Sampler, Wanted, draw
+    from cpbench.backbones.options import BackboneConfig
+    from cpbench.backbones.sampling import Sampler, SampleRequest, generate
     from cpbench.method import State, Task
     from cpbench.registry import load_method
     from cpbench.running.cost import PeakMemory
     from cpbench.validation import validated
 
     name, *settings = method.split()
-    kind = load_method(name)
-    given = {k: o["steps"] for k in SHORT if k in kind.Options.model_fields} | config.parse_settings(tuple(settings))
-    if "batch_size" in kind.Options.model_fields:
-        given["batch_size"] = o["batch_size"]
-    options = validated(kind.Options, given, f"method {name}")
-    loading = Loading(
+    method_class = load_method(name)
+    values = {k: o["steps"] for k in SHORT if k in method_class.Options.model_fields} | config.parse_settings(
+        tuple(settings)
+    )
+    if "batch_size" in method_class.Options.model_fields:
+        values["batch_size"] = o["batch_size"]
+    options = validated(method_class.Options, values, f"method {name}")
+    loading = BackboneConfig(
         dtype=o["dtype"],
         resolution=o["resolution"],
         gradient_checkpointing=o["gradient_checkpointing"],
         offload=o["offload"],
     )
     backbone = backbones.load(str(folder), o["device"], loading)
-    kind(options).check(backbone)
+    method_class(options).check(backbone)
     size = backbone.picture_size
     pictures = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
-    stamps: list[float] = []
+    times: list[float] = []
 
     def log(step: int, phase: str = "train", **figures: float) -> None:
-        stamps.append(time.perf_counter())
+        times.append(time.perf_counter())
 
     state = None
     with PeakMemory(backbone.device.type) as learning:
-        state = kind(options).learn(backbone, Task(1, "dog", "dog", pictures, 0, log), State())
+        state = method_class(options).learn(backbone, Task(1, "dog", "dog", pictures, 0, log), State())
         backbone.restore()
         trained = backbone.trainable_parameters
-        with tempfile.TemporaryDirectory(dir=folder.parent) as there:
-            state.save(Path(there))
-            state = State.load(Path(there))
-    per_step = (stamps[-1] - stamps[0]) / (len(stamps) - 1) if len(stamps) > 1 else float("nan")
-    fresh, n = kind(options), o["pictures"]
-    wanted = [Wanted(f"a {fresh.phrase('dog', 'dog', state)}", 0, "dog", "a {}", k) for k in range(n)]
-    with PeakMemory(backbone.device.type) as drawing, backbone.installed(fresh, state, ("dog",)):
-        began = time.perf_counter()
-        drawn = draw(backbone, wanted, Sampler(o["num_inference_steps"], 5.0, n))
-        seconds = time.perf_counter() - began
+        with tempfile.TemporaryDirectory(dir=folder.parent) as folder_name:
+            state.save(Path(folder_name))
+            state = State.load(Path(folder_name))
+    per_step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else float("nan")
+    restored, n = method_class(options), o["pictures"]
+    wanted = [SampleRequest(f"a {restored.phrase('dog', 'dog', state)}", 0, "dog", "a {}", k) for k in range(n)]
+    with PeakMemory(backbone.device.type) as drawing, backbone.installed(restored, state, ("dog",)):
+        start = time.perf_counter()
+        drawn = generate(backbone, wanted, Sampler(o["num_inference_steps"], 5.0, n))
+        seconds = time.perf_counter() - start
     assert drawn.shape == (n, size, size, 3)
     return {
         "method": method,
         "trained": trained / 1e6,
-        "state_mb": sum(state.bytes_by_kind().values()) / 1e6,
+        "state_mb": sum(state.bytes_by_type().values()) / 1e6,
         "learning_peak_gb": learning.peak / 1e9,
         "seconds_a_step": per_step,
         "drawing_peak_gb": drawing.peak / 1e9,
@@ -129,27 +131,29 @@ def pipeline_of(architecture: str, dtype: str, work: Path) -> Path:
 @click.option("--offload", is_flag=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".cache/true-size"), show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="JSON file of all figures.")
-@click.option("--one", "alone", hidden=True, help="Work of one process: this method.")
-def main(architecture: str, methods: tuple[str, ...], work: Path, output: Path | None, alone: str | None, **o) -> None:
+@click.option("--one", "single_method", hidden=True, help="Work of one process: this method.")
+def main(
+    architecture: str, methods: tuple[str, ...], work: Path, output: Path | None, single_method: str | None, **o
+) -> None:
     from cpbench import torchvision_compat
 
     torchvision_compat.apply()
     folder = pipeline_of(architecture, o["dtype"], work)
-    if alone:
-        click.echo(json.dumps(one(alone, folder, o)))
+    if single_method:
+        click.echo(json.dumps(run_method(single_method, folder, o)))
         return
     rows = []
     for method in methods or all_methods(architecture):
         flags = [f"--{k.replace('_', '-')}{'' if v is True else f'={v}'}" for k, v in o.items() if v is not False]
-        told = subprocess.run(
+        process = subprocess.run(
             [sys.executable, __file__, architecture, f"--work={work}", f"--one={method}", *flags],
             capture_output=True,
             text=True,
         )
-        if told.returncode:
-            rows.append({"method": method, "failed": (told.stderr.strip() or "killed").splitlines()[-1]})
+        if process.returncode:
+            rows.append({"method": method, "failed": (process.stderr.strip() or "killed").splitlines()[-1]})
         else:
-            rows.append(json.loads(told.stdout.strip().splitlines()[-1]))
+            rows.append(json.loads(process.stdout.strip().splitlines()[-1]))
         click.echo(rows[-1])
         if output:
             output.write_text(json.dumps({"architecture": architecture, **o, "rows": rows}, indent=1))

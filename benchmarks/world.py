@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import time
 
-from cpbench.miniature.world import LIVE, NOUNS, draw, random_setting, seeded, training_identity
+from cpbench.miniature.world import LIVE, NOUNS, random_setting, render, seeded, training_identity
 
 
 def main() -> None:
     rng = seeded("benchmark")
-    people = [training_identity(NOUNS[k % len(NOUNS)], k, "benchmark") for k in range(300)]
-    settings = [random_setting(who.noun, rng, who.noun in LIVE) for who in people]
-    draw(people[0], settings[0], rng)
-    began = time.process_time()
-    for who, setting in zip(people, settings, strict=True):
-        draw(who, setting, rng)
-    print(f"{(time.process_time() - began) / len(people) * 1000:.2f} ms a drawing")
+    identities = [training_identity(NOUNS[k % len(NOUNS)], k, "benchmark") for k in range(300)]
+    settings = [random_setting(identity.noun, rng, identity.noun in LIVE) for identity in identities]
+    render(identities[0], settings[0], rng)
+    start = time.process_time()
+    for identity, setting in zip(identities, settings, strict=True):
+        render(identity, setting, rng)
+    print(f"{(time.process_time() - start) / len(identities) * 1000:.2f} ms a drawing")
 
 
 if __name__ == "__main__":

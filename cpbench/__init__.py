@@ -11,14 +11,14 @@ __version__ = "0.2.0"
 moved.answer_for_old_names()
 
 
-def run(*, progress: bool = False, **given: Any) -> dict[str, Any]:
-    """Run (or go on with) one configuration, and return its results as pandas tables.
+def run(*, progress: bool = False, **settings: Any) -> dict[str, Any]:
+    """Run one configuration, or resume it, and return its results as pandas tables.
 
-    progress: say on standard output what `cpbench run` says; else nothing is printed.
+    progress: print what `cpbench run` prints; by default nothing is printed.
+    settings: the fields of `cpbench.config.RunConfig`: method, sequence, backbone, seed, order, output, options, ...
 
-    Keywords are those of `cpbench.config.RunConfig`: method, sequence, backbone, seed, order, output, options, ...
     Returns {"scores": long form, "matrices": {metric: retention matrix}, "folder": path of the run folder}.
-    Raises cpbench.errors.UserError for bad input.
+    Raises cpbench.errors.UserError for invalid input.
     """
     from cpbench import output
     from cpbench.config import resolve
@@ -27,6 +27,10 @@ def run(*, progress: bool = False, **given: Any) -> dict[str, Any]:
     from cpbench.running.runner import execute
 
     with output.opened() if progress else contextlib.nullcontext():
-        done = execute(*resolve(given))
-    scores = tables.read_scores(done.at.scores)
-    return {"scores": scores, "matrices": matrices.matrices(scores, done.concepts), "folder": done.folder}
+        finished_run = execute(*resolve(settings))
+    scores = tables.read_scores(finished_run.at.scores)
+    return {
+        "scores": scores,
+        "matrices": matrices.matrices(scores, finished_run.concepts),
+        "folder": finished_run.folder,
+    }

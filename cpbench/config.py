@@ -1,4 +1,4 @@
-"""RunConfig: what a run is asked to do, from the command line over --config over the preset over defaults."""
+"""RunConfig: a run's settings. The command line precedes --config, which precedes the preset, which precedes defaults."""
 
 from __future__ import annotations
 
@@ -6,35 +6,52 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cpbench import miniature
-from cpbench.backbones.options import BACKBONES, Loading
+from cpbench.backbones.options import BACKBONES, BackboneConfig
 from cpbench.concepts import sequences
 from cpbench.errors import UserError, quoted
 from cpbench.judges.identity import LIKE, preprocessing_settings
 from cpbench.miniature import is_miniature
+from cpbench.moved import warn_once
+from cpbench.records import option_names
+from cpbench.records.upgrade import OLD_EVALUATION_NAMES
 from cpbench.registry import load_method, method_names, preset
 from cpbench.validation import validated
 from cpbench.yaml_files import from_yaml, read_yaml
 
 if TYPE_CHECKING:
-    from cpbench.method import Method
+    from cpbench.method import Method, Options
 
 DEFAULT_OUTPUT = Path("results/runs")
-ANY_RUN = {"method": "", "sequence": ""}  # for checking settings without these two
-ON_THE_MINIATURE = "photographs on the miniature, whose model and judges know drawings alone: their scores say little"
+ANY_RUN = {"method": "", "sequence": ""}  # to check settings without these two
+ON_THE_MINIATURE = "photographs on the miniature, whose model and judges know only drawings: their scores mean little"
 
 
 class EvaluationChoices(BaseModel):
-    """How rows are drawn; what is None is the sequence's own choice."""
+    """How the pictures of a row are generated; None: as the sequence says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    pictures_per_prompt: int | None = Field(None, ge=1, description="pictures a prompt")
+    pictures_per_prompt: int | None = Field(None, ge=1, description="pictures per prompt")
     num_inference_steps: int | None = Field(None, ge=1, description="sampler steps")
     guidance_scale: float | None = Field(None, ge=0, description="classifier-free guidance")
-    batch_size: int = Field(16, ge=1, description="pictures a pipeline call")
-    upper_triangle: bool | None = Field(None, description="also draw concepts not yet learned, for forward transfer")
+    batch_size: int = Field(16, ge=1, description="pictures per pipeline call")
+    forward_transfer_cells: bool | None = Field(
+        None, description="also generate concepts not yet learned, which forward transfer needs"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_new_names(cls, values: Any) -> Any:
+        """The values with the names that cpbench 0.1 had replaced, and one warning for each."""
+        if not isinstance(values, dict):
+            return values
+        for old, new in OLD_EVALUATION_NAMES.items():
+            if old in values and new not in values:
+                warn_once(f"evaluation.{old}", f"evaluation.{new}")
+                values = {new if key == old else key: value for key, value in values.items()}
+        return values
 
 
 class RunConfig(BaseModel):
@@ -48,26 +65,26 @@ class RunConfig(BaseModel):
     order: int = Field(0, ge=0)
     output: Path = DEFAULT_OUTPUT
     device: str = "auto"
-    deterministic: bool = Field(False, description="on CUDA, the same bits at every call: slower, and without TF32")
+    deterministic: bool = Field(False, description="the same bits at every call on CUDA: slower, without TF32")
     clip: str | None = Field(None, description="CLIP judge: published name, .safetensors file or folder")
-    dino: str | None = Field(None, description="DINO judge, likewise")
-    clip_preprocessing: str | None = Field(None, description=f"what to change of the CLIP judge's own, e.g. {LIKE}")
-    dino_preprocessing: str | None = Field(None, description="what to change of the DINO judge's own, likewise")
+    dino: str | None = Field(None, description="DINO judge, given likewise")
+    clip_preprocessing: str | None = Field(None, description=f"changes to the CLIP judge's preprocessing, e.g. {LIKE}")
+    dino_preprocessing: str | None = Field(None, description="changes to the DINO judge's preprocessing, likewise")
     clip_activation: Literal["gelu", "quickgelu"] | None = Field(
-        None, description="of a CLIP judge's file where no config beside it says which"
+        None, description="activation of a CLIP judge whose file has no config beside it"
     )
-    judges: tuple[str, ...] = Field((), description="judges that installed packages add, by name, beside CLIP and DINO")
-    data: str | None = Field(None, description="where photographs are: a folder, or hub")
-    fit: Literal["crop", "pad"] = Field("crop", description="how a photograph becomes square")
-    loading: Loading = Field(default_factory=Loading)
+    judges: tuple[str, ...] = Field((), description="names of judges that installed packages add to CLIP and DINO")
+    data: str | None = Field(None, description="folder with the photographs, or hub")
+    fit: Literal["crop", "pad"] = Field("crop", description="how photographs are made square")
+    loading: BackboneConfig = Field(default_factory=BackboneConfig)
     keep_states: Literal["all", "last"] | None = Field(
-        None, description="last where whole weights are learned, else all"
+        None, description="default: last if whole weights are learned, else all"
     )
     rows: tuple[int, ...] | None = Field(
-        None, description="rows of the matrix to draw, beside row 0 and the last; None: every row"
+        None, description="rows of the matrix to generate besides row 0 and the last; None: all"
     )
     overlap: bool | None = Field(
-        None, description="rows in a second process; None: where there is a second GPU or spare cores"
+        None, description="rows in a second process; None: if there is a second GPU or spare cores"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="the method's options")
     evaluation: EvaluationChoices = Field(default_factory=EvaluationChoices)
@@ -84,79 +101,80 @@ class RunConfig(BaseModel):
 
 
 def parse_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """`key=value` words from the command line, values read as YAML; "evaluation.x=y" sets an evaluation choice."""
+    """`key=value` arguments of the command line, with values in YAML; "evaluation.x=y" sets an evaluation setting."""
     out: dict[str, Any] = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign or not key:
             raise UserError(f"--set {quoted(pair)}: must be key=value, e.g. --set steps=100")
-        read = from_yaml(value, f"--set {quoted(pair)}")
-        if isinstance(read, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", read):
-            read = float(read)  # YAML 1.1 wants a dot in 1e-4; people do not write one
-        out[key.replace("-", "_")] = read
+        parsed = from_yaml(value, f"--set {quoted(pair)}")
+        if isinstance(parsed, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", parsed):
+            parsed = float(parsed)  # YAML 1.1 needs a dot in 1e-4, which people leave out
+        out[key.replace("-", "_")] = parsed
     return out
 
 
 def split_settings(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the method's options, the evaluation's choices), from what `parse_settings` returns."""
-    own = {k: v for k, v in pairs.items() if not k.startswith("evaluation.")}
-    return own, {k.partition(".")[2]: v for k, v in pairs.items() if k.startswith("evaluation.")}
+    """(the method's options, the evaluation's settings), from the result of `parse_settings`."""
+    options = {k: v for k, v in pairs.items() if not k.startswith("evaluation.")}
+    return options, {k.partition(".")[2]: v for k, v in pairs.items() if k.startswith("evaluation.")}
 
 
 def with_settings(values: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
-    """`values` with --set's words added to its options and its evaluation."""
-    own, evaluation = split_settings(parse_settings(settings))
-    return _with_more(_with_more(values, "options", own), "evaluation", evaluation)
+    """`values` with the arguments of --set added to its options and its evaluation."""
+    options, evaluation = split_settings(parse_settings(settings))
+    return _with_more(_with_more(values, "options", options), "evaluation", evaluation)
 
 
 def _with_more(values: dict[str, Any], part: str, more: dict[str, Any]) -> dict[str, Any]:
-    """`values` with more in one of its mappings; where that is none, they are as they were: `checked` will say so."""
-    there = values.get(part, {})
-    return {**values, part: there | more} if more and isinstance(there, dict) else values
+    """`values` with `more` in one of its mappings; unchanged if that is no mapping, which `checked` will report."""
+    entries = values.get(part, {})
+    return {**values, part: entries | more} if more and isinstance(entries, dict) else values
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """What a --config file says. UserError, in one line that names the file, where a value is not what RunConfig takes."""
-    shown = f"--config {path}"
-    given = read_yaml(path, shown)
-    checked(ANY_RUN | given if isinstance(given, dict) else given, shown)
-    return given
+    """The content of a --config file. UserError, in one line that names the file, for a value that RunConfig does not accept."""
+    label = f"--config {path}"
+    values = read_yaml(path, label)
+    checked(ANY_RUN | values if isinstance(values, dict) else values, label)
+    return values
 
 
-def checked(values: Any, what: str) -> RunConfig:
-    """The configuration of these values; what belongs in `loading` may stand beside it, as on the command line."""
+def checked(values: Any, label: str) -> RunConfig:
+    """The configuration with these values; entries of `loading` may also be at the top level, as on the command line."""
     if isinstance(values, dict):
-        beside = {k: values[k] for k in Loading.model_fields if k in values}
-        values = _with_more({k: v for k, v in values.items() if k not in beside}, "loading", beside)
-    return validated(RunConfig, values, what)
+        loading = {k: values[k] for k in BackboneConfig.model_fields if k in values}
+        values = _with_more({k: v for k, v in values.items() if k not in loading}, "loading", loading)
+    return validated(RunConfig, values, label)
 
 
 def _refuse_photographs_on_the_miniature(sequence: str) -> None:
-    """UserError where nobody named a backbone and the sequence's concepts are photographs: it was forgotten."""
+    """UserError if no backbone is given and the sequence's concepts are photographs: it was probably forgotten."""
     concepts = sequences.load(sequence).concepts
-    if photographed := [c.name for c in concepts if not c.drawn]:
-        others = ", ".join(name for name in BACKBONES if not is_miniature(name))
+    if photographed := [c.name for c in concepts if not c.rendered]:
+        alternatives = ", ".join(name for name in BACKBONES if not is_miniature(name))
         raise UserError(
-            f"sequence {sequence}: {photographed[0]} is photographed, and without --backbone these would be "
-            f"{ON_THE_MINIATURE}; name a backbone ({others}, a hub id or a folder), or --backbone miniature if you mean it"
+            f"sequence {sequence}: {photographed[0]} is photographed, and without --backbone the run would be of "
+            f"{ON_THE_MINIATURE}; pass --backbone ({alternatives}, a hub id or a folder), or --backbone miniature if you mean it"
         )
 
 
 def resolve(
-    given: dict[str, Any], config_file: Path | None = None, settings: tuple[str, ...] = ()
-) -> tuple[RunConfig, type[Method], BaseModel]:
-    """(config, method class, its options) from the command line's values (None = not given), a file and --set pairs."""
+    keywords: dict[str, Any], config_file: Path | None = None, settings: tuple[str, ...] = ()
+) -> tuple[RunConfig, type[Method], Options]:
+    """(config, method class, its options) from the command line's values (None: not given), a file and --set arguments."""
     values = read_config_file(config_file) if config_file else {}
-    values |= {k: v for k, v in given.items() if v is not None}
+    values |= {k: v for k, v in keywords.items() if v is not None}
     for key in ("method", "sequence"):
         if not values.get(key):
-            raise UserError(f"--{key} is missing; name one (`cpbench list {key}s` shows them)")
+            raise UserError(f"--{key} is missing; pass one (`cpbench list {key}s` shows them)")
     config = checked(with_settings(values, settings), "run")
     if "backbone" not in config.model_fields_set:
         _refuse_photographs_on_the_miniature(config.sequence)
     method = load_method(config.method)
     name = Path(config.method).stem
-    has_preset = config.method in method_names()  # a file's name is no method's
-    tuned = preset(config.backbone, name, config.options) if has_preset else {}
-    options = validated(method.Options, tuned | config.options, f"method {name}")
+    has_preset = config.method in method_names()  # a file is no built-in method
+    settings_by_name = option_names.accepted(config.options, method.Options.model_fields)
+    tuned = preset(config.backbone, name, settings_by_name) if has_preset else {}
+    options = validated(method.Options, tuned | settings_by_name, f"method {name}")
     return config.model_copy(update={"options": options.model_dump(mode="json")}), method, options

@@ -1,16 +1,16 @@
-"""What cpbench says when the user's input is wrong: one line, with the way out."""
+"""Errors in the user's input: one line that says what is wrong, why, and what to do."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 MOST_LISTED = 12  # more choices than this do not fit one line
-MOST_NEAR = 3
-ALIKE = 0.6  # difflib's own cutoff
+MOST_SUGGESTED = 3
+SIMILAR = 0.6  # difflib's default cutoff
 MOST_SHOWN = 80  # characters of the user's own word
 
 
 class UserError(Exception):
-    """Bad input: names the thing, the reason and what to do. The command line exits with 2 on it.
+    """Bad input: the message says what is wrong, why, and what to do. The command line exits with code 2.
 
     The message is always one line: line breaks in it, such as those of a quoted name, become spaces.
     """
@@ -25,41 +25,41 @@ def quoted(value: object) -> str:
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
 
 
-def near(name: object, choices: Iterable[str], what: str, cure: str = "", most: int = MOST_LISTED) -> UserError:
+def did_you_mean(name: object, choices: Iterable[str], noun: str, hint: str = "", most: int = MOST_LISTED) -> UserError:
     """The error for an unknown name, to be raised by the caller.
 
-    name: what the user wrote; choices: what could have been meant; what: the singular noun for it,
-    such as "method". Near matches ignore case and include substrings, either way round. Without one, up to
-    `most` choices are listed; of more, `cure` (a sentence) says where they are, and without a cure the command
-    `cpbench list <what>s`. A cure given is said in the other two cases as well.
+    name: what the user wrote; choices: the valid names; noun: what a name stands for, in the singular, such as "method".
+    Similar names are suggested, ignoring case; so are names that contain the user's, and the other way round. If nothing
+    is similar, up to `most` choices are listed; if there are more, `hint` (a sentence) says where to find them, or, without
+    a hint, the command `cpbench list <noun>s`. A given hint also follows the suggestions and the list.
     """
     choices = list(dict.fromkeys(choices))
     close = _close(str(name), choices)
-    head = f"unknown {what} {quoted(name)}"
+    head = f"unknown {noun} {quoted(name)}"
     if close:
-        said = [f"{head}: did you mean {_either(close)}?", cure]
+        sentences = [f"{head}: did you mean {_either(close)}?", hint]
     elif not choices:
-        said = [f"{head}: there is no {what} here.", cure]
+        sentences = [f"{head}: there is no {noun} here.", hint]
     elif len(choices) <= most:
-        said = [f"{head}: the {what}s are {', '.join(choices)}.", cure]
+        sentences = [f"{head}: the {noun}s are {', '.join(choices)}.", hint]
     else:
-        said = [f"{head}:", cure or f"`cpbench list {what}s` shows all {len(choices)}."]
-    return UserError(" ".join(filter(None, said)))
+        sentences = [f"{head}:", hint or f"`cpbench list {noun}s` shows all {len(choices)}."]
+    return UserError(" ".join(filter(None, sentences)))
 
 
 def _close(name: str, choices: list[str]) -> list[str]:
-    """Up to three choices, the most alike first; those that hold the name, or are held by it, come last."""
-    wanted = name.lower()
+    """Up to three choices, the most similar first; those that contain the name, or are contained in it, come last."""
+    lowered = name.lower()
     # Choices that differ in case only must all survive, so the map goes to lists.
     by_lower: dict[str, list[str]] = {}
     for choice in choices:
         by_lower.setdefault(choice.lower(), []).append(choice)
     # Not get_close_matches: it turns the order of equally good choices round.
-    ratio = {c: SequenceMatcher(None, c, wanted).ratio() for c in by_lower}
-    alike = sorted((c for c in ratio if ratio[c] >= ALIKE), key=lambda c: -ratio[c])[:MOST_NEAR]
+    ratio = {c: SequenceMatcher(None, c, lowered).ratio() for c in by_lower}
+    similar = sorted((c for c in ratio if ratio[c] >= SIMILAR), key=lambda c: -ratio[c])[:MOST_SUGGESTED]
     # One or two letters occur in nearly everything: no sign of what was meant.
-    holds = [c for c in by_lower if (len(wanted) > 2 and wanted in c) or (len(c) > 2 and c in wanted)]
-    return [c for lower in dict.fromkeys(alike + holds) for c in by_lower[lower]][:MOST_NEAR]
+    holds = [c for c in by_lower if (len(lowered) > 2 and lowered in c) or (len(c) > 2 and c in lowered)]
+    return [c for lower in dict.fromkeys(similar + holds) for c in by_lower[lower]][:MOST_SUGGESTED]
 
 
 def _either(names: list[str]) -> str:
@@ -69,19 +69,19 @@ def _either(names: list[str]) -> str:
 
 
 class DamagedState(UserError):
-    """A state file that is not whole, by its path."""
+    """A damaged state file."""
 
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"{path}: is damaged: {reason}")
         self.path, self.reason = path, reason
 
-    def __reduce__(self) -> tuple:  # as it comes back from another process
+    def __reduce__(self) -> tuple:  # so that it can be pickled from another process
         return DamagedState, (self.path, self.reason)
 
 
 class RulesError(RuntimeError):
-    """A method did what methods may not do."""
+    """A method broke the rules of the benchmark."""
 
 
 class ReplayError(RulesError):
-    """A method that must not see earlier data reached for it, or carries it."""
+    """A method that must not see earlier data accessed it, or has it in its state."""

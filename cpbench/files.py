@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read with care, known by their hashes."""
+"""Files: written atomically, read with limits, identified by hashes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 from cpbench.errors import UserError
 
-MOST_JSON = 2**24  # bytes of a JSON file that is read; a record of 50 tasks has 100 thousand
-READ_ONLY = 0o444  # pictures: what was judged stays what it was
+MOST_JSON = 2**24  # bytes of a JSON file; a record of 50 tasks has 100 thousand
+READ_ONLY = 0o444  # for pictures: a judged picture must not change
 FICLONE = 0x40049409  # of linux/fs.h
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644, like: Path | None = None) -> None:
-    """All of `data` or nothing: a temporary file beside it, synced and renamed.
+    """Write all of `data` or nothing: to a temporary file in the same folder, which is synced and renamed.
 
-    like: a file with these bytes, whose blocks are shared where the filesystem can (copy on write): no second copy.
+    like: a file with the same bytes, whose blocks are shared if the filesystem supports that (copy on write).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -39,7 +39,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644, like: Path | No
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # what a person knows, not the temporary file
+            error.filename, error.filename2 = str(path), None  # the path the user knows, not the temporary file
         raise
 
 
@@ -56,7 +56,7 @@ def _shares_blocks(handle: int, like: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a rename in it outlast a loss of power, where the system can."""
+    """Make a rename in this folder survive a loss of power, if the system supports that."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -70,7 +70,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """The file's value; None where there is none or it is not whole."""
+    """The file's content; None if there is no such file or it is damaged."""
     try:
         return json.loads(path.read_text()) if path.is_file() and path.stat().st_size <= MOST_JSON else None
     except (OSError, ValueError, RecursionError):
@@ -83,20 +83,20 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def plain(text: object) -> str:
-    """Somebody's words in Markdown, in one line: no cell, HTML, code, picture or link is made of them."""
+def escape_markdown(text: object) -> str:
+    """Untrusted text as one line of Markdown that contains no cells, HTML, code, pictures or links."""
     line = html.escape(" ".join(str(text).split()), quote=False)
     line = re.sub(r"([\\`|\[\]])", r"\\\1", line)
-    return line.replace("://", "&#58;//").replace("www.", "www&#46;")  # which many readers make links of
+    return line.replace("://", "&#58;//").replace("www.", "www&#46;")  # many viewers turn these into links
 
 
-def hash8(facts: dict) -> str:
-    """Eight hex digits over everything that moves a score."""
+def short_hash(facts: dict) -> str:
+    """Eight hex digits over facts (any JSON); over a run's facts, the run's hash."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder and see that it can be written. UserError, one line, if not."""
+    """Create the folder, and check that it is writable. UserError, in one line, if not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{os.getpid()}"
@@ -104,12 +104,12 @@ def prepare_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"output folder {folder}: cannot be written ({error.strerror or error}); name another with --output"
+            f"output folder {folder}: cannot be written ({error.strerror or error}); pass another with --output"
         ) from None
 
 
 def seed_of(*words: object) -> int:
-    """A 63-bit seed that depends on the words alone, on every machine."""
+    """A 63-bit seed that depends only on these words, the same on every machine."""
     digest = hashlib.sha256("/".join(str(w) for w in words).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 

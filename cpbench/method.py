@@ -1,10 +1,10 @@
-"""What a method is: a function of (state, this concept). And what it is given (Task) and may carry (State).
+"""The contract of a method: a function of a state and one concept. `Task` is its input, `State` is what it carries.
 
     state_t = method.learn(backbone, task_t, state_{t-1})           # state_0 is empty
     method.install(backbone, state_t, concepts, prompts)
     method.phrase(concept, class_noun, state_t)
 
-A method is one class in one file of `baselines/`, or of the user's own. The runner makes a new one for every task.
+A method is one class in one file, in `baselines/` or anywhere else. The runner makes a new method object for every task.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cpbench.errors import DamagedState, UserError, quoted
 from cpbench.files import seed_of
+from cpbench.moved import old_attributes, old_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,45 +29,46 @@ if TYPE_CHECKING:
     from cpbench.backbones.backbone import Backbone
 
 STATE_TENSORS, STATE_RECORD = "state.safetensors", "state.json"  # in the folder of its task
-KINDS = ("adapter", "token", "fisher", "anchor", "mask", "weights", "generated", "pictures")
+TENSOR_TYPES = ("adapter", "token", "fisher", "anchor", "mask", "weights", "generated", "pictures")
 SCHEMA = 1
 
 
 class NotDefined(Exception):
-    """A method cannot do this by its nature (two isolated concepts in one picture, say): the cell is "not defined"."""
+    """The method cannot do this by its nature, such as two isolated concepts in one picture: the cell is "not defined"."""
 
 
 class Options(BaseModel):
-    """Base of a method's options: unknown keys and wrong types are errors, the descriptions of fields are help.
+    """Base of a method's options. Unknown keys and wrong types are errors; `cpbench describe` shows the fields' descriptions.
 
-    only: of options that count under some values of others alone, which: {"rank": {"adapter": ("lora",)}}; the values may be
-    POSITIVE. That of a base class holds as well.
+    only: the options that count only for some values of another option: {"rank": {"adapter": ("lora",)}}. POSITIVE stands for
+    all values above 0. The table of a base class holds as well.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     only: ClassVar[Mapping[str, Mapping[str, tuple | str]]] = {}
 
     def without_effect(self) -> dict[str, str]:
-        """Of options that change nothing under the values of others: {option: which value makes it so}."""
-        found = {}
-        tables = [vars(kind)["only"] for kind in type(self).__mro__ if "only" in vars(kind)]
+        """The options that change nothing, each with the value of the other option that is the reason."""
+        reasons = {}
+        tables = [vars(base)["only"] for base in type(self).__mro__ if "only" in vars(base)]
         for name, conditions in (pair for table in tables for pair in table.items()):
-            for other, values in conditions.items():
-                value = getattr(self, other)
+            for condition, values in conditions.items():
+                value = getattr(self, condition)
                 if not (value > 0 if values == POSITIVE else value in values):
-                    found[name] = f"{other}={str(value).lower() if isinstance(value, bool) else value}"
-        return found
+                    reasons[name] = f"{condition}={str(value).lower() if isinstance(value, bool) else value}"
+        return reasons
 
 
 POSITIVE = "above 0"
+AnyOptions = Options  # for annotations inside of Method, where Options is a class attribute
 
 
 @dataclass(frozen=True)
 class Task:
-    """One step of a sequence, all that `learn` is given: arrays, words and generators. No paths, no sequence.
+    """One step of a sequence. It holds arrays, text and generators, but no paths and nothing about other concepts.
 
-    number: t, 1-based; concept: the subject's name; images: uint8 (n, height, width, 3); seed: the run's;
-    log: called with a step, the name of its phase and its figures, for the training curve.
+    number: t, counted from 1. concept: the subject's name. images: uint8 (n, height, width, 3). seed: the run's seed.
+    log: called as log(step, phase="train", loss=...) for a point of the training curve.
     """
 
     number: int
@@ -77,7 +79,7 @@ class Task:
     log: Callable[..., None] = field(default=lambda step, **figures: None, repr=False)
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A CPU generator seeded by (seed, purpose, concept); asked twice, it starts again."""
+        """A new CPU generator, seeded by (seed, purpose, concept): the same purpose gives the same numbers again."""
         import torch
 
         return torch.Generator().manual_seed(seed_of(self.seed, purpose, self.concept))
@@ -87,12 +89,13 @@ def _checksum(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
+@old_attributes(part="tensors_of", bytes_by_kind="bytes_by_type")
 @dataclass
 class State:
     """Everything a method carries from task to task. Nothing else survives.
 
-    tensors: by name "kind/rest", kind one of KINDS, so that what is carried can be counted by kind.
-    facts: whatever JSON holds; `facts["concepts"]` lists the concepts learned, in order.
+    tensors: by names that begin with a type of TENSOR_TYPES and a slash, "token/dog"; sizes are counted by type.
+    facts: anything that JSON can hold; `facts["concepts"]` lists the learned concepts in order.
     """
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -100,35 +103,37 @@ class State:
 
     @property
     def concepts(self) -> list[str]:
+        """Names of the concepts learned so far, in order."""
         return self.facts.get("concepts", [])
 
-    def part(self, prefix: str, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-        """The tensors whose names start with "prefix/", by the rest of their names, on `device`."""
+    def tensors_of(self, prefix: str, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+        """The tensors whose names start with "prefix/", on `device`, by their names without it."""
         return {k[len(prefix) + 1 :]: v.to(device) for k, v in self.tensors.items() if k.startswith(prefix + "/")}
 
-    def bytes_by_kind(self) -> dict[str, int]:
+    def bytes_by_type(self) -> dict[str, int]:
+        """Size in bytes of all tensors of each type: {"adapter": 159744, "token": 1024}."""
         sizes: dict[str, int] = {}
         for name, tensor in self.tensors.items():
-            kind = name.split("/", 1)[0]
-            sizes[kind] = sizes.get(kind, 0) + tensor.numel() * tensor.element_size()
+            tensor_type = name.split("/", 1)[0]
+            sizes[tensor_type] = sizes.get(tensor_type, 0) + tensor.numel() * tensor.element_size()
         return sizes
 
     def save(self, folder: Path, bound: Mapping[str, Any] | None = None) -> str:
-        """Write state.safetensors, then state.json with its checksum; each atomically. Returns the tensors' SHA-256.
+        """Write state.safetensors, then state.json with its checksum, each atomically. Returns the tensors' SHA-256.
 
-        bound: what this state belongs to (the runner's: run, seed, order, task, the checksum of the state before); it goes
-        into the checked record, and `load` can ask for it. Raises ValueError for a tensor without a declared kind.
+        bound: the run, seed, order, task and previous state that this state belongs to. It becomes part of the checked record,
+        and `load` can require it. Raises ValueError for a tensor whose name does not begin with a type.
         """
         from safetensors.torch import save
 
         from cpbench.files import write_atomically
 
         for name in self.tensors:
-            if name.split("/", 1)[0] not in KINDS or "/" not in name:
+            if name.split("/", 1)[0] not in TENSOR_TYPES or "/" not in name:
                 raise ValueError(
-                    f"state tensor {name!r} has no kind; begin its name with one of {', '.join(KINDS)} and '/'"
+                    f"state tensor {name!r} has no type; begin its name with one of {', '.join(TENSOR_TYPES)} and '/'"
                 )
-        # cloned, since safetensors refuses two names for one memory (an anchor that is the adapter, say)
+        # cloned: safetensors refuses two names for the same memory, such as an anchor that is the adapter
         data = save({k: v.detach().cpu().contiguous().clone() for k, v in self.tensors.items()})
         write_atomically(folder / STATE_TENSORS, data)
         digest = hashlib.sha256(data).hexdigest()
@@ -136,16 +141,16 @@ class State:
         if bound is not None:
             record["bound"] = dict(bound)
         record = json.loads(json.dumps(record))
-        words = json.dumps({**record, "checksum": _checksum(record)}, indent=1, sort_keys=True)
-        write_atomically(folder / STATE_RECORD, words.encode())
+        text = json.dumps({**record, "checksum": _checksum(record)}, indent=1, sort_keys=True)
+        write_atomically(folder / STATE_RECORD, text.encode())
         return digest
 
     @staticmethod
     def load(folder: Path, bound: Mapping[str, Any] | None = None) -> State:
-        """Read a state back, its tensors in the order of their names, whatever the file's.
+        """Read a state, with its tensors in the order of their names.
 
-        bound: what it must belong to, see `save`. FileNotFoundError if there is none; DamagedState, naming the file, if it
-        is not whole, is of something else, or holds a number that is none.
+        bound: what it must belong to, see `save`. Raises FileNotFoundError if there is no state, and DamagedState, which names
+        the file, if the state is incomplete, belongs to something else, or holds NaN or infinity.
         """
         import torch
         from safetensors.torch import load
@@ -159,68 +164,71 @@ class State:
             raise DamagedState(tensors, "its checksum is not the one recorded")
         try:
             loaded = load(data)
-        except Exception as error:  # the checksum is whole, and what it is of is not: the library raises many types
+        except Exception as error:  # the checksum matches and the content is broken: the library raises many types
             raise DamagedState(tensors, f"it cannot be read as safetensors ({error})") from None
         for name, tensor in loaded.items():
-            known = (
+            numbers = (
                 tensor if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) else tensor.to(torch.float64)
             )
-            if not torch.isfinite(known).all():
+            if not torch.isfinite(numbers).all():
                 raise DamagedState(tensors, f"{name} holds no numbers (NaN or infinity)")
-        # the library gives them in another order at every call, and a method's sums follow it
+        # the library returns them in another order at every call, and the order of a method's sums would follow
         return State(dict(sorted(loaded.items())), record["facts"])
 
     @staticmethod
     def checksum(folder: Path, bound: Mapping[str, Any] | None = None) -> str:
-        """What tells one state from another: the checksum of its record, which stays when its tensors are dropped.
+        """The checksum of a state's record, which identifies the state even after its tensors are deleted.
 
-        Raises as `load` does; the tensors are not read.
+        Raises as `load` does. The tensors are not read.
         """
         return _checksum(_record(folder, bound))
 
 
 def _record(folder: Path, bound: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What state.json says, checked; see `State.load`."""
-    words = folder / STATE_RECORD
+    """The content of state.json, checked; see `State.load`."""
+    file = folder / STATE_RECORD
     try:
-        record = json.loads(words.read_text())
+        record = json.loads(file.read_text())
         checksum = record.pop("checksum", None)
         schema, facts = record["schema"], record["facts"]
         concepts, expected = facts.get("concepts", []), _checksum(record)
         record["sha256"]
     except (IsADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedState(words, f"it is not a whole state record ({error})") from None
+        raise DamagedState(file, f"it is not a whole state record ({error})") from None
     if checksum != expected:
-        raise DamagedState(words, "its checksum is not the one recorded")
-    if isinstance(schema, int) and schema != SCHEMA:  # no damage, and not to be done again by this version
-        whose = "a newer" if schema > SCHEMA else "an older"
+        raise DamagedState(file, "its checksum is not the one recorded")
+    if isinstance(schema, int) and schema != SCHEMA:  # not damaged, and this version must not learn the task again
+        writer = "a newer" if schema > SCHEMA else "an older"
         raise UserError(
-            f"{words}: its schema is {schema}, and this cpbench reads {SCHEMA}: {whose} one wrote it; use that, or "
-            "name another --output"
+            f"{file}: its schema is {schema}, and this cpbench reads {SCHEMA}: {writer} one wrote it; use that, or "
+            "pass another --output"
         )
     if schema != SCHEMA:
-        raise DamagedState(words, f"its schema is {quoted(schema)}, and this cpbench reads {SCHEMA}")
+        raise DamagedState(file, f"its schema is {quoted(schema)}, and this cpbench reads {SCHEMA}")
     if not isinstance(concepts, list) or not all(isinstance(c, str) for c in concepts):
-        raise DamagedState(words, f"its concepts are no list of names, but {quoted(concepts)}")
+        raise DamagedState(file, f"its concepts are no list of names, but {quoted(concepts)}")
     if bound is not None:
-        own = record.get("bound")
-        if not isinstance(own, dict):
-            raise DamagedState(words, "it does not say which run it belongs to")
-        if other := [k for k, v in bound.items() if own.get(k) != v]:
-            k = other[0]
-            raise DamagedState(words, f"it belongs to something else: its {k} is {quoted(own.get(k))}, not {bound[k]}")
+        owner = record.get("bound")
+        if not isinstance(owner, dict):
+            raise DamagedState(file, "it does not say which run it belongs to")
+        if differing := [k for k, v in bound.items() if owner.get(k) != v]:
+            k = differing[0]
+            raise DamagedState(file, f"it belongs to something else: its {k} is {quoted(owner.get(k))}, not {bound[k]}")
     return record
 
 
 class Method:
-    """Base of all methods. A subclass gives `Options` and the three functions below.
+    """Base of all methods. A subclass defines `Options` and the functions `learn`, `install` and `phrase`.
 
-    Class facts, for tables and docs. sees_earlier_data: joint training, replay of given pictures; replays: "generated" if it
-    learns from pictures of earlier concepts that it generated; tested_against: what its code was compared with, in the words
-    of docs/methods.md; search: what `cpbench tune` searches, {settings that make it a variant, "": the method itself:
-    {option: {"log": (low, high)} or {"choices": (...)}}}, the preset's value first. version, of cpbench's own methods
-    alone: a number in every run's hash, raised by hand when the class's file changes what is learned or generated. A file
-    of a user's own needs none: what it says is in the hash.
+    Class attributes for tables and docs:
+
+    sees_earlier_data: it keeps pictures of earlier concepts (joint training, replay of real pictures).
+    replays: "generated" if it learns from pictures of earlier concepts that it generated itself.
+    tested_against: what its code was compared with, in the terms of docs/methods.md.
+    search: the ranges for `cpbench tune`: {variant: {option: {"log": (low, high)} or {"choices": (...)}}}. A variant is
+        "key=value" of an option, or "" for the method itself. The preset's value is the first trial.
+    version: only for cpbench's own methods: part of the run's hash, raised by hand when the file changes what is learned or
+        generated. A user's own file needs none: its source is part of the hash.
     """
 
     version: ClassVar[int]
@@ -230,36 +238,39 @@ class Method:
     tested_against: ClassVar[str] = ""
     search: ClassVar[Mapping[str, Mapping[str, Mapping[str, tuple]]]] = {}
 
-    def __init__(self, options: Options | None = None):
+    def __init__(self, options: AnyOptions | None = None):
         self.options = options if options is not None else self.Options()
 
     def check(self, backbone: Backbone) -> None:
-        """Raise UserError, before anything is spent, where this method cannot work on this backbone and device."""
+        """Raise UserError if the method cannot work on this backbone and device. Called before anything is computed."""
 
     def learn(self, backbone: Backbone, task: Task, state: State) -> State:
-        """Learn one concept; `state` is what the last task returned, an empty one before the first."""
+        """Learn one concept and return the next state. state: what the last task returned, empty before the first."""
         raise NotImplementedError
 
     @property
     def per_prompt(self) -> bool:
-        """Whether what is installed depends on the prompt: then it is installed once for each of them."""
+        """Whether `install` depends on the prompt: if so, it is called once per prompt."""
         return False
 
     def install(self, backbone: Backbone, state: State, concepts: Sequence[str], prompts: Sequence[str] = ()) -> None:
-        """Ready a pristine backbone to draw: () plain prompts, (c,) one concept, (c, d) two in one picture.
+        """Prepare a pristine backbone to generate these concepts: () for plain prompts, (c,) one, (c, d) two in one picture.
 
-        prompts: (), or where `per_prompt` the one text as it will be encoded, phrases put in. Raises NotDefined where the
-        method has no way to do it.
+        prompts: (), or, if `per_prompt` is true, the one prompt as it will be encoded, with its phrases. Raises NotDefined if
+        the method cannot do this.
         """
         raise NotImplementedError
 
     def phrase(self, concept: str, class_noun: str, state: State) -> str:
-        """The words that stand for a learned concept in a prompt, e.g. "<v3> dog"."""
+        """The words that stand for a learned concept in a prompt: "<v3> dog"."""
         raise NotImplementedError
 
     def lora(self, state: State, concepts: Sequence[str]) -> dict[str, torch.Tensor] | None:
-        """What `install` puts into the UNet as one LoRA with alpha = rank, by name "layer.lora_A"; {} if it puts nothing.
+        """The LoRA that `install` adds to the denoiser, with alpha = rank, by name "layer.lora_A"; {} if it adds none.
 
-        None where it is whole weights: then a pipeline is exported. Raises NotDefined as `install` does.
+        None if it changes whole weights: then `cpbench export` writes a pipeline. Raises NotDefined as `install` does.
         """
         return None
+
+
+__getattr__ = old_names(__name__)

@@ -1,4 +1,4 @@
-"""What cpbench says while it works: one channel, which the command line opens. In a library it is closed: nothing is printed."""
+"""Progress messages: one channel, which the command line opens. In a library it is closed, and nothing is printed."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ if TYPE_CHECKING:
 
 LOG_WIDTH = 120  # columns of tables where there is no terminal
 _console: Console | None = None
-_told: Callable[[Any], object] | None = None  # who hears what is said
+_listener: Callable[[Any], object] | None = None  # called with every message
 
 
-def say(what: Any) -> None:
-    """Say a line, which stays one, or anything that rich can print."""
-    if _told is not None:
-        _told(what)
+def say(message: Any) -> None:
+    """Print a message: one line of text, or anything that rich can print. Nothing happens while the channel is closed."""
+    if _listener is not None:
+        _listener(message)
 
 
 def console() -> Console | None:
-    """Where it is said, for what moves: bars and live tables. None where nobody looks."""
+    """The open console, for progress bars and live tables; None while the channel is closed."""
     return _console
 
 
 @contextmanager
 def opened() -> Iterator[None]:
-    """For as long as it lasts what is said goes to standard output."""
+    """Within this context, messages go to standard output."""
     from rich.console import Console
 
-    def tell(what: Any) -> None:
-        if isinstance(what, str):  # names may come from anybody: nothing in them is markup, or moves a cursor
-            line = "".join(c if c.isprintable() or c == "\n" else " " for c in what)
-            shown.print(line, markup=False, soft_wrap=True)
+    def tell(message: Any) -> None:
+        if isinstance(message, str):  # names are untrusted: nothing in them is markup or moves the cursor
+            line = "".join(c if c.isprintable() or c == "\n" else " " for c in message)
+            console.print(line, markup=False, soft_wrap=True)
         else:
-            shown.print(what)
+            console.print(message)
 
-    shown = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
-    with _set(shown, tell):
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
+    with _set(console, tell):
         yield
 
 
 @contextmanager
 def collected() -> Iterator[list[Any]]:
-    """For as long as it lasts what is said is kept in a list, for a process whose parent does the talking."""
+    """Within this context, messages are collected in a list, for a process whose parent prints them."""
     lines: list[Any] = []
     with _set(None, lines.append):
         yield lines
 
 
 @contextmanager
-def _set(shown: Console | None, tell: Callable[[Any], object]) -> Iterator[None]:
-    global _console, _told
-    before, (_console, _told) = (_console, _told), (shown, tell)
+def _set(console: Console | None, tell: Callable[[Any], object]) -> Iterator[None]:
+    global _console, _listener
+    before, (_console, _listener) = (_console, _listener), (console, tell)
     try:
         yield
     finally:
-        _console, _told = before
+        _console, _listener = before

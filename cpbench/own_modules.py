@@ -1,9 +1,9 @@
-"""What a run's hash has of a method's code: versions of what cpbench ships, the source of what is the user's own.
+"""The part of a run's hash that depends on a method's code: versions of built-in methods, source of the user's own.
 
-The modules of a user's own that a method's file imports move its scores as the file itself does.
+The user's own modules that a method's file imports affect its scores as much as the file itself.
 
-They are found in the source, not among what is imported by now: another method that was loaded before in the same
-process, or an import inside a function that nobody has called yet, must not decide what a run's hash is.
+They are found in the source, not in sys.modules: a method that the same process loaded before, or an import inside a
+function that has not been called yet, must not change a run's hash.
 """
 
 from __future__ import annotations
@@ -24,33 +24,36 @@ from cpbench.version import SCORES
 
 PACKAGE = "cpbench"
 BASELINES = "cpbench.baselines."
-USER_FILE = "cpbench_user_"  # what the module of a user's file is called, and its stem behind it
-INSTALLED = {"site-packages", "dist-packages"}  # in the path of what is not the user's own, if below the same folder
+USER_FILE = "cpbench_user_"  # the name of a user's module begins with this, followed by the file's stem
+INSTALLED = {
+    "site-packages",
+    "dist-packages",
+}  # in paths of packages that are not the user's own, if they are below the same folder
 _used: dict[str, tuple[Path, str]] = {}  # helpers by name, with their file and its SHA-256, as this process runs them
 
 
 def identity(method: type) -> dict[str, Any]:
-    """Of a method's class what moves its scores, besides its options.
+    """The facts about a method's code that affect its scores.
 
-    scores: SCORES, of all that methods share; versions: by name, of the built-in methods that the class is, extends or, as a
-    user's file may, imports from; source: of a class that stands in a file of the user's or in a package, the hash of what
-    it says, see `source_hash`. A `version` that such a class states counts for nothing.
+    scores: SCORES, the version of everything that methods share. versions: by name, those of the built-in methods that the
+    class is, extends, or (in a user's file) imports from. source: for a class in a user's file or in a package, the hash of
+    its code (see `source_hash`); a `version` of such a class is ignored.
     """
     built_in = {c.__module__: c for c in method.__mro__ if c.__module__.startswith(BASELINES)}
-    found: dict[str, Any] = {"scores": SCORES}
-    own = not method.__module__.startswith(BASELINES)
-    if own:
+    facts: dict[str, Any] = {"scores": SCORES}
+    is_own = not method.__module__.startswith(BASELINES)
+    if is_own:
         module = sys.modules[method.__module__]
         files = helpers(module)
         for name in files:
             if name.startswith(BASELINES) and name not in built_in:
                 built_in[name] = next(c for c in _classes(importlib.import_module(name)) if "version" in vars(c))
-        found["source"] = source_hash(
+        facts["source"] = source_hash(
             {"": Path(os.path.abspath(module.__file__ or ""))}
             | {name: file for name, file in files.items() if not name.startswith(BASELINES)}
         )
     versions = {name.removeprefix(BASELINES): vars(c)["version"] for name, c in built_in.items()}
-    return found | {"versions": dict(sorted(versions.items()))}
+    return facts | {"versions": dict(sorted(versions.items()))}
 
 
 def _classes(module: ModuleType) -> list[type]:
@@ -58,9 +61,9 @@ def _classes(module: ModuleType) -> list[type]:
 
 
 def source_hash(files: dict[str, Path]) -> str:
-    """SHA-256 over Python files by the names of their modules: of what they say, whatever their comments, docstrings, layout."""
-    said = {name: normalised(file.read_bytes()) for name, file in sorted(files.items())}
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    """SHA-256 over Python files, by their modules' names, whatever their comments, docstrings and layout."""
+    sources = {name: normalised(file.read_bytes()) for name, file in sorted(files.items())}
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
 def normalised(source: bytes | str) -> str:
@@ -69,23 +72,29 @@ def normalised(source: bytes | str) -> str:
     for node in ast.walk(tree):
         for part in ("body", "orelse", "finalbody"):
             if isinstance(lines := getattr(node, part, None), list):
-                kept = [it for it in lines if not _says_nothing(it)]
-                # what must have a body keeps one
-                setattr(node, part, kept if kept or part != "body" or isinstance(node, ast.Module) else [ast.Pass()])
+                statements = [statement for statement in lines if not _says_nothing(statement)]
+                # a body must not become empty
+                setattr(
+                    node,
+                    part,
+                    statements if statements or part != "body" or isinstance(node, ast.Module) else [ast.Pass()],
+                )
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
 class _Alike(ast.NodeTransformer):
-    """f-strings as calls: Python 3.12 quotes what is in them otherwise than 3.11."""
+    """f-strings become calls, since Python 3.12 and 3.11 quote their parts differently."""
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.Call:
         parts: list[ast.expr] = []
         for value in node.values:
             if isinstance(value, ast.FormattedValue):
                 value = self.generic_visit(value)
-                how = [ast.Constant(value.conversion), value.format_spec or ast.Constant(None)]
-                parts.append(ast.Tuple([value.value, *how], ast.Load()))
-            elif parts and isinstance(parts[-1], ast.Constant):  # in how many pieces its text is parsed differs too
+                conversion = [ast.Constant(value.conversion), value.format_spec or ast.Constant(None)]
+                parts.append(ast.Tuple([value.value, *conversion], ast.Load()))
+            elif parts and isinstance(
+                parts[-1], ast.Constant
+            ):  # the number of pieces that text is parsed into differs too
                 parts[-1] = ast.Constant(parts[-1].value + value.value)
             elif value.value:  # 3.12 has empty ones
                 parts.append(ast.Constant(value.value))
@@ -97,10 +106,10 @@ def _says_nothing(line: ast.AST) -> bool:
 
 
 def helpers(module: ModuleType) -> dict[str, Path]:
-    """By module name the files that a method's module builds on, itself left out, and what those build on.
+    """By module name, the files that a method's module imports, directly or indirectly, without the module itself.
 
-    Counted are the built-in methods; for a file of the user's own, what lies in its folder or below; for a method of an
-    installed package, the rest of that package.
+    These are counted: built-in methods; for a user's file, files in its folder or below; for a method of an installed
+    package, the rest of that package.
     """
     start = Path(os.path.abspath(module.__file__ or ""))
     whole = start.name == "__init__.py"
@@ -120,24 +129,24 @@ def helpers(module: ModuleType) -> dict[str, Path]:
         below = [folder for folder in folders if folder in file.parents]
         return bool(below) and not INSTALLED & set(file.relative_to(below[0]).parts)
 
-    found: dict[str, Path] = {}
+    modules: dict[str, Path] = {}
     todo = [(package, start)]
     while todo:
         package, file = todo.pop()
         for other in _imported(file, package):
             path = _file_of(other, root)
-            if path is None or other in found or path == start or not counts(other, path):
+            if path is None or other in modules or path == start or not counts(other, path):
                 continue
-            found[other] = path
+            modules[other] = path
             todo.append((other if path.name == "__init__.py" else other.rpartition(".")[0], path))
-    return dict(sorted(found.items()))
+    return dict(sorted(modules.items()))
 
 
 def _imported(file: Path, package: str) -> Iterator[str]:
     """The full names of all modules that a file may import, anywhere in it; packages before what is in them."""
     try:
         tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):  # which importing it tells better
+    except (OSError, SyntaxError, ValueError, RecursionError):  # importing the file gives a better error
         return
     for node in ast.walk(tree):
         names: list[str] = []
@@ -146,17 +155,17 @@ def _imported(file: Path, package: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            names = [f"{base}.{alias.name}".strip(".") for alias in node.names]  # a module, or what one holds
+            names = [f"{base}.{alias.name}".strip(".") for alias in node.names]  # a module, or a name in one
         for name in names:
             parts = name.split(".")
             yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
 
 
 def _file_of(name: str, folder: Path) -> Path | None:
-    """A module's source: of one that is imported where it is from, else where it would be in the folder."""
-    there = getattr(sys.modules.get(name), "__file__", None)
+    """A module's source file: where it was imported from, else where it would be in the folder."""
+    origin = getattr(sys.modules.get(name), "__file__", None)
     if name in sys.modules:
-        return Path(os.path.abspath(there)) if there and there.endswith(".py") else None
+        return Path(os.path.abspath(origin)) if origin and origin.endswith(".py") else None
     base = folder.joinpath(*name.split("."))
     for file in (base / "__init__.py", base.with_name(f"{base.name}.py")):
         if file.is_file():
@@ -165,16 +174,16 @@ def _file_of(name: str, folder: Path) -> Path | None:
 
 
 def note(module: ModuleType) -> None:
-    """Keep in mind what a user's file that was just imported builds on, for `forget_old`."""
+    """Record the helpers of a user's file that was just imported, for `forget_old`."""
     for name, file in helpers(module).items():
         if name in sys.modules and not name.startswith(BASELINES):
             _used[name] = (file, _sha256(file))
 
 
 def forget_old(folder: Path) -> None:
-    """Before a user's file in `folder` is imported: have helpers imported anew that were edited, or are another folder's.
+    """Before a user's file in `folder` is imported, forget helpers that were edited or are in another folder.
 
-    Python would go on with the module of that name which it has, so that a run's hash were of code that did not run.
+    Python would reuse the module of that name, and a run's hash would describe code that did not run.
     """
     old = {
         name
@@ -183,11 +192,11 @@ def forget_old(folder: Path) -> None:
     }
     if not old:
         return
-    for name, (_, _) in list(_used.items()):  # all of them: one that stayed would hold on to what another was
+    for name, (_, _) in list(_used.items()):  # all of them: a helper that stays would keep a reference to an old one
         del _used[name]
         module = sys.modules.pop(name, None)
         if name in old and (compiled := getattr(module, "__cached__", None)):
-            with contextlib.suppress(OSError):  # it is known by its source's size and second, which may be the same
+            with contextlib.suppress(OSError):  # its key is the source's size and second, which may be the same
                 os.unlink(compiled)
         parent, _, last = name.rpartition(".")
         if parent in sys.modules:

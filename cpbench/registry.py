@@ -1,4 +1,4 @@
-"""Methods by name, and their presets: built in, added by a package, or a file of the user's own."""
+"""Methods and their presets. A method is built in, added by a package, or a file of the user's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from cpbench import own_modules
 from cpbench.concepts import sequences
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from cpbench.method import Method
@@ -55,7 +55,7 @@ def summary_of(name: str) -> str:
 
 
 def load_method(name: str) -> type[Method]:
-    """A method's class, by built-in name, entry point, or path of a file with one Method subclass in it."""
+    """A method's class, from a built-in name, an entry point, or the path of a file that defines one Method subclass."""
     from cpbench.method import Method
 
     if name in built_in_methods():
@@ -65,56 +65,58 @@ def load_method(name: str) -> type[Method]:
     else:
         entry = sequences.added_by_package(ENTRY_POINTS, name, "method")
         if entry is None:
-            cure = "A path to a file with a Method in it does as well."
+            hint = "You can also pass the path of a Python file that defines a Method."
             if os.path.isfile(f"{name}.py"):
-                cure = f"There is a file {name}.py; add the ending."
-            raise near(name, method_names(), "method", cure)
+                hint = f"There is a file {name}.py; add the ending to its name."
+            raise did_you_mean(name, method_names(), "method", hint)
         try:
             loaded = entry.load()
         except Exception as error:  # any error of a foreign package
-            where = f"method {name}: the package that adds it ({entry.value})"
-            raise UserError(f"{where} cannot be imported: {error}; repair or uninstall it") from error
+            problem = f"method {name}: the package that adds it ({entry.value})"
+            raise UserError(f"{problem} cannot be imported: {error}; repair or uninstall it") from error
         if isinstance(loaded, type):
             return _whole(loaded, name)
         module = loaded
-    found = [
+    classes = [
         c
         for _, c in inspect.getmembers(module, inspect.isclass)
         if issubclass(c, Method) and c.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        those = f": {', '.join(c.__name__ for c in found)}" if found else ""
+    if len(classes) != 1:
+        those = f": {', '.join(c.__name__ for c in classes)}" if classes else ""
         raise UserError(
-            f"method {name}: its file must define one subclass of cpbench.method.Method, and defines {len(found)}{those}"
+            f"method {name}: its file must define one subclass of cpbench.method.Method, but defines {len(classes)}{those}"
         )
-    return _whole(found[0], name)
+    return _whole(classes[0], name)
 
 
-def _whole(found: type[Method], name: str) -> type[Method]:
-    """The class, if it has all that a method must have; else UserError."""
+def _whole(method: type[Method], name: str) -> type[Method]:
+    """The class, if it has everything that a method needs; otherwise UserError."""
     from cpbench.method import Method
 
-    if not issubclass(found, Method):
-        raise UserError(f"method {name}: {found.__name__} is no subclass of cpbench.method.Method")
-    if lacking := [part for part in REQUIRED if getattr(found, part) is getattr(Method, part)]:
-        raise UserError(f"method {name}: {found.__name__} lacks {' and '.join(lacking)}; see docs/adding-a-method.md")
-    if not any("Options" in vars(kind) for kind in found.__mro__ if kind is not Method):
+    if not issubclass(method, Method):
         raise UserError(
-            f"method {name}: {found.__name__} does not say its options; write `Options = Settings` into it, or, of a method "
-            "without any, `Options = Options` (of cpbench.method)"
+            f"method {name}: {method.__name__} is not a subclass of cpbench.method.Method; derive it from there"
         )
-    return found
+    if absent := [part for part in REQUIRED if getattr(method, part) is getattr(Method, part)]:
+        raise UserError(f"method {name}: {method.__name__} lacks {' and '.join(absent)}; see docs/adding-a-method.md")
+    if not any("Options" in vars(base) for base in method.__mro__ if base is not Method):
+        raise UserError(
+            f"method {name}: {method.__name__} does not define its options; give it `Options = <your options class>`, or, "
+            "for a method without options, `Options = Options` (of cpbench.method)"
+        )
+    return method
 
 
 @functools.cache
 def facts_of(name: str) -> dict[str, Any]:
-    """What a built-in method's class says of itself (`tested_against`, `replays`, `sees_earlier_data`), without importing it."""
+    """Facts in a built-in method's class (`tested_against`, `replays`, `sees_earlier_data`), read without importing it."""
     tree = ast.parse((baselines_folder() / f"{name}.py").read_text(encoding="utf-8"))
-    found: dict[str, Any] = {}
-    for node in (line for it in tree.body if isinstance(it, ast.ClassDef) for line in it.body):
+    facts: dict[str, Any] = {}
+    for node in (line for statement in tree.body if isinstance(statement, ast.ClassDef) for line in statement.body):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            found[node.targets[0].id] = node.value.value
-    return found
+            facts[node.targets[0].id] = node.value.value
+    return facts
 
 
 def _module_from(path: Path) -> Any:
@@ -131,8 +133,8 @@ def _module_from(path: Path) -> Any:
     except Exception as error:
         at = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(spec.origin)]
         line = getattr(error, "lineno", None) or (at[-1] if at else None)
-        where = f", line {line}" if line else ""
-        raise UserError(f"method {path}{where}: cannot be imported ({type(error).__name__}: {error})") from error
+        place = f", line {line}" if line else ""
+        raise UserError(f"method {path}{place}: cannot be imported ({type(error).__name__}: {error})") from error
     own_modules.note(module)
     return module
 
@@ -141,23 +143,23 @@ def method_file(method: type[Method]) -> Path:
     return Path(inspect.getfile(method))
 
 
-def preset(backbone: str, method: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The settings of a method on a backbone: tuned ones where it has a file, else the papers' on Stable Diffusion.
+def preset(backbone: str, method: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A method's preset on a backbone: tuned values if the backbone has a file, else the papers' for Stable Diffusion.
 
-    Empty where there are none. An entry called "method key=value" adds to the method's where `given` asks for that value.
+    Empty if there is none. An entry "method key=value" is added to the method's if `options` has that value.
     """
-    file = f"{Path(backbone).name}.yaml"
-    there = {f.name: f for f in (baselines_folder() / "presets").iterdir()}
-    found = there.get(file) or there[PAPERS]
-    table = yaml.safe_load(found.read_text(encoding="utf-8")) or {}
+    name = f"{Path(backbone).name}.yaml"
+    files = {f.name: f for f in (baselines_folder() / "presets").iterdir()}
+    file = files.get(name) or files[PAPERS]
+    table = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     settings = dict(table.get(method, {}))
-    for key, value in (given or {}).items():
+    for key, value in (options or {}).items():
         settings |= table.get(f"{method} {key}={str(value).lower() if isinstance(value, bool) else value}", {})
     return {k: v for k, v in settings.items() if k != PROVENANCE}
 
 
 def changed(method: str, backbone: str, options: BaseModel) -> dict[str, Any]:
-    """The options that are not as the method's preset and defaults have them: what tells two of its runs apart."""
+    """The options that differ from the method's preset and defaults: they distinguish its runs."""
     name = Path(method).stem
     tuned = preset(backbone, name, options.model_dump()) if method in method_names() else {}
     usual = {k: f.get_default(call_default_factory=True) for k, f in type(options).model_fields.items()} | tuned

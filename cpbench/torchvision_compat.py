@@ -1,12 +1,12 @@
-"""Lets torchvision be imported beside a torch it was not built for.
+"""A workaround for importing torchvision with a torch that it was not built for.
 
-The usual torchvision wheel for Linux is built for CUDA. Beside a CPU-only torch its C extension does not
-load. torchvision takes that in silence (`torchvision/extension.py`), but then registers fake kernels for two
+The usual torchvision wheel for Linux is built for CUDA. With a CPU-only torch its C extension does not
+load. torchvision ignores that silently (`torchvision/extension.py`), but then registers fake kernels for two
 of the extension's operators (`torchvision/_meta_registrations.py`), which now have no schema, and dies with
 "operator torchvision::nms does not exist". open_clip and timm import torchvision and die with it, although
 all they use is its transforms.
 
-The cure is to define the two schemas. The operators still have no kernel: `torchvision.ops.nms` goes on
+The workaround is to define the two schemas. The operators still have no kernel: `torchvision.ops.nms` goes on
 raising torchvision's own error. Where the extension loads, it brings the schemas, and nothing is done.
 """
 
@@ -22,9 +22,9 @@ _library = None  # torch.library.Library; the schemas live as long as it does
 
 
 def apply() -> bool:
-    """Defines the missing schemas if torchvision needs them; True where this module has defined them.
+    """Define the missing schemas if torchvision needs them; returns whether this module has defined them.
 
-    Call it before the first import of torchvision, open_clip or timm; more than once does no harm.
+    Call it before the first import of torchvision, open_clip or timm; further calls do nothing.
     """
     global _library
     if _library is not None:
@@ -36,17 +36,17 @@ def apply() -> bool:
         return False
     import torch
 
-    missing = [name for name in OPERATORS if not hasattr(torch.ops.torchvision, name)]
-    if not missing or _extension_loads(os.path.dirname(spec.origin)):
+    absent = [name for name in OPERATORS if not hasattr(torch.ops.torchvision, name)]
+    if not absent or _extension_loads(os.path.dirname(spec.origin)):
         return False
     _library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in missing:
+    for name in absent:
         _library.define(SCHEMA.format(name))
     return True
 
 
 def _extension_loads(folder: str) -> bool:
-    """Loads torchvision's C extension as torchvision would, which then finds it loaded."""
+    """Load torchvision's C extension as torchvision would; returns whether it loads."""
     import torch
 
     extension = FileFinder(folder, (ExtensionFileLoader, EXTENSION_SUFFIXES)).find_spec("_C")

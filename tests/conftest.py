@@ -159,7 +159,7 @@ def make_task() -> Callable[..., Task]:
         log: Callable | None = None,
     ) -> Task:
         size = (backbone.picture_size, backbone.picture_size)
-        pictures = np.stack([np.asarray(Image.fromarray(p).resize(size)) for p in images.drawn(concept)[:n]])
+        pictures = np.stack([np.asarray(Image.fromarray(p).resize(size)) for p in images.rendered(concept)[:n]])
         noun = NOUNS[concept]
         return Task(number, concept, noun, pictures, seed, *([log] if log else []))
 

@@ -17,7 +17,7 @@ CONCEPTS = ("dog", "vase", "dog2")
 FOURTH = "backpack"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 # of a method's options, those that it has: a task as short as can be
-SHORT: dict[str, Any] = {"rank": 2, "steps": 2, "batch_size": 1, "token_steps": 1, "fisher_draws": 2, "dsc_steps": 1}
+SHORT: dict[str, Any] = {"rank": 2, "steps": 2, "batch_size": 1, "token_steps": 1, "fisher_samples": 2, "dsc_steps": 1}
 SHORT |= {
     "prior_pictures": 2,
     "prior_inference_steps": 1,
@@ -25,7 +25,7 @@ SHORT |= {
     "replay_inference_steps": 1,
     "crops": 1,
 }
-SHORT |= {"initializer": "rare", "caption_draws": 1}
+SHORT |= {"initializer": "rare", "caption_samples": 1}
 SMALL: dict[str, Any] = {"rank": 2, "steps": 3, "batch_size": 2, "learning_rate": 1e-2, "token_learning_rate": 1e-2}
 
 
@@ -60,7 +60,7 @@ def learn(
     def log(step: int, phase: str, **figures: Any) -> None:
         learned.curve.append({"phase": phase, "step": step, **figures})
         if phase == "train":
-            learned.factors = {k: v.detach().clone() for k, v in backbone.factors.items()}
+            learned.factors = {k: v.detach().clone() for k, v in backbone.lora_parameters.items()}
         look(phase, step)
 
     chosen = {k: v for k, v in (SMALL | options).items() if k in options or k in kind.Options.model_fields}
@@ -124,4 +124,4 @@ def rows_stay(learned: list[Learned]) -> None:
             assert torch.equal(before.state.tensors[f"token/{concept}"], after.state.tensors[f"token/{concept}"])
     final = learned[-1].state
     assert final.concepts == list(CONCEPTS[: len(learned)])
-    assert final.part("token").keys() == set(final.concepts)
+    assert final.tensors_of("token").keys() == set(final.concepts)

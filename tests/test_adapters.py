@@ -14,8 +14,8 @@ from cpbench.backbones import adapters
 from cpbench.backbones.adapters import add_lora, inner_name, matching_modules, put_at, remove_lora
 from cpbench.backbones.backbone import Backbone, fingerprint
 from cpbench.backbones.loading import load
-from cpbench.backbones.options import Loading
-from cpbench.backbones.vocabulary import TokenRows
+from cpbench.backbones.options import BackboneConfig
+from cpbench.backbones.vocabulary import TokenEmbeddings
 
 WORDS, WIDTH = 7, 5
 
@@ -24,11 +24,11 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def rows_and_table(extra: int, seed: int = 0) -> tuple[TokenRows, nn.Embedding]:
-    """TokenRows with `extra` rows, and one plain embedding that holds the same values."""
+def rows_and_table(extra: int, seed: int = 0) -> tuple[TokenEmbeddings, nn.Embedding]:
+    """TokenEmbeddings with `extra` rows, and one plain embedding that holds the same values."""
     values = torch.randn(WORDS + extra, WIDTH, generator=seeded(seed))
     extras = {f"v{i + 1}": nn.Parameter(values[WORDS + i].clone()) for i in range(extra)}
-    rows = TokenRows(nn.Embedding.from_pretrained(values[:WORDS].clone()), extras)
+    rows = TokenEmbeddings(nn.Embedding.from_pretrained(values[:WORDS].clone()), extras)
     return rows, nn.Embedding.from_pretrained(values.clone(), freeze=False)
 
 
@@ -65,10 +65,10 @@ def test_gradients_reach_only_the_rows_and_are_those_of_the_bigger_table(ids: li
     rows, table = rows_and_table(2)
     asked, weights = torch.tensor([ids]), torch.randn(1, len(ids), WIDTH, generator=seeded(1))
     if not any(i >= WORDS for i in ids):
-        weights = weights + 0 * rows.rows["v1"].sum()  # else there is nothing to go back to
+        weights = weights + 0 * rows.token_embeddings["v1"].sum()  # else there is nothing to go back to
     (rows(asked) * weights).sum().backward()
     (table(asked) * weights.detach()).sum().backward()
-    for i, row in enumerate(rows.rows.values()):
+    for i, row in enumerate(rows.token_embeddings.values()):
         torch.testing.assert_close(row.grad, table.weight.grad[WORDS + i])
     assert rows.table.weight.grad is None
     assert not [n for n, p in rows.named_parameters() if p.requires_grad]  # rows belong to the vocabulary
@@ -77,19 +77,19 @@ def test_gradients_reach_only_the_rows_and_are_those_of_the_bigger_table(ids: li
 def test_a_row_that_is_not_in_the_prompt_gets_no_gradient() -> None:
     rows, _ = rows_and_table(3)
     rows(torch.tensor([[0, WORDS + 1, 2]])).sum().backward()
-    moved = {name: float(row.grad.abs().sum()) for name, row in rows.rows.items()}
+    moved = {name: float(row.grad.abs().sum()) for name, row in rows.token_embeddings.items()}
     assert moved == {"v1": 0.0, "v2": float(WIDTH), "v3": 0.0}
 
 
 def test_rows_keep_their_order() -> None:
     values = {name: nn.Parameter(torch.full((WIDTH,), float(i))) for i, name in enumerate(["v10", "v2", "v1"])}
-    rows = TokenRows(nn.Embedding(WORDS, WIDTH), values)
+    rows = TokenEmbeddings(nn.Embedding(WORDS, WIDTH), values)
     assert rows(torch.arange(WORDS, WORDS + 3)).mean(1).tolist() == [0.0, 1.0, 2.0]
 
 
 def test_a_table_looks_up_its_part_of_a_row() -> None:
     table = nn.Embedding(WORDS, WIDTH)
-    rows = TokenRows(table, {"v1": nn.Parameter(torch.arange(3.0 * WIDTH))}, slice(WIDTH, 2 * WIDTH))
+    rows = TokenEmbeddings(table, {"v1": nn.Parameter(torch.arange(3.0 * WIDTH))}, slice(WIDTH, 2 * WIDTH))
     assert rows(torch.tensor([WORDS]))[0].tolist() == list(range(WIDTH, 2 * WIDTH))
     assert rows.weight is table.weight
 
@@ -343,7 +343,7 @@ def test_merged_layers_compute_the_same_and_leave_no_trace(tiny: Backbone, repla
     with torch.no_grad():
         wrapped = tiny.predict(noisy, t, words)
         hashed = tiny.installed_hash()
-        with tiny.drawing():
+        with tiny.generating():
             merged = tiny.predict(noisy, t, words)
             assert not any("lora" in name for name, _ in tiny.denoiser.named_modules())
         torch.testing.assert_close(tiny.predict(noisy, t, words), wrapped, rtol=0, atol=0)
@@ -359,7 +359,7 @@ def test_a_failure_while_merged_puts_the_loras_back(tiny: Backbone) -> None:
     before = fingerprint(tiny)
     tiny.add_lora(2, ("to_k",), seeded(0))
     with_lora = fingerprint(tiny)
-    with pytest.raises(RuntimeError, match="while drawing"), tiny.drawing():
+    with pytest.raises(RuntimeError, match="while drawing"), tiny.generating():
         raise RuntimeError("while drawing")
     assert fingerprint(tiny) == with_lora
     tiny.restore()
@@ -369,14 +369,14 @@ def test_a_failure_while_merged_puts_the_loras_back(tiny: Backbone) -> None:
 @pytest.mark.parametrize("kind", ["lora", "vera", "dora"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_only_loras_in_float32_are_merged(tiny_folder: Path, kind: str, dtype: str) -> None:
-    backbone = load(str(tiny_folder), loading=Loading(dtype=dtype))
+    backbone = load(str(tiny_folder), loading=BackboneConfig(dtype=dtype))
     weight = backbone.denoiser.get_parameter("mid_block.attentions.0.proj_in.weight")
     name = next(n for n, m in backbone.denoiser.named_modules() if n.endswith("to_q") and isinstance(m, nn.Linear))
     backbone.replace_weights(
         {f"{name}.weight": backbone.denoiser.get_parameter(f"{name}.weight")}
     )  # which is in float32
-    backbone.add_lora(2, (name,), seeded(0), kind=kind)
-    with backbone.drawing():
+    backbone.add_lora(2, (name,), seeded(0), adapter_type=kind)
+    with backbone.generating():
         plain = type(backbone.denoiser.get_submodule(name)) is nn.Linear
     assert plain == (kind == "lora" and dtype == "float32")
     assert weight.dtype == getattr(torch, dtype)

@@ -142,7 +142,7 @@ def test_the_scores_are_those_of_the_kept_pictures(out: Path) -> None:
     assert {(kind, metric) for kind, metric in zip(own["kind"], own["metric"], strict=True)} == {
         ("cell", "colours"), ("oracle", "colours"), ("real", "colours"), ("pair", "colours_first"), ("pair", "colours_second"),
     }  # fmt: skip
-    real = images.drawn("dog")
+    real = images.rendered("dog")
     for k in (0, 1):
         with Image.open(RunFolder(folder).task(2).pictures("dog") / picture_name(0, k)) as opened:
             picture = np.asarray(opened.convert("RGB"))
@@ -218,12 +218,12 @@ def made(**changes: Any) -> Callable[[str], Any]:
     ("load", "told"),
     [
         (lambda device: 1 / 0, "cannot be loaded .ZeroDivisionError"),
-        (lambda device: None, "made no judge of that name"),
-        (made(name="other"), "made no judge of that name"),
-        (made(images=None), "made no judge of that name"),
+        (lambda device: None, "returned no judge with that name"),
+        (made(name="other"), "returned no judge with that name"),
+        (made(images=None), "returned no judge with that name"),
         (made(identity={"model": "m"}), "its identity lacks weights_sha256"),
-        (made(identity={"model": "m", "weights_sha256": 0}), "must be a mapping of words to words"),
-        (made(identity={**Mine.identity, "version": "2"}), "no table compares 'version' of its identity"),
+        (made(identity={"model": "m", "weights_sha256": 0}), "must be a mapping of strings to strings"),
+        (made(identity={**Mine.identity, "version": "2"}), "the key 'version' of its identity is not compared"),
     ],
 )
 def test_a_judge_that_is_none_is_told(load: Callable[[str], Any], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,8 +237,8 @@ def test_a_judge_that_is_none_is_told(load: Callable[[str], Any], told: str, mon
     [
         ((), "one or more of cpbench.metrics.Score"),
         (("x",), "one or more of cpbench.metrics.Score"),
-        ((a_score(judge="clip"),), "its score x is by 'clip'"),
-        ((a_score(name="dino"),), "its score dino is called as one of cpbench's own"),
+        ((a_score(judge="clip"),), "its score x names the judge 'clip'"),
+        ((a_score(name="dino"),), "its score dino has the name of a built-in score"),
     ],
 )
 def test_scores_that_are_none_are_told(theirs: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +267,7 @@ def test_what_is_compared_of_a_judge_is_what_the_leaderboard_reads() -> None:
 
 def test_two_judges_with_one_score_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(added, "module", lambda name: SimpleNamespace(SCORES=(a_score(judge=name),)))
-    with pytest.raises(UserError, match="judges mine and yours both give a score x"):
+    with pytest.raises(UserError, match="judges mine and yours both have a score x"):
         scores.of_judges(["clip", "dino", "mine", "yours"])
 
 

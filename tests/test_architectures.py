@@ -13,8 +13,8 @@ from learners import SHORT
 from cpbench import backbones
 from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone, fingerprint
-from cpbench.backbones.options import Loading
-from cpbench.backbones.sampling import Sampler, Wanted, draw, noise
+from cpbench.backbones.options import BackboneConfig
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate, noise
 from cpbench.files import seed_of
 from cpbench.learning import training
 from cpbench.method import State
@@ -31,10 +31,10 @@ VARIANTS = {
     "orthoinit exact": ("orthoinit", {"sum_factors": False}),
 }
 CASES = {name: (name, {}) for name in built_in_methods()} | VARIANTS  # a new file is covered as it comes
-SMALLEST = SHORT | {"steps": 1, "fisher_draws": 1, "batch_size": 2}
+SMALLEST = SHORT | {"steps": 1, "fisher_samples": 1, "batch_size": 2}
 PROMPTS = ("a dog in the snow", "a purple backpack, two cups and a vase", "")
-WANTED = [Wanted(p, 0, "dog", "a {} in the snow", k) for p in PROMPTS for k in (0, 1)]
-ON_A_BEACH = Wanted("a photo of a <v1> dog on the beach", 0, "dog", "a {} on the beach", 0)
+WANTED = [SampleRequest(p, 0, "dog", "a {} in the snow", k) for p in PROMPTS for k in (0, 1)]
+ON_A_BEACH = SampleRequest("a photo of a <v1> dog on the beach", 0, "dog", "a {} on the beach", 0)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_words_are_the_pipelines(backbone: Backbone) -> None:
 
 def test_a_batch_is_drawn_as_the_pipeline_draws_one_by_one(backbone: Backbone) -> None:
     sampler = Sampler(4, 5.0, batch_size=4)
-    ours = draw(backbone, WANTED, sampler).astype(float) / 255
+    ours = generate(backbone, WANTED, sampler).astype(float) / 255
     pipe = plain_pipeline(Path(backbone.name))
     for picture, want in zip(ours, WANTED, strict=True):
         start = noise(backbone, want)
@@ -123,7 +123,9 @@ def test_every_method_learns_two_tasks_and_draws(
     method = kind(options)
     with backbone.installed(method, state, ("dog",)):
         words = method.phrase("dog", "dog", state)
-        drawn = draw(backbone, [Wanted(f"a {words} in the snow", 0, "dog", "a {} in the snow", 0)], Sampler(2, 4.0))
+        drawn = generate(
+            backbone, [SampleRequest(f"a {words} in the snow", 0, "dog", "a {} in the snow", 0)], Sampler(2, 4.0)
+        )
     assert drawn.shape == (1, backbone.picture_size, backbone.picture_size, 3) and drawn.std() > 0
     assert fingerprint(backbone) == before
 
@@ -243,7 +245,7 @@ def test_the_target_is_what_the_architecture_predicts(
         "sample": batch.latents,
     }[prediction_type]
     torch.testing.assert_close(process.target(batch.latents, batch.noise, batch.timesteps), expected)
-    assert draw(backbone, WANTED[:1], Sampler(2, 4.0)).std() > 0
+    assert generate(backbone, WANTED[:1], Sampler(2, 4.0)).std() > 0
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_in_half_precision_what_is_trained_is_in_float32(
     folders: Callable[..., Path], make_task: Callable[..., object], name: str, dtype: str
 ) -> None:
     whole = backbones.load(str(folders(name)))
-    half = backbones.load(str(folders(name)), loading=Loading(dtype=dtype))
+    half = backbones.load(str(folders(name)), loading=BackboneConfig(dtype=dtype))
     assert half.dtype == getattr(torch, dtype) == half.denoiser.conv_in.weight.dtype
     assert half.vae.dtype == (torch.float32 if name == "sdxl" else half.dtype)
     losses = []
@@ -274,7 +276,7 @@ def test_in_half_precision_what_is_trained_is_in_float32(
         training.train(backbone, task, training.denoising(backbone, "<v1> dog"), groups, 2, 2)
         assert not torch.equal(row, before[0])
         losses.append(curve)
-        assert np.isfinite(draw(backbone, [ON_A_BEACH], Sampler(2, 4.0)).astype(float)).all()
+        assert np.isfinite(generate(backbone, [ON_A_BEACH], Sampler(2, 4.0)).astype(float)).all()
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
 
 
@@ -293,7 +295,7 @@ def test_a_tiny_autoencoder_may_take_the_others_place(
         )
     tiny.save_pretrained(tmp_path / "taesd")
     folder = str(folders("sd15"))
-    own, other = backbones.load(folder), backbones.load(folder, loading=Loading(vae=str(tmp_path / "taesd")))
+    own, other = backbones.load(folder), backbones.load(folder, loading=BackboneConfig(vae=str(tmp_path / "taesd")))
     assert own.weights_hash != other.weights_hash
     images = make_task(other).images
     mean, std = other.encode_images(images)
@@ -301,15 +303,15 @@ def test_a_tiny_autoencoder_may_take_the_others_place(
     with torch.no_grad():
         torch.testing.assert_close(mean, other.vae.encode(x).latents)
     assert not std.any() and mean.shape == (2, *other.latent_shape)
-    assert draw(other, WANTED[:2], Sampler(2, 4.0)).shape == (2, 64, 64, 3)
+    assert generate(other, WANTED[:2], Sampler(2, 4.0)).shape == (2, 64, 64, 3)
 
 
 def test_another_resolution_changes_what_is_drawn_and_learned(
     folders: Callable[..., Path], make_task: Callable[..., object]
 ) -> None:
-    backbone = backbones.load(str(folders("sdxl")), loading=Loading(resolution=64))
+    backbone = backbones.load(str(folders("sdxl")), loading=BackboneConfig(resolution=64))
     assert backbone.picture_size == 64 and backbone.latent_shape == (4, 8, 8)
-    assert draw(backbone, WANTED[:1], Sampler(2, 4.0)).shape == (1, 64, 64, 3)
+    assert generate(backbone, WANTED[:1], Sampler(2, 4.0)).shape == (1, 64, 64, 3)
     loss = training.denoising(backbone, "dog")
     factors = backbone.add_lora(2, adapters.ATTENTION, torch.Generator().manual_seed(0))
     training.train(backbone, make_task(backbone), loss, [(1e-4, list(factors.values()))], 1, 2)
@@ -319,7 +321,11 @@ def test_checkpointing_and_slicing_change_no_gradient(
     folders: Callable[..., Path], make_task: Callable[..., object]
 ) -> None:
     grads = []
-    for loading in (Loading(), Loading(gradient_checkpointing=True), Loading(attention_slicing=True)):
+    for loading in (
+        BackboneConfig(),
+        BackboneConfig(gradient_checkpointing=True),
+        BackboneConfig(attention_slicing=True),
+    ):
         backbone = backbones.load(str(folders("sd15")), loading=loading)
         factors = backbone.add_lora(2, adapters.ATTENTION, torch.Generator().manual_seed(0))
         (batch,) = training.batches(backbone, make_task(backbone), 1, 2, "train")
@@ -331,12 +337,12 @@ def test_checkpointing_and_slicing_change_no_gradient(
 
 def test_networks_that_take_turns_draw_the_same_and_come_back(backbone: Backbone) -> None:
     """On a CPU diffusers' hooks move nothing, but run; see `test_offload_on_a_gpu` for the rest."""
-    before, plain = fingerprint(backbone), draw(backbone, WANTED, Sampler(2, 4.0, batch_size=4))
+    before, plain = fingerprint(backbone), generate(backbone, WANTED, Sampler(2, 4.0, batch_size=4))
     backbone.offload = True
     try:
         backbone.add_token("<v1>", backbone.word_embedding("backpack"))
         backbone.add_lora(2, adapters.ATTENTION, torch.Generator().manual_seed(0))
-        np.testing.assert_array_equal(draw(backbone, WANTED, Sampler(2, 4.0, batch_size=4)), plain)
+        np.testing.assert_array_equal(generate(backbone, WANTED, Sampler(2, 4.0, batch_size=4)), plain)
     finally:
         backbone.offload = False
     backbone.restore()  # which refuses what is not the very tensor that was loaded
@@ -346,12 +352,12 @@ def test_networks_that_take_turns_draw_the_same_and_come_back(backbone: Backbone
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_offload_on_a_gpu(folders: Callable[..., Path], name: str) -> None:
-    plain = backbones.load(str(folders(name)), "cuda", Loading(dtype="float32"))
-    turns = backbones.load(str(folders(name)), "cuda", Loading(dtype="float32", offload=True))
+    plain = backbones.load(str(folders(name)), "cuda", BackboneConfig(dtype="float32"))
+    turns = backbones.load(str(folders(name)), "cuda", BackboneConfig(dtype="float32", offload=True))
     row = turns.word_embedding("backpack")
     for backbone in (plain, turns):
         backbone.add_token("<v1>", row)
-    first, second = (draw(b, [ON_A_BEACH], Sampler(2, 4.0)) for b in (plain, turns))
+    first, second = (generate(b, [ON_A_BEACH], Sampler(2, 4.0)) for b in (plain, turns))
     np.testing.assert_array_equal(first, second)
     turns.restore()
 
@@ -360,7 +366,7 @@ def test_offload_is_refused_where_there_is_no_gpu(folders: Callable[..., Path]) 
     from cpbench.errors import UserError
 
     with pytest.raises(UserError, match="offload: .* leave out --offload"):
-        backbones.load(str(folders("sd15")), "cpu", Loading(offload=True))
+        backbones.load(str(folders("sd15")), "cpu", BackboneConfig(offload=True))
 
 
 def test_what_trains_all_of_a_unet_is_refused_where_it_does_not_fit(

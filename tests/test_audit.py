@@ -33,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audit")
     for name in CONCEPTS:
         (folder / "photos" / name).mkdir(parents=True)
-        for i, picture in enumerate(images.drawn(name)[:2]):
+        for i, picture in enumerate(images.rendered(name)[:2]):
             Image.fromarray(picture).save(folder / "photos" / name / f"{i}.png")
     content = {
         "version": 1,
@@ -195,7 +195,7 @@ def test_a_folder_whose_name_begins_alike_is_another_folder(folders: Path) -> No
 def seen() -> dict[str, tuple[np.ndarray, torch.Tensor]]:
     """Two concepts' pictures and stand-ins for their latents, of a seed that no test below draws from."""
     g = torch.Generator().manual_seed(0)
-    return {name: (images.drawn(name)[:2], torch.randn(2, 8, 16, 16, generator=g)) for name in CONCEPTS}
+    return {name: (images.rendered(name)[:2], torch.randn(2, 8, 16, 16, generator=g)) for name in CONCEPTS}
 
 
 FORMS: dict[str, Callable[[np.ndarray, torch.Tensor], torch.Tensor]] = {
@@ -279,9 +279,9 @@ def test_alikeness_is_the_largest_correlation(seed: int, m: int, n: int) -> None
 
 def test_a_real_lora_is_not_taken_for_its_pictures(miniature: Backbone, make_task: Callable) -> None:
     from cpbench.baselines.seqlora import SequentialLora
-    from cpbench.learning.lora import Settings
+    from cpbench.learning.lora import LoraOptions
 
     task = make_task(miniature, n=2)
-    state = SequentialLora(Settings(rank=8, steps=2, batch_size=2)).learn(miniature, task, State())
+    state = SequentialLora(LoraOptions(rank=8, steps=2, batch_size=2)).learn(miniature, task, State())
     miniature.restore()
     search_state(state.tensors, {"dog": (task.images, miniature.encode_images(task.images)[0])})

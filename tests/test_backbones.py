@@ -23,7 +23,7 @@ from cpbench.running import counting
 MakeTask = Callable[..., Task]
 CASES: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in built_in_methods()} | {
     "raretoken-lora": ("raretoken", {"adapter": "lora"}),
-    "clora-noun": ("clora", {"keep_noun": True}),
+    "clora-noun": ("clora", {"use_class_noun": True}),
     "dcscore-ewc": ("dcscore", {"variant": "ewc"}),
 }
 LEARNERS = [case for case in CASES if case != "base"]
@@ -212,7 +212,7 @@ def test_a_second_lora_is_refused_and_the_first_stays(tiny: Backbone) -> None:
     installed = tiny.installed_hash()
     with pytest.raises(RuntimeError, match="restore"):
         tiny.add_lora(1, ["to_k"], torch.Generator())
-    assert tiny.factors is first and tiny.installed_hash() == installed
+    assert tiny.lora_parameters is first and tiny.installed_hash() == installed
     tiny.restore()
     tiny.add_lora(1, ["to_k"], torch.Generator())
 
@@ -420,7 +420,7 @@ def test_gradients_are_asked_for_by_the_named_alone(tiny: Backbone) -> None:
         tiny.train_only(p for p in chosen)
         asking = {
             id(p)
-            for part in (*(m.parameters() for _, m in tiny.parts()), tiny.rows.values())
+            for part in (*(m.parameters() for _, m in tiny.parts()), tiny.token_embeddings.values())
             for p in part
             if p.requires_grad
         }

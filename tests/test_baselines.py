@@ -7,18 +7,18 @@ import torch
 
 from cpbench.backbones import adapters, sampling
 from cpbench.backbones.backbone import Backbone
-from cpbench.backbones.sampling import Sampler, Wanted
+from cpbench.backbones.sampling import Sampler, SampleRequest
 from cpbench.baselines.base import Base
 from cpbench.baselines.isolated import Isolated
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning.lora import Settings, add_tokens, add_words, token_of
-from cpbench.learning.semantic_preservation import Preservation, semantic
+from cpbench.learning.lora import LoraOptions, add_tokens, add_words, token_of
+from cpbench.learning.semantic_preservation import SemanticPreservationOptions, semantic_preservation_term
 from cpbench.method import Method, NotDefined, State, Task
 
 MakeTask = Callable[..., Task]
 CONCEPTS = ("dog", "vase", "dog2")
-SMALL = Settings(rank=2, steps=3, batch_size=2, learning_rate=1e-2, token_learning_rate=1e-2)
-STILL = Settings(rank=2, steps=1, batch_size=2, learning_rate=1e-9, token_learning_rate=0)
+SMALL = LoraOptions(rank=2, steps=3, batch_size=2, learning_rate=1e-2, token_learning_rate=1e-2)
+STILL = LoraOptions(rank=2, steps=1, batch_size=2, learning_rate=1e-9, token_learning_rate=0)
 
 
 def learn(
@@ -27,7 +27,7 @@ def learn(
     kind: type[Method],
     number: int,
     state: State | None,
-    options: Settings | None = None,
+    options: LoraOptions | None = None,
 ) -> State:
     """Task `number` by a new method object, from a state of its own, as the runner does it; restored after."""
     task = make_task(backbone, CONCEPTS[number - 1], number)
@@ -51,8 +51,8 @@ def picture(backbone: Backbone, kind: type[Method], state: State | None, concept
     method = kind(SMALL if kind is not Base else None)
     words = method.phrase(concept, "dog", state) if state else "dog"
     with backbone.installed(method, state, (concept,)):
-        want = Wanted(f"a {words} in the snow", 0, concept, "a {} in the snow", 0)
-        return torch.from_numpy(sampling.draw(backbone, [want], Sampler(2, 4.0, 1)))
+        want = SampleRequest(f"a {words} in the snow", 0, concept, "a {} in the snow", 0)
+        return torch.from_numpy(sampling.generate(backbone, [want], Sampler(2, 4.0, 1)))
 
 
 def names_of(backbone: Backbone, rank: int) -> dict[str, tuple[int, ...]]:
@@ -130,8 +130,10 @@ def test_isolated_installs_each_concepts_own(tiny: Backbone, make_task: MakeTask
     _, second = both(tiny, make_task, Isolated)
     for concept in ("dog", "vase"):
         with tiny.installed(Isolated(SMALL), second, (concept,)):
-            assert all(torch.equal(v, second.tensors[f"adapter/{concept}/{k}"]) for k, v in tiny.factors.items())
-            (row,) = tiny.rows.values()
+            assert all(
+                torch.equal(v, second.tensors[f"adapter/{concept}/{k}"]) for k, v in tiny.lora_parameters.items()
+            )
+            (row,) = tiny.token_embeddings.values()
             assert torch.equal(row, second.tensors[f"token/{concept}"])
             word = Isolated(SMALL).phrase(concept, "dog", second).split()[0]
             assert tiny.tokenizer(word, add_special_tokens=False).input_ids == [len(tiny.tokenizer) - 1]
@@ -145,9 +147,9 @@ def test_seqlora_changes_the_one_adapter_and_keeps_earlier_words(tiny: Backbone,
     third = learn(tiny, make_task, SequentialLora, 3, second)
     shapes = {f"adapter/{k}": s for k, s in names_of(tiny, rank=2).items()} | {f"token/{c}": (16,) for c in CONCEPTS}
     assert {k: tuple(v.shape) for k, v in third.tensors.items()} == shapes
-    factors = list(first.part("adapter"))
+    factors = list(first.tensors_of("adapter"))
     for before, after in ((first, second), (second, third)):
-        assert not any(torch.equal(before.part("adapter")[k], after.part("adapter")[k]) for k in factors)
+        assert not any(torch.equal(before.tensors_of("adapter")[k], after.tensors_of("adapter")[k]) for k in factors)
         for concept in before.concepts:
             assert torch.equal(before.tensors[f"token/{concept}"], after.tensors[f"token/{concept}"])
     assert third.concepts == list(CONCEPTS)
@@ -161,9 +163,9 @@ def test_seqlora_forgets_in_pictures(tiny: Backbone, make_task: MakeTask) -> Non
 def test_seqlora_goes_on_from_the_last_adapter(tiny: Backbone, make_task: MakeTask) -> None:
     """With next to no learning, task 2 ends where task 1 did, and not where a new LoRA begins."""
     first = learn(tiny, make_task, SequentialLora, 1, None)
-    near = learn(tiny, make_task, SequentialLora, 2, first, STILL).part("adapter")
+    near = learn(tiny, make_task, SequentialLora, 2, first, STILL).tensors_of("adapter")
     fresh = tiny.add_lora(2, adapters.ATTENTION, make_task(tiny, "vase", 2).generator("lora"))
-    for k, v in first.part("adapter").items():
+    for k, v in first.tensors_of("adapter").items():
         torch.testing.assert_close(near[k], v, atol=1e-7, rtol=0)
         assert float((fresh[k].detach() - v).abs().max()) > 1e-3
 
@@ -179,9 +181,9 @@ def test_seqlora_installs_the_adapter_and_all_words(tiny: Backbone, make_task: M
     hashes = set()
     for concepts in ((), ("dog",), ("vase",), ("dog", "vase")):
         with tiny.installed(SequentialLora(SMALL), second, concepts):
-            assert all(torch.equal(v, second.part("adapter")[k]) for k, v in tiny.factors.items())
+            assert all(torch.equal(v, second.tensors_of("adapter")[k]) for k, v in tiny.lora_parameters.items())
             for word, concept in (("v1", "dog"), ("v2", "vase")):
-                assert torch.equal(tiny.rows[word], second.tensors[f"token/{concept}"])
+                assert torch.equal(tiny.token_embeddings[word], second.tensors[f"token/{concept}"])
             ids = tiny.tokenizer("<v1> <v2>", add_special_tokens=False).input_ids
             assert ids == [len(tiny.tokenizer) - 2, len(tiny.tokenizer) - 1]
             hashes.add(tiny.installed_hash())
@@ -208,8 +210,8 @@ def test_a_new_word_comes_after_the_earlier_ones(tiny: Backbone, make_task: Make
     after, row = add_words(tiny, make_task(tiny, "dog2", 3), state, start)
     assert ids_of(tiny, "<v1>", "<v2>", "<v3>") == [[plain], [plain + 1], [plain + 2]]
     for i, concept in enumerate(("vase", "dog"), 1):
-        assert torch.equal(tiny.rows[f"v{i}"], kept[f"token/{concept}"])
-    assert tiny.rows["v3"] is row and torch.equal(row, start) and row.requires_grad
+        assert torch.equal(tiny.token_embeddings[f"v{i}"], kept[f"token/{concept}"])
+    assert tiny.token_embeddings["v3"] is row and torch.equal(row, start) and row.requires_grad
     # the state to be filled: earlier rows as they were, earlier facts, and nothing else yet
     assert after.tensors.keys() == {"token/vase", "token/dog"}
     assert all(torch.equal(after.tensors[k], kept[k]) for k in after.tensors)
@@ -223,7 +225,7 @@ def test_a_new_word_comes_after_the_earlier_ones(tiny: Backbone, make_task: Make
 def test_the_first_word_needs_no_state(tiny: Backbone, make_task: MakeTask) -> None:
     after, row = add_words(tiny, make_task(tiny), State(), torch.zeros(16))
     assert after.concepts == ["dog"] and after.tensors == {}
-    assert list(tiny.rows) == ["v1"] and tiny.rows["v1"] is row
+    assert list(tiny.token_embeddings) == ["v1"] and tiny.token_embeddings["v1"] is row
 
 
 def test_words_may_have_names_of_their_own(tiny: Backbone, make_task: MakeTask) -> None:
@@ -238,7 +240,7 @@ def test_words_may_have_names_of_their_own(tiny: Backbone, make_task: MakeTask) 
     tiny.restore()
     add_tokens(tiny, state, name_of)
     assert ids_of(tiny, *words[:2]) == [[plain], [plain + 1]] and len(tiny.tokenizer) == plain + 2
-    assert torch.equal(tiny.rows["my-dog-1"], state.tensors["token/dog"])
+    assert torch.equal(tiny.token_embeddings["my-dog-1"], state.tensors["token/dog"])
 
 
 # Both
@@ -247,9 +249,9 @@ def test_words_may_have_names_of_their_own(tiny: Backbone, make_task: MakeTask) 
 def test_isolated_and_seqlora_agree_on_task_1_bit_for_bit(tiny: Backbone, make_task: MakeTask) -> None:
     alone = learn(tiny, make_task, Isolated, 1, None)
     shared = learn(tiny, make_task, SequentialLora, 1, None)
-    assert alone.part("adapter/dog").keys() == shared.part("adapter").keys() == names_of(tiny, 2).keys()
-    for k, v in shared.part("adapter").items():
-        assert torch.equal(alone.part("adapter/dog")[k], v)
+    assert alone.tensors_of("adapter/dog").keys() == shared.tensors_of("adapter").keys() == names_of(tiny, 2).keys()
+    for k, v in shared.tensors_of("adapter").items():
+        assert torch.equal(alone.tensors_of("adapter/dog")[k], v)
         assert float(v.abs().max()) > 0  # B has left zero
     assert torch.equal(alone.tensors["token/dog"], shared.tensors["token/dog"])
     assert not torch.equal(alone.tensors["token/dog"], tiny.word_embedding("dog"))
@@ -258,7 +260,7 @@ def test_isolated_and_seqlora_agree_on_task_1_bit_for_bit(tiny: Backbone, make_t
 
 @pytest.mark.parametrize("kind", [Isolated, SequentialLora])
 def test_options_say_what_is_adapted_and_what_it_costs(tiny: Backbone, make_task: MakeTask, kind: type[Method]) -> None:
-    options = Settings(rank=3, steps=2, batch_size=3, target_modules=("attn2.to_k", "conv_in"))
+    options = LoraOptions(rank=3, steps=2, batch_size=3, target_modules=("attn2.to_k", "conv_in"))
     before, tiny.trainable_parameters = tiny.unet_evaluations, 0
     state = learn(tiny, make_task, kind, 1, None, options)
     assert tiny.unet_evaluations - before == 2 * 3
@@ -277,9 +279,11 @@ def test_semantic_preservation_keeps_the_words_near_the_noun(
         task = make_task(tiny, log=lambda step, figures=figures, **found: figures.append(found))
         options = SMALL.model_copy(update={"spl_weight": weight, "steps": 30, "token_learning_rate": 3e-3})
         state = kind(options).learn(tiny, task, State())
-        measured = Preservation(spl_weight=1)
+        measured = SemanticPreservationOptions(spl_weight=1)
         far[weight] = float(
-            semantic(tiny, kind(options).phrase("dog", "dog", state), "dog", measured)()["semantic"].detach()
+            semantic_preservation_term(tiny, kind(options).phrase("dog", "dog", state), "dog", measured)()[
+                "semantic"
+            ].detach()
         )
         tiny.restore()
         assert ("semantic" in figures[0]) is (weight > 0)

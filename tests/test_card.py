@@ -122,7 +122,7 @@ def test_dreambenchs_prompts_are_among_the_questions() -> None:
     prompts = {q.prompt for q in exam.QUESTIONS}
     for concept in load("dreambench30").concepts:
         noun = concept.class_noun
-        assert noun in NOUNS and (concept.kind == "live") == (noun in LIVE)
+        assert noun in NOUNS and (concept.subject_type == "live") == (noun in LIVE)
         missed = [t for t in concept.prompts if t.format(noun) not in prompts]
         assert not missed, missed
 
@@ -203,7 +203,7 @@ def test_imagenet_network_knows_photographs_of_one_thing_from_anothers(imagenet)
 def test_card_says_met_short_and_not_measured() -> None:
     from cpbench.miniature.pretrain import card
 
-    rows = {row.what: row for row in card.ROWS}
+    rows = {row.name: row for row in card.ROWS}
     figures = {"psnr": 28.4, "pca psnr": 24.0, "AUC": 0.9}
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in card.table(figures)}
     assert lines["autoencoder"].endswith("| 28.4 dB, PCA 24.0 dB | met |")
@@ -229,10 +229,14 @@ def test_mechanisms_train_what_they_name_and_leave_no_trace() -> None:
         short = replace(mechanism, steps=2)
         assert mechanisms.learn(backbone, short, task) == "<v1> dog"
         weights = {n for n, v in backbone.weights.items() if not torch.equal(v, backbone._pristine[f"unet.{n}"][0])}
-        moved = {n.rsplit(".", 1)[0] for n, v in backbone.factors.items() if n.endswith("lora_B") and v.abs().sum() > 0}
+        moved = {
+            n.rsplit(".", 1)[0]
+            for n, v in backbone.lora_parameters.items()
+            if n.endswith("lora_B") and v.abs().sum() > 0
+        }
         every = [n for n, _ in backbone.denoiser.named_parameters()]
         if name == "token only":
-            assert not backbone.weights and not backbone.factors
+            assert not backbone.weights and not backbone.lora_parameters
         elif name.startswith("K, V"):
             assert weights == {n for n in every if "attn2.to_k" in n or "attn2.to_v" in n} and not moved
         elif name.startswith("LoRA"):
@@ -242,7 +246,7 @@ def test_mechanisms_train_what_they_name_and_leave_no_trace() -> None:
             assert moved == layers and not weights
         else:
             assert len(weights) > 0.99 * len(every)
-        row = backbone.rows["v1"]
+        row = backbone.token_embeddings["v1"]
         assert not torch.equal(row, backbone.word_embedding("dog"))
         backbone.restore()
     assert backbones.fingerprint(backbone) == before

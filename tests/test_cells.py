@@ -66,7 +66,7 @@ def test_without_the_key_no_noun_is_drawn(tmp_path: Path) -> None:
 
 
 def test_the_upper_triangle_is_asked_for_by_class_nouns(two: sequences.Sequence) -> None:
-    made = [cells.cells_of_row(two, t, 2, upper_triangle=True) for t in range(3)]
+    made = [cells.cells_of_row(two, t, 2, forward_transfer_cells=True) for t in range(3)]
     assert [[c.name for c in row if c.cell_type == "unlearned"] for row in made] == [[], ["vase"], []]
     (cell,) = (c for c in made[1] if c.cell_type == "unlearned")
     assert cell.nouns == ("vase",) and not cell.learned and cell.pictures == 2
@@ -74,15 +74,15 @@ def test_the_upper_triangle_is_asked_for_by_class_nouns(two: sequences.Sequence)
 
 
 def test_plain_nouns_are_drawn_at_once(two: sequences.Sequence) -> None:
-    row = cells.cells_of_row(two, 1, 2, upper_triangle=True)
+    row = cells.cells_of_row(two, 1, 2, forward_transfer_cells=True)
     groups = rows.generation_groups(row)
     assert [[cell.name for cell in group] for group in groups[:-1]] == [["dog"], ["vase"]]
     assert groups[-1] == row[2:] and len(groups[-1]) == 15
     assert rows.generation_groups(row[:1]) == [row[:1]]
 
 
-def test_forward_transfer_is_of_the_upper_triangle_when_it_is_drawn(short_run: Callable) -> None:
-    run = short_run("seqlora", {"upper_triangle": True})
+def test_forward_transfer_is_of_its_cells_when_they_are_generated(short_run: Callable) -> None:
+    run = short_run("seqlora", {"forward_transfer_cells": True})
     scores, record = read_scores(run / "scores.csv"), read_json(run / "run.json")
     dino = scores[(scores["metric"] == "dino") & (scores["concept"] == "vase")].groupby(["row", "kind"])["value"].mean()
     moved = dino[1, "unlearned"] - dino[0, "cell"]

@@ -20,7 +20,7 @@ def make_run(folder: Path) -> Path:
     """With the hashes of its tables and its figures, as a finished run records them."""
     run = test_html_report.make_run(folder)
     (run / "measures.csv").write_text("row,measure,concept,value\n3,identified,dog,0.5\n")
-    shown = data.read(run)
+    shown = data.read_run(run)
     files = {name: file_hash(run / name) for name in ("scores.csv", "measures.csv")}
     change_record(run, files=files, figures=shown.summary)
     return run
@@ -70,14 +70,14 @@ SPOILED = {
 @pytest.mark.parametrize("what", SPOILED)
 def test_leaderboard_report_and_comparison_find_the_same(tmp_path: Path, call: Callable, what: str) -> None:
     sound, doubtful = make_run(tmp_path / "runs" / "a"), make_run(tmp_path / "runs" / "b")
-    assert checks.doubt(sound, reading.read(sound)) == data.read(sound).doubt == ""
-    paired_runs.compared(sound, doubtful)
+    assert checks.doubt(sound, reading.read(sound)) == data.read_run(sound).doubt == ""
+    paired_runs.compare_runs(sound, doubtful)
     spoil, says = SPOILED[what]
     spoil(doubtful)
     assert checks.doubt(doubtful, reading.read(doubtful)).startswith(says)
-    assert any("in doubt" in note and says in note for note in data.read(doubtful).notes)
+    assert any("in doubt" in note and says in note for note in data.read_run(doubtful).notes)
     with pytest.raises(UserError, match="compare: .*/b: its "):
-        paired_runs.compared(sound, doubtful)
+        paired_runs.compare_runs(sound, doubtful)
     (group,) = groups_in(tmp_path / "runs")
     assert [len(row["runs"]) for row in group["rows"]] == [1]
     code, said, _ = call("leaderboard", tmp_path / "runs", "--output", tmp_path / "out")
@@ -89,7 +89,7 @@ def test_a_run_that_is_not_finished_is_in_no_doubt(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     change_record(run, status="running")
     another_score(run)
-    assert data.read(run).doubt == ""
+    assert data.read_run(run).doubt == ""
 
 
 def test_a_run_that_no_reader_would_take_is_not_begun(tmp_path: Path, call: Callable) -> None:

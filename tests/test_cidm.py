@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask, Tensors, learn, product
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.cidm import Cidm, CidmSettings, consolidation, shares
+from cpbench.baselines.cidm import Cidm, CidmOptions, consolidation, shares
 from cpbench.method import State
 
 TARGETS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
@@ -27,7 +27,7 @@ def three(three_tasks: Callable) -> list[Learned]:
     return three_tasks(Cidm, **SMALL)
 
 
-def consolidation_by_loops(now: Tensors, past: list[Tensors], towards_ones: bool) -> float:
+def consolidation_by_loops(now: Tensors, past: list[Tensors], ones_penalty: bool) -> float:
     """Both terms are once for every layer and past task, as in the released loop, and each kind has its mean."""
     total, count = 0.0, 0
     for old, name in itertools.product(past, [k for k in now if k.endswith("lora_B")]):
@@ -35,7 +35,7 @@ def consolidation_by_loops(now: Tensors, past: list[Tensors], towards_ones: bool
         overlaps = [abs(sum(a * b for a, b in zip(u, v, strict=True))) for u in U for v in V]
         total += sum(overlaps) / len(overlaps)
         count += 1
-        if towards_ones:
+        if ones_penalty:
             entries = [u for row in U for u in row]
             total += sum((u - 1) ** 2 for u in entries) / len(entries)
     return total / count
@@ -109,10 +109,10 @@ def test_the_loss_is_that_of_the_factors_against_all_earlier_ones(
     before, now = three[1].state, []
 
     def look(phase: str, step: int) -> None:
-        now.append({k: v.detach().clone() for k, v in tiny.factors.items()})
+        now.append({k: v.detach().clone() for k, v in tiny.lora_parameters.items()})
 
-    learned = learn(Cidm, tiny, make_task, 3, before, look, towards_ones=ones, **SMALL)
-    past = [before.part(f"adapter/{c}") for c in CONCEPTS[:2]]
+    learned = learn(Cidm, tiny, make_task, 3, before, look, ones_penalty=ones, **SMALL)
+    past = [before.tensors_of(f"adapter/{c}") for c in CONCEPTS[:2]]
     # the first step's B is zero
     assert learned.curve[0]["consolidation"] == pytest.approx(WEIGHT * ones)
     for factors, figures in zip(now, learned.curve[1:], strict=False):
@@ -154,7 +154,7 @@ def test_shares_by_loops(seed: int, count: int, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("concepts", [(), ("dog",), ("vase",), ("dog2", "vase")])
 def test_the_installed_lora_is_the_mixture(tiny: Backbone, three: list[Learned], concepts: tuple[str, ...]) -> None:
-    state, method = three[2].state, Cidm(CidmSettings(rank=2))
+    state, method = three[2].state, Cidm(CidmOptions(rank=2))
     words = {c: state.tensors[f"token/{c}"].tolist() for c in CONCEPTS}
     w = shares_by_loops(words, list(concepts)) if concepts else dict.fromkeys(CONCEPTS, 1 / 3)
     assert (max(w.values()) - min(w.values()) > 0.1) is bool(concepts)
@@ -165,7 +165,7 @@ def test_the_installed_lora_is_the_mixture(tiny: Backbone, three: list[Learned],
     for layer, change in found.items():
         expected = 0 * change
         if layer in adapted:
-            expected = sum(w[c] * product(state.part(f"adapter/{c}"), layer) for c in CONCEPTS)
+            expected = sum(w[c] * product(state.tensors_of(f"adapter/{c}"), layer) for c in CONCEPTS)
             assert np.abs(expected).max() > 1e-4
             np.testing.assert_allclose(product(exported, layer), expected, atol=1e-6)
         np.testing.assert_allclose(change, expected, atol=2e-6)
@@ -173,12 +173,12 @@ def test_the_installed_lora_is_the_mixture(tiny: Backbone, three: list[Learned],
 
 def test_both_words_of_every_concept_are_installed(tiny: Backbone, three: list[Learned]) -> None:
     state, plain = three[2].state, len(tiny.tokenizer)
-    with tiny.installed(Cidm(CidmSettings(rank=2)), state, ("vase",)):
+    with tiny.installed(Cidm(CidmOptions(rank=2)), state, ("vase",)):
         said = [Cidm().phrase(c, "noun", state) for c in CONCEPTS]
         assert said == ["<v1a> <v1b>", "<v2a> <v2b>", "<v3a> <v3b>"]  # the words stand alone
         ids = tiny.tokenizer(" ".join(said), add_special_tokens=False).input_ids
         assert ids == list(range(plain, plain + 6))
-        rows = torch.stack([tiny.rows[f"v{n}{side}"] for n in (1, 2, 3) for side in "ab"])
+        rows = torch.stack([tiny.token_embeddings[f"v{n}{side}"] for n in (1, 2, 3) for side in "ab"])
         assert torch.equal(rows, torch.cat([state.tensors[f"token/{c}"] for c in CONCEPTS]))
 
 
@@ -193,8 +193,8 @@ def test_every_task_is_learned_on_the_untouched_model(
     alone = learn(Cidm, tiny, make_task, 2, None, consolidation_weight=0).state
     for name, tensor in alone.tensors.items():
         torch.testing.assert_close(after.tensors[name], tensor, atol=1e-6, rtol=1e-5)
-    kept = three[1].state.part("adapter/vase")
-    assert any(not torch.allclose(after.part("adapter/vase")[k], v, atol=1e-4) for k, v in kept.items())
+    kept = three[1].state.tensors_of("adapter/vase")
+    assert any(not torch.allclose(after.tensors_of("adapter/vase")[k], v, atol=1e-4) for k, v in kept.items())
 
 
 def test_one_word_starts_at_random_and_one_as_the_noun(tiny: Backbone, make_task: MakeTask) -> None:
@@ -222,5 +222,5 @@ def test_the_state_keeps_every_lora_and_every_word_bit_for_bit(tiny: Backbone, t
 def test_all_shares_are_of_the_first_concept_when_it_is_alone(three: list[Learned]) -> None:
     state: State = three[0].state
     lora = Cidm().lora(state, ("dog",))
-    for name, factor in state.part("adapter/dog").items():
+    for name, factor in state.tensors_of("adapter/dog").items():
         torch.testing.assert_close(lora[name], factor)

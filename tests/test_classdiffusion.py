@@ -9,9 +9,9 @@ import torch
 from learners import CONCEPTS, Learned, MakeTask, same
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.classdiffusion import ClassDiffusion, Settings
+from cpbench.baselines.classdiffusion import ClassDiffusion, ClassDiffusionOptions
 from cpbench.baselines.customdiffusion import CustomDiffusion
-from cpbench.learning.semantic_preservation import Preservation, semantic
+from cpbench.learning.semantic_preservation import SemanticPreservationOptions, semantic_preservation_term
 
 FAST: dict[str, Any] = {"learning_rate": 1e-2, "token_learning_rate": 1e-2, "steps": 4, "batch_size": 2}
 
@@ -26,7 +26,7 @@ def three(three_tasks: Callable) -> list[Learned]:
 
 
 def test_the_papers_settings() -> None:
-    o = Settings()
+    o = ClassDiffusionOptions()
     assert (o.spl_weight, o.spl_keep_position, o.prior_pictures, o.steps, o.batch_size) == (1, True, 0, 500, 2)
 
 
@@ -34,10 +34,10 @@ def test_the_papers_settings() -> None:
 def test_the_loss_is_both_terms_at_every_step(tiny: Backbone, make_task: MakeTask, keep: bool) -> None:
     """L_SP by the cosine of the words as they stood before the step."""
     expected: list[float] = []
-    measured = Preservation(spl_weight=1, spl_keep_position=keep)
+    measured = SemanticPreservationOptions(spl_weight=1, spl_keep_position=keep)
 
     def look(phase: str, step: int) -> None:
-        expected.append(3 * float(semantic(tiny, "<v1> dog", "dog", measured)()["semantic"].detach()))
+        expected.append(3 * float(semantic_preservation_term(tiny, "<v1> dog", "dog", measured)()["semantic"].detach()))
 
     learned = learn(tiny, make_task, 1, None, look, spl_weight=3.0, spl_keep_position=keep)
     assert [f["semantic"] for f in learned.curve[1:]] == pytest.approx(expected[:-1], rel=1e-4, abs=1e-6)
@@ -58,7 +58,7 @@ def test_without_its_loss_and_with_its_prompt_it_is_custom_diffusion(
     held = learn(tiny, make_task, 1, None, steps=1)
     loose = learn(tiny, make_task, 1, None, steps=1, spl_weight=0.0)
     assert not torch.equal(held.state.tensors["token/dog"], loose.state.tensors["token/dog"])
-    for name, w in held.state.part("weights").items():  # what L_SP never reaches (the gradient's norm is clipped)
+    for name, w in held.state.tensors_of("weights").items():  # what L_SP never reaches (the gradient's norm is clipped)
         torch.testing.assert_close(w, loose.state.tensors[f"weights/{name}"], atol=1e-4, rtol=0)
 
 
@@ -67,7 +67,13 @@ def test_the_word_is_held_to_the_noun(tiny: Backbone, make_task: MakeTask) -> No
     for weight in (0.0, 10.0):
         state = learn(tiny, make_task, 1, None, spl_weight=weight, steps=40).state
         tiny.add_token("<v1>", state.tensors["token/dog"])
-        far.append(float(semantic(tiny, "<v1> dog", "dog", Preservation(spl_weight=1))()["semantic"].detach()))
+        far.append(
+            float(
+                semantic_preservation_term(tiny, "<v1> dog", "dog", SemanticPreservationOptions(spl_weight=1))()[
+                    "semantic"
+                ].detach()
+            )
+        )
         tiny.restore()
     assert far[1] < 0.5 * far[0]
 
@@ -90,6 +96,6 @@ def test_the_state_is_custom_diffusions(tiny: Backbone, make_task: MakeTask, thr
         assert learned.evaluations == 4 * 2
     learners.rows_stay(three)
     merged = learn(tiny, make_task, 1, None, merge="closed-form").state
-    assert merged.bytes_by_kind().keys() == {"anchor", "token"}
-    with tiny.installed(ClassDiffusion(Settings(merge="closed-form")), merged, ("dog",)):
+    assert merged.bytes_by_type().keys() == {"anchor", "token"}
+    with tiny.installed(ClassDiffusion(ClassDiffusionOptions(merge="closed-form")), merged, ("dog",)):
         assert tiny.weights.keys() == set(names)

@@ -26,6 +26,7 @@ from cpbench.finished import load, scoring
 from cpbench.method import Method, NotDefined, State
 from cpbench.output import collected
 from cpbench.records.folder import RunFolder
+from cpbench.records.reading import read
 from cpbench.report import data as report_data
 from cpbench.report import page
 from cpbench.running.bookkeeping import shown_files
@@ -79,7 +80,10 @@ def test_errors_by_loop(miniature: Backbone, make_task: Callable) -> None:
     """A picture's error is the plain mean over draws that every picture shares; cutting into batches changes nothing."""
     pictures, draws = make_task(miniature, "dog", n=3).images, 3
     batch = cm.noised(miniature, pictures, draws)
-    assert batch.timesteps.tolist() == [166, 500, 833] * 3 and batch.which.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert (
+        batch.timesteps.tolist() == [166, 500, 833] * 3
+        and batch.picture_indices.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    )
     for k in range(draws):
         assert torch.equal(batch.noise[k], batch.noise[k + 3]) and torch.equal(batch.noise[k], batch.noise[k + 6])
     latents, alphas = miniature.encode_images(pictures)[0], miniature.process.scheduler.alphas_cumprod
@@ -176,8 +180,8 @@ def by_loop(folder: Path, t: int, draws: int) -> list[list[str]]:
     backbone, names = it.backbone, list(it.nouns)
     alphas, found = backbone.process.scheduler.alphas_cumprod, []
     for j in names:
-        latents, errors = backbone.encode_images(images.drawn(j))[0], {}
-        batch = cm.noised(backbone, images.drawn(j)[:1], draws)
+        latents, errors = backbone.encode_images(images.rendered(j))[0], {}
+        batch = cm.noised(backbone, images.rendered(j)[:1], draws)
         for i in names:
             with load.installed(it, (i,)), torch.no_grad():
                 words = backbone.encode_prompts([f"a photo of a {it.phrase(i)}"])
@@ -257,9 +261,10 @@ class Halting(Method):
 
 
 def test_what_a_method_cannot_ready_is_left_out(ran: Path, miniature: Backbone) -> None:
-    config, _, _ = load.recorded_config(read_json(ran / "run.json"), ran)
-    sequence = scoring.sequence_of(config, read_json(ran / "run.json")["facts"], ran)
-    batches = {c.name: cm.noised(miniature, images.drawn(c.name)[:2], 1) for c in sequence.concepts}
+    record = read(ran)
+    config, _, _ = load.recorded_config(record, ran)
+    sequence = scoring.sequence_of(config, record.facts, ran)
+    batches = {c.name: cm.noised(miniature, images.rendered(c.name)[:2], 1) for c in sequence.concepts}
     asked = cm.ClassifierRun(ran, config, Halting(), miniature, sequence.concepts, batches, 1)
     with collected() as said:
         made = cm.classify_row(asked, 3, Reporter("", 1))
@@ -412,7 +417,7 @@ def test_the_report_shows_it(ready: Path) -> None:
     file = ready / "classifier" / "matrix.csv"
     matrix = pd.read_csv(file, index_col="row").drop(index=1)
     matrix.to_csv(file)
-    text = page.page([report_data.read(ready)])
+    text = page.page([report_data.read_run(ready)])
     beyond = text[text.index('id="beyond"') : text.index("</section>", text.index('id="beyond"'))]
     part = beyond[beyond.index("Diffusion classifier: real pictures") :]
     rows = re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', part, re.DOTALL)
@@ -430,12 +435,12 @@ def test_the_report_shows_it(ready: Path) -> None:
 
 def test_the_report_shows_one_a_run(ready: Path, alike: Callable[[str], Path], tmp_path: Path) -> None:
     other = Path(shutil.copytree(alike("isolated"), tmp_path / "other"))
-    runs = [report_data.read(folder) for folder in (ready, other)]
-    report_data.label(runs)
+    runs = [report_data.read_run(folder) for folder in (ready, other)]
+    report_data.label_runs(runs)
     assert page.page(runs).count("real pictures for:") == 1
     cm.classify(other, [1], device="cpu", draws=1)
-    runs = [report_data.read(folder) for folder in (ready, other)]
-    report_data.label(runs)
+    runs = [report_data.read_run(folder) for folder in (ready, other)]
+    report_data.label_runs(runs)
     heads = re.findall(r"real pictures for: ([^<]*)</h3>", page.page(runs))
     assert heads == [run.label for run in runs] and len(set(heads)) == 2
     *_, plotted = page.write([ready], tmp_path / "report.html", with_plots=True)
@@ -466,11 +471,11 @@ def test_a_damaged_matrix_is_a_note(tmp_path: Path) -> None:
     folder, said = make_run(tmp_path / "run", ["dog", "vase", "dog2"]), "classifier/matrix.csv is damaged and left out."
     for data in DAMAGED:
         write_atomically(folder / "classifier" / "matrix.csv", data)
-        shown = report_data.read(folder)
+        shown = report_data.read_run(folder)
         assert shown.classifier is None and said in shown.notes, data
     assert said in page.page([shown])
     write_atomically(folder / "classifier" / "matrix.csv", b"row,dog,vase,dog2\n3,1,,0.25\n0,0.5,1,0.5\n")
-    shown = report_data.read(folder)
+    shown = report_data.read_run(folder)
     assert (
         said not in shown.notes and list(shown.classifier.index) == [0, 3] and shown.classifier.loc[3, "dog2"] == 0.25
     )

@@ -220,7 +220,7 @@ def test_describe_a_sequence_tells_its_concepts_and_prompts(call: Call, name: st
     given = yaml.safe_load((ROOT / "tasks" / f"{name}.yaml").read_text())
     for t, concept in enumerate(given["concepts"], start=1):
         assert re.search(rf"^ *{t} +{concept['name']} +{concept['class_noun']} ", shown, re.MULTILINE)
-    for kind in set(sequences.KINDS) & given["evaluation"].keys():
+    for kind in set(sequences.SUBJECT_TYPES) & given["evaluation"].keys():
         assert all(prompt in told for prompt in given["evaluation"][kind])
     assert given["description"] in told
 

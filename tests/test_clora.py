@@ -15,7 +15,7 @@ from learners import CONCEPTS, Learned, MakeTask
 from cpbench.backbones import adapters
 from cpbench.backbones.adapters import products
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.clora import CLora, CLoraSettings
+from cpbench.baselines.clora import CLora, CLoraOptions
 from cpbench.learning.lora import forgetting
 from cpbench.method import State
 
@@ -56,7 +56,7 @@ def product_by_loop(factors: Tensors, layer: str) -> np.ndarray:
 
 
 def past_sum(state: State, concepts: tuple[str, ...], layer: str) -> np.ndarray:
-    return np.sum([product_by_loop(state.part(f"adapter/{c}"), layer) for c in concepts], axis=0)
+    return np.sum([product_by_loop(state.tensors_of(f"adapter/{c}"), layer) for c in concepts], axis=0)
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -184,7 +184,7 @@ def test_figures_of_a_step_are_those_of_the_factors_it_started_from(
     pristine = {layer: tiny.denoiser.get_parameter(f"{layer}.weight").double().numpy() for layer in layers}
 
     def look(phase: str, step: int) -> None:
-        now = {layer: product_by_loop(tiny.factors, layer) for layer in layers}
+        now = {layer: product_by_loop(tiny.lora_parameters, layer) for layer in layers}
         penalty = sum(((np.abs(past[layer]) * now[layer]) ** 2).sum() for layer in layers)
         expected.append((WEIGHT * penalty, np.log(sum(np.abs(p).sum() for p in now.values()))))
         for layer in layers:  # W = W_init + past, whatever the step
@@ -230,7 +230,7 @@ def test_the_state_keeps_the_factors_and_the_row_of_every_task_bit_for_bit(
     for before, after in ((three[0], three[1]), (three[1], three[2])):
         for name, tensor in before.state.tensors.items():
             assert torch.equal(after.state.tensors[name], tensor), name
-    apart = [three[2].state.part(f"adapter/{c}") for c in CONCEPTS]
+    apart = [three[2].state.tensors_of(f"adapter/{c}") for c in CONCEPTS]
     assert not any(torch.equal(apart[i][side], apart[j][side]) for i in range(3) for j in range(i) for side in sides)
 
 
@@ -247,9 +247,9 @@ def test_installed_weights_are_the_first_ones_plus_all_products(tiny: Backbone, 
                     assert float((parameter.detach() - pristine[name]).abs().max()) > 1e-3
                 else:
                     assert torch.equal(parameter, pristine[name])
-            assert tiny.factors == {}
+            assert tiny.lora_parameters == {}
             for n, concept in enumerate(CONCEPTS, 1):
-                assert torch.equal(tiny.rows[f"v{n}"], state.tensors[f"token/{concept}"])
+                assert torch.equal(tiny.token_embeddings[f"v{n}"], state.tensors[f"token/{concept}"])
 
 
 def test_the_installed_model_is_the_last_lora_on_the_sum_of_the_earlier(tiny: Backbone, three: list[Learned]) -> None:
@@ -268,7 +268,7 @@ def test_the_installed_model_is_the_last_lora_on_the_sum_of_the_earlier(tiny: Ba
     for n, concept in enumerate(CONCEPTS, 1):
         tiny.add_token(f"<v{n}>", state.tensors[f"token/{concept}"])
     without = output()
-    tiny.add_lora(2, ("attn2.to_k", "attn2.to_v"), values=state.part("adapter/dog2"))
+    tiny.add_lora(2, ("attn2.to_k", "attn2.to_v"), values=state.tensors_of("adapter/dog2"))
     torch.testing.assert_close(output(), installed, atol=1e-5, rtol=1e-4)
     assert float((without - installed).abs().max()) > 1e-3
 
@@ -276,21 +276,21 @@ def test_the_installed_model_is_the_last_lora_on_the_sum_of_the_earlier(tiny: Ba
 # Words
 
 
-@pytest.mark.parametrize(("keep_noun", "said"), [(False, "<v2>"), (True, "<v2> vase")])
+@pytest.mark.parametrize(("use_class_noun", "said"), [(False, "<v2>"), (True, "<v2> vase")])
 def test_the_word_stands_alone_unless_the_noun_is_kept(
     tiny: Backbone,
     make_task: MakeTask,
     three: list[Learned],
     monkeypatch: pytest.MonkeyPatch,
-    keep_noun: bool,
+    use_class_noun: bool,
     said: str,
 ) -> None:
-    method = CLora(CLoraSettings(keep_noun=keep_noun))
+    method = CLora(CLoraOptions(use_class_noun=use_class_noun))
     assert method.phrase("vase", "vase", three[2].state) == said
     prompts: set[str] = set()
     encode = tiny.encode_prompts
     monkeypatch.setattr(tiny, "encode_prompts", lambda texts: prompts.update(texts) or encode(texts))
-    learn(tiny, make_task, 2, three[0].state, keep_noun=keep_noun, batch_size=1)
+    learn(tiny, make_task, 2, three[0].state, use_class_noun=use_class_noun, batch_size=1)
     assert prompts and prompts <= {f"a photo of a {said}", f"a picture of a {said}", f"a {said}"}
 
 
@@ -332,5 +332,5 @@ def test_layers_can_be_chosen(tiny: Backbone, make_task: MakeTask) -> None:
     assert second.curve[-1]["forgetting"] > 0
     layers = {k.split("/")[2].rpartition(".")[0] for k in first.tensors if k.startswith("adapter/")}
     assert any(n.endswith("attn1.to_out.0") for n in layers) and any(n.endswith("attn2.to_q") for n in layers)
-    with tiny.installed(CLora(CLoraSettings(target_modules=adapters.ATTENTION, rank=3)), second.state, ("dog",)):
+    with tiny.installed(CLora(CLoraOptions(target_modules=adapters.ATTENTION, rank=3)), second.state, ("dog",)):
         assert tiny.weights.keys() == {f"{n}.weight" for n in layers}

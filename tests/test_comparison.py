@@ -60,10 +60,10 @@ def test_fewer_than_six_concepts_never_reach_five_percent():
     st.lists(st.floats(-1, 1, width=16), min_size=1, max_size=14), st.floats(0.5, 4), st.randoms(use_true_random=False)
 )
 def test_p_does_not_ask_for_scale_direction_or_order(d, scale, shuffler):
-    p = sign_flip(d, draws=300)
-    assert 0 < p <= 1 and sign_flip(d, draws=300) == p
-    assert sign_flip([-x for x in d], draws=300) == p
-    assert sign_flip([scale * x for x in d], draws=300) == p
+    p = sign_flip(d, flips=300)
+    assert 0 < p <= 1 and sign_flip(d, flips=300) == p
+    assert sign_flip([-x for x in d], flips=300) == p
+    assert sign_flip([scale * x for x in d], flips=300) == p
     if len(d) <= 12:
         shuffler.shuffle(d)
         assert sign_flip(d) == p
@@ -82,11 +82,11 @@ def test_p_of_nothing_and_of_no_difference():
 
 def test_a_gain_is_shown_and_turned_round_it_is_a_loss():
     found = compare(run(1, gain=0.1), run(2))
-    assert found.shown and 0 < found.low < found.difference < found.high
+    assert found.is_significant and 0 < found.low < found.difference < found.high
     assert found.difference == pytest.approx(0.1, abs=0.03)
     assert (found.concepts, found.pairs, found.unpaired, found.left_out) == (8, 48, 0, ())
     turned = compare(run(2), run(1, gain=0.1))
-    assert turned.shown and turned.difference == pytest.approx(-found.difference) and turned.p == found.p
+    assert turned.is_significant and turned.difference == pytest.approx(-found.difference) and turned.p == found.p
     assert turned.low == pytest.approx(-found.high, abs=0.01)
 
 
@@ -102,22 +102,22 @@ def test_difference_and_interval_are_the_bootstraps():
 def test_pairing_shows_what_unpaired_runs_hide():
     a, b = run(1, gain=0.05), run(2)
     spread = np.std(list(a.values())) / math.sqrt(len(a))
-    assert compare(a, b).shown and compare(a, b).difference < 2 * spread
+    assert compare(a, b).is_significant and compare(a, b).difference < 2 * spread
 
 
 def test_nothing_is_shown_where_there_is_nothing():
-    assert not compare(run(1), run(1)).shown and compare(run(1), run(1)).p == 1
-    shown = [compare(run(100 + 2 * i), run(101 + 2 * i), draws=200).shown for i in range(150)]
+    assert not compare(run(1), run(1)).is_significant and compare(run(1), run(1)).p == 1
+    shown = [compare(run(100 + 2 * i), run(101 + 2 * i), resamples=200).is_significant for i in range(150)]
     assert np.mean(shown) < 0.1
 
 
 def test_both_interval_and_p_decide():
     few = compare(run(1, concepts=5, gain=0.3), run(2, concepts=5))
-    assert few.low > 0 and few.p == 2 / 32 and not few.shown  # five concepts cannot
+    assert few.low > 0 and few.p == 2 / 32 and not few.is_significant  # five concepts cannot
     wide = Comparison(0.1, -0.01, 0.2, p=0.01, concepts=8, pairs=48, unpaired=0, left_out=())
-    assert not wide.shown
+    assert not wide.is_significant
     looser = compare(run(1, concepts=5, gain=0.3), run(2, concepts=5), level=0.9)
-    assert looser.shown and few.low < looser.low < looser.high < few.high
+    assert looser.is_significant and few.low < looser.low < looser.high < few.high
 
 
 def test_what_has_no_partner_is_counted():

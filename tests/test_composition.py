@@ -13,8 +13,8 @@ from rich.console import Console
 from cpbench.concepts import images, sequences
 from cpbench.errors import UserError
 from cpbench.files import read_json
-from cpbench.judges.select import load_for
-from cpbench.metrics import composition as composition_module
+from cpbench.judges.select import load_judges
+from cpbench.metrics.multi_concept import summary as pair_summary
 from cpbench.metrics.scores import SCORES
 from cpbench.records import terminal
 from cpbench.records.tables import read_scores
@@ -70,7 +70,7 @@ def test_a_run_draws_them_first_and_last_and_scores_them_by_both(short_run: Call
     assert set(pair["row"]) == {0, 2} and set(pair["concept"]) == {"dog+vase"}
     assert len(pair) == 2 * 2 * len(multi_concept.pair_metrics(SCORES.values()))
 
-    judges = load_for("miniature", None, None, "cpu")
+    judges = load_judges("miniature", None, None, "cpu")
     seq = sequences.load(str(short))
     for row in (0, 2):
         files = sorted((folder / f"task-{row:02d}" / "pictures" / "dog+vase").glob("*.png"))
@@ -99,7 +99,7 @@ def test_the_summary_is_the_means(short_run: Callable) -> None:
         part = table[(table["kind"] == "pair") & (table["row"] == int(row))]
         both = part[part["metric"].isin(("dino_first", "dino_second"))]["value"].mean()
         assert figures["dino"] == pytest.approx(both) and set(figures) == {"dino", "clip_i", "clip_t", "both"}
-    assert composition_module.summary(table[table["kind"] != "pair"]) == {}
+    assert pair_summary(table[table["kind"] != "pair"]) == {}
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(terminal.run_tables(folder, ["dog", "vase"], 2)[-1])
     shown = console.export_text()
@@ -109,7 +109,7 @@ def test_the_summary_is_the_means(short_run: Callable) -> None:
 def test_a_pair_counts_as_much_as_another() -> None:
     rows = [(0, "pair", "a+b", "p", k, "both", 1.0) for k in range(9)] + [(0, "pair", "c+d", "p", 0, "both", 0.0)]
     table = pd.DataFrame(rows, columns=["row", "kind", "concept", "prompt", "index", "metric", "value"])
-    assert composition_module.summary(table) == {"0": {"both": 0.5}}
+    assert pair_summary(table) == {"0": {"both": 0.5}}
 
 
 def test_a_method_that_cannot_is_not_defined_and_never_zero(short_run: Callable) -> None:

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cpbench import config
+from cpbench import config, moved
 from cpbench.config import parse_settings, resolve
 from cpbench.errors import UserError
 from cpbench.method import Method, Options
@@ -101,6 +101,25 @@ def test_what_loads_a_backbone_may_stand_beside_loading(tmp_path: Path) -> None:
     text = "{method: base, sequence: quick3, vae: some/vae, loading: {vae: other, resolution: 64}}"
     resolved, _, _ = resolve({"dtype": "float32"}, write(tmp_path, text, "config.yaml"))
     assert (resolved.loading.vae, resolved.loading.resolution, resolved.loading.dtype) == ("some/vae", 64, "float32")
+
+
+@pytest.mark.parametrize("source", ["--set", "--config", "cpbench.run"])
+def test_an_evaluation_setting_of_0_1_answers_by_its_new_name_and_warns(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moved, "_warned_names", set())
+    (tmp_path / "c.yaml").write_text("evaluation: {upper_triangle: true, batch_size: 3}\n")
+    keywords = {"method": "base", "sequence": "quick3"}
+    with pytest.warns(DeprecationWarning, match="evaluation.upper_triangle is evaluation.forward_transfer_cells now"):
+        if source == "--set":
+            resolved = resolve(keywords, settings=("evaluation.upper_triangle=true", "evaluation.batch_size=3"))[0]
+        elif source == "--config":
+            resolved = resolve(keywords, tmp_path / "c.yaml")[0]
+        else:
+            resolved = resolve(keywords | {"evaluation": {"upper_triangle": True, "batch_size": 3}})[0]
+    assert resolved.evaluation.forward_transfer_cells is True and resolved.evaluation.batch_size == 3
+    with pytest.raises(UserError, match="upper_triangle"):
+        resolve(keywords, settings=("evaluation.upper_triangle=true", "evaluation.forward_transfer_cells=true"))
 
 
 def test_command_line_is_over_config_file_unless_not_given(tmp_path: Path) -> None:
@@ -351,7 +370,7 @@ def test_options_unlike_the_defaults_or_the_preset_are_the_changed_ones() -> Non
     assert options.ewc_weight == presets["dcscore variant=ewc"]["ewc_weight"] != presets["dcscore"]["ewc_weight"]
     _, _, options = config.resolve({"method": "dcscore", "sequence": "quick3"}, None, ("variant=ewc", "ewc_weight=3.0"))
     assert options.ewc_weight == 3
-    _, _, options = config.resolve({"method": "clora", "sequence": "quick3"}, None, ("keep_noun=true", "rank=3"))
-    assert changed("clora", "miniature", options) == {"keep_noun": True, "rank": 3}
-    assert options.forgetting_weight == float(presets["clora keep_noun=true"]["forgetting_weight"])
+    _, _, options = config.resolve({"method": "clora", "sequence": "quick3"}, None, ("use_class_noun=true", "rank=3"))
+    assert changed("clora", "miniature", options) == {"use_class_noun": True, "rank": 3}
+    assert options.forgetting_weight == float(presets["clora use_class_noun=true"]["forgetting_weight"])
     assert set(changed("clora", "some/folder", options)) >= {"steps", "forgetting_weight"}  # no preset there

@@ -143,8 +143,8 @@ def test_one_that_was_set_and_has_no_effect_is_a_note_before_the_run(tmp_path: P
 
 
 CHANGES = {  # of options that count alone: two values that learn something else, and what else is set
-    "fisher_decay": ("ewc", 0.2, {"fisher_draws": 1}),
-    "negatives": ("dcscore", "averaged", {"variant": "ewc-dc", "fisher_draws": 1}),
+    "fisher_decay": ("ewc", 0.2, {"fisher_samples": 1}),
+    "negatives": ("dcscore", "averaged", {"variant": "ewc-dc", "fisher_samples": 1}),
 }
 
 

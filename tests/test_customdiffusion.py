@@ -17,7 +17,14 @@ from test_raretoken import changed, everything
 from cpbench.backbones import loading
 from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.sampling import Sampler
-from cpbench.baselines.customdiffusion import CAPTIONS, RIDGE, CustomDiffusion, Settings, closed_form, embeddings
+from cpbench.baselines.customdiffusion import (
+    CAPTIONS,
+    RIDGE,
+    CustomDiffusion,
+    CustomDiffusionOptions,
+    closed_form,
+    text_embeddings,
+)
 from cpbench.learning import prior_preservation, training
 from cpbench.method import State
 
@@ -156,12 +163,12 @@ def test_embeddings_are_those_from_the_word_to_the_end_of_text(tiny: Backbone) -
     prompts = ["<v1> stuffed animal", "photo of a <v1> vase", "a dog in the snow"]
     expected = [by_place(tiny, prompt, begin) for prompt, begin in zip(prompts, (1, 4, 1), strict=True)]
     assert [len(e) for e in expected] == [4, 3, 6]
-    torch.testing.assert_close(embeddings(tiny, prompts), torch.cat(expected), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(text_embeddings(tiny, prompts), torch.cat(expected), atol=1e-5, rtol=1e-4)
 
 
 def test_captions_are_many_and_different(miniature: Backbone) -> None:
     assert len(CAPTIONS) == len(set(CAPTIONS)) >= 200 and not any("{" in c or "  " in c for c in CAPTIONS)
-    C_reg = embeddings(miniature, CAPTIONS)
+    C_reg = text_embeddings(miniature, CAPTIONS)
     assert len(C_reg) == sum(len(miniature.tokenizer(c).input_ids) - 1 for c in CAPTIONS)
     torch.testing.assert_close(C_reg[-5:], by_place(miniature, CAPTIONS[-1], 1)[-5:], atol=1e-4, rtol=1e-3)
     # the ridge is small beside all directions but the one that the final layer norm takes away
@@ -192,8 +199,8 @@ def test_pictures_of_the_class_are_the_untouched_models(
     tiny: Backbone, make_task: MakeTask, three: dict[str, list[Learned]], monkeypatch: pytest.MonkeyPatch, merge: str
 ) -> None:
     drawn: list[np.ndarray] = []
-    genuine = prior_preservation.generated
-    monkeypatch.setattr(prior_preservation, "generated", lambda *a: drawn.append(genuine(*a)) or drawn[-1])
+    genuine = prior_preservation.generate
+    monkeypatch.setattr(prior_preservation, "generate", lambda *a: drawn.append(genuine(*a)) or drawn[-1])
     learned = learn(tiny, make_task, 2, three[merge][0].state, prior_weight=0.5, merge=merge)
     (x_pr,) = drawn
     plain = genuine(tiny, make_task(tiny, "vase", 2), ["photo of a vase"] * 2, Sampler(2, 6.0))
@@ -254,7 +261,10 @@ def test_the_last_weights_are_installed_for_every_prompt(tiny: Backbone, three: 
             now = keys_and_values(tiny)
             for name, w in last.factors.items():
                 torch.testing.assert_close(now[name], w, atol=1e-6, rtol=1e-6)
-            assert same(dict(tiny.rows), {f"v{n}": last.state.tensors[f"token/{c}"] for n, c in enumerate(CONCEPTS, 1)})
+            assert same(
+                dict(tiny.token_embeddings),
+                {f"v{n}": last.state.tensors[f"token/{c}"] for n, c in enumerate(CONCEPTS, 1)},
+            )
     assert method.lora(last.state, ("dog",)) is None
 
 
@@ -288,14 +298,14 @@ def test_merged_weights_answer_every_concepts_words_as_its_own_did(
     tiny: Backbone, three: dict[str, list[Learned]], number: int
 ) -> None:
     """And they are the nearest such: the KKT system of every layer, ridge and all. (Three concepts are too many here.)"""
-    state, method = three["closed-form"][number - 1].state, CustomDiffusion(Settings(**MERGED))
+    state, method = three["closed-form"][number - 1].state, CustomDiffusion(CustomDiffusionOptions(**MERGED))
     W_0, nouns = keys_and_values(tiny), {"dog": "dog", "vase": "vase"}
     C_reg = torch.cat([by_place(tiny, caption, 1) for caption in CAPTIONS]).double().numpy()
     G = C_reg.T @ C_reg
     G += RIDGE * np.trace(G) / 16 * np.eye(16)
     for concepts in ((), ("dog",), ("dog", "vase")[:number]):
         with tiny.installed(method, state, concepts):
-            assert tiny.rows.keys() == {f"v{n}" for n in range(1, number + 1)}
+            assert tiny.token_embeddings.keys() == {f"v{n}" for n in range(1, number + 1)}
             W, C, V = keys_and_values(tiny), [], {name: [] for name in W_0}
             for n, concept in enumerate(state.concepts, 1):
                 words = f"<v{n}> {nouns[concept]}"
@@ -322,16 +332,18 @@ def test_merged_weights_answer_every_concepts_words_as_its_own_did(
 def test_merging_more_than_fits_is_still_finite(tiny: Backbone, three: dict[str, list[Learned]]) -> None:
     """18 constraints, 16 columns."""
     state = three["closed-form"][2].state
-    with tiny.installed(CustomDiffusion(Settings(**MERGED)), state, CONCEPTS):
+    with tiny.installed(CustomDiffusion(CustomDiffusionOptions(**MERGED)), state, CONCEPTS):
         assert all(torch.isfinite(w).all() for w in keys_and_values(tiny).values())
-        assert CustomDiffusion(Settings(**MERGED)).lora(state, CONCEPTS) is None
+        assert CustomDiffusion(CustomDiffusionOptions(**MERGED)).lora(state, CONCEPTS) is None
 
 
 @pytest.mark.parametrize("name", ["sd21-base", "sdxl"])
 def test_merging_on_other_architectures(make_task: MakeTask, tmp_path: Path, name: str) -> None:
     """Words of two encoders side by side, and more weights than captions fill."""
     backbone = loading.load(str(architectures.build(name, tmp_path)))
-    options = Settings(**MERGED, prior_pictures=0, steps=1, batch_size=1, learning_rate=1e-2, token_learning_rate=0.2)
+    options = CustomDiffusionOptions(
+        **MERGED, prior_pictures=0, steps=1, batch_size=1, learning_rate=1e-2, token_learning_rate=0.2
+    )
     state, own = State(), []
     for number, concept in enumerate(("dog", "backpack"), 1):
         state = CustomDiffusion(options).learn(backbone, make_task(backbone, concept, number), state)
@@ -342,7 +354,7 @@ def test_merging_on_other_architectures(make_task: MakeTask, tmp_path: Path, nam
         for n, noun in enumerate(("dog", "backpack"), 1):
             C = state.tensors[f"anchor/{noun}/C"]  # as concepts are called here
             assert C.shape == (6, sum(e.table.embedding_dim for e in backbone.vocabulary.encoders))
-            again = embeddings(backbone, [f"<v{n}> {noun}", f"photo of a <v{n}> {noun}"])
+            again = text_embeddings(backbone, [f"<v{n}> {noun}", f"photo of a <v{n}> {noun}"])
             torch.testing.assert_close(again, C, atol=1e-5, rtol=1e-4)
             for name, w in own[n - 1].items():
                 now = backbone.denoiser.get_parameter(name)

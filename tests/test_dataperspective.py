@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from learners import Learned, MakeTask, learn, rows_stay, same
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.dataperspective import DataPerspective, Settings, cropped
+from cpbench.baselines.dataperspective import DataPerspective, DataPerspectiveOptions, cropped
 from cpbench.errors import UserError
 from cpbench.learning import prior_preservation, training, weights_or_lora
 from cpbench.learning import structured_prompts as structured
@@ -22,7 +22,7 @@ from cpbench.method import State
 KINDS = ("full", "lora")
 PLACES = len(structured.BACKGROUNDS.split(","))
 SET: dict[str, Any] = {"prior_pictures": 5, "prior_inference_steps": 2, "prior_guidance_scale": 4.0}
-OPTIONS: dict[str, Any] = SET | {"learning_rate": 1e-3, "lora_learning_rate": 1e-2, "crops": 3, "caption_draws": 2}
+OPTIONS: dict[str, Any] = SET | {"learning_rate": 1e-3, "lora_learning_rate": 1e-2, "crops": 3, "caption_samples": 2}
 TOLD = {"dog": ("by a lake", "on a sofa"), "vase": ("in a box", "at night")}
 STILL: dict[str, Any] = {"learning_rate": 1e-12, "lora_learning_rate": 1e-12}
 
@@ -36,13 +36,13 @@ def three(three_tasks: Callable) -> dict[str, list[Learned]]:
 def sets(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], np.ndarray]]:
     """(hash of what is installed, prompts, pictures) of every set that is drawn."""
     noted: list[tuple[str, list[str], np.ndarray]] = []
-    genuine = prior_preservation.generated
+    genuine = prior_preservation.generate
 
     def note(backbone: Backbone, task: object, prompts: list[str], *more: object) -> np.ndarray:
         noted.append((backbone.installed_hash(), prompts, genuine(backbone, task, prompts, *more)))
         return noted[-1][2]
 
-    monkeypatch.setattr(prior_preservation, "generated", note)
+    monkeypatch.setattr(prior_preservation, "generate", note)
     return noted
 
 
@@ -116,8 +116,8 @@ def test_half_of_it_is_formatted_and_half_amplified(tiny: Backbone, make_task: M
     learn(DataPerspective, tiny, make_task, 3, None, adapter="lora", **OPTIONS)
     for (_, prompts, _), concept, noun in zip(sets, ("vase", "dog2"), ("vase", "dog"), strict=True):
         g = make_task(tiny, concept).generator("prompts")
-        assert prompts[:3] == structured.against_training(noun, 3, g)
-        assert prompts[3:] == structured.amplified(noun, 2, g)
+        assert prompts[:3] == structured.training_format(noun, 3, g)
+        assert prompts[3:] == structured.augmented(noun, 2, g)
         assert all(p.startswith(f"a photo of a {noun}, ") for p in prompts[:3])
         assert not any("<" in p for p in prompts)  # no identifier
 
@@ -130,7 +130,7 @@ def test_every_step_has_as_many_of_the_set_each_under_its_prompt(
     _, prompts, pictures = sets[0]
     (first, *_) = training.batches(tiny, replace(make_task(tiny), images=pictures), 3, 2, "prior")
     errors = []
-    for k, which in enumerate(first.which.tolist()):
+    for k, which in enumerate(first.picture_indices.tolist()):
         with torch.no_grad():
             guess = tiny.predict(
                 first.noisy[k : k + 1], first.timesteps[k : k + 1], tiny.encode_prompts([prompts[which]])
@@ -155,12 +155,12 @@ def test_without_a_set_nothing_is_drawn(tiny: Backbone, make_task: MakeTask, set
 
 def first_error(backbone: Backbone, make_task: MakeTask, state: State, prompts: list[str], **options: Any) -> float:
     """The first step's denoising error, with the words that belong to each picture, before anything has moved."""
-    task, o = make_task(backbone), Settings(**options)
+    task, o = make_task(backbone), DataPerspectiveOptions(**options)
     crops = cropped(task.images, o.crops, o.smallest_crop, task.generator("crops"))
     (first, *_) = training.batches(backbone, replace(task, images=crops), 3, 4, "train")
     backbone.add_token("<sks-1>", state.tensors["token/dog"])
     errors = []
-    for k, which in enumerate(first.which.tolist()):
+    for k, which in enumerate(first.picture_indices.tolist()):
         words = backbone.encode_prompts([prompts[which // o.crops]])
         guess = backbone.predict(first.noisy[k : k + 1], first.timesteps[k : k + 1], words)
         errors.append(float((guess.detach() - first.noise[k]).square().mean()))
@@ -216,7 +216,7 @@ def test_without_captions_the_untouched_model_chooses(
     tiny: Backbone, make_task: MakeTask, three: dict[str, list[Learned]], said: list[list[str]]
 ) -> None:
     """In task 2 as in task 1: the least sum of errors, one picture and one place at a time."""
-    chosen = OPTIONS | {"adapter": "lora", "caption_draws": 6, "caption_dropout": 0.0, "steps": 6}
+    chosen = OPTIONS | {"adapter": "lora", "caption_samples": 6, "caption_dropout": 0.0, "steps": 6}
     learn(DataPerspective, tiny, make_task, 2, three["lora"][0].state, **chosen)
     learned = {p for call in said for p in call if "<sks-2>" in p}
     task, places = make_task(tiny, "vase"), [" ".join(p.split()) for p in structured.BACKGROUNDS.split(",")]
@@ -226,7 +226,7 @@ def test_without_captions_the_untouched_model_chooses(
             with torch.no_grad():
                 words = tiny.encode_prompts([f"a photo of a vase, {place}"])
                 guess = tiny.predict(batch.noisy, batch.timesteps, words)
-            errors[int(batch.which), k] += float((guess - batch.noise).square().mean())
+            errors[int(batch.picture_indices), k] += float((guess - batch.noise).square().mean())
     assert errors.min() > 0  # both pictures were looked at
     assert learned == {f"a photo of a <sks-2> vase, {places[k]}" for k in errors.argmin(1)}
 
@@ -240,7 +240,7 @@ def test_a_class_may_be_told_more_specifically(
     assert all(" corgi dog" in p for p in prompts)
     assert all(p.startswith("a photo of a corgi dog, ") for p in said[0])  # the choice of captions
     assert all(p.startswith("a photo of a <sks-1> corgi dog, ") for p in said[2])
-    method = DataPerspective(Settings(classes={"dog": "corgi dog"}))
+    method = DataPerspective(DataPerspectiveOptions(classes={"dog": "corgi dog"}))
     assert method.phrase("dog", "dog", state) == "<sks-1> corgi dog"
     assert DataPerspective().phrase("dog", "dog", state) == "<sks-1> dog"
 
@@ -290,4 +290,4 @@ def test_all_weights_are_refused_where_they_do_not_fit(tiny: Backbone, monkeypat
     monkeypatch.setattr(weights_or_lora, "device_memory", lambda device: 1)
     with pytest.raises(UserError, match="method dataperspective: .* use --set adapter=lora"):
         DataPerspective().check(tiny)
-    DataPerspective(Settings(adapter="lora")).check(tiny)
+    DataPerspective(DataPerspectiveOptions(adapter="lora")).check(tiny)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from learners import Learned, MakeTask
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.dcscore import DCScore, DCSettings, distillation, fisher_loss
+from cpbench.baselines.dcscore import DCScore, DCScoreOptions, distillation, fisher_loss
 from cpbench.learning import diffusion_classifier as dc
 from cpbench.learning import training
 from cpbench.method import State
@@ -24,7 +24,7 @@ CONCEPTS, NOUNS = ("dog", "vase", "dog2", "backpack"), ("dog", "vase", "dog", "b
 VARIANTS = ("ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc")
 DSC_TERMS = {"noise_current", "noise_past", "scores_current", "scores_past"}
 SMALL: dict[str, Any] = {"rank": 2, "steps": 2, "batch_size": 2, "learning_rate": 1e-2, "token_learning_rate": 1e-2}
-SMALL |= {"dsc_steps": 2, "dsc_learning_rate": 1e-3, "fisher_draws": 2, "candidates": 3, "ewc_weight": 1e-2}
+SMALL |= {"dsc_steps": 2, "dsc_learning_rate": 1e-3, "fisher_samples": 2, "candidates": 3, "ewc_weight": 1e-2}
 SMALL_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -68,7 +68,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     ) -> torch.Tensor:
         out = genuine(backbone, batch, phrases, factors)
         given = None if factors is None else {k: v.detach().clone() for k, v in factors.items()}
-        installed = {k: v.detach().clone() for k, v in backbone.factors.items()}
+        installed = {k: v.detach().clone() for k, v in backbone.lora_parameters.items()}
         noted.append(Call(batch, list(phrases), given, installed, out.detach().double(), out.requires_grad))
         return out
 
@@ -204,7 +204,7 @@ def test_terms_of_consolidation_are_those_of_its_equation(
         drawn.add(concept)
         assert student.factors is None
         assert same(current.factors, just_trained)  # teacher 1 stays where training ended
-        assert same(past.factors, before.part(f"adapter/{concept}"))
+        assert same(past.factors, before.tensors_of(f"adapter/{concept}"))
         expected = {}
         for name, teacher, own in (("current", current, 2), ("past", past, 1)):
             expected[f"noise_{name}"] = 3.0 * float(((student.noises[own] - teacher.noises[own]) ** 2).mean())
@@ -224,7 +224,7 @@ def test_terms_of_consolidation_are_those_of_its_equation(
         assert (figures["noise_current"] > 0) is (i > 0)  # the student starts as teacher 1
         assert figures["noise_past"] > 1e-4
     assert drawn == {"dog", "vase"}  # a past LoRA is drawn anew in every step
-    assert not same(learned.state.part("adapter/dog2"), just_trained)
+    assert not same(learned.state.tensors_of("adapter/dog2"), just_trained)
 
 
 # The Fisher of a task
@@ -236,12 +236,12 @@ def test_the_carried_fisher_is_that_of_the_equation_draw_by_draw(
 ) -> None:
     """Task 3 with all candidates in S: F_bar_3 = decay F_bar_2 + F_3 / mean(F_3), from calls of the UNet of our own."""
     before, tau, w_dc, draws = three("ewc-dc")[1].state, 0.02, 0.4, 5
-    options = {"variant": "ewc-dc", "fisher_draws": draws, "temperature": tau, "dc_weight": w_dc, "fisher_decay": 0.5}
+    options = {"variant": "ewc-dc", "fisher_samples": draws, "temperature": tau, "dc_weight": w_dc, "fisher_decay": 0.5}
     learned = learn(tiny, make_task, 3, before, candidates=5, negatives=negatives, **options)
 
     for n, concept in enumerate(CONCEPTS[:3], 1):
         tiny.add_token(f"<v{n}>", learned.state.tensors[f"token/{concept}"])
-    phi = tiny.add_lora(2, SMALL_TARGETS, values=learned.state.part("adapter/dog2"))
+    phi = tiny.add_lora(2, SMALL_TARGETS, values=learned.state.tensors_of("adapter/dog2"))
     losses: list[tuple[float, float, float]] = []
     sums = [{k: torch.zeros_like(v, dtype=torch.float64) for k, v in phi.items()} for _ in range(2)]
     for batch in training.batches(tiny, make_task(tiny, "dog2", 3), draws, 1, "fisher"):
@@ -264,7 +264,7 @@ def test_the_carried_fisher_is_that_of_the_equation_draw_by_draw(
     for name, column in zip(("loss", "entropy", "p_n"), zip(*losses, strict=True), strict=True):
         assert [f[name] for f in figures[:-1]] == pytest.approx(column, rel=1e-3), name
     flat = [torch.cat([total[k].flatten() for k in phi]) for total in sums]
-    for k, old in before.part("fisher").items():
+    for k, old in before.tensors_of("fisher").items():
         expected = 0.5 * old.double() + sums[0][k] / flat[0].mean()
         torch.testing.assert_close(learned.state.tensors[f"fisher/{k}"].double(), expected, rtol=5e-3, atol=1e-4)
     cosine = float(flat[0] @ flat[1] / flat[0].norm() / flat[1].norm())
@@ -292,7 +292,7 @@ def test_c0_is_what_the_option_says(
     """In the prompts of both phases, beside <v1> with its own noun."""
     before, prompts, encode = three("dsc-ewc-dc")[0].state, [], tiny.encode_prompts
     monkeypatch.setattr(tiny, "encode_prompts", lambda texts: prompts.append(list(texts)) or encode(texts))
-    learn(tiny, make_task, 2, before, c0=c0)
+    learn(tiny, make_task, 2, before, null_prompt=c0)
     several = [p for p in prompts if len(p) > 1]
     assert len(several) == 2 * 3 + 2  # student and teachers in two steps, two draws
     for said in several:
@@ -320,9 +320,9 @@ def test_candidates_limit_how_many_choose(
         "variant": "ewc-dc",
         "steps": 1,
         "batch_size": 1,
-        "fisher_draws": draws,
+        "fisher_samples": draws,
         "candidates": candidates,
-        "c0": c0,
+        "null_prompt": c0,
     }
     learned = learn(tiny, make_task, 4, before, **options)
     always, all_past = int(bool(c0)) + 1, {"<v1> dog", "<v2> vase", "<v3> dog"}
@@ -347,12 +347,13 @@ def test_the_logged_penalty_is_the_closed_form_in_both_phases(
 ) -> None:
     """lambda/2 sum_j F_j (phi_j - phi*_j)^2 from the carried Fisher and the last task's LoRA, before each step."""
     before, expected = three(variant)[1].state, [0.0]
-    F, anchor = before.part("fisher"), before.part("adapter/vase")
+    F, anchor = before.tensors_of("fisher"), before.tensors_of("adapter/vase")
 
     def look(phase: str, step: int) -> None:
         if phase != "fisher":
             total = sum(
-                float((F[k].double() * (v.detach().double() - anchor[k]) ** 2).sum()) for k, v in tiny.factors.items()
+                float((F[k].double() * (v.detach().double() - anchor[k]) ** 2).sum())
+                for k, v in tiny.lora_parameters.items()
             )
             expected.append(0.05 / 2 * total)
 
@@ -371,13 +372,13 @@ def test_entries_with_a_large_fisher_move_less(
 ) -> None:
     """A Fisher that weighs every other entry: with a large lambda those stay, with none they move as the others do."""
     given = three("ewc")[0].state
-    weighed = {k: (torch.arange(v.numel()).view(v.shape) % 2).float() for k, v in given.part("fisher").items()}
+    weighed = {k: (torch.arange(v.numel()).view(v.shape) % 2).float() for k, v in given.tensors_of("fisher").items()}
     before = State(given.tensors | {f"fisher/{k}": v for k, v in weighed.items()}, given.facts)
     ratios = {}
     for weight in (0.0, 1e6):
         options = {"variant": "ewc", "ewc_weight": weight, "steps": 15, "learning_rate": 1e-3}
-        after = learn(tiny, make_task, 2, before, fisher_draws=1, **options).state
-        moved = {k: (v - given.tensors[f"adapter/dog/{k}"]).abs() for k, v in after.part("adapter/vase").items()}
+        after = learn(tiny, make_task, 2, before, fisher_samples=1, **options).state
+        moved = {k: (v - given.tensors[f"adapter/dog/{k}"]).abs() for k, v in after.tensors_of("adapter/vase").items()}
         held = torch.cat([moved[k][weighed[k] == 1] for k in moved]).mean()
         free = torch.cat([moved[k][weighed[k] == 0] for k in moved]).mean()
         ratios[weight] = float(held / free)
@@ -414,7 +415,7 @@ def test_a_variant_has_exactly_its_terms(three: Callable[[str], list[Learned]], 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_carries_what_it_needs_and_no_more(three: Callable[[str], list[Learned]], variant: str) -> None:
     learned = [x.state for x in three(variant)]
-    names = learned[0].part("adapter/dog").keys()
+    names = learned[0].tensors_of("adapter/dog").keys()
     for number, state in enumerate(learned, 1):
         seen = CONCEPTS[:number]
         pool = seen if "dsc" in variant else seen[-1:]
@@ -430,7 +431,7 @@ def test_a_variant_carries_what_it_needs_and_no_more(three: Callable[[str], list
                 assert float((after.tensors[name] - tensor).min()) >= 0  # decay 1: sums of squares
     if "ewc" in variant:
         for number, state in enumerate(learned, 1):
-            F = torch.cat([v.flatten() for v in state.part("fisher").values()])
+            F = torch.cat([v.flatten() for v in state.tensors_of("fisher").values()])
             assert float(F.mean()) == pytest.approx(number, rel=1e-4)  # each task brought mean 1
 
 
@@ -440,8 +441,8 @@ def test_a_lora_starts_where_the_last_one_ended(
 ) -> None:
     before = three(variant)[1].state
     still = {"learning_rate": 1e-9, "dsc_learning_rate": 1e-9, "token_learning_rate": 0, "steps": 1, "dsc_steps": 1}
-    after = learn(tiny, make_task, 3, before, variant=variant, **still, fisher_draws=1).state
-    for k, v in before.part("adapter/vase").items():
+    after = learn(tiny, make_task, 3, before, variant=variant, **still, fisher_samples=1).state
+    for k, v in before.tensors_of("adapter/vase").items():
         torch.testing.assert_close(after.tensors[f"adapter/dog2/{k}"], v, atol=1e-7, rtol=0)
     assert torch.equal(after.tensors["token/dog2"], tiny.word_embedding("dog"))
 
@@ -454,17 +455,17 @@ def test_what_is_carried_is_what_training_ended_with(
     last: dict[str, tuple[Tensors, torch.Tensor]] = {}
 
     def look(phase: str, step: int) -> None:
-        rows = tiny.rows["v2"].detach().clone()
-        last[phase] = ({k: v.detach().clone() for k, v in tiny.factors.items()}, rows)
+        rows = tiny.token_embeddings["v2"].detach().clone()
+        last[phase] = ({k: v.detach().clone() for k, v in tiny.lora_parameters.items()}, rows)
 
     before = three(variant)[0].state
     after = learn(tiny, make_task, 2, before, look, variant=variant).state
     factors, row = last["dsc" if "dsc" in variant else "train"]
-    assert same(after.part("adapter/vase"), factors)
+    assert same(after.tensors_of("adapter/vase"), factors)
     if "dsc" in variant:  # two steps of Adam at the rate of DSC, a tenth of training's
         assert max(float((v - last["train"][0][k]).abs().max()) for k, v in factors.items()) < 2.1e-3
     assert torch.equal(after.tensors["token/vase"], row) and torch.equal(row, last["train"][1])
-    assert not any(torch.equal(factors[k], v) for k, v in before.part("adapter/dog").items())
+    assert not any(torch.equal(factors[k], v) for k, v in before.tensors_of("adapter/dog").items())
     assert not torch.equal(row, tiny.word_embedding("vase"))
 
 
@@ -472,12 +473,12 @@ def test_what_is_carried_is_what_training_ended_with(
 def test_the_last_lora_and_all_words_are_installed(
     tiny: Backbone, three: Callable[[str], list[Learned]], variant: str
 ) -> None:
-    state, method = three(variant)[2].state, DCScore(DCSettings(**SMALL | {"variant": variant}))
+    state, method = three(variant)[2].state, DCScore(DCScoreOptions(**SMALL | {"variant": variant}))
     for concepts in ((), ("dog",), ("vase", "dog2")):
         with tiny.installed(method, state, concepts):
-            assert same({k: v.detach() for k, v in tiny.factors.items()}, state.part("adapter/dog2"))
+            assert same({k: v.detach() for k, v in tiny.lora_parameters.items()}, state.tensors_of("adapter/dog2"))
             for n, concept in enumerate(CONCEPTS[:3], 1):
-                assert torch.equal(tiny.rows[f"v{n}"], state.tensors[f"token/{concept}"])
+                assert torch.equal(tiny.token_embeddings[f"v{n}"], state.tensors[f"token/{concept}"])
     assert [method.phrase(c, "thing", state) for c in CONCEPTS[:3]] == ["<v1> thing", "<v2> thing", "<v3> thing"]
 
 
@@ -489,7 +490,7 @@ def test_the_last_lora_and_all_words_are_installed(
 def test_evaluations_are_as_foretold(
     tiny: Backbone, make_task: MakeTask, three: Callable[[str], list[Learned]], variant: str, c0: str
 ) -> None:
-    options = SMALL | {"variant": variant, "c0": c0}
+    options = SMALL | {"variant": variant, "null_prompt": c0}
     tasks = three(variant) if c0 else sequence(tiny, make_task, **options)
     by_hand = 2 * 2 + (2 * 2 * 3 * (3 if c0 else 2) if "dsc" in variant else 0)
     by_hand += 2 * (3 if variant.endswith("dc") else 1) if "ewc" in variant else 0

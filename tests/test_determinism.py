@@ -30,7 +30,7 @@ def twice(_loaded, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     backbone: Backbone = _loaded(str(tiny_folder))
     size = (backbone.picture_size, backbone.picture_size)
     both = np.stack(
-        [np.asarray(Image.fromarray(p).resize(size)) for c, _ in second_task.CONCEPTS for p in images.drawn(c)[:2]]
+        [np.asarray(Image.fromarray(p).resize(size)) for c, _ in second_task.CONCEPTS for p in images.rendered(c)[:2]]
     )
     np.save(folder / "pictures.npy", both)
     for name in built_in_methods():

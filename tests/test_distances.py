@@ -174,7 +174,7 @@ def test_pools_by_hand():
 def test_under_fifty_pictures_a_side_is_refused_in_one_line(distance):
     x, y = by_concept([5] * 9), by_concept([20] * 9, seed=50)
     with pytest.raises(
-        UserError, match="45 and 180 pictures, all 9 concepts pooled, are too few: it needs 50 a side"
+        UserError, match="45 and 180 pictures, all 9 concepts pooled, are too few: it needs 50 per side"
     ) as e:
         distance(x, y)
     assert "\n" not in str(e.value)

@@ -19,7 +19,7 @@ from cpbench.concepts import images
 from cpbench.config import resolve
 from cpbench.errors import ReplayError, RulesError, UserError
 from cpbench.learning import training
-from cpbench.method import KINDS, State, Task
+from cpbench.method import TENSOR_TYPES, State, Task
 from cpbench.registry import built_in_methods, load_method, method_names
 from cpbench.running import audit, task
 from cpbench.running.prepare import Run, prepare
@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def said(folder: Path, short: Path) -> dict[str, str]:
     """The page's files in a folder, and what each of its commands says there."""
-    for name, code in (("lwf.py", block("python")), ("test_lwf.py", block("python", 1)), ("lwf.yaml", block("yaml"))):
+    for name, code in (("lwf.py", block("python")), ("test_lwf.py", block("python", 1))):
         assert f"`{name}`" in TEXT
         (folder / name).write_text(code)
     shorter = {"run": f"{SHORT} --sequence {short}", "plan": SHORT}
@@ -92,7 +92,7 @@ def test_what_it_says_of_the_runs(folder: Path, said: dict[str, str]) -> None:
         rf"learning +{2 * (1 + 3 + 3)} UNet evaluations", said["cpbench plan --method ./lwf.py --sequence quick3"]
     )
     runs = list(folder.glob("results/runs/short/miniature/lwf/*/order0-seed0"))
-    assert len(runs) == 3
+    assert len(runs) == 2
     for run in runs:
         curve = (run / "task-02" / "curve.csv").read_text().splitlines()[0].split(",")
         assert {"denoising", "distillation", "distance"} <= set(curve)
@@ -114,11 +114,11 @@ def test_the_entry_point_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delitem(sys.modules, "lwf")
 
 
-def test_the_idea_is_not_a_built_in_method_and_all_kinds_are_told() -> None:
+def test_the_idea_is_not_a_built_in_method_and_all_types_are_listed() -> None:
     assert "lwf" not in built_in_methods()
-    kinds = TEXT.partition("| kind | what |")[2].partition("\n\n")[0]
-    told = re.findall(r"^\| (`[^|]*) \|", kinds, re.MULTILINE)
-    assert sorted(kind for cell in told for kind in re.findall(r"`(\w+)`", cell)) == sorted(KINDS)
+    table = TEXT.partition("| type | contents |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+    assert sorted(name for cell in cells for name in re.findall(r"`(\w+)`", cell)) == sorted(TENSOR_TYPES)
 
 
 # What is refused: each done, and told as the page says
@@ -163,7 +163,7 @@ def another_concepts_picture(run: Run, lwf: Path) -> None:
 
 def another_concepts_drawing(run: Run, lwf: Path) -> None:
     with audit.learning_only("dog", [], run.config.output):
-        images.drawn("dog2")
+        images.rendered("dog2")
 
 
 def hidden_picture(run: Run, lwf: Path) -> None:

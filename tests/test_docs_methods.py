@@ -9,7 +9,7 @@ from learners import SHORT
 
 from cpbench import config
 from cpbench.backbones.backbone import Backbone
-from cpbench.method import KINDS, Options, State
+from cpbench.method import TENSOR_TYPES, Options, State
 from cpbench.registry import built_in_methods, facts_of, load_method, summary_of
 from cpbench.running import counting
 
@@ -69,9 +69,9 @@ def test_the_cost_is_what_is_counted(tiny: Backbone, make_task: Callable, name: 
         "steps": 3,
         "batch_size": 2,
         "token_steps": 2,
-        "fisher_draws": 3,
+        "fisher_samples": 3,
         "dsc_steps": 2,
-        "caption_draws": 2,
+        "caption_samples": 2,
         "rank": 2,
     }
     few |= {
@@ -108,11 +108,11 @@ def test_it_carries_what_it_is_said_to_carry(tiny: Backbone, make_task: Callable
     for number, concept in enumerate(("dog", "backpack"), 1):
         state = method.learn(tiny, make_task(tiny, concept, number), state)
         tiny.restore()
-        sizes.append(state.bytes_by_kind())
+        sizes.append(state.bytes_by_type())
     assert sizes[1].keys() == sizes[0].keys() and all(sizes[1][k] in (size, 2 * size) for k, size in sizes[0].items())
     found = {f"`{k}`" + ("+" if sizes[1][k] == 2 * size else "") for k, size in sizes[0].items()}
     assert set(ROWS[name]["carries"].split(", ")) == (found or {"nothing"})
-    assert set(told(ROWS[name]["carries"])) <= set(KINDS)
+    assert set(told(ROWS[name]["carries"])) <= set(TENSOR_TYPES)
 
 
 @pytest.mark.parametrize(("name", "option", "default"), QUIRKS)

@@ -24,20 +24,20 @@ def an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found(data: str | None = None) -> dict[str, doctor.Finding]:
-    return {f.what: f for f in doctor.findings(data)}
+    return {f.subject: f for f in doctor.findings(data)}
 
 
 def test_versions_devices_and_the_miniature_are_those_of_this_machine() -> None:
     it = found()
-    assert it["torch"].found == metadata.version("torch") and it["torch"].good
-    assert it["backbone miniature"].good and hub.hash_folder(hub.MINIATURE)[:8] in it["backbone miniature"].found
+    assert it["torch"].state == metadata.version("torch") and it["torch"].good
+    assert it["backbone miniature"].good and hub.hash_folder(hub.MINIATURE)[:8] in it["backbone miniature"].state
     assert it["cuda" if not torch.cuda.is_available() else "cuda:0"].good == torch.cuda.is_available()
 
 
 def test_what_is_not_in_the_cache_comes_with_what_to_do() -> None:
     it = found()
     for what in (*(f"backbone {n}" for n in hub.BUILT_IN), "judge clip-vit-b-32", "judge dino-vit-s-16"):
-        assert not it[what].good and "not in the hub's cache" in it[what].found and it[what].todo
+        assert not it[what].good and "not in the hub's cache" in it[what].state and it[what].advice
 
 
 def test_a_backbone_in_the_cache_is_found(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_backbone_in_the_cache_is_found(tmp_path: Path) -> None:
     snapshot.mkdir(parents=True)
     shutil.copy(hub.MINIATURE / "model_index.json", snapshot)  # the index alone is no model
     it = found()["backbone sd15"]
-    assert not it.good and it.found == "in part in the hub's cache"
+    assert not it.good and it.state == "in part in the hub's cache"
     shutil.copytree(hub.MINIATURE, snapshot, dirs_exist_ok=True, ignore=shutil.ignore_patterns("judges"))
     it = found()
     assert it["backbone sd15"].good and not it["backbone sd14"].good
@@ -54,10 +54,10 @@ def test_a_backbone_in_the_cache_is_found(tmp_path: Path) -> None:
 
 def test_photographs_are_found_or_the_way_to_them_told(tmp_path: Path) -> None:
     missing = found(str(tmp_path))["photographs of DreamBooth"]
-    assert not missing.good and "git clone https://github.com/google/dreambooth" in missing.todo
+    assert not missing.good and "git clone https://github.com/google/dreambooth" in missing.advice
     if not PHOTOGRAPHS.is_dir():
         pytest.skip(f"DreamBooth's photographs are not at {PHOTOGRAPHS}")
-    assert found(str(PHOTOGRAPHS))["photographs of DreamBooth"].found.startswith("all 30 subjects")
+    assert found(str(PHOTOGRAPHS))["photographs of DreamBooth"].state.startswith("all 30 subjects")
 
 
 def test_the_command_prints_a_line_for_each() -> None:

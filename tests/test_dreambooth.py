@@ -16,9 +16,9 @@ from test_raretoken import changed, everything
 
 from cpbench.backbones import adapters, loading, sampling
 from cpbench.backbones.backbone import Backbone, fingerprint
-from cpbench.backbones.options import Loading
-from cpbench.backbones.sampling import Sampler, Wanted
-from cpbench.baselines.dreambooth import DreamBooth, Settings
+from cpbench.backbones.options import BackboneConfig
+from cpbench.backbones.sampling import Sampler, SampleRequest
+from cpbench.baselines.dreambooth import DreamBooth, DreamBoothOptions
 from cpbench.errors import UserError
 from cpbench.files import seed_of
 from cpbench.learning import prior_preservation, training, weights_or_lora
@@ -34,7 +34,7 @@ def learn(*args: Any, **options: Any) -> Learned:
 
 
 def made(case: str) -> DreamBooth:
-    return DreamBooth(Settings(rank=2, **CASES[case]))
+    return DreamBooth(DreamBoothOptions(rank=2, **CASES[case]))
 
 
 def trained(backbone: Backbone, case: str) -> set[str]:
@@ -69,8 +69,8 @@ def test_the_first_loss_is_worked_out_by_hand(
     with tiny.installed(method, state, ()):
         tiny.add_token("<new>", V)
         seed = seed_of(task.seed, "prior", task.concept)
-        wanted = [Wanted(c_pr, seed, task.concept, c_pr, k) for k in range(2)]
-        x_pr = sampling.draw(tiny, wanted, Sampler(2, 4.0))
+        wanted = [SampleRequest(c_pr, seed, task.concept, c_pr, k) for k in range(2)]
+        x_pr = sampling.generate(tiny, wanted, Sampler(2, 4.0))
         errors = []
         for images, phase, prompt in ((task.images, "train", f"a <new> {task.class_noun}"), (x_pr, "prior", c_pr)):
             batch = next(training.batches(tiny, replace(task, images=images), 1, 2, phase, ("a {}",)))
@@ -94,11 +94,11 @@ def test_without_pictures_of_the_class_there_is_one_term(tiny: Backbone, make_ta
 def test_pictures_of_the_class_are_learned_from(tiny: Backbone, make_task: MakeTask) -> None:
     """The error on the class's own pictures, after learning with and without them."""
     task, errors = make_task(tiny), []
-    x_pr = prior_preservation.generated(tiny, task, ["a dog"] * 4, Sampler(2, 4.0))
+    x_pr = prior_preservation.generate(tiny, task, ["a dog"] * 4, Sampler(2, 4.0))
     batches = list(training.batches(tiny, replace(task, images=x_pr), 4, 8, "test"))
     for weight in (0.0, 1.0):
         learned = learn(tiny, make_task, 1, None, prior_weight=weight, prior_pictures=4, steps=20, batch_size=4)
-        tiny.replace_weights(learned.state.part("weights"))
+        tiny.replace_weights(learned.state.tensors_of("weights"))
         with torch.no_grad():
             words = tiny.encode_prompts(["a dog"] * 8)
             errors.append(float(sum(training.error(tiny, batch, words) for batch in batches)))
@@ -112,10 +112,12 @@ def test_each_kind_has_its_own_rate(tiny: Backbone, make_task: MakeTask, case: s
     rates = {"learning_rate": 2e-4, "lora_learning_rate": 5e-4}
     learned = learn(tiny, make_task, 1, None, steps=1, **rates, **CASES[case]).state
     if case == "lora":  # B starts at zero
-        steps = [float(v.abs().max()) for k, v in learned.part("adapter").items() if k.endswith("lora_B")]
+        steps = [float(v.abs().max()) for k, v in learned.tensors_of("adapter").items() if k.endswith("lora_B")]
     else:
         begun = everything(tiny)
-        names = {k if k.startswith("text_encoder.") else f"unet.{k}": v for k, v in learned.part("weights").items()}
+        names = {
+            k if k.startswith("text_encoder.") else f"unet.{k}": v for k, v in learned.tensors_of("weights").items()
+        }
         assert names.keys() == trained(tiny, case)
         steps = [float((v - begun[k]).abs().max()) for k, v in names.items()]
     assert np.median(steps) == pytest.approx(rate, rel=2e-2) and max(steps) < 1.05 * rate
@@ -144,7 +146,7 @@ def test_what_is_trained_moves_and_nothing_else(
 def test_identifiers_are_random_frozen_words(
     tiny: Backbone, make_task: MakeTask, three: dict[str, list[Learned]]
 ) -> None:
-    rows = three["full"][2].state.part("token")
+    rows = three["full"][2].state.tensors_of("token")
     table = tiny.text_encoder.get_input_embeddings().weight.detach()
     for number, concept in enumerate(CONCEPTS, 1):
         drawn = tiny.random_embedding(make_task(tiny, concept, number).generator("identifier"))
@@ -202,32 +204,36 @@ def test_the_last_model_is_installed_for_every_prompt(
     plain = tiny.encode_prompts(["a dog"])
     for concepts in ((), ("dog",), ("dog", "vase")):
         with tiny.installed(method, state, concepts):
-            assert same(dict(tiny.rows), {f"sks-{n}": state.tensors[f"token/{c}"] for n, c in enumerate(CONCEPTS, 1)})
             assert same(
-                tiny.factors if case == "lora" else tiny.weights, state.part("adapter") or state.part("weights")
+                dict(tiny.token_embeddings),
+                {f"sks-{n}": state.tensors[f"token/{c}"] for n, c in enumerate(CONCEPTS, 1)},
+            )
+            assert same(
+                tiny.lora_parameters if case == "lora" else tiny.weights,
+                state.tensors_of("adapter") or state.tensors_of("weights"),
             )
             assert torch.allclose(tiny.encode_prompts(["a dog"]), plain) is (case != "text")
             ids = tiny.tokenizer("<sks-2> vase", add_special_tokens=False).input_ids
             assert len(ids) == 2 and ids[0] == len(tiny.tokenizer) - 2
         assert fingerprint(tiny) == before
     lora = method.lora(state, ("dog",))
-    assert same(lora, state.part("adapter")) if case == "lora" else lora is None
+    assert same(lora, state.tensors_of("adapter")) if case == "lora" else lora is None
 
 
 def test_what_cannot_be_is_refused(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="train_text_encoder needs adapter=full"):
-        DreamBooth(Settings(adapter="lora", train_text_encoder=True)).check(tiny)
+        DreamBooth(DreamBoothOptions(adapter="lora", train_text_encoder=True)).check(tiny)
     monkeypatch.setattr(weights_or_lora, "device_memory", lambda device: 1)
     with pytest.raises(UserError, match="method dreambooth: trains all .* use --set adapter=lora"):
         DreamBooth().check(tiny)
-    DreamBooth(Settings(adapter="lora")).check(tiny)
+    DreamBooth(DreamBoothOptions(adapter="lora")).check(tiny)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_both_text_encoders_of_sdxl_are_trained(make_task: MakeTask, tmp_path: Path, dtype: str) -> None:
     folder = str(architectures.build("sdxl", tmp_path))
-    backbone = loading.load(folder, loading=Loading(dtype=dtype))
-    options = Settings(train_text_encoder=True, learning_rate=1e-3, steps=1, batch_size=1, **PRIOR)
+    backbone = loading.load(folder, loading=BackboneConfig(dtype=dtype))
+    options = DreamBoothOptions(train_text_encoder=True, learning_rate=1e-3, steps=1, batch_size=1, **PRIOR)
     before = {
         f"{part}.{n}": p.detach().clone()
         for part, e in backbone.vocabulary.named_encoders()
@@ -235,7 +241,7 @@ def test_both_text_encoders_of_sdxl_are_trained(make_task: MakeTask, tmp_path: P
     }
     state = DreamBooth(options).learn(backbone, make_task(backbone), State())
     backbone.restore()
-    weights = {k: v for k, v in state.part("weights").items() if k.startswith("text_encoder")}
+    weights = {k: v for k, v in state.tensors_of("weights").items() if k.startswith("text_encoder")}
     assert weights.keys() == {k for k in before if "token_embedding" not in k}
     still = {k for k, v in weights.items() if torch.equal(v, before[k].float())}
     # the UNet reads the first one's layer before the last, and the second one's pooled output beside it
@@ -243,5 +249,5 @@ def test_both_text_encoders_of_sdxl_are_trained(make_task: MakeTask, tmp_path: P
         k.startswith("text_encoder.") and (".layers.2." in k or "final_layer_norm" in k) for k in still
     )
     with backbone.installed(DreamBooth(options), state, ("dog",)):
-        drawn = sampling.draw(backbone, [Wanted("a <sks-1> dog", 0, "dog", "a {}", 0)], Sampler(2, 4.0))
+        drawn = sampling.generate(backbone, [SampleRequest("a <sks-1> dog", 0, "dog", "a {}", 0)], Sampler(2, 4.0))
         assert drawn.std() > 0

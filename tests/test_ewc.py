@@ -11,12 +11,12 @@ from learners import CONCEPTS, Learned, MakeTask, Tensors, change, layers, learn
 
 from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.dcscore import DCScore
-from cpbench.baselines.ewc import Ewc, EwcSettings
+from cpbench.baselines.ewc import Ewc, EwcOptions
 from cpbench.learning import training
 from cpbench.method import State
 
 WAYS = [(fisher, space) for fisher in ("online", "per-task") for space in ("factors", "product")]
-SMALL: dict[str, Any] = {"fisher_draws": 3, "ewc_weight": 0.05}
+SMALL: dict[str, Any] = {"fisher_samples": 3, "ewc_weight": 0.05}
 Three = Callable[[str, str], list[Learned]]
 
 
@@ -33,7 +33,11 @@ def coordinates(factors: Tensors, space: str) -> dict[str, np.ndarray]:
 
 
 def fishers_of(state: State, way: tuple[str, str]) -> list[Tensors]:
-    return [state.part("fisher")] if way[0] == "online" else [state.part(f"fisher/{c}") for c in state.concepts]
+    return (
+        [state.tensors_of("fisher")]
+        if way[0] == "online"
+        else [state.tensors_of(f"fisher/{c}") for c in state.concepts]
+    )
 
 
 # Beside DC scores
@@ -48,7 +52,7 @@ def test_it_is_the_plain_variant_of_dc_scores(tiny: Backbone, make_task: MakeTas
         assert here.evaluations == there.evaluations == 3 * 2 + 3
         same = {"token": "token", "fisher": "fisher", "adapter": f"adapter/{here.state.concepts[-1]}"}
         for part, other in same.items():
-            found, expected = here.state.part(part), there.state.part(other)
+            found, expected = here.state.tensors_of(part), there.state.tensors_of(other)
             assert found.keys() == expected.keys()
             for k, v in expected.items():
                 torch.testing.assert_close(found[k], v, atol=1e-5, rtol=1e-3)
@@ -65,8 +69,8 @@ def test_the_fisher_of_the_product_is_that_of_merged_weights(
     tiny: Backbone, make_task: MakeTask, targets: tuple[str, ...]
 ) -> None:
     """With W + A B as one weight and no LoRA, the gradient is that of the weight itself; mean 1 over all of them."""
-    learned = learn(Ewc, tiny, make_task, 1, None, space="product", target_modules=targets, fisher_draws=3)
-    factors, names = learned.state.part("adapter"), layers(tiny, targets)
+    learned = learn(Ewc, tiny, make_task, 1, None, space="product", target_modules=targets, fisher_samples=3)
+    factors, names = learned.state.tensors_of("adapter"), layers(tiny, targets)
     merged = {f"{n}.weight": torch.from_numpy(product(factors, n)).float() for n in names}
     W = tiny.replace_weights({k: tiny.denoiser.get_parameter(k) + v for k, v in merged.items()})
     tiny.add_token("<v1>", learned.state.tensors["token/dog"])
@@ -78,7 +82,7 @@ def test_the_fisher_of_the_product_is_that_of_merged_weights(
         for k, slope in zip(W, torch.autograd.grad(loss, list(W.values())), strict=True):
             sums[k] += slope.double() ** 2
     mean = torch.cat([v.flatten() for v in sums.values()]).mean()
-    assert learned.state.part("fisher").keys() == set(names)
+    assert learned.state.tensors_of("fisher").keys() == set(names)
     for n in names:
         expected = (sums[f"{n}.weight"] / mean).float()
         torch.testing.assert_close(learned.state.tensors[f"fisher/{n}"], expected, rtol=2e-3, atol=1e-4)
@@ -86,12 +90,12 @@ def test_the_fisher_of_the_product_is_that_of_merged_weights(
 
 def test_the_fisher_of_the_product_agrees_with_finite_differences(tiny: Backbone, make_task: MakeTask) -> None:
     """The steepest entries of a layer, each moved by itself, against each other: their scale is the normaliser's."""
-    learned = learn(Ewc, tiny, make_task, 1, None, space="product", target_modules=("attn2.to_v",), fisher_draws=1)
+    learned = learn(Ewc, tiny, make_task, 1, None, space="product", target_modules=("attn2.to_v",), fisher_samples=1)
     (batch,) = training.batches(tiny, make_task(tiny, "dog", 1), 1, 1, "fisher")
-    name = max(learned.state.part("fisher"), key=lambda n: float(learned.state.tensors[f"fisher/{n}"].max()))
+    name = max(learned.state.tensors_of("fisher"), key=lambda n: float(learned.state.tensors[f"fisher/{n}"].max()))
     F = learned.state.tensors[f"fisher/{name}"]
     tiny.add_token("<v1>", learned.state.tensors["token/dog"])
-    tiny.add_lora(2, ("attn2.to_v",), values=learned.state.part("adapter"))
+    tiny.add_lora(2, ("attn2.to_v",), values=learned.state.tensors_of("adapter"))
     words = tiny.encode_prompts([batch.template.replace("{}", "<v1> dog")])
     weight = tiny.denoiser.get_submodule(name).base_layer.weight
 
@@ -121,10 +125,10 @@ def test_each_tasks_fisher_has_mean_1(three: Three) -> None:
 def test_decay_halves_what_was_known(tiny: Backbone, make_task: MakeTask, three: Three) -> None:
     before = three("online", "product")[0].state
     ends = [
-        learn(Ewc, tiny, make_task, 2, before, space="product", fisher_decay=d, **SMALL).state.part("fisher")
+        learn(Ewc, tiny, make_task, 2, before, space="product", fisher_decay=d, **SMALL).state.tensors_of("fisher")
         for d in (0.0, 0.5, 1.0)
     ]
-    for k, old in before.part("fisher").items():
+    for k, old in before.tensors_of("fisher").items():
         for F, d in zip(ends[1:], (0.5, 1.0), strict=True):
             torch.testing.assert_close(F[k], ends[0][k] + d * old, rtol=1e-4, atol=1e-5)
 
@@ -152,7 +156,7 @@ def test_the_logged_penalty_is_its_equation_by_loops(
 
     def look(phase: str, step: int) -> None:
         if phase == "train":
-            expected.append(penalty(tiny.factors))
+            expected.append(penalty(tiny.lora_parameters))
 
     learned = learn(Ewc, tiny, make_task, 3, three(*way)[1].state, look, fisher=way[0], space=way[1], **SMALL)
     train = learned.phase("train")
@@ -166,9 +170,9 @@ def test_the_product_may_be_made_of_other_factors(tiny: Backbone, make_task: Mak
     """Task 2 begins from (2 A, B / 2) around (A, B): no distance for the product."""
     for space in ("factors", "product"):
         state = three("per-task", space)[0].state
-        twice = {k: v * (2 if k.endswith("lora_A") else 0.5) for k, v in state.part("adapter").items()}
+        twice = {k: v * (2 if k.endswith("lora_A") else 0.5) for k, v in state.tensors_of("adapter").items()}
         moved = state.tensors | {f"adapter/{k}": v for k, v in twice.items()}
-        moved |= {f"anchor/dog/{k}": v for k, v in state.part("adapter").items()}
+        moved |= {f"anchor/dog/{k}": v for k, v in state.tensors_of("adapter").items()}
         start = learn(Ewc, tiny, make_task, 2, State(moved, state.facts), fisher="per-task", space=space, **SMALL)
         assert (start.curve[0]["ewc"] < 1e-9) is (space == "product")
 
@@ -182,7 +186,7 @@ def test_a_heavy_penalty_holds_what_is_weighed(
     (F,) = fishers_of(before.state, way)
     start = coordinates(before.factors, way[1])
     for weight in (0.0, 1e4):
-        chosen = {"fisher": way[0], "space": way[1], "ewc_weight": weight, "fisher_draws": 1}
+        chosen = {"fisher": way[0], "space": way[1], "ewc_weight": weight, "fisher_samples": 1}
         after = learn(Ewc, tiny, make_task, 2, before.state, steps=12, **chosen | {"learning_rate": 1e-3})
         end = coordinates(after.factors, way[1])
         ends.append(sum((F[k].double().numpy() * (end[k] - start[k]) ** 2).sum() for k in end))
@@ -205,11 +209,13 @@ def test_it_carries_what_it_needs_and_no_more(tiny: Backbone, three: Three, way:
             expected |= {f"fisher/{c}/{k}" for c in CONCEPTS[:number] for k in weighed}
             expected |= {f"anchor/{c}/{s}" for c in CONCEPTS[: number - 1] for s in sides}
         assert at.state.tensors.keys() == expected
-        assert learners.same(at.state.part("adapter"), at.factors)  # the Fisher's draws move nothing
+        assert learners.same(at.state.tensors_of("adapter"), at.factors)  # the Fisher's draws move nothing
         for earlier, concept in zip(learned[: number - 1], CONCEPTS, strict=False):
             if way[0] == "per-task":
-                assert learners.same(at.state.part(f"anchor/{concept}"), earlier.factors)
-                assert learners.same(at.state.part(f"fisher/{concept}"), earlier.state.part(f"fisher/{concept}"))
+                assert learners.same(at.state.tensors_of(f"anchor/{concept}"), earlier.factors)
+                assert learners.same(
+                    at.state.tensors_of(f"fisher/{concept}"), earlier.state.tensors_of(f"fisher/{concept}")
+                )
     rows_stay(learned)
     factors = sum(v.numel() for v in learned[0].factors.values())
     assert [x.trained for x in learned] == [factors + 16] * 3  # weights that are weighed are not trained
@@ -226,7 +232,7 @@ def test_it_goes_on_from_the_last_lora(tiny: Backbone, make_task: MakeTask, thre
 
 
 def test_the_last_lora_is_installed_for_every_concept(tiny: Backbone, three: Three) -> None:
-    learned, method = three("online", "product")[2], Ewc(EwcSettings(rank=2))
+    learned, method = three("online", "product")[2], Ewc(EwcOptions(rank=2))
     for concepts in ((), ("dog",), ("vase", "dog2")):
         found = change(tiny, method, learned.state, concepts)
         for n in layers(tiny):

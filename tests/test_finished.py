@@ -18,7 +18,7 @@ from test_architectures import CASES, SHORT, folders  # noqa: F401
 import cpbench
 from cpbench import backbones
 from cpbench.backbones.backbone import Backbone
-from cpbench.backbones.sampling import Sampler, Wanted, draw, noise
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate, noise
 from cpbench.cli.options import cli
 from cpbench.config import RunConfig
 from cpbench.errors import UserError
@@ -104,11 +104,11 @@ def test_plain_diffusers_draws_the_same_with_what_was_exported(it: TrainedRun, t
     pipe = as_the_readme_says(tmp_path / "out")
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
-    plain = draw(backbone, [Wanted("a photo of a dog", 0, "dog", "x", 0)], Sampler(3, 4.0))[0] / 255
+    plain = generate(backbone, [SampleRequest("a photo of a dog", 0, "dog", "x", 0)], Sampler(3, 4.0))[0] / 255
     for concept in ("dog",) if alone else NOUNS:
-        want = Wanted(f"a photo of a {it.phrase(concept)}", 0, "dog", "x", 0)
+        want = SampleRequest(f"a photo of a {it.phrase(concept)}", 0, "dog", "x", 0)
         with backbone.installed(it.method, it.state, (concept,)):
-            ours = draw(backbone, [want], Sampler(3, 4.0))[0] / 255
+            ours = generate(backbone, [want], Sampler(3, 4.0))[0] / 255
         theirs = architectures.drawn_by(pipe, backbone.picture_size, want.prompt, noise(backbone, want), 3, 4.0)
         assert np.abs(ours - theirs).max() < 2e-3 + 0.5 / 255
         assert np.abs(plain - theirs).max() > 0.02  # what was learned is in the picture
@@ -285,7 +285,7 @@ class Words(Method):
     """A method whose words are what its state says."""
 
     def install(self, backbone: Backbone, state: State, concepts: tuple[str, ...]) -> None:
-        for name, row in state.part("token").items():
+        for name, row in state.tensors_of("token").items():
             backbone.add_token(f"<{name}>", row)
 
     def phrase(self, concept: str, class_noun: str, state: State) -> str:

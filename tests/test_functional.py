@@ -8,7 +8,7 @@ import torch
 
 from cpbench import backbones
 from cpbench.backbones.backbone import Backbone, fingerprint
-from cpbench.backbones.options import Loading
+from cpbench.backbones.options import BackboneConfig
 from cpbench.learning import functional
 
 TARGETS = ("attn2.to_k", "to_out.0", "conv1", "downsamplers.0.conv", "conv_in", "ff.net.2")
@@ -45,8 +45,10 @@ def gradients_by_replacing(backbone: Backbone, changes: dict[str, torch.Tensor])
     return found.detach(), grads
 
 
-@pytest.mark.parametrize("loading", [Loading(), Loading(gradient_checkpointing=True)])
-def test_layers_answer_and_learn_as_if_the_change_were_in_their_weights(tiny_folder: Path, loading: Loading) -> None:
+@pytest.mark.parametrize("loading", [BackboneConfig(), BackboneConfig(gradient_checkpointing=True)])
+def test_layers_answer_and_learn_as_if_the_change_were_in_their_weights(
+    tiny_folder: Path, loading: BackboneConfig
+) -> None:
     """Checkpointing calls the layers a second time, on the way back."""
     backbone = backbones.load(str(tiny_folder), loading=loading)
     changes = some_changes(backbone)
@@ -64,7 +66,7 @@ def test_layers_answer_and_learn_as_if_the_change_were_in_their_weights(tiny_fol
 
 
 def test_in_half_precision_the_change_stays_in_float32(tiny_folder: Path) -> None:
-    backbone = backbones.load(str(tiny_folder), loading=Loading(dtype="bfloat16"))
+    backbone = backbones.load(str(tiny_folder), loading=BackboneConfig(dtype="bfloat16"))
     changes = {n: change.requires_grad_(True) for n, change in some_changes(backbone).items()}
     plain = output(backbone).detach()
     expected, _ = gradients_by_replacing(backbone, {n: change.detach() for n, change in changes.items()})

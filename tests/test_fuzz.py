@@ -32,11 +32,11 @@ from cpbench import config
 from cpbench.cli import describing
 from cpbench.concepts import images, sequences
 from cpbench.errors import UserError
-from cpbench.files import FILE_NAME, hash8, read_json
+from cpbench.files import FILE_NAME, read_json, short_hash
 from cpbench.finished import load as finished
 from cpbench.judges import embeddings
 from cpbench.judges.embeddings import Embeddings
-from cpbench.judges.select import load_for
+from cpbench.judges.select import load_judges
 from cpbench.leaderboard import board
 from cpbench.method import State
 from cpbench.metrics import matrices
@@ -416,7 +416,7 @@ def read_run(folder: Path, text: bytes) -> None:
 def true_hash(made: Any) -> Any:
     """The record with the hash of its facts, which anybody can write."""
     facts = made.get("facts") if isinstance(made, dict) else None
-    return made | {"hash": hash8(facts)} if isinstance(facts, dict) else made
+    return made | {"hash": short_hash(facts)} if isinstance(facts, dict) else made
 
 
 def test_records_of_runs(tmp_path: Path) -> None:
@@ -505,13 +505,13 @@ def test_runs_with_any_tables(tmp_path: Path) -> None:
         for name, content in whole.items():
             (run / name).write_bytes(data.draw(st.just(content) | spoiled([content])))
         result(out, board.write, tmp_path / "results", out)
-        shown = result(out, report_data.read, run)
+        shown = result(out, report_data.read_run, run)
         with nothing_outside(out):
             assert all(isinstance(it, dict) for it in (shown.summary, shown.intervals))
             report_tables.heat_tables(shown, report_tables.scales([shown]), 100)
             report_tables.summary_rows(shown)
             report_tables.confusion(shown)
-        result(out, paired_runs.compared, run, kept())
+        result(out, paired_runs.compare_runs, run, kept())
 
     again(tables)
 
@@ -557,7 +557,7 @@ def matplotlib_at_rest() -> Iterator[None]:
 
 def test_embeddings(tmp_path: Path) -> None:
     """What is kept of a judge's embeddings is what the judge says, or is made again."""
-    judge = load_for("miniature")["dino"]
+    judge = load_judges("miniature")["dino"]
     pictures = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
     expected = judge.images(pictures)
     first = Embeddings(tmp_path, judge)
@@ -617,7 +617,7 @@ def test_states(tmp_path: Path) -> None:
             words.write_text(json.dumps(made | {"checksum": checksum}))
         state = result(tmp_path, State.load, tmp_path)
         if state is not None:
-            assert all(isinstance(c, str) for c in state.concepts) and state.bytes_by_kind() is not None
+            assert all(isinstance(c, str) for c in state.concepts) and state.bytes_by_type() is not None
 
     again(states)
 

@@ -13,12 +13,12 @@ from learners import CONCEPTS, Learned, MakeTask, learn, rows_stay
 
 from cpbench.backbones import sampling
 from cpbench.backbones.backbone import Backbone
-from cpbench.backbones.sampling import Sampler, Wanted
+from cpbench.backbones.sampling import Sampler, SampleRequest
 from cpbench.baselines.genreplay import GenerativeReplay
 from cpbench.baselines.seqlora import SequentialLora
 from cpbench.files import seed_of
 from cpbench.learning import prior_preservation, training
-from cpbench.learning.lora import Settings
+from cpbench.learning.lora import LoraOptions
 from cpbench.method import State
 
 REPLAY: dict[str, Any] = {"replay_pictures": 2, "replay_inference_steps": 2, "replay_guidance_scale": 4.0}
@@ -40,9 +40,9 @@ def prompts_before(number: int, pictures: int = 2) -> list[str]:
 def drawn_by(backbone: Backbone, state: State, concept: str, prompts: list[str]) -> np.ndarray:
     """Pictures of the model that a task left, through its own installation as plain `seqlora`."""
     seed = seed_of(0, "replay", concept)
-    with backbone.installed(SequentialLora(Settings(rank=2)), state, ()):
-        wanted = [Wanted(p, seed, concept, p, k) for k, p in enumerate(prompts)]
-        return sampling.draw(backbone, wanted, Sampler(2, 4.0))
+    with backbone.installed(SequentialLora(LoraOptions(rank=2)), state, ()):
+        wanted = [SampleRequest(p, seed, concept, p, k) for k, p in enumerate(prompts)]
+        return sampling.generate(backbone, wanted, Sampler(2, 4.0))
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -50,9 +50,9 @@ def test_the_last_model_draws_every_earlier_concept(
     tiny: Backbone, make_task: MakeTask, three: list[Learned], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     noted = []
-    genuine = prior_preservation.generated
+    genuine = prior_preservation.generate
     monkeypatch.setattr(
-        prior_preservation, "generated", lambda *args: noted.append((args[2], found := genuine(*args))) or found
+        prior_preservation, "generate", lambda *args: noted.append((args[2], found := genuine(*args))) or found
     )
     learn(GenerativeReplay, tiny, make_task, number, three[number - 2].state, **OPTIONS)
     ((prompts, pictures),) = noted
@@ -83,11 +83,11 @@ def test_the_second_term_is_the_error_on_drawn_pictures_under_their_own_words(
     curve = learn(GenerativeReplay, tiny, make_task, number, before, **OPTIONS).curve
     prompts = prompts_before(number)
     pictures = drawn_by(tiny, before, task.concept, prompts)
-    with tiny.installed(SequentialLora(Settings(rank=2)), before, ()), torch.no_grad():
+    with tiny.installed(SequentialLora(LoraOptions(rank=2)), before, ()), torch.no_grad():
         first = next(training.batches(tiny, replace(task, images=pictures), 3, 2, "replay"))
         errors = []
         for k in range(2):
-            words = tiny.encode_prompts([prompts[int(first.which[k])]])
+            words = tiny.encode_prompts([prompts[int(first.picture_indices[k])]])
             guess = tiny.predict(first.noisy[k : k + 1], first.timesteps[k : k + 1], words)
             errors.append(float((guess - first.noise[k]).square().mean()))
     assert curve[0]["replay"] == pytest.approx(0.5 * np.mean(errors), rel=1e-4)
@@ -103,15 +103,15 @@ def test_without_anything_to_replay_it_is_seqlora(tiny: Backbone, make_task: Mak
     weightless = learn(GenerativeReplay, tiny, make_task, 2, three[0].state, **OPTIONS | {"replay_weight": 1e-12})
     for name, tensor in second.state.tensors.items():
         torch.testing.assert_close(weightless.state.tensors[name], tensor)
-    replayed = three[1].state.part("adapter")
-    assert all(not torch.allclose(replayed[k], v, atol=1e-5) for k, v in second.state.part("adapter").items())
+    replayed = three[1].state.tensors_of("adapter")
+    assert all(not torch.allclose(replayed[k], v, atol=1e-5) for k, v in second.state.tensors_of("adapter").items())
 
 
 def test_it_carries_what_seqlora_does_and_no_picture(tiny: Backbone, three: list[Learned]) -> None:
     tiny.add_lora(2, learners.TARGETS, torch.Generator())
     for number, learned in enumerate(three, 1):
         seen = CONCEPTS[:number]
-        expected = {f"adapter/{k}" for k in tiny.factors} | {f"token/{c}" for c in seen}
+        expected = {f"adapter/{k}" for k in tiny.lora_parameters} | {f"token/{c}" for c in seen}
         assert learned.state.tensors.keys() == expected
         assert learned.state.facts == {
             "concepts": list(seen),

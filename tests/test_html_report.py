@@ -24,7 +24,7 @@ from cpbench.cli import main
 from cpbench.concepts import sequences
 from cpbench.config import resolve
 from cpbench.errors import UserError
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.metrics import figures as figure_objects
 from cpbench.metrics import retention
 from cpbench.metrics import summary as summary_module
@@ -92,7 +92,7 @@ def record(concepts: list[str], prompts: list[str] | None = None, **changes: Any
         "commit": "c0ffee" * 6,
     }
     made |= changes
-    return {"hash": hash8(made["facts"])} | made
+    return {"hash": short_hash(made["facts"])} | made
 
 
 def scores_of(concepts: list[str], prompts: list[str], rows: list[int], seed: int = 0) -> pd.DataFrame:
@@ -259,7 +259,7 @@ def test_figures_are_those_of_the_matrices(run: Path, page: str) -> None:
         low, high = intervals[name]
         cell = f"{shown(expected[name])} {shown(low)} to {shown(high)}"
         assert found[figure_objects.FIGURES[name].heading()][0] == cell, name
-    assert float(found["forgetting by noise"][0]) > 0 and "forward transfer" not in found
+    assert float(found["forgetting, noise floor"][0]) > 0 and "forward transfer" not in found
     assert found["retention"][2] == "-"  # of texts, which have no ceiling
     assert f"{R[-1].mean():.3f}" in Tree(page).words.partition("What ran, and")[0]  # in the first sentence
 
@@ -387,18 +387,18 @@ def test_names_from_anybody_are_only_text(tmp_path: Path) -> None:
 
 def test_names_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", ["cup", "dog"])
-    read = report_data.read(folder)
+    read = report_data.read_run(folder)
     assert read.picture(0, "../../../secret", 0) is None and read.picture(0, "dog", 0) is not None
     for odd in ("../../../secret", "a/b", EVIL, ""):
         with pytest.raises(UserError, match="its run.json is not as cpbench writes it"):
-            report_data.read(make_run(tmp_path / f"run{len(odd)}", [odd, "dog"]))
+            report_data.read_run(make_run(tmp_path / f"run{len(odd)}", [odd, "dog"]))
 
 
 def test_the_report_says_on_what_a_run_was_computed(tmp_path: Path) -> None:
     """Every kind of machine once, as the runner records it by task."""
     one = {"device": "cpu", "threads": 1, "processor": "AMD AVX2", "versions": {"torch": "2.13.0"}}
     made = [one | {"learning": [1], "row": [0, 1]}, one | {"threads": 2, "learning": [2, 3], "row": [2, 3]}]
-    now = report_data.read(make_run(tmp_path / "now", made_on=made))
+    now = report_data.read_run(make_run(tmp_path / "now", made_on=made))
     assert dict(report_tables.facts(now))["device"] == "cpu, 1 thread; cpu, 2 threads"
     page = html_report.page([now])
     assert "made on.1.processor" in page and "AMD AVX2" in page and "cpu, 1 thread; cpu, 2 threads" in page
@@ -427,11 +427,11 @@ def test_a_run_at_true_size_stays_below_five_megabytes(
     read, real = pictures.encoded, tmp_path / "noise.png"
     monkeypatch.setattr(pictures, "encoded", lambda file, side, quality: read(real, side, quality))
     monkeypatch.setattr(html_report, "MOST_BYTES", 500_000)
-    text = html_report.page([report_data.read(folder)])
+    text = html_report.page([report_data.read_run(folder)])
     assert len(text.encode()) < 500_000
     assert re.search(r"[1-9]\d* of 12 prompts are shown, so that the page stays below 5 MB", text)
     monkeypatch.setattr(html_report, "MOST_BYTES", 4_500_000)
-    text = html_report.page([report_data.read(folder)])
+    text = html_report.page([report_data.read_run(folder)])
     assert 500_000 < len(text.encode()) < 5_000_000
 
 
@@ -560,14 +560,14 @@ def spoiled(value: Any) -> Iterator[Any]:
 
 def test_records_of_anybody_are_a_page_or_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: None) -> None:
     folder = make_run(tmp_path / "run", ["dog"], PROMPTS)
-    read, pages = report_data.read(folder), 0
+    read, pages = report_data.read_run(folder), 0
     monkeypatch.setattr(pictures, "encoded", lambda *given: None)
     every = [copy.deepcopy(r) for r in spoiled(read.record.as_json())]
     assert len(every) > 500
     for made in every[:: max(1, len(every) // 60)]:
         (folder / "run.json").write_text(json.dumps(made))
         try:
-            assert "</html>" in html_report.page([report_data.read(folder)])
+            assert "</html>" in html_report.page([report_data.read_run(folder)])
             pages += 1
         except UserError as error:
             assert "run.json" in str(error)
@@ -769,7 +769,7 @@ def test_in_a_browser(run: Path, page: str, three: list[Path], tmp_path: Path) -
 
 def test_measures_and_pairs_are_told_where_they_are(tmp_path: Path, fast: None) -> None:
     folder = make_run(tmp_path / "r")
-    assert "Beyond the matrices" not in html_report.page([report_data.read(folder)])
+    assert "Beyond the matrices" not in html_report.page([report_data.read_run(folder)])
     lines = [(t, "moved", noun, 0.1 * t + k) for t in range(4) for k, noun in enumerate(("cat", EVIL))]
     table = pd.DataFrame(lines, columns=["row", "measure", "concept", "value"])
     (folder / "measures.csv").write_text(table.to_csv(index=False))
@@ -778,7 +778,7 @@ def test_measures_and_pairs_are_told_where_they_are(tmp_path: Path, fast: None) 
         (t, "pair", "dog+backpack", "a {} and a {}", 0, m, 0.25 + t) for t in (0, 3) for m in ("dino_first", "both")
     ]
     results.write_scores(folder / "scores.csv", pd.concat([scores, pd.DataFrame(pairs, columns=SCORE_COLUMNS)]))
-    text = html_report.page([report_data.read(folder)])
+    text = html_report.page([report_data.read_run(folder)])
     beyond = text[text.index('id="beyond"') : text.index('id="gallery"')]
     cells = re.findall(r"<tr><th scope=\"row\">([^<]*)</th>((?:<td>[^<]*</td>)+)", beyond)
     found = [(name, re.findall(r"<td>([^<]*)</td>", row)) for name, row in cells]
@@ -788,7 +788,7 @@ def test_measures_and_pairs_are_told_where_they_are(tmp_path: Path, fast: None) 
     more = [(3, "identified", c, v) for c, v in zip(("dog", "backpack", "dog2"), (0.2, 0.8, 0.5), strict=True)]
     table = pd.concat([table, pd.DataFrame([*more, (3, "A_mmd", "", 4.5)], columns=table.columns)])
     (folder / "measures.csv").write_text(table.to_csv(index=False))
-    heads, *rows = next(t for t in Tree(html_report.page([report_data.read(folder)])).tables if "A_mmd ↓" in t[0])
+    heads, *rows = next(t for t in Tree(html_report.page([report_data.read_run(folder)])).tables if "A_mmd ↓" in t[0])
     assert heads == ["model", "identified ↑", "plain nouns moved ↓", "A_mmd ↓"]
     found = bootstrap([0.2, 0.8, 0.5], ["a", "b", "c"])
     assert rows[3] == ["task 3", f"0.500 {found.low:.3f} to {found.high:.3f}", "0.800", "4.500"]
@@ -801,10 +801,10 @@ def test_measures_and_pairs_are_told_where_they_are(tmp_path: Path, fast: None) 
         for m in ("dino_first", "dino_second")
     ]
     results.write_scores(folder / "scores.csv", pd.concat([scores, pd.DataFrame(pairs, columns=SCORE_COLUMNS)]))
-    tables = Tree(html_report.page([report_data.read(folder)])).tables
+    tables = Tree(html_report.page([report_data.read_run(folder)])).tables
     assert ["model", "KID-dino × 1000 ↓"] in [t[0] for t in tables] and ["task 3", "0.444"] in [t[-1] for t in tables]
     found = bootstrap([0.1, 0.2, 0.6], ["a+b", "b+c", "c+a"])
     assert ["task 3", f"0.300 {found.low:.3f} to {found.high:.3f}", "-", "-", "-"] in [t[-1] for t in tables]
 
     (folder / "measures.csv").write_text("no table")
-    assert "measures.csv is damaged and left out." in html_report.page([report_data.read(folder)])
+    assert "measures.csv is damaged and left out." in html_report.page([report_data.read_run(folder)])

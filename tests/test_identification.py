@@ -58,7 +58,7 @@ def test_counts_follow_the_concepts(seed, order):
 def test_a_dog_drawn_as_the_cat_is_seen():
     drawn = {"cat": np.eye(3)[[0, 0, 0, 0]], "dog": np.eye(3)[[0, 0, 0, 1]]}  # the vase is not learned yet
     found = identify(drawn, CORNERS)
-    assert found.drawn == ("cat", "dog") and found.concepts == ("cat", "dog", "vase")
+    assert found.generated == ("cat", "dog") and found.concepts == ("cat", "dog", "vase")
     assert found.counts.tolist() == [[4, 0, 0], [3, 1, 0]]
     assert found.per_concept == {"cat": 1, "dog": 0.25} and found.accuracy == 0.625
 

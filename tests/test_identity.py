@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from cpbench.backbones import hub, loading
 from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.loading import pick_dtype
-from cpbench.backbones.options import Loading
+from cpbench.backbones.options import BackboneConfig
 from cpbench.errors import UserError
 
 
@@ -44,7 +44,7 @@ def test_the_only_variant_is_taken(tiny: Backbone, tiny_folder: Path, tmp_path: 
     found = loading.load(str(copy))
     for name, parameter in tiny.denoiser.named_parameters():
         assert torch.equal(found.denoiser.get_parameter(name), parameter.half().float()), name
-    assert found.weights_hash == loading.load(str(copy), loading=Loading(variant="fp16")).weights_hash
+    assert found.weights_hash == loading.load(str(copy), loading=BackboneConfig(variant="fp16")).weights_hash
     assert found.weights_hash != tiny.weights_hash
 
 
@@ -54,9 +54,9 @@ def test_of_several_variants_one_is_named(tiny_folder: Path, tmp_path: Path) -> 
         shutil.copy(file, file.with_name(file.name.replace("fp16", "ema")))
     with pytest.raises(UserError, match="several variants .*--variant"):
         loading.load(str(copy))
-    loading.load(str(copy), loading=Loading(variant="ema"))
+    loading.load(str(copy), loading=BackboneConfig(variant="ema"))
     with pytest.raises(UserError, match="no variant 'none'"):
-        loading.load(str(tiny_folder), loading=Loading(variant="none"))
+        loading.load(str(tiny_folder), loading=BackboneConfig(variant="none"))
 
 
 def test_shards_are_loaded_and_counted(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_pickles_count_where_the_user_lets_them_be_read(tiny: Backbone, tiny_fol
     bins = [copy / "unet" / "diffusion_pytorch_model.bin", copy / "unet" / "diffusion_pytorch_model.fp16.bin"]
     for file, factor in zip(bins, (1, 2), strict=True):
         torch.save({n: factor * t for n, t in tiny.denoiser.state_dict().items()}, file)
-    allowed = Loading(allow_pickle=True)
+    allowed = BackboneConfig(allow_pickle=True)
     found = loading.load(str(copy), loading=allowed)
     assert all(torch.equal(found.denoiser.get_parameter(n), p) for n, p in tiny.denoiser.named_parameters())
     bins[1].write_bytes(b"another variant")
@@ -120,14 +120,14 @@ def test_sdxls_latents_are_standardised_as_its_pipeline_does(tmp_path: Path) -> 
     import numpy as np
     from architectures import build
 
-    from cpbench.backbones.sampling import Sampler, Wanted, draw, noise
+    from cpbench.backbones.sampling import Sampler, SampleRequest, generate, noise
 
     folder = build("sdxl", tmp_path)
     file = folder / "vae" / "config.json"
     config = json.loads(file.read_text()) | {"latents_mean": [0.5, -0.3, 0.2, 0.1], "latents_std": [0.7, 1.3, 0.9, 1.1]}
     file.write_text(json.dumps(config))
     backbone = loading.load(str(folder))
-    want = Wanted("a dog", 0, "dog", "a {}", 0)
+    want = SampleRequest("a dog", 0, "dog", "a {}", 0)
     from cpbench.backbones.processes.diffusion import solver
 
     pipe, size = backbone.pipe, backbone.picture_size
@@ -137,7 +137,7 @@ def test_sdxls_latents_are_standardised_as_its_pipeline_does(tmp_path: Path) -> 
         guidance_scale=4.0, output_type="np",
     ).images  # fmt: skip
     pipe.scheduler = original
-    ours = draw(backbone, [want], Sampler(2, 4.0, 1))
+    ours = generate(backbone, [want], Sampler(2, 4.0, 1))
     assert np.abs(ours - np.rint(theirs * 255)).max() <= 1
     mean, _ = backbone.encode_images(ours)
     z = backbone.vae.encode(torch.from_numpy(ours).permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean

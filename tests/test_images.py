@@ -48,26 +48,26 @@ def test_drawings_have_one_size() -> None:
 def test_miniature_draws_and_other_backbones_read_photographs(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     both = concept("dog", tmp_path, drawn=True)
-    assert images.is_drawn(both, "miniature") and not images.is_drawn(both, "some/backbone")
+    assert images.is_rendered(both, "miniature") and not images.is_rendered(both, "some/backbone")
     assert images.load(both, "miniature", 64).shape == (5, 64, 64, 3)
     assert images.load(both, "some/backbone", 64).shape == (1, 64, 64, 3)
-    assert not images.is_drawn(concept("dog", tmp_path), "miniature")  # a folder and no `drawn: true`
+    assert not images.is_rendered(concept("dog", tmp_path), "miniature")  # a folder and no `drawn: true`
     assert images.load(concept("dog", tmp_path), "miniature", 64).shape == (1, 64, 64, 3)
 
 
 def test_drawn_pictures_are_always_the_same_and_leave_numpy_alone() -> None:
     np.random.seed(1)
-    first = images.drawn("cat")
+    first = images.rendered("cat")
     before = np.random.get_state()[1].tolist()
     np.random.seed(2)
-    np.testing.assert_array_equal(images.drawn("cat"), first)
+    np.testing.assert_array_equal(images.rendered("cat"), first)
     np.random.seed(1)
     assert np.random.get_state()[1].tolist() == before
     assert first.dtype == np.uint8 and first.shape == (5, 64, 64, 3)
 
 
 def test_every_subject_has_pictures_of_its_own_no_two_alike() -> None:
-    every = np.concatenate([images.drawn(name) for name in SUBJECTS]).astype(np.int16)
+    every = np.concatenate([images.rendered(name) for name in SUBJECTS]).astype(np.int16)
     assert len(every) == 5 * len(SUBJECTS)
     for i, picture in enumerate(every):
         assert np.abs(every[:i] - picture).mean(axis=(1, 2, 3)).min(initial=255) > 3

@@ -50,7 +50,7 @@ def test_features_are_torch_fidelitys(weights: Path) -> None:
 
 def test_a_file_that_is_something_else_is_refused_in_a_line(hub: Path) -> None:
     hub.write_bytes(b"<html>not found</html>")
-    with pytest.raises(UserError, match=r"not Inception's weights \(.*\); remove it, and KID is by DINO"):
+    with pytest.raises(UserError, match=r"not Inception's weights \(.*\); remove it, and KID is computed with DINO"):
         inception.Inception(inception.weights())
     torch.save({"x": torch.zeros(1)}, hub)
     with pytest.raises(UserError, match="not Inception's weights"):

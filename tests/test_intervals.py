@@ -46,7 +46,7 @@ def test_mean_is_of_pictures_then_prompts_then_concepts(seed):
     expected = [fmean(fmean(p) for p in prompts) for prompts in nested(table)]
     names, means = concept_means(*columns(table))
     assert names == sorted({c for _, c, _ in table}) and means == pytest.approx(expected)
-    found = bootstrap(*columns(table), draws=20)
+    found = bootstrap(*columns(table), resamples=20)
     assert found.mean == pytest.approx(fmean(expected)) and found.units == len(expected)
 
 
@@ -55,13 +55,13 @@ def test_mean_is_of_pictures_then_prompts_then_concepts(seed):
 
 def test_one_level_gives_the_normal_interval():
     values = np.random.default_rng(0).normal(3, 2, 300)
-    found = bootstrap(values, [str(i) for i in range(300)], draws=8000)
+    found = bootstrap(values, [str(i) for i in range(300)], resamples=8000)
     error = values.std() / math.sqrt(300)
     assert found.mean == pytest.approx(values.mean())
     assert (found.low, found.high) == pytest.approx(
         (values.mean() - Z * error, values.mean() + Z * error), abs=0.08 * error
     )
-    narrower = bootstrap(values, [str(i) for i in range(300)], level=0.5, draws=8000)
+    narrower = bootstrap(values, [str(i) for i in range(300)], level=0.5, resamples=8000)
     assert narrower.high - narrower.low == pytest.approx(2 * NormalDist().inv_cdf(0.75) * error, rel=0.06)
 
 
@@ -70,7 +70,7 @@ def test_one_level_is_scipys_bootstrap():
 
     values = np.random.default_rng(1).exponential(size=12)  # skewed, so that the two sides differ
     theirs = stats.bootstrap((values,), np.mean, n_resamples=8000, method="percentile", random_state=0)
-    found = bootstrap(values, [str(i) for i in range(12)], draws=8000)
+    found = bootstrap(values, [str(i) for i in range(12)], resamples=8000)
     low, high = theirs.confidence_interval
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.03)
 
@@ -88,7 +88,7 @@ def test_three_ragged_levels_are_those_of_plain_loops():
         )
 
     drawn = [again() for _ in range(6000)]
-    found = bootstrap(*columns(table), draws=6000)
+    found = bootstrap(*columns(table), resamples=6000)
     low, high = np.quantile(drawn, [0.025, 0.975])
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.15 * stdev(drawn))
 
@@ -110,7 +110,7 @@ def test_interval_of_concepts_prompts_and_pictures_holds_the_truth(concepts, lea
     for trial in range(500):
         values = rng.normal(size=(concepts, 1, 1)) + 0.3 * rng.normal(size=(concepts, 3, 1))
         values = (values + 0.3 * rng.normal(size=(concepts, 3, 2))).ravel()
-        found = bootstrap(values, *labels, draws=300, seed=trial)
+        found = bootstrap(values, *labels, resamples=300, seed=trial)
         held.append(found.low <= 0 <= found.high)
     assert least < np.mean(held) < most  # with five concepts too narrow, as the docstring says
 
@@ -119,9 +119,9 @@ def test_interval_of_concepts_prompts_and_pictures_holds_the_truth(concepts, lea
 @given(st.integers(0, 999), st.randoms(use_true_random=False))
 def test_interval_repeats_and_does_not_ask_for_the_order_of_rows(seed, shuffler):
     table = rows(seed)
-    found = bootstrap(*columns(table), draws=50)
+    found = bootstrap(*columns(table), resamples=50)
     shuffler.shuffle(table)
-    assert bootstrap(*columns(table), draws=50) == found
+    assert bootstrap(*columns(table), resamples=50) == found
     values = [v for v, _, _ in table]
     assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
 
@@ -130,8 +130,8 @@ def test_interval_repeats_and_does_not_ask_for_the_order_of_rows(seed, shuffler)
 @given(st.integers(0, 999), st.floats(0.1, 10), st.floats(-5, 5))
 def test_interval_moves_with_the_scale(seed, scale, shift):
     values, *labels = columns(rows(seed))
-    found = bootstrap(values, *labels, draws=50)
-    moved = bootstrap(scale * np.array(values) + shift, *labels, draws=50)
+    found = bootstrap(values, *labels, resamples=50)
+    moved = bootstrap(scale * np.array(values) + shift, *labels, resamples=50)
     assert (moved.mean, moved.low, moved.high) == pytest.approx(
         tuple(scale * v + shift for v in (found.mean, found.low, found.high)), abs=1e-9
     )
@@ -139,9 +139,9 @@ def test_interval_moves_with_the_scale(seed, scale, shift):
 
 def test_interval_is_as_wide_however_many_are_drawn_at_once(monkeypatch):
     values, *labels = columns(rows(7))
-    whole = bootstrap(values, *labels, draws=4000)
+    whole = bootstrap(values, *labels, resamples=4000)
     monkeypatch.setattr(intervals, "AT_ONCE", 200)
-    parts = bootstrap(values, *labels, draws=4000)
+    parts = bootstrap(values, *labels, resamples=4000)
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.1 * (whole.high - whole.low))
     assert parts.mean == whole.mean
 

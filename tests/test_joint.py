@@ -13,7 +13,7 @@ from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product
 
 import cpbench
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.joint import Joint, JointSettings
+from cpbench.baselines.joint import Joint, JointOptions
 from cpbench.baselines.seqlora import SequentialLora
 from cpbench.errors import RulesError
 from cpbench.learning import training
@@ -151,12 +151,12 @@ def test_it_carries_the_pictures_of_all_concepts(
         kept = loaded.tensors[f"pictures/{concept}"]
         assert kept.dtype == torch.uint8
         np.testing.assert_array_equal(kept.numpy(), make_task(tiny, concept, number).images)
-    assert loaded.bytes_by_kind()["pictures"] == 3 * 2 * 32 * 32 * 3
+    assert loaded.bytes_by_type()["pictures"] == 3 * 2 * 32 * 32 * 3
     assert loaded.facts == {"concepts": list(CONCEPTS), "nouns": {"dog": "dog", "vase": "vase", "dog2": "dog"}}
 
 
 def test_one_model_is_installed_for_all(tiny: Backbone, three: Three) -> None:
-    learned, method = three(True)[2], Joint(JointSettings(rank=2))
+    learned, method = three(True)[2], Joint(JointOptions(rank=2))
     for concepts in ((), ("dog",), ("dog2", "vase")):
         found = change(tiny, method, learned.state, concepts)
         for n in layers(tiny):

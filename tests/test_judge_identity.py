@@ -23,7 +23,7 @@ from cpbench.judges import judge as judges
 from cpbench.judges.embeddings import Embeddings
 from cpbench.judges.judge import Judge, Preprocessing
 from cpbench.judges.local import load_clip
-from cpbench.judges.select import load_for
+from cpbench.judges.select import load_judges
 from cpbench.records import tables
 from cpbench.records.record import JudgeFacts
 
@@ -70,7 +70,7 @@ OTHERS: dict[str, Callable[[Path], dict[str, str]]] = {
 @pytest.mark.parametrize("what", OTHERS)
 def test_equal_weights_that_see_or_read_otherwise_are_another_judge(what: str, tmp_path: Path) -> None:
     given = OTHERS[what](tmp_path / "judge")
-    usual, other = load_for("miniature"), load_for("miniature", **given)
+    usual, other = load_judges("miniature"), load_judges("miniature", **given)
     kind = next(iter(given)).partition("_")[0]
     assert {n: j.identity["weights_sha256"] for n, j in other.items()} == {
         n: j.identity["weights_sha256"] for n, j in usual.items()
@@ -129,7 +129,7 @@ def test_scoring_again_keeps_two_preprocessings_apart(short_run: Callable, tmp_p
 
 
 def test_a_preprocessing_in_words_is_torchvisions() -> None:
-    pre = load_for("miniature")["dino"].preprocessing.changed(WORDS)
+    pre = load_judges("miniature")["dino"].preprocessing.changed(WORDS)
     assert pre == PRE
     theirs = transforms.Compose(
         [
@@ -139,7 +139,7 @@ def test_a_preprocessing_in_words_is_torchvisions() -> None:
             transforms.Normalize(PRE.mean, PRE.std),
         ]
     )
-    for picture in images.drawn("dog")[:2]:
+    for picture in images.rendered("dog")[:2]:
         torch.testing.assert_close(pre([picture])[0], theirs(Image.fromarray(picture)), atol=1e-6, rtol=1e-6)
 
 
@@ -166,7 +166,7 @@ def test_words_that_are_no_preprocessing_are_refused_in_a_line(words: str, call:
 @pytest.mark.parametrize("words", ["std=0", "crop=65", "resize=32", "crop=32", "resize=100000"])
 def test_a_preprocessing_that_the_judge_cannot_take_is_refused(words: str) -> None:
     with pytest.raises(UserError, match="--clip-preprocessing"):
-        load_for("miniature", clip_preprocessing=words)
+        load_judges("miniature", clip_preprocessing=words)
 
 
 # Older records
@@ -175,7 +175,7 @@ def test_a_preprocessing_that_the_judge_cannot_take_is_refused(words: str) -> No
 def test_what_older_records_do_not_say_is_known_of_the_miniatures_and_the_published_judges() -> None:
     import open_clip
 
-    for judge in load_for("miniature").values():
+    for judge in load_judges("miniature").values():
         known = identity.OF_WEIGHTS[judge.identity["weights_sha256"]]
         assert known.items() <= judge.identity.items()
         assert ("tokenizer" in known) == (judge.name == "clip")
@@ -187,8 +187,8 @@ def test_committed_records_and_new_ones_stand_in_one_table(tmp_path: Path) -> No
     file = next(iter(sorted((ROOT / "results" / "reference").glob("**/run.json"))))
     old = json.loads(file.read_text())
     assert "tokenizer" not in old["judges"]["clip"]  # else this test shows nothing
-    new = old | {"judges": {n: j.identity for n, j in load_for("miniature").items()}}
-    other = old | {"judges": {n: j.identity for n, j in load_for("miniature", other_words(tmp_path / "c")).items()}}
+    new = old | {"judges": {n: j.identity for n, j in load_judges("miniature").items()}}
+    other = old | {"judges": {n: j.identity for n, j in load_judges("miniature", other_words(tmp_path / "c")).items()}}
     facts = []
     for record in (old, new, other):
         held = {n: JudgeFacts.model_validate(it) for n, it in record["judges"].items()}
@@ -205,12 +205,12 @@ def test_committed_records_and_new_ones_stand_in_one_table(tmp_path: Path) -> No
 
 @pytest.fixture
 def dino() -> Judge:
-    return load_for("miniature")["dino"]
+    return load_judges("miniature")["dino"]
 
 
 def kept_in(folder: Path, judge: Judge) -> Path:
     kept = Embeddings(folder, judge)
-    kept.images(images.drawn("dog")[:2])
+    kept.images(images.rendered("dog")[:2])
     kept.save()
     return kept.file
 
@@ -219,20 +219,20 @@ def test_kept_embeddings_are_read_again(dino: Judge, tmp_path: Path) -> None:
     file = kept_in(tmp_path, dino)
     again = Embeddings(tmp_path, dino)
     assert again.file == file and len(again.known) == 2
-    again.images(images.drawn("dog")[:2])
+    again.images(images.rendered("dog")[:2])
     assert not again.grown
-    np.testing.assert_array_equal(again.images(images.drawn("dog")[:2]), dino.images(images.drawn("dog")[:2]))
+    np.testing.assert_array_equal(again.images(images.rendered("dog")[:2]), dino.images(images.rendered("dog")[:2]))
 
 
 def test_a_flipped_bit_anywhere_is_made_again(dino: Judge, tmp_path: Path) -> None:
     file = kept_in(tmp_path, dino)
-    whole, right = file.read_bytes(), dino.images(images.drawn("dog")[:2])
+    whole, right = file.read_bytes(), dino.images(images.rendered("dog")[:2])
     rng = np.random.default_rng(0)
     for at in {*range(8), *rng.integers(0, len(whole), 60).tolist(), len(whole) - 1}:
         broken = bytearray(whole)
         broken[at] ^= 1 << int(rng.integers(8))
         file.write_bytes(broken)
-        np.testing.assert_array_equal(Embeddings(tmp_path, dino).images(images.drawn("dog")[:2]), right)
+        np.testing.assert_array_equal(Embeddings(tmp_path, dino).images(images.rendered("dog")[:2]), right)
 
 
 @pytest.mark.parametrize("change", ["no record", "another judge's name", "rows of two lengths"])
@@ -272,7 +272,7 @@ def test_kept_embeddings_of_another_kind_are_made_again(dino: Judge, tmp_path: P
 
     from cpbench.judges import embeddings
 
-    pictures = images.drawn("dog")[:3]
+    pictures = images.rendered("dog")[:3]
     file = kept_in(tmp_path, dino)
     with safe_open(file, framework="np") as opened:
         said = opened.metadata()
@@ -282,3 +282,21 @@ def test_kept_embeddings_of_another_kind_are_made_again(dino: Judge, tmp_path: P
         found = Embeddings(tmp_path, dino).images(pictures)
         np.testing.assert_allclose(found, dino.images(pictures), atol=1e-6)
         file = kept_in(tmp_path, dino)
+
+
+# What a judge is called
+
+
+def test_the_miniatures_judges_are_called_what_they_are(dino: Judge) -> None:
+    """By the weights that ship, whatever a record calls them; others keep their recorded name and have no caveat."""
+    assert identity.title(dino.identity) == "miniature's DINO (XCiT, 64 px)"
+    published = {"model": "dino-vit-s-16 (vit_small_patch16_224.dino)", "weights_sha256": "5" * 64}
+    assert identity.title(published) == published["model"]
+    assert identity.caveat([published]) == ""
+    assert "miniature's DINO (XCiT, 64 px) are not comparable with published" in identity.caveat(
+        [dino.identity, published]
+    )
+
+
+def test_every_judge_of_the_miniature_has_a_title() -> None:
+    assert set(identity.OF_THE_MINIATURE) == set(identity.OF_WEIGHTS)

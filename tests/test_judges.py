@@ -19,7 +19,7 @@ from cpbench.errors import UserError
 from cpbench.judges import judge as judges
 from cpbench.judges.judge import Judge, Preprocessing
 from cpbench.judges.local import load_clip, load_dino
-from cpbench.judges.select import load_for
+from cpbench.judges.select import load_judges
 
 FOLDER = MINIATURE / "judges"
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "dreambooth" / "dataset"
@@ -39,12 +39,12 @@ PROMPTS = (
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, Judge]:
-    return load_for("miniature")
+    return load_judges("miniature")
 
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    return np.concatenate([images.drawn("dog")[:3], images.drawn("vase")[:2]])
+    return np.concatenate([images.rendered("dog")[:3], images.rendered("vase")[:2]])
 
 
 def torchvision_like(pre: Preprocessing) -> transforms.Compose:
@@ -141,17 +141,17 @@ def test_only_the_last_pictures_are_remembered_and_those_that_are_used_stay(
     pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judges, "MOST_KEPT", 2)
-    judge = load_for("miniature")["dino"]
+    judge = load_judges("miniature")["dino"]
     a, b, c = pictures[:3]
     whole = judge.images(pictures[:3])  # more than is kept, and all of them are answered
-    assert len(judge._seen) == 2
+    assert len(judge._vectors) == 2
     again = judge.images([b])  # kept, and now the last that was used
     judge.images([a])
     judge.images([b])
     encoded = []
     judge.model.register_forward_pre_hook(lambda module, given: encoded.append(len(given[0])))
     np.testing.assert_array_equal(judge.images([b]), again)
-    assert encoded == [] and len(judge._seen) == 2
+    assert encoded == [] and len(judge._vectors) == 2
     np.testing.assert_allclose(judge.images([c])[0], whole[2], atol=1e-5)
     assert encoded == [1]
 

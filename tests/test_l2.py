@@ -13,7 +13,7 @@ from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product
 from cpbench.backbones.adapters import products
 from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.ewc import Ewc
-from cpbench.baselines.l2 import L2, L2Settings, distance
+from cpbench.baselines.l2 import L2, L2Options, distance
 from cpbench.method import State
 
 WEIGHT = 0.5
@@ -53,7 +53,7 @@ def test_the_logged_term_is_the_distance_from_where_the_last_task_ended(
     expected = [0.0]
 
     def look(phase: str, step: int) -> None:
-        moved = (product(tiny.factors, n) - product(three[1].factors, n) for n in names)
+        moved = (product(tiny.lora_parameters, n) - product(three[1].factors, n) for n in names)
         expected.append(WEIGHT * sum((x**2).sum() for x in moved))
 
     names = layers(tiny)
@@ -70,7 +70,7 @@ def test_it_is_ewc_on_the_product_with_a_fisher_of_ones(
     state = three[0].state
     ones = {f"fisher/{n}": torch.ones(tiny.denoiser.get_submodule(n).weight.shape) for n in layers(tiny)}
     with_ones = State(state.tensors | ones, state.facts)
-    options = {"space": "product", "ewc_weight": 2 * WEIGHT, "fisher_draws": 1}
+    options = {"space": "product", "ewc_weight": 2 * WEIGHT, "fisher_samples": 1}
     there = learn(Ewc, tiny, make_task, 2, with_ones, **options)
     for k, v in there.factors.items():
         torch.testing.assert_close(three[1].factors[k], v, atol=1e-5, rtol=1e-3)
@@ -90,10 +90,10 @@ def test_it_carries_the_one_lora_and_all_words(tiny: Backbone, three: list[Learn
     sides = {f"adapter/{n}.{side}" for n in layers(tiny) for side in ("lora_A", "lora_B")}
     for number, learned in enumerate(three, 1):
         assert learned.state.tensors.keys() == sides | {f"token/{c}" for c in CONCEPTS[:number]}
-        assert learners.same(learned.state.part("adapter"), learned.factors)
+        assert learners.same(learned.state.tensors_of("adapter"), learned.factors)
         assert learned.evaluations == 3 * 2
     rows_stay(three)
-    method = L2(L2Settings(rank=2))
+    method = L2(L2Options(rank=2))
     found = change(tiny, method, three[2].state, ("dog",))
     for n in layers(tiny):
         np.testing.assert_allclose(found[n], product(three[2].factors, n), atol=1e-5)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cpbench.errors import UserError
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.leaderboard import board, reference
 from cpbench.leaderboard import figures as leaderboard_figures
 from cpbench.metrics.intervals import bootstrap
@@ -69,7 +69,7 @@ def record(method: str, retention: float | None = 0.5, **changes: Any) -> dict[s
         "figures": summary(retention),
     }
     made = plain | changes
-    return {"hash": hash8(made["facts"])} | made
+    return {"hash": short_hash(made["facts"])} | made
 
 
 def variant(method: str, code: str) -> dict[str, Any]:
@@ -194,12 +194,12 @@ def test_other_settings_have_rows_of_their_own(tmp_path: Path) -> None:
 
 
 def test_settings_that_are_not_the_usual_ones_are_named(tmp_path: Path) -> None:
-    other = {"changed": {"adapter": "lora", "keep_noun": True, "steps": 5}, **variant("lora", "x")}
+    other = {"changed": {"adapter": "lora", "use_class_noun": True, "steps": 5}, **variant("lora", "x")}
     worse = {"figures": summary(0.1, final_average=0.4)}
     write(tmp_path, record("lora", 0.2, changed={}), record("lora", **(worse | other)))
     csv, text = made(tmp_path)
-    assert list(csv["method"]) == ["lora", "lora adapter=lora keep_noun=true steps=5"]
-    assert "| lora adapter=lora keep_noun=true steps=5 | 1 |" in text
+    assert list(csv["method"]) == ["lora", "lora adapter=lora use_class_noun=true steps=5"]
+    assert "| lora adapter=lora use_class_noun=true steps=5 | 1 |" in text
 
 
 def drawings(run: Path, *concepts: str) -> None:
@@ -573,7 +573,7 @@ def make_run(
         "figures": summaries(table, names, len(names)) if rows is None else {},
     }
     made = record(method) | whole | more
-    made["hash"] = more.get("hash", hash8(made["facts"]))
+    made["hash"] = more.get("hash", short_hash(made["facts"]))
     (folder / "run.json").write_text(json.dumps(made))
     if measured:
         lines = [(len(names), "identified", c, 0.5 + min(seed, 4) / 8) for c in names]
@@ -586,7 +586,7 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change the record of a run, whose hash stays that of its facts."""
     made = json.loads((folder / "run.json").read_text())
     change(made)
-    (folder / "run.json").write_text(json.dumps(made | {"hash": hash8(made["facts"])}))
+    (folder / "run.json").write_text(json.dumps(made | {"hash": short_hash(made["facts"])}))
 
 
 def facts(method: str) -> dict[str, Any]:

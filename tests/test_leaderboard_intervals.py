@@ -12,11 +12,11 @@ from test_html_report import Tree
 from test_leaderboard import CODE, FIGURES, groups_in, make_run, markdown_tables, record, seed, summary, write
 from test_leaderboard_page import board
 
-from cpbench.files import hash8, read_json
+from cpbench.files import read_json, short_hash
 from cpbench.leaderboard import entries
 from cpbench.leaderboard.page import page
-from cpbench.leaderboard.rows import groups
-from cpbench.leaderboard.text import as_json, in_terminal, markdown, table
+from cpbench.leaderboard.rows import group_runs
+from cpbench.leaderboard.text import as_json, markdown, score_table, terminal_tables
 from cpbench.metrics.intervals import bootstrap
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.metrics.scores import SCORES as METRICS
@@ -111,7 +111,7 @@ def test_what_cannot_be_computed_is_not_shown(tmp_path: Path) -> None:
     write(tmp_path, record("lora", None))  # without a ceiling, and of one picture a cell
     (row,), _, (words,), (cells,) = shown(tmp_path)
     assert words["retention"] == cells["retention"] == "-" and row["low"]["dino_normalised_retention"] is None
-    assert words["forgetting by noise"] == words["intransigence"] == cells["intransigence"] == "-"
+    assert words["forgetting, noise floor"] == words["intransigence"] == cells["intransigence"] == "-"
     assert row["mean"]["dino_forward_transfer"] is None
 
 
@@ -155,9 +155,9 @@ def test_the_terminal_has_the_first_where_there_is_room(tmp_path: Path, capsys: 
     (group,) = groups_in(tmp_path)
     mean, low, high = (group["rows"][0][k]["dino_final_average"] for k in ("mean", "low", "high"))
     assert f"{mean:.3f} [{low:.2f}, {high:.2f}] " in capsys.readouterr().out
-    found = groups(entries.read(tmp_path))
+    found = group_runs(entries.read_runs(tmp_path))
     for width, cell in ((119, f"{mean:.3f}"), (120, f"{mean:.3f} [{low:.2f}, {high:.2f}]")):
-        (made,) = in_terminal(found, [], width)
+        (made,) = terminal_tables(found, [], width)
         assert [str(it) for it in made.columns[3].cells] == [cell]
 
 
@@ -177,12 +177,12 @@ def test_noise_stands_right_of_forgetting_and_forward_transfer_on_no_page(tmp_pa
     (row,), (line,), (words,), (cells,) = shown(tmp_path)
     for heads in (list(words), list(cells)):
         assert heads[heads.index("forgetting") + 1] == "forgetting by noise" and "forward transfer" not in heads
-    assert words["forgetting by noise"] == cells["forgetting by noise"] == f"{noise:.3f}" != "0.000"
+    assert words["forgetting, noise floor"] == cells["forgetting by noise"] == f"{noise:.3f}" != "0.000"
     for figures in (line, row["mean"]):
         found = figures["dino_forgetting_from_noise"], figures["dino_forward_transfer"]
         assert found == pytest.approx((noise, transfer), abs=1e-6)
     text = (tmp_path / "out" / "leaderboard.md").read_text()
-    assert "- forgetting by noise: what Chaudhry's maximum gives a method that forgets nothing" in text
+    assert "- forgetting, noise floor: what the maximum in Chaudhry's formula yields" in text
 
 
 # Intransigence
@@ -207,7 +207,7 @@ def scored(folder: Path, method: str, cells: Cells, draw: tuple[int, int] = (0, 
         "sequence": {"name": "seq", "version": 1, "concepts": names},
     }
     made |= more
-    made["hash"] = hash8(made["facts"])
+    made["hash"] = short_hash(made["facts"])
     (folder / "run.json").write_text(json.dumps(made))
     return made["hash"]
 
@@ -300,12 +300,12 @@ def test_the_order_of_runs_changes_nothing(tmp_path: Path) -> None:
         if n != 2:
             scored(tmp_path / f"b{n}", "l2", METHOD, draw)
     scored(tmp_path / "c", "isolated", METHOD, code="ffffffff")
-    runs = entries.read(tmp_path)
+    runs = entries.read_runs(tmp_path)
 
     def written(order: list[Any]) -> list[str]:
-        found = groups(order)
+        found = group_runs(order)
         whole = json.dumps(as_json(found, [], {}))
-        return [whole, table(found).to_csv(), markdown(found, [], {}), page(found, [], {}, tmp_path)]
+        return [whole, score_table(found).to_csv(), markdown(found, [], {}), page(found, [], {}, tmp_path)]
 
     expected = written(runs)
     for order in itertools.islice(itertools.permutations(runs), 0, None, 4001):

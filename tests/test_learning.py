@@ -90,13 +90,13 @@ def test_a_draw_is_a_sample_of_the_posterior_of_any_of_them(tiny: Backbone, make
     # means far apart, and a spread of its own for each, so that a draw tells where it comes from
     latents.mean = torch.arange(4.0).view(4, 1, 1, 1).expand(shape) * 100
     latents.std = torch.tensor([0.5, 1.0, 2.0, 4.0]).view(4, 1, 1, 1).expand(shape)
-    drawn = latents.draw(400, torch.Generator().manual_seed(0))[0].flatten(1)
+    drawn = latents.sample(400, torch.Generator().manual_seed(0))[0].flatten(1)
     which = (drawn.mean(1) / 100).round().long()
     assert (which.bincount(minlength=4) > 60).all()
     for i, spread in enumerate([0.5, 1.0, 2.0, 4.0]):
         z = (drawn[which == i] - 100 * i) / spread
         assert abs(float(z.mean())) < 0.05 and float(z.std()) == pytest.approx(1, abs=0.05)
-    again = latents.draw(400, torch.Generator().manual_seed(0))[0].flatten(1)
+    again = latents.sample(400, torch.Generator().manual_seed(0))[0].flatten(1)
     assert torch.equal(drawn, again)
 
 
@@ -128,7 +128,7 @@ def full_of_parts(backbone: Backbone, task: Task) -> dict[str, list[nn.Parameter
 def everything(backbone: Backbone) -> dict[str, nn.Parameter]:
     """All parameters by name; the same parameter has another name below a wrapped layer."""
     own = {f"{part}.{name}": p for part, root in backbone.parts() for name, p in root.named_parameters()}
-    return own | {f"word {name}": row for name, row in backbone.rows.items()}
+    return own | {f"word {name}": row for name, row in backbone.token_embeddings.items()}
 
 
 @pytest.mark.parametrize("named", ["lora", "one factor", "word", "both", "weights", "one weight", "all"])
@@ -245,7 +245,7 @@ def test_the_first_loss_follows_the_prediction_type(tiny: Backbone, make_task: M
         ((noisy, t, _, guess),) = calls
         g = task.generator("train")
         latents = Latents(tiny, task)
-        z, _ = latents.draw(3, g)
+        z, _ = latents.sample(3, g)
         torch.randperm(3, generator=g), torch.rand(3, generator=g)
         e, a = torch.randn(z.shape, generator=g), alphas_cumprod()[t].float().view(3, 1, 1, 1)
         wanted = {"epsilon": e, "v_prediction": a.sqrt() * e - (1 - a).sqrt() * z, "sample": z}[kind]
@@ -499,7 +499,7 @@ def test_a_parameter_of_the_backbone_itself_is_not_trained_in_silence(tiny: Back
 def test_a_draw_names_the_pictures_it_is_made_of(tiny: Backbone, make_task: Callable[..., Task]) -> None:
     latents = Latents(tiny, make_task(tiny, n=3))
     latents.std.zero_()
-    drawn, which = latents.draw(50, torch.Generator().manual_seed(0))
+    drawn, which = latents.sample(50, torch.Generator().manual_seed(0))
     assert set(which.tolist()) == {0, 1, 2}
     for z, k in zip(drawn, which.tolist(), strict=True):
         assert torch.equal(z, latents.mean[k]) or torch.equal(z, latents.mean[k + 3])  # as it is, or mirrored
@@ -562,7 +562,7 @@ def test_a_penalty_is_a_term_of_the_parameters_by_name(tiny: Backbone, make_task
 def test_a_term_that_is_to_be_minimised_and_asks_for_no_gradient_is_an_error(
     tiny: Backbone, make_task: MakeTask
 ) -> None:
-    with pytest.raises(RulesError, match="its term 'far' is to be minimised and asks for no gradient"):
+    with pytest.raises(RulesError, match="its term 'far' is to be minimised and has no gradient"):
         trained(tiny, make_task, penalty=lambda batch, parameters: ({"far": far(parameters).detach()}, {}))
 
 

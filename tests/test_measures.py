@@ -12,7 +12,7 @@ import cpbench
 from cpbench.concepts import images, sequences
 from cpbench.files import read_json
 from cpbench.judges.embeddings import Embeddings
-from cpbench.judges.select import load_for
+from cpbench.judges.select import load_judges
 from cpbench.metrics import distances
 from cpbench.records import measures_table
 from cpbench.records.folder import RunFolder, TaskFolder
@@ -38,7 +38,7 @@ def value(table: pd.DataFrame, row: int, measure: str, concept: str) -> float:
 
 def test_they_are_those_of_the_pictures(ran: Path, short: Path) -> None:
     table, confusion = measures_table.read(ran), read_confusion(ran)
-    dino = load_for("miniature")["dino"]
+    dino = load_judges("miniature")["dino"]
     sequence = sequences.load(str(short))
     real = {c.name: dino.images(images.load(c, "miniature", 64)) for c in sequence.concepts}
     for t, learned in ((0, ("dog", "vase")), (1, ("dog",)), (2, ("dog", "vase"))):
@@ -76,7 +76,7 @@ def test_the_record_has_the_means_of_the_last_row(ran: Path) -> None:
 
 
 def test_embeddings_are_kept_by_content_and_made_again_where_the_file_is_broken(ran: Path, tmp_path: Path) -> None:
-    judge = load_for("miniature")["dino"]
+    judge = load_judges("miniature")["dino"]
     pictures = np.stack([picture(f) for f in sorted((ran / "task-00" / "pictures" / "dog").glob("0*.png"))])
     asked: list[int] = []
     plain = judge.images
@@ -93,7 +93,7 @@ def test_embeddings_are_kept_by_content_and_made_again_where_the_file_is_broken(
 
 
 def test_a_run_keeps_the_embeddings_of_concepts_and_nouns(ran: Path) -> None:
-    judge = load_for("miniature")["dino"]
+    judge = load_judges("miniature")["dino"]
     judge.images = pytest.fail
     kept = Embeddings(RunFolder(ran).embeddings, judge)
     measured = [f for f in ran.glob("task-*/p*/*/[0-9]*.png") if "+" not in f.parent.name]  # pairs are not
@@ -125,7 +125,7 @@ def test_too_few_pictures_for_distances_between_sets_are_told_in_two_lines(
     (ran / "run.json").unlink()  # to be finished again, from what is there
     cpbench.run(method="seqlora", sequence=str(ran.parents[5] / "short.yaml"), output=ran.parents[4], options=OPTIONS)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
-    need = "all 2 concepts pooled, are too few: it needs 50 a side"
+    need = "all 2 concepts pooled, are too few: it needs 50 per side"
     assert len(said) == 2
     assert said[0].startswith(f"not measured: A_mmd, CMMD, KID-dino: 10 and 4 pictures, {need}")
     assert said[1].startswith("not measured: F_mmd: 2 and 2 pictures, of one concept, are too few")
@@ -150,7 +150,7 @@ def ten(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, sequences.Seque
 
 def test_distances_between_sets_are_those_of_the_pictures_features(ten: tuple) -> None:
     folder, sequence, real = ten
-    judges = {kind: Embeddings(folder, judge) for kind, judge in load_for("miniature").items()}
+    judges = {kind: Embeddings(folder, judge) for kind, judge in load_judges("miniature").items()}
     found = measures.measure(folder, sequence, list(range(11)), 1, real, judges)
     table = found.table[found.table["concept"] == ""].pivot(index="row", columns="measure", values="value")
     assert found.refused == {}
@@ -179,7 +179,7 @@ def test_distances_between_sets_are_those_of_the_pictures_features(ten: tuple) -
 
 def test_what_was_forgotten_is_not_told_of_rows_that_were_not_drawn(ten: tuple) -> None:
     folder, sequence, real = ten
-    judges = {kind: Embeddings(folder, judge) for kind, judge in load_for("miniature").items()}
+    judges = {kind: Embeddings(folder, judge) for kind, judge in load_judges("miniature").items()}
     found = measures.measure(folder, sequence, [0, 5, 10], 1, real, judges)
     assert found.refused == {"F_mmd": "dog has no pictures from right after its own task; generate all rows"}
     assert measures.refusals(found.refused) == [

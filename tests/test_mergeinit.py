@@ -8,7 +8,7 @@ import torch
 from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product, rows_stay, tasks
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.mergeinit import MergeInit, MergeSettings
+from cpbench.baselines.mergeinit import MergeInit, MergeInitOptions
 from cpbench.baselines.olora import OLora
 
 
@@ -32,7 +32,7 @@ def test_it_carries_the_sum_of_the_products_and_all_words(tiny: Backbone, three:
 
 
 def test_what_is_carried_is_installed(tiny: Backbone, three: list[Learned]) -> None:
-    method, state = MergeInit(MergeSettings(rank=2)), three[2].state
+    method, state = MergeInit(MergeInitOptions(rank=2)), three[2].state
     for concepts in ((), ("dog",), ("dog2", "vase")):
         for n, found in change(tiny, method, state, concepts).items():
             np.testing.assert_allclose(found, state.tensors[f"weights/{n}"].double().numpy(), atol=1e-5)

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from cpbench.errors import DamagedState, UserError
 from cpbench.files import seed_of
-from cpbench.method import KINDS, Options, State, Task
+from cpbench.method import TENSOR_TYPES, Options, State, Task
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda w: w != "concepts")
-NAMES = st.builds("{}/{}".format, st.sampled_from(KINDS), WORDS)
+NAMES = st.builds("{}/{}".format, st.sampled_from(TENSOR_TYPES), WORDS)
 FACTS = st.dictionaries(
     WORDS,
     st.recursive(
@@ -225,25 +225,25 @@ def test_bytes_are_counted_by_kind() -> None:
             "fisher/none": torch.zeros(0),
         }
     )
-    assert state.bytes_by_kind() == {"adapter": 2 * 3 * 4 + 5 * 2, "token": 7 * 8, "mask": 9, "fisher": 0}
+    assert state.bytes_by_type() == {"adapter": 2 * 3 * 4 + 5 * 2, "token": 7 * 8, "mask": 9, "fisher": 0}
 
 
 def test_a_part_is_taken_by_whole_words() -> None:
     state = State({f"adapter/{k}": torch.zeros(i) for i, k in enumerate(["dog/a", "dog/b", "dog2/a"])})
-    assert {k: len(v) for k, v in state.part("adapter/dog").items()} == {"a": 0, "b": 1}
+    assert {k: len(v) for k, v in state.tensors_of("adapter/dog").items()} == {"a": 0, "b": 1}
     assert State().concepts == [] and State({}, {"concepts": ["dog"]}).concepts == ["dog"]
 
 
 def test_a_part_comes_to_the_device_that_is_asked_for() -> None:
     tensors = {"adapter/a": torch.arange(3.0), "adapter/b": torch.ones(2, 2), "token/dog": torch.zeros(4)}
     state = State(tensors, {})
-    here = state.part("adapter")
+    here = state.tensors_of("adapter")
     assert {k: (v.device.type, v.tolist()) for k, v in here.items()} == {
         "a": ("cpu", [0.0, 1.0, 2.0]),
         "b": ("cpu", [[1.0, 1.0], [1.0, 1.0]]),
     }
     for device in ("meta", torch.device("meta")):  # the one other device that every machine has
-        there = state.part("adapter", device)
+        there = state.tensors_of("adapter", device)
         assert {k: (v.device.type, tuple(v.shape)) for k, v in there.items()} == {
             "a": ("meta", (3,)),
             "b": ("meta", (2, 2)),

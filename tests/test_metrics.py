@@ -330,9 +330,9 @@ def test_forgetting_from_noise_is_the_mean_forgetting_of_methods_that_forget_not
 @given(matrices(least=2), st.floats(0.1, 10))
 def test_forgetting_from_noise_scales_with_the_noise_and_repeats(case, scale):
     se = np.abs(case[0])
-    value = m.forgetting_from_noise(se, draws=500)
-    assert m.forgetting_from_noise(se, draws=500) == value
-    assert m.forgetting_from_noise(scale * se, draws=500) == pytest.approx(scale * value, abs=1e-9)
+    value = m.forgetting_from_noise(se, samples=500)
+    assert m.forgetting_from_noise(se, samples=500) == value
+    assert m.forgetting_from_noise(scale * se, samples=500) == pytest.approx(scale * value, abs=1e-9)
     assert m.forgetting_from_noise(0 * se) == 0
 
 

@@ -4,7 +4,7 @@ import importlib
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,9 @@ import torch
 
 from cpbench import moved
 from cpbench.backbones.backbone import Backbone, fingerprint
-from cpbench.learning import lora
+from cpbench.baselines.seqlora import SequentialLora
+from cpbench.concepts import images
+from cpbench.learning import lora, training
 from cpbench.method import State
 from cpbench.registry import load_method
 
@@ -29,7 +31,7 @@ def test_a_method_that_0_1_printed_runs(tiny: Backbone, make_task: Callable, nam
         tiny.restore()
     assert state.concepts == ["dog", "vase"] and all(torch.isfinite(t).all() for t in state.tensors.values())
     with tiny.installed(kind(kind.Options(**SHORT)), state, ("dog",)):
-        assert tiny.rows
+        assert tiny.token_embeddings
     assert fingerprint(tiny) == before
 
 
@@ -81,6 +83,13 @@ print(*(f"{it.category.__name__}: {it.message}" for it in told), sep="\\n")
     ]
 
 
+def test_a_function_that_the_docs_of_0_1_printed_answers_by_its_old_name() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from cpbench.images import drawn
+    assert drawn is images.rendered
+
+
 def test_what_never_was_is_still_an_error() -> None:
     with pytest.raises(ImportError, match="cannot import name 'nothing'"):
         from cpbench.adapters import nothing  # noqa: F401
@@ -97,3 +106,85 @@ def test_tools_of_0_1_whose_work_is_done_elsewhere_still_answer(tiny: Backbone) 
     assert scheduler.config.num_train_timesteps == 1000 and to_epsilon(scheduler, ones, ones, torch.tensor([5])) is ones
     o = Prior(prior_pictures=3, prior_inference_steps=2, prior_guidance_scale=4.0)
     assert prior_evaluations(o, 4, 2) == 3 * 2 * 2 + 8 and prior_evaluations(Prior(prior_pictures=0), 4, 2) == 0
+
+
+# Renamed functions, classes, attributes and keywords
+
+RENAMED = [(module, old, new) for module, names in moved.RENAMED.items() for old, new in names.items()]
+
+
+@pytest.fixture
+def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[warnings.WarningMessage]]:
+    """The warnings of a test, none of them given before."""
+    monkeypatch.setattr(moved, "_warned", set())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
+@pytest.mark.parametrize(("module", "old", "new"), RENAMED)
+def test_an_old_name_is_the_new_one(module: str, old: str, new: str, caught: list[warnings.WarningMessage]) -> None:
+    place, _, name = (new if "." in new else f"{module}.{new}").rpartition(".")
+    owner = importlib.import_module(module)
+    assert old not in vars(owner)
+    assert getattr(owner, old) is getattr(owner, old) is getattr(importlib.import_module(place), name)
+    (warning,) = caught
+    assert str(warning.message).startswith(f"{module}.{old} is {place}.{name} now") and warning.filename == __file__
+
+
+def test_old_attributes_answer(tiny: Backbone, caught: list[warnings.WarningMessage]) -> None:
+    state, index = State({"token/dog": torch.zeros(16)}, {"concepts": ["dog"]}), torch.tensor([1])
+    batch = training.Batch(index, index, index, index, "a {}", index)
+    tiny.add_token("<v1>", torch.zeros(16))
+    tiny.add_lora(2, ("to_q",), torch.Generator().manual_seed(0))
+    assert tiny.rows is tiny.token_embeddings and tiny.factors is tiny.lora_parameters and tiny.unet is tiny.denoiser
+    assert state.part("token").keys() == {"dog"} and state.bytes_by_kind() == {"token": 64} and batch.which is index
+    tiny.restore()
+    names = {"Backbone.rows", "Backbone.factors", "Backbone.unet", "State.part", "State.bytes_by_kind", "Batch.which"}
+    assert {str(w.message).partition(" is ")[0] for w in caught} == names
+
+
+def test_old_keywords_answer(tiny: Backbone, caught: list[warnings.WarningMessage]) -> None:
+    lora_parameters = tiny.add_lora(2, ("to_q",), torch.Generator().manual_seed(0), kind="lora")
+    noisy, t, prompt_embeds = torch.ones(1, *tiny.latent_shape), torch.tensor([5]), tiny.encode_prompts(["a dog"])
+    with torch.no_grad():
+        expected = tiny.predict(noisy, t, prompt_embeds, lora_parameters)
+        assert torch.equal(tiny.predict(noisy, t, words=prompt_embeds, factors=lora_parameters), expected)
+    tiny.restore()
+    assert [str(w.message).partition(" now")[0] for w in caught] == [
+        "Backbone.add_lora(kind=...) is adapter_type=...",
+        "Backbone.predict(words=...) is prompt_embeds=...",
+        "Backbone.predict(factors=...) is lora_parameters=...",
+    ]
+
+
+def test_learn_lora_by_the_keywords_of_0_1(
+    tiny: Backbone, make_task: Callable, caught: list[warnings.WarningMessage]
+) -> None:
+    """protect had the LoRA alone, and could return values that are only logged."""
+    method = SequentialLora(lora.LoraOptions(**SHORT))
+    layer = next(name for name, _ in tiny.denoiser.named_modules() if name.endswith("attn1.to_q"))
+    delta = {layer: torch.full_like(tiny.denoiser.get_parameter(f"{layer}.weight"), 0.01)}
+    _, start = lora.learn_lora(method, tiny, make_task(tiny), State())
+    start = {name: value.detach().clone() for name, value in start.items()}
+    tiny.restore()
+
+    def size(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.stack([p.square().sum() for p in parameters.values()]).sum()
+
+    results = []
+    for keywords in (
+        {
+            "protect": lambda parameters: {"size": size(parameters), "logged": size(parameters).detach()},
+            "changes": delta,
+            "values": start,
+            "kind": "lora",
+        },
+        {"penalty": lambda batch, parameters: {"size": size(parameters)}, "weight_deltas": delta, "init": start},
+    ):
+        _, parameters = lora.learn_lora(method, tiny, make_task(tiny), State(), **keywords)
+        results.append({name: value.detach().clone() for name, value in parameters.items()})
+        tiny.restore()
+    old, new = results
+    assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in new)
+    assert len(caught) == 6  # four keywords, the penalty's one parameter, a term without gradient

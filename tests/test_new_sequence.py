@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 import cpbench
 from cpbench.concepts import images, new_sequence, sequences
-from cpbench.concepts.new_sequence import guess_kind, legal_name, names_of, parse, report_lines, write
+from cpbench.concepts.new_sequence import guess_subject_type, legal_name, names_of, parse, report_lines, write
 from cpbench.errors import UserError
 from cpbench.files import FILE_NAME
 
@@ -59,7 +59,7 @@ def test_folders_become_a_sequence(tmp_path: Path, rex_and_mug: list[str]) -> No
     assert written.path == tmp_path / "my.yaml" and written.fresh and written.warnings == ()
     seq = sequences.load(tmp_path / "my.yaml")
     assert seq == written.sequence and seq.name == "my" and seq.version == 1
-    assert [(c.name, c.class_noun, c.kind, c.drawn) for c in seq.concepts] == [
+    assert [(c.name, c.class_noun, c.subject_type, c.rendered) for c in seq.concepts] == [
         ("rex", "dog", "live", False),
         ("mug", "mug", "object", False),
     ]
@@ -67,7 +67,7 @@ def test_folders_become_a_sequence(tmp_path: Path, rex_and_mug: list[str]) -> No
     assert all(len(c.prompts) == 25 for c in seq.concepts) and written.counts == {"rex": 4, "mug": 4}
     test, theirs = seq.evaluation, sequences.load("dreambench10").evaluation
     assert test.prompts == theirs.prompts
-    assert test.drawing(drawn=False) == theirs.drawing(drawn=False)  # as DreamBench's photographs
+    assert test.sampling(rendered=False) == theirs.sampling(rendered=False)  # as DreamBench's photographs
     for concept in seq.concepts:
         assert images.load(concept, "sd15", 64).shape == (4, 64, 64, 3)
 
@@ -112,7 +112,7 @@ def test_what_the_comments_promise_can_be_edited(tmp_path: Path, rex_and_mug: li
     file = write(tmp_path / "my.yaml", rex_and_mug).path
     text = file.read_text()
     file.write_text(text.replace("kind: object", "kind: live"))
-    assert [c.kind for c in sequences.load(file).concepts] == ["live", "live"]
+    assert [c.subject_type for c in sequences.load(file).concepts] == ["live", "live"]
     own = 'prompts: {live: ["a {} in the snow"], object: ["a {} in the snow"]}'
     assert '{live: ["a {} in the snow", ...], object: [...]}' in text
     start, end = text.index("prompts:"), text.index("\n", text.index("prompts:"))
@@ -179,7 +179,7 @@ def test_a_new_sequence_runs(tmp_path: Path) -> None:
     """From folders of pictures to a retention matrix, on the miniature; its words do not include `mug`."""
     for name in ("dog", "vase"):
         (tmp_path / name).mkdir()
-        for k, picture in enumerate(images.drawn(name)):
+        for k, picture in enumerate(images.rendered(name)):
             Image.fromarray(picture).resize((300, 260)).save(tmp_path / name / f"{k}.png")
     written = write(tmp_path / "my.yaml", [f"{tmp_path / 'dog'}:dog", f"{tmp_path / 'vase'}:mug"])
     done = cpbench.run(
@@ -304,7 +304,7 @@ def test_bad_targets_are_refused(tmp_path: Path, rex_and_mug: list[str], target:
 @pytest.mark.parametrize("name", ["rex ", "a\tb", "{name}"])
 def test_folders_that_yaml_cannot_name_are_refused(tmp_path: Path, name: str) -> None:
     photos(tmp_path / name)
-    assert "plainer name" in complaint(tmp_path / "my.yaml", [f"{tmp_path / name}:dog"])
+    assert "rename it" in complaint(tmp_path / "my.yaml", [f"{tmp_path / name}:dog"])
 
 
 def test_no_concepts_are_refused(tmp_path: Path) -> None:
@@ -379,9 +379,9 @@ def test_no_two_concepts_have_one_name(parts: list[tuple[str, str]]) -> None:
     ],
 )
 def test_kinds_are_guessed_from_the_last_word(noun: str, kind: str) -> None:
-    assert guess_kind(noun) == kind
+    assert guess_subject_type(noun) == kind
 
 
 def test_guesses_agree_with_dreambench() -> None:
     for concept in sequences.load("dreambench30").concepts:
-        assert guess_kind(concept.class_noun) == concept.kind, concept.class_noun
+        assert guess_subject_type(concept.class_noun) == concept.subject_type, concept.class_noun

@@ -22,13 +22,13 @@ def test_a_loras_norm_is_that_of_its_product_convolutions_included(tiny: Backbon
     layers = [name.removesuffix(".lora_A") for name in factors if name.endswith("lora_A")]
     expected = sum((product(factors, layer) ** 2).sum() for layer in layers) ** 0.5
     assert {factors[f"{layer}.lora_A"].dim() for layer in layers} == {2, 4}
-    assert float(norms.of_lora(factors)) == pytest.approx(expected, rel=1e-4)
+    assert float(norms.lora_norm(factors)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_vera_tells_the_norm_of_its_vectors(tiny: Backbone) -> None:
-    vectors = tiny.add_lora(2, ("to_q",), kind="vera", seed=1)
+    vectors = tiny.add_lora(2, ("to_q",), adapter_type="vera", seed=1)
     expected = sum(float(v.detach().double().square().sum()) for v in vectors.values()) ** 0.5
-    assert expected > 0 and float(norms.of_trained(tiny)["vector_norm"]) == pytest.approx(expected)
+    assert expected > 0 and float(norms.trained_norms(tiny)["vector_norm"]) == pytest.approx(expected)
 
 
 def test_only_what_is_trained_is_told(tiny: Backbone) -> None:
@@ -37,22 +37,22 @@ def test_only_what_is_trained_is_told(tiny: Backbone) -> None:
     first, second = (tiny.add_token(f"<v{k}>", torch.full_like(tiny.word_embedding("dog"), k)) for k in (1, 2))
     n, d = weight.numel(), len(first)
     tiny.train_only([weight, second])
-    assert {k: float(v) for k, v in norms.of_trained(tiny).items()} == pytest.approx(
+    assert {k: float(v) for k, v in norms.trained_norms(tiny).items()} == pytest.approx(
         {"weight_change": 0.5 * n**0.5, "token_norm": 2 * d**0.5}, rel=1e-4
     )
     tiny.train_only([first, second])
-    assert {k: float(v) for k, v in norms.of_trained(tiny).items()} == pytest.approx({"token_norm": 1.5 * d**0.5})
+    assert {k: float(v) for k, v in norms.trained_norms(tiny).items()} == pytest.approx({"token_norm": 1.5 * d**0.5})
     tiny.train_only([])
-    assert norms.of_trained(tiny) == {}
+    assert norms.trained_norms(tiny) == {}
 
 
 def test_every_step_tells_them_as_they_are_after_it(tiny: Backbone, make_task: Callable) -> None:
     seen = []
 
     def look(phase: str, step: int) -> None:
-        row = next(iter(tiny.rows.values()))
-        layers = [name.removesuffix(".lora_A") for name in tiny.factors if name.endswith("lora_A")]
-        whole = sum(float((product(tiny.factors, layer) ** 2).sum()) for layer in layers) ** 0.5
+        row = next(iter(tiny.token_embeddings.values()))
+        layers = [name.removesuffix(".lora_A") for name in tiny.lora_parameters if name.endswith("lora_A")]
+        whole = sum(float((product(tiny.lora_parameters, layer) ** 2).sum()) for layer in layers) ** 0.5
         seen.append((whole, float(row.detach().square().sum()) ** 0.5))
 
     curve = learn(SequentialLora, tiny, make_task, 1, None, look).curve

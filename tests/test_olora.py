@@ -13,7 +13,7 @@ from learners import CONCEPTS, Learned, MakeTask, Tensors, change, layers, learn
 
 from cpbench.backbones.adapters import side_by_side
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.olora import OLora, OLoraSettings, overlap
+from cpbench.baselines.olora import OLora, OLoraOptions, overlap
 
 WEIGHT = 0.2
 Three = Callable[[str], list[Learned]]
@@ -81,7 +81,7 @@ def test_the_logged_overlap_is_that_with_all_earlier_loras(
     past, expected = [x.factors for x in three(side)[:2]], []
 
     def look(phase: str, step: int) -> None:
-        expected.append(overlap_by_loops(past, tiny.factors, side))
+        expected.append(overlap_by_loops(past, tiny.lora_parameters, side))
 
     options: dict[str, Any] = {"side": side, "orthogonality_weight": WEIGHT}
     again = learn(OLora, tiny, make_task, 3, three(side)[1].state, look, **options)
@@ -111,13 +111,13 @@ def test_it_carries_every_lora_and_all_words(tiny: Backbone, three: Three) -> No
         expected = {f"adapter/{c}/{s}" for c in CONCEPTS[:number] for s in sides}
         assert at.state.tensors.keys() == expected | {f"token/{c}" for c in CONCEPTS[:number]}
         for earlier, concept in zip(learned[:number], CONCEPTS, strict=False):
-            assert learners.same(at.state.part(f"adapter/{concept}"), earlier.factors)
+            assert learners.same(at.state.tensors_of(f"adapter/{concept}"), earlier.factors)
         assert at.evaluations == 3 * 2 and at.trained == sum(v.numel() for v in at.factors.values()) + 16
     rows_stay(learned)
 
 
 def test_all_products_are_installed(tiny: Backbone, three: Three) -> None:
-    method, state = OLora(OLoraSettings(rank=2)), three("B")[2].state
+    method, state = OLora(OLoraOptions(rank=2)), three("B")[2].state
     lora = method.lora(state, ("dog",))
     for concepts in ((), ("dog",), ("dog2", "vase")):
         found = change(tiny, method, state, concepts)

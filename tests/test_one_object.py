@@ -89,7 +89,7 @@ def test_one_object_is_everywhere(run: Path, tmp_path: Path) -> None:
 
 def test_a_figure_that_needs_what_nothing_gives_is_told() -> None:
     for needs in (("oracle",), ("isolated", "ceiling")):
-        with pytest.raises(ValueError, match="which nothing gives"):
+        with pytest.raises(ValueError, match="which nothing provides"):
             Figure("odd", "odd", "odd", None, lambda R: math.nan, needs=needs)
 
 
@@ -107,4 +107,4 @@ def test_a_sentence_of_one_score_names_it() -> None:
     assert (
         FIGURES["over_tasks"].heading("DINO") == "DINO over tasks" and FIGURES["over_tasks"].heading() == "over tasks"
     )
-    assert {it.name for it in figures.shown()} < {it.name for it in figures.in_a_run()} < FIGURES.keys()
+    assert {it.name for it in figures.table_figures()} < {it.name for it in figures.in_a_run()} < FIGURES.keys()

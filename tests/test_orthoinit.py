@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask, change, layers, learn, product, rows_stay, tasks
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.orthoinit import OrthoInit, OrthoSettings, orthogonal
+from cpbench.baselines.orthoinit import OrthoInit, OrthoInitOptions, orthogonal
 
 Three = Callable[[bool], list[Learned]]
 
@@ -94,7 +94,7 @@ def test_the_first_task_starts_as_other_loras_do(tiny: Backbone, make_task: Make
 def test_the_published_merge_adds_factors(tiny: Backbone, three: Three) -> None:
     learned = three(True)
     for number, at in enumerate(learned, 1):
-        for k, v in at.state.part("adapter").items():
+        for k, v in at.state.tensors_of("adapter").items():
             torch.testing.assert_close(v, sum(x.factors[k] for x in learned[:number]), atol=1e-6, rtol=1e-6)
         sides = {f"adapter/{n}.{side}" for n in layers(tiny) for side in ("lora_A", "lora_B")}
         assert at.state.tensors.keys() == sides | {f"token/{c}" for c in CONCEPTS[:number]}
@@ -103,7 +103,7 @@ def test_the_published_merge_adds_factors(tiny: Backbone, three: Three) -> None:
 def test_the_published_merge_has_cross_terms(tiny: Backbone, three: Three) -> None:
     """What is installed after task 2 is what was trained, and B_1 A_2 + B_2 A_1 on top."""
     learned = three(True)
-    found = change(tiny, OrthoInit(OrthoSettings(rank=2)), learned[1].state, ("dog",))
+    found = change(tiny, OrthoInit(OrthoInitOptions(rank=2)), learned[1].state, ("dog",))
     for n in layers(tiny):
         first, second = (x.factors for x in learned[:2])
         mixed = [
@@ -117,7 +117,7 @@ def test_the_published_merge_has_cross_terms(tiny: Backbone, three: Three) -> No
 
 def test_the_right_merge_has_none(tiny: Backbone, three: Three) -> None:
     learned = three(False)
-    method = OrthoInit(OrthoSettings(rank=2, sum_factors=False))
+    method = OrthoInit(OrthoInitOptions(rank=2, sum_factors=False))
     for number, at in enumerate(learned, 1):
         found = change(tiny, method, at.state, ("dog",))
         for n in layers(tiny):
@@ -132,7 +132,7 @@ def test_the_right_merge_has_none(tiny: Backbone, three: Three) -> None:
 def test_a_task_is_learned_on_top_of_what_was_installed(
     tiny: Backbone, make_task: MakeTask, three: Three, sum_factors: bool
 ) -> None:
-    method, before = OrthoInit(OrthoSettings(rank=2, sum_factors=sum_factors)), three(sum_factors)[1].state
+    method, before = OrthoInit(OrthoInitOptions(rank=2, sum_factors=sum_factors)), three(sum_factors)[1].state
     pristine = {n: tiny.denoiser.get_submodule(n).weight.detach().double().numpy() for n in layers(tiny)}
     installed = change(tiny, method, before)
     below: list[dict[str, np.ndarray]] = []
@@ -148,13 +148,13 @@ def test_a_task_is_learned_on_top_of_what_was_installed(
 
 
 def test_words_and_what_is_exported(tiny: Backbone, three: Three) -> None:
-    method, learned = OrthoInit(OrthoSettings(rank=2)), three(True)
+    method, learned = OrthoInit(OrthoInitOptions(rank=2)), three(True)
     rows_stay(learned)
     rows_stay(three(False))
-    assert learners.same(method.lora(learned[2].state, ()), learned[2].state.part("adapter"))
+    assert learners.same(method.lora(learned[2].state, ()), learned[2].state.tensors_of("adapter"))
     assert method.phrase("vase", "vase", learned[2].state) == "<v2> vase"
 
 
 def test_rank_1_has_no_orthogonal_column() -> None:
     with pytest.raises(ValueError, match="rank"):
-        OrthoSettings(rank=1)
+        OrthoInitOptions(rank=1)

@@ -42,7 +42,7 @@ def test_a_library_prints_nothing_unless_it_is_told_to(tmp_path: Path) -> None:
 def test_what_is_said_goes_nowhere_where_nobody_opened_the_channel(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "_told", None)  # as it is before anybody opens it
+    monkeypatch.setattr(output, "_listener", None)  # as it is before anybody opens it
     monkeypatch.setattr(output, "_console", None)
     output.say("a line")
     assert output.console() is None and capsys.readouterr().out == ""

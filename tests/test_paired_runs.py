@@ -10,7 +10,7 @@ from test_html_report import make_run
 from cpbench.errors import UserError
 from cpbench.records.tables import read_scores, write_scores
 from cpbench.report import paired_runs
-from cpbench.report.data import read
+from cpbench.report.data import read_run
 
 CONCEPTS = [f"c{k}" for k in range(7)]
 
@@ -26,12 +26,14 @@ def shifted(run: Path, by: float) -> None:
 def test_differences_are_those_of_the_last_common_row(tmp_path: Path, call: Callable) -> None:
     a, b = make_run(tmp_path / "a", CONCEPTS), make_run(tmp_path / "b", CONCEPTS)
     shifted(b, -0.3)
-    _, row, found, notes = paired_runs.compared(a, b)
+    _, row, found, notes = paired_runs.compare_runs(a, b)
     assert row == 7 and notes == [] and set(found) == {"dino", "clip_i", "clip_t"}
     it = found["dino"]
     assert it.difference == pytest.approx(0.3 * 6 / 7) and it.pairs == 7 * 4 * 2 and it.concepts == 7
-    assert it.p == pytest.approx(2 / 2**6) and it.shown  # one concept does not differ: its sign makes no difference
-    assert (found["clip_t"].difference, found["clip_t"].p, found["clip_t"].shown) == (0, 1, False)
+    assert (
+        it.p == pytest.approx(2 / 2**6) and it.is_significant
+    )  # one concept does not differ: its sign makes no difference
+    assert (found["clip_t"].difference, found["clip_t"].p, found["clip_t"].is_significant) == (0, 1, False)
 
     code, said, _ = call("compare", a, b)
     lines = [line for line in said.splitlines() if line.strip()]
@@ -44,11 +46,11 @@ def test_differences_are_those_of_the_last_common_row(tmp_path: Path, call: Call
 
 def test_a_half_finished_run_is_compared_where_it_is(tmp_path: Path) -> None:
     whole, half = make_run(tmp_path / "a"), make_run(tmp_path / "b", rows=[0, 1, 2])
-    _, row, found, _ = paired_runs.compared(whole, half)
-    scores = [read(r).scores for r in (whole, half)]
+    _, row, found, _ = paired_runs.compare_runs(whole, half)
+    scores = [read_run(r).scores for r in (whole, half)]
     a, b = (s[(s["row"] == 2) & (s["metric"] == "dino") & (s["kind"] == "cell")]["value"].mean() for s in scores)
     assert row == 2 and found["dino"].difference == pytest.approx(a - b)
-    assert not found["dino"].shown and found["dino"].concepts == 2
+    assert not found["dino"].is_significant and found["dino"].concepts == 2
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_a_half_finished_run_is_compared_where_it_is(tmp_path: Path) -> None:
 def test_what_cannot_be_paired_is_refused(tmp_path: Path, call: Callable, changes: dict, told: str) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", **changes)
     with pytest.raises(UserError, match=told):
-        paired_runs.compared(a, b)
+        paired_runs.compare_runs(a, b)
     code, _, said = call("compare", a, b)
     assert code == 2 and len(said.splitlines()) == 1
 
@@ -73,7 +75,7 @@ def test_rows_that_only_one_has_drawn_are_no_common_ground(tmp_path: Path, call:
     code, _, said = call("compare", stopped, thinned)
     assert code == 2 and "after no task there are pictures of both runs" in said and len(said.splitlines()) == 1
     more = make_run(tmp_path / "c", CONCEPTS, rows=[0, 2, 7])
-    assert paired_runs.compared(stopped, more)[1] == 2
+    assert paired_runs.compare_runs(stopped, more)[1] == 2
 
 
 def test_pictures_that_have_no_like_are_told(tmp_path: Path, call: Callable) -> None:
@@ -106,4 +108,4 @@ def test_runs_whose_numbers_cannot_be_theirs_are_refused(tmp_path: Path, call: C
     for other, told in ((b, "another hash than its facts"), (c, "a cosine is between -1 and 1")):
         code, _, said = call("compare", a, other)
         assert code == 2 and told in said and str(other) in said and len(said.splitlines()) == 1
-        assert any(told in note for note in read(other).notes)
+        assert any(told in note for note in read_run(other).notes)

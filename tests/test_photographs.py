@@ -49,7 +49,7 @@ def complaint(action, *args: object, **more: object) -> str:
 
 
 def concept(folder: Path | str, name: str = "rex") -> Concept:
-    return Concept(name, "dog", "live", ("a {}",), str(folder), drawn=False)
+    return Concept(name, "dog", "live", ("a {}",), str(folder), rendered=False)
 
 
 def built_in(name: str, sequence: str = "dreambench30") -> Concept:
@@ -576,9 +576,9 @@ def test_all_thirty_real_subjects_load() -> None:
     [
         ("remove 02.jpg", ["lacks 02.jpg"]),
         ("remove all", ["lacks 00.jpg, 01.jpg, 02.jpg and 2 more"]),
-        ("add 05.jpg", ["has 05.jpg besides"]),
-        ("add holiday.heic", ["has holiday.heic besides"]),
-        ("rename 03.jpg", ["lacks 03.jpg", "has 03.JPG.png besides"]),
+        ("add 05.jpg", ["also has 05.jpg"]),
+        ("add holiday.heic", ["also has holiday.heic"]),
+        ("rename 03.jpg", ["lacks 03.jpg", "also has 03.JPG.png"]),
     ],
 )
 def test_folders_that_are_not_dreambooths_are_named(tmp_path: Path, change: str, said: list[str]) -> None:

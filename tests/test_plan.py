@@ -89,8 +89,8 @@ def test_repetitions_are_shortened_in_their_proportion() -> None:
 
     options = load_method("dcscore").Options()  # 1000 steps, 250 of DSC, 500 draws
     short = plan.shortened(options, 12)
-    assert (short.steps, short.dsc_steps, short.fisher_draws) == (12, 3, 6)
-    names = {"steps", "dsc_steps", "fisher_draws"}
+    assert (short.steps, short.dsc_steps, short.fisher_samples) == (12, 3, 6)
+    names = {"steps", "dsc_steps", "fisher_samples"}
     assert short.model_dump(exclude=names) == options.model_dump(exclude=names)
     assert plan.shortened(options, 10**6) == options
     assert plan.shortened(load_method("base").Options(), 3) == load_method("base").Options()

@@ -73,7 +73,7 @@ def test_killed_training_goes_on_to_the_same_bits(tmp_path: Path, kills: tuple[i
         broken = Small(99)  # a new process knows nothing
     said: list[str] = []
     found = train(broken, step_of(broken), RECIPE, tmp_path / "broken", report=said.append)
-    assert f"goes on at step {kills[-1]} of 9" in said[0]
+    assert f"resumes at step {kills[-1]} of 9" in said[0]
     assert bits(found) == bits(expected)
     assert bits(broken.state_dict()) == bits(whole.state_dict()) and int(whole.steps) == 9
     assert not list((tmp_path / "broken").glob("*.tmp")) and not list((tmp_path / "broken").glob(".*"))

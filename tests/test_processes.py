@@ -9,10 +9,10 @@ import torch
 
 from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.processes import diffusion, process_of
-from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate
 from cpbench.baselines.seqlora import SequentialLora
 from cpbench.errors import UserError
-from cpbench.learning.lora import Settings
+from cpbench.learning.lora import LoraOptions
 from cpbench.method import State, Task
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -21,7 +21,7 @@ FOREIGN = (
     "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler",
     "UniPCMultistepScheduler",
 )  # fmt: skip
-CELL = [Wanted("a dog", 0, "dog", "a {}", k) for k in range(2)]
+CELL = [SampleRequest("a dog", 0, "dog", "a {}", k) for k in range(2)]
 
 
 def stable_diffusions() -> torch.Tensor:
@@ -148,7 +148,7 @@ def test_a_stochastic_solver_draws_nothing_from_the_global_generator(tiny: Backb
         for seed in (1, 2):
             torch.manual_seed(seed)
             before = torch.get_rng_state()
-            pictures.append(draw(tiny, CELL, Sampler(4, 4.0, 2)))
+            pictures.append(generate(tiny, CELL, Sampler(4, 4.0, 2)))
             assert torch.equal(torch.get_rng_state(), before)
     finally:
         tiny.pipe.scheduler = original
@@ -160,7 +160,7 @@ def test_schedulers_of_community_models_learn_and_draw(
     tiny: Backbone, make_task: Callable[..., Task], name: str
 ) -> None:
     """What they ship decides nothing but the noise schedule: the very losses and pictures of DDIM's with the same betas."""
-    options = Settings(steps=2, batch_size=2, rank=2)
+    options = LoraOptions(steps=2, batch_size=2, rank=2)
     original, found = tiny.pipe.scheduler, []
     try:
         for own in (name, "DDIMScheduler"):
@@ -169,7 +169,7 @@ def test_schedulers_of_community_models_learn_and_draw(
             state = SequentialLora(options).learn(tiny, make_task(tiny, "dog"), State())
             tiny.restore()
             with tiny.installed(SequentialLora(options), state, ("dog",)):
-                found.append((state.tensors, draw(tiny, CELL, Sampler(10, 4.0, 2))))
+                found.append((state.tensors, generate(tiny, CELL, Sampler(10, 4.0, 2))))
     finally:
         tiny.pipe.scheduler = original
     (learned, drawn), (usual, pictures) = found
@@ -189,7 +189,7 @@ def test_what_has_no_betas_is_refused_in_one_line(name: str) -> None:
 
 
 def test_a_learned_variance_is_refused() -> None:
-    with pytest.raises(UserError, match="wants a variance that the UNet predicts"):
+    with pytest.raises(UserError, match="needs a variance from the UNet"):
         diffusion.refuse(made("DDPMScheduler", variance_type="learned_range"), "backbone x")
 
 

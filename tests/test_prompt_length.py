@@ -50,7 +50,7 @@ def test_a_learned_word_takes_room_as_well(miniature: Backbone) -> None:
 
 
 def test_a_run_whose_concepts_would_be_cut_off_is_refused_before_anything_is_spent(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="text encoder reads 30 tokens, and the words for the concept end behind them"):
+    with pytest.raises(UserError, match="text encoder reads 30 tokens, and the words for the concept end after those"):
         prepared(tmp_path, MANY + "a {}")
     assert not (tmp_path / "out").exists()
 

@@ -148,7 +148,7 @@ def test_what_is_no_judge_is_named(kind: str, wanted: str, said: str) -> None:
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.safetensors"
     save_file({"visual.conv1.weight": torch.zeros(8, 3, 4, 4)}, file)
-    with pytest.raises(UserError, match="holds no clip judge that is known"):
+    with pytest.raises(UserError, match="its architecture is not that of a known clip judge"):
         load("clip", str(file))
     file.write_bytes(b"not safetensors at all")
     with pytest.raises(UserError, match="cannot be read as safetensors"):
@@ -160,7 +160,7 @@ def test_offline_the_way_to_get_the_weights_is_told(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="cannot be fetched .* pass --dino FILE.safetensors"):
+    with pytest.raises(UserError, match="cannot be downloaded .* pass --dino FILE.safetensors"):
         published_judges.load("dino", "dino-vit-s-16")
 
 
@@ -250,7 +250,7 @@ def test_a_clip_is_of_the_activation_that_its_config_or_the_user_says(
     assert np.abs(quick.model.encode_image(judge.preprocessing(pictures)).detach().numpy() - expected).max() > 1e-3
     whole["model_cfg"]["vision_cfg"]["layers"] = 11
     (tmp_path / "open_clip_config.json").write_text(json.dumps(whole))
-    with pytest.raises(UserError, match="is of another architecture"):
+    with pytest.raises(UserError, match="has another architecture"):
         load("clip", str(file))
 
 

@@ -11,7 +11,7 @@ from learners import CONCEPTS, Learned, MakeTask
 
 from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.raretoken import RareToken, Settings
+from cpbench.baselines.raretoken import RareToken, RareTokenOptions
 from cpbench.method import State
 
 Tensors = dict[str, torch.Tensor]
@@ -38,7 +38,9 @@ def everything(backbone: Backbone) -> Tensors:
         for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
             plain = name.replace(".base_layer.", ".").replace("token_embedding.table.", "token_embedding.")
             found[f"{part}.{plain}"] = tensor.detach().clone()
-    return found | {f"text_encoder.word.{name}": row.detach().clone() for name, row in backbone.rows.items()}
+    return found | {
+        f"text_encoder.word.{name}": row.detach().clone() for name, row in backbone.token_embeddings.items()
+    }
 
 
 def changed(before: Tensors, after: Tensors) -> set[str]:
@@ -68,7 +70,7 @@ def test_stage_1_moves_the_row_alone_and_stage_2_all_but_words_and_pictures(
     row = next(name for name in seen["stage 1", 0] if name.endswith(f"rare-{number}"))
 
     assert changed(seen["stage 1", 0], seen["stage 1", 1]) == {row}
-    begun = pristine | ({f"unet.{k}": v for k, v in before.part("weights").items()} if before else {})
+    begun = pristine | ({f"unet.{k}": v for k, v in before.tensors_of("weights").items()} if before else {})
     assert changed(begun, seen["stage 1", 0]) == set()  # nor before its first step
     assert not torch.equal(seen["stage 1", 0][row], tiny.word_embedding("rare"))
 
@@ -77,7 +79,7 @@ def test_stage_1_moves_the_row_alone_and_stage_2_all_but_words_and_pictures(
     if kind == "full":
         assert moved == {f"unet.{name}" for name, _ in tiny.denoiser.named_parameters()}
     else:
-        factors = {f"unet.{k}.default.weight" for k in learned.state.part("adapter")}
+        factors = {f"unet.{k}.default.weight" for k in learned.state.tensors_of("adapter")}
         assert len(factors) > 16 and changed(first, last) == factors
         assert moved == (factors if number > 1 else set())  # in task 1 they are new
     words = {k: v for k, v in seen["stage 1", 1].items() if k.startswith(("text_encoder.", "vae."))}
@@ -95,11 +97,11 @@ def test_each_stage_has_its_own_learning_rate(tiny: Backbone, make_task: MakeTas
     moved = learned.tensors["token/dog"] - tiny.word_embedding("rare")
     assert float(moved.abs().max()) == pytest.approx(3e-3, rel=1e-2)
     if kind == "full":
-        weights = learned.part("weights")
+        weights = learned.tensors_of("weights")
         steps = [float((weights[n] - p).abs().max()) for n, p in tiny.denoiser.named_parameters()]
         assert np.median(steps) == pytest.approx(2e-4, rel=2e-2) and max(steps) < 2.1e-4
     else:  # B starts at zero
-        steps = [float(v.abs().max()) for k, v in learned.part("adapter").items() if k.endswith("lora_B")]
+        steps = [float(v.abs().max()) for k, v in learned.tensors_of("adapter").items() if k.endswith("lora_B")]
         assert np.median(steps) == pytest.approx(5e-4, rel=1e-2)
 
 
@@ -165,7 +167,7 @@ def test_the_state_is_one_model_and_a_row_a_concept(tiny: Backbone, three: dict[
     shapes = {f"weights/{n}": tuple(p.shape) for n, p in tiny.denoiser.named_parameters()}
     if kind == "lora":
         tiny.add_lora(2, adapters.ATTENTION, torch.Generator())
-        shapes = {f"adapter/{n}": tuple(v.shape) for n, v in tiny.factors.items()}
+        shapes = {f"adapter/{n}": tuple(v.shape) for n, v in tiny.lora_parameters.items()}
     for number, learned in enumerate(three[kind], 1):
         seen = CONCEPTS[:number]
         expected = shapes | {f"token/{c}": (16,) for c in seen}
@@ -192,7 +194,7 @@ def test_task_2_starts_from_what_task_1_left(
 def test_a_state_of_either_kind_is_installed(
     tiny: Backbone, three: dict[str, list[Learned]], kind: str, number: int
 ) -> None:
-    state, method = three[kind][number - 1].state, RareToken(Settings(**SMALL | {"adapter": kind}))
+    state, method = three[kind][number - 1].state, RareToken(RareTokenOptions(**SMALL | {"adapter": kind}))
     pristine = everything(tiny)
     noisy = torch.randn(1, *tiny.latent_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -201,16 +203,16 @@ def test_a_state_of_either_kind_is_installed(
     for concepts in ((), ("dog",), ("dog", "vase")):
         with tiny.installed(method, state, concepts), torch.no_grad():
             for n, concept in enumerate(CONCEPTS[:number], 1):
-                assert torch.equal(tiny.rows[f"rare-{n}"], state.tensors[f"token/{concept}"])
+                assert torch.equal(tiny.token_embeddings[f"rare-{n}"], state.tensors[f"token/{concept}"])
                 ids = tiny.tokenizer(f"<rare-{n}> dog", add_special_tokens=False).input_ids
                 assert len(ids) == 2 and ids[0] == len(tiny.tokenizer) - number + n - 1
             if kind == "full":
                 now = dict(tiny.denoiser.named_parameters())
-                assert now.keys() == state.part("weights").keys()
-                assert all(torch.equal(now[k], v) for k, v in state.part("weights").items())
+                assert now.keys() == state.tensors_of("weights").keys()
+                assert all(torch.equal(now[k], v) for k, v in state.tensors_of("weights").items())
             else:
-                assert tiny.factors.keys() == state.part("adapter").keys()
-                assert all(torch.equal(tiny.factors[k], v) for k, v in state.part("adapter").items())
+                assert tiny.lora_parameters.keys() == state.tensors_of("adapter").keys()
+                assert all(torch.equal(tiny.lora_parameters[k], v) for k, v in state.tensors_of("adapter").items())
                 assert changed(pristine, everything(tiny)) == set()
             assert float((tiny.denoiser(noisy, 400, words).sample - plain).abs().max()) > 1e-3
 

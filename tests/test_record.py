@@ -9,9 +9,9 @@ import pytest
 
 from cpbench import own_modules
 from cpbench.config import resolve
-from cpbench.files import hash8, write_json
-from cpbench.records import reading, upgrade
-from cpbench.records.record import SCHEMA, Cost, Record, contradiction
+from cpbench.files import short_hash, write_json
+from cpbench.records import option_names, reading, upgrade
+from cpbench.records.record import SCHEMA, Cost, Record, changed_evaluation, contradiction
 from cpbench.registry import built_in_methods, load_method
 from cpbench.report import data
 from cpbench.running.bookkeeping import runs_of_other_versions
@@ -50,7 +50,11 @@ def test_a_record_of_0_1_is_one_of_today(tmp_path: Path, name: str, scores: int,
     assert found["made_on"][0]["device"] == "cpu" and found["made_on"][0]["versions"] == before["versions"]
     assert before["config"]["options"]["target_modules"][:4] == ["to_q", "to_k", "to_v", "to_out.0"]
     options = before["config"]["options"] | {"target_modules": ["attention", "feed_forward", "conv1", "conv2"]}
-    assert found["config"] == before["config"] | {"options": options} and found["facts"]["options"] == options
+    options = option_names.recorded(name, options)
+    evaluation = dict(before["config"]["evaluation"])
+    evaluation["forward_transfer_cells"] = evaluation.pop("upper_triangle")
+    renamed = {"options": options, "evaluation": evaluation}
+    assert found["config"] == before["config"] | renamed and found["facts"]["options"] == options
     for same in ("sequence", "files", "changed"):
         assert found[same] == before[same]
     assert found["figures"] == before["summary"] and found["multi_concept"] == before["composition"]
@@ -84,6 +88,33 @@ def test_it_has_the_facts_that_the_same_run_has_today(tmp_path: Path, name: str)
     assert "an unfinished run by cpbench 0.1.0" in line
 
 
+@pytest.mark.parametrize("schema", [1, 2])
+def test_an_evaluation_setting_has_its_new_name_and_the_facts_keep_theirs(schema: int) -> None:
+    record = {"schema": schema, "config": {"evaluation": {"upper_triangle": True}}, "facts": {"upper_triangle": True}}
+    assert upgrade.today(record)["config"]["evaluation"] == {"forward_transfer_cells": True}
+    assert (
+        upgrade.today(record)["facts"]["upper_triangle"] is True and "upper_triangle" in record["config"]["evaluation"]
+    )
+    evaluation = upgrade.today(record)["config"]["evaluation"]
+    assert changed_evaluation(evaluation) == {"evaluation.forward_transfer_cells": True}
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_options_have_their_new_names_everywhere(schema: int) -> None:
+    record = {
+        "schema": schema,
+        "facts": {"method": "clora", "options": {"keep_noun": True, "rank": 4}},
+        "config": {"options": {"rank": 4, "keep_noun": True}},
+        "changed": {"keep_noun": True},
+    }
+    before, upgraded = copy.deepcopy(record), upgrade.today(record)
+    assert upgraded["facts"]["options"] == {"use_class_noun": True, "rank": 4}
+    assert list(upgraded["config"]["options"].items()) == [("rank", 4), ("use_class_noun", True)]
+    assert upgraded["changed"] == {"use_class_noun": True} and record == before
+    other = upgrade.today(record | {"facts": {"method": "mine", "options": {"keep_noun": True}}})
+    assert other["facts"]["options"] == {"keep_noun": True}  # a method of the user's own may call its options anything
+
+
 def test_every_method_of_0_1_has_its_bytes_and_the_versions_that_it_has_now() -> None:
     """`version` is 1 of all that were there; whoever raises one changes here what is expected."""
     assert set(upgrade.BYTES) < set(built_in_methods()) and len(set(upgrade.BYTES.values())) == 21
@@ -110,7 +141,7 @@ def test_the_hash_is_checked_as_it_was_written(tmp_path: Path) -> None:
     assert not contradiction(reading.parsed(before))
     later = before | {"schema": SCHEMA, "facts": upgrade.today(before)["facts"]}
     assert not upgrade.today(later)["is_sound"]  # the old hash with today's facts
-    assert upgrade.today(later | {"hash": hash8(later["facts"])})["is_sound"]
+    assert upgrade.today(later | {"hash": short_hash(later["facts"])})["is_sound"]
 
 
 @pytest.mark.parametrize("odd", [None, 3, [], {}, {"schema": 1}, {"schema": 1, "facts": 3}, {"schema": 7, "facts": {}}])

@@ -13,9 +13,10 @@ from rich.table import Table
 from cpbench.files import read_json
 from cpbench.metrics import retention
 from cpbench.metrics import summary as summary_module
-from cpbench.metrics.figures import NOISE_DRAWS
+from cpbench.metrics.figures import NOISE_SAMPLES
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.metrics.summary import summaries
+from cpbench.numbers import number
 from cpbench.records import tables, terminal
 from cpbench.records.grid import method_grid, retention_grid
 from cpbench.records.record import Cost
@@ -73,7 +74,7 @@ def test_noise_in_forgetting_is_of_what_is_left_beside_rows_and_pictures(scores:
     cup = np.array([[0.9, 0.3], [0.45, 0.55]])
     error = retention.standard_error(cup)
     assert error == pytest.approx(0.175 * math.sqrt(2))  # left: +-0.175; variance 4 x 0.175^2, of two pictures
-    expected = retention.forgetting_from_noise([[math.nan] * 2, [error, math.nan], [math.nan] * 2], NOISE_DRAWS)
+    expected = retention.forgetting_from_noise([[math.nan] * 2, [error, math.nan], [math.nan] * 2], NOISE_SAMPLES)
     found = summaries(scores, CONCEPTS, 2)["dino"]["forgetting_from_noise"]
     assert found == pytest.approx(expected, abs=1e-6)
     assert abs(found) < error / 20  # of one row there is no maximum
@@ -139,13 +140,13 @@ def test_tables_show_the_matrices_and_the_figures(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("bounds", "told"),
     [
-        ([0.417, 0.662], r" \[.42, .66]"),
-        ([-0.5, 10.5], r" \[-.50, 10.50]"),
-        ([-0.001, 0.0], r" \[.00, .00]"),
+        ([0.417, 0.662], r" \[0.42, 0.66]"),
+        ([-0.5, 10.5], r" \[-0.50, 10.50]"),
+        ([-0.001, 0.0], r" \[0.00, 0.00]"),
         (None, ""),
     ],
 )
-def test_bounds_are_told_in_few_characters(bounds: list[float] | None, told: str) -> None:
+def test_bounds_have_two_digits(bounds: list[float] | None, told: str) -> None:
     assert terminal.between(bounds) == told
 
 
@@ -163,6 +164,21 @@ def test_the_tables_of_ten_concepts_fit_a_terminal_of_80() -> None:
     for line in text.splitlines():
         if line.strip().startswith(("untouched", "task ")):
             assert all(len(cell.lstrip("-").partition(".")[2]) in (0, 3) for cell in line.split()[1:]), line
+
+
+def test_negative_numbers_fit_a_terminal_of_80_as_well(monkeypatch: pytest.MonkeyPatch, scores: pd.DataFrame) -> None:
+    from rich.console import Console
+
+    names = [f"concept{j}" for j in range(10)]
+    matrix = pd.DataFrame(-0.3104, index=range(11), columns=names)
+    monkeypatch.setattr(terminal, "between", lambda _: r" \[-0.41, -0.20]")
+    many = [scores.assign(metric=metric, value=-0.31) for metric in ("dino", "clip_i", "clip_t")]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal.matrix_table("DINO", matrix))
+    console.print(terminal.summary_table(pd.concat(many), CONCEPTS, 2))
+    text = console.export_text()
+    assert "…" not in text and text.count("-0.310") == 110 + 3 * 2
+    assert text.count("[-0.41, -0.20]") == 3 * 9
 
 
 def test_costs_of_each_task_are_shown() -> None:
@@ -304,4 +320,4 @@ def test_long_names_get_the_room_they_need(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("value", "shown"), [(0.12345, "0.123"), (-0.5, "-0.500"), (math.nan, "-"), (0.0, "0.000")])
 def test_numbers_have_three_digits_and_undefined_is_not_zero(value: float, shown: str) -> None:
-    assert terminal.number(value) == shown
+    assert number(value) == shown

@@ -15,7 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpbench.errors import UserError
-from cpbench.files import MOST_JSON, hash8, plain, prepare_folder, read_json, write_atomically, write_json
+from cpbench.files import (
+    MOST_JSON,
+    escape_markdown,
+    prepare_folder,
+    read_json,
+    short_hash,
+    write_atomically,
+    write_json,
+)
 from cpbench.metrics import matrices
 from cpbench.metrics.matrices import reference_row
 from cpbench.records import machine, tables
@@ -137,7 +145,7 @@ def leaves(value: object, path: tuple = ()) -> Iterator[tuple]:
 
 
 def test_hash_changes_with_every_fact() -> None:
-    hashes = {hash8(FACTS)}
+    hashes = {short_hash(FACTS)}
     paths = list(leaves(FACTS))
     for path in paths:
         other = json.loads(json.dumps(FACTS))
@@ -145,12 +153,12 @@ def test_hash_changes_with_every_fact() -> None:
         for key in path[:-1]:
             spot = spot[key]
         spot[path[-1]] = "something else"
-        hashes.add(hash8(other))
+        hashes.add(short_hash(other))
         del spot[path[-1]]
-        hashes.add(hash8(other))
+        hashes.add(short_hash(other))
     for name in FACTS["images"]:  # and with what belongs to which name
-        hashes.add(hash8(FACTS | {"images": {name: "ef"}}))
-    hashes.add(hash8(FACTS | {"options": FACTS["options"] | {"target_modules": ["to_k", "to_q"]}}))
+        hashes.add(short_hash(FACTS | {"images": {name: "ef"}}))
+    hashes.add(short_hash(FACTS | {"options": FACTS["options"] | {"target_modules": ["to_k", "to_q"]}}))
     assert len(hashes) == 1 + 2 * len(paths) + 1 + 1  # {"dog": "ef"} is FACTS without the cat
     assert all(len(h) == 8 and int(h, 16) >= 0 for h in hashes)
 
@@ -158,7 +166,7 @@ def test_hash_changes_with_every_fact() -> None:
 @given(st.permutations(list(FACTS)), st.permutations(list(FACTS["options"])))
 def test_hash_is_independent_of_the_order_of_keys(outer: list[str], inner: list[str]) -> None:
     shuffled = {k: FACTS[k] for k in outer} | {"options": {k: FACTS["options"][k] for k in inner}}
-    assert hash8({k: shuffled[k] for k in outer}) == hash8(FACTS)
+    assert short_hash({k: shuffled[k] for k in outer}) == short_hash(FACTS)
 
 
 # Scores
@@ -307,7 +315,7 @@ def test_a_record_that_is_nested_without_end_too_large_or_no_file_is_none(tmp_pa
     ],
 )
 def test_words_of_others_are_only_words_in_markdown(words: str, shown: str) -> None:
-    assert plain(words) == shown
+    assert escape_markdown(words) == shown
 
 
 # Where things are

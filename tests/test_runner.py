@@ -28,7 +28,7 @@ from cpbench.cli import main
 from cpbench.concepts import images, sequences
 from cpbench.config import resolve
 from cpbench.errors import UserError
-from cpbench.judges.select import load_for
+from cpbench.judges.select import load_judges
 from cpbench.records import machine
 from cpbench.registry import load_method
 from cpbench.running import judging, runner
@@ -208,7 +208,7 @@ def test_hash_covers_the_bytes_of_all_that_moves_a_score(small: Path, lora: dict
     assert (facts["scores"], facts["versions"]) == (SCORES, {"seqlora": load_method("seqlora").version})
     assert "source" not in facts
     assert facts["sequence"] == sequences.content_hash(sequences.load(small))
-    assert facts["images"] == {c: hashlib.sha256(images.drawn(c).tobytes()).hexdigest() for c in CONCEPTS}
+    assert facts["images"] == {c: hashlib.sha256(images.rendered(c).tobytes()).hexdigest() for c in CONCEPTS}
     assert facts["sampler"] == {"num_inference_steps": SAMPLER_STEPS, "guidance_scale": 4.0, "batch_size": 16}
     assert facts["dtype"] == "torch.float32" and len(facts["backbone"]) == 64
     canonical = json.dumps(facts, sort_keys=True).encode()
@@ -232,7 +232,7 @@ def test_files_of_each_task(lora: dict[str, Any]) -> None:
         assert np.isfinite(curve["loss"]).all() and (curve["gradient_norm"] > 0).all()
     for concept in CONCEPTS:  # what the grid shows beside the drawings
         real = np.asarray(Image.open(folder / "task-00" / "pictures" / concept / "real.png"))
-        np.testing.assert_array_equal(real, images.drawn(concept)[0])
+        np.testing.assert_array_equal(real, images.rendered(concept)[0])
     assert Image.open(folder / "grid.png").size[0] > 0
     assert not list(folder.rglob("*.tmp")) and not (folder / ".holder.json").exists()
 
@@ -258,7 +258,7 @@ def test_costs_are_those_counted_by_hand(base: dict[str, Any], lora: dict[str, A
         assert cost["trainable_parameters"] == adapter + token
         assert cost["state_parameters"] == adapter + t * token
         assert cost["state_bytes"] == {"adapter": 4 * adapter, "token": 4 * t * token}
-        assert all(cost[f"{stage}_seconds"] > 0 for stage in ("learning", "drawing", "judging"))
+        assert all(cost[f"{stage}_seconds"] > 0 for stage in ("learning", "generation", "judging"))
         assert unet_bytes < cost["peak_memory_bytes"] < psutil.virtual_memory().total
     first = run_json(base["folder"])["costs"]
     assert first["0"]["generation_evaluations"] == len(CONCEPTS) * picture
@@ -343,7 +343,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_matrix_cells_are_the_means_of_the_saved_pictures_scores(lora: dict[str, Any]) -> None:
-    folder, theirs = lora["folder"], load_for("miniature")
+    folder, theirs = lora["folder"], load_judges("miniature")
     for metric in METRICS:
         saved = pd.read_csv(folder / f"matrix-{metric}.csv", index_col=0)
         assert list(saved.index) == [0, 1, 2] and list(saved.columns) == CONCEPTS
@@ -357,7 +357,7 @@ def test_matrix_cells_are_the_means_of_the_saved_pictures_scores(lora: dict[str,
                     if metric == "clip_t":
                         others = theirs["clip"].texts([PROMPT.format(concept)])  # the name is the class noun here
                     else:
-                        others = judge.images(images.drawn(concept))
+                        others = judge.images(images.rendered(concept))
                     values.append(np.mean([cosine(judge.images(drawn)[0], o) for o in others]))
                 expected[t, CONCEPTS.index(concept)] = np.mean(values)
         np.testing.assert_allclose(saved.to_numpy(), expected, atol=2 * ROUNDED)
@@ -366,7 +366,7 @@ def test_matrix_cells_are_the_means_of_the_saved_pictures_scores(lora: dict[str,
 
 
 def test_reference_rows_are_the_real_pictures_and_the_worlds_own_drawings(lora: dict[str, Any]) -> None:
-    theirs, scores = load_for("miniature"), lora["scores"]
+    theirs, scores = load_judges("miniature"), lora["scores"]
     kinds = scores.groupby("kind")["metric"].agg(set).to_dict()
     assert kinds == {"cell": set(METRICS), "oracle": set(METRICS), "real": {"clip_i", "dino"}}
 
@@ -379,7 +379,7 @@ def test_reference_rows_are_the_real_pictures_and_the_worlds_own_drawings(lora: 
         text = theirs["clip"].texts([PROMPT.format(concept)])[0]
         assert abs(value("oracle", concept, "clip_t") - cosine(theirs["clip"].images(oracle)[0], text)) < 2 * ROUNDED
         for metric, judge in (("clip_i", "clip"), ("dino", "dino")):
-            real = theirs[judge].images(images.drawn(concept))
+            real = theirs[judge].images(images.rendered(concept))
             pairs = [cosine(a, b) for i, a in enumerate(real) for j, b in enumerate(real) if i != j]
             assert abs(value("real", concept, metric) - np.mean(pairs)) < 2 * ROUNDED
             by_hand = np.mean([cosine(theirs[judge].images(oracle)[0], r) for r in real])
@@ -586,7 +586,7 @@ def test_a_backbone_without_judges_needs_the_published_ones(
     (tmp_path / "photos.yaml").write_text(yaml.safe_dump(photos))
     for name in CONCEPTS:
         (tmp_path / "photos" / name).mkdir(parents=True)
-        Image.fromarray(images.drawn(name)[0]).save(tmp_path / "photos" / name / "0.png")
+        Image.fromarray(images.rendered(name)[0]).save(tmp_path / "photos" / name / "0.png")
     with pytest.raises(UserError, match="judge clip-vit-b-32: .* pass --clip FILE.safetensors"):
         words = {"sequence": str(tmp_path / "photos.yaml"), "backbone": str(folder), "output": tmp_path / "out"}
         cpbench.run(method="base", **words)
@@ -597,7 +597,7 @@ def test_a_picture_of_one_colour_fails_and_is_not_scored(small: Path, tmp_path: 
 
     run = prepare(*resolve({"method": "base", "sequence": str(small), "output": tmp_path}))
     cell = replace(run.cells_of(0)[0], templates=("a {} in the snow",), per_prompt=2)
-    pictures = np.stack([images.drawn("dog")[0], np.full((64, 64, 3), 7, np.uint8)])
+    pictures = np.stack([images.rendered("dog")[0], np.full((64, 64, 3), 7, np.uint8)])
     found = judging.score_cell(0, cell, "cell", pictures, run.images, run.judges)
     assert {r[4]: bool(np.isnan(r[6])) for r in found} == {0: False, 1: True} and len(found) == 6
 

@@ -15,17 +15,17 @@ from PIL import Image
 
 from cpbench.backbones import loading, sampling
 from cpbench.backbones.backbone import Backbone, fingerprint
-from cpbench.backbones.options import Loading
-from cpbench.backbones.sampling import Sampler, Wanted, draw, noise
+from cpbench.backbones.options import BackboneConfig
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate, noise
 from cpbench.records import machine
 from cpbench.records import machine as machine_module
-from cpbench.records.pictures import Kept, place, png_bytes, read_picture
+from cpbench.records.pictures import CachedPicture, place, png_bytes, read_picture
 from cpbench.running import picture_cache
 from cpbench.running.picture_cache import generate_once, picture_key
 
 TWO_STEPS = Sampler(num_inference_steps=2, guidance_scale=4.0, batch_size=4)
 CELL = [
-    Wanted(template.format("dog"), 0, "dog", template, index)
+    SampleRequest(template.format("dog"), 0, "dog", template, index)
     for template in ("a {} in the snow", "a purple {}")
     for index in (0, 1)
 ]
@@ -50,7 +50,7 @@ def with_word(backbone: Backbone) -> None:
 
 
 def test_noise_is_seeded_by_the_hash_of_seed_concept_prompt_and_index(tiny: Backbone) -> None:
-    for want in (CELL[0], Wanted("whatever", 12, "cat2", "a wet {}", 3)):
+    for want in (CELL[0], SampleRequest("whatever", 12, "cat2", "a wet {}", 3)):
         words = f"{want.seed}/noise/{want.concept}/{want.template}/{want.index}"
         seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little") // 2
         expected = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
@@ -73,7 +73,7 @@ def test_the_unet_begins_with_that_noise_in_any_batch(tiny: Backbone, batch_size
     seen: list[torch.Tensor] = []
     hook = tiny.denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
     try:
-        draw(tiny, CELL, replace(TWO_STEPS, batch_size=batch_size))
+        generate(tiny, CELL, replace(TWO_STEPS, batch_size=batch_size))
     finally:
         hook.remove()
     begun = torch.cat([x.chunk(2)[0] for x in seen[::2]])
@@ -85,8 +85,8 @@ def test_the_unet_begins_with_that_noise_in_any_batch(tiny: Backbone, batch_size
 
 
 def test_a_picture_is_the_same_alone_and_in_a_batch(miniature: Backbone) -> None:
-    together = draw(miniature, CELL, TWO_STEPS)
-    alone = draw(miniature, CELL, replace(TWO_STEPS, batch_size=1))
+    together = generate(miniature, CELL, TWO_STEPS)
+    alone = generate(miniature, CELL, replace(TWO_STEPS, batch_size=1))
     assert together.shape == (4, 64, 64, 3) and together.dtype == np.uint8
     assert int(np.abs(together.astype(int) - alone).max()) <= 2
     between = np.abs(together[:, None].astype(int) - together[None]).max((2, 3, 4)) + 99 * np.eye(4, dtype=int)
@@ -95,7 +95,7 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(miniature: Backbone) -> None
 
 def test_pictures_come_in_the_order_asked_for(tiny: Backbone) -> None:
     sampler = replace(TWO_STEPS, batch_size=1)
-    forwards, backwards = draw(tiny, CELL, sampler), draw(tiny, CELL[::-1], sampler)
+    forwards, backwards = generate(tiny, CELL, sampler), generate(tiny, CELL[::-1], sampler)
     assert np.array_equal(forwards, backwards[::-1])
 
 
@@ -113,20 +113,20 @@ def test_drawing_is_the_pipeline_with_the_same_solver_and_noise(tiny: Backbone) 
             z = scheduler.step(plain + 4.0 * (guided - plain), t, z).prev_sample
         pixels = (tiny.vae.decode(z / 0.5).sample[0] / 2 + 0.5).clamp(0, 1).movedim(0, 2)
     expected = np.rint(pixels.numpy() * 255)
-    got = draw(tiny, CELL[:1], Sampler(3, 4.0, 1))[0]
+    got = generate(tiny, CELL[:1], Sampler(3, 4.0, 1))[0]
     assert np.abs(got - expected).max() <= 1
 
 
 @pytest.mark.parametrize(("guidance", "factor"), [(4.0, 2), (1.0, 1), (0.0, 1)])
 def test_guidance_doubles_the_evaluations(tiny: Backbone, guidance: float, factor: int) -> None:
     before = tiny.unet_evaluations
-    draw(tiny, CELL[:3], Sampler(3, guidance, 2))
+    generate(tiny, CELL[:3], Sampler(3, guidance, 2))
     assert tiny.unet_evaluations - before == 3 * 3 * factor
 
 
 def test_the_scheduler_is_put_back(tiny: Backbone) -> None:
     scheduler, before, config = tiny.pipe.scheduler, fingerprint(tiny), dict(tiny.pipe.scheduler.config)
-    draw(tiny, CELL, TWO_STEPS)
+    generate(tiny, CELL, TWO_STEPS)
     assert tiny.pipe.scheduler is scheduler and dict(scheduler.config) == config
     assert fingerprint(tiny) == before
 
@@ -143,23 +143,23 @@ def test_the_scheduler_is_put_back_after_a_failure(tiny: Backbone) -> None:
     hook = tiny.denoiser.register_forward_pre_hook(stop)
     try:
         with pytest.raises(Stop):
-            draw(tiny, CELL, TWO_STEPS)
+            generate(tiny, CELL, TWO_STEPS)
     finally:
         hook.remove()
     assert tiny.pipe.scheduler is scheduler
 
 
 def test_a_solver_does_not_remember_the_last_call(tiny: Backbone) -> None:
-    first = draw(tiny, CELL[:1], Sampler(3, 4.0, 1))
-    draw(tiny, CELL[1:], Sampler(5, 2.0, 3))
-    assert np.array_equal(first, draw(tiny, CELL[:1], Sampler(3, 4.0, 1)))
+    first = generate(tiny, CELL[:1], Sampler(3, 4.0, 1))
+    generate(tiny, CELL[1:], Sampler(5, 2.0, 3))
+    assert np.array_equal(first, generate(tiny, CELL[:1], Sampler(3, 4.0, 1)))
 
 
 # Keys
 
 
 def test_a_key_changes_with_each_ingredient(tiny: Backbone) -> None:
-    assert {f.name for f in fields(Wanted)} == OTHERS.keys()
+    assert {f.name for f in fields(SampleRequest)} == OTHERS.keys()
     met = [picture_key("installed", CELL[0], TWO_STEPS, tiny), picture_key("other", CELL[0], TWO_STEPS, tiny)]
     met += [picture_key("installed", replace(CELL[0], **{k: v}), TWO_STEPS, tiny) for k, v in OTHERS.items()]
     changes = {"num_inference_steps": 3, "guidance_scale": 4.5, "batch_size": 5}
@@ -195,12 +195,12 @@ def test_a_key_changes_with_what_computes(tiny: Backbone, monkeypatch: pytest.Mo
 
 
 def test_a_key_changes_with_the_precision(tiny: Backbone, tiny_folder: Path) -> None:
-    half = loading.load(str(tiny_folder), loading=Loading(dtype="bfloat16"))
+    half = loading.load(str(tiny_folder), loading=BackboneConfig(dtype="bfloat16"))
     assert picture_key("installed", CELL[0], TWO_STEPS, half) != picture_key("installed", CELL[0], TWO_STEPS, tiny)
 
 
 def test_a_key_changes_with_the_size_of_the_picture(tiny: Backbone, tiny_folder: Path) -> None:
-    larger = loading.load(str(tiny_folder), loading=Loading(resolution=2 * tiny.picture_size))
+    larger = loading.load(str(tiny_folder), loading=BackboneConfig(resolution=2 * tiny.picture_size))
     assert picture_key("installed", CELL[0], TWO_STEPS, larger) != picture_key("installed", CELL[0], TWO_STEPS, tiny)
 
 
@@ -209,7 +209,7 @@ def test_a_key_changes_with_the_size_of_the_picture(tiny: Backbone, tiny_folder:
 
 def test_what_was_drawn_is_not_drawn_again(tiny: Backbone, tmp_path: Path) -> None:
     pictures, kept, drawn = generate_once(tiny, CELL, TWO_STEPS, tmp_path)
-    assert drawn == len(CELL) == len(set(kept)) and np.array_equal(pictures, draw(tiny, CELL, TWO_STEPS))
+    assert drawn == len(CELL) == len(set(kept)) and np.array_equal(pictures, generate(tiny, CELL, TWO_STEPS))
     for one, picture in zip(kept, pictures, strict=True):
         assert np.array_equal(np.asarray(Image.open(one.file)), picture)
         assert hashlib.sha256(one.file.read_bytes()).hexdigest() == one.sha256 and one.sha256 in one.file.name
@@ -293,9 +293,9 @@ def test_a_picture_cut_anywhere_is_whole_or_none(tmp_path: Path) -> None:
 # Placed
 
 
-def kept_as(file: Path, data: bytes) -> Kept:
+def kept_as(file: Path, data: bytes) -> CachedPicture:
     file.write_bytes(data)
-    return Kept(file, hashlib.sha256(data).hexdigest())
+    return CachedPicture(file, hashlib.sha256(data).hexdigest())
 
 
 def test_a_picture_is_placed_as_a_copy_that_cannot_change_the_cache(tmp_path: Path) -> None:

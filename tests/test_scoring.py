@@ -57,7 +57,7 @@ def test_other_rules_of_pairing_are_there_as_matrices(ran: Path) -> None:
     def embedded(pictures: Iterable[np.ndarray]) -> torch.Tensor:
         return torch.stack([kept[content_key(p)] for p in pictures]).double()
 
-    real = {c: embedded(images.drawn(c)) for c in concepts}
+    real = {c: embedded(images.rendered(c)) for c in concepts}
     centre = torch.stack([v.mean(0) for v in real.values()]).mean(0)
     for t, concept in ((0, "dog"), (1, "dog"), (2, "vase")):
         own = embedded(read_picture(f) for f in (ran / f"task-{t:02d}" / "pictures" / concept).glob("0*.png"))

@@ -10,10 +10,13 @@ import torch
 
 from cpbench.backbones import loading
 from cpbench.backbones.backbone import Backbone
-from cpbench.backbones.options import Loading
-from cpbench.learning.semantic_preservation import Preservation, pooled, semantic
+from cpbench.backbones.options import BackboneConfig
+from cpbench.learning.semantic_preservation import SemanticPreservationOptions, pooled, semantic_preservation_term
 
-ONE, AS_RELEASED = Preservation(spl_weight=1), Preservation(spl_weight=1, spl_keep_position=False)
+ONE, AS_RELEASED = (
+    SemanticPreservationOptions(spl_weight=1),
+    SemanticPreservationOptions(spl_weight=1, spl_keep_position=False),
+)
 
 
 def drawn(n: int) -> torch.Tensor:
@@ -33,7 +36,7 @@ def told(backbone: Backbone, encoder, prompt: str, overwritten: bool = False) ->
     def write(module, args, out):
         if overwritten and word in ids:
             out = out.clone()
-            out[0, ids.index(word)] = backbone.rows["v1"][encoder.part].to(out.dtype)
+            out[0, ids.index(word)] = backbone.token_embeddings["v1"][encoder.part].to(out.dtype)
         return out
 
     hook = encoder.text_model.embeddings.register_forward_hook(write)
@@ -87,28 +90,28 @@ def test_E_is_the_normed_state_at_the_end_before_any_projection(backbone: Backbo
 
 
 @pytest.mark.parametrize("o", [ONE, AS_RELEASED])
-def test_the_loss_is_one_minus_the_cosine(backbone: Backbone, o: Preservation) -> None:
+def test_the_loss_is_one_minus_the_cosine(backbone: Backbone, o: SemanticPreservationOptions) -> None:
     overwritten = not o.spl_keep_position
     expected = by_hand(backbone, "<v1> dog", "dog", overwritten)
     assert expected > 1e-3 and abs(expected - by_hand(backbone, "<v1> dog", "dog", not overwritten)) > 1e-3
-    (name, term), *_ = semantic(backbone, "<v1> dog", "dog", o)().items()
+    (name, term), *_ = semantic_preservation_term(backbone, "<v1> dog", "dog", o)().items()
     assert name == "semantic" and float(term.detach()) == pytest.approx(expected, abs=1e-5)
-    three = semantic(backbone, "<v1> dog", "dog", o.model_copy(update={"spl_weight": 3.0}))()
+    three = semantic_preservation_term(backbone, "<v1> dog", "dog", o.model_copy(update={"spl_weight": 3.0}))()
     assert float(three["semantic"].detach()) == pytest.approx(3 * expected, abs=1e-4)
 
 
 def test_it_follows_the_row(backbone: Backbone) -> None:
-    term = semantic(backbone, "<v1> dog", "dog", ONE)
+    term = semantic_preservation_term(backbone, "<v1> dog", "dog", ONE)
     first = float(term()["semantic"].detach())
     with torch.no_grad():
-        backbone.rows["v1"].mul_(-1)
+        backbone.token_embeddings["v1"].mul_(-1)
     assert abs(float(term()["semantic"].detach()) - first) > 1e-4
     assert float(term()["semantic"].detach()) == pytest.approx(by_hand(backbone, "<v1> dog", "dog"), abs=1e-5)
 
 
 @pytest.mark.parametrize("o", [ONE, AS_RELEASED])
-def test_its_gradient_is_the_rows_alone(backbone: Backbone, o: Preservation) -> None:
-    row = backbone.rows["v1"]
+def test_its_gradient_is_the_rows_alone(backbone: Backbone, o: SemanticPreservationOptions) -> None:
+    row = backbone.token_embeddings["v1"]
     W = backbone.replace_weights(
         {
             n: p
@@ -118,7 +121,7 @@ def test_its_gradient_is_the_rows_alone(backbone: Backbone, o: Preservation) -> 
     )
     other = backbone.add_token("<v2>", backbone.word_embedding("vase"))
     backbone.train_only([row, other, *W.values()])
-    term = semantic(backbone, "<v1> dog", "dog", o)
+    term = semantic_preservation_term(backbone, "<v1> dog", "dog", o)
     term()["semantic"].backward()
     assert not other.grad.any() and all(p.grad is None for p in W.values())
     grad = row.grad.clone()
@@ -138,8 +141,10 @@ def test_its_gradient_is_the_rows_alone(backbone: Backbone, o: Preservation) -> 
 def test_a_word_that_starts_as_its_noun_means_the_same_if_it_keeps_its_position(tiny: Backbone) -> None:
     strengthen_positions(tiny)
     tiny.add_token("<v1>", tiny.word_embedding("dog"))
-    assert float(semantic(tiny, "<v1>", "dog", ONE)()["semantic"].detach()) == pytest.approx(0, abs=1e-6)
-    assert float(semantic(tiny, "<v1>", "dog", AS_RELEASED)()["semantic"].detach()) > 1e-3
+    assert float(semantic_preservation_term(tiny, "<v1>", "dog", ONE)()["semantic"].detach()) == pytest.approx(
+        0, abs=1e-6
+    )
+    assert float(semantic_preservation_term(tiny, "<v1>", "dog", AS_RELEASED)()["semantic"].detach()) > 1e-3
 
 
 def test_without_weight_there_is_no_term_and_no_text_is_encoded(
@@ -149,8 +154,8 @@ def test_without_weight_there_is_no_term_and_no_text_is_encoded(
     hook = tiny.text_encoder.register_forward_hook(lambda *_: seen.append(1))
     tiny.add_token("<v1>", tiny.word_embedding("dog"))
     try:
-        assert semantic(tiny, "<v1> dog", "dog", Preservation())() == {} and not seen
-        assert semantic(tiny, "<v1> dog", "dog", ONE)() and seen
+        assert semantic_preservation_term(tiny, "<v1> dog", "dog", SemanticPreservationOptions())() == {} and not seen
+        assert semantic_preservation_term(tiny, "<v1> dog", "dog", ONE)() and seen
     finally:
         hook.remove()
 
@@ -158,18 +163,18 @@ def test_without_weight_there_is_no_term_and_no_text_is_encoded(
 def test_no_hook_stays_behind(tiny: Backbone) -> None:
     tiny.add_token("<v1>", tiny.word_embedding("dog"))
     words = tiny.encode_prompts(["a <v1>"])
-    semantic(tiny, "<v1> dog", "dog", AS_RELEASED)()
+    semantic_preservation_term(tiny, "<v1> dog", "dog", AS_RELEASED)()
     assert torch.equal(tiny.encode_prompts(["a <v1>"]), words)
     assert not tiny.vocabulary.encoders[0].text_model.embeddings.position_embedding._forward_hooks
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_in_half_precision(sdxl: Backbone, dtype: str) -> None:
-    half = loading.load(sdxl.name, loading=Loading(dtype=dtype))
+    half = loading.load(sdxl.name, loading=BackboneConfig(dtype=dtype))
     values = []
     for backbone in (sdxl, half):
         row = backbone.add_token("<v1>", 2 * drawn(len(sdxl.word_embedding("dog"))))
-        term: Callable = semantic(backbone, "<v1> dog", "dog", AS_RELEASED)
+        term: Callable = semantic_preservation_term(backbone, "<v1> dog", "dog", AS_RELEASED)
         values.append(float((loss := term()["semantic"]).detach()))
         loss.backward()
         assert loss.dtype == row.grad.dtype == torch.float32 and torch.isfinite(row.grad).all()

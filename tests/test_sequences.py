@@ -16,8 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpbench.concepts import sequences
-from cpbench.concepts.sequences import Concept, Drawing, Evaluation, Sequence, content_hash, load, names, ordered
-from cpbench.errors import UserError, near
+from cpbench.concepts.sequences import (
+    Concept,
+    Evaluation,
+    SamplingSettings,
+    Sequence,
+    content_hash,
+    load,
+    names,
+    ordered,
+)
+from cpbench.errors import UserError, did_you_mean
 from cpbench.files import FILE_NAME
 
 REPO = Path(__file__).resolve().parent.parent
@@ -55,7 +64,7 @@ def complaint(action, *args):
 def test_dreambench10_is_the_ten_subjects_in_their_order():
     seq = load("dreambench10")
     assert seq.version == 3
-    assert [(c.name, c.class_noun, c.kind) for c in seq.concepts] == [
+    assert [(c.name, c.class_noun, c.subject_type) for c in seq.concepts] == [
         ("dog", "dog", "live"),
         ("backpack", "backpack", "object"),
         ("cat", "cat", "live"),
@@ -96,7 +105,7 @@ def test_every_sequence_of_our_own_loads_drawn_with_all_25_prompts():
         seq = load(name)
         assert seq.name == name and seq.description
         for concept in seq.concepts:
-            assert concept.drawn and len(concept.prompts) == 25
+            assert concept.rendered and len(concept.prompts) == 25
             if name.startswith("miniature"):  # the world made them up: there are no photographs of them
                 assert concept.images is None
             else:
@@ -146,7 +155,7 @@ def test_prompts_and_class_nouns_are_dreambenchs_own():
     assert {c.name: c.class_noun for c in load("dreambench30").concepts} == nouns
     for concept in (c for name in photographed for c in load(name).concepts):
         assert concept.class_noun == nouns[concept.name]
-        assert (concept.kind == "live") == (concept.class_noun in ("dog", "cat"))
+        assert (concept.subject_type == "live") == (concept.class_noun in ("dog", "cat"))
         assert (PHOTOGRAPHS / concept.name).is_dir()
 
 
@@ -262,7 +271,7 @@ PROMPTS = {
 
 @pytest.mark.parametrize("name", [n for n, concepts in LITERATURE.items() if concepts])
 def test_sequence_of_the_literature_is_its_sources(name: str) -> None:
-    assert [(c.name, c.class_noun, c.kind) for c in load(name).concepts] == LITERATURE[name]
+    assert [(c.name, c.class_noun, c.subject_type) for c in load(name).concepts] == LITERATURE[name]
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -273,7 +282,7 @@ def test_customconcept_has_the_known_tasks_and_the_sources_class_words(name: str
     assert {t: concepts[t - 1].class_noun for t in known} == known
     for c in concepts:
         assert c.name in CUSTOM_CONCEPTS[c.class_noun].split()
-        assert c.kind == ("live" if c.class_noun in ("cat", "dog") else "object")
+        assert c.subject_type == ("live" if c.class_noun in ("cat", "dog") else "object")
         assert c.images == f"data/customconcept101/{c.name}"
 
 
@@ -290,17 +299,17 @@ def test_sequence_of_the_literature_has_prompts_and_pictures(name: str) -> None:
     seq = load(name)
     assert (seq.name, seq.version) == (name, 1) and seq.description
     templates, evaluated, sampler = PROMPTS[name]
-    assert {c.kind: len(c.prompts) for c in seq.concepts} == templates
+    assert {c.subject_type: len(c.prompts) for c in seq.concepts} == templates
     assert {k: len(v) for k, v in seq.evaluation.prompts.items()} == dict.fromkeys(templates, evaluated)
-    assert astuple(seq.evaluation.drawing(drawn=False)) == sampler
-    if seq.concepts[0].drawn:
-        assert astuple(seq.evaluation.drawing(drawn=True)) == (1, 10, 4.0)
-    dreambooth = {c.name: (c.class_noun, c.kind, c.images) for c in load("dreambench30").concepts}
+    assert astuple(seq.evaluation.sampling(rendered=False)) == sampler
+    if seq.concepts[0].rendered:
+        assert astuple(seq.evaluation.sampling(rendered=True)) == (1, 10, 4.0)
+    dreambooth = {c.name: (c.class_noun, c.subject_type, c.images) for c in load("dreambench30").concepts}
     for concept in seq.concepts:
         assert concept.images and concept.images.endswith(f"/{concept.name}")
-        assert concept.drawn == (name in ("t2i-conbench4", "continual-lora10"))
-        if concept.drawn:
-            assert dreambooth[concept.name] == (concept.class_noun, concept.kind, concept.images)
+        assert concept.rendered == (name in ("t2i-conbench4", "continual-lora10"))
+        if concept.rendered:
+            assert dreambooth[concept.name] == (concept.class_noun, concept.subject_type, concept.images)
 
 
 # The user's own
@@ -310,18 +319,18 @@ def test_own_file_with_defaults(tmp_path):
     seq = load(write(tmp_path, MINE))
     assert [c.name for c in seq.concepts] == ["rex", "cup"]
     assert seq.concepts[0].prompts == sequences.prompt_set("dreambench")["live"]
-    assert seq.concepts[0].images is None and seq.concepts[0].drawn
+    assert seq.concepts[0].images is None and seq.concepts[0].rendered
     assert seq.evaluation == Evaluation({"live": ("a {} in the snow",), "object": ("a wet {}",)}, 2, 10, 4.0)
-    assert astuple(seq.evaluation.drawing(drawn=True)) == (2, 10, 4.0)
-    assert astuple(seq.evaluation.drawing(drawn=False)) == (4, 50, 7.5)
+    assert astuple(seq.evaluation.sampling(rendered=True)) == (2, 10, 4.0)
+    assert astuple(seq.evaluation.sampling(rendered=False)) == (4, 50, 7.5)
     assert load(str(tmp_path / "mine.yaml")) == seq
 
 
 def test_what_is_given_once_holds_for_photographs_unless_they_have_their_own(tmp_path):
     given = {"pictures_per_prompt": 3, "guidance_scale": 5, "photographs": {"guidance_scale": 6}}
     test = load(write(tmp_path, MINE | {"evaluation": MINE["evaluation"] | given})).evaluation
-    assert astuple(test.drawing(drawn=True)) == (3, 10, 5.0)
-    assert astuple(test.drawing(drawn=False)) == (3, 50, 6.0)
+    assert astuple(test.sampling(rendered=True)) == (3, 10, 5.0)
+    assert astuple(test.sampling(rendered=False)) == (3, 50, 6.0)
 
 
 def test_the_example_of_the_module_loads(tmp_path):
@@ -343,8 +352,8 @@ def test_folders_are_relative_to_the_file_and_a_concepts_own_comes_first(tmp_pat
         MINE["concepts"][1],
     ]
     rex, cup = load(write(tmp_path, own)).concepts
-    assert (rex.images, rex.drawn) == ("/data/dog 7", True)
-    assert (cup.images, cup.drawn) == (str(tmp_path / "photos" / "cup"), False)
+    assert (rex.images, rex.rendered) == ("/data/dog 7", True)
+    assert (cup.images, cup.rendered) == (str(tmp_path / "photos" / "cup"), False)
 
 
 def test_own_prompts(tmp_path):
@@ -359,7 +368,10 @@ def test_style_is_a_kind_with_prompts_of_its_own(tmp_path: Path) -> None:
     own["concepts"] = [MINE["concepts"][0], {"name": "ink", "class_noun": "ink painting", "kind": "style"}]
     own["evaluation"] = {"live": ["{} asleep"], "style": ["a {} of a boat"]}
     seq = load(write(tmp_path, own))
-    assert [(c.kind, c.prompts) for c in seq.concepts] == [("live", ("{} asleep",)), ("style", ("a {} of a boat",))]
+    assert [(c.subject_type, c.prompts) for c in seq.concepts] == [
+        ("live", ("{} asleep",)),
+        ("style", ("a {} of a boat",)),
+    ]
     del own["evaluation"]["style"]
     assert "'style' is missing" in complaint(load, write(tmp_path, own))
 
@@ -421,14 +433,14 @@ def test_hash_changes_with_everything_that_moves_a_score():
             for c in (
                 {"name": "d"},
                 {"class_noun": "cat"},
-                {"kind": "object"},
+                {"subject_type": "object"},
                 {"prompts": first.prompts[1:]},
             )
         ),
         change(seq, pictures_per_prompt=3),
         change(seq, num_inference_steps=11),
         change(seq, guidance_scale=4.5),
-        change(seq, photographs=Drawing(3, 50, 7.5)),
+        change(seq, photographs=SamplingSettings(3, 50, 7.5)),
         change(seq, prompts={**prompts, "live": prompts["live"][1:]}),
     ]
     assert len({content_hash(s) for s in (seq, *others)}) == len(others) + 1
@@ -721,7 +733,7 @@ def any_sequence(draw):
         drawn = images is None or draw(st.booleans())
         concepts.append(Concept(name, draw(WORDS), kind, prompts[kind], images, drawn))
     number = st.integers(1, 1000)
-    photographs = Drawing(draw(number), draw(number), draw(st.floats(0, 100)))
+    photographs = SamplingSettings(draw(number), draw(number), draw(st.floats(0, 100)))
     evaluation = Evaluation(chosen, draw(number), draw(number), draw(st.floats(0, 100)), photographs)
     name = draw(NAMES.filter(lambda n: n not in names()))
     description = " ".join(draw(st.lists(WORDS, max_size=3)))
@@ -730,7 +742,7 @@ def any_sequence(draw):
 
 def as_yaml(seq, prompts):
     def images(concept):
-        return {"drawn": concept.drawn} | ({"folder": concept.images} if concept.images else {})
+        return {"drawn": concept.rendered} | ({"folder": concept.images} if concept.images else {})
 
     test = seq.evaluation
     return {
@@ -739,7 +751,8 @@ def as_yaml(seq, prompts):
         "description": seq.description,
         "prompts": {k: list(v) for k, v in prompts.items()},
         "concepts": [
-            {"name": c.name, "class_noun": c.class_noun, "kind": c.kind, "images": images(c)} for c in seq.concepts
+            {"name": c.name, "class_noun": c.class_noun, "kind": c.subject_type, "images": images(c)}
+            for c in seq.concepts
         ],
         "evaluation": {k: list(v) for k, v in test.prompts.items()}
         | {
@@ -801,10 +814,10 @@ def test_any_bytes_are_one_line(tmp_path, content):
 
 def test_near_lists_few_choices_and_names_the_command_for_many():
     few = [f"m{i}" for i in range(12)]
-    assert str(near("xyzzy", few, "method")) == f"unknown method 'xyzzy': the methods are {', '.join(few)}."
-    assert str(near("xyzzy", [*few, "n"], "method")).endswith("`cpbench list methods` shows all 13.")
-    assert str(near("xyzzy", [*few, "n"], "option", "See the page.")).endswith("'xyzzy': See the page.")
-    assert "there is no method" in str(near("x", [], "method"))
+    assert str(did_you_mean("xyzzy", few, "method")) == f"unknown method 'xyzzy': the methods are {', '.join(few)}."
+    assert str(did_you_mean("xyzzy", [*few, "n"], "method")).endswith("`cpbench list methods` shows all 13.")
+    assert str(did_you_mean("xyzzy", [*few, "n"], "option", "See the page.")).endswith("'xyzzy': See the page.")
+    assert "there is no method" in str(did_you_mean("x", [], "method"))
 
 
 def test_near_matches_ignore_case_and_find_parts():
@@ -815,8 +828,10 @@ def test_near_matches_ignore_case_and_find_parts():
         ("inversion", "textualinversion"),
         ("ewc++", "ewc"),
     ]:
-        assert f"did you mean '{meant}'" in str(near(name, choices, "method"))
-    assert "did you mean 'dog', 'dog2' or 'dog3'? Really." in str(near("dog1", ["dog", "dog2", "dog3"], "x", "Really."))
+        assert f"did you mean '{meant}'" in str(did_you_mean(name, choices, "method"))
+    assert "did you mean 'dog', 'dog2' or 'dog3'? Really." in str(
+        did_you_mean("dog1", ["dog", "dog2", "dog3"], "x", "Really.")
+    )
 
 
 def test_user_errors_are_one_line():

@@ -89,7 +89,7 @@ def by_loops(
     names = list(learned.factors)
     ends = [*places[1:], {k: v.double().numpy() for k, v in learned.factors.items()}]
     start = places[0]
-    Omega = {k: v.double().numpy() for k, v in (before.state.part("fisher") if before else {}).items()}
+    Omega = {k: v.double().numpy() for k, v in (before.state.tensors_of("fisher") if before else {}).items()}
     out = {}
     for name in names:
         total = np.zeros_like(start[name])
@@ -105,7 +105,7 @@ def test_omega_is_the_path_integral_of_the_denoising_losses_own_gradient(
     tiny: Backbone, make_task: MakeTask, three: list[Learned], number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned, expected = by_loops(tiny, make_task, number, three[number - 2] if number > 1 else None, monkeypatch)
-    found = learned.state.part("fisher")
+    found = learned.state.tensors_of("fisher")
     assert found.keys() == expected.keys() and len(found) > 8
     for name, value in expected.items():
         np.testing.assert_allclose(found[name].numpy(), value, rtol=2e-3, atol=1e-7)
@@ -115,11 +115,11 @@ def test_omega_is_the_path_integral_of_the_denoising_losses_own_gradient(
 def test_the_penalty_is_of_the_distance_from_the_last_task_weighed_by_omega(
     tiny: Backbone, make_task: MakeTask, three: list[Learned]
 ) -> None:
-    Omega, start = three[0].state.part("fisher"), three[0].state.part("adapter")
+    Omega, start = three[0].state.tensors_of("fisher"), three[0].state.tensors_of("adapter")
     after_each: list[float] = []
 
     def look(phase: str, step: int) -> None:
-        now = {k: v.detach() for k, v in tiny.factors.items()}
+        now = {k: v.detach() for k, v in tiny.lora_parameters.items()}
         after_each.append(sum(float((Omega[k] * (now[k] - start[k]) ** 2).sum()) for k in Omega))
 
     learned = learn(SynapticIntelligence, tiny, make_task, 2, three[0].state, look, **SMALL | {"si_weight": WEIGHT})
@@ -129,16 +129,16 @@ def test_the_penalty_is_of_the_distance_from_the_last_task_weighed_by_omega(
 
 
 def test_a_larger_weight_keeps_the_lora_nearer(tiny: Backbone, make_task: MakeTask, three: list[Learned]) -> None:
-    start, apart = three[0].state.part("adapter"), []
+    start, apart = three[0].state.tensors_of("adapter"), []
     for weight in (0.0, 1e4):
         learned = learn(SynapticIntelligence, tiny, make_task, 2, three[0].state, **SMALL | {"si_weight": weight})
-        Omega = three[0].state.part("fisher")
+        Omega = three[0].state.tensors_of("fisher")
         apart.append(sum(float((Omega[k] * (learned.factors[k] - start[k]) ** 2).sum()) for k in Omega))
     assert apart[1] < 0.5 * apart[0]
 
 
 def test_omega_never_falls_and_earlier_words_stay(three: list[Learned]) -> None:
     for before, after in itertools.pairwise(three):
-        fishers = before.state.part("fisher"), after.state.part("fisher")
+        fishers = before.state.tensors_of("fisher"), after.state.tensors_of("fisher")
         assert all((fishers[1][k] >= fishers[0][k]).all() for k in fishers[0])
     rows_stay(three)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask, learn, product, rows_stay
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.stamina import Settings, Stamina, from_bits, straight_through, to_bits, word_network
+from cpbench.baselines.stamina import Stamina, StaminaOptions, from_bits, straight_through, to_bits, word_network
 from cpbench.learning import training
 from cpbench.method import State
 
@@ -38,7 +38,7 @@ def mask(state: State, concept: str, layer: str, like: np.ndarray) -> np.ndarray
 
 
 def masked(state: State, concept: str, layer: str) -> np.ndarray:
-    AB = product(state.part(f"adapter/{concept}"), layer)
+    AB = product(state.tensors_of(f"adapter/{concept}"), layer)
     return mask(state, concept, layer, AB) * AB
 
 
@@ -77,7 +77,7 @@ def test_the_penalty_thins_the_mask(tiny: Backbone, make_task: MakeTask) -> None
 def test_a_mask_that_cannot_move_lets_all_through(tiny: Backbone, make_task: MakeTask) -> None:
     state = learn(Stamina, tiny, make_task, 1, None, **EDGE | {"mask_learning_rate": 0}).state
     for layer in learners.layers(tiny, TARGETS):
-        assert mask(state, "dog", layer, product(state.part("adapter/dog"), layer)).all()
+        assert mask(state, "dog", layer, product(state.tensors_of("adapter/dog"), layer)).all()
 
 
 # What is trained, and what is left of it
@@ -92,12 +92,12 @@ def test_what_is_folded_is_what_was_trained(
     fourth = learn(Stamina, tiny, make_task, number, given, steps=4, **EDGE).curve[3]
     concept, layers = CONCEPTS[number - 1], learners.layers(tiny, TARGETS)
 
-    task, method = make_task(tiny, concept, number), Stamina(Settings())
+    task, method = make_task(tiny, concept, number), Stamina(StaminaOptions())
     *_, batch = training.batches(tiny, task, 4, 2, "train")
     with tiny.installed(method, state, (concept,)), torch.no_grad():
         loss = training.denoising(tiny, method.phrase(concept, task.class_noun, state))
         assert float(loss(batch)["denoising"]) == pytest.approx(fourth["denoising"], rel=1e-5)
-    AB = {layer: product(state.part(f"adapter/{concept}"), layer) for layer in layers}
+    AB = {layer: product(state.tensors_of(f"adapter/{concept}"), layer) for layer in layers}
     masks = {layer: mask(state, concept, layer, AB[layer]) for layer in layers}
     density = sum(m.sum() for m in masks.values()) / sum(m.size for m in masks.values())
     assert 0 < density < 1 and fourth["density"] == pytest.approx(density)
@@ -124,7 +124,7 @@ def test_installed_weights_are_the_first_ones_plus_all_masked_products(
         assert bool(np.abs(expected).max() > 1e-3) is (layer in adapted)
     with tiny.installed(Stamina(), state, concepts):
         for n, concept in enumerate(CONCEPTS, 1):
-            assert torch.equal(tiny.rows[f"v{n}"], state.tensors[f"token/{concept}"])
+            assert torch.equal(tiny.token_embeddings[f"v{n}"], state.tensors[f"token/{concept}"])
     assert Stamina().lora(state, concepts) is None  # under a mask a product has no low rank
 
 
@@ -140,7 +140,7 @@ def test_the_state_is_factors_and_bits_and_smaller_than_the_products(tiny: Backb
         assert {k: tuple(v.shape) for k, v in learned.state.tensors.items()} == expected
     for before, after in itertools.pairwise(three):
         assert all(torch.equal(after.state.tensors[k], v) for k, v in before.state.tensors.items())
-    sizes = three[0].state.bytes_by_kind()
+    sizes = three[0].state.bytes_by_type()
     dense = sum(4 * tiny.denoiser.get_parameter(f"{layer}.weight").numel() for layer in layers)
     assert sizes["adapter"] + sizes["mask"] < dense
 
@@ -191,6 +191,6 @@ def test_earlier_words_stay(three: list[Learned]) -> None:
     rows_stay(three)
 
 
-@pytest.mark.parametrize(("keep_noun", "said"), [(False, "<v2>"), (True, "<v2> vase")])
-def test_the_word_stands_alone_unless_the_noun_is_kept(three: list[Learned], keep_noun: bool, said: str) -> None:
-    assert Stamina(Settings(keep_noun=keep_noun)).phrase("vase", "vase", three[2].state) == said
+@pytest.mark.parametrize(("use_class_noun", "said"), [(False, "<v2>"), (True, "<v2> vase")])
+def test_the_word_stands_alone_unless_the_noun_is_kept(three: list[Learned], use_class_noun: bool, said: str) -> None:
+    assert Stamina(StaminaOptions(use_class_noun=use_class_noun)).phrase("vase", "vase", three[2].state) == said

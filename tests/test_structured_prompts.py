@@ -44,7 +44,7 @@ def parts(prompt: str, noun: str) -> tuple[str, str, str]:
 
 def test_a_thing_has_shape_colour_and_texture() -> None:
     seen: dict[str, set[str]] = {slot: set() for slot in SLOTS}
-    for prompt in structured.amplified("toy vase", 400, seeded()):
+    for prompt in structured.augmented("toy vase", 400, seeded()):
         before, after, scene = parts(prompt, "toy vase")
         article, *adjectives = before.split()
         background, style = scene.split(", ")
@@ -59,7 +59,7 @@ def test_a_thing_has_shape_colour_and_texture() -> None:
 
 def test_what_lives_has_a_colour_and_moves() -> None:
     seen: dict[str, set[str]] = {slot: set() for slot in ("COLOURS", "MOTIONS")}
-    for prompt in structured.amplified("dog", 300, seeded()):
+    for prompt in structured.augmented("dog", 300, seeded()):
         before, after, scene = parts(prompt, "dog")
         article, colour = before.split()
         background, style = scene.split(", ")
@@ -70,19 +70,21 @@ def test_what_lives_has_a_colour_and_moves() -> None:
 
 
 def test_the_other_half_has_the_format_of_training_examples() -> None:
-    found = structured.against_training("dog", 300, seeded())
+    found = structured.training_format("dog", 300, seeded())
     expected = {f"a photo of a dog, {background}" for background in phrases("BACKGROUNDS")}
     assert len(found) == 300 and set(found) == expected
     assert structured.formatted("<sks-1> dog", "by a lake") == "a photo of a <sks-1> dog, by a lake"
 
 
-@pytest.mark.parametrize("make", [structured.against_training, structured.amplified])
+@pytest.mark.parametrize("make", [structured.training_format, structured.augmented])
 def test_the_generator_alone_decides(make) -> None:
     assert make("cat", 20, seeded(3)) == make("cat", 20, seeded(3)) != make("cat", 20, seeded(4))
 
 
 def test_which_nouns_of_all_sequences_live() -> None:
-    told = {(c.class_noun, c.kind == "live") for f in ROOT.glob("*.yaml") for c in sequences.load(f.stem).concepts}
+    told = {
+        (c.class_noun, c.subject_type == "live") for f in ROOT.glob("*.yaml") for c in sequences.load(f.stem).concepts
+    }
     assert len(told) > 20 and {noun for noun, live in told if live} == {"cat", "dog"}
     for noun, live in told:
         assert structured.is_live(noun) is live, noun

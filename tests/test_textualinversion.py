@@ -71,15 +71,15 @@ def test_each_prompt_gets_the_words_it_needs_so_that_its_pictures_never_change(
     hashes = set()
     for learned in three:
         with tiny.installed(method, learned.state, ()):
-            assert tiny.installed_hash() == untouched and not tiny.rows
+            assert tiny.installed_hash() == untouched and not tiny.token_embeddings
         with tiny.installed(method, learned.state, ("dog",)):
             hashes.add(tiny.installed_hash())
-            assert same(dict(tiny.rows), {"v1": learned.state.tensors["token/dog"]})
+            assert same(dict(tiny.token_embeddings), {"v1": learned.state.tensors["token/dog"]})
     assert len(hashes) == 1 and hashes != {untouched}
     state = three[2].state
     with tiny.installed(method, state, ("dog2", "vase")):
         rows = {"v3": state.tensors["token/dog2"], "v2": state.tensors["token/vase"]}
-        assert same(dict(tiny.rows), rows)
+        assert same(dict(tiny.token_embeddings), rows)
         words = tiny.encode_prompts(["a <v2> and a <v3>"])
     tiny.add_token("<v2>", state.tensors["token/vase"])  # whatever the order
     tiny.add_token("<v3>", state.tensors["token/dog2"])

@@ -59,7 +59,7 @@ def test_cure_leaves_a_working_torchvision_alone(broken):
     assert output(APPLY + "import torchvision, open_clip, timm\nprint(applied)") == "False"
 
 
-def test_cured_torchvision_has_transforms_and_says_that_it_has_no_nms(broken):
+def test_patched_torchvision_has_transforms_and_says_that_it_has_no_nms(broken):
     if not broken:
         pytest.skip("torchvision loads by itself in this installation")
     code = (
@@ -91,7 +91,7 @@ def test_extension_that_loads_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("extension", [Path(__file__), None], ids=["not a library", "missing"])
-def test_extension_that_does_not_load_is_cured(tmp_path, extension):
+def test_extension_that_does_not_load_is_worked_around(tmp_path, extension):
     path = fake_torchvision(tmp_path, extension)
     assert output(APPLY + OPS + "print(applied, ops)", path=path) == "True [True, True]"
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from cpbench import backbones
 from cpbench.backbones import backbone, hub
 from cpbench.backbones.backbone import MINIATURE, fingerprint
-from cpbench.backbones.options import Loading
+from cpbench.backbones.options import BackboneConfig
 from cpbench.config import resolve
 from cpbench.errors import UserError
 from cpbench.judges.local import load_clip, load_dino
@@ -59,7 +59,7 @@ class Evil:
 
 def refused(folder: Path | str, **loading: object) -> str:
     with pytest.raises(UserError) as caught:
-        backbones.load(str(folder), loading=Loading(**loading))
+        backbones.load(str(folder), loading=BackboneConfig(**loading))
     line = str(caught.value)
     assert len(line.splitlines()) == 1 and "Traceback" not in line
     return line
@@ -90,7 +90,7 @@ def test_pickled_weights_need_the_users_word(folder: Path, tiny: backbone.Backbo
     file = pickled(folder, part)
     line = refused(folder)
     assert str(file) in line and "any code" in line and "--allow-pickle" in line
-    theirs = fingerprint(backbones.load(str(folder), loading=Loading(allow_pickle=True)))
+    theirs = fingerprint(backbones.load(str(folder), loading=BackboneConfig(allow_pickle=True)))
     assert theirs == fingerprint(tiny)
 
 
@@ -110,7 +110,7 @@ def test_a_pickle_beside_safetensors_is_never_read(
         torch.save({"conv_in.weight": Evil(marker)}, folder / part / name)
     torch.save(Evil(marker), folder / "everything.ckpt")
     (folder / "optimizer.bin").write_bytes(pickle.dumps(Evil(marker)))
-    loaded = backbones.load(str(folder), loading=Loading(allow_pickle=allow_pickle))
+    loaded = backbones.load(str(folder), loading=BackboneConfig(allow_pickle=allow_pickle))
     assert fingerprint(loaded) == fingerprint(tiny)
     assert not marker.exists()
 
@@ -142,7 +142,7 @@ def test_another_autoencoder_is_looked_at_as_well(folder: Path, tiny_folder: Pat
     file = pickled(folder, "vae")
     line = refused(tiny_folder, vae=str(folder / "vae"))
     assert line.startswith("vae ") and str(file) in line and "--allow-pickle" in line
-    loaded = backbones.load(str(tiny_folder), loading=Loading(vae=str(folder / "vae"), allow_pickle=True))
+    loaded = backbones.load(str(tiny_folder), loading=BackboneConfig(vae=str(folder / "vae"), allow_pickle=True))
     assert loaded.facts["allow_pickle"] is True  # which is in the run's record
 
 
@@ -214,7 +214,7 @@ def test_with_the_users_word_the_code_runs_and_the_backbone_works(
     folder: Path, tiny: backbone.Backbone, marker: Path, attack: Callable
 ) -> None:
     attack(folder, CODE.format(marker=str(marker)))
-    loaded = backbones.load(str(folder), loading=Loading(trust_remote_code=True))
+    loaded = backbones.load(str(folder), loading=BackboneConfig(trust_remote_code=True))
     assert marker.is_dir() and loaded.facts["trust_remote_code"] is True
     assert "Own" in type(loaded.denoiser).__name__ + type(loaded.pipe).__name__
     assert {k: v for k, v in fingerprint(loaded).items() if k.endswith(":")} == {

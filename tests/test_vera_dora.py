@@ -14,7 +14,7 @@ from torch import nn
 from cpbench.backbones import adapters
 from cpbench.backbones.adapters import add_lora, inner_name, remove_lora
 from cpbench.backbones.backbone import Backbone, fingerprint
-from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate
 from cpbench.baselines.dcscore import DCScore
 from cpbench.errors import UserError
 from cpbench.learning import training
@@ -22,7 +22,7 @@ from cpbench.method import State
 
 KINDS = ("vera", "dora")
 VARIANTS = ("ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc")
-ONE = {"steps": 1, "batch_size": 1, "dsc_steps": 1, "fisher_draws": 1, "candidates": 3, "dsc_learning_rate": 1e-2}
+ONE = {"steps": 1, "batch_size": 1, "dsc_steps": 1, "fisher_samples": 1, "candidates": 3, "dsc_learning_rate": 1e-2}
 SHAPES = {"low": (4, 6), "wide": (3, 9), "high": (7, 5)}  # out, in
 
 
@@ -95,7 +95,7 @@ def expected(
 @pytest.mark.parametrize("rank", [1, 3])
 def test_a_layer_answers_as_one_of_the_equations_weight(kind: str, rank: int) -> None:
     wrapped, names = root_of(kind)
-    factors = add_lora(wrapped, list(names), rank, seeded(0), kind=kind, seed=5)
+    factors = add_lora(wrapped, list(names), rank, seeded(0), adapter_type=kind, seed=5)
     values = moved(factors)
     with torch.no_grad():
         for k, factor in factors.items():
@@ -116,7 +116,7 @@ def test_a_layer_answers_as_one_of_the_equations_weight(kind: str, rank: int) ->
 def test_a_new_one_changes_nothing_and_all_of_it_is_trained(kind: str) -> None:
     plain, names = root_of(kind)
     wrapped, _ = root_of(kind)
-    factors = add_lora(wrapped, list(names), 3, seeded(0), kind=kind)
+    factors = add_lora(wrapped, list(names), 3, seeded(0), adapter_type=kind)
     for name in names:
         x = input_of(name)
         assert torch.equal(wrapped.get_submodule(name)(x), plain.get_submodule(name)(x))
@@ -134,7 +134,7 @@ def test_it_comes_from_its_arguments_alone_and_leaves_the_global_generators(kind
         root, names = root_of(kind)
         torch.manual_seed(world)
         before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-        factors = add_lora(root, list(names), 2, seeded(seed), kind=kind, seed=seed)
+        factors = add_lora(root, list(names), 2, seeded(seed), adapter_type=kind, seed=seed)
         after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
         assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
         return {k: v.detach() for k, v in factors.items()}, dict(root.named_buffers())
@@ -153,7 +153,7 @@ def test_taken_out_nothing_is_left(kind: str) -> None:
     root, names = root_of(kind)
     before, attributes = {**dict(root.named_modules()), **dict(root.named_parameters())}, set(vars(root))
     originals = {name: root.get_submodule(name) for name in names}
-    add_lora(root, list(names), 2, seeded(0), kind=kind)
+    add_lora(root, list(names), 2, seeded(0), adapter_type=kind)
     assert not isinstance(root.get_submodule(names[0]), nn.Linear)
     remove_lora(root, originals)
     after = {**dict(root.named_modules()), **dict(root.named_parameters())}
@@ -175,7 +175,7 @@ def test_projections_are_uniform_and_kaimings() -> None:
 def test_beside_layers_in_half_precision_it_is_in_float32(kind: str) -> None:
     root, names = root_of(kind)
     root.to(torch.bfloat16)
-    factors = add_lora(root, list(names), 2, seeded(0), kind=kind)
+    factors = add_lora(root, list(names), 2, seeded(0), adapter_type=kind)
     assert {v.dtype for v in (*factors.values(), *root.buffers())} == {torch.float32}
     for name in names if kind == "dora" else ():
         W = root.get_submodule(name).base_layer.weight.double().numpy().reshape(len(factors[f"{name}.lora_B"]), -1)
@@ -183,9 +183,9 @@ def test_beside_layers_in_half_precision_it_is_in_float32(kind: str) -> None:
         assert m.tolist() == pytest.approx([sum(x * x for x in row) ** 0.5 for row in W], rel=1e-6)
     values = moved(factors)
     fresh, _ = root_of(kind)
-    add_lora(fresh, list(names), 2, values=values, kind=kind)
+    add_lora(fresh, list(names), 2, values=values, adapter_type=kind)
     root, _ = root_of(kind)
-    add_lora(root.to(torch.bfloat16), list(names), 2, values=values, kind=kind)
+    add_lora(root.to(torch.bfloat16), list(names), 2, values=values, adapter_type=kind)
     for name in names:
         x = input_of(name)
         with torch.autocast("cpu", torch.bfloat16):
@@ -201,19 +201,19 @@ def test_a_backbone_predicts_as_with_other_factors_put_in_and_is_restored(tiny: 
     given = torch.randn(2, *tiny.latent_shape, generator=g), torch.tensor([10, 700]), tiny.encode_prompts(["a", "b"])
     with torch.no_grad():
         plain = tiny.predict(*given)
-        factors = tiny.add_lora(2, TARGETS, seeded(0), kind=kind, seed=1)
+        factors = tiny.add_lora(2, TARGETS, seeded(0), adapter_type=kind, seed=1)
         others = moved(factors)
         told = tiny.predict(*given, others)
         assert torch.equal(tiny.predict(*given), plain)  # a teacher leaves the student as it was
         hashes = [plain_hash, tiny.installed_hash()]
         tiny.restore()
-        tiny.add_lora(2, TARGETS, values=others, kind=kind, seed=1)
+        tiny.add_lora(2, TARGETS, values=others, adapter_type=kind, seed=1)
         torch.testing.assert_close(tiny.predict(*given), told)
         assert float((told - plain).abs().max()) > 0.01
         hashes.append(tiny.installed_hash())
     tiny.restore()
     if kind == "vera":
-        tiny.add_lora(2, TARGETS, values=others, kind=kind, seed=2)
+        tiny.add_lora(2, TARGETS, values=others, adapter_type=kind, seed=2)
         hashes.append(tiny.installed_hash())
         tiny.restore()
     assert len(set(hashes)) == len(hashes)
@@ -267,12 +267,12 @@ def test_each_variant_trains_and_carries_each_adapter(
         wanted = {f"adapter/{c}/{n}" for c in pool for n in names} | {f"token/{c}" for c in ("dog", "vase")[:number]}
         wanted |= {f"fisher/{n}" for n in names if "ewc" in variant}
         assert one.state.tensors.keys() == wanted
-        assert sum(v.numel() for v in one.state.part(f"adapter/{pool[-1]}").values()) == count
-    first, second = (one.state.part(f"adapter/{c}") for one, c in zip(found, ("dog", "vase"), strict=True))
+        assert sum(v.numel() for v in one.state.tensors_of(f"adapter/{pool[-1]}").values()) == count
+    first, second = (one.state.tensors_of(f"adapter/{c}") for one, c in zip(found, ("dog", "vase"), strict=True))
     assert not any(torch.equal(first[n], second[n]) for n in names if not n.endswith("vera_lambda_d"))
     rows_stay(found)
     if "ewc" in variant:
-        F = found[1].state.part("fisher")
+        F = found[1].state.tensors_of("fisher")
         assert all(float(v.min()) >= 0 for v in F.values())
         assert float(torch.cat([v.flatten() for v in F.values()]).mean()) == pytest.approx(2, rel=1e-3)
 
@@ -283,7 +283,7 @@ def test_what_is_installed_is_the_equation(tiny: Backbone, learned: Callable, ki
     state = so_far[-1].state
     pristine = {n: tiny.denoiser.get_submodule(n).weight.detach().double().numpy() for n in layers(tiny)}
     A, B = seen[-1].values() if kind == "vera" else (None, None)
-    wanted = expected(kind, state.part("adapter/dog2"), pristine, A, B)
+    wanted = expected(kind, state.tensors_of("adapter/dog2"), pristine, A, B)
     method = DCScore(DCScore.Options(**SMALL, adapter=kind))
     found = change(tiny, method, state)
     for name, W in pristine.items():
@@ -300,7 +300,7 @@ def test_what_is_installed_draws_as_what_was_trained(tiny: Backbone, learned: Ca
     seed = state.facts["vera"]["seed"] if kind == "vera" else 0
     with torch.no_grad():
         plain = tiny.predict(*given)
-        tiny.add_lora(2, TARGETS, values=state.part("adapter/dog2"), kind=kind, seed=seed)
+        tiny.add_lora(2, TARGETS, values=state.tensors_of("adapter/dog2"), adapter_type=kind, seed=seed)
         trained = tiny.predict(*given)
         tiny.restore()
         method = DCScore(DCScore.Options(**SMALL, adapter=kind))
@@ -332,14 +332,16 @@ def test_a_state_that_was_saved_draws_the_same(tiny: Backbone, learned: Callable
     state, method = learned(kind)[0][-1].state, DCScore(DCScore.Options(**SMALL, adapter=kind))
     state.save(tmp_path)
     pictures, before = [], fingerprint(tiny)
-    wanted = [Wanted("a photo of a <v1> dog", 0, "dog", "a photo of a {}", k) for k in (0, 1)]
+    wanted = [SampleRequest("a photo of a <v1> dog", 0, "dog", "a photo of a {}", k) for k in (0, 1)]
     for each in (state, State.load(tmp_path)):
         with tiny.installed(method, each, ("dog",)):
-            pictures.append((tiny.installed_hash(), draw(tiny, wanted, Sampler(3, 4.0))))
+            pictures.append((tiny.installed_hash(), generate(tiny, wanted, Sampler(3, 4.0))))
         assert fingerprint(tiny) == before
     (first, ours), (second, again) = pictures
     assert first == second and np.array_equal(ours, again)
-    plain = draw(tiny, [Wanted("a photo of a dog", 0, "dog", "a photo of a {}", k) for k in (0, 1)], Sampler(3, 4.0))
+    plain = generate(
+        tiny, [SampleRequest("a photo of a dog", 0, "dog", "a photo of a {}", k) for k in (0, 1)], Sampler(3, 4.0)
+    )
     assert np.abs(ours.astype(float) - plain).max() > 1
 
 
@@ -357,12 +359,12 @@ def test_the_fisher_is_of_the_vectors_too(tiny: Backbone, make_task: Callable, l
     """Plain EWC, a draw by hand: the squared slope of the error, over its mean."""
     before = learned(kind)[0][0].state
     before = State({k: v for k, v in before.tensors.items() if not k.startswith("fisher/")}, before.facts)
-    chosen = {**ONE, "fisher_draws": 2, "adapter": kind, "variant": "ewc"}
+    chosen = {**ONE, "fisher_samples": 2, "adapter": kind, "variant": "ewc"}
     after = learn(DCScore, tiny, make_task, 2, before, **chosen).state
     for n, concept in enumerate(after.concepts, 1):
         tiny.add_token(f"<v{n}>", after.tensors[f"token/{concept}"])
     seed = after.facts["vera"]["seed"] if kind == "vera" else 0
-    phi = tiny.add_lora(2, TARGETS, values=after.part("adapter/vase"), kind=kind, seed=seed)
+    phi = tiny.add_lora(2, TARGETS, values=after.tensors_of("adapter/vase"), adapter_type=kind, seed=seed)
     total = {k: torch.zeros_like(v) for k, v in phi.items()}
     for batch in training.batches(tiny, make_task(tiny, "vase", 2), 2, 1, "fisher"):
         words = tiny.encode_prompts([batch.template.replace("{}", "<v2> vase")])
@@ -395,7 +397,7 @@ def test_vera_on_convolutions_is_refused_with_what_to_set(
 def test_dora_on_convolutions_learns_and_installs_them(tiny: Backbone, make_task: Callable) -> None:
     chosen = {**ONE, "adapter": "dora", "variant": "ewc", "target_modules": ("attn2.to_k", "conv1")}
     state = learn(DCScore, tiny, make_task, 1, None, **chosen).state
-    factors = {k: v.double().numpy() for k, v in state.part("adapter/dog").items()}
+    factors = {k: v.double().numpy() for k, v in state.tensors_of("adapter/dog").items()}
     named = {n for n, _ in tiny.denoiser.named_modules() if n.endswith(("attn2.to_k", "conv1"))}
     assert {k.rpartition(".")[0] for k in factors} == named and any(n.endswith("conv1") for n in named)
     pristine = {n: tiny.denoiser.get_submodule(n).weight.detach().double().numpy() for n in named}

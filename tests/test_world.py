@@ -16,22 +16,22 @@ from PIL import Image
 from cpbench.cli import main
 from cpbench.concepts.sequences import prompt_set
 from cpbench.miniature.world import (
-    KINDS,
     LIVE,
     NEAR,
     NOUNS,
     SUBJECTS,
+    VARIANTS,
     Identity,
     Setting,
     caption,
     cast,
     distance,
-    draw,
     finishes,
     outfits,
     places,
     random_setting,
     read_prompt,
+    render,
     sample_identity,
     scene,
     seeded,
@@ -112,9 +112,9 @@ def alone(who: Identity, pose: Pose) -> np.ndarray:
     surface = new_surface()
     canvas = surface.getCanvas()
     canvas.translate(128, 222)
-    kind = KINDS[who.noun][who.kind]
+    kind = VARIANTS[who.noun][who.variant]
     canvas.scale(kind.scale, kind.scale)
-    list(kind.draw(canvas, who, pose) or ())
+    list(kind.render(canvas, who, pose) or ())
     return pixels(surface)
 
 
@@ -154,7 +154,8 @@ def test_words_that_hold_a_finish_are_none(prompt: str) -> None:
 )
 def test_every_prompt_changes_the_picture_in_its_own_way(name: str, kind: str) -> None:
     drawn = {
-        p: draw(subject(name), read_prompt(p), seeded("asked", name)) for p in ("a {}", *prompt_set("dreambench")[kind])
+        p: render(subject(name), read_prompt(p), seeded("asked", name))
+        for p in ("a {}", *prompt_set("dreambench")[kind])
     }
     assert len(drawn) == 26
     for a, b in combinations(drawn, 2):
@@ -170,11 +171,11 @@ def test_same_drawing_every_time_whatever_the_global_generator() -> None:
     for global_seed in (0, 1):
         np.random.seed(global_seed)
         before = np.random.get_state()[1].tolist()
-        drawn.append([draw(subject("dog"), s, seeded("here", k)) for k, s in enumerate(settings)])
+        drawn.append([render(subject("dog"), s, seeded("here", k)) for k, s in enumerate(settings)])
         assert np.random.get_state()[1].tolist() == before
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert np.array(drawn).dtype == np.uint8 and np.array(drawn).shape == (2, 3, 64, 64, 3)
-    assert difference(draw(subject("dog"), Setting(), seeded("there")), drawn[0][0]) > 3
+    assert difference(render(subject("dog"), Setting(), seeded("there")), drawn[0][0]) > 3
 
 
 def test_seeds_are_those_of_the_words() -> None:
@@ -182,9 +183,9 @@ def test_seeds_are_those_of_the_words() -> None:
 
 
 def test_every_subject_is_drawn_alike_twice_and_unlike_all_others_of_its_class() -> None:
-    drawn = {name: draw(subject(name), Setting(), seeded("alike")) for name in SUBJECTS}
+    drawn = {name: render(subject(name), Setting(), seeded("alike")) for name in SUBJECTS}
     for name in SUBJECTS:
-        np.testing.assert_array_equal(draw(subject(name), Setting(), seeded("alike")), drawn[name])
+        np.testing.assert_array_equal(render(subject(name), Setting(), seeded("alike")), drawn[name])
     pairs = [(a, b) for a, b in combinations(drawn, 2) if SUBJECTS[a]["noun"] == SUBJECTS[b]["noun"]]
     assert len(pairs) > 100
     for a, b in pairs:
@@ -194,10 +195,10 @@ def test_every_subject_is_drawn_alike_twice_and_unlike_all_others_of_its_class()
 @pytest.mark.parametrize("noun", NOUNS)
 def test_every_noun_shows_a_big_subject_inside_the_picture(noun: str, monkeypatch: pytest.MonkeyPatch) -> None:
     people = [training_identity(noun, k) for k in range(24)]
-    with_it = [draw(who, Setting(), seeded("seen", k)) for k, who in enumerate(people)]
-    nobody = {name: replace(kind, draw=lambda c, who, pose: None) for name, kind in KINDS[noun].items()}
-    monkeypatch.setitem(scene.KINDS, noun, nobody)
-    without = [draw(who, Setting(), seeded("seen", k)) for k, who in enumerate(people)]
+    with_it = [render(who, Setting(), seeded("seen", k)) for k, who in enumerate(people)]
+    nobody = {name: replace(kind, render=lambda c, who, pose: None) for name, kind in VARIANTS[noun].items()}
+    monkeypatch.setitem(scene.VARIANTS, noun, nobody)
+    without = [render(who, Setting(), seeded("seen", k)) for k, who in enumerate(people)]
     masks = np.abs(np.array(with_it, float) - np.array(without, float)).max(-1) > 6
     areas = masks.mean(axis=(1, 2))
     assert areas.min() > 0.1 and areas.max() < 0.6
@@ -212,14 +213,14 @@ def test_every_noun_shows_a_big_subject_inside_the_picture(noun: str, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "kind", [k for kinds in KINDS.values() for k in kinds.values()], ids=lambda k: f"{k.noun}-{k.name}"
+    "kind", [k for kinds in VARIANTS.values() for k in kinds.values()], ids=lambda k: f"{k.noun}-{k.name}"
 )
 def test_every_attribute_of_every_kind_is_seen(kind) -> None:
     """A choice nobody sees would only seem to make the space of identities larger."""
     hidden = {"badge": 0, "pattern": 0} | dict.fromkeys((*kind.parts, *kind.sizes), 0)
     tried = 15
     for k in range(tried):
-        who = sample_identity(kind.noun, seeded("seen", kind.noun, kind.name, k), {"kind": kind.name})
+        who = sample_identity(kind.noun, seeded("seen", kind.noun, kind.name, k), {"variant": kind.name})
         plain = alone(who, Pose(open_mouth=True))
         for name, choices in {"badge": kind.badges, "pattern": kind.patterns}.items():
             other = next((c for c in choices if c != getattr(who, name)), None)
@@ -239,8 +240,8 @@ def test_every_attribute_of_every_kind_is_seen(kind) -> None:
 
 def test_poses_move_everyone() -> None:
     for noun in NOUNS:
-        for name in KINDS[noun]:
-            who = sample_identity(noun, seeded("pose", noun, name), {"kind": name})
+        for name in VARIANTS[noun]:
+            who = sample_identity(noun, seeded("pose", noun, name), {"variant": name})
             assert difference(alone(who, Pose(swing=-1, turn=-1)), alone(who, Pose(swing=1, turn=1))) > 0.2, (
                 noun,
                 name,
@@ -248,7 +249,7 @@ def test_poses_move_everyone() -> None:
 
 
 def test_letters_can_be_read_in_mirrored_drawings() -> None:
-    spec = {"kind": "daypack", "badge": "letter", "pattern": "plain"}
+    spec = {"variant": "daypack", "badge": "letter", "pattern": "plain"}
     turned = 0
     for k in range(12):
         who = sample_identity("backpack", seeded("letter", k), spec)
@@ -277,7 +278,7 @@ def test_what_floats_is_under_water_and_mirrors_reflect(monkeypatch: pytest.Monk
         "on top of a mirror",
         "on top of a white rug",
     ):
-        below = draw(who, Setting(where), seeded("below")).astype(float)[54:]
+        below = render(who, Setting(where), seeded("below")).astype(float)[54:]
         red[where] = ((below[..., 0] - below[..., 1:].max(-1)) > 60).sum()
     assert red["floating on top of water"] == red["floating in an ocean of milk"] == 0
     assert red["on top of a mirror"] > red["on top of a white rug"]
@@ -292,14 +293,14 @@ def test_every_outfit_is_seen(noun: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(outfits.OUTFITS, "nothing", outfits.Outfit(nothing, ("nothing",)))  # same size, nothing worn
     for k in range(3):
         who = training_identity(noun, k)
-        drawn = {o: draw(who, Setting("in the snow", o), seeded("worn", k)) for o in [*names, "nothing"]}
+        drawn = {o: render(who, Setting("in the snow", o), seeded("worn", k)) for o in [*names, "nothing"]}
         for a, b in combinations(drawn, 2):
             assert difference(drawn[a], drawn[b]) > 0.8, (a, b)
 
 
 def test_things_can_be_dressed_as_well() -> None:
     for name in ("teapot", "grey_sloth_plushie", "rc_car"):
-        plain, dressed = (draw(subject(name), Setting(None, o), seeded("hat")) for o in (None, "wearing a red hat"))
+        plain, dressed = (render(subject(name), Setting(None, o), seeded("hat")) for o in (None, "wearing a red hat"))
         assert difference(plain, dressed) > 3
 
 
@@ -307,7 +308,7 @@ def test_things_can_be_dressed_as_well() -> None:
 def test_every_finish_is_seen(noun: str) -> None:
     who = training_identity(noun, 0)
     for finish in ("red", "purple", "cube shaped"):
-        plain, changed = (draw(who, s, seeded("made", 0)) for s in (Setting(), Setting(finish=finish)))
+        plain, changed = (render(who, s, seeded("made", 0)) for s in (Setting(), Setting(finish=finish)))
         assert difference(plain, changed) > 3, finish
     for finish in ("shiny", "wet"):  # the layer alone: these move the light of the whole picture as well
         layers = []
@@ -349,9 +350,9 @@ def test_the_cast() -> None:
 
 @pytest.mark.parametrize("noun", NOUNS)
 def test_every_noun_has_far_more_individuals_than_pretraining_sees(noun: str) -> None:
-    assert sum(kind.looks() for kind in KINDS[noun].values()) > 1_000_000
+    assert sum(kind.looks() for kind in VARIANTS[noun].values()) > 1_000_000
     drawn = {
-        draw(sample_identity(noun, seeded("many", noun, k)), Setting(), seeded("one pose")).tobytes()
+        render(sample_identity(noun, seeded("many", noun, k)), Setting(), seeded("one pose")).tobytes()
         for k in range(100)
     }
     assert len(drawn) == 100
@@ -367,7 +368,7 @@ def test_distance_counts_what_one_sees() -> None:
     a, b = training_identity("dog", 0), training_identity("dog", 1)
     assert distance(a, a) == 0 and distance(a, b) == distance(b, a) > NEAR
     assert distance(a, training_identity("cat", 0)) == 1
-    duck, robot = (sample_identity("toy", seeded("toy"), {"kind": kind}) for kind in ("duck", "robot"))
+    duck, robot = (sample_identity("toy", seeded("toy"), {"variant": kind}) for kind in ("duck", "robot"))
     assert distance(duck, robot) == 1
     tanned = replace(a, main=tuple(0.9 * v for v in a.main))
     assert 0 < distance(a, tanned) < 0.1
@@ -420,7 +421,7 @@ def test_published_individuals_stay_who_they_are() -> None:
         who = subject(name)
         colors = [round(v, 3) for color in (who.main, who.second, who.accent, who.trim) for v in color]
         sizes = [(n, round(v, 3)) for n, v in who.sizes]
-        facts.append((name, who.noun, who.kind, who.main_name, colors, who.pattern, who.badge, who.parts, sizes))
+        facts.append((name, who.noun, who.variant, who.main_name, colors, who.pattern, who.badge, who.parts, sizes))
     assert hashlib.sha256(repr(facts).encode()).hexdigest()[:16] == "9af4b331c47d1a57"
 
 
@@ -431,7 +432,7 @@ def test_validation_subjects_are_in_no_benchmark_sequence() -> None:
     assert tuned_on == set(VALIDATION)
     for name in sequences.names():
         concepts = sequences.load(name).concepts
-        assert all(SUBJECTS[c.name]["noun"] == c.class_noun for c in concepts if c.drawn), name
+        assert all(SUBJECTS[c.name]["noun"] == c.class_noun for c in concepts if c.rendered), name
         if name != "miniature-val6":
             assert not tuned_on & {c.name for c in concepts}, name
 
@@ -556,7 +557,7 @@ def test_captions_are_drawn_of_a_subject_or_of_strangers(world, tmp_path: Path) 
     [
         (("a dog in the snow", "--subject", "dgo2"), "did you mean 'dog2'"),
         (("a dog in the snow", "--subject", "xyzzy"), "unknown subject 'xyzzy'"),
-        (("a sheep in the snow",), "names none of the world's things"),
+        (("a sheep in the snow",), "contains no class noun of the world"),
         (("a dog", "--output", "dog.jpg"), ".png"),
         (("--subject", "dog2"), "needs a caption"),
         (("a dog", "--count", "0"), "count"),

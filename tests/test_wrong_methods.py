@@ -38,10 +38,10 @@ RIGHT = HEAD + LEARN + INSTALL + PHRASE
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (RIGHT.replace("    Options = Options\n", ""), "Mine does not say its options; write `Options = Settings` into it"),
+        (RIGHT.replace("    Options = Options\n", ""), "Mine does not define its options; give it `Options = <your options class>`"),
         (HEAD + LEARN + PHRASE, "Mine lacks install; see docs/adding-a-method.md"),
         (HEAD + "    pass", "Mine lacks learn and install and phrase"),
-        (RIGHT + "\n\nclass Other(Mine):\n    pass\n", "must define one subclass of cpbench.method.Method, and defines 2: Mine, Other"),
+        (RIGHT + "\n\nclass Other(Mine):\n    pass\n", "must define one subclass of cpbench.method.Method, but defines 2: Mine, Other"),
         ("x = 1", "must define one subclass of cpbench.method.Method, and defines 0"),
         (RIGHT.replace("import torch", "import torch\nimport nonesuch"), "mine.py, line 3: cannot be imported (ModuleNotFoundError"),
         (RIGHT.replace("return State(", "return State(("), "mine.py, line 10: cannot be imported (SyntaxError"),

@@ -40,7 +40,7 @@ def small() -> Path:
     (build_tiny(folder) / "judges").symlink_to(MINIATURE / "judges")
     for concept in CONCEPTS:
         (folder / "concepts" / concept).mkdir(parents=True)
-        for k, picture in enumerate(images.drawn(concept)):
+        for k, picture in enumerate(images.rendered(concept)):
             Image.fromarray(picture).save(folder / "concepts" / concept / f"{k}.png")
     return folder
 

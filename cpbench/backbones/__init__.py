@@ -1,9 +1,10 @@
-"""Pipelines that methods change and that are put back: `load`, `Backbone`, `Family`."""
+"""Diffusers pipelines that methods change and that are restored after use: `load`, `Backbone`, `BackboneConfig`, `Family`."""
 
 from typing import Any
 
 _DOOR = {
     "Backbone": "backbone",
+    "BackboneConfig": "options",
     "Family": "families.family",
     "MINIATURE": "hub",
     "fingerprint": "backbone",
@@ -11,9 +12,7 @@ _DOOR = {
 }
 
 
-def __getattr__(
-    name: str,
-) -> Any:  # what is public here, imported when it is asked for: its options are read without torch
+def __getattr__(name: str) -> Any:  # imported on first use, so that the options can be read without torch
     if name not in _DOOR:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

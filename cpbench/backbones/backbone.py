@@ -1,4 +1,4 @@
-"""The backbone: a diffusers pipeline that methods may change and that is put back, bit for bit, after each use."""
+"""The backbone: a diffusers pipeline that methods may change and that is restored bit for bit after each use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cpbench.backbones.processes.process import Process
 from cpbench.backbones.untrusted import loading
 from cpbench.backbones.vocabulary import Vocabulary
 from cpbench.errors import RulesError
-from cpbench.moved import warn_once
+from cpbench.moved import old_attributes, renamed_keywords, warn_once
 
 if TYPE_CHECKING:
     from cpbench.backbones.sampling import Sampler
@@ -29,15 +29,17 @@ if TYPE_CHECKING:
 MEGAPIXEL = 2**20
 
 
+@old_attributes(unet="denoiser", rows="token_embeddings", factors="lora_parameters")
 class Backbone:
-    """A diffusers pipeline with its parts at hand: its denoiser, autoencoder and vocabulary, its family and process.
+    """A diffusers pipeline and its parts: denoiser, autoencoder, vocabulary, family and process.
 
-    Methods change it only through `add_lora`, `add_token` and `replace_weights`; `restore` undoes them all, and refuses any
-    other change. `unet_evaluations` counts every picture that went through the denoiser, in training and in drawing;
-    `trainable_parameters` is what the last task trained. `offload`: see `drawing`.
+    Methods change it only by `add_lora`, `add_token` and `replace_weights`; `restore` undoes these changes and refuses any
+    other. lora_parameters, token_embeddings and weights hold what was added. unet_evaluations: the number of pictures that went
+    through the denoiser, in training and in sampling. trainable_parameters: how many the last task trained. offload: see
+    `generating`.
     """
 
-    computes: ClassVar[bool] = True  # whether what it predicts means anything
+    computes: ClassVar[bool] = True  # false for a backbone that only counts evaluations
 
     def __init__(
         self,
@@ -60,13 +62,13 @@ class Backbone:
         for _, part in self.parts():
             part.requires_grad_(False).eval().to(device)
         self._originals: dict[str, nn.Module] = {}
-        self.factors: dict[str, nn.Parameter] = {}
+        self.lora_parameters: dict[str, nn.Parameter] = {}
         self.weights: dict[str, nn.Parameter] = {}
         self.unet_evaluations = 0
         self.trainable_parameters = 0
         self.facts: dict[str, Any] = {}
         self.denoiser.register_forward_pre_hook(self._count, with_kwargs=True)
-        # tensors themselves, with torch's count of their in-place changes
+        # the tensors themselves, with torch's count of their in-place changes
         self._pristine = {name: (tensor, tensor._version) for name, tensor in self._tensors()}
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
@@ -85,16 +87,10 @@ class Backbone:
 
     @property
     def process(self) -> Process:
-        """How noise comes in, by the pipeline's scheduler."""
-        if self._process.own is not self.pipe.scheduler:
+        """The noise process of the pipeline's scheduler: noised latents, training target, solver."""
+        if self._process.pipeline_scheduler is not self.pipe.scheduler:
             self._process = process_of(self.pipe.scheduler)
         return self._process
-
-    @property
-    def unet(self) -> nn.Module:
-        """`denoiser`, by the name of cpbench 0.1, until 0.3."""
-        warn_once("Backbone.unet", "Backbone.denoiser")
-        return self.denoiser
 
     @property
     def text_encoder(self) -> nn.Module:
@@ -105,9 +101,9 @@ class Backbone:
         return self.pipe.tokenizer
 
     @property
-    def rows(self) -> dict[str, nn.Parameter]:
-        """The rows of the words that were added."""
-        return self.vocabulary.rows
+    def token_embeddings(self) -> dict[str, nn.Parameter]:
+        """The embeddings (d,) of the words that were added, by word without its brackets: {"v1": ...}."""
+        return self.vocabulary.token_embeddings
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -122,12 +118,14 @@ class Backbone:
             yield
 
     @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """In float32 LoRAs are merged (`adapters.merged`); in lower precision W + A B would lose what A B has. With `offload`, networks wait in main memory while another
-        draws (diffusers' enable_model_cpu_offload)."""
+    def generating(self) -> Iterator[None]:
+        """The context for sampling. With `offload`, idle networks are moved to the CPU (diffusers' enable_model_cpu_offload).
+
+        In float32 LoRAs are merged (`adapters.merged`); in lower precision W + A B would lose the digits of A B.
+        """
         if not self.offload:
-            can = self.dtype == torch.float32 and adapters.is_lora(self.factors)
-            with adapters.merged(self.denoiser, self._originals, self.factors) if can else nullcontext():
+            can = self.dtype == torch.float32 and adapters.is_lora(self.lora_parameters)
+            with adapters.merged(self.denoiser, self._originals, self.lora_parameters) if can else nullcontext():
                 yield
             return
         moved = [(m, n, b) for _, part in self.parts() for m in part.modules() for n, b in m._buffers.items()]
@@ -137,20 +135,20 @@ class Backbone:
         finally:
             self.pipe.remove_all_hooks()
             self.pipe.to(self.device)
-            for module, name, buffer in moved:  # moving makes new tensors of buffers, and `restore` looks for the old
+            for module, name, buffer in moved:  # moving creates new buffers, and `restore` expects the original ones
                 module._buffers[name] = buffer
 
     @torch.no_grad()
     def check(self, num_inference_steps: int) -> None:
-        """UserError, in one line, for parts that do not work together: so that it shows before anything is spent.
+        """UserError for parts that do not work together, before anything expensive starts.
 
-        The solver's steps are set; one word is added, one latent noised, one call made of the denoiser, one picture encoded
-        and decoded, the smallest that it takes. No picture is drawn, no generator moved, the backbone pristine after.
+        It sets the solver's steps, adds a word, noises a latent, calls the denoiser once, and encodes and decodes the smallest
+        picture. It generates no picture, uses no random generator, and leaves the backbone pristine.
         """
-        evaluations, what = self.unet_evaluations, f"backbone {self.name}"
+        evaluations, label = self.unet_evaluations, f"backbone {self.name}"
         scale, side = self.pipe.vae_scale_factor, self.family.smallest_side
         try:
-            with loading(what):
+            with loading(label):
                 self.process.solver(num_inference_steps)
                 self.add_token("<v1>", self.word_embedding("a"))
                 prompt_embeds = self.encode_prompts(["a photo of a <v1>"])
@@ -168,113 +166,116 @@ class Backbone:
                 pictures = self.decode_latents(mean)
                 if pictures.shape != grey.shape:
                     raise ValueError(f"a decoded picture is {pictures.shape}, and not {grey.shape}")
-                for found, part in ((predicted, self.family.denoiser), (torch.from_numpy(pictures), "vae")):
-                    if not found.isfinite().all():
-                        raise ValueError(
-                            f"what its {part} gives is no number (NaN) in {self.dtype}; try --dtype float32"
-                        )
+                for result, part in ((predicted, self.family.denoiser), (torch.from_numpy(pictures), "vae")):
+                    if not result.isfinite().all():
+                        raise ValueError(f"the output of its {part} is NaN in {self.dtype}; try --dtype float32")
         finally:
             self.restore()
             self.unet_evaluations = evaluations
 
-    # What a method may change, and the way back
+    # Changes by a method, and their undoing
 
+    @renamed_keywords(kind="adapter_type")
     def add_lora(
         self,
         rank: int,
         target_modules: Iterable[str],
         generator: torch.Generator | None = None,
         values: Mapping[str, torch.Tensor] | None = None,
-        kind: adapters.Kind = "lora",
+        adapter_type: adapters.AdapterType = "lora",
         seed: int = 0,
     ) -> dict[str, nn.Parameter]:
-        """LoRA, or a relative of it, on the denoiser's layers of these roles or endings of names; see `adapters.add_lora`."""
+        """Add a LoRA to the denoiser's layers with these roles or name endings. Returns its parameters by name "layer.lora_A".
+
+        generator: for a new LoRA; values: a saved one, by the same names. adapter_type: "lora", "vera" or "dora"; see
+        `adapters.add_lora`. seed: of VeRA's frozen projections.
+        """
         if self._originals:
             raise RuntimeError("this backbone carries a LoRA already: restore() it first")
-        found = adapters.matching_modules(self.denoiser, target_modules)
-        self._originals = {n: self.denoiser.get_submodule(n) for n in found}
-        self.factors = adapters.add_lora(self.denoiser, found, rank, generator, values, kind, seed)
-        return self.factors
+        names = adapters.matching_modules(self.denoiser, target_modules)
+        self._originals = {n: self.denoiser.get_submodule(n) for n in names}
+        self.lora_parameters = adapters.add_lora(self.denoiser, names, rank, generator, values, adapter_type, seed)
+        return self.lora_parameters
 
     def add_token(self, token: str, value: torch.Tensor) -> nn.Parameter:
-        """A new word `token` with the embedding `value` (d,). Returns its row, a parameter of its own."""
+        """Add a word such as "<v1>" with the embedding `value` (d,). Returns the embedding as a new parameter."""
         return self.vocabulary.add(token, value)
 
     def replace_weights(self, values: Mapping[str, torch.Tensor]) -> dict[str, nn.Parameter]:
-        """The parameters of these names become new ones with these values; the originals wait for `restore`.
+        """Replace parameters by new ones with these values, until `restore`. Returns the new parameters by name.
 
-        Names are the denoiser's; with "text_encoder." or "text_encoder_2." before them, that part's. Call it before `add_lora`
-        and `add_token`, which give layers new names. Returns the new parameters, which ask for gradients.
+        Names are those of the denoiser's parameters, or of a text encoder's after "text_encoder." or "text_encoder_2.". Call it
+        before `add_lora` and `add_token`, which change the names of layers.
         """
         if self._originals:
             raise RuntimeError("replace_weights comes before add_lora: a layer with a LoRA has another name")
         for name, value in values.items():
-            root, own = self._part_of(name)
-            original = root.get_parameter(own)
+            root, inner_name = self._part_of(name)
+            original = root.get_parameter(inner_name)
             if value.shape != original.shape:
                 raise ValueError(f"{name} is {tuple(original.shape)}, and its new value {tuple(value.shape)}")
             self.weights[name] = nn.Parameter(value.detach().to(original.device, torch.float32, copy=True))
-            adapters.put_at(root, own, self.weights[name])
+            adapters.put_at(root, inner_name, self.weights[name])
         return {name: self.weights[name] for name in values}
 
     def _part_of(self, name: str) -> tuple[nn.Module, str]:
-        """The network that a name of `replace_weights` belongs to, and the parameter's name in it."""
-        part, _, own = name.partition(".")
+        """(network, parameter's name in it) for a name of `replace_weights`."""
+        part, _, inner_name = name.partition(".")
         encoders = dict(self.vocabulary.named_encoders())
-        return (encoders[part], own) if part in encoders else (self.denoiser, name)
+        return (encoders[part], inner_name) if part in encoders else (self.denoiser, name)
 
     def as_loaded(self, name: str) -> nn.Parameter:
-        """The parameter that a name of `replace_weights` stood for before anything was put in."""
-        own = self._part_of(name)[0] is self.denoiser
-        return self._pristine[f"{self.family.denoiser}.{name}" if own else name][0]
+        """The original parameter with this name, as `replace_weights` takes it."""
+        in_denoiser = self._part_of(name)[0] is self.denoiser
+        return self._pristine[f"{self.family.denoiser}.{name}" if in_denoiser else name][0]
 
     def word_embedding(self, word: str) -> torch.Tensor:
-        """Mean embedding (d,) of a word's tokens in the pristine table."""
+        """Mean embedding (d,) of the tokens of an existing word."""
         return self.vocabulary.embedding(word)
 
     def random_embedding(self, generator: torch.Generator) -> torch.Tensor:
-        """An embedding (d,) that means nothing: normal, with the mean and spread of the vocabulary's entries."""
+        """A random embedding (d,): normal, with the mean and standard deviation of the vocabulary's embeddings."""
         return self.vocabulary.random_embedding(generator)
 
     def train_only(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Of all that was put in, let these alone ask for gradients; what is as it was loaded never does."""
-        wanted = {id(p) for p in parameters}
-        for parameter in (*self.rows.values(), *self.factors.values(), *self.weights.values()):
-            parameter.requires_grad_(id(parameter) in wanted)
+        """Of the added parameters, let only these require gradients. Original parameters never do."""
+        trained = {id(p) for p in parameters}
+        for parameter in (*self.token_embeddings.values(), *self.lora_parameters.values(), *self.weights.values()):
+            parameter.requires_grad_(id(parameter) in trained)
 
     def restore(self) -> None:
-        """Put every module that was touched back: parameters, module types and tokenizer as they were loaded."""
+        """Undo all changes: parameters, module types and tokenizers as they were loaded. RulesError if other changes remain."""
         adapters.remove_lora(self.denoiser, self._originals)
-        self._originals, self.factors = {}, {}
+        self._originals, self.lora_parameters = {}, {}
         self.vocabulary.restore()
         for name in self.weights:
-            root, own = self._part_of(name)
-            adapters.put_at(root, own, self.as_loaded(name))
+            root, inner_name = self._part_of(name)
+            adapters.put_at(root, inner_name, self.as_loaded(name))
         self.weights = {}
         self._refuse_changes()
 
     def _refuse_changes(self) -> None:
-        """RulesError if a method changed, replaced, added or removed a tensor other than by the functions above."""
-        now = dict(self._tensors())
-        odd = [n for n, (tensor, _) in self._pristine.items() if now.get(n) is not tensor]
-        self._refuse(self._changed_in_place() + odd + [n for n in now if n not in self._pristine])
+        """RulesError if a method changed, replaced, added or removed a tensor by other means than the functions above."""
+        tensors = dict(self._tensors())
+        replaced = [n for n, (tensor, _) in self._pristine.items() if tensors.get(n) is not tensor]
+        self._refuse(self._changed_in_place() + replaced + [n for n in tensors if n not in self._pristine])
 
     def _changed_in_place(self) -> list[str]:
         return [n for n, (tensor, version) in self._pristine.items() if tensor._version != version]
 
-    def _refuse(self, odd: list[str]) -> None:
-        if odd:
+    def _refuse(self, names: list[str]) -> None:
+        if names:
             raise RulesError(
-                f"it changed {odd[0]} by itself; methods change the backbone by add_lora, add_token and replace_weights only"
+                f"it changed {names[0]} by itself; methods change the backbone by add_lora, add_token and replace_weights only"
             )
 
     @contextmanager
     def installed(
         self, method: Any, state: Any, concepts: tuple[str, ...], prompts: tuple[str, ...] = ()
     ) -> Iterator[None]:
-        """The backbone as `method` readies it to draw `concepts` (see `Method.install`); pristine again on the way out.
+        """A context in which `method` has prepared the backbone for `concepts`, see `Method.install`; pristine afterwards.
 
-        The untouched model where there is no state.
+        state: None leaves the model untouched.
         """
         try:
             if state is not None:
@@ -282,54 +283,61 @@ class Backbone:
                     method.install(self, state, concepts, prompts)
                 else:
                     method.install(self, state, concepts)
-                self._refuse(self._changed_in_place())  # or its pictures would be kept under the pristine weights' key
+                self._refuse(
+                    self._changed_in_place()
+                )  # else its pictures would be cached under the pristine weights' key
             yield
         finally:
             self.restore()
 
     def installed_hash(self) -> str:
-        """SHA-256 of the backbone's weights and of everything put into it: equal hashes draw equal pictures."""
+        """SHA-256 of the backbone's weights and of everything added: equal hashes generate equal pictures."""
         digest = hashlib.sha256(self.weights_hash.encode())
-        parts: dict[str, torch.Tensor] = {f"lora/{k}": v for k, v in self.factors.items()}
+        parts: dict[str, torch.Tensor] = {f"lora/{k}": v for k, v in self.lora_parameters.items()}
         parts |= {f"weight/{k}": v for k, v in self.weights.items()}
-        parts |= {f"token/{k}": v for k, v in self.rows.items()}
-        own = self.family.denoiser
-        # VeRA's projections are the only buffers that come in with what is put in
-        parts |= {f"frozen/{k}": v for k, v in self.denoiser.named_buffers() if f"{own}.{k}" not in self._pristine}
+        parts |= {f"token/{k}": v for k, v in self.token_embeddings.items()}
+        denoiser = self.family.denoiser
+        # VeRA's projections are the only buffers that a change adds
+        parts |= {f"frozen/{k}": v for k, v in self.denoiser.named_buffers() if f"{denoiser}.{k}" not in self._pristine}
         for key in sorted(parts):
             digest.update(key.encode())
             digest.update(memoryview(parts[key].detach().float().cpu().contiguous().numpy()).cast("B"))
         return digest.hexdigest()
 
-    # Pictures, latents and words
+    # Pictures, latents and prompts
 
+    @renamed_keywords(words="prompt_embeds", factors="lora_parameters")
     def predict(
         self,
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
-        words: torch.Tensor,
-        factors: Mapping[str, torch.Tensor] | None = None,
+        prompt_embeds: torch.Tensor,
+        lora_parameters: Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """The denoiser's output (n, c, h, w); with `factors`, as if the LoRA's A and B were these (a frozen teacher's, say)."""
-        hidden, more = self.family.arguments(words, self.picture_size, self.dtype)
-        given = (noisy.to(self.dtype), timesteps, hidden)
+        """The denoiser's output (n, c, h, w) for noisy latents (n, c, h, w), timesteps (n,) and embeddings (n, tokens, d).
+
+        lora_parameters: used in place of the installed LoRA, for a frozen teacher.
+        """
+        hidden, keywords = self.family.arguments(prompt_embeds, self.picture_size, self.dtype)
+        inputs = (noisy.to(self.dtype), timesteps, hidden)
         with self.precision():
-            if factors is None:
-                return self.denoiser(*given, **more).sample
-            values = {adapters.inner_name(k): v for k, v in factors.items()}
-            return torch.func.functional_call(self.denoiser, values, given, more).sample
+            if lora_parameters is None:
+                return self.denoiser(*inputs, **keywords).sample
+            values = {adapters.inner_name(k): v for k, v in lora_parameters.items()}
+            return torch.func.functional_call(self.denoiser, values, inputs, keywords).sample
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """Words (n, tokens, d) for `predict`, with gradients to token rows that ask for them; see `Family.encode_prompts`."""
+        """Prompt embeddings (n, tokens, d) for `predict`, with gradients to the trained token embeddings."""
         with self.precision():
             return self.family.encode_prompts(self.vocabulary, prompts)
 
-    def hidden_states(self, words: torch.Tensor) -> torch.Tensor:
-        """Of what `encode_prompts` returned, the states (n, tokens, d) of the prompts' own tokens."""
-        return self.family.hidden_states(words)
+    @renamed_keywords(words="prompt_embeds")
+    def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        """The hidden states (n, tokens, d) of the prompts' tokens, from the result of `encode_prompts`."""
+        return self.family.hidden_states(prompt_embeds)
 
-    def sampled(self, prompts: list[str], latents: torch.Tensor, sampler: Sampler) -> torch.Tensor:
-        """What the pipeline makes of noise (n, c, h, w) under these prompts, with the solver that it has now: latents."""
+    def sample_latents(self, prompts: list[str], latents: torch.Tensor, sampler: Sampler) -> torch.Tensor:
+        """Latents that the pipeline's present solver samples from noise (n, c, h, w) with these prompts."""
         with self.precision():
             return self.pipe(
                 **self.family.sampling_arguments(prompts, sampler.guidance_scale),
@@ -337,14 +345,14 @@ class Backbone:
                 width=self.picture_size,
                 latents=latents,
                 num_inference_steps=sampler.num_inference_steps,
-                output_type="latent",  # decoded outside of mixed precision
+                output_type="latent",  # to be decoded outside of mixed precision
             ).images
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the latents of uint8 (n, h, w, 3) images, in the denoiser's scale, float32.
 
-        A tiny autoencoder (TAESD) has no deviation: it is 0.
+        For a tiny autoencoder (TAESD), which has no deviation, it is 0.
         """
         means, stds = [], []
         for part in self._few(np.ascontiguousarray(images)):
@@ -370,23 +378,23 @@ class Backbone:
         return np.concatenate(out)
 
     def _few(self, things: Any) -> Iterator[Any]:
-        """`things` in parts of a million pixels: an autoencoder needs far more memory for a picture than a denoiser."""
+        """`things` in batches of a million pixels, since an autoencoder needs far more memory per picture than a denoiser."""
         n = max(1, MEGAPIXEL // self.picture_size**2)
         return (things[i : i + n] for i in range(0, len(things), n))
 
 
 def _takes_prompts(install: Callable) -> bool:
-    """Whether an `install` is of today's contract: that of cpbench 0.1 had no prompts."""
-    given = inspect.signature(install).parameters.values()
-    several = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in given)
-    if several or len(given) > 3:
+    """Whether `install` takes prompts; in cpbench 0.1 it did not."""
+    parameters = inspect.signature(install).parameters.values()
+    has_varargs = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+    if has_varargs or len(parameters) > 3:
         return True
     warn_once("install(backbone, state, concepts)", "install(backbone, state, concepts, prompts)")
     return False
 
 
 def fingerprint(backbone: Backbone) -> dict[str, str]:
-    """Names, module types and bits of all parameters and buffers, and the tokenizer's length: what `restore` restores."""
+    """Names, module types and hashes of all parameters and buffers, and the tokenizers' lengths: what `restore` restores."""
     facts = {e.tokenizer_name: str(len(getattr(backbone.pipe, e.tokenizer_name))) for e in backbone.vocabulary.encoders}
     for part, root in backbone.parts():
         facts |= {f"{part}.{n}": type(m).__qualname__ for n, m in root.named_modules()}

@@ -1,10 +1,12 @@
-"""How a backbone is loaded, and the names of those that are built in."""
+"""How a backbone is loaded, and the names of the built-in ones."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from cpbench.moved import old_names
 
 BACKBONES = {
     "miniature": "the embedded model of the drawn world: offline, CPU, minutes",
@@ -15,27 +17,28 @@ BACKBONES = {
 }
 
 
-class Loading(BaseModel):
-    """How a backbone is loaded."""
+class BackboneConfig(BaseModel):
+    """How a backbone is loaded; the command line has an option for each field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
-    resolution: int | None = Field(None, ge=32, description="pixels a side; the backbone's own if left out")
+    resolution: int | None = Field(None, ge=32, description="pixels per side; default: the backbone's own")
     revision: str | None = Field(None, description="commit, tag or branch of the hub's repository")
     variant: str | None = Field(
         None,
         pattern=r"^[\w-]+$",
-        description="which variant of the weights, such as fp16; the usual one, or the only one",
+        description="variant of the weights, such as fp16; default: the usual one, or the only one",
     )
-    vae: str | None = Field(None, description="another autoencoder, tiny ones too: hub id or folder")
-    gradient_checkpointing: bool = Field(False, description="less memory in learning, a third more time")
-    attention_slicing: bool = Field(False, description="less memory in attention, more time")
-    offload: bool = Field(
-        False, description="in drawing, only the network at work is on the GPU: less memory, more time"
-    )
+    vae: str | None = Field(None, description="another autoencoder, also a tiny one: hub id or folder")
+    gradient_checkpointing: bool = Field(False, description="less memory and a third more time in learning")
+    attention_slicing: bool = Field(False, description="less memory and more time in attention")
+    offload: bool = Field(False, description="move idle networks to the CPU while generating: less memory, more time")
     allow_pickle: bool = Field(
-        False, description="also load .bin and .pt weights: dangerous, they can run any code when they are loaded"
+        False, description="also load .bin and .pt weights; dangerous: they can run any code when they are loaded"
     )
     trust_remote_code: bool = Field(
-        False, description="run Python code that comes with the backbone: dangerous, read it before"
+        False, description="run Python code that comes with the backbone; dangerous: read it first"
     )
+
+
+__getattr__ = old_names(__name__)

@@ -1,4 +1,4 @@
-"""Drawing: batches through the diffusers pipeline, with noise fixed per (seed, concept, prompt, index)."""
+"""Generating pictures: batches through the diffusers pipeline, with fixed noise per (seed, concept, prompt, index)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import torch
 from cpbench.backbones.backbone import Backbone
 from cpbench.errors import UserError
 from cpbench.files import seed_of
+from cpbench.moved import old_names
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """How pictures are drawn. `batch_size` counts pictures a pipeline call (guidance doubles what the denoiser sees)."""
+    """How pictures are generated. batch_size: pictures per pipeline call (with guidance the denoiser gets twice as many)."""
 
     num_inference_steps: int = 10
     guidance_scale: float = 4.0
     batch_size: int = 16
 
     def evaluations(self, pictures: int) -> int:
-        """Evaluations that drawing so many pictures takes where no backbone is loaded yet: with guidance, two a step."""
+        """Denoiser evaluations for so many pictures, without a loaded backbone: two per step with guidance, else one."""
         return pictures * self.num_inference_steps * (2 if self.guidance_scale > 1 else 1)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One picture: its full prompt, and what its noise is keyed by (the template, not the method's words)."""
+class SampleRequest:
+    """One picture to generate: its full prompt, and the key of its noise (the template, without the method's words)."""
 
     prompt: str
     seed: int
@@ -37,36 +38,39 @@ class Wanted:
 
 
 def evaluations(backbone: Backbone, sampler: Sampler, pictures: int) -> int:
-    """Evaluations of the backbone's denoiser that drawing so many pictures takes."""
+    """Evaluations of the backbone's denoiser for so many pictures."""
     return pictures * sampler.num_inference_steps * backbone.family.evaluations_a_step(sampler.guidance_scale)
 
 
-def noise(backbone: Backbone, want: Wanted) -> torch.Tensor:
-    """Standard normal (c, h, w), drawn on the CPU in float32 from (seed, concept, prompt, index)."""
-    seed = seed_of(want.seed, "noise", want.concept, want.template, want.index)
+def noise(backbone: Backbone, request: SampleRequest) -> torch.Tensor:
+    """Standard normal noise (c, h, w), sampled on the CPU in float32 from (seed, concept, prompt, index)."""
+    seed = seed_of(request.seed, "noise", request.concept, request.template, request.index)
     return torch.randn(backbone.latent_shape, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
-def draw(backbone: Backbone, wanted: list[Wanted], sampler: Sampler) -> np.ndarray:
-    """The pictures, uint8 (n, h, w, 3), in batches cut from `wanted` in order."""
+def generate(backbone: Backbone, requests: list[SampleRequest], sampler: Sampler) -> np.ndarray:
+    """The pictures, uint8 (n, h, w, 3), in the order of the requests. UserError if the model outputs NaN."""
     pipe = backbone.pipe
     original, process = pipe.scheduler, backbone.process
-    out = []
+    batches = []
     try:
-        with backbone.drawing():
-            for i in range(0, len(wanted), sampler.batch_size):
-                part = wanted[i : i + sampler.batch_size]
-                # a fresh scheduler a call: a multistep solver remembers its last steps
+        with backbone.generating():
+            for i in range(0, len(requests), sampler.batch_size):
+                batch = requests[i : i + sampler.batch_size]
+                # a new scheduler per call: a multistep solver remembers its last steps
                 pipe.scheduler = process.solver(sampler.num_inference_steps)
-                latents = torch.stack([noise(backbone, w) for w in part]).to(backbone.device, backbone.dtype)
-                drawn = backbone.sampled([w.prompt for w in part], latents, sampler)
-                pictures = backbone.decode_latents(drawn)
+                latents = torch.stack([noise(backbone, request) for request in batch]).to(
+                    backbone.device, backbone.dtype
+                )
+                latents = backbone.sample_latents([request.prompt for request in batch], latents, sampler)
+                pictures = backbone.decode_latents(latents)
                 if not np.isfinite(pictures).all():
-                    raise UserError(
-                        f"prompt {part[0].prompt!r}: the model drew no numbers (NaN); lower the learning rate"
-                    )
-                out.append(np.rint(pictures * 255).astype(np.uint8))
+                    raise UserError(f"prompt {batch[0].prompt!r}: the model's picture is NaN; lower the learning rate")
+                batches.append(np.rint(pictures * 255).astype(np.uint8))
     finally:
         pipe.scheduler = original
-    return np.concatenate(out)
+    return np.concatenate(batches)
+
+
+__getattr__ = old_names(__name__)

@@ -1,10 +1,10 @@
-"""The text side of a pipeline: one text encoder or, as in SDXL, two, and words of one's own in their tables.
+"""The text encoders of a pipeline (one, or two in SDXL) and the words that methods add to them.
 
-A word's embedding is one vector for all encoders together, (d,) with d = d_1 or d_1 + d_2: methods learn and keep it whole,
-and each encoder's table looks up its own part.
+A word's embedding is one vector for all encoders together, (d,) with d = d_1 or d_1 + d_2. Methods learn and store the whole
+vector, and each encoder uses its part.
 
-A tokenizer and its table need not be of one length: tables are padded to a multiple of 64, and words may be in the tokenizer
-alone. So a word's row is found by the id that the tokenizer gives it, wherever the table ends.
+A tokenizer and its embedding table may differ in length: tables are padded to a multiple of 64, and some words are only in the
+tokenizer. Therefore an added word's embedding is looked up by the tokenizer's id, wherever the table ends.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from cpbench.errors import UserError, quoted
+from cpbench.moved import old_names
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Encoder:
     tokenizer: Any
     table: nn.Module
     part: slice
-    ids: dict[str, int] = field(default_factory=dict)  # of the words that were added, by the names of their rows
+    ids: dict[str, int] = field(default_factory=dict)  # of the added words, by the names of their embeddings
 
     @property
     def text_model(self) -> nn.Module:
@@ -38,18 +39,18 @@ class Encoder:
 
 
 class Vocabulary:
-    """The pipeline's encoders, and the rows that were added to their tables, by word."""
+    """The pipeline's text encoders, and the embeddings of the added words, by word."""
 
     def __init__(self, pipe: Any, tokenizers: Iterable[str]):
         """tokenizers: their names in the pipeline, in the order of the parts of a word's embedding."""
         self.pipe = pipe
-        self.rows: dict[str, nn.Parameter] = {}
+        self.token_embeddings: dict[str, nn.Parameter] = {}
         self.encoders: list[Encoder] = []
         start = 0
         for name in tokenizers:
             model, tokenizer = getattr(pipe, encoder_name(name)), getattr(pipe, name)
             text_model = getattr(model, "text_model", model)
-            # a text config whose eos_token_id is not the tokenizer's pools at the wrong place (METHODS.md 0.7)
+            # with another eos_token_id than the tokenizer's, the text model pools at the wrong token (METHODS.md 0.7)
             model.config.eos_token_id = text_model.eos_token_id = tokenizer.eos_token_id
             table = text_model.embeddings.token_embedding
             part = slice(start, start + table.embedding_dim)
@@ -57,43 +58,45 @@ class Vocabulary:
             start = part.stop
 
     def add(self, token: str, value: torch.Tensor) -> nn.Parameter:
-        """A new word with the embedding `value` (d,). Returns its row, a float32 parameter of its own.
+        """Add a word with the embedding `value` (d,). Returns the embedding as a new float32 parameter.
 
-        A word that the pipeline's maker added, "<v1>" say, is hidden by ours of the same name until `restore`. ValueError for
-        a word of the vocabulary itself, and for one that was added here already.
+        It hides a word of the same name that the pipeline's author added, until `restore`. ValueError for a word of the
+        vocabulary, and for one that has been added before.
         """
-        if not self.rows:
+        if not self.token_embeddings:
             for encoder in self.encoders:
-                rows = TokenRows(encoder.table, self.rows, encoder.part, encoder.ids)
-                encoder.text_model.embeddings.token_embedding = rows
+                token_embeddings = TokenEmbeddings(encoder.table, self.token_embeddings, encoder.part, encoder.ids)
+                encoder.text_model.embeddings.token_embedding = token_embeddings
                 setattr(self.pipe, encoder.tokenizer_name, copy.deepcopy(encoder.tokenizer))
         name = token.strip("<>")
         ids = {encoder.tokenizer_name: self._id_of(encoder, token) for encoder in self.encoders}
         for encoder in self.encoders:
             encoder.ids[name] = ids[encoder.tokenizer_name]
         device = self.encoders[0].table.weight.device
-        row = nn.Parameter(value.detach().to(device, torch.float32, copy=True))
-        self.rows[name] = row
-        return row
+        embedding = nn.Parameter(value.detach().to(device, torch.float32, copy=True))
+        self.token_embeddings[name] = embedding
+        return embedding
 
     def _id_of(self, encoder: Encoder, token: str) -> int:
-        """The one id of a word that is not in the vocabulary; our copy of the tokenizer gets the word if it is not there."""
+        """The id of a word that is not in the vocabulary; the copy of the tokenizer gets the word if needed."""
         tokenizer = getattr(self.pipe, encoder.tokenizer_name)
         makers = encoder.tokenizer.added_tokens_encoder
-        if f"{token}_1" in makers:  # diffusers would put all of the maker's in where a prompt has the first
+        if f"{token}_1" in makers:  # diffusers would insert all of the author's vectors for the first
             raise UserError(
                 f"the word {quoted(token)}: the backbone's tokenizer has a word of this name with several vectors "
                 f"({quoted(token + '_1')}); take it out of the pipeline, or use the pipeline it was added to"
             )
         ids = tokenizer(token, add_special_tokens=False).input_ids
         hidden = token in makers and token not in encoder.tokenizer.all_special_tokens
-        if ids and ids[0] in encoder.ids.values() or len(ids) == 1 and not hidden:  # "dog" is "dog</w>" in there
+        if (
+            ids and ids[0] in encoder.ids.values() or len(ids) == 1 and not hidden
+        ):  # "dog" is "dog</w>" in the vocabulary
             raise ValueError(f"the word {token!r} is in the vocabulary already")
         if not hidden:
             tokenizer.add_tokens(token)
             ids = tokenizer(token, add_special_tokens=False).input_ids
-        others = set(encoder.tokenizer.get_vocab().values()) - ({makers[token]} if hidden else set())
-        if len(ids) != 1 or ids[0] in others:
+        taken_ids = set(encoder.tokenizer.get_vocab().values()) - ({makers[token]} if hidden else set())
+        if len(ids) != 1 or ids[0] in taken_ids:
             raise RuntimeError(f"the word {token!r} became tokens {ids}, not one that is new")
         return ids[0]
 
@@ -103,61 +106,61 @@ class Vocabulary:
             encoder.text_model.embeddings.token_embedding = encoder.table
             setattr(self.pipe, encoder.tokenizer_name, encoder.tokenizer)
             encoder.ids = {}
-        self.rows = {}
+        self.token_embeddings = {}
 
     def embedding(self, word: str) -> torch.Tensor:
-        """Mean embedding (d,) of a word's tokens in the tables as they were loaded."""
+        """Mean embedding (d,) of a word's tokens in the original tables."""
         parts = []
         for encoder in self.encoders:
             ids = encoder.tokenizer(word, add_special_tokens=False).input_ids
-            self._refuse_without_row(encoder, torch.tensor(ids), word)
+            self._refuse_without_embedding(encoder, torch.tensor(ids), word)
             parts.append(encoder.table.weight[ids].detach().float().mean(0))
         return torch.cat(parts)
 
     def random_embedding(self, generator: torch.Generator) -> torch.Tensor:
-        """An embedding (d,) that means nothing: normal, with the mean and spread of the vocabulary's entries."""
+        """A random embedding (d,): normal, with the mean and standard deviation of the vocabulary's embeddings."""
         parts = []
         for encoder in self.encoders:
             table = encoder.table.weight.detach().float()
             words = sorted(i for i in set(encoder.tokenizer.get_vocab().values()) if i < len(table))
-            entries = table if len(words) == len(table) else table[words]  # what pads a table is no entry
-            drawn = torch.randn(table.shape[1], generator=generator).to(table)
-            parts.append(entries.mean(0) + entries.std(0) * drawn)
+            entries = table if len(words) == len(table) else table[words]  # without the padding of the table
+            noise = torch.randn(table.shape[1], generator=generator).to(table)
+            parts.append(entries.mean(0) + entries.std(0) * noise)
         return torch.cat(parts)
 
     def added(self, encoder: Encoder, ids: torch.Tensor) -> torch.Tensor:
-        """Which of these token ids are words that were added: bool, in the shape of `ids`."""
+        """Whether each token id is of an added word: bool, in the shape of `ids`."""
         return torch.isin(ids, torch.tensor(list(encoder.ids.values()), dtype=ids.dtype, device=ids.device))
 
     def ids(self, encoder: Encoder, prompts: list[str]) -> torch.Tensor:
-        """Token ids (n, tokens) of the prompts. UserError for one with a word that has no row in the encoder's table."""
+        """Token ids (n, tokens) of the prompts. UserError for a word without an embedding."""
         return self._tokens(encoder, prompts).input_ids.to(encoder.table.weight.device)
 
     def _tokens(self, encoder: Encoder, prompts: list[str]) -> Any:
-        found = getattr(self.pipe, encoder.tokenizer_name)(
+        tokens = getattr(self.pipe, encoder.tokenizer_name)(
             prompts,
             padding="max_length",
             truncation=True,
             max_length=encoder.tokenizer.model_max_length,
             return_tensors="pt",
         )
-        for ids, prompt in zip(found.input_ids, prompts, strict=True):
-            self._refuse_without_row(encoder, ids, prompt)
-        return found
+        for ids, prompt in zip(tokens.input_ids, prompts, strict=True):
+            self._refuse_without_embedding(encoder, ids, prompt)
+        return tokens
 
-    def _refuse_without_row(self, encoder: Encoder, ids: torch.Tensor, text: str) -> None:
-        lacking = ids[(ids >= encoder.table.num_embeddings) & ~self.added(encoder, ids)]
-        if len(lacking):
-            word = encoder.tokenizer.convert_ids_to_tokens(int(lacking[0]))
+    def _refuse_without_embedding(self, encoder: Encoder, ids: torch.Tensor, text: str) -> None:
+        without_embedding = ids[(ids >= encoder.table.num_embeddings) & ~self.added(encoder, ids)]
+        if len(without_embedding):
+            word = encoder.tokenizer.convert_ids_to_tokens(int(without_embedding[0]))
             raise UserError(
                 f"{quoted(text)}: the backbone's {encoder.tokenizer_name} has the word {quoted(word)}, for which its text "
-                f"encoder has no embedding ({encoder.table.num_embeddings} rows); add the row, or take out the word"
+                f"encoder has no embedding ({encoder.table.num_embeddings} rows); add one, or remove the word"
             )
 
     def outputs(self, encoder: Encoder, prompts: list[str], masked: bool = False, all_layers: bool = False) -> Any:
-        """What a text encoder makes of the prompts, with gradients to rows that ask for them.
+        """A text encoder's outputs for the prompts, with gradients to the trained token embeddings.
 
-        masked: what pads a prompt is not looked at. all_layers: with the hidden states of every layer.
+        masked: the padding is masked. all_layers: include the hidden states of each layer.
         """
         tokens, device, more = self._tokens(encoder, prompts), encoder.table.weight.device, {}
         if masked:
@@ -174,10 +177,10 @@ def encoder_name(tokenizer_name: str) -> str:
     return tokenizer_name.replace("tokenizer", "text_encoder")
 
 
-def refuse_unmerged(tokenizer: Any, what: str) -> None:
-    """UserError, in one line that begins with `what`, for a tokenizer with entries that its merges never come to.
+def refuse_unmerged(tokenizer: Any, label: str) -> None:
+    """UserError for a tokenizer whose merges cannot produce some words of its vocabulary. label: how the message begins.
 
-    With an empty or cut merges.txt every word is spelled in letters, and nothing fails: the model is told gibberish.
+    With an empty or truncated merges.txt each word is split into letters, without any error.
     """
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is None:
         return
@@ -186,46 +189,49 @@ def refuse_unmerged(tokenizer: Any, what: str) -> None:
         return
     merged = {"".join(m if isinstance(m, list) else m.split(" ")) for m in model["merges"]}
     end = model.get("end_of_word_suffix") or ""
-    own = {token for token in model["vocab"] if not (token.startswith("<") and token.endswith(">"))}
-    spelled = (
-        {token for token in own if len(token.removesuffix(end)) > 1} - merged - set(tokenizer.added_tokens_encoder)
+    words = {token for token in model["vocab"] if not (token.startswith("<") and token.endswith(">"))}
+    unreachable = (
+        {token for token in words if len(token.removesuffix(end)) > 1} - merged - set(tokenizer.added_tokens_encoder)
     )
-    if spelled:
+    if unreachable:
         raise UserError(
-            f"{what}: its tokenizer has {len(merged)} merges, by which {len(spelled)} words of its vocabulary, such as "
-            f"{quoted(min(spelled))}, can never be read; merges.txt or tokenizer.json is cut short, fetch it again"
+            f"{label}: its tokenizer has {len(merged)} merges, by which {len(unreachable)} words of its vocabulary, such as "
+            f"{quoted(min(unreachable))}, can never be read; merges.txt or tokenizer.json is cut short, fetch it again"
         )
 
 
-class TokenRows(nn.Module):
-    """An embedding table with extra rows held as their own parameters, so that no other row can move.
+class TokenEmbeddings(nn.Module):
+    """An embedding table plus added embeddings as separate parameters, so that the table itself cannot change.
 
-    `ids` says by word which id a row of `rows` answers to, of which `part` is this table's (without it, row i answers to the
-    table's length + i); all other ids look up the table.
+    token_embeddings: by word, of which `part` belongs to this table. ids: each word's token id; by default the ids that follow
+    the table. All other ids are looked up in the table.
     """
 
     def __init__(
         self,
         table: nn.Embedding,
-        rows: Mapping[str, nn.Parameter],
+        token_embeddings: Mapping[str, nn.Parameter],
         part: slice = slice(None),
         ids: Mapping[str, int] | None = None,
     ):
         super().__init__()
-        self.table, self.rows, self.ids, self.part = table, rows, ids, part
+        self.table, self.token_embeddings, self.ids, self.part = table, token_embeddings, ids, part
 
     @property
     def weight(self) -> torch.Tensor:
-        """The table's own weight: transformers asks an embedding for its dtype and device."""
+        """The table's weight: transformers reads its dtype and device."""
         return self.table.weight
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        if not self.rows:
+        if not self.token_embeddings:
             return self.table(ids)
         length = self.table.num_embeddings
-        answers = [length + i if self.ids is None else self.ids[word] for i, word in enumerate(self.rows)]
-        own = ids.unsqueeze(-1) == torch.tensor(answers, device=ids.device)
-        added = own.any(-1)
-        out = self.table(ids.masked_fill(added, 0))  # the table may be too short for them
-        extra = torch.stack([row[self.part] for row in self.rows.values()]).to(out.dtype)
-        return torch.where(added.unsqueeze(-1), extra[own.int().argmax(-1)], out)
+        answers = [length + i if self.ids is None else self.ids[word] for i, word in enumerate(self.token_embeddings)]
+        matches = ids.unsqueeze(-1) == torch.tensor(answers, device=ids.device)
+        added = matches.any(-1)
+        out = self.table(ids.masked_fill(added, 0))  # added ids may be beyond the table
+        extra = torch.stack([embedding[self.part] for embedding in self.token_embeddings.values()]).to(out.dtype)
+        return torch.where(added.unsqueeze(-1), extra[matches.int().argmax(-1)], out)
+
+
+__getattr__ = old_names(__name__)

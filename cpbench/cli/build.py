@@ -15,9 +15,9 @@ from cpbench.errors import UserError
 @click.argument("target", type=click.Path(path_type=Path))
 @click.argument("items", nargs=-1, required=True, metavar="FOLDER:NOUN...")
 def new_sequence(target: Path, items: tuple[str, ...]) -> None:
-    """Write a sequence of your own concepts: folders of pictures, each with the noun for what it shows.
+    """Write a sequence of your own concepts. Pass folders of pictures, each with the class noun of its subject.
 
-    The pictures are checked first: number, size, copies, unreadable files.
+    The pictures are checked first: number, size, duplicates, unreadable files.
     """
     from cpbench.concepts.new_sequence import report_lines, write
 
@@ -27,18 +27,18 @@ def new_sequence(target: Path, items: tuple[str, ...]) -> None:
 
 @cli.command()
 @click.argument("parts", nargs=-1, type=click.Choice(["vae", "unet", "clip", "dino", "checks"]))
-@click.option("--all", "everything", is_flag=True, help="Every part.")
+@click.option("--all", "everything", is_flag=True, help="Train every part.")
 @click.option(
     "--work",
     type=click.Path(path_type=Path),
     default=Path(".train"),
     show_default=True,
-    help="Checkpoints and drawn pictures.",
+    help="Folder for checkpoints and training pictures.",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Where the weights go.  [default: the package's own folder]",
+    help="Folder for the weights.  [default: the package's own]",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu or cuda.")
 @click.option(
@@ -47,12 +47,14 @@ def new_sequence(target: Path, items: tuple[str, ...]) -> None:
 def pretrain(
     parts: tuple[str, ...], everything: bool, work: Path, output: Path | None, device: str, card: bool
 ) -> None:
-    """Train parts of the miniature from where a stopped training left off, and write the weights that are complete.
+    """Train the miniature. A stopped training is resumed; the weights of complete models are written.
 
-    checks: what the card is measured with, a classifier and a second DINO judge.
+    checks: a classifier and a second DINO judge, which the model card is measured with.
     """
     if bool(parts) + everything + card != 1:
-        raise UserError("pretrain: name parts (vae, unet, clip, dino, checks), or --all, or --card")
+        raise UserError(
+            "pretrain: nothing to train, or more than one choice; pass parts (vae, unet, clip, dino, checks), or --all, or --card"
+        )
     from rich.console import Console
 
     from cpbench.backbones.backbone import MINIATURE

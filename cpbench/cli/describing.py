@@ -1,4 +1,4 @@
-"""What `cpbench describe` prints. Sequences and backbones are described without importing torch."""
+"""`cpbench describe`. Sequences and backbones are described without importing torch."""
 
 from __future__ import annotations
 
@@ -15,61 +15,61 @@ def _console() -> Console:
 
 
 def method(name: str) -> None:
-    """Docstring, then every option with its default and the miniature's preset."""
+    """The docstring, then every option with its default and its value in the miniature's preset."""
     from cpbench.registry import load_method, preset
 
-    found, console = load_method(name), _console()
-    module = inspect.getmodule(found)
-    for paragraph in inspect.cleandoc(module.__doc__ or found.__doc__ or "").split("\n\n"):
+    method_class, console = load_method(name), _console()
+    module = inspect.getmodule(method_class)
+    for paragraph in inspect.cleandoc(module.__doc__ or method_class.__doc__ or "").split("\n\n"):
         equation = any(line.startswith(" ") for line in paragraph.splitlines())
         console.print(paragraph if equation else paragraph.replace("\n", " "), markup=False)
         console.print()
     tuned = preset("miniature", name)
-    if found.Options.model_fields:
+    if method_class.Options.model_fields:
         table = Table(title="options (--set key=value)", title_justify="left", box=None)
-        for head in ("key", "default", "miniature", "what"):
+        for head in ("key", "default", "miniature", "meaning"):
             table.add_column(head)
-        for key, field in found.Options.model_fields.items():
+        for key, field in method_class.Options.model_fields.items():
             default = field.default if not isinstance(field.default, tuple) else ", ".join(field.default)
             preset_value = tuned.get(key, "")
-            shown = ", ".join(preset_value) if isinstance(preset_value, list) else str(preset_value)
-            table.add_row(key, str(default), shown, field.description or "")
+            preset_text = ", ".join(preset_value) if isinstance(preset_value, list) else str(preset_value)
+            table.add_row(key, str(default), preset_text, field.description or "")
         console.print(table)
 
 
 def sequence(name: str) -> None:
-    """Concepts in order, what a run draws of each, and where the pictures come from."""
+    """The concepts in order, where their pictures come from, and what a run generates for each."""
     from cpbench.concepts import sequences
 
-    found, console = sequences.load(name), _console()
-    test = found.evaluation
-    # what stands in brackets in somebody's file is not for rich to read
-    console.print(f"[bold]{found.name}[/bold] version {found.version}: {escape(found.description)}")
+    seq, console = sequences.load(name), _console()
+    test = seq.evaluation
+    # brackets in a user's file are no markup
+    console.print(f"[bold]{seq.name}[/bold] version {seq.version}: {escape(seq.description)}")
     table = Table(box=None)
-    for head in ("task", "concept", "class noun", "kind", "on the miniature", "elsewhere"):
+    for head in ("task", "concept", "class noun", "type", "on the miniature", "elsewhere"):
         table.add_column(head)
-    for t, c in enumerate(found.concepts, start=1):
+    for t, c in enumerate(seq.concepts, start=1):
         table.add_row(
             str(t),
             c.name,
             escape(c.class_noun),
-            c.kind,
-            "drawn stand-in" if c.drawn else "photographs",
+            c.subject_type,
+            "drawn stand-in" if c.rendered else "photographs",
             escape(c.images or "none"),
         )
     console.print(table)
-    for where, drawn in (("on the miniature", True), ("elsewhere", False)):
-        how = test.drawing(drawn)
+    for place, rendered in (("on the miniature", True), ("elsewhere", False)):
+        settings = test.sampling(rendered)
         console.print(
-            f"evaluation {where}: {how.pictures_per_prompt} pictures a prompt, {how.num_inference_steps} sampler steps, "
-            f"guidance {how.guidance_scale}"
+            f"evaluation {place}: {settings.pictures_per_prompt} pictures per prompt, {settings.num_inference_steps} sampler steps, "
+            f"guidance {settings.guidance_scale}"
         )
-    for kind, prompts in test.prompts.items():
-        console.print(f"  {kind}: " + "; ".join(prompts), markup=False)
+    for subject_type, prompts in test.prompts.items():
+        console.print(f"  {subject_type}: " + "; ".join(prompts), markup=False)
 
 
 def backbone(name: str) -> None:
-    """The miniature's card; of the hub's models where they come from."""
+    """The miniature's model card; for a model of the hub, its repository and revision."""
     from cpbench.backbones import hub
     from cpbench.backbones.options import BACKBONES
 

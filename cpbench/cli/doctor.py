@@ -1,4 +1,4 @@
-"""What is installed here, which devices, weights and photographs are within reach, and what to do about what is not."""
+"""`cpbench doctor`: which packages, devices, weights and photographs are at hand, and how to get those that are not."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cpbench.records.machine import PACKAGES
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `todo` says what to do where `good` is False."""
+    """One line of the report. advice: what to do if it is not good."""
 
-    what: str
-    found: str
+    subject: str
+    state: str
     good: bool = True
-    todo: str = ""
+    advice: str = ""
 
 
 def findings(data: str | None = None) -> Iterator[Finding]:
@@ -36,11 +36,11 @@ def findings(data: str | None = None) -> Iterator[Finding]:
 
 def installed() -> Iterator[Finding]:
     yield Finding("python", platform.python_version())
-    there = machine.versions()
+    versions = machine.versions()
     for name in ("cpbench", *PACKAGES):
-        yield Finding(name, there.get(name, "missing"), name in there, "pip install cpbench")
-    cured = torchvision_compat.apply()
-    yield Finding("torchvision", "its C extension does not load; cured, nothing to do" if cured else "loads")
+        yield Finding(name, versions.get(name, "missing"), name in versions, "pip install cpbench")
+    patched = torchvision_compat.apply()
+    yield Finding("torchvision", "its C extension does not load; worked around, nothing to do" if patched else "loads")
 
 
 def devices() -> Iterator[Finding]:
@@ -63,37 +63,35 @@ def devices() -> Iterator[Finding]:
 
 
 def weights() -> Iterator[Finding]:
-    """The miniature's, and the hub's as far as they are in its cache: nothing is downloaded."""
+    """The miniature's weights, and those in the hub's cache. Nothing is downloaded."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     offline = constants.HF_HUB_OFFLINE
-    yield Finding("hub", "offline (HF_HUB_OFFLINE)" if offline else f"{constants.ENDPOINT}, asked when it is needed")
+    yield Finding("hub", "offline (HF_HUB_OFFLINE)" if offline else f"{constants.ENDPOINT}, used when needed")
     yield Finding("backbone miniature", f"in the package, {hub.hash_folder(hub.MINIATURE)[:8]}")
     for name, (repository, revision) in hub.BUILT_IN.items():
         index = try_to_load_from_cache(repository, untrusted.INDEX["backbone"], revision=revision)
         partly = isinstance(index, str)
         whole = partly and hub.is_whole(Path(index).parent)
-        yield _cached(f"backbone {name}", repository, whole, offline, "a local diffusers folder does as well", partly)
-    yield Finding(
-        "judges' revisions", "none is pinned: what their repositories hold now is taken, and recorded by hash"
-    )
+        yield _cached(f"backbone {name}", repository, whole, offline, "or pass a local diffusers folder", partly)
+    yield Finding("judges' revisions", "not pinned: the current ones are used, and recorded by hash")
     for name, judge in published.PUBLISHED.items():
         if revisions := [f"{r[:8]} (weights {hub.file_hash(file)[:8]})" for r, file in published.cached(name)]:
             yield Finding(f"judge {name}", f"in the hub's cache, revision {', '.join(revisions)}")
         else:
-            otherwise = f"--{judge.kind} FILE.safetensors does as well"
+            otherwise = f"or pass --{judge.judge_type} FILE.safetensors"
             yield _cached(f"judge {name}", judge.repository, False, offline, otherwise)
 
 
-def _cached(what: str, repository: str, cached: bool, offline: bool, otherwise: str, partly: bool = False) -> Finding:
+def _cached(name: str, repository: str, cached: bool, offline: bool, otherwise: str, partly: bool = False) -> Finding:
     if cached:
-        return Finding(what, "in the hub's cache")
-    todo = f"hf download {repository} while connected" if offline else "fetched when it is first asked for"
-    return Finding(what, f"{'in part' if partly else 'not'} in the hub's cache", False, f"{todo}; {otherwise}")
+        return Finding(name, "in the hub's cache")
+    advice = f"run `hf download {repository}` while connected" if offline else "downloaded on first use"
+    return Finding(name, f"{'in part' if partly else 'not'} in the hub's cache", False, f"{advice}, {otherwise}")
 
 
 def pictures(data: str | None) -> Finding:
-    """DreamBooth's photographs, all thirty subjects of them."""
+    """The photographs of DreamBooth's thirty subjects."""
     concepts = sequences.load("dreambench30").concepts
     try:
         folders = [photographs.folder_of(c, data) for c in concepts]

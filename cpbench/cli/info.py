@@ -12,9 +12,9 @@ from cpbench.errors import UserError
 
 
 @cli.command()
-@click.option("--data", help="Where photographs are: a folder, or hub.  [default: CPBENCH_DATA, or data/]")
+@click.option("--data", help="Folder with the photographs, or hub.  [default: $CPBENCH_DATA, or data/]")
 def doctor(data: str | None) -> None:
-    """Say what is installed, which devices, weights and photographs are within reach, and what to do about the rest."""
+    """Check the installation. Packages, devices, weights and photographs, and what to do about those that are missing."""
     from rich.console import Console
     from rich.table import Table
 
@@ -24,33 +24,35 @@ def doctor(data: str | None) -> None:
     for f in findings(data):
         table.add_row(
             "[green]ok[/green]" if f.good else "[yellow]--[/yellow]",
-            f.what,
-            f.found if f.good else f"{f.found}: {f.todo}",
+            f.subject,
+            f.state if f.good else f"{f.state}: {f.advice}",
         )
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 
 @cli.command("list")
-@click.argument("what", type=click.Choice(["methods", "sequences", "backbones"]))
-def list_(what: str) -> None:
+@click.argument(
+    "noun", metavar="{methods|sequences|backbones}", type=click.Choice(["methods", "sequences", "backbones"])
+)
+def list_(noun: str) -> None:
     """List methods, sequences or backbones."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, words in _known(what).items():
+    for name, words in _known(noun).items():
         table.add_row(f"[bold]{name}[/bold]", words)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def _known(what: str) -> dict[str, str]:
-    if what == "methods":
+def _known(noun: str) -> dict[str, str]:
+    if noun == "methods":
         from cpbench.backbones.options import BACKBONES
         from cpbench.registry import built_in_methods, method_names, summary_of
 
         built_in = built_in_methods()
         return {n: summary_of(n) if n in built_in else "(added by an installed package)" for n in method_names()}
-    if what == "sequences":
+    if noun == "sequences":
         from cpbench.concepts import sequences
 
         return {n: sequences.load(n).description for n in sequences.names()}
@@ -63,10 +65,10 @@ def _known(what: str) -> dict[str, str]:
 @cli.command()
 @click.argument("name")
 def describe(name: str) -> None:
-    """Tell all about a method, a sequence or a backbone."""
+    """Show a method, sequence or backbone. For a method: its equations, its options and their presets."""
     from cpbench.cli import describing
     from cpbench.concepts import sequences
-    from cpbench.errors import near
+    from cpbench.errors import did_you_mean
     from cpbench.registry import method_names
 
     if name in method_names() or name.endswith(".py"):
@@ -77,7 +79,7 @@ def describe(name: str) -> None:
         describing.backbone(name)
     else:
         everything = [*method_names(), *sequences.names(), *_known("backbones")]
-        raise near(
+        raise did_you_mean(
             name,
             everything,
             "method, sequence or backbone",
@@ -87,20 +89,22 @@ def describe(name: str) -> None:
 
 @cli.command(epilog='Example: cpbench world "a dog in the snow" --subject dog2 --count 8 --output dog.png')
 @click.argument("caption", required=False)
-@click.option("--subject", help="Who is drawn.  [default: strangers of the class that the caption names]")
-@click.option("--count", type=click.IntRange(1, 400), default=8, show_default=True, help="Pictures of a caption.")
+@click.option("--subject", help="Subject to render.  [default: unnamed individuals of the caption's class]")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Other poses, lights, strangers."
+    "--count", type=click.IntRange(1, 400), default=8, show_default=True, help="Number of pictures of a caption."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of poses, lights and individuals."
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Folder of the sheets, or the caption's PNG file.  [default: sheets, or caption.png]",
+    help="Folder for the sheets, or PNG file for a caption.  [default: sheets, or caption.png]",
 )
 def world(caption: str | None, subject: str | None, count: int, seed: int, output: Path | None) -> None:
-    """Draw contact sheets of the miniature's world, or any caption.
+    """Render the miniature's world. As contact sheets, or one caption.
 
-    Without a caption: subjects.png, places.png, outfits.png, finishes.png and individuals.png in the output folder.
+    Without a caption, subjects.png, places.png, outfits.png, finishes.png and individuals.png go to the output folder.
     """
     if caption is None and subject is not None:
         raise UserError(f'--subject {subject} needs a caption: cpbench world "a dog in the snow" --subject {subject}')

@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cpbench import output
 
 
 class Verbs(click.Group):
-    """A group that answers a mistyped verb with near matches, in one line."""
+    """A group of commands that answers a mistyped name with similar ones, in one line."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            from cpbench.errors import near
+            from cpbench.errors import did_you_mean
 
-            raise near(args[0], self.list_commands(ctx), "command", "`cpbench --help` says what each does.")
+            raise did_you_mean(args[0], self.list_commands(ctx), "command", "`cpbench --help` lists them all.")
         return super().resolve_command(ctx, args)
 
 
@@ -28,8 +28,8 @@ class Verbs(click.Group):
 def cli(context: click.Context) -> None:
     """Benchmark continual personalization of text-to-image diffusion models.
 
-    Concepts arrive one at a time, no data of earlier ones is kept, and after every task everything learned so far is
-    drawn and judged: what was learned, what was kept, what was forgotten, and what it cost.
+    Concepts arrive one at a time and no data of earlier ones is kept. After every task, pictures of all concepts learned
+    so far are generated and judged: what was learned, what was kept, what was forgotten, and what it cost.
 
     \b
     cpbench run --method dcscore --sequence dreambench10
@@ -39,33 +39,33 @@ def cli(context: click.Context) -> None:
     context.with_resource(output.opened())
 
 
-# Of every verb that loads a backbone.
+# For every command that loads a backbone.
 TRUST = (
     click.option(
         "--allow-pickle",
         is_flag=True,
         default=None,
-        help="Load .bin and .pt weights too. Dangerous: such a file can run any code when it is loaded.",
+        help="Also load .bin and .pt weights. Dangerous: such a file can run any code when it is loaded.",
     ),
     click.option(
         "--trust-remote-code",
         is_flag=True,
         default=None,
-        help="Run Python code that comes with a backbone or a run. Dangerous: read it before.",
+        help="Run the Python code that comes with a backbone or a run. Dangerous: read that code first.",
     ),
 )
 
 
-def _listed(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[str] | None:
-    """a,b --methods c: [a, b, c]; brackets keep their commas."""
-    words = [w.strip() for value in given for w in re.split(r",(?![^\[]*\])", value)]
+def _listed(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[str] | None:
+    """["a", "b", "c"] of "a,b --methods c"; commas in brackets do not separate."""
+    words = [w.strip() for value in values for w in re.split(r",(?![^\[]*\])", value)]
     if "" in words:
         raise click.BadParameter("has an empty entry; write a,b,c", context, parameter)
     return words or None
 
 
-def _numbered(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[int] | None:
-    words = _listed(context, parameter, given)
+def _numbered(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[int] | None:
+    words = _listed(context, parameter, values)
     if words and not all(w.isdigit() for w in words):
         raise click.BadParameter("must be whole numbers, such as 0,1,2", context, parameter)
     return words and [int(w) for w in words]
@@ -75,27 +75,31 @@ JUDGING = (
     click.option(
         "--clip-preprocessing",
         metavar="KEY=VALUE,...",
-        help="Change it: any of resize=256,crop=224,interpolation=bicubic,mean=R/G/B,std=R/G/B.  [default: the judge's]",
+        help="Change the CLIP judge's preprocessing: any of resize=256, crop=224, interpolation=bicubic, mean=R/G/B, std=R/G/B.",
     ),
-    click.option("--dino-preprocessing", metavar="KEY=VALUE,...", help="Likewise."),
+    click.option(
+        "--dino-preprocessing", metavar="KEY=VALUE,...", help="Change the DINO judge's preprocessing, likewise."
+    ),
     click.option(
         "--clip-activation",
         type=click.Choice(["gelu", "quickgelu"]),
-        help="Of a CLIP in a .safetensors file that has no config beside it.",
+        help="Activation of a CLIP judge whose .safetensors file has no config beside it.",
     ),
 )
 ONE_RUN = (
-    click.option("--method", help="Built-in name (`cpbench list methods`) or path of a file with a Method in it."),
-    click.option("--sequence", help="Built-in name (`cpbench list sequences`) or path of a YAML file."),
+    click.option(
+        "--method", help="Built-in name (see `cpbench list methods`) or path of a Python file that defines a Method."
+    ),
+    click.option("--sequence", help="Built-in name (see `cpbench list sequences`) or path of a YAML file."),
     click.option(
         "--backbone",
-        help="Built-in name (`cpbench list backbones`), hub id or local diffusers folder.  [default: miniature]",
+        help="Built-in name (see `cpbench list backbones`), hub id or local diffusers folder.  [default: miniature]",
     ),
-    click.option("--seed", type=click.IntRange(min=0), help="Seeds everything that is random.  [default: 0]"),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]"),
     click.option(
         "--order",
         type=click.IntRange(min=0),
-        help="0: the file's order; k: a permutation seeded by k.  [default: 0]",
+        help="Order of the concepts: 0 is the file's, k > 0 a permutation seeded by k.  [default: 0]",
     ),
 )
 SHARED = (
@@ -104,64 +108,74 @@ SHARED = (
         "settings",
         multiple=True,
         metavar="KEY=VALUE",
-        help="A method's option, or evaluation.<key>; may be repeated.",
+        help="Set an option of the method, or evaluation.<key>. Repeatable.",
     ),
     click.option(
         "--config",
         type=click.Path(path_type=Path),
-        help="YAML with any of these settings; the command line wins.",
+        help="YAML file with any of these settings; the command line takes precedence.",
     ),
-    click.option("--output", type=click.Path(path_type=Path), help="Where run folders go.  [default: results/runs]"),
-    click.option("--device", help="cpu, cuda or mps.  [default: chosen]"),
+    click.option(
+        "--output", type=click.Path(path_type=Path), help="Parent of the run folders.  [default: results/runs]"
+    ),
+    click.option("--device", help="cpu, cuda or mps.  [default: the best available]"),
     click.option(
         "--deterministic",
         is_flag=True,
         default=None,
-        help="On CUDA, the same bits at every call: deterministic algorithms, no TF32; slower.  [CPU: always]",
+        help="Give the same bits at every call on CUDA: deterministic algorithms, no TF32; slower. The CPU always does.",
     ),
     click.option(
         "--keep-states",
         type=click.Choice(["all", "last"]),
-        help="States of which tasks stay on disk.  [default: last where whole weights are learned, else all]",
+        help="Keep the states of all tasks on disk, or the last.  [default: last if whole weights are learned, else all]",
     ),
     click.option(
         "--rows",
         multiple=True,
         callback=_numbered,
-        help="Which rows to draw, e.g. 10,20,30, beside row 0 and the last.  [default: all]",
+        help="Rows of the matrix to generate besides row 0 and the last, e.g. 10,20,30.  [default: all]",
     ),
     click.option(
         "--overlap/--no-overlap",
         default=None,
-        help="Draw and judge while the next task is learned.  [default: if there is a second GPU, or spare cores]",
+        help="Generate and judge while the next task is learned.  [default: if there is a second GPU or spare cores]",
     ),
     click.option(
-        "--data", help="Where photographs are: a folder, or hub.  [default: CPBENCH_DATA, or the sequence's own]"
+        "--data", help="Folder with the photographs, or hub.  [default: $CPBENCH_DATA, or as the sequence says]"
     ),
-    click.option("--fit", type=click.Choice(["crop", "pad"]), help="How a photograph becomes square.  [default: crop]"),
+    click.option(
+        "--fit",
+        type=click.Choice(["crop", "pad"]),
+        help="Make photographs square by cropping or padding.  [default: crop]",
+    ),
     click.option("--clip", help="CLIP judge: published name, .safetensors file or folder.  [default: the backbone's]"),
-    click.option("--dino", help="DINO judge, likewise.  [default: the backbone's]"),
+    click.option("--dino", help="DINO judge, given likewise.  [default: the backbone's]"),
     click.option(
         "--judge",
         "judges",
         multiple=True,
         callback=_listed,
-        help="A judge that an installed package adds, beside CLIP and DINO; may be repeated.",
+        help="Add a judge of an installed package to CLIP and DINO. Repeatable.",
     ),
     *JUDGING,
     click.option(
         "--dtype",
         type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-        help="Precision of the backbone.  [default: float32; bfloat16 on CUDA from 200 million weights on]",
+        help="Precision of the backbone.  [default: float32; on CUDA, bfloat16 from 200 million weights]",
     ),
-    click.option("--resolution", type=click.IntRange(min=32), help="Pixels a side.  [default: the backbone's]"),
-    click.option("--revision", help="Commit, tag or branch of the hub's repository.  [default: pinned, or main]"),
-    click.option("--variant", help="Which variant of the weights, e.g. fp16.  [default: the usual, or the only one]"),
-    click.option("--vae", help="Another autoencoder, tiny ones too: hub id or folder."),
-    click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory in learning, more time."),
-    click.option("--attention-slicing", is_flag=True, default=None, help="Less memory in attention, more time."),
+    click.option("--resolution", type=click.IntRange(min=32), help="Pixels per side.  [default: the backbone's]"),
+    click.option("--revision", help="Commit, tag or branch of the hub repository.  [default: pinned, or main]"),
+    click.option("--variant", help="Variant of the weights, e.g. fp16.  [default: the usual one, or the only one]"),
+    click.option("--vae", help="Use another autoencoder (tiny ones work too): hub id or folder."),
     click.option(
-        "--offload", is_flag=True, default=None, help="Less memory in drawing: on the GPU only what is at work."
+        "--gradient-checkpointing", is_flag=True, default=None, help="Save memory in learning, at the cost of time."
+    ),
+    click.option(
+        "--attention-slicing", is_flag=True, default=None, help="Save memory in attention, at the cost of time."
+    ),
+    click.option(
+        "--offload", is_flag=True, default=None, help="Save GPU memory in generation: move idle networks to the CPU."
     ),
     *TRUST,
 )
@@ -179,4 +193,4 @@ def with_options(*options: Callable) -> Callable[[Callable], Callable]:
 
 
 RUN = click.argument("run_", metavar="RUN", type=click.Path(path_type=Path))
-AFTER = click.option("--after", type=click.IntRange(min=1), help="The state after this task.  [default: the last]")
+AFTER = click.option("--after", type=click.IntRange(min=1), help="Use the state after this task.  [default: the last]")

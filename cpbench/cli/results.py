@@ -1,4 +1,4 @@
-"""What is done with finished runs' results: report, compare, leaderboard, score, classify, clean."""
+"""Commands on finished runs: report, compare, leaderboard, score, classify, clean."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cpbench.errors import UserError
     type=click.Path(path_type=Path),
     default=Path("results/runs"),
     show_default=True,
-    help="Where run folders are.",
+    help="Parent of the run folders.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be removed; remove nothing.")
 def clean(output: Path, dry_run: bool) -> None:
-    """Say what the cache of pictures holds, and remove what no run names and what stopped processes left half written."""
+    """Clean the picture cache. Pictures that no run uses and half-written files are removed; the rest is summed up."""
     from cpbench.running.cleaning import clean as remove
 
     for line in remove(output, dry_run):
@@ -29,29 +29,29 @@ def clean(output: Path, dry_run: bool) -> None:
 
 
 @cli.command()
-@click.argument("where", required=False, metavar="[RESULTS]", type=click.Path(path_type=Path))
+@click.argument("results", required=False, metavar="[RESULTS]", type=click.Path(path_type=Path))
 @click.option(
     "--results",
     "folder",
     type=click.Path(path_type=Path),
-    help="Where finished runs are looked for; the same as RESULTS.  [default: results]",
+    help="Folder to search for finished runs; the same as RESULTS.  [default: results]",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Where leaderboard.md, .html, .csv and .json go.  [default: the results folder]",
+    help="Folder for leaderboard.md, .html, .csv and .json.  [default: the results folder]",
 )
-@click.option("--concept", help="Of which concept each method's pictures are shown.  [default: a sequence's first]")
-def leaderboard(where: Path | None, folder: Path | None, output: Path | None, concept: str | None) -> None:
-    """Make the leaderboard from finished runs: Markdown, an HTML page to sort and filter, CSV and JSON.
+@click.option("--concept", help="Concept to show.  [default: the first of each sequence]")
+def leaderboard(results: Path | None, folder: Path | None, output: Path | None, concept: str | None) -> None:
+    """Make the leaderboard of finished runs. As Markdown, an HTML page to sort and filter, CSV and JSON.
 
-    Runs that cannot be compared are in tables of their own. A picture shows one concept by every method.
+    Runs that are not comparable get separate tables. A picture shows one concept as each method generates it.
     """
-    if where and folder:
-        raise UserError(f"leaderboard: two results folders, {where} and --results {folder}; name one")
+    if results and folder:
+        raise UserError(f"leaderboard: two results folders are given, {results} and --results {folder}; pass one")
     from cpbench.leaderboard.board import write
 
-    folder = where or folder or Path("results")
+    folder = results or folder or Path("results")
     write(folder, output or folder, concept)
 
 
@@ -60,11 +60,11 @@ def leaderboard(where: Path | None, folder: Path | None, output: Path | None, co
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="The page's file.  [default: report.html in the run's folder; of several, in results]",
+    help="File of the page.  [default: report.html in the run folder; for several runs, in results]",
 )
-@click.option("--plots", is_flag=True, help="Write the plots as PNG and SVG too, in a folder beside the page.")
+@click.option("--plots", is_flag=True, help="Also write the plots as PNG and SVG, in a folder beside the page.")
 def report(runs: tuple[Path, ...], output: Path | None, plots: bool) -> None:
-    """Write one page of a run that opens anywhere: pictures, matrices, curves, cost; of several runs, side by side."""
+    """Write a run's report. One HTML file with pictures, matrices, curves and cost; several runs are shown side by side."""
     from cpbench.report.page import write
 
     for path in write(runs, output, plots):
@@ -77,29 +77,32 @@ def report(runs: tuple[Path, ...], output: Path | None, plots: bool) -> None:
 @click.argument("one", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("other", metavar="RUN", type=click.Path(path_type=Path))
 def compare(one: Path, other: Path) -> None:
-    """Say whether two runs differ: paired by concept, prompt and noise, with an interval and a p value over concepts."""
+    """Test whether two runs differ. Pictures are paired by concept, prompt and noise; interval and p value are over concepts."""
     from rich.console import Console
 
-    from cpbench.report.paired_runs import compared, left_out, table
+    from cpbench.report.paired_runs import compare_runs, comparison_table, unpaired_notes
 
-    runs, row, found, notes = compared(one, other)
+    runs, row, comparisons, notes = compare_runs(one, other)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(table(runs, row, found))
-    for line in [*left_out(found), *notes]:
+    console.print(comparison_table(runs, row, comparisons))
+    for line in [*unpaired_notes(comparisons), *notes]:
         console.print(line, markup=False)
-    if min(it.concepts for it in found.values()) < 6:
-        console.print("With fewer than six concepts no difference can be shown: p cannot fall below 0.05.")
+    if min(comparison.concepts for comparison in comparisons.values()) < 6:
+        console.print("With fewer than six concepts no difference is significant: p cannot fall below 0.05.")
 
 
 @cli.command(epilog="Example: cpbench score results/runs/quick3/sd15/seqlora --judge clip-vit-l-14")
 @RUN
 @click.option(
-    "--judge", "names", multiple=True, help="A published judge, once for each kind, or one of an installed package."
+    "--judge",
+    "names",
+    multiple=True,
+    help="Published judge (at most one CLIP and one DINO), or a judge of an installed package. Repeatable.",
 )
 @click.option("--clip", help="CLIP judge: published name, .safetensors file or folder.")
-@click.option("--dino", help="DINO judge, likewise.")
+@click.option("--dino", help="DINO judge, given likewise.")
 @with_options(*JUDGING)
-@click.option("--data", help="Where photographs are: a folder, or hub.")
+@click.option("--data", help="Folder with the photographs, or hub.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps.")
 def score(
     run_: Path,
@@ -110,7 +113,7 @@ def score(
     device: str,
     **preprocessing: str | None,
 ) -> None:
-    """Judge a run's saved pictures again, by other judges; nothing is drawn. What comes out is in RUN/scored."""
+    """Rescore a run's pictures. Other judges score the saved pictures; nothing is generated. Results go to RUN/scored."""
     from rich.console import Console
 
     from cpbench.finished.scoring import judges_by_type, rescore
@@ -135,30 +138,36 @@ def score(
 
 @cli.command(epilog="Example: cpbench classify results/runs/quick3/miniature/seqlora --rows 0,1,3")
 @RUN
-@click.option("--rows", multiple=True, callback=_numbered, help="Which rows, e.g. 0,5,10.  [default: all with a state]")
 @click.option(
-    "--draws", type=click.IntRange(1, 1000), default=4, show_default=True, help="Noises and timesteps a picture."
+    "--rows", multiple=True, callback=_numbered, help="Rows to classify, e.g. 0,5,10.  [default: all with a state]"
 )
-@click.option("--data", help="Where photographs are: a folder, or hub.")
+@click.option(
+    "--draws",
+    type=click.IntRange(1, 1000),
+    default=4,
+    show_default=True,
+    help="Noise samples, each at its own timestep, per picture.",
+)
+@click.option("--data", help="Folder with the photographs, or hub.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps.")
 @with_options(*TRUST)
 def classify(
     run_: Path, rows: list[int] | None, draws: int, data: str | None, device: str, **trusted: bool | None
 ) -> None:
-    """Ask the model itself which concept each real picture shows: a retention matrix without a judge.
+    """Classify real pictures with the model itself. The result is a retention matrix that needs no judge.
 
-    A picture is of the concept whose words best predict the noise put on it. What comes out is in RUN/classifier; rows
-    that are there already stay.
+    A picture is assigned to the concept whose prompt best predicts the noise added to it (diffusion classifier). Results
+    go to RUN/classifier; rows that exist are kept.
     """
     from rich.console import Console
 
     from cpbench.finished import classifier_matrix
 
-    done = classifier_matrix.classify(run_, rows, draws, data, device, **trusted)
+    result = classifier_matrix.classify(run_, rows, draws, data, device, **trusted)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    for table in classifier_matrix.tables(done.matrix):
+    for table in classifier_matrix.tables(result.matrix):
         console.print(table)
-    if done.left_out:
-        click.echo(f"left out: {classifier_matrix.states_of_rows(done.left_out)} not on disk")
-    click.echo(f"chance: one in the concepts of a row; UNet evaluations: {done.spent[0]} now, {done.spent[1]} in all")
-    click.echo(done.folder)
+    if result.left_out:
+        click.echo(f"left out: {classifier_matrix.states_of_rows(result.left_out)} not on disk")
+    click.echo(f"chance: 1 / concepts of the row; UNet evaluations: {result.spent[0]} now, {result.spent[1]} in all")
+    click.echo(result.folder)

@@ -1,43 +1,45 @@
-"""Where a concept's pictures come from: drawn by the miniature's world, or a folder of photographs."""
+"""A concept's pictures: rendered by the miniature's world, or read from a folder of photographs."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cpbench.concepts import photographs
 from cpbench.concepts.sequences import Concept
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 from cpbench.miniature import is_miniature
 
 if TYPE_CHECKING:
     from cpbench.miniature.world import Identity
 
-REFERENCES = 5  # drawn pictures a concept, as many as DreamBooth's subjects have photographs (4 to 6)
+REFERENCES = 5  # rendered pictures per concept; DreamBooth's subjects have 4 to 6 photographs
 
 
-def is_drawn(concept: Concept, backbone: str) -> bool:
-    return concept.drawn and is_miniature(backbone)
+def is_rendered(concept: Concept, backbone: str) -> bool:
+    return concept.rendered and is_miniature(backbone)
 
 
-def are_drawn(concepts: Iterable[Concept], backbone: str) -> bool:
-    """Whether every one of a run's concepts is drawn; a run of which some are photographs is one of photographs."""
-    return all(is_drawn(concept, backbone) for concept in concepts)
+def are_rendered(concepts: Iterable[Concept], backbone: str) -> bool:
+    """Whether all of a run's concepts are rendered; with a single photographed one, the run counts as photographs."""
+    return all(is_rendered(concept, backbone) for concept in concepts)
 
 
 def load(concept: Concept, backbone: str, size: int, data: Path | str | None = None, fit: str = "crop") -> np.ndarray:
-    """The concept's pictures, uint8 (n, size, size, 3). UserError names what is missing or broken.
+    """The concept's pictures, uint8 (n, size, size, 3). UserError if one is missing or broken.
 
-    data, fit: where photographs are looked for and how they are made square, see `photographs`; drawings ignore both.
+    data, fit: where to look for photographs and how to make them square, see `photographs`; both are unused for rendered concepts.
     """
-    if is_drawn(concept, backbone):
-        pictures = drawn(concept.name)
+    if is_rendered(concept, backbone):
+        pictures = rendered(concept.name)
         if size != (side := pictures.shape[1]):
-            raise UserError(f"concept {concept.name}: is drawn {side} pixels wide, not {size}; leave out --resolution")
+            raise UserError(
+                f"concept {concept.name}: is rendered {side} pixels wide, not {size}; leave out --resolution"
+            )
         return pictures
     if concept.images is None:
         raise UserError(
@@ -47,8 +49,8 @@ def load(concept: Concept, backbone: str, size: int, data: Path | str | None = N
 
 
 def number(concept: Concept, backbone: str, data: Path | str | None = None) -> int:
-    """How many pictures the concept has, without reading them; 0 where they are not there."""
-    if is_drawn(concept, backbone):
+    """The number of the concept's pictures, without reading them; 0 if they are not at hand."""
+    if is_rendered(concept, backbone):
         return REFERENCES
     if concept.images is None:
         return 0
@@ -59,38 +61,47 @@ def number(concept: Concept, backbone: str, data: Path | str | None = None) -> i
 
 
 def guarded(concept: Concept, backbone: str, data: Path | str | None = None) -> list[Path]:
-    """The folders and files that hold the concept's pictures: nobody may open them while another concept is learned."""
+    """The folders and files that hold the concept's pictures: they must not be opened while another concept is learned."""
     if concept.images is None:
         return []
-    if is_drawn(concept, backbone):
+    if is_rendered(concept, backbone):
         return [Path(concept.images)]
     return photographs.guarded(concept, data)
 
 
-def drawn(name: str) -> np.ndarray:
-    """The drawn stand-in's pictures, uint8 (5, 64, 64, 3). UserError for a name the world does not have."""
+def rendered(name: str) -> np.ndarray:
+    """The pictures of a drawn stand-in, uint8 (5, 64, 64, 3). UserError if the world has no subject of this name."""
     from cpbench.miniature.world import SUBJECTS, subject
 
     if name not in SUBJECTS:
-        raise near(name, sorted(SUBJECTS), "subject", "The drawn world has no other subjects.")
+        raise did_you_mean(name, sorted(SUBJECTS), "subject", "Those are all the subjects of the drawn world.")
     return references(subject(name), name)
 
 
-def references(who: Identity, name: str) -> np.ndarray:
-    """Five pictures of an individual: two plain rooms, three places, each in its own pose and light, by the name."""
-    from cpbench.miniature.world import Setting, draw, seeded
+def references(identity: Identity, name: str) -> np.ndarray:
+    """Five pictures of an individual: two in plain rooms, three in places, each with pose and light seeded by the name."""
+    from cpbench.miniature.world import Setting, render, seeded
     from cpbench.miniature.world.places import PLACES
 
-    chosen = seeded("reference places", name).choice(list(PLACES), REFERENCES - 2, replace=False)
-    settings = [Setting(), *(Setting(str(p)) for p in chosen), Setting()]
-    return np.stack([draw(who, s, seeded("reference", name, k)) for k, s in enumerate(settings)])
+    places = seeded("reference places", name).choice(list(PLACES), REFERENCES - 2, replace=False)
+    settings = [Setting(), *(Setting(str(p)) for p in places), Setting()]
+    return np.stack([render(identity, s, seeded("reference", name, k)) for k, s in enumerate(settings)])
 
 
 def oracle(name: str, template: str, seed: int, index: int) -> np.ndarray:
-    """The world's own drawing of (concept, prompt): what a perfect model would draw. uint8 (64, 64, 3)."""
-    from cpbench.miniature.world import draw, read_prompt, seeded, subject
+    """The world's own rendering of (concept, prompt), uint8 (64, 64, 3): what a perfect model would generate."""
+    from cpbench.miniature.world import read_prompt, render, seeded, subject
 
-    return draw(subject(name), read_prompt(template), seeded("oracle", seed, name, template, index))
+    return render(subject(name), read_prompt(template), seeded("oracle", seed, name, template, index))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "drawn":  # what cpbench 0.1 called it, in docs/adding-a-method.md too
+        from cpbench.moved import warn_once
+
+        warn_once("cpbench.concepts.images.drawn", "cpbench.concepts.images.rendered")
+        return rendered
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def content_hash(images: np.ndarray) -> str:

@@ -1,9 +1,9 @@
-"""Photographs: where a concept's folder is, whether all its files are there, and how a file becomes pixels.
+"""Photographs: finding a concept's folder, checking its files, and reading them.
 
-A built-in sequence names a relative folder, such as data/dreambooth/dataset/dog. It is looked for in the folder cpbench
-is started in or, if `--data` or else CPBENCH_DATA names one, in that folder only: a folder that holds the data sets (or
-`hub`, for DreamBooth's copy on the hub). For DreamBooth that may also be a clone, or its folder dataset/. The folders of
-a user's own sequence are absolute and stay what they are.
+A built-in sequence names a relative folder, such as data/dreambooth/dataset/dog. It is looked up in the current folder or,
+if `--data` or else CPBENCH_DATA is given, in that folder only. That is a folder that holds the data sets (or `hub`, for
+DreamBooth's copy on the hub); for DreamBooth it may also be a clone, or the clone's folder dataset/. The folders of a
+user's own sequence are absolute and are used as they are.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from cpbench.concepts import sequences
 from cpbench.concepts.sequences import Concept
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 
-# What PIL may find behind each ending. MPO is a JPEG with a second picture behind the first, as many cameras write
-# them: 42 of DreamBooth's 158 are.
+# Formats that files with each ending may have. MPO is a JPEG with a second picture after the first, as many cameras
+# write them, and 42 of DreamBooth's 158 are.
 FORMATS = {".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",), ".webp": ("WEBP",)}
 UNREAD = (".avif", ".bmp", ".dng", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jxl", ".raw", ".tif", ".tiff")
 FITS = ("crop", "pad")
 # Zero in the range -1 to 1 that models compute in, and near the mean of what CLIP and DINO saw: bars of white or black
-# would be a strong edge and a colour of the concept, grey says the least.
+# would add a strong edge and look like a colour of the concept; grey adds least.
 GREY = (128, 128, 128)
 HUB = "google/dreambooth"
 DREAMBOOTH = "dreambooth"
-# The commands that fetch a data set into folder {0}, by the name of its folder there.
+# Commands that download a data set into folder {0}, by the name of its folder there.
 SOURCES = {
     DREAMBOOTH: "git clone https://github.com/google/dreambooth {0}/dreambooth",
     "CIFC": "git clone https://github.com/JiahuaDong/CIFC {0}/CIFC",
@@ -47,8 +47,8 @@ SOURCES = {
 def load(concept: Concept, size: int, data: Path | str | None = None, fit: str = "crop") -> np.ndarray:
     """The concept's photographs, uint8 (n, size, size, 3), in order of file name.
 
-    data: the folder of `--data`, or "hub". UserError, in one line, for what is missing, is not DreamBooth's as the
-    sequence says, or cannot be read.
+    data: the folder of `--data`, or "hub". UserError, in one line, if a picture is missing, cannot be read, or is not
+    DreamBooth's although the sequence says so.
     """
     folder = folder_of(concept, data)
     if data_set(concept) == DREAMBOOTH:
@@ -60,51 +60,51 @@ def load(concept: Concept, size: int, data: Path | str | None = None, fit: str =
 
 
 def folder_of(concept: Concept, data: Path | str | None = None) -> Path:
-    """The folder of the concept's photographs. UserError with the commands that fetch them if there is none."""
+    """The folder of the concept's photographs. UserError, with the command that downloads them, if there is none."""
     assert concept.images is not None
     folder = Path(concept.images)
     if folder.is_absolute():
         if not os.path.isdir(folder):  # unlike pathlib's, calm about names too long to be a folder's
             raise UserError(
-                f"concept {concept.name}: there is no folder {folder}; put its pictures there or mend `images` in the sequence"
+                f"concept {concept.name}: there is no folder {folder}; put its pictures there, or correct `images` in the sequence"
             )
         return _refuse_links(folder, concept.name)
-    given, flag = (data, "--data") if data else (os.environ.get("CPBENCH_DATA"), "CPBENCH_DATA")
-    inside, known, base = folder.parts[1:] or folder.parts, data_set(concept), None
-    if not given:
+    root, flag = (data, "--data") if data else (os.environ.get("CPBENCH_DATA"), "CPBENCH_DATA")
+    inside, data_set_name, base = folder.parts[1:] or folder.parts, data_set(concept), None
+    if not root:
         places = [folder]
-    elif str(given) == "hub":
-        if known != DREAMBOOTH:
+    elif str(root) == "hub":
+        if data_set_name != DREAMBOOTH:
             raise UserError(
-                f"concept {concept.name}: {flag} hub has DreamBooth's photographs only, not {folder}; {_ways(known, None)}"
+                f"concept {concept.name}: {flag} hub has DreamBooth's photographs only, not {folder}; {_ways(data_set_name, None)}"
             )
         places = [from_hub().joinpath(*inside[1:])]
     else:
-        base = Path(os.path.expanduser(given))
+        base = Path(os.path.expanduser(root))
         if not os.path.isdir(base):
             raise UserError(
-                f"{flag} {given}: there is no such folder; mend it, or leave it out and {_ways(known, None)}"
+                f"{flag} {root}: there is no such folder; correct the path, or leave it out and {_ways(data_set_name, None)}"
             )
-        # Any root of a DreamBooth copy may be meant, since the manifest tells whether it is one. Of other data sets the
-        # name must be in the path: CIFC has a folder `dog2` too, with another dog.
-        places = [base.joinpath(*inside[k:]) for k in range(len(inside) if known == DREAMBOOTH else 1)]
+        # The folder may be any root of a DreamBooth copy, since the manifest shows whether it is one. For other data sets
+        # the name must be in the path: CIFC also has a folder `dog2`, with another dog.
+        places = [base.joinpath(*inside[k:]) for k in range(len(inside) if data_set_name == DREAMBOOTH else 1)]
     for place in places:
         if os.path.isdir(place):
             return _refuse_links(place, concept.name)
-    where = " or ".join(str(place) for place in places)
-    raise UserError(f"concept {concept.name}: there are no photographs in {where}; {_ways(known, base)}")
+    searched = " or ".join(str(place) for place in places)
+    raise UserError(f"concept {concept.name}: there are no photographs in {searched}; {_ways(data_set_name, base)}")
 
 
 def _refuse_links(path: Path, concept: str) -> Path:
-    """The path itself. UserError if it is a link out of the folder it is in: who made it may mean any picture of yours.
+    """The path itself. UserError if it is a link out of its folder, which could expose any picture of the user's.
 
-    The hub's cache consists of such links, all into the folder `blobs` beside its `snapshots`.
+    The hub's cache consists of such links, all into the folder `blobs` next to its `snapshots`.
     """
     elsewhere = sequences.outside(path, path.parent)
     cache = next((p.parent for p in Path(os.path.realpath(path.parent)).parents if p.name == "snapshots"), None)
     if elsewhere and not (cache and Path(elsewhere).parent == cache / "blobs"):
         raise UserError(
-            f"concept {concept}: {path} is a link to {elsewhere}, out of its folder; name or copy what it leads to"
+            f"concept {concept}: {path} is a link to {elsewhere}, out of its folder; use or copy the folder that it leads to"
         )
     return path
 
@@ -116,19 +116,21 @@ def data_set(concept: Concept) -> str | None:
     return parts[1] if named else None
 
 
-def _ways(known: str | None, base: Path | None) -> str:
-    """What the user can do: the data set's commands, into `base` (the folder that was named) or data/."""
-    if known is None:
-        return "put them there, or mend `images` in the sequence"
-    command = SOURCES[known].format(shlex.quote(str(base or "data")))
-    if known == DREAMBOOTH:
-        return f"fetch the photographs with `{command}`, or name a copy with `--data FOLDER`, or take the hub's with `--data hub`"
-    return f"fetch the photographs with `{command}`, or name the folder that holds {known} with `--data FOLDER`"
+def _ways(data_set_name: str | None, base: Path | None) -> str:
+    """Advice to the user: the command that downloads the data set into `base` (the folder of --data) or data/."""
+    if data_set_name is None:
+        return "put them there, or correct `images` in the sequence"
+    command = SOURCES[data_set_name].format(shlex.quote(str(base or "data")))
+    if data_set_name == DREAMBOOTH:
+        return f"download the photographs with `{command}`, or pass a copy with `--data FOLDER`, or the hub's with `--data hub`"
+    return (
+        f"download the photographs with `{command}`, or pass the folder that holds {data_set_name} with `--data FOLDER`"
+    )
 
 
 @cache
 def from_hub() -> Path:
-    """The hub's DreamBooth, downloaded if it is not in its cache; HF_HUB_OFFLINE is the hub library's to respect."""
+    """The hub's DreamBooth, downloaded if it is not cached; the hub library respects HF_HUB_OFFLINE."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -136,13 +138,13 @@ def from_hub() -> Path:
     except Exception as error:  # offline, a proxy, a full disk: the hub's errors have many types
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"--data hub: {HUB} is not in the hub's cache and cannot be fetched ({reason}); connect, or "
-            f"`{SOURCES[DREAMBOOTH].format('data')}` elsewhere and name the copy with `--data FOLDER`"
+            f"--data hub: {HUB} is not in the hub's cache and cannot be downloaded ({reason}); connect, or run "
+            f"`{SOURCES[DREAMBOOTH].format('data')}` elsewhere and pass the copy with `--data FOLDER`"
         ) from None
 
 
 def guarded(concept: Concept, data: Path | str | None = None) -> list[Path]:
-    """All that holds the concept's pictures: its folder, and the files that links in it lead to, as in the hub's cache."""
+    """The concept's folder, and the files that links in it lead to, as in the hub's cache."""
     folder = folder_of(concept, data)
     return [folder, *(f.resolve() for f in _pictures(folder, concept.name) if f.is_symlink())]
 
@@ -152,7 +154,7 @@ def guarded(concept: Concept, data: Path | str | None = None) -> list[Path]:
 
 @cache
 def manifest() -> dict[str, tuple[str, ...]]:
-    """File names by DreamBooth's subject, as in its clone."""
+    """The file names of DreamBooth's subjects, as in its repository."""
     text = (sequences.tasks_folder() / "manifests" / "dreambooth.yaml").read_text(encoding="utf-8")
     return {subject: tuple(files) for subject, files in yaml.safe_load(text)["subjects"].items()}
 
@@ -161,21 +163,21 @@ def check(folder: Path, concept: Concept) -> None:
     """UserError, in one line, if the folder's pictures are not the files of DreamBooth's subject."""
     subject = Path(concept.images or "").name
     if subject not in manifest():
-        raise near(subject, manifest(), "subject of DreamBooth")
-    wanted, found = set(manifest()[subject]), {f.name for f in _pictures(folder, concept.name)}
-    wrong = [f"lacks {_listed(wanted - found)}"] if wanted - found else []
-    wrong += [f"has {_listed(found - wanted)} besides"] if found - wanted else []
+        raise did_you_mean(subject, manifest(), "subject of DreamBooth")
+    expected, names = set(manifest()[subject]), {f.name for f in _pictures(folder, concept.name)}
+    wrong = [f"lacks {_listed(expected - names)}"] if expected - names else []
+    wrong += [f"also has {_listed(names - expected)}"] if names - expected else []
     if wrong:
         raise UserError(
-            f"concept {concept.name}: {folder} is not DreamBooth's {subject} ({len(wanted)} pictures): it "
-            f"{' and '.join(wrong)}; put it right, or clone it anew; for other pictures: `cpbench new-sequence`"
+            f"concept {concept.name}: {folder} is not DreamBooth's {subject} ({len(expected)} pictures): it "
+            f"{' and '.join(wrong)}; correct that or clone it again, and use `cpbench new-sequence` for other pictures"
         )
 
 
 def _listed(names: set[str], most: int = 3) -> str:
     """'a.jpg, b.jpg, c.jpg and 2 more'."""
-    shown = sorted(names)[:most]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+    first = sorted(names)[:most]
+    return ", ".join(first) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 # Reading
@@ -184,18 +186,18 @@ def _listed(names: set[str], most: int = 3) -> str:
 def read(folder: Path, concept: str, size: int, fit: str = "crop") -> np.ndarray:
     """Every picture of a folder, in order of name, made square: uint8 (n, size, size, 3)."""
     if fit not in FITS:
-        raise near(fit, FITS, "fit")
+        raise did_you_mean(fit, FITS, "fit")
     return np.stack([np.asarray(square(upright(file, concept), size, fit)) for file in files_of(folder, concept)])
 
 
 def files_of(folder: Path, concept: str) -> list[Path]:
-    """The folder's picture files, in order of name. UserError if there is none, or one of a kind that is not read."""
+    """The folder's picture files, in order of name. UserError if there is none, or one in a format that is not supported."""
     files = _pictures(folder, concept)
     for file in files:
         _refuse_links(file, concept)
         if file.suffix.lower() in UNREAD:
             raise UserError(
-                f"concept {concept}: {file} is a kind of picture that is not read; convert it to JPEG or PNG, or remove it"
+                f"concept {concept}: {file} has a format that is not supported; convert it to JPEG or PNG, or remove it"
             )
     if not files:
         raise UserError(f"concept {concept}: no pictures ({', '.join(FORMATS)}) in {folder}; put 3 to 6 there")
@@ -203,25 +205,25 @@ def files_of(folder: Path, concept: str) -> list[Path]:
 
 
 def _pictures(folder: Path, concept: str) -> list[Path]:
-    """All that look like pictures by their endings; hidden ones, which macOS leaves beside the real ones, do not."""
+    """Files with a picture's ending, without hidden ones, which macOS adds to a folder."""
     try:
-        every = sorted(folder.iterdir())
+        entries = sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"concept {concept}: {folder} cannot be read ({error.strerror}); check the folder") from None
-    return [f for f in every if f.suffix.lower() in (*FORMATS, *UNREAD) and not f.name.startswith(".")]
+    return [f for f in entries if f.suffix.lower() in (*FORMATS, *UNREAD) and not f.name.startswith(".")]
 
 
 def upright(file: Path, concept: str) -> Image.Image:
-    """The picture as viewers show it: RGB, turned as the camera noted, on grey where it is transparent.
+    """The picture as viewers show it: RGB, rotated as its EXIF data say, on grey where it is transparent.
 
-    UserError, in one line, for a file that is broken, far too large, or of another format than its ending says.
+    UserError, in one line, for a file that is broken, far too large, or in another format than its ending says.
     """
     picture = None
     try:
-        if not file.is_file():  # a pipe, say, which would be waited for without end
-            raise OSError("it is no file")
+        if not file.is_file():  # for example a pipe, which would be waited for forever
+            raise OSError("it is not a file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of broken notes beside a good picture, say
+            warnings.simplefilter("ignore")  # for example about broken EXIF data of a good picture
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 form = image.format
@@ -231,20 +233,22 @@ def upright(file: Path, concept: str) -> Image.Image:
         raise UserError(
             f"concept {concept}: {file} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, too many to open safely; make it smaller"
         ) from None
-    except Exception as error:  # decoders answer broken files with errors of nearly every type
-        reason = "its content is none" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
+    except Exception as error:  # decoders raise errors of nearly every type for broken files
+        reason = (
+            "its content is not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
+        )
         raise UserError(
             f"concept {concept}: {file} cannot be read as a picture ({reason}); replace or remove it"
         ) from None
     if picture is None:
         raise UserError(
-            f"concept {concept}: {file} is {form} by its content, not {file.suffix}; rename it, or convert it to JPEG or PNG"
+            f"concept {concept}: {file} contains {form}, not {file.suffix}; rename it, or convert it to JPEG or PNG"
         )
     return picture
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """In sRGB, which is what models were trained on: an iPhone's Display P3 read as if it were sRGB has paler colours."""
+    """The picture in sRGB, which models were trained on; Display P3 (of an iPhone) read as sRGB would look paler."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):  # 16 bits of grey, which PIL would cut at 255 instead of scaling
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -257,26 +261,31 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The colours of a picture of this profile in sRGB, by Little CMS; as they are for sRGB's own or a broken profile."""
+    """The picture converted from this colour profile to sRGB, by Little CMS; unchanged if the profile is sRGB or broken."""
     if profile:
         try:
-            given = ImageCms.getOpenProfile(io.BytesIO(profile))
-            if not ImageCms.getProfileDescription(given).strip().startswith("sRGB"):
+            source = ImageCms.getOpenProfile(io.BytesIO(profile))
+            if not ImageCms.getProfileDescription(source).strip().startswith("sRGB"):
                 # relative colorimetric, as viewers do it: white stays white
-                how = {"renderingIntent": ImageCms.Intent.RELATIVE_COLORIMETRIC, "outputMode": "RGB"}
-                return ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), **how)
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # broken, or of other channels than the picture's
+                conversion = {"renderingIntent": ImageCms.Intent.RELATIVE_COLORIMETRIC, "outputMode": "RGB"}
+                return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), **conversion)
+        except (
+            ImageCms.PyCMSError,
+            OSError,
+            ValueError,
+            TypeError,
+        ):  # a broken profile, or one for other channels than the picture's
             pass
     return image.convert("RGB")
 
 
 def square(picture: Image.Image, size: int, fit: str = "crop") -> Image.Image:
-    """`size` pixels a side, by Lanczos: "crop" keeps the middle square, "pad" all of it, with grey bars."""
+    """`size` pixels per side, by Lanczos: "crop" keeps the middle square, "pad" the whole picture, with grey bars."""
     w, h = picture.size
     if fit == "crop":
         side = min(w, h)
-        left, top = (w - side) // 2, (h - side) // 2
-        cut = picture.crop((left, top, left + side, top + side))
+        x, y = (w - side) // 2, (h - side) // 2
+        cut = picture.crop((x, y, x + side, y + side))
         return cut.resize((size, size), Image.Resampling.LANCZOS)
     # Resized before the bars are added, so that the filter does not blur picture and bars into each other.
     w, h = (max(1, round(size * length / max(w, h))) for length in (w, h))

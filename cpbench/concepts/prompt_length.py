@@ -1,7 +1,7 @@
-"""Prompts that are longer than a text encoder, or the CLIP judge, reads: both cut off the end and say nothing.
+"""Prompts that are too long for a text encoder or the CLIP judge, which silently cut off the end.
 
-Where what is cut off is the concept's own word, a dog and a cat are one prompt: that is refused. Where it is what comes
-after, a line says so.
+If the concept's own word is cut off, a dog and a cat have the same prompt, which is an error. If only words after it are cut
+off, a note says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLIP_READS = 75  # tokens of a prompt, by CLIP's text encoder: Stable Diffusion'
 
 @dataclass(frozen=True)
 class Reader:
-    """Something that reads prompts. most: tokens of a prompt; count: how many a text has; added: of a learned word."""
+    """A reader of prompts. most: the tokens it reads of a prompt; count: tokens of a text; added: tokens of a learned word."""
 
     name: str
     most: int
@@ -26,9 +26,9 @@ class Reader:
     added: int = 0
 
     def lacks(self, ahead: str, whole: str, words: int = 1) -> str:
-        """What it does not read of a prompt: "concept", "end", or "" for nothing.
+        """The part of a prompt that is cut off: "concept", "end", or "" for none.
 
-        ahead: the prompt up to its last concept; words: how many words will be learned for them, see `added`.
+        ahead: the prompt up to its last concept; words: the number of words that will be learned for them, see `added`.
         """
         more = self.added * words
         if len(whole) + more <= self.most:  # a token has a character at least
@@ -39,24 +39,24 @@ class Reader:
 
 
 def filled(template: str, words: Sequence[str]) -> tuple[str, str]:
-    """(ahead, whole) of a template with these words in its slots, see `Reader.lacks`."""
+    """(ahead, whole) for a template with these words in its slots, see `Reader.lacks`."""
     return template[: template.rindex(SLOT) + len(SLOT)].format(*words), template.format(*words)
 
 
 def readers_of(backbone: Any, judge_tokenizer: Any = None, added: int = 0) -> list[Reader]:
-    """The backbone's text encoders, with the words that are installed, and the CLIP judge where its tokenizer is given."""
-    found = []
+    """The backbone's text encoders, with the installed words, and the CLIP judge if its tokenizer is given."""
+    readers = []
     for encoder in backbone.vocabulary.encoders:
         tokenizer = getattr(backbone.pipe, encoder.tokenizer_name)
         most = encoder.tokenizer.model_max_length - encoder.tokenizer.num_special_tokens_to_add()
-        found.append(Reader("the text encoder", most, _counting(tokenizer), added))
+        readers.append(Reader("the text encoder", most, _counting(tokenizer), added))
     if judge_tokenizer is not None:
-        found.append(Reader("the CLIP judge", judge_tokenizer.context_length - 2, _counting(judge_tokenizer)))
-    return found
+        readers.append(Reader("the CLIP judge", judge_tokenizer.context_length - 2, _counting(judge_tokenizer)))
+    return readers
 
 
 def _counting(tokenizer: Any) -> Callable[[str], int]:
-    """How many tokens a text has, without the two at its ends: by transformers, or by either kind of open_clip's."""
+    """A function for the number of a text's tokens without begin and end: for a tokenizer of transformers or open_clip."""
     inner = getattr(tokenizer, "tokenizer", tokenizer)
     if hasattr(inner, "num_special_tokens_to_add"):
         return lambda text: len(inner(text, add_special_tokens=False, verbose=False).input_ids)
@@ -64,7 +64,7 @@ def _counting(tokenizer: Any) -> Callable[[str], int]:
 
 
 def usual() -> Reader:
-    """CLIP's own text encoder, for prompts whose backbone is not chosen yet."""
+    """CLIP's own text encoder, for prompts without a backbone yet."""
 
     def count(text: str) -> int:
         from cpbench import torchvision_compat
@@ -78,25 +78,25 @@ def usual() -> Reader:
 
 
 def refuse_cut(readers: Iterable[Reader], ahead: str, whole: str, words: int = 1) -> None:
-    """UserError where one of the readers does not read a prompt up to its last concept."""
+    """UserError if a reader cuts off one of a prompt's concepts."""
     for reader in readers:
         if reader.lacks(ahead, whole, words) == "concept":
             raise UserError(
-                f"prompt {quoted(whole)}: {reader.name} reads {reader.most} tokens, and the words for the concept end behind "
-                "them, so it would not be asked for; shorten the prompt or the class noun"
+                f"prompt {quoted(whole)}: {reader.name} reads {reader.most} tokens, and the words for the concept end after "
+                "those, so it would not be asked for; shorten the prompt or the class noun"
             )
 
 
 def check(readers: Sequence[Reader], cells: Iterable[Any]) -> list[str]:
-    """A line for every reader that does not read some prompts to their end. UserError as in `refuse_cut`."""
-    asked = dict.fromkeys((*filled(t, cell.nouns), len(cell.nouns)) for cell in cells for t in cell.templates)
+    """One line per reader that cuts off the end of some prompts. UserError as in `refuse_cut`."""
+    prompts = dict.fromkeys((*filled(t, cell.nouns), len(cell.nouns)) for cell in cells for t in cell.templates)
     lines = []
-    for prompt in asked:
+    for prompt in prompts:
         refuse_cut(readers, *prompt)
     for reader in readers:
-        if cut := [whole for ahead, whole, words in asked if reader.lacks(ahead, whole, words)]:
+        if cut := [whole for ahead, whole, words in prompts if reader.lacks(ahead, whole, words)]:
             lines.append(
                 f"{len(cut)} prompt{'s are' if len(cut) > 1 else ' is'} longer than the {reader.most} tokens that "
-                f"{reader.name} reads, so the end does not count (the first: {quoted(cut[0])})"
+                f"{reader.name} reads, so their end is ignored (the first: {quoted(cut[0])})"
             )
     return list(dict.fromkeys(lines))

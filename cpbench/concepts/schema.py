@@ -1,6 +1,6 @@
-"""What the YAML file of a sequence, or of a prompt set, may say; sequences.py shows one and makes a Sequence of it.
+"""The schema of a sequence's or a prompt set's YAML file; sequences.py has an example and turns it into a Sequence.
 
-These are the checks of each value by itself. A key that may be left out may not be empty: LEFT_OUT stands for it, unchecked.
+These checks look at one value at a time. An optional key may be absent (LEFT_OUT, unchecked) but not empty.
 """
 
 import re
@@ -12,9 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from cpbench.errors import quoted
 from cpbench.files import FILE_NAME
 
-Kind = Literal["live", "object", "style"]
-KINDS: tuple[str, ...] = get_args(Kind)
-SLOT = "{}"  # where a template takes the words for the concept
+SubjectType = Literal["live", "object", "style"]
+SUBJECT_TYPES: tuple[str, ...] = get_args(SubjectType)
+SLOT = "{}"  # replaced by the words for the concept
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 LEFT_OUT: Any = None
 
@@ -33,13 +33,13 @@ def _file_name(text: str) -> str:
 
 def _no_way_out(path: str) -> str:
     if ".." in re.split(r"[/\\]", path):
-        raise ValueError(f"{quoted(path)} leads out by '..'; name the folder by its absolute path")
+        raise ValueError(f"{quoted(path)} leaves its folder by '..'; write the folder's absolute path")
     return path
 
 
 def _slots(count: int, template: str) -> str:
-    rest = template.replace(SLOT, "")
-    if template.count(SLOT) != count or "{" in rest or "}" in rest:
+    text = template.replace(SLOT, "")
+    if template.count(SLOT) != count or "{" in text or "}" in text:
         often = "once, for the concept," if count == 1 else "twice, for two concepts,"
         raise ValueError(f"{quoted(template)} must contain {SLOT} {often} and no other brace")
     return template
@@ -47,7 +47,7 @@ def _slots(count: int, template: str) -> str:
 
 def _distinct(templates: list[str]) -> list[str]:
     if len(set(templates)) < len(templates):
-        twice = next(it for it in templates if templates.count(it) > 1)
+        twice = next(template for template in templates if templates.count(template) > 1)
         raise ValueError(f"{quoted(twice)} occurs twice; keep one")
     return templates
 
@@ -67,19 +67,19 @@ Number = Annotated[float, Field(ge=0)]
 class Images(BaseModel):
     model_config = STRICT
     folder: Path | None = None
-    drawn: bool = LEFT_OUT  # then: where no folder is named
+    drawn: bool = LEFT_OUT  # default: if no folder is given
 
 
 class ConceptEntry(BaseModel):
     model_config = STRICT
     name: Name
     class_noun: Text
-    kind: Kind
+    kind: SubjectType
     images: Images = LEFT_OUT
 
 
 class Prompts(BaseModel):
-    """Templates by kind."""
+    """Templates by subject type."""
 
     model_config = STRICT
     live: Templates = LEFT_OUT
@@ -87,15 +87,15 @@ class Prompts(BaseModel):
     style: Templates = LEFT_OUT
 
 
-class DrawingEntry(BaseModel):
+class SamplingEntry(BaseModel):
     model_config = STRICT
     pictures_per_prompt: Whole = LEFT_OUT
     num_inference_steps: Whole = LEFT_OUT
     guidance_scale: Number = LEFT_OUT
 
 
-class EvaluationEntry(DrawingEntry, Prompts):
-    photographs: DrawingEntry = DrawingEntry()
+class EvaluationEntry(SamplingEntry, Prompts):
+    photographs: SamplingEntry = SamplingEntry()
     compositions: Pairs = []
     prior: Templates = []
 
@@ -114,5 +114,5 @@ class SequenceFile(BaseModel):
 class PromptSetFile(BaseModel):
     model_config = STRICT
     set: str
-    kind: Kind
+    kind: SubjectType
     prompts: Templates

@@ -1,29 +1,29 @@
-"""Sequences of concepts: YAML files in `tasks/`, or any YAML file the user names.
+"""Sequences of concepts: YAML files in `tasks/`, or any other YAML file.
 
     name: my-things
-    version: 1                           # a new one whenever something that moves a score changes
-    description: my dog and my cup       # may be left out
+    version: 1                           # raised whenever a change affects scores
+    description: my dog and my cup       # optional
     prompts: dreambench                  # a set of tasks/prompts/ (the default), or {kind: [templates]}
     images: {folder: "photos/{name}"}    # or {drawn: true}, or both; a concept may have its own
     concepts:
       - {name: rex, class_noun: dog, kind: live}
       - {name: cup, class_noun: cup, kind: object}
-    evaluation:                          # for every kind that occurs: some of its prompts, verbatim
+    evaluation:                          # for each kind that occurs: some of its prompts, verbatim
       live: ["a {} in the snow", "a {} wearing a red hat"]
       object: ["a {} in the snow", "a wet {}"]
-      pictures_per_prompt: 2             # this and what follows may be left out
+      pictures_per_prompt: 2             # this and the following are optional
       num_inference_steps: 10
       guidance_scale: 4.0
-      photographs: {num_inference_steps: 50}   # other values where the pictures are photographs
+      photographs: {num_inference_steps: 50}   # other values for photographed concepts
 
-A kind is live, object or style, and says which prompts suit the concept: a dog wears a hat, a style paints a dog.
-In a template `{}` stands for the words for the concept, such as "<v3> dog". A `drawn` concept has a stand-in
-of the same name in the miniature's world; that is the default where no folder is named. A relative folder is
-relative to the user's YAML file; in a built-in sequence, to the folder cpbench is started in. Whether it
-exists is for the image source to check: this module reads YAML only, and imports next to nothing.
+A kind (subject type) is live, object or style, and decides which prompts suit the concept: a dog wears a hat, a style
+paints a dog. In a template `{}` stands for the words for the concept, such as "<v3> dog". A `drawn` concept has a
+stand-in of the same name in the miniature's world; that is the default without a folder. A relative folder is relative
+to the user's YAML file, or, in a built-in sequence, to the current folder. Whether it exists is checked where pictures
+are read: this module reads only YAML, and imports almost nothing.
 
-The file may come from anybody: its size, its aliases and its numbers are bounded, `..` is refused, and a folder below
-the file may not be a link that leads away from it. schema.py checks each value; what depends on several is checked here.
+The file is untrusted: its size, aliases and numbers are limited, `..` is refused, and a folder below the file must not
+be a link that leads elsewhere. schema.py checks single values; this module checks what depends on several.
 """
 
 import hashlib
@@ -36,34 +36,34 @@ from pathlib import Path
 from typing import Any
 
 from cpbench.concepts import schema
-from cpbench.concepts.schema import KINDS, Kind
-from cpbench.errors import UserError, near, quoted
+from cpbench.concepts.schema import SUBJECT_TYPES, SubjectType
+from cpbench.errors import UserError, did_you_mean, quoted
 from cpbench.validation import validated
 from cpbench.yaml_files import read_yaml
 
-ENTRY_POINTS = "cpbench.sequences"  # each names the path of a YAML file
+ENTRY_POINTS = "cpbench.sequences"  # each gives the path of a YAML file
 
 
 @dataclass(frozen=True)
 class Concept:
     """One thing to learn.
 
-    name: the subject's; class_noun: the word for its class; kind: which prompts suit it; prompts: all
-    templates of its kind, `{}` for the words for the concept; images: the folder of its photographs, None
-    without any; drawn: whether the miniature's world has a stand-in of this name.
+    name: the subject's; class_noun: the word for its class; subject_type: which prompts suit it (`kind` in YAML); prompts:
+    all templates of its type, `{}` for the words for the concept; images: the folder of its photographs, None without
+    any; rendered: whether the miniature's world has a stand-in of this name (`drawn` in YAML).
     """
 
     name: str
     class_noun: str
-    kind: Kind
+    subject_type: SubjectType
     prompts: tuple[str, ...]
     images: str | None = None
-    drawn: bool = True
+    rendered: bool = True
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How the pictures of a cell are drawn; the values are usual for photographs' backbones."""
+class SamplingSettings:
+    """How the pictures of a cell are generated; the defaults are usual for backbones trained on photographs."""
 
     pictures_per_prompt: int = 4
     num_inference_steps: int = 50
@@ -72,21 +72,21 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is drawn for every cell of the retention matrix: templates by kind, pictures a prompt, sampler."""
+    """What is generated for every cell of the retention matrix: templates by subject type, pictures per prompt, sampler."""
 
     prompts: dict[str, tuple[str, ...]]
     pictures_per_prompt: int = 2
     num_inference_steps: int = 10
     guidance_scale: float = 4.0
-    photographs: Drawing = Drawing()
-    compositions: tuple[str, ...] = ()  # templates with two slots, for two concepts in one picture
-    prior: tuple[str, ...] = ()  # templates for plain class nouns, after every task
+    photographs: SamplingSettings = SamplingSettings()
+    multi_concept_prompts: tuple[str, ...] = ()  # templates with two slots (`compositions` in YAML)
+    class_noun_prompts: tuple[str, ...] = ()  # templates for plain class nouns, after every task (`prior` in YAML)
 
-    def drawing(self, drawn: bool) -> Drawing:
-        """The values for the miniature's drawn concepts, or for photographs."""
-        if not drawn:
+    def sampling(self, rendered: bool) -> SamplingSettings:
+        """The values for concepts that the miniature's world renders, or for photographs."""
+        if not rendered:
             return self.photographs
-        return Drawing(self.pictures_per_prompt, self.num_inference_steps, self.guidance_scale)
+        return SamplingSettings(self.pictures_per_prompt, self.num_inference_steps, self.guidance_scale)
 
 
 @dataclass(frozen=True)
@@ -118,46 +118,49 @@ def load(name_or_path: str | Path) -> Sequence:
     path = Path(os.path.expanduser(name_or_path))
     looks_like_file = path.suffix in (".yaml", ".yml") or path.name != str(name_or_path)
     if not looks_like_file and not os.path.isfile(path):
-        raise near(name_or_path, names(), "sequence", "A path to a YAML file does as well.")
+        raise did_you_mean(name_or_path, names(), "sequence", "You can also pass the path of a YAML file.")
     return _load_file(path)
 
 
 def prompt_set(name: str) -> dict[str, tuple[str, ...]]:
-    """The templates of a prompt set of tasks/prompts/, by kind. UserError if there is none of this name."""
+    """The templates of a prompt set in tasks/prompts/, by subject type. UserError for an unknown name."""
     sets: dict[str, dict[str, tuple[str, ...]]] = {}
     for file in _yaml_files(tasks_folder() / "prompts"):
-        shown = f"tasks/prompts/{file.name}"
-        given = validated(schema.PromptSetFile, read_yaml(file, shown), shown)
-        sets.setdefault(given.set, {})[given.kind] = tuple(given.prompts)
+        label = f"tasks/prompts/{file.name}"
+        entry = validated(schema.PromptSetFile, read_yaml(file, label), label)
+        sets.setdefault(entry.set, {})[entry.kind] = tuple(entry.prompts)
     if name not in sets:
-        raise near(name, sorted(sets), "prompt set")
+        raise did_you_mean(name, sorted(sets), "prompt set")
     return sets[name]
 
 
 def content_hash(seq: Sequence) -> str:
-    """SHA-256, 64 hex digits, of everything here that moves a score.
+    """SHA-256, 64 hex digits, of everything here that affects scores.
 
-    Two sequences with equal hashes differ at most in name, description, and where the photographs lie. The
-    pictures themselves are not in it: whoever reads them adds their hashes.
+    Two sequences with equal hashes differ at most in name, description and folders of photographs. The pictures are not
+    part of it: the code that reads them adds their hashes.
     """
     test = seq.evaluation
     facts = {
         "version": seq.version,
-        "concepts": [[c.name, c.class_noun, c.kind, list(c.prompts), list(test.prompts[c.kind])] for c in seq.concepts],
+        "concepts": [
+            [c.name, c.class_noun, c.subject_type, list(c.prompts), list(test.prompts[c.subject_type])]
+            for c in seq.concepts
+        ],
         "pictures_per_prompt": test.pictures_per_prompt,
         "num_inference_steps": test.num_inference_steps,
         "guidance_scale": float(test.guidance_scale),
         "photographs": [float(value) for value in astuple(test.photographs)],
     }
-    for more in ("compositions", "prior"):
-        if getattr(test, more):
-            facts[more] = list(getattr(test, more))
+    for key, templates in (("compositions", test.multi_concept_prompts), ("prior", test.class_noun_prompts)):
+        if templates:
+            facts[key] = list(templates)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def ordered(seq: Sequence, order: int) -> Sequence:
-    """The same sequence in another order: 0 is the file's, k > 0 a permutation drawn from numpy's
-    `default_rng(k)`. UserError for a negative order. Of a short sequence several k give the same order.
+    """The same sequence in another order: 0 is the file's, k > 0 a permutation by numpy's
+    `default_rng(k)`. UserError for a negative order. For a short sequence several k give the same order.
     """
     if isinstance(order, bool) or not isinstance(order, int) or order < 0:
         raise UserError(f"order: must be a whole number from 0 on, not {quoted(order)}")
@@ -165,15 +168,15 @@ def ordered(seq: Sequence, order: int) -> Sequence:
         return seq
     import numpy as np  # here, so that `cpbench describe` does not wait for it
 
-    where = np.random.default_rng(order).permutation(len(seq.concepts))
-    return replace(seq, concepts=tuple(seq.concepts[i] for i in where))
+    permutation = np.random.default_rng(order).permutation(len(seq.concepts))
+    return replace(seq, concepts=tuple(seq.concepts[i] for i in permutation))
 
 
 # Where sequences are found
 
 
 def tasks_folder() -> Traversable:
-    """The folder `tasks/`, which an installed cpbench carries as `cpbench.tasks`."""
+    """The folder `tasks/`, which is `cpbench.tasks` in an installed cpbench."""
     try:
         return resources.files("cpbench.tasks")
     except ModuleNotFoundError:  # a checkout that is not installed
@@ -188,17 +191,17 @@ def _built_in() -> dict[str, Traversable]:
     return {f.name.removesuffix(".yaml"): f for f in _yaml_files(tasks_folder())}
 
 
-def added_by_package(group: str, name: str, what: str) -> metadata.EntryPoint | None:
-    """What an installed package adds under this name; None if none does. UserError where two do: either may be meant."""
-    found = {e.value: e for e in metadata.entry_points(group=group, name=name)}
-    if len(found) > 1:
-        both = " and ".join(f"{e.value} (package {e.dist.name if e.dist else '?'})" for _, e in sorted(found.items()))
-        raise UserError(f"{what} {quoted(name)}: is added twice, by {both}; uninstall one, or name a file")
-    return next(iter(found.values()), None)
+def added_by_package(group: str, name: str, noun: str) -> metadata.EntryPoint | None:
+    """The entry point with this name; None if no package adds one. UserError if two packages do, which is ambiguous."""
+    entries = {e.value: e for e in metadata.entry_points(group=group, name=name)}
+    if len(entries) > 1:
+        both = " and ".join(f"{e.value} (package {e.dist.name if e.dist else '?'})" for _, e in sorted(entries.items()))
+        raise UserError(f"{noun} {quoted(name)}: is added twice, by {both}; uninstall one of them, or pass a file")
+    return next(iter(entries.values()), None)
 
 
 def _path_of(entry: metadata.EntryPoint) -> Path:
-    # Any error of a foreign module is possible here; the user can only leave the package out.
+    # A package's module may raise any error.
     try:
         return Path(entry.load())
     except Exception as error:
@@ -210,7 +213,7 @@ def _path_of(entry: metadata.EntryPoint) -> Path:
 
 def _load_file(path: Path) -> Sequence:
     seq = _parse(path, str(path), folder=path.parent)
-    # One name, one version, two contents: the leaderboard could not tell them apart.
+    # The leaderboard could not distinguish two sequences with the same name and version.
     if seq.name in (files := _built_in()):
         built_in = _parse(files[seq.name], f"tasks/{seq.name}.yaml", folder=None)
         if built_in.version == seq.version and content_hash(built_in) != content_hash(seq):
@@ -220,81 +223,85 @@ def _load_file(path: Path) -> Sequence:
     return seq
 
 
-# From YAML to a sequence. Every `where` is "file: key", the beginning of the error's line.
+# From YAML to a sequence. Each `place` is "file: key", the beginning of an error's line.
 
 
-def _parse(file: Traversable, shown: str, folder: Path | None) -> Sequence:
-    """folder: what relative image folders are relative to; None leaves them as they are."""
-    called = Path(shown).stem
+def _parse(file: Traversable, label: str, folder: Path | None) -> Sequence:
+    """folder: the base of relative image folders; None leaves them as they are."""
+    called = Path(label).stem
     hint = f"the built-in sequence is called {called!r}" if called in _built_in() else "check the path"
-    given = validated(schema.SequenceFile, read_yaml(file, shown, hint), shown)
-    prompts = _prompts(given.prompts, f"{shown}: prompts")
-    if given.images.folder is not None and "{name}" not in given.images.folder:
-        raise UserError(f"{shown}: images.folder: must contain {{name}}, or all concepts would share one folder")
+    content = validated(schema.SequenceFile, read_yaml(file, label, hint), label)
+    prompts = _prompts(content.prompts, f"{label}: prompts")
+    if content.images.folder is not None and "{name}" not in content.images.folder:
+        raise UserError(f"{label}: images.folder: must contain {{name}}, or all concepts would share one folder")
     concepts: list[Concept] = []
-    for n, entry in enumerate(given.concepts, start=1):
-        where = f"{shown}: concept {n} ({entry.name})"
-        # Case is ignored since names become folders, and not every file system tells cases apart.
+    for n, entry in enumerate(content.concepts, start=1):
+        place = f"{label}: concept {n} ({entry.name})"
+        # Case is ignored: names become folders, and some file systems are case-insensitive.
         if entry.name.lower() in (c.name.lower() for c in concepts):
-            raise UserError(f"{where}: name: {quoted(entry.name)} occurs twice; give it another")
+            raise UserError(f"{place}: name: {quoted(entry.name)} occurs twice; give it another")
         if entry.kind not in prompts:
             reason = f"the sequence's prompts have none for {quoted(entry.kind)}; add them under prompts"
-            raise UserError(f"{where}: kind: {reason}")
-        images = entry.images or given.images
-        at, drawn = _pictures(images, entry.name, f"{where}: images", folder)
-        concepts.append(Concept(entry.name, entry.class_noun, entry.kind, prompts[entry.kind], at, drawn))
-    test = _evaluation(given.evaluation, f"{shown}: evaluation", {c.kind for c in concepts}, prompts)
-    return Sequence(given.name, given.version, " ".join(given.description.split()), tuple(concepts), test)
+            raise UserError(f"{place}: kind: {reason}")
+        images = entry.images or content.images
+        at, rendered = _pictures(images, entry.name, f"{place}: images", folder)
+        concepts.append(Concept(entry.name, entry.class_noun, entry.kind, prompts[entry.kind], at, rendered))
+    test = _evaluation(content.evaluation, f"{label}: evaluation", {c.subject_type for c in concepts}, prompts)
+    return Sequence(content.name, content.version, " ".join(content.description.split()), tuple(concepts), test)
 
 
-def _prompts(given: Any, where: str) -> dict[str, tuple[str, ...]]:
-    """Templates by kind: those of the prompt set that is named, or those that are given."""
-    if not isinstance(given, str):
-        return _by_kind(validated(schema.Prompts, given, where))
+def _prompts(entry: Any, place: str) -> dict[str, tuple[str, ...]]:
+    """Templates by subject type: those of a prompt set, given by name, or those in the file."""
+    if not isinstance(entry, str):
+        return _by_kind(validated(schema.Prompts, entry, place))
     try:
-        return prompt_set(given)
+        return prompt_set(entry)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{place}: {error}") from None
 
 
-def _by_kind(given: schema.Prompts) -> dict[str, tuple[str, ...]]:
-    return {kind: tuple(templates) for kind in KINDS if (templates := getattr(given, kind))}
+def _by_kind(entry: schema.Prompts) -> dict[str, tuple[str, ...]]:
+    return {
+        subject_type: tuple(templates) for subject_type in SUBJECT_TYPES if (templates := getattr(entry, subject_type))
+    }
 
 
-def _pictures(given: schema.Images, name: str, where: str, base: Path | None) -> tuple[str | None, bool]:
-    """The folder of a concept's photographs, or None, and whether the miniature draws the concept."""
-    drawn = given.folder is None if given.drawn is None else given.drawn
-    if given.folder is None:
-        if not drawn:
-            raise UserError(f"{where}: has neither a folder nor drawn: true; name one of them")
-        return None, drawn
-    path = os.path.expanduser(given.folder).replace("{name}", name)
+def _pictures(entry: schema.Images, name: str, place: str, base: Path | None) -> tuple[str | None, bool]:
+    """The folder of a concept's photographs, or None, and whether the miniature's world renders the concept."""
+    rendered = entry.folder is None if entry.drawn is None else entry.drawn
+    if entry.folder is None:
+        if not rendered:
+            raise UserError(f"{place}: has neither a folder nor drawn: true; add one of them")
+        return None, rendered
+    path = os.path.expanduser(entry.folder).replace("{name}", name)
     if base is not None:
         path = os.path.abspath(base / path)
         if Path(path).is_relative_to(os.path.abspath(base)) and (elsewhere := outside(path, base)):
-            reason = f"is a link, out of this file's folder; if you trust it, name {elsewhere}"
-            raise UserError(f"{where}.folder: {reason}")
-    return path, drawn
+            reason = f"is a link out of this file's folder; if you trust it, write {elsewhere}"
+            raise UserError(f"{place}.folder: {reason}")
+    return path, rendered
 
 
 def outside(path: Path | str, base: Path | str) -> str | None:
-    """Where links lead from `path`, if that is not below `base`, which may be a link itself."""
+    """Where `path` leads if links take it out of `base` (which may be a link itself); else None."""
     real = os.path.realpath(path)
     return None if Path(real).is_relative_to(os.path.realpath(base)) else real
 
 
 def _evaluation(
-    given: schema.EvaluationEntry, where: str, kinds: set[str], prompts: dict[str, tuple[str, ...]]
+    entry: schema.EvaluationEntry, place: str, subject_types: set[str], prompts: dict[str, tuple[str, ...]]
 ) -> Evaluation:
-    chosen = _by_kind(given)
-    for kind in KINDS:
-        if kind in kinds and kind not in chosen:
-            raise UserError(f"{where}: the key {kind!r} is missing; add it")
-        for template in chosen.get(kind, ()):
-            if template not in (known := prompts.get(kind, ())):
-                cure = f"Take one of the {len(known)} prompts for {kind} concepts, or give your own."
-                raise UserError(f"{where}.{kind}: {near(template, known, 'prompt', cure)}")
-    shared = given.model_dump(include=set(schema.DrawingEntry.model_fields), exclude_unset=True)
-    photographs = Drawing(**(shared | given.photographs.model_dump(exclude_unset=True)))
-    more = {"compositions": tuple(given.compositions), "prior": tuple(given.prior)}
-    return Evaluation(chosen, **shared, photographs=photographs, **more)
+    templates = _by_kind(entry)
+    for subject_type in SUBJECT_TYPES:
+        if subject_type in subject_types and subject_type not in templates:
+            raise UserError(f"{place}: the key {subject_type!r} is missing; add it")
+        for template in templates.get(subject_type, ()):
+            if template not in (choices := prompts.get(subject_type, ())):
+                hint = f"Take one of the {len(choices)} prompts for {subject_type} concepts, or give your own."
+                raise UserError(f"{place}.{subject_type}: {did_you_mean(template, choices, 'prompt', hint)}")
+    shared = entry.model_dump(include=set(schema.SamplingEntry.model_fields), exclude_unset=True)
+    photographs = SamplingSettings(**(shared | entry.photographs.model_dump(exclude_unset=True)))
+    multi_concept, class_noun = tuple(entry.compositions), tuple(entry.prior)
+    return Evaluation(
+        templates, **shared, photographs=photographs, multi_concept_prompts=multi_concept, class_noun_prompts=class_noun
+    )

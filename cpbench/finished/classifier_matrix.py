@@ -34,13 +34,14 @@ from cpbench.backbones.loading import dtype_of
 from cpbench.concepts.sequences import Concept
 from cpbench.config import RunConfig
 from cpbench.errors import UserError
-from cpbench.files import hash8, read_json, seed_of, write_atomically, write_json
+from cpbench.files import read_json, seed_of, short_hash, write_atomically, write_json
 from cpbench.finished import load, scoring
 from cpbench.finished.load import TrainedRun
 from cpbench.learning import diffusion_classifier
 from cpbench.learning.training import TEMPLATES, Batch
 from cpbench.method import Method, NotDefined
 from cpbench.metrics.figures import FIGURES
+from cpbench.numbers import number
 from cpbench.output import say
 from cpbench.records import machine, terminal
 from cpbench.records.folder import RunFolder
@@ -127,7 +128,7 @@ def mean_errors(backbone: backbones.Backbone, phrase: str, batch: Batch, draws: 
             batch.noisy[cut],
             batch.timesteps[cut],
             batch.template,
-            batch.which[cut],
+            batch.picture_indices[cut],
         )
         predicted = diffusion_classifier.predicted_noise(backbone, part, [phrase])
         errors.append(diffusion_classifier.errors(predicted, part.noise)[:, 0])
@@ -292,7 +293,7 @@ def settings_of(config: RunConfig, facts: Facts, draws: int) -> dict[str, Any]:
     """The settings that all rows of a matrix must share."""
     return {
         "schema": SCHEMA,
-        "run": hash8(facts.as_json()),
+        "run": short_hash(facts.as_json()),
         "draws": draws,
         "seed": SEED,
         "template": TEMPLATE,
@@ -379,7 +380,7 @@ def tables(matrix: pd.DataFrame) -> list[Table]:
         table.add_column("", no_wrap=True)
         table.add_column("accuracy", justify="right")
         for name, value in values.items():
-            table.add_row(FIGURES[name].heading(), terminal.number(value))
+            table.add_row(FIGURES[name].heading(), number(value))
         out.append(table)
     return out
 

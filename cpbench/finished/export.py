@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpbench.backbones import hub
-from cpbench.errors import UserError, near, quoted
-from cpbench.files import FILE_NAME, plain, prepare_folder, write_atomically
+from cpbench.errors import UserError, did_you_mean, quoted
+from cpbench.files import FILE_NAME, escape_markdown, prepare_folder, write_atomically
 from cpbench.finished.load import TrainedRun, installed
 from cpbench.method import NotDefined
 from cpbench.miniature import is_miniature
@@ -26,7 +26,7 @@ def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]
     from safetensors.torch import save
 
     if concept is not None and concept not in run.nouns:
-        raise near(concept, list(run.nouns), "concept", f"Learned at that point: {', '.join(run.nouns)}.")
+        raise did_you_mean(concept, list(run.nouns), "concept", f"Learned at that point: {', '.join(run.nouns)}.")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty; pass a new folder")
     if run.method.per_prompt:
@@ -39,7 +39,7 @@ def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]
     try:
         with installed(run, concepts):
             lora = run.method.lora(run.state, concepts)
-            embeddings = {name: row.detach().cpu() for name, row in run.backbone.rows.items()}
+            embeddings = {name: row.detach().cpu() for name, row in run.backbone.token_embeddings.items()}
             if unsafe_names := [name for name in embeddings if not FILE_NAME.fullmatch(name)]:
                 raise UserError(
                     f"run {run.folder}: its state's word {quoted(unsafe_names[0])} cannot name a file; run it again"
@@ -99,8 +99,8 @@ def how_to_load(run: TrainedRun, concepts: Sequence[str], lora: bool, whole: boo
         code.append("pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id")
     prompt = _python(f"a photo of a {run.phrase(concepts[0])}")
     code.append(f'pipe({prompt}).images[0].save("picture.png")')
-    words = [f"| {c} | {plain(run.nouns[c])} | {_code(run.phrase(c))} |" for c in concepts]
-    method, sequence, backbone = map(plain, (run.config.method, run.config.sequence, run.config.backbone))
+    words = [f"| {c} | {escape_markdown(run.nouns[c])} | {_code(run.phrase(c))} |" for c in concepts]
+    method, sequence, backbone = map(escape_markdown, (run.config.method, run.config.sequence, run.config.backbone))
     return "\n".join(
         [
             f"# {method} after {len(run.nouns)} of the tasks of {sequence}",

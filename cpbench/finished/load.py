@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpbench.config import RunConfig
-from cpbench.errors import DamagedState, RulesError, UserError, near
+from cpbench.errors import DamagedState, RulesError, UserError, did_you_mean
 from cpbench.method import Method, NotDefined, State
 from cpbench.output import say
+from cpbench.records import option_names
 from cpbench.records.folder import RunFolder
 from cpbench.records.reading import find, listed, read
 from cpbench.records.record import Record
@@ -123,9 +124,8 @@ def load_backbone(config: RunConfig, folder: Path, weights: str) -> tuple[Method
             f"run {folder}: was made with other weights of {config.backbone} than the ones found here; use the same weights"
         )
     method_class = load_method(config.method)
-    return method_class(
-        validated(method_class.Options, config.options, f"run {folder}: method {config.method}")
-    ), backbone
+    options = option_names.accepted(config.options, method_class.Options.model_fields)
+    return method_class(validated(method_class.Options, options, f"run {folder}: method {config.method}")), backbone
 
 
 @contextmanager
@@ -154,18 +154,18 @@ def installed(run: TrainedRun, concepts: tuple[str, ...], prompts: tuple[str, ..
 
 def sample(run: TrainedRun, prompt: str, n: int, seed: int, steps: int | None, guidance: float | None) -> Any:
     """`n` pictures, uint8 (n, h, w, 3), of a prompt in which "{dog6}" is replaced by the phrase of concept dog6."""
-    from cpbench.backbones.sampling import Sampler, Wanted, draw
+    from cpbench.backbones.sampling import Sampler, SampleRequest, generate
     from cpbench.concepts import images, sequences
 
     named = concepts_in(prompt, list(run.nouns))
     words = "".join(text + (run.phrase(c) if c else "") for text, c, *_ in string.Formatter().parse(prompt))
     sequence = sequences.load(run.config.sequence)
-    defaults = sequence.evaluation.drawing(images.are_drawn(sequence.concepts, run.config.backbone))
+    defaults = sequence.evaluation.sampling(images.are_rendered(sequence.concepts, run.config.backbone))
     sampler = Sampler(steps or defaults.num_inference_steps, defaults.guidance_scale if guidance is None else guidance)
     try:
         with installed(run, named, (words,)):
             refuse_unread(run, prompt)
-            return draw(run.backbone, [Wanted(words, seed, "sample", prompt, k) for k in range(n)], sampler)
+            return generate(run.backbone, [SampleRequest(words, seed, "sample", prompt, k) for k in range(n)], sampler)
     except NotDefined as reason:
         raise UserError(f"prompt {prompt!r}: {reason}; name one concept") from None
 
@@ -197,5 +197,5 @@ def concepts_in(prompt: str, learned: list[str]) -> tuple[str, ...]:
     fields = [field for field, *_ in parsed]
     for field in fields:
         if field not in learned:
-            raise near(field, learned, "concept", f"Learned at that point: {', '.join(learned)}.")
+            raise did_you_mean(field, learned, "concept", f"Learned at that point: {', '.join(learned)}.")
     return tuple(dict.fromkeys(fields))

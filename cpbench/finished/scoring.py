@@ -17,14 +17,14 @@ import pandas as pd
 
 from cpbench.concepts import images, sequences
 from cpbench.config import RunConfig
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 from cpbench.files import write_atomically, write_json
 from cpbench.finished import load, pair_rules
 from cpbench.judges import identity as judge_identity
 from cpbench.judges.added import names as judges_of_packages
 from cpbench.judges.embeddings import Embeddings
 from cpbench.judges.published import PUBLISHED
-from cpbench.judges.select import load_for
+from cpbench.judges.select import load_judges
 from cpbench.metrics import matrices
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.output import say
@@ -51,8 +51,10 @@ def judges_by_type(names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
         if name in package_judges:
             continue
         if name not in PUBLISHED:
-            raise near(name, [*PUBLISHED, *package_judges], "judge", "--clip and --dino take files and folders.")
-        judge_type = PUBLISHED[name].kind
+            raise did_you_mean(
+                name, [*PUBLISHED, *package_judges], "judge", "--clip and --dino take files and folders."
+            )
+        judge_type = PUBLISHED[name].judge_type
         if judge_type in judge_names:
             raise UserError(
                 f"--judge {name}: {judge_names[judge_type]} is also a {judge_type} judge; pass at most one of each type"
@@ -74,7 +76,7 @@ def rescore(
 ) -> tuple[Path, list[str], int]:
     """Score a run's pictures. Returns (the folder of the results, the concepts, the last row).
 
-    clip, dino and the arguments after device: see `select.load_for`; added: judges of packages, in addition to the run's.
+    clip, dino and the arguments after device: see `select.load_judges`; added: judges of packages, in addition to the run's.
     A judge that is not passed is the run's, with the run's preprocessing. UserError if the run, its sequence or its
     concepts' pictures have changed.
     """
@@ -85,7 +87,7 @@ def rescore(
     sequence = sequence_of(config, facts, folder)
     real = real_pictures(config, facts, sequence, folder, data)
     # the run's preprocessing belongs to its judge, not to another one
-    judges = load_for(
+    judges = load_judges(
         config.backbone,
         clip or config.clip,
         dino or config.dino,
@@ -169,7 +171,7 @@ def score_row(
 ) -> list[tuple]:
     """Row t as `rows.evaluate_row` would write it, from the pictures on disk; NaN where there is none."""
     lines = []
-    for cell in cells.cells_of_row(sequence, t, per_prompt, bool(config.evaluation.upper_triangle)):
+    for cell in cells.cells_of_row(sequence, t, per_prompt, bool(config.evaluation.forward_transfer_cells)):
         pictures_by_sample = pictures_of(RunFolder(folder).task(t), cell)
         if pictures_by_sample:
             pictures = np.stack(
@@ -186,6 +188,6 @@ def score_row(
                 for w in cell.samples
             ]
         if t == 0 and cell.cell_type == "cell":
-            are_drawn = images.is_drawn(cell.concepts[0], config.backbone)
+            are_drawn = images.is_rendered(cell.concepts[0], config.backbone)
             lines += reference_rows(cell, real, cached_judges, config.seed if are_drawn else None)
     return lines

@@ -1,13 +1,11 @@
-"""What pictures are judged by: `Judge`, and the `Preprocessing` of one."""
+"""Judges of pictures: `Judge` and its `Preprocessing`."""
 
 from typing import Any
 
 _DOOR = {"Judge": "judge", "Preprocessing": "judge"}
 
 
-def __getattr__(
-    name: str,
-) -> Any:  # what is public here, imported when it is asked for: what identifies one is read without torch
+def __getattr__(name: str) -> Any:  # public names, imported on first use: a judge's identity is read without torch
     if name not in _DOOR:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -6,36 +6,38 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from cpbench.concepts.sequences import added_by_package
-from cpbench.errors import UserError, near, quoted
+from cpbench.errors import UserError, did_you_mean, quoted
 from cpbench.judges.identity import COMPARED, NOT_COUNTED
 
 if TYPE_CHECKING:
     from cpbench.judges.judge import Judge
 
 ENTRY_POINTS = "cpbench.judges"
-RESERVED = ("clip", "dino", "inception")  # cpbench's own
-NEEDED = ("model", "weights_sha256")  # of an identity
+RESERVED = ("clip", "dino", "inception")  # cpbench's own judges
+NEEDED = ("model", "weights_sha256")  # keys of an identity
 
 
 def names() -> list[str]:
-    """Those that can be asked for."""
+    """The names of the judges that packages add."""
     return sorted({entry.name for entry in metadata.entry_points(group=ENTRY_POINTS)} - {*RESERVED})
 
 
 def module(name: str) -> Any:
-    """What an entry point names, usually a module: it has `load` and SCORES. UserError for an unknown or a broken one."""
+    """The object of an entry point, usually a module, with `load` and SCORES. UserError if it is unknown or broken."""
     entry = None if name in RESERVED else added_by_package(ENTRY_POINTS, name, "judge")
     if entry is None:
-        raise near(name, names(), "judge", "Install the package that adds it; --clip and --dino name those two.")
+        raise did_you_mean(
+            name, names(), "judge", "Install the package that adds it; for CLIP and DINO, use --clip and --dino."
+        )
     try:
         return entry.load()
     except Exception as error:  # any error of a foreign package
-        where = f"judge {name}: the package that adds it ({entry.value})"
-        raise UserError(f"{where} cannot be imported: {error}; repair or uninstall it") from error
+        problem = f"judge {name}: the package that adds it ({entry.value})"
+        raise UserError(f"{problem} cannot be imported: {error}; repair or uninstall it") from error
 
 
 def load(name: str, device: str) -> Judge:
-    """The judge, ready: what `load` of `module` makes on a device. UserError where it fails or is not as it should be."""
+    """The judge that the module's `load` makes on a device. UserError if that fails or the judge is not valid."""
     try:
         judge = module(name).load(device)
     except UserError:
@@ -43,14 +45,14 @@ def load(name: str, device: str) -> Judge:
     except Exception as error:  # any error of a foreign package
         raise UserError(f"judge {name}: cannot be loaded ({type(error).__name__}: {error})") from error
     if getattr(judge, "name", None) != name or not callable(getattr(judge, "images", None)):
-        raise UserError(f"judge {name}: its load made no judge of that name; see docs/adding-a-judge.md")
+        raise UserError(f"judge {name}: its load returned no judge with that name; see docs/adding-a-judge.md")
     identity = getattr(judge, "identity", None)
-    if not isinstance(identity, dict) or not all(isinstance(it, str) for pair in identity.items() for it in pair):
-        raise UserError(f"judge {name}: its identity must be a mapping of words to words")
-    if lacking := [key for key in NEEDED if key not in identity]:
-        raise UserError(f"judge {name}: its identity lacks {' and '.join(lacking)}")
-    if odd := sorted(identity.keys() - {*COMPARED, *NOT_COUNTED}):
+    if not isinstance(identity, dict) or not all(isinstance(text, str) for pair in identity.items() for text in pair):
+        raise UserError(f"judge {name}: its identity must be a mapping of strings to strings")
+    if absent := [key for key in NEEDED if key not in identity]:
+        raise UserError(f"judge {name}: its identity lacks {' and '.join(absent)}")
+    if unknown := sorted(identity.keys() - {*COMPARED, *NOT_COUNTED}):
         raise UserError(
-            f"judge {name}: no table compares {quoted(odd[0])} of its identity; say it in one of {', '.join(COMPARED)}"
+            f"judge {name}: the key {quoted(unknown[0])} of its identity is not compared by any table; use one of {', '.join(COMPARED)}"
         )
     return judge

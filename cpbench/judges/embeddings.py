@@ -1,4 +1,4 @@
-"""Embeddings of pictures, kept beside a run by the pictures' content: a new metric encodes nothing again."""
+"""Embeddings of pictures, stored with a run by the pictures' content, so that a new metric does not encode them again."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cpbench.version import SCORES
 if TYPE_CHECKING:
     from cpbench.judges.judge import Judge
 
-LIBRARIES = ("torch", "open_clip_torch", "timm", "torch-fidelity", "pillow")  # that encode, or prepare
+LIBRARIES = ("torch", "open_clip_torch", "timm", "torch-fidelity", "pillow")  # that encode pictures or prepare them
 
 
 class Embeddings:
-    """A judge that looks into its file first; `save` once at the end.
+    """A judge with a file of embeddings; call `save` once at the end.
 
-    The file is of one judge, of one kind of device and of one version of what computes: its name and its content say so.
+    The file belongs to one judge, one type of device and one version of the libraries; its name and content identify them.
     """
 
     def __init__(self, folder: Path, judge: Judge):
@@ -41,7 +41,7 @@ class Embeddings:
             like = (vectors[0].shape, vectors[0].dtype)
             if any(
                 (vector.shape, vector.dtype) != like for vector in self.known.values()
-            ):  # not of this judge after all
+            ):  # the file is not of this judge after all
                 self.known = {}
                 return self.images(pictures)
             self.known |= {keys[i]: vector for i, vector in zip(new, vectors, strict=True)}
@@ -61,7 +61,7 @@ class Embeddings:
 
 
 def _key(judge: Judge) -> dict[str, Any]:
-    """All that moves an embedding, beside the picture."""
+    """Everything that affects an embedding, besides the picture."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -69,8 +69,8 @@ def _key(judge: Judge) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     device = getattr(judge, "device", None)
-    where = {"device": device.type if device else "cpu", "versions": versions, "scores": SCORES}
-    return {"judge": identity.counted(judge.identity), **where}
+    conditions = {"device": device.type if device else "cpu", "versions": versions, "scores": SCORES}
+    return {"judge": identity.counted(judge.identity), **conditions}
 
 
 def _digest(vectors: dict[str, np.ndarray]) -> str:
@@ -83,7 +83,7 @@ def _digest(vectors: dict[str, np.ndarray]) -> str:
 
 
 def _read(file: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What is kept; nothing where the file is not whole, or of another key, since it can be made again."""
+    """The stored embeddings; none if the file is damaged or has another key, since they can be computed again."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -94,6 +94,6 @@ def _read(file: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
             held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-    # one length and numbers: rows of others could not be stacked
-    alike = len({(v.dtype.str, v.shape) for v in held.values()}) == 1 and next(iter(held.values())).ndim == 1
-    return held if alike and facts.get("sha256") == _digest(held) else {}
+    # of one length and type, so that they can be stacked
+    uniform = len({(v.dtype.str, v.shape) for v in held.values()}) == 1 and next(iter(held.values())).ndim == 1
+    return held if uniform and facts.get("sha256") == _digest(held) else {}

@@ -1,7 +1,7 @@
-"""Inception-v3's pooled features, which KID and FID are of by definition, where its weights are at hand.
+"""Inception-v3's pooled features, on which KID and FID are defined, if its weights are at hand.
 
-Nothing is downloaded: they are where torch-fidelity and torchmetrics keep them, in torch's hub folder. Without them KID is
-taken on the run's DINO judge, and named so.
+Nothing is downloaded: the weights are in torch's hub folder, where torch-fidelity and torchmetrics store them. Without them
+KID is computed on the run's DINO judge, and named so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AT_ONCE = 16  # pictures
 
 
 def weights() -> Path | None:
-    """The weights' file; None where it, or torch-fidelity, is not at hand."""
+    """The file of the weights; None without it or without torch-fidelity."""
     from cpbench import torchvision_compat
 
     if importlib.util.find_spec("torch_fidelity") is None:
@@ -44,11 +44,11 @@ class Inception:
         from cpbench.files import file_hash
 
         try:
-            torch.load(file, weights_only=True)  # torch-fidelity's own loading would run any code in it
+            torch.load(file, weights_only=True)  # torch-fidelity's own loading would run code in the file
             self.network = FeatureExtractorInceptionV3("inception", ["2048"], str(file))
-        except Exception as error:  # whatever a broken pickle raises
+        except Exception as error:  # a broken pickle may raise anything
             raise UserError(
-                f"{file}: not Inception's weights ({type(error).__name__}); remove it, and KID is by DINO"
+                f"{file}: not Inception's weights ({type(error).__name__}); remove it, and KID is computed with DINO"
             ) from None
         self.identity: dict[str, Any] = {"model": "inception-v3", "weights_sha256": file_hash(file)}
 

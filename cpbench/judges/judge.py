@@ -1,4 +1,4 @@
-"""A judge: an encoder with explicit preprocessing, and who it is."""
+"""A judge: an encoder with explicit preprocessing, and its identity."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from cpbench.judges import identity as judge_identity
 
 TEXT_RULE = "the words for the concept are replaced by its class noun"
 PAIR_RULE = "mean cosine over all pairs (drawn, real)"
-MOST_PIXELS = 4096  # a side
+MOST_PIXELS = 4096  # per side
 CLASS_TOKEN = "class token after the final norm"
-TIMM_CROP = 0.875  # timm's own where a config does not say
+TIMM_CROP = 0.875  # timm's default if a config has none
 TIMM_ARCHITECTURE = ("architecture", "model_args", "num_classes", "global_pool")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -50,7 +50,7 @@ class Preprocessing:
 
     @staticmethod
     def of(size: Any, mean: Any, std: Any, resize: Any = None, interpolation: Any = "bicubic") -> Preprocessing:
-        """From a config's values; resize None: as large as what is cropped. TypeError or ValueError for what is none."""
+        """From a config's values; resize None: as large as the crop. TypeError or ValueError for invalid values."""
         resize = size if resize is None else resize
         if (
             not all(isinstance(side, int) and 0 < side <= MOST_PIXELS for side in (size, resize))
@@ -61,15 +61,17 @@ class Preprocessing:
             or not all(math.isfinite(x) for x in (*mean, *std))
             or not all(x > 0 for x in std)
         ):
-            raise ValueError(f"no preprocessing: resize {resize} {interpolation}, crop {size}, mean {mean}, std {std}")
+            raise ValueError(
+                f"not a valid preprocessing: resize {resize} {interpolation}, crop {size}, mean {mean}, std {std}"
+            )
         return Preprocessing(resize, size, tuple(map(float, mean)), tuple(map(float, std)), interpolation)
 
     def changed(self, words: str | None) -> Preprocessing:
-        """With the parts that a user's words name, see `identity.preprocessing_settings`. ValueError for odd ones."""
+        """This preprocessing with a user's changes, see `identity.preprocessing_settings`. ValueError for invalid ones."""
         if not words:
             return self
-        given = judge_identity.preprocessing_settings(words)
-        whole = asdict(self) | given
+        settings = judge_identity.preprocessing_settings(words)
+        whole = asdict(self) | settings
         return Preprocessing.of(whole.pop("crop"), **whole)
 
     @property
@@ -88,11 +90,8 @@ class Preprocessing:
                 int(h * self.resize / min(h, w)),
             )  # cut off, as torchvision's
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling[self.interpolation.upper()]))
-        top, left = (round((side - self.crop) / 2) for side in image.shape[:2])  # half to even, as torchvision's
-        x = (
-            torch.from_numpy(np.array(image[top : top + self.crop, left : left + self.crop])).permute(2, 0, 1).float()
-            / 255
-        )
+        y0, x0 = (round((side - self.crop) / 2) for side in image.shape[:2])  # half to even, as in torchvision
+        x = torch.from_numpy(np.array(image[y0 : y0 + self.crop, x0 : x0 + self.crop])).permute(2, 0, 1).float() / 255
         return (x - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 
 
@@ -102,19 +101,19 @@ def content_key(picture: np.ndarray) -> str:
     return hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest()
 
 
-MOST_KEPT = 4096  # embeddings a judge remembers
+MOST_KEPT = 4096  # embeddings that a judge caches
 
 
 @dataclass
 class Judge:
-    """An encoder to unit vectors. `identity` says which: model, weights' hash, preprocessing, rules."""
+    """An encoder to unit vectors. identity: its model, hash of weights, preprocessing and rules."""
 
     name: str
     model: torch.nn.Module
     preprocessing: Preprocessing
     identity: dict[str, Any]
     tokenizer: Any = None
-    _seen: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _vectors: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -122,25 +121,25 @@ class Judge:
 
     @torch.no_grad()
     def images(self, pictures: np.ndarray | list[np.ndarray], batch_size: int = 64) -> np.ndarray:
-        """Unit vectors (n, d); a picture among the last thousands that were met is not encoded again."""
+        """Unit vectors (n, d); the embeddings of the last `MOST_KEPT` pictures are cached."""
         keys = [content_key(picture) for picture in pictures]
-        found = {k: self._seen.pop(k) for k in dict.fromkeys(keys) if k in self._seen}
-        new = [i for i, k in enumerate(keys) if k not in found]
+        vectors = {k: self._vectors.pop(k) for k in dict.fromkeys(keys) if k in self._vectors}
+        new = [i for i, k in enumerate(keys) if k not in vectors]
         for at in range(0, len(new), batch_size):
             part = new[at : at + batch_size]
             x = self.preprocessing([pictures[i] for i in part])
             encode = getattr(self.model, "encode_image", self.model)
             x = x.to(self.device)
             for i, v in zip(part, F.normalize(encode(x).float(), dim=-1).cpu().numpy(), strict=True):
-                found[keys[i]] = v.copy()  # of its own: a row of the batch would hold all of it
-        self._seen |= found  # which puts what was used last at the end
-        for oldest in list(self._seen)[:-MOST_KEPT]:
-            del self._seen[oldest]
-        return np.stack([found[k] for k in keys])
+                vectors[keys[i]] = v.copy()  # a copy: a view would keep the whole batch in memory
+        self._vectors |= vectors  # the most recently used are at the end
+        for oldest in list(self._vectors)[:-MOST_KEPT]:
+            del self._vectors[oldest]
+        return np.stack([vectors[k] for k in keys])
 
     @torch.no_grad()
     def texts(self, prompts: list[str]) -> np.ndarray:
-        """Unit vectors (n, d) of the prompts; only CLIP reads."""
+        """Unit vectors (n, d) of the prompts. TypeError for a judge without a text encoder."""
         if self.tokenizer is None:
             raise TypeError(f"judge {self.name} has no text encoder")
         tokens = self.tokenizer(prompts).to(self.device)
@@ -148,14 +147,14 @@ class Judge:
 
 
 def content_hash(value: Any) -> str:
-    """SHA-256 of any JSON, whatever the order of its mappings."""
+    """SHA-256 of any JSON, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def tokenizer_hash(tokenizer: Any, folder: Path | None = None, settings: Any = None) -> str:
-    """SHA-256 of what makes a text's tokens: of open_clip's own tokenizer its tables and length, else the folder's files.
+    """SHA-256 of a tokenizer: of the tables and length of open_clip's own, else of the folder's files.
 
-    settings: what the folder's config says of it. Versions of libraries do not count.
+    settings: the tokenizer's settings in the folder's config. Versions of libraries are not part of it.
     """
     if hasattr(tokenizer, "bpe_ranks"):
         merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.get)
@@ -166,34 +165,36 @@ def tokenizer_hash(tokenizer: Any, folder: Path | None = None, settings: Any = N
 
 
 def open_clip_preprocessing(config: dict[str, Any]) -> Preprocessing:
-    """What an open_clip_config.json says. KeyError, TypeError or ValueError for what it does not say, or cpbench cannot do."""
+    """The preprocessing in an open_clip_config.json. KeyError, TypeError or ValueError if it is incomplete or unsupported."""
     cfg = config["preprocess_cfg"]
     if cfg.get("resize_mode", "shortest") != "shortest":
-        raise ValueError(f"resize_mode {cfg['resize_mode']!r}: only 'shortest' is known here")
+        raise ValueError(f"resize_mode {cfg['resize_mode']!r}: only 'shortest' is supported")
     size = config["model_cfg"]["vision_cfg"]["image_size"]
     return Preprocessing.of(size, cfg["mean"], cfg["std"], interpolation=cfg.get("interpolation", "bicubic"))
 
 
 def timm_preprocessing(cfg: dict[str, Any]) -> Preprocessing:
-    """What a timm model's pretrained_cfg says, as timm's own evaluation reads it; errors as `open_clip_preprocessing`."""
+    """The preprocessing in a timm model's pretrained_cfg, as in timm's own evaluation; errors as in `open_clip_preprocessing`."""
     if cfg.get("crop_mode", "center") != "center":
-        raise ValueError(f"crop_mode {cfg['crop_mode']!r}: only 'center' is known here")
+        raise ValueError(f"crop_mode {cfg['crop_mode']!r}: only 'center' is supported")
     size = cfg["input_size"][-1]
     resize = math.floor(size / (cfg.get("crop_pct") or TIMM_CROP))
     return Preprocessing.of(size, cfg["mean"], cfg["std"], resize, cfg.get("interpolation", "bicubic"))
 
 
-def chosen(pre: Preprocessing, words: str | None, kind: str, model: str, sizes: int | None = None) -> Preprocessing:
-    """The preprocessing with a user's changes; UserError where the model cannot take it.
+def changed_preprocessing(
+    pre: Preprocessing, words: str | None, judge_type: str, model: str, sizes: int | None = None
+) -> Preprocessing:
+    """The preprocessing with a user's changes; UserError if the model does not support them.
 
-    sizes: None where the model takes pictures of its own size alone, else what their side must be a multiple of.
+    sizes: None if the model takes pictures of one size only, else the number that their side must be a multiple of.
     """
-    flag = f"--{kind}-preprocessing"
+    flag = f"--{judge_type}-preprocessing"
     try:
         changed = pre.changed(words)
     except ValueError as error:
         raise UserError(f"{flag} {words}: {error}") from None
     if changed.crop % (sizes or pre.crop) or (sizes is None and changed.crop != pre.crop):
-        wanted = f"{pre.crop}" if sizes is None else f"a multiple of {sizes}"
-        raise UserError(f"{flag} {words}: {model} takes pictures of another size; make crop {wanted}")
+        size = f"{pre.crop}" if sizes is None else f"a multiple of {sizes}"
+        raise UserError(f"{flag} {words}: {model} takes pictures of another size; set crop to {size}")
     return changed

@@ -1,4 +1,4 @@
-"""Judges from files of the user's own, and the miniature's."""
+"""Judges in local folders: the user's own, and the miniature's."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from cpbench.judges.judge import (
     TEXT_RULE,
     TIMM_ARCHITECTURE,
     Judge,
-    chosen,
+    changed_preprocessing,
     content_hash,
     open_clip_preprocessing,
     timm_preprocessing,
     tokenizer_hash,
 )
 
-PROJECTED = "projected class token"  # a DINO's config.json that says so under "feature" ends in its embedding
+PROJECTED = "projected class token"  # a DINO with this "feature" in its config.json ends in its embedding
 
 
 def _recorded(folder: Path, file: str) -> dict[str, Any]:
     path = folder / file
     if not path.is_file():
-        hint = "name a folder that holds the judge's weights"
+        hint = "pass a folder that holds the judge's weights"
         if pickles := sorted(f.name for f in folder.iterdir() if f.suffix in PICKLES):
-            hint = f"convert {pickles[0]} to it: pickled weights can run any code when they are loaded"
+            hint = f"convert {pickles[0]} to it, since pickled weights can run any code when they are loaded"
         raise UserError(f"judge {folder}: {file} is missing; {hint}")
     check_safetensors(path, f"judge {folder}")
     for config in sorted(folder.glob("*.json")):
         if names_code(read_json(config, f"judge {folder}", mapping=False)):
             raise UserError(
-                f"judge {folder}: {config} names Python code, and no judge may bring any; name another judge"
+                f"judge {folder}: {config} refers to Python code, which judges must not contain; pass another judge"
             )
     return {"weights_sha256": hub.file_hash(path)}
 
@@ -44,7 +44,7 @@ def _recorded(folder: Path, file: str) -> dict[str, Any]:
 def load_clip(folder: Path, device: str = "cpu", preprocessing: str | None = None) -> Judge:
     """A CLIP in open_clip's format from a local folder, its preprocessing from the folder's own config.
 
-    preprocessing: what to change of it, see `identity.preprocessing_settings`.
+    preprocessing: changes to it, see `identity.preprocessing_settings`.
     """
     torchvision_compat.apply()
     import open_clip
@@ -53,11 +53,11 @@ def load_clip(folder: Path, device: str = "cpu", preprocessing: str | None = Non
     config = read_json(folder / "open_clip_config.json", f"judge {folder}")
     with loading(f"judge {folder}"):
         text = config["model_cfg"]["text_cfg"]
-        if "hf_model_name" in text:  # then open_clip asks the hub for it, and runs its code
-            raise UserError(f"judge {folder}: builds on another model of the hub; name a CLIP that is whole")
+        if "hf_model_name" in text:  # open_clip would download it from the hub, and run its code
+            raise UserError(f"judge {folder}: needs another model of the hub; pass a complete CLIP")
         model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-        own = open_clip_preprocessing(config)
-        pre = chosen(own, preprocessing, "clip", f"judge {folder}")
+        default = open_clip_preprocessing(config)
+        pre = changed_preprocessing(default, preprocessing, "clip", f"judge {folder}")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         settings = {k: text[k] for k in ("tokenizer_kwargs", "tokenizer_mode") if text.get(k)}
         facts["tokenizer"] = tokenizer_hash(tokenizer, folder, settings)
@@ -67,7 +67,7 @@ def load_clip(folder: Path, device: str = "cpu", preprocessing: str | None = Non
         **facts,
         "architecture": content_hash(config["model_cfg"]),
         "preprocessing": pre.words,
-        "preprocessing_from": "open_clip_config.json" if pre == own else "--clip-preprocessing",
+        "preprocessing_from": "open_clip_config.json" if pre == default else "--clip-preprocessing",
         "text_rule": TEXT_RULE,
         "pair_rule": PAIR_RULE,
         "clip_t": "plain cosine of picture and prompt",
@@ -78,8 +78,8 @@ def load_clip(folder: Path, device: str = "cpu", preprocessing: str | None = Non
 def load_dino(folder: Path, device: str = "cpu", preprocessing: str | None = None) -> Judge:
     """A ViT in timm's format from a local folder; the class token is the embedding.
 
-    Where the folder's config.json says `"feature": "projected class token"`, it is the output of the model's last layer.
-    preprocessing: what to change of the folder's own, see `identity.preprocessing_settings`.
+    With `"feature": "projected class token"` in the folder's config.json, it is the output of the model's last layer.
+    preprocessing: changes to the folder's own, see `identity.preprocessing_settings`.
     """
     torchvision_compat.apply()
     import timm
@@ -90,8 +90,8 @@ def load_dino(folder: Path, device: str = "cpu", preprocessing: str | None = Non
     last_layer = {} if projected else {"num_classes": 0}
     with loading(f"judge {folder}"):
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, **last_layer).eval()
-        own = timm_preprocessing(model.pretrained_cfg)
-        pre = chosen(own, preprocessing, "dino", f"judge {folder}")
+        default = timm_preprocessing(model.pretrained_cfg)
+        pre = changed_preprocessing(default, preprocessing, "dino", f"judge {folder}")
     pooled = getattr(model, "global_pool", "token")
     identity = {
         "library": f"timm {timm.__version__}",
@@ -99,7 +99,7 @@ def load_dino(folder: Path, device: str = "cpu", preprocessing: str | None = Non
         **facts,
         "architecture": content_hash({k: config.get(k) for k in TIMM_ARCHITECTURE}),
         "preprocessing": pre.words,
-        "preprocessing_from": "config.json" if pre == own else "--dino-preprocessing",
+        "preprocessing_from": "config.json" if pre == default else "--dino-preprocessing",
         "feature": PROJECTED if projected else CLASS_TOKEN if pooled == "token" else f"pooled by {pooled or 'nothing'}",
         "pair_rule": PAIR_RULE,
     }

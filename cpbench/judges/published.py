@@ -1,8 +1,8 @@
-"""The judges of the literature, from the hub or a file: OpenAI's CLIP by open_clip, Meta's DINO and DINOv2 by timm.
+"""Published judges, from the hub or a file: OpenAI's CLIP by open_clip, Meta's DINO and DINOv2 by timm.
 
-CLIP is loaded into open_clip's "-quickgelu" architectures: OpenAI trained with that activation, and the plain ones would
-take the same weights without a word and score every picture wrongly. DINO is Caron et al. 2021's ViT-S/16, whose class
-token DreamBooth (Ruiz et al. 2023) introduced as the measure of a subject; DINOv2 (Oquab et al. 2023) is an option.
+CLIP is loaded into open_clip's "-quickgelu" architectures: OpenAI trained with that activation, and the plain ones
+would silently accept the same weights and score every picture wrongly. DINO is Caron et al. 2021's ViT-S/16, whose class
+token DreamBooth (Ruiz et al. 2023) introduced as the measure of identity; DINOv2 (Oquab et al. 2023) is an option.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from cpbench import torchvision_compat
 from cpbench.backbones import hub
 from cpbench.backbones.untrusted import PICKLES, check_safetensors, loading, read_json
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 from cpbench.judges.judge import (
     CLASS_TOKEN,
     PAIR_RULE,
     TEXT_RULE,
     Judge,
     Preprocessing,
-    chosen,
+    changed_preprocessing,
     open_clip_preprocessing,
     timm_preprocessing,
     tokenizer_hash,
@@ -35,9 +35,9 @@ DINO = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Published:
-    """One published encoder: its architecture, where its weights lie, and the weight whose shape tells architectures apart."""
+    """One published encoder: its architecture, the place of its weights, and a weight whose shape identifies the architecture."""
 
-    kind: str  # clip or dino
+    judge_type: str  # clip or dino
     architecture: str
     repository: str
     file: str
@@ -85,67 +85,72 @@ PUBLISHED = {
     ),
 }
 FORMAT = {"clip": "open_clip", "dino": "timm"}
-RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, which transformers' configs have
-USUAL = {"clip": "clip-vit-b-32", "dino": "dino-vit-s-16"}  # those of DreamBooth
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as in transformers' configs
+USUAL = {"clip": "clip-vit-b-32", "dino": "dino-vit-s-16"}  # as in DreamBooth
 
 
-def of_kind(kind: str) -> dict[str, Published]:
-    return {name: p for name, p in PUBLISHED.items() if p.kind == kind}
+def of_type(judge_type: str) -> dict[str, Published]:
+    return {name: p for name, p in PUBLISHED.items() if p.judge_type == judge_type}
 
 
 def load(
-    kind: str,
-    wanted: str,
+    judge_type: str,
+    name_or_file: str,
     device: str = "cpu",
     preprocessing: str | None = None,
     activation: str | None = None,
 ) -> Judge:
-    """A judge by its published name, or from a safetensors file in the architecture of one.
+    """A judge, by its published name or from a safetensors file in a published architecture.
 
-    A file is the published judge if its bytes are those of the one in the hub's cache; any other holds unknown weights.
-    preprocessing: what to change of its own, see `identity.preprocessing_settings`; activation: gelu or quickgelu,
-    for unknown weights of a CLIP whose config does not say. UserError where there is no such name or file, the file does
-    not fit, or the hub is out of reach.
+    A file is the published judge if it equals the one in the hub's cache; otherwise its weights are unknown.
+    preprocessing: changes to the judge's own, see `identity.preprocessing_settings`; activation: gelu or quickgelu, for
+    unknown CLIP weights without a config. UserError if there is no such name or file, the file does not fit, or the hub
+    cannot be reached.
     """
-    path = Path(os.path.expanduser(wanted))
+    path = Path(os.path.expanduser(name_or_file))
     if path.suffix in PICKLES:
         raise UserError(
-            f"judge {wanted}: pickled weights can run any code when they are loaded; convert them to .safetensors and name that file"
+            f"judge {name_or_file}: pickled weights can run any code when they are loaded; convert them to .safetensors and pass that file"
         )
     if path.suffix == ".safetensors":
-        name, shapes = _likely(kind, path)
+        name, shapes = _likely(judge_type, path)
         weights = hub.file_hash(path)
         revision = next((r for r, blob in cached(name) if hub.file_hash(blob) == weights), None)
         if revision is None:
             _check_shapes(name, shapes, path)
             return _unknown(name, path, weights, device, preprocessing, activation)
         source = f"a file equal to that of {PUBLISHED[name].repository}, revision {revision}"
-    elif wanted in of_kind(kind):
-        name, path = wanted, _download(wanted)
-        weights, source = hub.file_hash(path), f"{PUBLISHED[wanted].repository}, revision {path.parent.name}"
+    elif name_or_file in of_type(judge_type):
+        name, path = name_or_file, _download(name_or_file)
+        weights, source = hub.file_hash(path), f"{PUBLISHED[name_or_file].repository}, revision {path.parent.name}"
     else:
-        raise near(wanted, of_kind(kind), f"{kind} judge", "A .safetensors file or a judge's folder does as well.")
-    it = PUBLISHED[name]
-    if kind == "clip" and activation == "gelu":
+        raise did_you_mean(
+            name_or_file,
+            of_type(judge_type),
+            f"{judge_type} judge",
+            "You can also pass a .safetensors file or a judge's folder.",
+        )
+    judge = PUBLISHED[name]
+    if judge_type == "clip" and activation == "gelu":
         raise UserError(f"--clip-activation gelu: {name} was trained with quickgelu; leave it out")
-    told = {"model": f"{name} ({it.architecture})", "source": source, "preprocessing_from": "as published"}
-    return _judge(it, it.architecture, path, weights, it.preprocessing, preprocessing, told, device)
+    facts = {"model": f"{name} ({judge.architecture})", "source": source, "preprocessing_from": "as published"}
+    return _judge(judge, judge.architecture, path, weights, judge.preprocessing, preprocessing, facts, device)
 
 
 def cached(name: str) -> list[tuple[str, Path]]:
-    """(revision, file) of a published judge's weights, as often as the hub's cache has them."""
+    """(revision, file) of a published judge's weights, for each revision in the hub's cache."""
     from huggingface_hub import constants
 
-    it = PUBLISHED[name]
-    folder = Path(constants.HF_HUB_CACHE, f"models--{it.repository.replace('/', '--')}", "snapshots")
-    return [(file.parent.name, file) for file in sorted(folder.glob(f"*/{it.file}")) if file.is_file()]
+    judge = PUBLISHED[name]
+    folder = Path(constants.HF_HUB_CACHE, f"models--{judge.repository.replace('/', '--')}", "snapshots")
+    return [(file.parent.name, file) for file in sorted(folder.glob(f"*/{judge.file}")) if file.is_file()]
 
 
 Shapes = dict[str, tuple[int, ...]]  # of weights, by their names
 
 
-def _likely(kind: str, path: Path) -> tuple[str, Shapes]:
-    """(the one published judge in whose architecture these weights may fit, their shapes)."""
+def _likely(judge_type: str, path: Path) -> tuple[str, Shapes]:
+    """(name of the published judge whose architecture these weights may have, their shapes)."""
     from safetensors import safe_open
 
     if not os.path.isfile(path):
@@ -153,27 +158,27 @@ def _likely(kind: str, path: Path) -> tuple[str, Shapes]:
     check_safetensors(path, "judge")
     with safe_open(path, framework="pt") as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    for name, it in of_kind(kind).items():
-        if shapes.get(it.known_by) == it.shape:
+    for name, judge in of_type(judge_type).items():
+        if shapes.get(judge.known_by) == judge.shape:
             return name, shapes
     raise UserError(
-        f"judge {path}: holds no {kind} judge that is known ({', '.join(of_kind(kind))}); name one of these"
+        f"judge {path}: its architecture is not that of a known {judge_type} judge ({', '.join(of_type(judge_type))}); pass one of these"
     )
 
 
 def _check_shapes(name: str, shapes: Shapes, path: Path) -> None:
-    """UserError where the weights are not just those of the architecture, by names and shapes."""
-    needed, kind = _shapes(name), PUBLISHED[name].kind
+    """UserError unless the weights have exactly the names and shapes of the architecture."""
+    needed, judge_type = _shapes(name), PUBLISHED[name].judge_type
     for key in sorted(needed.keys() | shapes.keys()):
         has, wants = shapes.get(key), needed.get(key)
         # timm interpolates positions (1, 1 + n * n, width) to other numbers of patches
         other_size = key == "pos_embed" and has and len(has) == 3 and has[-1] == wants[-1] and _is_grid(has[1] - 1)
         if has == wants or other_size:
             continue
-        odd = "is not part of it" if wants is None else "is missing" if has is None else f"is {has}, not {wants}"
+        problem = "is not part of it" if wants is None else "is missing" if has is None else f"is {has}, not {wants}"
         raise UserError(
-            f"judge {path}: does not fit the architecture of {name}: {key} {odd}; "
-            f"name a folder in {FORMAT[kind]}'s format, whose config says what it is"
+            f"judge {path}: does not fit the architecture of {name}: {key} {problem}; "
+            f"pass a folder in {FORMAT[judge_type]}'s format with a config"
         )
 
 
@@ -182,104 +187,106 @@ def _is_grid(patches: int) -> bool:
 
 
 def _shapes(name: str) -> Shapes:
-    """By name the shapes of an architecture's weights; none are made."""
+    """The shapes of an architecture's weights by name, without allocating them."""
     import torch
 
     torchvision_compat.apply()
-    it = PUBLISHED[name]
+    judge = PUBLISHED[name]
     with torch.device("meta"):
-        if it.kind == "clip":
+        if judge.judge_type == "clip":
             import open_clip
 
-            model = open_clip.create_model(it.architecture, load_weights=False, device="meta")
+            model = open_clip.create_model(judge.architecture, load_weights=False, device="meta")
         else:
             import timm
 
-            model = timm.create_model(it.architecture, pretrained=False, num_classes=0)
+            model = timm.create_model(judge.architecture, pretrained=False, num_classes=0)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
-# Weights that nobody has told us of
+# Unknown weights
 
 
 def _unknown(
     name: str, path: Path, weights: str, device: str, preprocessing: str | None, activation: str | None
 ) -> Judge:
-    """Weights in a published judge's architecture, by the configs beside them."""
-    it, architecture = PUBLISHED[name], PUBLISHED[name].architecture
+    """Unknown weights in a published judge's architecture, with the configs in the same folder."""
+    judge, architecture = PUBLISHED[name], PUBLISHED[name].architecture
     with loading(f"judge {path}"):
-        if it.kind == "clip":
-            architecture = _clip_architecture(it, path, activation)
+        if judge.judge_type == "clip":
+            architecture = _clip_architecture(judge, path, activation)
         else:
-            _check_timm(it, path)
-        own, told_by = _preprocessing_beside(it, path)
-    told = {
+            _check_timm(judge, path)
+        preprocessing_of_file, config_name = _preprocessing_beside(judge, path)
+    facts = {
         "model": f"unknown weights in the architecture of {name} ({architecture})",
         "source": "a file",
-        "preprocessing_from": told_by or "the architecture's published one, for there is no config beside the file",
+        "preprocessing_from": config_name or "the architecture's published one, for there is no config beside the file",
     }
-    return _judge(it, architecture, path, weights, own or it.preprocessing, preprocessing, told, device)
+    return _judge(
+        judge, architecture, path, weights, preprocessing_of_file or judge.preprocessing, preprocessing, facts, device
+    )
 
 
 def _beside(path: Path, name: str) -> dict[str, Any]:
-    """A config in the file's folder; {} where there is none."""
+    """A config in the file's folder; {} if there is none."""
     file = path.parent / name
     return read_json(file, f"judge {path}") if file.is_file() else {}
 
 
-def _clip_architecture(it: Published, path: Path, activation: str | None) -> str:
-    """open_clip's name of it, which names its activation. UserError where nothing says which, or a config is of another model."""
+def _clip_architecture(judge: Published, path: Path, activation: str | None) -> str:
+    """open_clip's name of the architecture, which depends on the activation. UserError if that is unknown, or a config differs."""
     import open_clip
 
     model_cfg = _beside(path, "open_clip_config.json").get("model_cfg")
-    said = None
+    config_activation = None
     if isinstance(model_cfg, dict):
-        ours = open_clip.get_model_config(it.architecture)
-        if _differs(model_cfg, ours):
+        reference = open_clip.get_model_config(judge.architecture)
+        if _differs(model_cfg, reference):
             raise UserError(
-                f"judge {path}: open_clip_config.json beside it is of another architecture; name its folder"
+                f"judge {path}: open_clip_config.json in its folder has another architecture; pass the folder instead"
             )
-        said = "quickgelu" if model_cfg.get("quick_gelu") else "gelu"
+        config_activation = "quickgelu" if model_cfg.get("quick_gelu") else "gelu"
     elif (config := _beside(path, "config.json")).get("model_type") == "clip":  # transformers' own config
         towers = [config.get(f"{tower}_config") or {} for tower in ("text", "vision")]
         acts = {tower.get("hidden_act", "quick_gelu") for tower in towers}
-        said = {"quick_gelu": "quickgelu", "gelu": "gelu"}.get(acts.pop()) if len(acts) == 1 else None
-    if (activation or said) is None:
+        config_activation = {"quick_gelu": "quickgelu", "gelu": "gelu"}.get(acts.pop()) if len(acts) == 1 else None
+    if (activation or config_activation) is None:
         raise UserError(
-            f"judge {path}: its weights fit two activations, gelu and quickgelu, and nothing says with which they were "
-            "trained; put its open_clip_config.json beside it, or pass --clip-activation gelu or quickgelu"
+            f"judge {path}: its weights fit two activations, gelu and quickgelu, and it is not known with which they were "
+            "trained; put its open_clip_config.json into its folder, or pass --clip-activation gelu or quickgelu"
         )
-    plain = it.architecture.removesuffix("-quickgelu")
-    return plain if (activation or said) == "gelu" else it.architecture
+    plain = judge.architecture.removesuffix("-quickgelu")
+    return plain if (activation or config_activation) == "gelu" else judge.architecture
 
 
-def _differs(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Whether an open_clip config says anything that the architecture's does not, but for its activation."""
-    for key, value in theirs.items():
+def _differs(config: dict[str, Any], reference: dict[str, Any]) -> bool:
+    """Whether an open_clip config differs from the architecture's, apart from the activation."""
+    for key, value in config.items():
         if key == "quick_gelu" or value is None:
             continue
-        if isinstance(value, dict) and isinstance(ours.get(key), dict):
-            if _differs(value, ours[key]):
+        if isinstance(value, dict) and isinstance(reference.get(key), dict):
+            if _differs(value, reference[key]):
                 return True
-        elif ours.get(key) != value:
+        elif reference.get(key) != value:
             return True
     return False
 
 
-def _check_timm(it: Published, path: Path) -> None:
+def _check_timm(judge: Published, path: Path) -> None:
     config = _beside(path, "config.json")
     named = config.get("architecture")
     if named is not None and (
-        str(named).partition(".")[0] != it.architecture.partition(".")[0] or config.get("model_args")
+        str(named).partition(".")[0] != judge.architecture.partition(".")[0] or config.get("model_args")
     ):
-        raise UserError(f"judge {path}: config.json beside it is of another architecture; name its folder")
+        raise UserError(f"judge {path}: config.json in its folder has another architecture; pass the folder instead")
 
 
-def _preprocessing_beside(it: Published, path: Path) -> tuple[Preprocessing | None, str]:
-    """(what the first config beside the file that says it says, that config's name); (None, "") where none does."""
-    if it.kind == "clip" and "preprocess_cfg" in (config := _beside(path, "open_clip_config.json")):
+def _preprocessing_beside(judge: Published, path: Path) -> tuple[Preprocessing | None, str]:
+    """(preprocessing in the first config in the file's folder that has one, that config's name); (None, "") without any."""
+    if judge.judge_type == "clip" and "preprocess_cfg" in (config := _beside(path, "open_clip_config.json")):
         return open_clip_preprocessing(config), "open_clip_config.json"
-    if it.kind == "dino" and "pretrained_cfg" in (config := _beside(path, "config.json")):
+    if judge.judge_type == "dino" and "pretrained_cfg" in (config := _beside(path, "config.json")):
         return timm_preprocessing(config["pretrained_cfg"]), "config.json"
     if "image_mean" in (config := _beside(path, "preprocessor_config.json")):
         return _transformers_preprocessing(config), "preprocessor_config.json"
@@ -287,13 +294,13 @@ def _preprocessing_beside(it: Published, path: Path) -> tuple[Preprocessing | No
 
 
 def _transformers_preprocessing(config: dict[str, Any]) -> Preprocessing:
-    """What a preprocessor_config.json says. ValueError, KeyError or TypeError for what cpbench cannot do."""
+    """The preprocessing in a preprocessor_config.json. ValueError, KeyError or TypeError if it is not supported."""
     size, crop = config["size"], config["crop_size"]
     if isinstance(size, dict):
         size = size["shortest_edge"]
     if isinstance(crop, dict):
         if crop["height"] != crop["width"]:
-            raise ValueError("its crop_size is no square")
+            raise ValueError("its crop_size is not square")
         crop = crop["height"]
     for step in ("do_resize", "do_center_crop", "do_normalize", "do_rescale"):
         if not config.get(step, True):
@@ -306,45 +313,45 @@ def _transformers_preprocessing(config: dict[str, Any]) -> Preprocessing:
 
 
 def _download(name: str) -> Path:
-    """The weights' file in the hub's cache, fetched if it is not there."""
+    """The file of the weights in the hub's cache, downloaded if necessary."""
     from huggingface_hub import hf_hub_download
 
-    it = PUBLISHED[name]
+    judge = PUBLISHED[name]
     try:
-        return Path(hf_hub_download(it.repository, it.file))
-    except Exception as error:  # offline, no such revision, a full disk: the hub's own errors have many types
+        return Path(hf_hub_download(judge.repository, judge.file))
+    except Exception as error:  # offline, no such revision, a full disk: the hub's errors have many types
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"judge {name}: {it.file} of {it.repository} is not in the hub's cache and cannot be fetched ({reason}); "
-            f"connect once, or pass --{it.kind} FILE.safetensors"
+            f"judge {name}: {judge.file} of {judge.repository} is not in the hub's cache and cannot be downloaded ({reason}); "
+            f"connect once, or pass --{judge.judge_type} FILE.safetensors"
         ) from None
 
 
 def _judge(
-    it: Published,
+    judge: Published,
     architecture: str,
     path: Path,
     weights: str,
-    own: Preprocessing,
+    default: Preprocessing,
     words: str | None,
-    told: dict[str, str],
+    facts: dict[str, str],
     device: str,
 ) -> Judge:
     torchvision_compat.apply()
     # DINO's positions are interpolated to any number of patches
-    sizes = it.shape[-1] if it.kind == "dino" else None
-    pre = chosen(own, words, it.kind, f"judge {path}", sizes)
-    if pre != own:
-        told = told | {"preprocessing_from": f"--{it.kind}-preprocessing"}
+    sizes = judge.shape[-1] if judge.judge_type == "dino" else None
+    pre = changed_preprocessing(default, words, judge.judge_type, f"judge {path}", sizes)
+    if pre != default:
+        facts = facts | {"preprocessing_from": f"--{judge.judge_type}-preprocessing"}
     identity = {
-        **told,
+        **facts,
         "architecture": architecture,
         "weights_sha256": weights,
         "preprocessing": pre.words,
         "pair_rule": PAIR_RULE,
     }
     with loading(f"judge {path}"):
-        if it.kind == "clip":
+        if judge.judge_type == "clip":
             return _clip(architecture, path, pre, identity, device)
         return _dino(architecture, path, pre, identity, device)
 

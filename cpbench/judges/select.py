@@ -11,7 +11,7 @@ from cpbench.judges.local import load_clip, load_dino
 from cpbench.miniature import is_miniature
 
 
-def load_for(
+def load_judges(
     backbone_name: str,
     clip: str | None = None,
     dino: str | None = None,
@@ -20,24 +20,27 @@ def load_for(
     dino_preprocessing: str | None = None,
     clip_activation: str | None = None,
 ) -> dict[str, Judge]:
-    """The judges of a run, by kind: those asked for, else those in the backbone's own folder, else DreamBooth's.
+    """The judges of a run, by type: those given, else those in the backbone's own folder, else DreamBooth's.
 
     clip, dino: a published name, a .safetensors file of its architecture, or a folder in open_clip's or timm's format.
-    The preprocessings: what to change of the judges' own; clip_activation: gelu or quickgelu, for a file that does not say.
+    clip_preprocessing, dino_preprocessing: changes to the judges' own; clip_activation: gelu or quickgelu, for a file without
+    a config.
     """
     from cpbench.backbones.backbone import MINIATURE
     from cpbench.judges import published
 
-    own = (MINIATURE if is_miniature(backbone_name) else Path(backbone_name)) / "judges"
-    found = {}
-    for kind, asked, words in (("clip", clip, clip_preprocessing), ("dino", dino, dino_preprocessing)):
-        wanted = asked or (str(own / kind) if os.path.isdir(own / kind) else published.USUAL[kind])
-        folder = Path(os.path.expanduser(wanted))
-        activation = clip_activation if kind == "clip" else None
+    own_folder = (MINIATURE if is_miniature(backbone_name) else Path(backbone_name)) / "judges"
+    judges = {}
+    for judge_type, choice, words in (("clip", clip, clip_preprocessing), ("dino", dino, dino_preprocessing)):
+        name_or_path = choice or (
+            str(own_folder / judge_type) if os.path.isdir(own_folder / judge_type) else published.USUAL[judge_type]
+        )
+        folder = Path(os.path.expanduser(name_or_path))
+        activation = clip_activation if judge_type == "clip" else None
         if not os.path.isdir(folder):
-            found[kind] = published.load(kind, wanted, device, words, activation)
+            judges[judge_type] = published.load(judge_type, name_or_path, device, words, activation)
         elif activation:
-            raise UserError(f"--clip-activation {activation}: {folder} says itself which it has; leave it out")
+            raise UserError(f"--clip-activation {activation}: the config in {folder} has the activation; leave it out")
         else:
-            found[kind] = {"clip": load_clip, "dino": load_dino}[kind](folder, device, words)
-    return found
+            judges[judge_type] = {"clip": load_clip, "dino": load_dino}[judge_type](folder, device, words)
+    return judges

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.leaderboard import figures as leaderboard_figures
 from cpbench.metrics.comparison import Key
 from cpbench.metrics.scores import MAIN
@@ -29,7 +29,7 @@ from cpbench.records.record import (
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_NAMED = 3  # of many runs in a line
+MAX_PATHS = 3  # of many runs in a line
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Run:
     learned: dict[Key, float]
     since: dict[Key, float]
     figures: leaderboard_figures.Summary
-    measured: dict[str, float]
+    measures: dict[str, float]
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -63,68 +63,73 @@ class Run:
     def settings(self) -> str:
         """Eight digits of what tells its row from others: the method, its options, and the versions of what computed."""
         facts = self.record.facts
-        return hash8([self.method, facts.options, facts.scores, facts.versions, facts.source])
+        return short_hash([self.method, facts.options, facts.scores, facts.versions, facts.source])
 
     @property
-    def draw(self) -> tuple[int, int]:
+    def seed_and_order(self) -> tuple[int, int]:
         return self.record.config.seed, self.record.config.order
 
 
-def read(folder: Path) -> list[Run]:
+def read_runs(folder: Path) -> list[Run]:
     """Every run below `folder` that can be read, see `decided`. Records of other content are named in a line, and left out."""
-    return decided([run_of(path, path.relative_to(folder).as_posix(), record) for path, record in records(folder)])
+    return without_duplicates(
+        [run_of(path, path.relative_to(folder).as_posix(), record) for path, record in records(folder)]
+    )
 
 
-def decided(found: list[Run]) -> list[Run]:
+def without_duplicates(runs: list[Run]) -> list[Run]:
     """The runs, no two that count of one configuration, seed and order; what is done about such is said in a line each.
 
     Of copies, whose tables have the same bytes, one is kept. Of runs with other tables none counts: which of them is right
     cannot be told from here, and a row that is missing is noticed where a wrong one is not.
     """
-    alike: dict[tuple, list[Run]] = {}
-    for run in found:
+    by_seed: dict[tuple, list[Run]] = {}
+    for run in runs:
         if not run.state:
-            key = (hash8(comparable(run.record)), run.settings, run.draw, is_reference(run))
-            alike.setdefault(key, []).append(run)
-    kept, doubtful = [], []
-    for runs in alike.values():
+            key = (short_hash(comparable_facts(run.record)), run.settings, run.seed_and_order, is_reference(run))
+            by_seed.setdefault(key, []).append(run)
+    counted, conflicting = [], []
+    for same_seed in by_seed.values():
         # by path, so that the order in which they were found decides nothing
-        *others, last = sorted(runs, key=lambda run: run.path)
-        if all(table_hashes(it) == table_hashes(last) for it in others):
-            kept.append(last)
-            if others:
-                say(f"counted once: {listed([last, *others])} are copies of one run")
+        *rest, last = sorted(same_seed, key=lambda run: run.path)
+        if all(table_hashes(copy) == table_hashes(last) for copy in rest):
+            counted.append(last)
+            if rest:
+                say(f"counted once: {path_list([last, *rest])} are copies of one run")
             continue
         say(
-            f"left out {listed([*others, last])}: one configuration, seed and order, and other scores; remove all but one"
+            f"left out {path_list([*rest, last])}: one configuration, seed and order, and other scores; remove all but one"
         )
-        for run in runs:
-            rest = [it for it in runs if it is not run]
-            doubtful.append(
-                replace(run, state=f"of the same settings, seed and order as {listed(rest)}, and other scores")
+        for run in same_seed:
+            conflicts = [other for other in same_seed if other is not run]
+            conflicting.append(
+                replace(run, state=f"of the same settings, seed and order as {path_list(conflicts)}, and other scores")
             )
-    kept = own_first(kept)
-    return kept + doubtful + [run for run in found if run.state]
+    counted = without_replaced_references(counted)
+    return counted + conflicting + [run for run in runs if run.state]
 
 
-def own_first(runs: list[Run]) -> list[Run]:
+def without_replaced_references(runs: list[Run]) -> list[Run]:
     """Without the reference runs that the reader has runs of: of that method, seed and order, whatever their hashes."""
-    own: dict[tuple, list[Run]] = {}
+    user_runs: dict[tuple, list[Run]] = {}
     for run in runs:
         if not is_reference(run):
-            own.setdefault((run.key, run.method, run.draw), []).append(run)
-    gone = [run for run in runs if is_reference(run) and (run.key, run.method, run.draw) in own]
-    if gone:
-        pairs = [f"{run.path} to {listed(own[run.key, run.method, run.draw])}" for run in gone[:MOST_NAMED]]
-        more = [f"and {len(gone) - MOST_NAMED} more"] if len(gone) > MOST_NAMED else []
-        say(f"reference runs that give way to yours: {'; '.join([*pairs, *more])}")
-    return [run for run in runs if all(run is not it for it in gone)]
+            user_runs.setdefault((run.key, run.method, run.seed_and_order), []).append(run)
+    replaced = [run for run in runs if is_reference(run) and (run.key, run.method, run.seed_and_order) in user_runs]
+    if replaced:
+        pairs = [
+            f"{run.path} to {path_list(user_runs[run.key, run.method, run.seed_and_order])}"
+            for run in replaced[:MAX_PATHS]
+        ]
+        remainder = [f"and {len(replaced) - MAX_PATHS} more"] if len(replaced) > MAX_PATHS else []
+        say(f"reference runs that give way to yours: {'; '.join([*pairs, *remainder])}")
+    return [run for run in runs if all(run is not reference for reference in replaced)]
 
 
-def listed(runs: list[Run]) -> str:
+def path_list(runs: list[Run]) -> str:
     """Their paths."""
-    more = [f"{len(runs) - MOST_NAMED} more"] if len(runs) > MOST_NAMED else []
-    return " and ".join([run.path for run in runs[:MOST_NAMED]] + more)
+    remainder = [f"{len(runs) - MAX_PATHS} more"] if len(runs) > MAX_PATHS else []
+    return " and ".join([run.path for run in runs[:MAX_PATHS]] + remainder)
 
 
 def table_hashes(run: Run) -> list[str | None]:
@@ -138,24 +143,24 @@ def is_reference(run: Run) -> bool:
 
 
 def run_of(folder: Path, path: str, record: Record) -> Run:
-    sees = sees_earlier_data(record)
-    method = method_name(record) + (" (own file)" if is_own(record) else "") + ("*" if sees else "")
-    finals, learned, since, lacking = scores_of(folder, record)
-    measured: dict[str, float] = {}
+    sees_earlier = sees_earlier_data(record)
+    method = method_name(record) + (" (own file)" if is_own(record) else "") + ("*" if sees_earlier else "")
+    finals, learned, since, problem = dino_scores(folder, record)
+    measures: dict[str, float] = {}
     figures: leaderboard_figures.Summary = {}
     if record.is_finished:
-        lacking = contradiction(record) or lacking or checks.wrong_measures(folder, record)
-    if record.is_finished and not lacking:
-        measured = measured_in(folder, record)
+        problem = contradiction(record) or problem or checks.wrong_measures(folder, record)
+    if record.is_finished and not problem:
+        measures = measure_means(folder, record)
         try:
             figures = leaderboard_figures.summary(folder, record.sequence.concepts)
         except ValueError as error:
-            lacking = str(error)
-    state = (("" if record.is_finished else f"{record.status}: ") + lacking).removesuffix(": ")
-    return Run(folder, path, record, method, sees, state, finals, learned, since, figures, measured)
+            problem = str(error)
+    state = (("" if record.is_finished else f"{record.status}: ") + problem).removesuffix(": ")
+    return Run(folder, path, record, method, sees_earlier, state, finals, learned, since, figures, measures)
 
 
-def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key, float], dict[Key, float], str]:
+def dino_scores(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key, float], dict[Key, float], str]:
     """DINO by (concept, prompt, index) of the last row, right after a concept's own task, and the mean over all rows from
     then on, {} where a concept has no picture in one of them; and what of the rows is lacking.
 
@@ -170,20 +175,20 @@ def scores_of(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key,
     scores = tables.read_scores(file)
     if scores is None:
         return {}, {}, {}, "its scores.csv is damaged"
-    if record.is_finished and (wrong := checks.wrong_scores(folder, record, scores)):
-        return {}, {}, {}, wrong
+    if record.is_finished and (problem := checks.wrong_scores(folder, record, scores)):
+        return {}, {}, {}, problem
     cells = scores[(scores["kind"] == "cell") & (scores["metric"] == MAIN) & scores["concept"].isin(concepts)]
     rows = set(cells["row"]) & set(record.rows)
-    lacking = "" if len(rows) == len(record.rows) else f"{len(rows)} of {len(record.rows)} rows are there"
+    problem = "" if len(rows) == len(record.rows) else f"{len(rows)} of {len(record.rows)} rows are there"
     own_task = cells["concept"].map({c: t for t, c in enumerate(concepts, 1)})
     finals = by_picture(cells[cells["row"] == len(concepts)])
-    later = cells[cells["row"] >= own_task]
-    means = later.groupby(["concept", "prompt", "index"], as_index=False)["value"].mean()
-    whole = later.groupby(["row", "concept"])["value"].count().all()
-    return finals, by_picture(cells[cells["row"] == own_task]), by_picture(means) if whole else {}, lacking
+    since = cells[cells["row"] >= own_task]
+    means = since.groupby(["concept", "prompt", "index"], as_index=False)["value"].mean()
+    is_complete = since.groupby(["row", "concept"])["value"].count().all()
+    return finals, by_picture(cells[cells["row"] == own_task]), by_picture(means) if is_complete else {}, problem
 
 
-def measured_in(folder: Path, record: Record) -> dict[str, float]:
+def measure_means(folder: Path, record: Record) -> dict[str, float]:
     """By measure its mean in the last row; {} without measures.csv."""
     table = measures_table.read(folder)
     return {} if table is None else measures_table.summary(table, len(record.sequence.concepts))
@@ -191,10 +196,10 @@ def measured_in(folder: Path, record: Record) -> dict[str, float]:
 
 def by_concept(pictures: dict[Key, float]) -> dict[str, float]:
     """The mean of each concept's pictures, as a matrix has it."""
-    of: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     for (concept, _, _), value in sorted(pictures.items()):  # sorted: sums of equal bytes
-        of.setdefault(concept, []).append(value)
-    return {concept: sum(own) / len(own) for concept, own in of.items()}
+        values.setdefault(concept, []).append(value)
+    return {concept: sum(scores) / len(scores) for concept, scores in values.items()}
 
 
 def by_picture(cells: pd.DataFrame) -> dict[Key, float]:
@@ -206,7 +211,7 @@ def by_picture(cells: pd.DataFrame) -> dict[Key, float]:
 # What makes runs comparable
 
 
-def comparable(record: Record) -> dict[str, Any]:
+def comparable_facts(record: Record) -> dict[str, Any]:
     """The facts in which runs must agree to be in one table. What a record is too old to say is None, and agrees with None.
 
     The order and the seed are not among them: they are what is averaged over. The number of pictures a pipeline call
@@ -215,7 +220,7 @@ def comparable(record: Record) -> dict[str, Any]:
     facts, last = record.facts, len(record.sequence.concepts)
     return {
         "sequence": facts.sequence or f"{sequence_name(record)}: {', '.join(sorted(record.sequence.concepts))}",
-        "images": None if facts.images is None else hash8(dict(facts.images)),
+        "images": None if facts.images is None else short_hash(dict(facts.images)),
         "pictures": record.pictures,
         "backbone": facts.backbone or Path(record.config.backbone).name,
         "judges": {name: judge.compared for name, judge in sorted(record.judges.items())},

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cpbench import remembered
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.judges import added
 from cpbench.metrics import comparison, cosines, figure_intervals, figures, intervals, matrices, retention
 from cpbench.metrics import scores as score_objects
@@ -36,30 +36,30 @@ def summary(folder: Path, concepts: list[str]) -> Summary:
 
     ValueError where scores.csv cannot be read, or lacks what the figures need.
     """
-    return _known(figures_of_scores.summaries, folder, concepts)
+    return _cached(figures_of_scores.summaries, folder, concepts)
 
 
 def bounds(folder: Path, concepts: list[str]) -> Bounds:
     """`summary.intervals` of the whole run in this folder, as `summary`."""
-    return _known(figures_of_scores.intervals, folder, concepts)
+    return _cached(figures_of_scores.intervals, folder, concepts)
 
 
-def _known(compute: Callable[[pd.DataFrame, list[str], int], Any], folder: Path, concepts: list[str]) -> Any:
+def _cached(compute: Callable[[pd.DataFrame, list[str], int], Any], folder: Path, concepts: list[str]) -> Any:
     file = RunFolder(folder).scores
     digest, code = tables.table_hash(file), _code()
     key = {"what": compute.__name__, "scores": digest, "concepts": concepts, "code": code}
     key |= {"figures": list(figures.FIGURES), "judges": _packages()}
     key |= {"numpy": np.__version__, "pandas": pd.__version__}
-    held = remembered.recall(TOPIC, key) if code else None
-    if isinstance(held, dict) and held.get("hash") == hash8(held.get("figures")):
-        return held["figures"]
+    cached = remembered.recall(TOPIC, key) if code else None
+    if isinstance(cached, dict) and cached.get("hash") == short_hash(cached.get("figures")):
+        return cached["figures"]
     scores = tables.read_scores(file)
     if scores is None or tables.table_hash(file) != digest:
         raise ValueError("its scores.csv cannot be read")
-    found = compute(scores, concepts, len(concepts))
+    result = compute(scores, concepts, len(concepts))
     if code:
-        remembered.remember(TOPIC, key, {"figures": found, "hash": hash8(found)})
-    return found
+        remembered.remember(TOPIC, key, {"figures": result, "hash": short_hash(result)})
+    return result
 
 
 @functools.cache
@@ -72,6 +72,6 @@ def _packages() -> list[str]:
 def _code() -> str | None:
     """What the figures are computed by; None, and nothing is remembered, where its source is not there."""
     try:
-        return hash8([inspect.getsource(it) for it in COMPUTED_BY])
+        return short_hash([inspect.getsource(module) for module in COMPUTED_BY])
     except OSError:
         return None

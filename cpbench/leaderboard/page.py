@@ -17,61 +17,63 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from cpbench.leaderboard.columns import MORE, RANKS, Column, columns, score
+from cpbench.leaderboard.columns import MORE, RANKS, Column, board_columns
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import Group, Row
-from cpbench.leaderboard.text import UNFINISHED, apart, shared, unfinished_cells
+from cpbench.leaderboard.text import UNFINISHED, caveat, shared_facts, table_notes, unfinished_cells
+from cpbench.numbers import number
 from cpbench.records.folder import RunFolder
 from cpbench.report.templates import templates
 
 REPLAY_FREE = ("yes", "generated", "no")
 
 
-def page(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, str], output: Path) -> str:
+def page(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, str], output: Path) -> str:
     environment = templates()
     script = environment.get_template("leaderboard.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    shown = columns(found)
-    every = [row for group in found for row in group.rows]
+    columns = board_columns(groups)
+    rows = [row for group in groups for row in group.rows]
     return environment.get_template("leaderboard.html.j2").render(
         script=Markup(script),
         digest=digest,
-        groups=[of_group(group, shown, pictures.get(group.id), output) for group in found],
-        columns=shown,
+        groups=[group_context(group, columns, pictures.get(group.id), output) for group in groups],
+        columns=columns,
         unfinished=[unfinished_cells(run) for run in unfinished],
         unfinished_heads=UNFINISHED,
         filters={
-            "sequence": sorted({group.sequence for group in found}),
-            "backbone": sorted({group.backbone for group in found}),
-            "replay-free": [it for it in REPLAY_FREE if any(row.replay_free == it for row in every)],
+            "sequence": sorted({group.sequence for group in groups}),
+            "backbone": sorted({group.backbone for group in groups}),
+            "replay-free": [choice for choice in REPLAY_FREE if any(row.replay_free == choice for row in rows)],
         },
-        rows=len(every),
-        runs=sum(len(row.runs) for row in every),
+        rows=len(rows),
+        runs=sum(len(row.runs) for row in rows),
         ranks=RANKS,
         more=MORE,
     )
 
 
-def of_group(group: Group, shown: Sequence[Column], picture: str | None, output: Path) -> dict[str, Any]:
+def group_context(group: Group, columns: Sequence[Column], picture: str | None, output: Path) -> dict[str, Any]:
     return {
         "id": group.id,
         "title": group.title,
         "sequence": group.sequence,
         "backbone": group.backbone,
-        "apart": apart(group),
-        "shared": shared(group).values(),
+        "apart": table_notes(group),
+        "caveat": caveat(group),
+        "shared": shared_facts(group).values(),
         "picture": picture,
-        "rows": [of_row(row, shown, output) | {"shown_rank": group.rank(row)} for row in group.rows],
+        "rows": [row_context(row, columns, output) | {"shown_rank": group.rank(row)} for row in group.rows],
     }
 
 
-def of_row(row: Row, shown: Sequence[Column], output: Path) -> dict[str, Any]:
+def row_context(row: Row, columns: Sequence[Column], output: Path) -> dict[str, Any]:
     return {
         "rank": row.rank,
         "method": row.label,
         "hash": row.hash,
         "runs": len(row.runs),
-        "cells": [cell(column, row) for column in shown],
+        "cells": [cell(column, row) for column in columns],
         "over": row.over,
         "replay_free": row.replay_free,
         "tested_against": row.tested_against,
@@ -81,12 +83,12 @@ def of_row(row: Row, shown: Sequence[Column], output: Path) -> dict[str, Any]:
 
 def cell(column: Column, row: Row) -> dict[str, str]:
     """value: what is sorted by; interval: to two digits, which is what fits below the number."""
-    mean, std = column.shown(row)
+    mean, std = column.mean_and_std(row)
     value, bounds = row.mean.get(column.key, math.nan) * column.scale, column.interval(row)
     return {
         "mean": mean,
         "std": std,
-        "interval": " to ".join(score(it, digits=2) for it in bounds) if bounds else "",
+        "interval": " to ".join(number(bound, digits=2) for bound in bounds) if bounds else "",
         "value": f"{value:.9g}" if math.isfinite(value) else "",
     }
 

@@ -28,39 +28,41 @@ def keep(runs: Path, reference: Path) -> int:
     hash. The leaderboard in `reference` is of all that is there and of nothing else, so that `make leaderboard` makes it
     again; its grids, which are kept, are of the pictures in `runs`, at half their size.
     """
-    read = entries.read(runs)
-    counted = {run.folder for run in read if not run.state}
-    for run in read:
+    all_runs = entries.read_runs(runs)
+    counted_folders = {run.folder for run in all_runs if not run.state}
+    for run in all_runs:
         if run.state and run.record.is_finished:  # of the unfinished nobody expects it
             say(f"not kept {run.path}: {run.state}")
-    found = [(path, record) for path, record in finished_runs(runs) if path in counted]
-    names = {name(record) for _, record in found}
+    counted_runs = [(path, record) for path, record in finished_runs(runs) if path in counted_folders]
+    names = {name(record) for _, record in counted_runs}
     for path, record in finished_runs(reference):
         if name(record) in names:
             shutil.rmtree(path)
-    for path, _ in found:
+    for path, _ in counted_runs:
         target = reference / path.relative_to(runs)
         target.mkdir(parents=True)
-        at, kept = RunFolder(path), RunFolder(target)
-        shutil.copyfile(at.record, kept.record)
+        source, target_folder = RunFolder(path), RunFolder(target)
+        shutil.copyfile(source.record, target_folder.record)
         for table in TABLES:
             if (path / table).is_file():
                 tables.keep_table(path / table, target)
-        if at.grid.is_file():
-            with Image.open(at.grid) as drawn:
-                write_atomically(kept.thumbnail, thumbnail(drawn))
-    if found:
-        for grid in board.grids(rows.groups(read), None, reference).values():
-            with Image.open(reference / grid) as drawn:
-                small = drawn.convert("RGB").resize((drawn.width // 2, drawn.height // 2), Image.Resampling.LANCZOS)
-            small.quantize(256).save(reference / grid, optimize=True)
+        if source.grid.is_file():
+            with Image.open(source.grid) as picture:
+                write_atomically(target_folder.thumbnail, thumbnail(picture))
+    if counted_runs:
+        for grid in board.grids(rows.group_runs(all_runs), None, reference).values():
+            with Image.open(reference / grid) as picture:
+                half_size = picture.convert("RGB").resize(
+                    (picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS
+                )
+            half_size.quantize(256).save(reference / grid, optimize=True)
         board.write(reference, reference)
-    return len(found)
+    return len(counted_runs)
 
 
-def thumbnail(drawn: Image.Image) -> bytes:
+def thumbnail(image: Image.Image) -> bytes:
     """A picture as WebP of MOST_THUMBNAIL bytes at most, as large as fits."""
-    picture, scale = drawn.convert("RGB"), 1.0
+    picture, scale = image.convert("RGB"), 1.0
     while True:
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
         buffer = io.BytesIO()
@@ -81,6 +83,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m cpbench.leaderboard.reference")
     parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="where finished runs are")
     parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="where their tables go")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with opened():
-        say(f"{keep(asked.runs, asked.reference)} runs kept in {asked.reference}")
+        say(f"{keep(arguments.runs, arguments.reference)} runs kept in {arguments.reference}")

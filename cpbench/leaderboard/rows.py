@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from cpbench.errors import UserError
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.leaderboard import figures
-from cpbench.leaderboard.entries import Run, by_concept, comparable
+from cpbench.leaderboard.entries import Run, by_concept, comparable_facts
 from cpbench.metrics.comparison import Key, compare
-from cpbench.metrics.figures import FIGURES, Figure, shown
+from cpbench.metrics.figures import FIGURES, Figure, table_figures
 from cpbench.metrics.intervals import FEWEST_SEEDS, bootstrap, t_interval
 from cpbench.metrics.scores import MAIN, among
 from cpbench.metrics.scores import SCORES as SCORES_OF_PICTURES
@@ -26,12 +26,12 @@ from cpbench.records.record import is_built_in, is_own, judge_names, sequence_na
 from cpbench.registry import facts_of
 from cpbench.version import SCORES
 
-NONE = (math.nan, math.nan)
+NO_INTERVAL = (math.nan, math.nan)
 FINAL_SCORE = f"{MAIN}_final_average"
-EARLIER = "†"  # behind a method whose runs another SCORES made
-MEASURED = {"identified": "identified", "prior_drift": "moved"}  # in measures.csv
+EARLIER_MARK = "†"  # behind a method whose runs another SCORES made
+MEASURE_COLUMNS = {"identified": "identified", "prior_drift": "moved"}  # in measures.csv
 FEWEST_UNITS = 3  # concepts or nouns that an interval rests on
-SOURCES = {"drawn": "drawn stand-ins", "photographs": "photographs"}
+PICTURE_SOURCES = {"drawn": "drawn stand-ins", "photographs": "photographs"}
 
 
 @dataclass
@@ -57,18 +57,18 @@ class Row:
     @property
     def over(self) -> str:
         """What its intervals are over: "concepts" of one run, "seeds" (and orders) of three or more, else "-"."""
-        if not any(math.isfinite(it) for it in self.low.values()):
+        if not any(math.isfinite(bound) for bound in self.low.values()):
             return "-"
         return "concepts" if len(self.runs) == 1 else "seeds"
 
     @property
     def label(self) -> str:
         """Its method, marked where another SCORES than today's made it."""
-        return self.method + (EARLIER if self.scores != SCORES else "")
+        return self.method + (EARLIER_MARK if self.scores != SCORES else "")
 
-    def pictures(self, what: str) -> dict[tuple[int, int], dict[Key, float]]:
+    def pictures(self, part: str) -> dict[tuple[int, int], dict[Key, float]]:
         """By (seed, order), DINO picture by picture: "finals", "learned" or "since", see `Run`."""
-        return {run.draw: getattr(run, what) for run in self.runs}
+        return {run.seed_and_order: getattr(run, part) for run in self.runs}
 
 
 @dataclass
@@ -82,11 +82,11 @@ class Group:
     pictures: str
     judges: str
     rows: list[Row]
-    apart: list[str] = field(default_factory=list)  # facts in which it differs from another group of its title
+    distinct_facts: list[str] = field(default_factory=list)  # facts in which it differs from another group of its title
 
     @property
     def title(self) -> str:
-        return f"{self.sequence} on {self.backbone} ({SOURCES[self.pictures]})"
+        return f"{self.sequence} on {self.backbone} ({PICTURE_SOURCES[self.pictures]})"
 
     def rank(self, row: Row) -> str:
         if row.rank is None:
@@ -96,55 +96,55 @@ class Group:
     @property
     def concepts(self) -> list[str]:
         """In the sequence's order, if one of the runs has it."""
-        every = [run for row in self.rows for run in row.runs]
-        return min(every, key=lambda run: run.record.config.order).record.sequence.concepts
+        runs = [run for row in self.rows for run in row.runs]
+        return min(runs, key=lambda run: run.record.config.order).record.sequence.concepts
 
 
 # What is averaged
 
 
-def in_tables() -> list[str]:
+def figure_names() -> list[str]:
     """The figures that one run's scores tell, by name: those with an interval first, which is leaderboard.csv's order."""
-    return [it.name for it in sorted(shown(), key=lambda it: it.resampled is None)]
+    return [figure.name for figure in sorted(table_figures(), key=lambda figure: figure.resampled is None)]
 
 
-def scores(run: Run, alone: Run | None) -> dict[str, float]:
+def score_columns(run: Run, isolated: Run | None) -> dict[str, float]:
     """What tells how good a run is; NaN is not defined, or not measured. alone: the run of `isolated` it is measured by."""
-    out: dict[str, float | None] = {}
+    columns: dict[str, float | None] = {}
     for metric in among({*SCORES_OF_PICTURES, *run.figures}):
-        out |= {f"{metric}_{k}": run.figures.get(metric, {}).get(k) for k in in_tables()}
-    out |= {f"{MAIN}_{figure.name}": value for figure, value in of_pictures(run, alone)}
-    out |= {column: run.measured.get(measure) for column, measure in MEASURED.items()}
-    return {k: math.nan if v is None else float(v) for k, v in out.items()}
+        columns |= {f"{metric}_{k}": run.figures.get(metric, {}).get(k) for k in figure_names()}
+    columns |= {f"{MAIN}_{figure.name}": value for figure, value in picture_figures(run, isolated)}
+    columns |= {column: run.measures.get(measure) for column, measure in MEASURE_COLUMNS.items()}
+    return {k: math.nan if v is None else float(v) for k, v in columns.items()}
 
 
-def costs(run: Run) -> dict[str, float]:
-    every = [cost for _, cost in sorted(run.record.costs.items())]
-    seconds = sum(cost.learning_seconds for cost in every)
-    carried = float(sum(every[-1].state_bytes.values())) if every else 0.0
-    out = {
+def cost_columns(run: Run) -> dict[str, float]:
+    task_costs = [cost for _, cost in sorted(run.record.costs.items())]
+    seconds = sum(cost.learning_seconds for cost in task_costs)
+    carried = float(sum(task_costs[-1].state_bytes.values())) if task_costs else 0.0
+    columns = {
         "carried_MB": carried / 1e6,
         "carried_kB": carried / 1e3,
-        "carried_parameters": every[-1].state_parameters if every else 0.0,
-        "trainable_parameters": max((cost.trainable_parameters for cost in every), default=0.0),
-        "learning_unet_evaluations": sum(cost.learning_evaluations for cost in every),
+        "carried_parameters": task_costs[-1].state_parameters if task_costs else 0.0,
+        "trainable_parameters": max((cost.trainable_parameters for cost in task_costs), default=0.0),
+        "learning_unet_evaluations": sum(cost.learning_evaluations for cost in task_costs),
         "learning_seconds": seconds,
         "learning_minutes": seconds / 60,
     }
-    return {k: float(v) for k, v in out.items()}
+    return {k: float(v) for k, v in columns.items()}
 
 
 # Intransigence
 
 
-def alone_of(rows: Sequence[Sequence[Run]]) -> list[Run]:
+def isolated_runs(rows: Sequence[Sequence[Run]]) -> list[Run]:
     """The runs of `isolated` with its usual settings that have their scores; [] without such a row.
 
     Of several such rows of a group, made by different code, say, the one with the most runs, so that all others are
     measured by one and the same.
     """
-    found = [[run for run in row if run.learned] for row in rows if is_isolated(row[0])]
-    return max(found, key=len, default=[])  # the first of equally many: rows come by their hash
+    candidates = [[run for run in row if run.learned] for row in rows if is_isolated(row[0])]
+    return max(candidates, key=len, default=[])  # the first of equally many: rows come by their hash
 
 
 def is_isolated(run: Run) -> bool:
@@ -152,69 +152,73 @@ def is_isolated(run: Run) -> bool:
     return record.facts.method == "isolated" and not record.changed and not is_own(record)
 
 
-def reference_of(run: Run, alone: Sequence[Run]) -> Run | None:
+def isolated_run(run: Run, isolated: Sequence[Run]) -> Run | None:
     """The run of `isolated` of the same seed, and of the same order if there is one: it learns every concept alone."""
-    seed, order = run.draw
-    same = [it for it in alone if it.draw[0] == seed]
-    return min(same, key=lambda it: (it.draw[1] != order, it.draw[1]), default=None)
+    seed, order = run.seed_and_order
+    same_seed = [reference for reference in isolated if reference.seed_and_order[0] == seed]
+    return min(
+        same_seed,
+        key=lambda reference: (reference.seed_and_order[1] != order, reference.seed_and_order[1]),
+        default=None,
+    )
 
 
-def of_pictures(run: Run, alone: Run | None) -> list[tuple[Figure, float]]:
+def picture_figures(run: Run, isolated: Run | None) -> list[tuple[Figure, float]]:
     """The figures that are not in a run, by DINO, pictures averaged in concepts; NaN where a concept they need has none."""
     concepts = run.record.sequence.concepts
-    given = {name: in_concepts(own, concepts) for name, own in pictures_of(run, alone).items()}
+    values = {name: in_concepts(pictures, concepts) for name, pictures in picture_sets(run, isolated).items()}
     T = len(concepts)
     R = np.full((T + 1, T), np.nan)
-    np.fill_diagonal(R[1:], given["learned"])
+    np.fill_diagonal(R[1:], values["learned"])
     R[T] = in_concepts(run.finals, concepts)
-    return [(figure, figure.value(R, **given)) for figure in FIGURES.values() if not figure.in_a_run]
+    return [(figure, figure.value(R, **values)) for figure in FIGURES.values() if not figure.in_a_run]
 
 
-def pictures_of(run: Run, alone: Run | None) -> dict[str, dict[Key, float]]:
+def picture_sets(run: Run, isolated: Run | None) -> dict[str, dict[Key, float]]:
     """What `Figure.interval` is of."""
-    return {"learned": run.learned, "since": run.since, "isolated": alone.learned if alone else {}}
+    return {"learned": run.learned, "since": run.since, "isolated": isolated.learned if isolated else {}}
 
 
 def in_concepts(pictures: dict[Key, float], concepts: Sequence[str]) -> list[float]:
     """The mean of each concept's pictures, as a cell of the matrix is; NaN without a picture."""
-    of = by_concept(pictures)
-    return [of.get(c, math.nan) for c in concepts]
+    means = by_concept(pictures)
+    return [means.get(c, math.nan) for c in concepts]
 
 
 # Intervals
 
 
-def own_intervals(run: Run, alone: Run | None) -> dict[str, tuple[float, float]]:
+def run_intervals(run: Run, isolated: Run | None) -> dict[str, tuple[float, float]]:
     """Of one run, the 95 % bootstrap of its concepts, prompts and pictures.
 
     Those of its figures, and from three concepts or nouns on those of MEASURED.
     """
-    out, drawn = {}, {}
+    intervals, bounds_by_metric = {}, {}
     with contextlib.suppress(ValueError):  # of a table that no run writes
-        drawn = figures.bounds(run.folder, run.record.sequence.concepts)
-    for metric, every in drawn.items():
-        out |= {f"{metric}_{k}": v for k, v in every.items() if k in in_tables() and v is not None}
-    for figure, value in of_pictures(run, alone):
+        bounds_by_metric = figures.bounds(run.folder, run.record.sequence.concepts)
+    for metric, bounds in bounds_by_metric.items():
+        intervals |= {f"{metric}_{k}": v for k, v in bounds.items() if k in figure_names() and v is not None}
+    for figure, value in picture_figures(run, isolated):
         if figure.interval and not math.isnan(value):
             with contextlib.suppress(UserError):  # of two runs without a picture in common
-                out[f"{MAIN}_{figure.name}"] = figure.interval(pictures_of(run, alone))
-    table, last = measures_table.read(run.folder), len(run.record.sequence.concepts)
-    for key, measure in MEASURED.items() if table is not None else ():
-        own = table[(table["row"] == last) & (table["measure"] == measure)].dropna(subset="value")
-        if len(own) >= FEWEST_UNITS:
-            found = bootstrap(own["value"], list(own["concept"]))
-            out[key] = (found.low, found.high)
-    return out
+                intervals[f"{MAIN}_{figure.name}"] = figure.interval(picture_sets(run, isolated))
+    table, last_row = measures_table.read(run.folder), len(run.record.sequence.concepts)
+    for key, measure in MEASURE_COLUMNS.items() if table is not None else ():
+        values = table[(table["row"] == last_row) & (table["measure"] == measure)].dropna(subset="value")
+        if len(values) >= FEWEST_UNITS:
+            interval = bootstrap(values["value"], list(values["concept"]))
+            intervals[key] = (interval.low, interval.high)
+    return intervals
 
 
-def intervals_of(table: pd.DataFrame, runs: Sequence[Run], alone: Sequence[Run]) -> dict[str, tuple[float, float]]:
+def intervals_of(table: pd.DataFrame, runs: Sequence[Run], isolated: Sequence[Run]) -> dict[str, tuple[float, float]]:
     """By column of `table`, (runs, scores): of one run its own, of three or more Student's t over them, of two none."""
     if len(runs) == 1:
-        return own_intervals(runs[0], reference_of(runs[0], alone))
+        return run_intervals(runs[0], isolated_run(runs[0], isolated))
     if len(runs) < FEWEST_SEEDS:
         return {}
-    every = {key: t_interval(table[key].dropna()) for key in table}
-    return {key: (it.low, it.high) for key, it in every.items()}
+    t_intervals = {key: t_interval(table[key].dropna()) for key in table}
+    return {key: (interval.low, interval.high) for key, interval in t_intervals.items()}
 
 
 # What is said of a method
@@ -238,42 +242,42 @@ def is_ours(run: Run) -> bool:
 # Rows, groups, ranks
 
 
-def groups(runs: Sequence[Run]) -> list[Group]:
+def group_runs(runs: Sequence[Run]) -> list[Group]:
     """The finished runs as rows, in groups that can be compared, by title."""
-    together: dict[str, list[Run]] = {}
+    by_facts: dict[str, list[Run]] = {}
     for run in runs:
         if not run.state:
-            together.setdefault(hash8(comparable(run.record)), []).append(run)
-    found = []
-    for key, members in together.items():
-        members.sort(key=lambda run: (run.draw, run.path))
+            by_facts.setdefault(short_hash(comparable_facts(run.record)), []).append(run)
+    all_groups = []
+    for key, members in by_facts.items():
+        members.sort(key=lambda run: (run.seed_and_order, run.path))
         rows: dict[tuple[str, str], list[Run]] = {}
         for run in members:  # `entries.decided` has seen to it that a seed and order is there once
             rows.setdefault((run.method, run.settings), []).append(run)
         first = min(members, key=lambda run: run.key)  # equal weights may be called by two names
-        named = (sequence_name(first.record), first.key[1], first.record.pictures, judge_names(first.record))
+        labels = (sequence_name(first.record), first.key[1], first.record.pictures, judge_names(first.record))
         by_name = sorted(rows.items())
-        alone = alone_of([own for _, own in by_name])
-        made = ranked([row_of(own, alone) for _, own in by_name])
-        found.append(Group(key, comparable(first.record), *named, made))
-    for group in found:
-        others = [other.facts for other in found if other is not group and other.title == group.title]
-        group.apart = [k for k in group.facts if any(other[k] != group.facts[k] for other in others)]
-    return sorted(found, key=lambda group: (group.title, group.judges, group.id))
+        isolated = isolated_runs([row_runs for _, row_runs in by_name])
+        ranked_rows = ranked([row_of(row_runs, isolated) for _, row_runs in by_name])
+        all_groups.append(Group(key, comparable_facts(first.record), *labels, ranked_rows))
+    for group in all_groups:
+        other_facts = [other.facts for other in all_groups if other is not group and other.title == group.title]
+        group.distinct_facts = [k for k in group.facts if any(other[k] != group.facts[k] for other in other_facts)]
+    return sorted(all_groups, key=lambda group: (group.title, group.judges, group.id))
 
 
-def row_of(runs: list[Run], alone: Sequence[Run]) -> Row:
+def row_of(runs: list[Run], isolated: Sequence[Run]) -> Row:
     """The row of these runs, which `alone`, the runs of `isolated`, are the measure of."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of infinities, which a record may have
-        good = pd.DataFrame([scores(run, reference_of(run, alone)) for run in runs])
-        table = pd.concat([good, pd.DataFrame([costs(run) for run in runs])], axis=1)
+        score_table = pd.DataFrame([score_columns(run, isolated_run(run, isolated)) for run in runs])
+        table = pd.concat([score_table, pd.DataFrame([cost_columns(run) for run in runs])], axis=1)
         mean, std = table.mean().to_dict(), table.std().to_dict()
-        found = intervals_of(good, runs, alone)
-    low, high = ({key: found.get(key, NONE)[side] for key in good} for side in (0, 1))
+        bounds = intervals_of(score_table, runs, isolated)
+    low, high = ({key: bounds.get(key, NO_INTERVAL)[side] for key in score_table} for side in (0, 1))
     record = min((run.record for run in runs), key=lambda record: record.hash)
-    of = (runs[0].method, record.hash, record.facts.scores, replay_free(runs[0]), tested_against(runs[0]))
-    return Row(*of, runs, mean, std, low, high)
+    identity = (runs[0].method, record.hash, record.facts.scores, replay_free(runs[0]), tested_against(runs[0]))
+    return Row(*identity, runs, mean, std, low, high)
 
 
 def ranked(rows: list[Row]) -> list[Row]:
@@ -284,19 +288,19 @@ def ranked(rows: list[Row]) -> list[Row]:
     concepts = {key[0] for row in rows for run in row.runs for key in run.finals}
     for row in rows:
         row.rank = 1 if any(run.finals for run in row.runs) and math.isfinite(row.mean[FINAL_SCORE]) else None
-    able = [row for row in rows if row.rank]
-    for i, a in enumerate(able):
-        for b in able[:i]:
-            sides = common(a.pictures("finals"), b.pictures("finals"))
+    ranked_rows = [row for row in rows if row.rank]
+    for i, a in enumerate(ranked_rows):
+        for b in ranked_rows[:i]:
+            sides = common_pictures(a.pictures("finals"), b.pictures("finals"))
             if {key[0] for key in sides[0]} != concepts:
                 continue
-            found = compare(*sides)
+            comparison = compare(*sides)
             a.compared, b.compared = a.compared + 1, b.compared + 1
-            if found.shown:
-                worse = b if found.difference > 0 else a
+            if comparison.is_significant:
+                worse = b if comparison.difference > 0 else a
                 worse.rank += 1
-    for row in able:
-        if not row.compared and len(able) > 1:
+    for row in ranked_rows:
+        if not row.compared and len(ranked_rows) > 1:
             row.rank = None
 
     def place(row: Row) -> tuple:
@@ -306,13 +310,13 @@ def ranked(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=place)
 
 
-def common(
-    mine: dict[tuple[int, int], dict[Key, float]], theirs: dict[tuple[int, int], dict[Key, float]]
+def common_pictures(
+    first: dict[tuple[int, int], dict[Key, float]], second: dict[tuple[int, int], dict[Key, float]]
 ) -> tuple[dict[Key, float], dict[Key, float]]:
     """Of two rows' `pictures`, by picture, each the mean over the seeds and orders in which both have that picture."""
     pairs: dict[Key, list[tuple[float, float]]] = {}
-    for draw in mine.keys() & theirs.keys():
-        for key in mine[draw].keys() & theirs[draw].keys():
-            pairs.setdefault(key, []).append((mine[draw][key], theirs[draw][key]))
+    for seed_and_order in first.keys() & second.keys():
+        for key in first[seed_and_order].keys() & second[seed_and_order].keys():
+            pairs.setdefault(key, []).append((first[seed_and_order][key], second[seed_and_order][key]))
     means = {key: np.mean(sorted(pairs[key]), axis=0) for key in sorted(pairs)}  # sorted: sums of equal bytes
     return {k: float(v[0]) for k, v in means.items()}, {k: float(v[1]) for k, v in means.items()}

@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cpbench.config import ON_THE_MINIATURE
-from cpbench.files import plain
-from cpbench.leaderboard.columns import IN_TERMINAL, MORE, RANKS, columns
+from cpbench.files import escape_markdown
+from cpbench.judges import identity
+from cpbench.leaderboard.columns import IN_TERMINAL, MORE, RANKS, board_columns
 from cpbench.leaderboard.entries import Run
-from cpbench.leaderboard.rows import SOURCES, Group, Row
+from cpbench.leaderboard.rows import PICTURE_SOURCES, Group, Row
 from cpbench.miniature import is_miniature
 from cpbench.records import terminal
 
@@ -29,98 +30,108 @@ def _shortened(judge: dict[str, str]) -> dict[str, str]:
     return judge | {k: f"{k} {v[:12]}" for k, v in hashes.items() if HASH.fullmatch(v)}
 
 
-def shared(group: Group) -> dict[str, tuple[str, str]]:
+def shared_facts(group: Group) -> dict[str, tuple[str, str]]:
     """What the rows of a group have in common: by the name in `comparable`, what it is called and is."""
 
-    def said(value: Any) -> str:
+    def as_text(value: Any) -> str:
         return "not recorded" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
     facts = group.facts
     rows, sampler = facts["rows"], facts["sampler"]
-    judges = [[*_shortened(judge).values()] for judge in facts["judges"].values()]
+    judges = [[identity.title(judge), *list(_shortened(judge).values())[1:]] for judge in facts["judges"].values()]
     return {
         "sequence": ("sequence", f"{group.sequence}, content {facts['sequence'][:12]}"),
-        "images": ("images", f"{SOURCES[group.pictures]}, content {said(facts['images'])}"),
+        "images": ("images", f"{PICTURE_SOURCES[group.pictures]}, content {as_text(facts['images'])}"),
         "backbone": ("backbone", f"{group.backbone}, weights {facts['backbone'][:12]}"),
-        "judges": ("judges", "; ".join(", ".join([f"{m} [{h[:12]}]", *filter(None, more)]) for m, h, *more in judges)),
+        "judges": (
+            "judges",
+            "; ".join(", ".join([f"{m} [{h[:12]}]", *filter(None, details)]) for m, h, *details in judges),
+        ),
         "sampler": (
             "sampler",
-            ", ".join(f"{k} {said(v)}" for k, v in sorted(sampler.items())) if sampler else "not recorded",
+            ", ".join(f"{k} {as_text(v)}" for k, v in sorted(sampler.items())) if sampler else "not recorded",
         ),
-        "pictures_per_prompt": ("pictures a prompt", said(facts["pictures_per_prompt"])),
-        "picture_size": ("pixels a side", said(facts["picture_size"])),
-        "dtype": ("precision", said(facts["dtype"]).removeprefix("torch.")),
+        "pictures_per_prompt": ("pictures a prompt", as_text(facts["pictures_per_prompt"])),
+        "picture_size": ("pixels a side", as_text(facts["picture_size"])),
+        "dtype": ("precision", as_text(facts["dtype"]).removeprefix("torch.")),
         "rows": ("rows drawn", rows if isinstance(rows, str) else ", ".join(map(str, rows))),
     }
 
 
-def apart(group: Group) -> str:
+def table_notes(group: Group) -> str:
     """What to know of a table: photographs on the miniature; why there is another one of this name."""
-    foreign = group.pictures == "photographs" and is_miniature(group.backbone)
-    return " ".join(filter(None, [f"These are {ON_THE_MINIATURE}." if foreign else "", differing(group)]))
+    is_photographs_on_miniature = group.pictures == "photographs" and is_miniature(group.backbone)
+    return " ".join(
+        filter(None, [f"These are {ON_THE_MINIATURE}." if is_photographs_on_miniature else "", difference_note(group)])
+    )
 
 
-def differing(group: Group) -> str:
+def caveat(group: Group) -> str:
+    """The line under a table by the miniature's judges; "" for others."""
+    return identity.caveat(group.facts["judges"].values())
+
+
+def difference_note(group: Group) -> str:
     """Why there is another table of this name: that in which this one differs."""
-    named = shared(group)
-    differs = [f"{named[k][0]} ({named[k][1]})" for k in group.apart]
+    facts = shared_facts(group)
+    differs = [f"{facts[k][0]} ({facts[k][1]})" for k in group.distinct_facts]
     return f"Not comparable with the other tables of this name, by its {', '.join(differs)}." if differs else ""
 
 
-def markdown(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, str]) -> str:
+def markdown(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, str]) -> str:
     """One table for each group, and below it the picture of that name, if there is one; then what does not count."""
-    every = columns(found)
+    columns = board_columns(groups)
     heads = [
         "rank",
         "method",
         "runs",
-        *(c.head for c in every),
+        *(c.head for c in columns),
         "intervals over",
         "replay-free",
         "tested against",
         "settings",
     ]
     lines = ["# Leaderboard", ""]
-    for group in found:
-        lines += [f"## {plain(group.title)}", ""]
-        facts = [f"{name}: {value}" for name, value in shared(group).values() if name != "judges"]
+    for group in groups:
+        lines += [f"## {escape_markdown(group.title)}", ""]
+        facts = [f"{name}: {value}" for name, value in shared_facts(group).values() if name != "judges"]
         lines += [
-            f"Judges: {plain(group.judges)}.",
-            f"What all rows share: {plain('; '.join(facts))}.",
-            plain(apart(group)),
+            f"Judges: {escape_markdown(group.judges)}.",
+            f"What all rows share: {escape_markdown('; '.join(facts))}.",
+            escape_markdown(table_notes(group)),
         ]
-        lines += ["", table_row(heads), "|--:|---|" + "--:|" * (1 + len(every)) + "---|" * 4]
+        lines += ["", table_row(heads), "|--:|---|" + "--:|" * (1 + len(columns)) + "---|" * 4]
         for row in group.rows:
-            cells = [every[0].cell(row) + every[0].bracket(row), *(c.cell(row) for c in every[1:])]
-            words = [row.over, row.replay_free, row.tested_against, row.hash]
-            lines.append(table_row([group.rank(row), row.label, len(row.runs), *cells, *words]))
-        lines.append("")
+            cells = [columns[0].cell(row) + columns[0].bracket(row), *(c.cell(row) for c in columns[1:])]
+            texts = [row.over, row.replay_free, row.tested_against, row.hash]
+            lines.append(table_row([group.rank(row), row.label, len(row.runs), *cells, *texts]))
+        lines += ["", escape_markdown(caveat(group)), ""]
         if group.id in pictures:
             lines += [f"![one concept after each task, one row a method]({pictures[group.id]})", ""]
     if unfinished:
         lines += ["## Not finished", "", "These runs are in no table.", ""]
         lines += [table_row(UNFINISHED), "|---|---|---|--:|--:|---|---|"]
         lines += [*(table_row(cells) for cells in map(unfinished_cells, unfinished)), ""]
-    lines += [RANKS, *MORE, "", *(f"- {c.head}: {c.says}." for c in every)]
+    lines += [RANKS, *MORE, "", *(f"- {c.head}: {c.description}." for c in columns)]
     return re.sub("\n\n\n+", "\n\n", "\n".join(lines)) + "\n"
 
 
 def table_row(cells: Sequence[object]) -> str:
-    return f"| {' | '.join(map(plain, cells))} |"
+    return f"| {' | '.join(map(escape_markdown, cells))} |"
 
 
 UNFINISHED = ("method", "sequence", "backbone", "seed", "order", "settings", "state")
 
 
 def unfinished_cells(run: Run) -> list[str]:
-    seed, order = run.draw
+    seed, order = run.seed_and_order
     return [run.method, run.key[0], run.key[1], str(seed), str(order), run.record.hash, run.state]
 
 
-def table(found: Sequence[Group]) -> pd.DataFrame:
+def score_table(groups: Sequence[Group]) -> pd.DataFrame:
     """Every row of every group, for the CSV file; deviations have names ending in _std, bounds of intervals in _low and _high."""
     lines = []
-    for group in found:
+    for group in groups:
         for row in group.rows:
             line: dict[str, Any] = {
                 "sequence": group.sequence,
@@ -145,7 +156,7 @@ def table(found: Sequence[Group]) -> pd.DataFrame:
     return pd.DataFrame(lines).astype({"rank": "Int64"})
 
 
-def as_json(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, str]) -> dict[str, Any]:
+def as_json(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, str]) -> dict[str, Any]:
     """Everything, with numbers to six places; null is not defined."""
 
     def finite(values: dict[str, float]) -> dict[str, float | None]:
@@ -156,53 +167,53 @@ def as_json(found: Sequence[Group], unfinished: Sequence[Run], pictures: dict[st
             return {k: sound(v) for k, v in value.items()}
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-    def of_run(run: Run) -> dict[str, Any]:
-        return {"path": run.path, "seed": run.draw[0], "order": run.draw[1]}
+    def run_json(run: Run) -> dict[str, Any]:
+        return {"path": run.path, "seed": run.seed_and_order[0], "order": run.seed_and_order[1]}
 
-    def of_row(row: Row) -> dict[str, Any]:
-        own = {
+    def row_json(row: Row) -> dict[str, Any]:
+        fields = {
             k: getattr(row, k)
             for k in ("rank", "compared", "method", "hash", "scores", "over", "replay_free", "tested_against")
         }
-        averaged = {k: finite(getattr(row, k)) for k in ("mean", "std", "low", "high")}
-        return own | {"runs": list(map(of_run, row.runs))} | averaged
+        statistics = {k: finite(getattr(row, k)) for k in ("mean", "std", "low", "high")}
+        return fields | {"runs": list(map(run_json, row.runs))} | statistics
 
     return {
         "schema": SCHEMA,
         "groups": [
             {k: getattr(g, k) for k in ("id", "sequence", "backbone", "pictures", "judges")}
-            | {"comparable": sound(g.facts), "grid": pictures.get(g.id), "rows": list(map(of_row, g.rows))}
-            for g in found
+            | {"comparable": sound(g.facts), "grid": pictures.get(g.id), "rows": list(map(row_json, g.rows))}
+            for g in groups
         ],
         "unfinished": [
-            of_run(r) | {"method": r.method, "hash": r.record.hash, "sequence": r.key[0], "backbone": r.key[1], "state": r.state}
+            run_json(r) | {"method": r.method, "hash": r.record.hash, "sequence": r.key[0], "backbone": r.key[1], "state": r.state}
             for r in unfinished
         ],
     }  # fmt: skip
 
 
-def in_terminal(found: Sequence[Group], unfinished: Sequence[Run], width: int) -> list[Table]:
+def terminal_tables(groups: Sequence[Group], unfinished: Sequence[Run], width: int) -> list[Table]:
     """The means that fit 120 characters, and the first one's interval where there are as many. Names are not markup."""
-    out = []
-    few = [c for c in columns(found) if c.key in IN_TERMINAL]
-    for group in found:
-        made = terminal.compact("")
-        made.title = Text("\n".join(filter(None, [group.title, apart(group)])))
-        made.add_column("rank", justify="right", no_wrap=True)
-        made.add_column("method", overflow="fold")
-        for head in ("runs", *(c.head for c in few), "replay-free"):
-            made.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
+    tables = []
+    columns = [c for c in board_columns(groups) if c.key in IN_TERMINAL]
+    for group in groups:
+        table = terminal.compact("")
+        table.title = Text("\n".join(filter(None, [group.title, table_notes(group)])))
+        table.add_column("rank", justify="right", no_wrap=True)
+        table.add_column("method", overflow="fold")
+        for head in ("runs", *(c.head for c in columns), "replay-free"):
+            table.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
         for row in group.rows:
-            means = [c.shown(row)[0] for c in few]
+            means = [c.mean_and_std(row)[0] for c in columns]
             if width >= 120:
-                means[0] += few[0].bracket(row, digits=2)
-            made.add_row(group.rank(row), Text(row.label), str(len(row.runs)), *map(Text, means), row.replay_free)
-        out.append(made)
+                means[0] += columns[0].bracket(row, digits=2)
+            table.add_row(group.rank(row), Text(row.label), str(len(row.runs)), *map(Text, means), row.replay_free)
+        tables.append(table)
     if unfinished:
-        made = terminal.compact("Not finished, and in no table")
+        table = terminal.compact("Not finished, and in no table")
         for head in UNFINISHED:
-            made.add_column(head, overflow="fold")
+            table.add_column(head, overflow="fold")
         for run in unfinished:
-            made.add_row(*map(Text, unfinished_cells(run)))
-        out.append(made)
-    return out
+            table.add_row(*map(Text, unfinished_cells(run)))
+        tables.append(table)
+    return tables

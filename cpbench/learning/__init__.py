@@ -1,14 +1,14 @@
-"""The tools that method files use, and the only door to them beside `cpbench.method`.
+"""The tools for method files: the training loop, LoRA, words, losses. With `cpbench.method` it is all that they import.
 
-Whole modules: `fisher`, `diffusion_classifier`, `functional`, `norms`, `prior_preservation`, `structured_prompts`,
-`weights_or_lora`. All else by name.
+`fisher`, `diffusion_classifier`, `functional`, `norms`, `prior_preservation`, `structured_prompts` and `weights_or_lora` are
+modules; everything else is a function, class or constant.
 """
 
 from cpbench.backbones.adapters import (
     ATTENTION,
     TEXT_ATTENTION,
     TEXT_KEYS_VALUES,
-    Kind,
+    AdapterType,
     add_to_weights,
     dora_weights,
     matching_modules,
@@ -30,7 +30,7 @@ from cpbench.learning import (
     weights_or_lora,
 )
 from cpbench.learning.lora import (
-    Settings,
+    LoraOptions,
     add_tokens,
     add_words,
     forgetting,
@@ -39,26 +39,27 @@ from cpbench.learning.lora import (
     stacked,
     token_of,
 )
-from cpbench.learning.prior_preservation import Prior, prior
-from cpbench.learning.semantic_preservation import Preservation, semantic
+from cpbench.learning.prior_preservation import PriorOptions, prior_preservation_term
+from cpbench.learning.semantic_preservation import SemanticPreservationOptions, semantic_preservation_term
 from cpbench.learning.training import TEMPLATES, Batch, Loss, Terms, batches, denoising, error, train
-from cpbench.learning.weights_or_lora import WeightsOrLora
+from cpbench.learning.weights_or_lora import WeightsOrLoraOptions
+from cpbench.moved import old_names
 
 __all__ = [
     "ATTENTION",
     "TEMPLATES",
     "TEXT_ATTENTION",
     "TEXT_KEYS_VALUES",
+    "AdapterType",
     "Backbone",
     "Batch",
-    "Kind",
+    "LoraOptions",
     "Loss",
-    "Preservation",
-    "Prior",
+    "PriorOptions",
     "Sampler",
-    "Settings",
+    "SemanticPreservationOptions",
     "Terms",
-    "WeightsOrLora",
+    "WeightsOrLoraOptions",
     "add_to_weights",
     "add_tokens",
     "add_words",
@@ -74,11 +75,11 @@ __all__ = [
     "matching_modules",
     "norms",
     "past_loras",
-    "prior",
     "prior_preservation",
+    "prior_preservation_term",
     "products",
     "refuse_convolutions",
-    "semantic",
+    "semantic_preservation_term",
     "side_by_side",
     "stacked",
     "structured_prompts",
@@ -90,11 +91,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name == "noise_scheduler":  # of cpbench 0.1
-        from cpbench.learning import old_names
-        from cpbench.moved import warn_once
-
-        warn_once("cpbench.learning.noise_scheduler", "backbone.process")
-        return old_names.noise_scheduler
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = old_names(__name__)

@@ -1,8 +1,8 @@
-"""The diagonal Fisher information of chosen tensors, kept online over tasks, and the penalty it weighs (EWC).
+"""The diagonal Fisher information of named tensors, its running sum over tasks, and the penalty of EWC.
 
-Kirkpatrick et al. 2017 (elastic weight consolidation) with the running Fisher of Schwarz et al. 2018 (online EWC). Every
-task's Fisher is brought to mean 1 before it is added: its scale is that of the loss it came from, and without this the
-first task's, or the last one's, would be the only one that counts.
+Kirkpatrick et al. 2017 (elastic weight consolidation) with the running Fisher of Schwarz et al. 2018 (online EWC). Each
+task's Fisher is scaled to mean 1 before it is added. Its own scale is that of the task's loss, so that without scaling a
+single task could dominate the sum.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ def squared_gradients(loss: torch.Tensor, parameters: Tensors, retain_graph: boo
     return {k: torch.zeros_like(p) if g is None else g.detach().square() for (k, p), g in pairs}
 
 
-def estimate(draws: Iterable[Sequence[torch.Tensor]], parameters: Tensors) -> list[dict[str, torch.Tensor]]:
-    """Empirical diagonal Fishers, one for each loss that a draw gives: means over draws of the squared gradients.
+def estimate(samples: Iterable[Sequence[torch.Tensor]], parameters: Tensors) -> list[dict[str, torch.Tensor]]:
+    """Empirical diagonal Fishers: the squared gradients of each loss, averaged over samples.
 
-    A draw's losses must be of one example: the square of a batch's mean gradient is too small.
+    samples: the losses of one example each, as a sequence with one entry per Fisher. A sample must not be a batch: the square
+    of a batch's mean gradient is too small.
     """
     sums: list[dict[str, torch.Tensor]] = []
     count = 0
-    for losses in draws:
+    for losses in samples:
         count += 1
         more = [i + 1 < len(losses) for i in range(len(losses))]
-        found = [squared_gradients(loss, parameters, m) for loss, m in zip(losses, more, strict=True)]
-        del losses  # or this draw's graph would live while the next one is built
-        sums = [{k: a[k] + b[k] for k in a} for a, b in zip(sums, found, strict=True)] if sums else found
+        squares = [squared_gradients(loss, parameters, m) for loss, m in zip(losses, more, strict=True)]
+        del losses  # else this sample's graph stays in memory while the next one is built
+        sums = [{k: a[k] + b[k] for k in a} for a, b in zip(sums, squares, strict=True)] if sums else squares
     return [{k: v / count for k, v in total.items()} for total in sums]
 
 
@@ -54,6 +55,6 @@ def penalty(fisher: Tensors, parameters: Tensors, anchor: Tensors) -> torch.Tens
 
 
 def cosine(a: Tensors, b: Tensors) -> float:
-    """How alike two Fishers are: 1 where one is a multiple of the other."""
+    """Cosine similarity of two Fishers: 1 if one is a multiple of the other."""
     x, y = flat(a).cpu().double(), flat(b).cpu().double()  # squared gradients are small, their squares smaller
     return float(x @ y / (x.norm() * y.norm()))

@@ -1,56 +1,72 @@
-"""A LoRA and a word a concept, as the sequential methods train them."""
+"""One LoRA and one new word per concept, as the sequential methods train them."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
 from cpbench.files import seed_of
 from cpbench.learning import training
-from cpbench.learning.semantic_preservation import Preservation, semantic
+from cpbench.learning.semantic_preservation import SemanticPreservationOptions, semantic_preservation_term
 from cpbench.method import Method, State, Task
+from cpbench.moved import old_names, renamed_keywords, warn_once
 
-TOKEN = "token"  # what the new word's embedding is called among the parameters
+TOKEN = "token"  # the name of the new word's embedding among the parameters
 
 
-class Settings(Preservation):
-    rank: int = Field(8, ge=1, description="rank of A and B; alpha is the same")
+class LoraOptions(SemanticPreservationOptions):
+    """Options of a method that trains a LoRA and a word."""
+
+    rank: int = Field(8, ge=1, description="rank of the LoRA; alpha is the same")
     target_modules: tuple[str, ...] = Field(
-        adapters.ATTENTION, description="layers that get a LoRA: roles, or ends of their names"
+        adapters.ATTENTION, description="layers with a LoRA: roles, or endings of layer names"
     )
-    steps: int = Field(500, ge=1, description="optimiser steps a task")
-    batch_size: int = Field(1, ge=1, description="pictures a step; steps x batch_size UNet evaluations a task")
-    learning_rate: float = Field(1e-4, gt=0, description="of A and B")
-    token_learning_rate: float = Field(5e-4, ge=0, description="of the new word's embedding row")
+    steps: int = Field(500, ge=1, description="optimiser steps per task")
+    batch_size: int = Field(1, ge=1, description="pictures per step; a task takes steps x batch_size UNet evaluations")
+    learning_rate: float = Field(1e-4, gt=0, description="learning rate of the LoRA factors")
+    token_learning_rate: float = Field(5e-4, ge=0, description="learning rate of the new word's embedding")
 
 
 def token_of(concept: str, state: State) -> str:
-    """The word made for a concept: <v1>, <v2>, ... in the order of learning."""
+    """The word of a concept: <v1>, <v2>, ... in the order of learning."""
     return f"<v{state.concepts.index(concept) + 1}>"
 
 
-def add_tokens(backbone, state: State, token_of: Callable[[str, State], str] = token_of) -> None:
-    """Put the words of all concepts in `state` back, in their order, so that they get their ids."""
-    rows = state.part("token")
+def add_tokens(backbone: Backbone, state: State, token_of: Callable[[str, State], str] = token_of) -> None:
+    """Add the words of all concepts in `state` to the backbone, in the order of learning.
+
+    token_of: the word of a concept; the default gives <v1>, <v2>, ...
+    """
+    embeddings = state.tensors_of("token")
     for concept in state.concepts:
-        backbone.add_token(token_of(concept, state), rows[concept])
+        backbone.add_token(token_of(concept, state), embeddings[concept])
 
 
-def add_words(backbone, task, state: State, start, token_of: Callable[[str, State], str] = token_of):
-    """The earlier concepts' words and a new one with the embedding `start` (d,).
+def add_words(
+    backbone: Backbone,
+    task: Task,
+    state: State,
+    start: torch.Tensor,
+    token_of: Callable[[str, State], str] = token_of,
+) -> tuple[State, nn.Parameter]:
+    """Add the earlier concepts' words, and a new word for this task that starts with the embedding `start` (d,).
 
-    Returns the state to be filled, with the earlier rows as they were, and the new word's row.
+    Returns (the next state, which so far holds the earlier words' embeddings; the new word's embedding, a parameter).
     """
     add_tokens(backbone, state, token_of)
-    rows = {k: v for k, v in state.tensors.items() if k.startswith("token/")}
-    after = State(rows, {**state.facts, "concepts": [*state.concepts, task.concept]})
+    embeddings = {k: v for k, v in state.tensors.items() if k.startswith("token/")}
+    after = State(embeddings, {**state.facts, "concepts": [*state.concepts, task.concept]})
     return after, backbone.add_token(token_of(task.concept, after), start)
 
 
+@renamed_keywords(protect="penalty", changes="weight_deltas", values="init", kind="adapter_type")
 def learn_lora(
     method: Method,
     backbone: Backbone,
@@ -60,52 +76,81 @@ def learn_lora(
     start: torch.Tensor | None = None,
     weight_deltas: dict[str, torch.Tensor] | None = None,
     init: dict[str, torch.Tensor] | None = None,
-    kind: adapters.Kind = "lora",
+    adapter_type: adapters.AdapterType = "lora",
     before_step: training.BeforeStep | None = None,
     after_step: training.AfterStep | None = None,
 ) -> tuple[State, dict[str, torch.Tensor]]:
-    """A task as most methods do it: train one LoRA and one new word by the denoising loss and what is added to it.
+    """Learn a task as most methods do: train one LoRA and one new word on the denoising loss plus a penalty.
 
-    penalty, before_step, after_step: see `training.train`; the penalty's parameters are the LoRA's alone. start: the word's
-    embedding, else its class noun's; weight_deltas: changes of the frozen weights, by layer; init: the LoRA to begin with,
-    else a new one; kind: that of `adapters.add_lora`. Returns the state to be filled, with all words in it, and the LoRA's
-    parameters, which stay in the denoiser.
+    method: its options must have the fields of `LoraOptions`. penalty, before_step, after_step: see `training.train`; the
+    penalty's parameters are those of the LoRA only. start: the new word's first embedding (d,); the default is its class
+    noun's. weight_deltas: what is added to the frozen weights, by layer. init: the LoRA to start with, by name; the default
+    is a new one. adapter_type: "lora", "vera" or "dora", see `adapters.add_lora`.
+
+    Returns (the next state, which so far holds all words and facts; the LoRA's parameters by name, still in the denoiser).
     """
-    o, seed = method.options, seed_of(task.seed, "vera")  # one for all tasks of a run
+    penalty = _with_batch(penalty)
+    o = cast(LoraOptions, method.options)
+    seed = seed_of(task.seed, "vera")  # the same for all tasks of a run
     adapters.add_to_weights(backbone, weight_deltas or {})
     start = backbone.word_embedding(task.class_noun) if start is None else start
-    after, row = add_words(backbone, task, state, start)
-    factors = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), init, kind, seed)
-    if kind == "vera":
-        after.facts["vera"] = adapters.vera_facts(backbone.denoiser, factors, seed)
+    after, embedding = add_words(backbone, task, state, start)
+    lora_parameters = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), init, adapter_type, seed)
+    if adapter_type == "vera":
+        after.facts["vera"] = adapters.vera_facts(backbone.denoiser, lora_parameters, seed)
     phrase = method.phrase(task.concept, task.class_noun, after)
-    preservation = semantic(backbone, phrase, task.class_noun, o)
+    preservation = semantic_preservation_term(backbone, phrase, task.class_noun, o)
 
     def penalties(batch: training.Batch, parameters: training.Tensors) -> training.Terms:
-        given = penalty(batch, factors) if penalty else {}
-        terms, logged = given if isinstance(given, tuple) else (given, {})
-        return terms | preservation(), logged
+        terms = penalty(batch, lora_parameters) if penalty else {}
+        if isinstance(terms, tuple):
+            minimised, logged = terms
+            return minimised | preservation(), logged
+        return terms | preservation()
 
-    groups = [(o.learning_rate, factors), (o.token_learning_rate, {TOKEN: row})]
+    groups = [(o.learning_rate, lora_parameters), (o.token_learning_rate, {TOKEN: embedding})]
     loss = training.denoising(backbone, phrase)
-    hooks = {"penalty": penalties, "before_step": before_step, "after_step": after_step}
-    training.train(backbone, task, loss, groups, o.steps, o.batch_size, **hooks)
-    after.tensors[f"token/{task.concept}"] = row.detach()
-    return after, factors
+    training.train(
+        backbone,
+        task,
+        loss,
+        groups,
+        o.steps,
+        o.batch_size,
+        penalty=penalties,
+        before_step=before_step,
+        after_step=after_step,
+    )
+    after.tensors[f"token/{task.concept}"] = embedding.detach()
+    return after, lora_parameters
 
 
-def forgetting(past: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> torch.Tensor:
-    """L_forget (Eq. 3) from the products' past sum and the current ones, by layer."""
-    return torch.stack([(past[layer].abs() * product).square().sum() for layer, product in now.items()]).sum()
+def _with_batch(penalty: Callable | None) -> training.Penalty | None:
+    """The penalty, called as penalty(batch, parameters): in cpbench 0.1 it had the parameters alone."""
+    if penalty is None or len(inspect.signature(penalty).parameters) != 1:
+        return penalty
+    warn_once("penalty(parameters)", "penalty(batch, parameters)")
+    return lambda batch, parameters: penalty(parameters)
+
+
+def forgetting(past: dict[str, torch.Tensor], products: dict[str, torch.Tensor]) -> torch.Tensor:
+    """L_forget of C-LoRA (Eq. 3): || |past| * products ||_F^2, summed over layers.
+
+    past: the sum of the earlier tasks' A B by layer. products: the current A B by layer.
+    """
+    return torch.stack([(past[layer].abs() * product).square().sum() for layer, product in products.items()]).sum()
 
 
 def past_loras(state: State, device: torch.device | str = "cpu") -> list[dict[str, torch.Tensor]]:
-    """A_t', B_t' of all earlier tasks, in their order."""
-    return [state.part(f"adapter/{concept}", device) for concept in state.concepts]
+    """The LoRAs of all earlier tasks in order, each by name "layer.lora_A", of a state made by `stacked`."""
+    return [state.tensors_of(f"adapter/{concept}", device) for concept in state.concepts]
 
 
-def stacked(state: State, after: State, concept: str, factors: dict[str, torch.Tensor]) -> State:
-    """`after` with the LoRAs of `state` and, beside them, the one just trained."""
+def stacked(state: State, after: State, concept: str, lora_parameters: dict[str, torch.Tensor]) -> State:
+    """`after` with the earlier LoRAs of `state` and the newly trained one, under "adapter/<concept>/"."""
     after.tensors |= {k: v for k, v in state.tensors.items() if k.startswith("adapter/")}
-    after.tensors |= {f"adapter/{concept}/{k}": v.detach() for k, v in factors.items()}
+    after.tensors |= {f"adapter/{concept}/{k}": v.detach() for k, v in lora_parameters.items()}
     return after
+
+
+__getattr__ = old_names(__name__)

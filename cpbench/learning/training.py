@@ -1,4 +1,4 @@
-"""The one training loop: cached latents, seeded batches, AdamW over the tensors a method names."""
+"""The training loop: cached latents, seeded batches, AdamW on the parameters that a method passes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.errors import RulesError, UserError
 from cpbench.learning import norms
 from cpbench.method import Task
-from cpbench.moved import warn_once
+from cpbench.moved import old_attributes, renamed_keywords, warn_once
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "a {}")
 
 
+@old_attributes(which="picture_indices")
 @dataclass
 class Batch:
-    """What one step sees. latents, noise, noisy: (n, c, h, w); timesteps: (n,); template: the prompt around a phrase;
-    which: (n,) the pictures they come from, by their place in the task's images.
+    """The input of one step.
+
+    latents, noise, noisy: (n, c, h, w), with noisy = z_t. timesteps: (n,). template: the prompt around a phrase, such as
+    "a photo of a {}". picture_indices: (n,), the indices of the pictures in the task's images.
     """
 
     latents: torch.Tensor
@@ -30,14 +33,14 @@ class Batch:
     noisy: torch.Tensor
     timesteps: torch.Tensor
     template: str
-    which: torch.Tensor
+    picture_indices: torch.Tensor
 
 
 Tensors = Mapping[str, torch.Tensor]
-# Terms by name, all minimised; or (terms that are minimised, numbers that are only logged).
+# Terms by name, all minimised; or (terms that are minimised, values that are only logged).
 Terms = dict[str, torch.Tensor] | tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 Loss = Callable[[Batch], Terms]
-MoreTerms = Callable[[], dict[str, torch.Tensor]]  # those that do not look at the batch
+MoreTerms = Callable[[], dict[str, torch.Tensor]]  # terms that do not depend on the batch
 Penalty = Callable[[Batch, Tensors], Terms]
 BeforeStep = Callable[[Batch, Tensors, dict[str, dict[str, torch.Tensor]]], None]
 AfterStep = Callable[[Tensors, Tensors], None]
@@ -45,54 +48,58 @@ Group = tuple[float, Mapping[str, nn.Parameter] | Sequence[nn.Parameter]]
 
 
 class Latents:
-    """A concept's latents with their mirror images, encoded once; every step draws fresh ones from the posterior."""
+    """A concept's latents and those of its mirrored pictures: encoded once, sampled from the posterior in each step."""
 
     def __init__(self, backbone: Backbone, task: Task):
         mirrored = task.images[:, :, ::-1]
         pairs = [backbone.encode_images(images) for images in (task.images, mirrored)]
         self.mean, self.std = (torch.cat(part) for part in zip(*pairs, strict=True))
 
-    def draw(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """(latents (n, c, h, w), the pictures (n,) they are of, mirrored or not)."""
-        which = torch.randint(len(self.mean), (n,), generator=generator)
-        fresh = torch.randn(self.mean[which].shape, generator=generator).to(self.mean)
-        return self.mean[which] + self.std[which] * fresh, which % (len(self.mean) // 2)
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """n latents (n, c, h, w) of random pictures, and the indices (n,) of these pictures, mirrored or not."""
+        picture_indices = torch.randint(len(self.mean), (n,), generator=generator)
+        noise = torch.randn(self.mean[picture_indices].shape, generator=generator).to(self.mean)
+        return self.mean[picture_indices] + self.std[picture_indices] * noise, picture_indices % (len(self.mean) // 2)
 
 
 def denoising(backbone: Backbone, phrase: str, *more: MoreTerms) -> Loss:
-    """The usual loss: mean squared error of what the denoiser predicts under the words `phrase` (Rombach et al. 2022, eq. 3).
+    """The usual denoising loss with the prompt "<template> <phrase>" (Rombach et al. 2022, eq. 3), as a function of a batch.
 
-    Each of `more` is called once a step, and its terms go beside this one.
+    more: functions that return further terms; each is called once per step.
     """
 
     def loss(batch: Batch) -> dict[str, torch.Tensor]:
-        words = backbone.encode_prompts([batch.template.format(phrase)]).expand(len(batch.noisy), -1, -1)
-        terms = {"denoising": error(backbone, batch, words)}
-        for also in more:
-            terms |= also()
+        prompt_embeds = backbone.encode_prompts([batch.template.format(phrase)]).expand(len(batch.noisy), -1, -1)
+        terms = {"denoising": error(backbone, batch, prompt_embeds)}
+        for more_terms in more:
+            terms |= more_terms()
         return terms
 
     return loss
 
 
-def error(backbone: Backbone, batch: Batch, words: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of what the denoiser predicts under words (n, tokens, d), one of them a picture, by its time's weight."""
-    guess = backbone.predict(batch.noisy, batch.timesteps, words).float()
+@renamed_keywords(words="prompt_embeds")
+def error(backbone: Backbone, batch: Batch, prompt_embeds: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of the denoiser's prediction, weighted by timestep where the process has weights; a scalar.
+
+    prompt_embeds: (n, tokens, d), one prompt per picture of the batch.
+    """
+    prediction = backbone.predict(batch.noisy, batch.timesteps, prompt_embeds).float()
     target = backbone.process.target(batch.latents, batch.noise, batch.timesteps).float()
     weight = backbone.process.weight(batch.timesteps)
     if weight is None:
-        return F.mse_loss(guess, target)
-    return (weight.view(-1, *[1] * (guess.ndim - 1)) * (guess - target).square()).mean()
+        return F.mse_loss(prediction, target)
+    return (weight.view(-1, *[1] * (prediction.ndim - 1)) * (prediction - target).square()).mean()
 
 
 def batches(
     backbone: Backbone, task: Task, steps: int, batch_size: int, phase: str, templates: Sequence[str] = TEMPLATES
 ) -> Iterator[Batch]:
-    """`steps` batches of the concept's noised latents: a function of (seed, phase, concept) alone."""
+    """Yield `steps` batches of the concept's noised latents. They depend only on the seed, the phase and the concept."""
     latents, process = Latents(backbone, task), backbone.process
     generator = task.generator(phase)
     for _ in range(steps):
-        z, which = latents.draw(batch_size, generator)
+        z, picture_indices = latents.sample(batch_size, generator)
         # one time from each of batch_size equal strata, so that small batches see all noise levels
         strata = (
             torch.randperm(batch_size, generator=generator) + torch.rand(batch_size, generator=generator)
@@ -100,7 +107,7 @@ def batches(
         t = process.times(strata).to(z.device)
         noise = torch.randn(z.shape, generator=generator).to(z)
         template = templates[int(torch.randint(len(templates), (1,), generator=generator))]
-        yield Batch(z, noise, process.noised(z, noise, t), t, template, which)
+        yield Batch(z, noise, process.noised(z, noise, t), t, template, picture_indices)
 
 
 def train(
@@ -116,19 +123,19 @@ def train(
     before_step: BeforeStep | None = None,
     after_step: AfterStep | None = None,
 ) -> None:
-    """Minimise the sum of the terms of `loss`, and of `penalty`, over batches of the concept's pictures.
+    """Minimise the sum of the terms of `loss` and `penalty` over batches of the concept's pictures.
 
-    groups: (learning rate, parameters), by name or in a row, then called as the backbone calls them; nothing else moves. The
-    gradient of all together is clipped to norm 1. A method may enter at four places:
+    groups: (learning rate, parameters) pairs. Parameters are a dict by name or a list, which gets the backbone's names; no
+    other parameter changes. The gradient of all parameters together is clipped to norm 1. A method has four hooks:
 
-    loss(batch), penalty(batch, parameters): terms to minimise, or a pair of those and of what is only logged.
-    before_step(batch, terms, gradients): gradients[term][parameter] as autograd gave them, before clipping, of every term
-        that is minimised; they may be changed, and what stands there afterwards is added up. Made only where it is asked for.
-    after_step(before, after): the parameters by name as they were before the step, and as they are; they may be read.
+    loss(batch), penalty(batch, parameters): return the terms to minimise by name, or a pair: (terms to minimise, values that
+        are only logged).
+    before_step(batch, terms, gradients): gradients[term][parameter] as autograd returned them, before clipping, for each
+        minimised term. The hook may change them; the step uses their sum.
+    after_step(before, after): the parameters by name before and after the step, for reading only.
 
-    Figures of each step go to the task's log, under the name of this phase: the terms, the gradient's norm, and after the
-    step those of what is trained (`norms.of_trained`). RulesError for a parameter of the backbone's own, which no method may
-    move, and for a term to minimise that asks for no gradient.
+    Each step logs the terms, the gradient's norm and `norms.trained_norms` to the task's log under the name `phase`. Raises
+    RulesError for a parameter that belongs to the backbone itself, and for a term to minimise without a gradient.
     """
     named = [(rate, _named(backbone, group, place)) for place, (rate, group) in enumerate(groups)]
     trained = {name: p for _, group in named for name, p in group.items()}
@@ -152,13 +159,13 @@ def train(
     optimizer = torch.optim.AdamW(
         [{"params": list(group.values()), "lr": rate} for rate, group in named], weight_decay=0.0
     )
-    # gradients in float16 vanish unless they are scaled up; in other precisions this does nothing
+    # float16 gradients would underflow without scaling; in other precisions this does nothing
     scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
     for step, batch in enumerate(batches(backbone, task, steps, batch_size, phase, templates)):
         terms, logged = parted(loss(batch))
         if penalty is not None:
-            more, numbers = parted(penalty(batch, trained))
-            terms, logged = terms | more, logged | numbers
+            penalty_terms, penalty_logged = parted(penalty(batch, trained))
+            terms, logged = terms | penalty_terms, logged | penalty_logged
         total = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         if before_step is None:
@@ -178,7 +185,7 @@ def train(
         scaler.update()
         if after_step is not None:
             after_step(before, {name: p.detach() for name, p in trained.items()})
-        figures = {"loss": total, "gradient_norm": norm, **terms, **logged, **norms.of_trained(backbone)}
+        figures = {"loss": total, "gradient_norm": norm, **terms, **logged, **norms.trained_norms(backbone)}
         task.log(step, phase=phase, **{k: float(v.detach()) for k, v in figures.items()})
 
 
@@ -190,53 +197,59 @@ def _counted(
     before_step: BeforeStep | None,
     after_step: AfterStep | None,
 ) -> None:
-    """The same calls of the method where only evaluations of the denoiser are counted: no gradients, and nothing moves."""
+    """The loop on a counting backbone: the same calls of the method, but no gradients and no steps."""
     for parameter in trained.values():
         parameter.requires_grad_(False)
-    now = {name: p.detach() for name, p in trained.items()}
+    values = {name: p.detach() for name, p in trained.items()}
     for batch in steps:
-        given = [loss(batch), *([penalty(batch, trained)] if penalty else [])]
-        terms = {name: term for it in given for name, term in (it[0] if isinstance(it, tuple) else it).items()}
+        returned = [loss(batch), *([penalty(batch, trained)] if penalty else [])]
+        terms = {k: term for part in returned for k, term in (part[0] if isinstance(part, tuple) else part).items()}
         if before_step is not None:
-            before_step(batch, terms, {term: {k: torch.zeros_like(p) for k, p in now.items()} for term in terms})
+            before_step(batch, terms, {term: {k: torch.zeros_like(p) for k, p in values.items()} for term in terms})
         if after_step is not None:
-            after_step(now, now)
+            after_step(values, values)
     for parameter in trained.values():
         parameter.requires_grad_(True)
 
 
 def _named(backbone: Backbone, group: Mapping[str, nn.Parameter] | Sequence[nn.Parameter], place: int) -> dict:
-    """A group's parameters by name: its own, the backbone's for a LoRA, weight or word, or what place it has."""
+    """A group's parameters by name: the names of the dict, else the backbone's, else "<place of the group>.<place>"."""
     if isinstance(group, Mapping):
         return dict(group)
-    known = {id(p): name for of in (backbone.factors, backbone.weights, backbone.rows) for name, p in of.items()}
-    return {known.get(id(p), f"{place}.{k}"): p for k, p in enumerate(group)}
+    names = {
+        id(p): name
+        for tensors in (backbone.lora_parameters, backbone.weights, backbone.token_embeddings)
+        for name, p in tensors.items()
+    }
+    return {names.get(id(p), f"{place}.{k}"): p for k, p in enumerate(group)}
 
 
-def parted(given: Terms) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """(terms that are minimised, what is only logged). RulesError for a term of a pair that has no gradient."""
-    if isinstance(given, tuple):
-        terms, logged = given
-        if flat := [name for name, term in terms.items() if not term.requires_grad]:
+def parted(terms: Terms) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """(terms that are minimised, values that are only logged). RulesError for a minimised term without a gradient."""
+    if isinstance(terms, tuple):
+        minimised, logged = terms
+        if flat := [name for name, term in minimised.items() if not term.requires_grad]:
             raise RulesError(
-                f"its term {flat[0]!r} is to be minimised and asks for no gradient; return it in the second dict, of what "
-                "is only logged"
+                f"its term {flat[0]!r} is to be minimised and has no gradient; return it in the second dict, with the values "
+                "that are only logged"
             )
-        return terms, logged
-    logged = {name: term for name, term in given.items() if not term.requires_grad}
+        return minimised, logged
+    logged = {name: term for name, term in terms.items() if not term.requires_grad}
     if logged:  # as in cpbench 0.1
-        warn_once("a term without gradient in one dict with the others", "(terms to minimise, what is only logged)")
-    return {name: term for name, term in given.items() if name not in logged}, logged
+        warn_once(
+            "a term without gradient in one dict with the others", "(terms to minimise, values that are only logged)"
+        )
+    return {name: term for name, term in terms.items() if name not in logged}, logged
 
 
 def _gradients(term: torch.Tensor, trained: Mapping[str, nn.Parameter], scaler: Any) -> dict[str, torch.Tensor]:
-    """d term / d parameter of those that the term depends on, with the scale of float16 taken off again."""
-    found = torch.autograd.grad(scaler.scale(term), list(trained.values()), retain_graph=True, allow_unused=True)
-    return {name: g / scaler.get_scale() for name, g in zip(trained, found, strict=True) if g is not None}
+    """d term / d parameter for the parameters that the term depends on, without the scaling for float16."""
+    gradients = torch.autograd.grad(scaler.scale(term), list(trained.values()), retain_graph=True, allow_unused=True)
+    return {name: g / scaler.get_scale() for name, g in zip(trained, gradients, strict=True) if g is not None}
 
 
 def _add_up(gradients: Mapping[str, Tensors], trained: Mapping[str, nn.Parameter], scaler: Any) -> None:
-    """The sum of all terms' gradients into each parameter, scaled as the optimiser's step expects them."""
+    """Set each parameter's gradient to the sum over terms, scaled as the optimiser's step expects it."""
     for name, parameter in trained.items():
-        parts = [of_term[name] for of_term in gradients.values() if name in of_term]
+        parts = [by_name[name] for by_name in gradients.values() if name in by_name]
         parameter.grad = torch.stack(parts).sum(0) * scaler.get_scale() if parts else None

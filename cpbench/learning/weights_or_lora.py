@@ -1,6 +1,6 @@
-"""What a method trains that is told to adapt the whole model: Theta, all its weights, or one LoRA in its place.
+"""Trainables of a method that adapts the whole model: all its weights (Theta), or one LoRA in place of them.
 
-Either goes on from task to task. Theta is carried whole: 3.4 GB on Stable Diffusion, written after every task.
+Each task continues from the last one. The state holds all of Theta: 3.4 GB on Stable Diffusion, written after each task.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
 from cpbench.errors import UserError
 from cpbench.method import Options, State, Task
+from cpbench.moved import old_names
 
 if TYPE_CHECKING:
     import torch
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
     from cpbench.backbones.backbone import Backbone
 
 
-class WeightsOrLora(Options):
-    """Options of a method that trains the weights, or with adapter=lora a LoRA, at a rate of its own."""
+class WeightsOrLoraOptions(Options):
+    """Options of a method that trains all weights, or, with adapter=lora, one LoRA with its own learning rate."""
 
-    adapter: Literal["full", "lora"] = Field("full", description="what is trained: full, all weights; lora, a LoRA")
-    learning_rate: float = Field(5e-6, gt=0, description="of the weights with adapter=full")
-    lora_learning_rate: float = Field(1e-4, gt=0, description="of A and B with adapter=lora")
-    rank: int = Field(8, ge=1, description="rank of A and B with adapter=lora; alpha is the same")
+    adapter: Literal["full", "lora"] = Field("full", description="full: train all weights; lora: train a LoRA")
+    learning_rate: float = Field(5e-6, gt=0, description="learning rate of the weights (adapter=full)")
+    lora_learning_rate: float = Field(1e-4, gt=0, description="learning rate of the LoRA factors (adapter=lora)")
+    rank: int = Field(8, ge=1, description="rank of the LoRA (adapter=lora); alpha is the same")
     target_modules: tuple[str, ...] = Field(
-        adapters.ATTENTION, description="layers (roles, or ends of their names) that get a LoRA with adapter=lora"
+        adapters.ATTENTION, description="layers with a LoRA (adapter=lora): roles, or endings of layer names"
     )
 
     only: ClassVar = {
@@ -43,48 +44,55 @@ class WeightsOrLora(Options):
 Group = tuple[float, list[torch.Tensor]]
 
 
-def begin(backbone: Backbone, task: Task, o: WeightsOrLora, with_words: bool = False) -> tuple[dict, Group]:
-    """(Theta by its names in a state, and with its rate): what `put_back` left in the backbone, else a new one.
+def init_trainables(
+    backbone: Backbone, task: Task, o: WeightsOrLoraOptions, with_words: bool = False
+) -> tuple[dict, Group]:
+    """(the trainables by their names in a state, their group for `train`): those of `load_trainables`, else new ones.
 
-    with_words: the text encoders' weights, but for their token tables, are Theta's as well.
+    with_words: Theta includes the text encoders' weights, except their token tables.
     """
     if o.adapter == "lora":
-        factors = backbone.factors or backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
-        return {f"adapter/{k}": v for k, v in factors.items()}, (o.lora_learning_rate, list(factors.values()))
-    weights = backbone.weights or backbone.replace_weights(whole(backbone, with_words))
+        lora_parameters = backbone.lora_parameters or backbone.add_lora(
+            o.rank, o.target_modules, task.generator("lora")
+        )
+        return {f"adapter/{k}": v for k, v in lora_parameters.items()}, (
+            o.lora_learning_rate,
+            list(lora_parameters.values()),
+        )
+    weights = backbone.weights or backbone.replace_weights(all_weights(backbone, with_words))
     return {f"weights/{k}": v for k, v in weights.items()}, (o.learning_rate, list(weights.values()))
 
 
-def whole(backbone: Backbone, with_words: bool) -> dict[str, torch.Tensor]:
-    """All weights by the names of `replace_weights`: the UNet's, and the text encoders' but for their token tables."""
-    weights = dict(backbone.denoiser.named_parameters())
+def all_weights(backbone: Backbone, with_words: bool) -> dict[str, torch.Tensor]:
+    """The weights of the UNet, and of the text encoders except their token tables, by the names of `replace_weights`."""
+    weights: dict[str, torch.Tensor] = dict(backbone.denoiser.named_parameters())
     tables = {id(encoder.table.weight) for encoder in backbone.vocabulary.encoders}
     for part, encoder in backbone.vocabulary.named_encoders() if with_words else ():
         weights |= {f"{part}.{name}": p for name, p in encoder.named_parameters() if id(p) not in tables}
     return weights
 
 
-def put_back(backbone: Backbone, state: State, o: WeightsOrLora) -> None:
-    """What the last task left: all weights, or A and B; nothing before the first."""
-    if weights := state.part("weights"):
+def load_trainables(backbone: Backbone, state: State, o: WeightsOrLoraOptions) -> None:
+    """Put the last task's weights or LoRA into the backbone; nothing before the first task."""
+    if weights := state.tensors_of("weights"):
         backbone.replace_weights(weights)
-    if factors := state.part("adapter"):
-        backbone.add_lora(o.rank, o.target_modules, values=factors)
+    if lora_parameters := state.tensors_of("adapter"):
+        backbone.add_lora(o.rank, o.target_modules, values=lora_parameters)
 
 
-def refuse_if_too_large(method: str, o: WeightsOrLora, backbone: Backbone) -> None:
-    """UserError where all weights are to be trained and do not fit."""
+def refuse_if_too_large(method: str, o: WeightsOrLoraOptions, backbone: Backbone) -> None:
+    """UserError if all weights are to be trained and do not fit into the device's memory."""
     if o.adapter == "full":
         refuse_full_training(method, backbone, "use --set adapter=lora")
 
 
-def lora(state: State, o: WeightsOrLora) -> dict[str, torch.Tensor] | None:
-    """What `Method.lora` returns."""
-    return state.part("adapter") if o.adapter == "lora" else None
+def lora(state: State, o: WeightsOrLoraOptions) -> dict[str, torch.Tensor] | None:
+    """The result for `Method.lora`: the LoRA, or None with adapter=full."""
+    return state.tensors_of("adapter") if o.adapter == "lora" else None
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of memory that the device has in all."""
+    """Total memory of the device in bytes."""
     import psutil
     import torch
 
@@ -93,12 +101,15 @@ def device_memory(device: torch.device) -> int:
     return psutil.virtual_memory().total
 
 
-def refuse_full_training(method: str, backbone: Backbone, instead: str) -> None:
-    """UserError if the UNet's weights with gradients and AdamW's two moments, all in float32, do not fit the device."""
+def refuse_full_training(method: str, backbone: Backbone, hint: str) -> None:
+    """UserError if the UNet's float32 weights, gradients and two AdamW moments do not fit into the device's memory."""
     n = sum(p.numel() for p in backbone.denoiser.parameters())
-    need, there = 16 * n, device_memory(backbone.device)
-    if need > there:
+    needed, memory = 16 * n, device_memory(backbone.device)
+    if needed > memory:
         raise UserError(
-            f"method {method}: trains all {n / 1e9:.1f} billion weights of the UNet, {need / 1e9:.0f} GB with gradients and "
-            f"AdamW's moments, and {backbone.device.type} has {there / 1e9:.0f} GB; {instead}"
+            f"method {method}: trains all {n / 1e9:.1f} billion weights of the UNet, {needed / 1e9:.0f} GB with gradients and "
+            f"AdamW's moments, and {backbone.device.type} has {memory / 1e9:.0f} GB; {hint}"
         )
+
+
+__getattr__ = old_names(__name__)

@@ -1,4 +1,4 @@
-"""Cosines of embeddings, as CLIP-I, DINO and CLIP-T are made of them."""
+"""Cosines of embeddings, which CLIP-I, DINO and CLIP-T are computed from."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ROUNDING = 1e-9
 
 
 def mean_products(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    """CLIP-I and DINO, picture by picture: of each row of `a` (n, d) the mean product with the rows of `b` (m, d), (n,).
+    """CLIP-I and DINO, per picture: the mean product of each row of `a` (n, d) with the rows of `b` (m, d), (n,).
 
     a = generated pictures, b = the concept's real ones, both as a judge gives them: unit vectors, so that a product is a
-    cosine (DreamBooth, Ruiz et al. 2023). A concept's score is the mean over its pictures. In the precision of what is
-    given, float32 of a judge. ValueError if the widths differ, or for m = 0.
+    cosine (DreamBooth, Ruiz et al. 2023). A concept's score is the mean over its pictures. In the precision of the
+    arguments, float32 for a judge. ValueError if the widths differ, or for m = 0.
     """
     if not len(b):
         raise ValueError("no pictures to compare with")
@@ -27,7 +27,7 @@ def mean_products(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
 
 
 def mean_cosines(a: ArrayLike, b: ArrayLike) -> Array:
-    """Of each row of `a` (n, d) the mean cosine with the rows of `b` (m, d): (n,), NaN for m = 0.
+    """The mean cosine of each row of `a` (n, d) with the rows of `b` (m, d): (n,), NaN for m = 0.
 
     `mean_products` of vectors of any length, in double precision. A zero vector has no direction: NaN. ValueError if the
     shapes do not fit.
@@ -38,7 +38,7 @@ def mean_cosines(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def nearest_cosines(a: ArrayLike, b: ArrayLike) -> Array:
-    """Of each row of `a` (n, d) the largest cosine with a row of `b` (m, d): (n,), NaN for m = 0.
+    """The largest cosine of each row of `a` (n, d) with a row of `b` (m, d): (n,), NaN for m = 0.
 
     A zero vector in `b` makes all of them NaN, one in `a` its own.
     """
@@ -50,13 +50,13 @@ def cosine_nearest(a: ArrayLike, b: ArrayLike) -> float:
     """Mean over the rows of `a` (n, d) of the largest cosine with a row of `b` (m, d); NaN without a pair.
 
     CLIP-I or DINO by the nearest real picture: a = generated pictures, b = the concept's real ones. Never below
-    the mean over all pairs, and higher the more real pictures there are: not to be put in one column with it. Ours.
+    the mean over all pairs, and higher the more real pictures there are: do not put both in one column. Ours.
     """
     return _mean(nearest_cosines(a, b))
 
 
 def common_mean(groups: Iterable[ArrayLike]) -> Array:
-    """The centre (d,) for `centred`: mean over groups (n_g, d), one a concept, of the mean of their rows at length 1.
+    """The centre (d,) for `centred`: mean over groups (n_g, d), one per concept, of the mean of their rows at length 1.
 
     A concept with more pictures does not weigh more. ValueError without a group, or with an empty one.
     """

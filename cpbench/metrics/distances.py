@@ -1,8 +1,8 @@
 """Distances between sets of pictures: MMDs on judges' features, KID, DIV. Pure functions on numpy arrays.
 
-A_mmd, F_mmd, CMMD and KID compare two sets and say nothing of fewer than 50 pictures a side. Concepts have 3 to 6 real
+A_mmd, F_mmd, CMMD and KID compare two sets and say nothing about fewer than 50 pictures per side. Concepts have 3 to 6 real
 pictures: so they are pooled, in the order given, until both sides have 50 (`pools`), and the value is the mean over the
-pools. Inside a pool it is not seen which picture belongs to which concept: two concepts that change places cost nothing.
+pools. Within a pool it does not matter which picture belongs to which concept: two concepts that change places cost nothing.
 Only values of equal pools and equal numbers of pictures belong in one column.
 
 Features are those the caller gives. cpbench's judges give unit vectors, on which a polynomial MMD is far smaller than on
@@ -23,10 +23,10 @@ from urllib.parse import urlparse
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 from cpbench.metrics.cosines import Array, cosine_self_pairs, directions
 
-LEAST = 50  # pictures a side
+LEAST = 50  # pictures per side
 SCALE = 1000  # of A_mmd, F_mmd and CMMD, as published; KID has none, as torchmetrics has it
 SIGMA = 10.0  # CMMD's bandwidth
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # torchmetrics' defaults
@@ -66,9 +66,9 @@ def polynomial_mmd(x: ArrayLike, y: ArrayLike, paired: bool = False) -> float:
     if min(m, n) < 2:
         return float("nan")
     xx, yy, xy = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    own = (xx.sum() - np.trace(xx)) / (m * (m - 1)) + (yy.sum() - np.trace(yy)) / (n * (n - 1))
+    within = (xx.sum() - np.trace(xx)) / (m * (m - 1)) + (yy.sum() - np.trace(yy)) / (n * (n - 1))
     across = (xy.sum() - np.trace(xy)) / (m * (m - 1)) if paired else xy.mean()
-    return float(own - 2 * across)
+    return float(within - 2 * across)
 
 
 def gaussian_mmd(x: ArrayLike, y: ArrayLike, sigma: float = SIGMA) -> float:
@@ -91,7 +91,7 @@ def kernel_inception_distance(x: ArrayLike, y: ArrayLike, seed: int = 0) -> floa
     """KID (Binkowski et al. 2018) by torchmetrics, on features x (m, d) and y (n, d) instead of Inception's.
 
     The mean over 100 subsets of size 1000 of the unbiased polynomial MMD; of fewer pictures the subsets are as large as
-    the smaller side. Subsets are drawn with `seed`; torch's global generator is left as it was. NaN for fewer than 2 rows.
+    the smaller side. Subsets are sampled with `seed`; torch's global generator is left as it was. NaN for fewer than 2 rows.
     UserError if torchmetrics is not installed.
     """
     x, y = _features(x, y)
@@ -128,54 +128,58 @@ def pools(x: Mapping[str, ArrayLike], y: Mapping[str, ArrayLike], name: str, lea
         groups[-1].append(concept)
         if all(sum(len(side[c]) for c in groups[-1]) >= least for side in (x, y)):
             groups.append([])
-    rest = groups.pop()
+    remainder = groups.pop()
     if groups:
-        groups[-1] += rest
-    elif rest:
-        one, other = (sum(len(side[c]) for c in rest) for side in (x, y))
-        whose = f"all {len(rest)} concepts pooled" if len(rest) > 1 else "of one concept"
+        groups[-1] += remainder
+    elif remainder:
+        one, other = (sum(len(side[c]) for c in remainder) for side in (x, y))
+        scope = f"all {len(remainder)} concepts pooled" if len(remainder) > 1 else "of one concept"
         raise UserError(
-            f"{name}: {one} and {other} pictures, {whose}, are too few: it needs {least} a side; "
-            "learn more concepts or draw more pictures per prompt"
+            f"{name}: {one} and {other} pictures, {scope}, are too few: it needs {least} per side; "
+            "learn more concepts or generate more pictures per prompt"
         )
     return groups
 
 
-def a_mmd(real: Mapping[str, ArrayLike], drawn: Mapping[str, ArrayLike]) -> Pooled:
-    """A_mmd x1000: unbiased polynomial MMD^2 of real and drawn CLIP features (n, d) by concept, mean over pools.
+def a_mmd(real: Mapping[str, ArrayLike], generated: Mapping[str, ArrayLike]) -> Pooled:
+    """A_mmd x1000: unbiased polynomial MMD^2 of real and generated CLIP features (n, d) by concept, mean over pools.
 
-    C-LoRA (Smith et al. 2024), whose mean is over concepts: `drawn` is what the last model draws of every concept. Kernel,
+    C-LoRA (Smith et al. 2024), whose mean is over concepts: `generated` is what the last model generates for every concept. Kernel,
     factor and pools are our reading: the papers' texts were not at hand. Lower is better.
     """
-    return _pooled("A_mmd", real, drawn, lambda x, y: SCALE * polynomial_mmd(x, y))
+    return _pooled("A_mmd", real, generated, lambda x, y: SCALE * polynomial_mmd(x, y))
 
 
-def f_mmd(then: Mapping[str, ArrayLike], now: Mapping[str, ArrayLike], paired: bool = True) -> Pooled:
-    """F_mmd x1000: unbiased polynomial MMD^2 of what was drawn right after learning and what is drawn now.
+def f_mmd(
+    after_own_task: Mapping[str, ArrayLike], after_last_task: Mapping[str, ArrayLike], paired: bool = True
+) -> Pooled:
+    """F_mmd x1000: unbiased polynomial MMD^2 of pictures generated right after learning and after the last task.
 
-    then, now: CLIP features (n, d) by concept, of all concepts but the last learned (C-LoRA, Smith et al. 2024; kernel,
+    after_own_task, after_last_task: CLIP features (n, d) by concept, of all concepts but the last learned (C-LoRA, Smith et al. 2024; kernel,
     factor and pools are our reading). NaN for none: after one task nothing can be forgotten. paired: row i of both was
-    drawn with the same noise, as cpbench does; see `polynomial_mmd`. A method that learned nothing has 0: read it beside
-    A_mmd. Lower is better.
+    generated from the same noise, as in cpbench; see `polynomial_mmd`. A method that learned nothing has 0: read it together
+    with A_mmd. Lower is better.
     """
-    return _pooled("F_mmd", then, now, lambda x, y: SCALE * polynomial_mmd(x, y, paired))
+    return _pooled("F_mmd", after_own_task, after_last_task, lambda x, y: SCALE * polynomial_mmd(x, y, paired))
 
 
-def cmmd(real: Mapping[str, ArrayLike], drawn: Mapping[str, ArrayLike]) -> Pooled:
+def cmmd(real: Mapping[str, ArrayLike], generated: Mapping[str, ArrayLike]) -> Pooled:
     """CMMD x1000 (Jayasumana et al. 2024): Gaussian kernel, sigma 10, on unit CLIP features (n, d) by concept.
 
     Published values are of CLIP ViT-L/14@336 on 30 thousand pictures; with another CLIP and 50 pictures the numbers are
     no match for them. Lower is better.
     """
-    return _pooled("CMMD", real, drawn, lambda x, y: SCALE * gaussian_mmd(x, y))
+    return _pooled("CMMD", real, generated, lambda x, y: SCALE * gaussian_mmd(x, y))
 
 
-def kid(real: Mapping[str, ArrayLike], drawn: Mapping[str, ArrayLike], judge: str, seed: int = 0) -> Pooled:
+def kid(real: Mapping[str, ArrayLike], generated: Mapping[str, ArrayLike], judge: str, seed: int = 0) -> Pooled:
     """KID on a judge's features (n, d) by concept, named "KID-<judge>": KID alone, for judge "", is Inception's. No factor of 1000.
 
     UserError if torchmetrics is not installed. Lower is better.
     """
-    return _pooled(f"KID-{judge}" if judge else "KID", real, drawn, lambda x, y: kernel_inception_distance(x, y, seed))
+    return _pooled(
+        f"KID-{judge}" if judge else "KID", real, generated, lambda x, y: kernel_inception_distance(x, y, seed)
+    )
 
 
 # DIV
@@ -197,7 +201,7 @@ def lpips_at_hand(network: str = "alex") -> bool:
     import importlib.util
 
     if network not in LPIPS_NETWORKS:
-        raise near(network, LPIPS_NETWORKS, "LPIPS network")
+        raise did_you_mean(network, LPIPS_NETWORKS, "LPIPS network")
     return importlib.util.find_spec("torchmetrics") is not None and _lpips_weights(network).is_file()
 
 
@@ -260,7 +264,7 @@ def _features(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     return x, y
 
 
-def _torchmetrics(what: str) -> Any:
+def _torchmetrics(name: str) -> Any:
     from cpbench import torchvision_compat
 
     torchvision_compat.apply()
@@ -268,7 +272,7 @@ def _torchmetrics(what: str) -> Any:
         import torchmetrics.image.kid
         import torchmetrics.image.lpip
     except ImportError:
-        raise UserError(f"{what}: needs torchmetrics; pip install 'cpbench[metrics]'") from None
+        raise UserError(f"{name}: needs torchmetrics; pip install 'cpbench[metrics]'") from None
     return torchmetrics
 
 

@@ -1,4 +1,4 @@
-"""Intervals: a bootstrap of concepts, then prompts, then pictures; over seeds Student's t.
+"""Intervals: a bootstrap over concepts, then prompts, then pictures; over seeds a t-interval.
 
 The unit of inference is the concept: an interval says where the mean over other concepts of the same kind would lie.
 """
@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from cpbench.metrics.cosines import Array
 
 LEVEL = 0.95
-DRAWS = 2000
-AT_ONCE = 2**20  # numbers drawn at a time: some 30 MB
+RESAMPLES = 2000
+AT_ONCE = 2**20  # numbers resampled at a time: some 30 MB
 FEWEST_SEEDS = 3
 
 
@@ -68,19 +68,19 @@ def bootstrap(
     concepts: Sequence[str],
     prompts: Sequence[str] | None = None,
     level: float = LEVEL,
-    draws: int = DRAWS,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """Hierarchical percentile bootstrap of the mean over concepts of the means over prompts of their pictures.
 
-    values (n,): one a picture; concepts, prompts (n,): which it is of, one prompt where none are given. Each of `draws`
-    times concepts are drawn with replacement, in each its prompts, in each its pictures (Davison and Hinkley 1997,
-    chapter 3); the interval is from the quantiles of the means (Efron 1979). The order of the rows does not matter.
+    values (n,): one per picture; concepts, prompts (n,): what it shows (without prompts, all are of one). `resamples` times,
+    concepts are sampled with replacement, in each its prompts, in each its pictures (Davison and Hinkley 1997, chapter 3);
+    the interval is from the quantiles of the means (Efron 1979). The order of the rows does not matter.
 
-    A NaN value is a picture that failed: it is left out, as it is out of its cell. A concept with no value at all is not
-    defined, and makes mean and interval NaN. Of one concept the interval is that of its prompts and pictures, and
-    says nothing of other concepts. With few concepts a percentile interval is too narrow (at 95 % it holds the
-    truth some 83 times in 100 with 5, 89 with 10): that is why `units` stands beside it. ValueError if the shapes do not fit.
+    A NaN value is a picture that failed: it is left out, as it is of its cell. A concept without any value makes mean and
+    interval NaN. For a single concept, the interval is that of its prompts and pictures, and
+    says nothing about other concepts. With few concepts a percentile interval is too narrow (a 95 % interval covers the
+    truth about 83 % of the time with 5 concepts, 89 % with 10), which is why `units` is given with it. ValueError if the shapes do not fit.
     """
     names, keep, nested = _nest(values, concepts, prompts)
     if not keep.all() or not names:
@@ -88,13 +88,15 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     C, P, K = nested.values.shape
     part = max(1, AT_ONCE // (C * P * K))
-    means = np.concatenate([_draw(nested, min(part, draws - at), generator) for at in range(0, draws, part)])
+    means = np.concatenate(
+        [_resample(nested, min(part, resamples - at), generator) for at in range(0, resamples, part)]
+    )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(nested.of_concepts.mean()), float(low), float(high), C)
 
 
 def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
-    """Student's t interval of the mean of one value (n,) a seed; bounds NaN for n < 3, all NaN if a value is.
+    """t-interval of the mean of one value per seed (n,); bounds NaN for n < 3, all NaN if a value is.
 
     ValueError on another shape.
     """
@@ -102,7 +104,7 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
 
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
-        raise ValueError(f"one value a seed, (n,); got {values.shape}")
+        raise ValueError(f"one value per seed, (n,); got {values.shape}")
     n = len(values)
     mean = float(values.mean()) if n else float("nan")
     if n < FEWEST_SEEDS:
@@ -119,18 +121,18 @@ def _nest(
     prompts = [""] * len(concepts) if prompts is None else prompts
     if values.ndim != 1 or not len(values) == len(concepts) == len(prompts):
         raise ValueError(
-            f"values, concepts and prompts must be (n,), one a picture; got {values.shape}, {len(concepts)} and {len(prompts)}"
+            f"values, concepts and prompts must be (n,), one per picture; got {values.shape}, {len(concepts)} and {len(prompts)}"
         )
     names, all_of = np.unique(np.asarray(concepts, dtype=str), return_inverse=True)
-    _, asked = np.unique(np.asarray(prompts, dtype=str), return_inverse=True)
+    _, prompt = np.unique(np.asarray(prompts, dtype=str), return_inverse=True)
     defined = ~np.isnan(values)
-    values, of, asked = values[defined], all_of[defined], asked[defined]
-    order = np.lexsort((values, asked, of))  # sorted, so that equal sets of rows give equal intervals
-    values, of, asked = values[order], of[order], asked[order]
+    values, of, prompt = values[defined], all_of[defined], prompt[defined]
+    order = np.lexsort((values, prompt, of))  # sorted, so that equal sets of rows give equal intervals
+    values, of, prompt = values[order], of[order], prompt[order]
     keep = np.isin(np.arange(len(names)), of)
 
     new_concept = np.diff(of, prepend=-1) != 0
-    new_prompt = new_concept | (np.diff(asked, prepend=-1) != 0)
+    new_prompt = new_concept | (np.diff(prompt, prepend=-1) != 0)
     c = np.cumsum(new_concept) - 1
     p = np.cumsum(new_prompt) - 1
     p -= p[new_concept][c] if len(c) else 0  # counted from 0 in each concept
@@ -144,15 +146,15 @@ def _nest(
     return names.tolist(), keep, _Nested(cube, (pictures > 0).sum(axis=1), pictures)
 
 
-def _draw(nested: _Nested, draws: int, generator: np.random.Generator) -> Array:
-    """Means (draws,) of resampled concepts, prompts and pictures. Padding is drawn for as well, and weighs nothing."""
+def _resample(nested: _Nested, resamples: int, generator: np.random.Generator) -> Array:
+    """Means (resamples,) of resampled concepts, prompts and pictures. Padding is resampled too, with weight 0."""
     C, P, K = nested.values.shape
-    c = generator.integers(C, size=(draws, C))
-    prompts = nested.prompts[c][..., None]  # (draws, C, 1)
-    p = (generator.random((draws, C, P)) * prompts).astype(np.int64)
-    pictures = nested.pictures[c[..., None], p][..., None]  # (draws, C, P, 1)
-    k = (generator.random((draws, C, P, K)) * pictures).astype(np.int64)
-    drawn = nested.values[c[..., None, None], p[..., None], k]
-    of_prompts = (drawn * (np.arange(K) < pictures)).sum(axis=3) / pictures[..., 0]
+    c = generator.integers(C, size=(resamples, C))
+    prompts = nested.prompts[c][..., None]  # (resamples, C, 1)
+    p = (generator.random((resamples, C, P)) * prompts).astype(np.int64)
+    pictures = nested.pictures[c[..., None], p][..., None]  # (resamples, C, P, 1)
+    k = (generator.random((resamples, C, P, K)) * pictures).astype(np.int64)
+    sample = nested.values[c[..., None, None], p[..., None], k]
+    of_prompts = (sample * (np.arange(K) < pictures)).sum(axis=3) / pictures[..., 0]
     of_concepts = (of_prompts * (np.arange(P) < prompts)).sum(axis=2) / prompts[..., 0]
     return of_concepts.mean(axis=1)

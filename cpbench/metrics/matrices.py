@@ -15,8 +15,8 @@ SCORE_COLUMNS = ["row", "kind", "concept", "prompt", "index", "metric", "value"]
 def matrices(scores: pd.DataFrame, concepts: list[str], kinds: tuple[str, ...] = ("cell",)) -> dict[str, pd.DataFrame]:
     """Retention matrix of each score, in the order of `scores.among`: rows 0..t (those that exist), columns the concepts in the order learned.
 
-    A cell is the mean over its pictures; cells that do not exist are NaN. The upper triangle, if it was drawn, is there with
-    the kind "unlearned".
+    A cell is the mean over its pictures; cells that do not exist are NaN. The cells of concepts not yet learned, if they were
+    generated, are of the kind "unlearned".
     """
     cells = scores[scores["kind"].isin(kinds)].groupby(["metric", "row", "concept"])["value"].mean()
     out = {}

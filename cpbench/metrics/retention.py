@@ -1,4 +1,4 @@
-"""What a retention matrix says: forgetting, plasticity, transfer and the like. Pure functions on numpy arrays.
+"""Forgetting, plasticity, transfer and other figures of a retention matrix. Pure functions on numpy arrays.
 
 Cosines are plain: between -1 and 1, neither times 100 nor CLIPScore's 2.5.
 
@@ -16,7 +16,7 @@ nothing) is NaN as well, never 0.
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cpbench.errors import near
+from cpbench.errors import did_you_mean
 from cpbench.metrics.cosines import ROUNDING, Array, _mean
 
 CONVENTIONS = ("chaudhry", "lrcp", "first-minus-last")  # of forgetting
@@ -36,15 +36,15 @@ def forgetting(R: ArrayLike, convention: str = "chaudhry") -> float:
     """F_T of a (T+1, T) matrix by a named convention; NaN for T < 2 in each, for nothing can be forgotten yet.
 
     "chaudhry": 1/(T-1) sum_{j<T} ( max_{j<=i<T} R[i][j] - R[T][j] ), from Chaudhry et al. 2018 (Riemannian Walk):
-    the best a concept ever was, before the last task, less what it is now. The last concept does not count. Negative
-    where the last task made the old concepts better. The maximum makes noise look like forgetting: read it beside
+    the best a concept ever was before the last task, minus what it is now. The last concept does not count. Negative
+    where the last task made the old concepts better. The maximum makes noise look like forgetting: read it together with
     `forgetting_from_noise`.
     "lrcp": `forgetting_all_rows`.
     "first-minus-last": 1/(T-1) sum_{j<T} ( R[j][j] - R[T][j] ), which is -BWT: no maximum, so noise adds nothing.
     UserError for another name.
     """
     if convention not in CONVENTIONS:
-        raise near(convention, CONVENTIONS, "forgetting convention")
+        raise did_you_mean(convention, CONVENTIONS, "forgetting convention")
     R = _matrix(R)
     T = R.shape[1]
     if convention == "lrcp":
@@ -68,14 +68,14 @@ def forgetting_all_rows(R: ArrayLike) -> float:
     return _mean([R[j:, j - 1].max() - R[T, j - 1] for j in range(1, T + 1)])
 
 
-def forgetting_from_noise(standard_errors: ArrayLike, draws: int = 20_000, seed: int = 0) -> float:
-    """What `forgetting` is expected to be for a method that forgets nothing, from noise alone; NaN for T < 2.
+def forgetting_from_noise(standard_errors: ArrayLike, samples: int = 20_000, seed: int = 0) -> float:
+    """The noise floor of `forgetting`: its expected value without any forgetting, from noise alone; NaN for T < 2.
 
     standard_errors (T+1, T): of each cell, in the score's own unit: `standard_error`. Cells that Chaudhry's formula does
     not use may be NaN; NaN in one that it uses gives NaN.
     The true scores of a concept are taken to be the same in all rows, and the cells' errors to be normal and
     independent; then F is the mean over j < T of E max_{j<=i<T} e[i][j], since E e[T][j] = 0. That is taken by Monte
-    Carlo from `draws` matrices of a seeded generator: its own error is about 1 / sqrt(draws) of a standard error.
+    Carlo from `samples` matrices of a seeded generator: its own error is about 1 / sqrt(samples) of a standard error.
 
     The noise meant is that of which pictures were drawn. With fixed noise per (concept, prompt, index) a model that did
     not change draws equal pictures, and its F is 0 exactly; one that did change draws others, whose errors are shared
@@ -87,7 +87,7 @@ def forgetting_from_noise(standard_errors: ArrayLike, draws: int = 20_000, seed:
         raise ValueError(f"a standard error is not negative; got {np.nanmin(se)}")
     T = se.shape[1]
     generator = np.random.default_rng(seed)
-    highest = [(generator.standard_normal((draws, T - j)) * se[j:T, j - 1]).max(axis=1) for j in range(1, T)]
+    highest = [(generator.standard_normal((samples, T - j)) * se[j:T, j - 1]).max(axis=1) for j in range(1, T)]
     return _mean(np.mean(highest, axis=1)) if highest else float("nan")
 
 
@@ -96,7 +96,7 @@ def standard_error(scores: ArrayLike) -> float:
 
     Column p is the same prompt and noise in every row. A prompt that is harder than another is so in all rows and is no
     noise; so s^2 is the variance of what is left of x[i, p] - mean_p - mean_i + mean, over (rows - 1)(pictures - 1)
-    degrees of freedom (a two-way layout without interaction). It is 0 for a model that draws the same in all rows. A
+    degrees of freedom (a two-way layout without interaction). It is 0 for a model that generates the same pictures in all rows. A
     picture that failed in one row (NaN) is left out of all. NaN for fewer than two rows or pictures. Ours.
     """
     x = np.asarray(scores, dtype=np.float64)
@@ -106,8 +106,8 @@ def standard_error(scores: ArrayLike) -> float:
     rows, pictures = x.shape
     if rows < 2 or pictures < 2:
         return float("nan")
-    left = x - x.mean(axis=0) - x.mean(axis=1, keepdims=True) + x.mean()
-    return float(np.sqrt((left**2).sum() / ((rows - 1) * (pictures - 1)) / pictures))
+    residuals = x - x.mean(axis=0) - x.mean(axis=1, keepdims=True) + x.mean()
+    return float(np.sqrt((residuals**2).sum() / ((rows - 1) * (pictures - 1)) / pictures))
 
 
 def backward_transfer(R: ArrayLike) -> float:
@@ -123,8 +123,8 @@ def forward_transfer(R: ArrayLike) -> float:
     """FWT = 1/(T-1) sum_{j>1} ( R[j-1][j] - R[0][j] ) of a (T+1, T) matrix; NaN for T < 2.
 
     From Lopez-Paz and Ranzato 2017 (GEM), their b (a random model) being row 0, the untouched one: what the tasks before
-    a concept's own did for it. It needs the cell just above the diagonal, R[j-1][j], a concept not yet learned, drawn by
-    its bare class noun; where a run did not draw those, NaN.
+    a concept's own did for it. It needs the cell just above the diagonal, R[j-1][j], a concept not yet learned, generated from
+    its bare class noun; NaN if a run has none (`forward_transfer_cells`).
     """
     R = _matrix(R)
     return _mean((np.diagonal(R) - R[0])[1:])
@@ -154,7 +154,7 @@ def normalised_retention(R: ArrayLike, ceiling: ArrayLike) -> float:
     """sum_j ( R[T][j] - R[0][j] ) / sum_j ( C_j - R[0][j] ) of a (T+1, T) matrix and ceilings C (T,).
 
     0: no better than the untouched model; 1: at the ceiling. Sums are divided, not concepts' shares averaged:
-    a concept that the untouched model draws well already would otherwise outweigh all others. NaN if the
+    a concept that the untouched model already generates well would otherwise outweigh all others. NaN if the
     ceilings are not above the floor. Ours.
     """
     R, C = _one_a_concept(R, ceiling, "ceiling")
@@ -175,7 +175,7 @@ def share_lost(R: ArrayLike) -> float:
 
     The share of what was gained on the earlier concepts that is gone at the end: 0 nothing, 1 all of it,
     above 1 worse than the untouched model, negative where they got better still. NaN for T < 2, and where
-    nothing was gained. Small gains make it noisy: read it beside `gap_closed`. Ours.
+    nothing was gained. Small gains make it noisy: read it together with `gap_closed`. Ours.
     """
     R = _matrix(R)
     return 1.0 - _share((R[-1] - R[0])[:-1], (_learned(R) - R[0])[:-1])
@@ -193,10 +193,10 @@ def _matrix(R: ArrayLike) -> Array:
 
 
 def _one_a_concept(R: ArrayLike, values: ArrayLike, name: str) -> tuple[Array, Array]:
-    """R and the values in double precision. ValueError, with their name, unless they are one a concept."""
+    """R and the values in double precision. ValueError, with their name, unless there is one per concept."""
     R, values = _matrix(R), np.asarray(values, dtype=np.float64)
     if values.shape != (R.shape[1],):
-        raise ValueError(f"the {name} must be (T,) = ({R.shape[1]},), one a concept; got {values.shape}")
+        raise ValueError(f"the {name} must be (T,) = ({R.shape[1]},), one per concept; got {values.shape}")
     return R, values
 
 

@@ -1,7 +1,7 @@
-"""The scores: what a judge's embeddings say of a picture, an object each.
+"""The scores: numbers per picture, computed from a judge's embeddings, each of them one object.
 
-The runner, the tables, the report and the leaderboard read from them what a score is called and computes: a new one is one
-entry of `SCORES`, or of an installed package's, see docs/adding-a-judge.md.
+The runner, the tables, the report and the leaderboard take names, titles and functions from `SCORES`: a new score is one
+entry of it, or of an installed package's SCORES (see docs/adding-a-judge.md).
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from cpbench.errors import UserError, quoted
 from cpbench.judges import added
 from cpbench.metrics.cosines import cosine_self_pairs, mean_products, paired_cosine
 
-MAIN = "dino"  # identity: what rows are ranked by, and single pictures are shown with
-# A name is part of files' names and of columns; "x_first" and "x_second" are x of either concept of two in a picture.
+MAIN = "dino"  # identity: rows are ranked by it, and single pictures are shown with it
+# A name is part of file names and columns; "x_first" and "x_second" are x for either concept of a picture with two.
 NAME = re.compile(r"(?!.*_(?:first|second)$)[a-z][a-z0-9_]{0,39}")
 TAKEN = ("both",)  # of pictures of two concepts, see `running.multi_concept`
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number a picture, by one judge; higher is better (a distance is given with a minus).
+    """One number per picture, by one judge; higher is better (give a distance a minus sign).
 
-    name: its key in scores.csv and run.json. title: how tables head it. says: of what it is, in a phrase. judge: the name of
-    the judge that it is by. against: what a picture is compared with, "pictures", the real ones of its concept, or "words",
-    its prompt with the class noun.
+    name: its key in scores.csv and run.json. title: its heading in tables. says: a phrase for what it measures. judge: the
+    name of its judge. against: what a picture is compared with: "pictures", the real ones of its concept, or "words", its
+    prompt with the class noun.
 
-    of: its function of two sets of the judge's embeddings, drawn (n, d) and what they are compared with, real (m, d) or
-    words (n, d): (n,). ceiling: of the real pictures' embeddings (m, d), what they score among themselves; None: no ceiling.
-    is_cosine: it is between -1 and 1, and a table that says otherwise is not believed.
+    of: its function of two sets of the judge's embeddings, of generated pictures (n, d) and of what they are compared with,
+    real pictures (m, d) or prompts (n, d), to (n,). ceiling: the score of the real pictures (m, d) among themselves; None:
+    no ceiling. is_cosine: whether it lies between -1 and 1; a table with other values is refused.
 
-    ValueError for a name that cannot be one.
+    ValueError for a name that is not allowed.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Score:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name) or self.name in TAKEN:
             raise ValueError(
-                f"score {quoted(self.name)}: make its name of a-z, 0-9 and _, at most 40, not ending in _first or _second"
+                f"score {quoted(self.name)}: not a valid name; use at most 40 of a-z, 0-9 and _, not ending in _first or _second"
             )
         if self.against not in ("pictures", "words"):
-            raise ValueError(f"score {self.name}: is against {quoted(self.against)}; make it pictures or words")
+            raise ValueError(f"score {self.name}: cannot be against {quoted(self.against)}; make it pictures or words")
 
 
 SCORES: dict[str, Score] = {
@@ -93,58 +93,62 @@ SCORES: dict[str, Score] = {
 
 
 def of_judges(judges: Collection[str]) -> list[Score]:
-    """The scores by these judges: built-in ones, then those of judges that packages add.
+    """The scores of these judges: built-in ones, then those of judges that packages add.
 
-    UserError as `of_package`, and where two of them give a score of one name.
+    UserError as in `of_package`, and if two judges have a score with the same name.
     """
-    found = [score for score in SCORES.values() if score.judge in judges]
+    scores = [score for score in SCORES.values() if score.judge in judges]
     for name in dict.fromkeys(judges):
         for score in () if name in added.RESERVED else of_package(name):
-            if other := next((it for it in found if it.name == score.name), None):
-                raise UserError(f"judges {other.judge} and {name} both give a score {score.name}; ask one of them")
-            found.append(score)
-    return found
+            if other := next((known_score for known_score in scores if known_score.name == score.name), None):
+                raise UserError(
+                    f"judges {other.judge} and {name} both have a score {score.name}; leave one of them out"
+                )
+            scores.append(score)
+    return scores
 
 
 def of_package(judge: str) -> list[Score]:
-    """The scores that come with a judge of an installed package. UserError where it, or they, are not as they should be."""
-    theirs = getattr(added.module(judge), "SCORES", None)
-    if not isinstance(theirs, tuple | list) or not theirs or not all(isinstance(it, Score) for it in theirs):
+    """The scores of a judge that an installed package adds. UserError if the judge or its scores are not valid."""
+    scores = getattr(added.module(judge), "SCORES", None)
+    if not isinstance(scores, tuple | list) or not scores or not all(isinstance(entry, Score) for entry in scores):
         raise UserError(
             f"judge {judge}: its SCORES must be one or more of cpbench.metrics.Score; see docs/adding-a-judge.md"
         )
-    for score in theirs:
+    for score in scores:
         if score.judge != judge:
-            raise UserError(f"judge {judge}: its score {score.name} is by {quoted(score.judge)}; make it by {judge}")
+            raise UserError(
+                f"judge {judge}: its score {score.name} names the judge {quoted(score.judge)}; make it {judge}"
+            )
         if score.name in SCORES:
-            raise UserError(f"judge {judge}: its score {score.name} is called as one of cpbench's own; rename it")
-    return list(theirs)
+            raise UserError(f"judge {judge}: its score {score.name} has the name of a built-in score; rename it")
+    return list(scores)
 
 
 def among(names: Collection[str]) -> dict[str, Score]:
-    """By name the scores that are among these names: built-in ones, then those of installed packages; others are no scores.
+    """The scores among these names, by name: built-in ones, then those of installed packages. Other names are ignored.
 
-    Packages are asked only for a name that is not built in, and one that cannot be asked is left out: tables are read
-    without it.
+    Packages are loaded only for a name that is not built in; one that cannot be loaded is ignored, and its scores are not
+    read from tables.
     """
-    found = {name: score for name, score in SCORES.items() if name in names}
-    if all(name in found for name in names):
-        return found
+    scores = {name: score for name, score in SCORES.items() if name in names}
+    if all(name in scores for name in names):
+        return scores
     for judge in added.names():
         try:
-            theirs = of_package(judge)
+            package_scores = of_package(judge)
         except UserError:
             continue
-        found |= {score.name: score for score in theirs if score.name in names and score.name not in found}
-    return found
+        scores |= {score.name: score for score in package_scores if score.name in names and score.name not in scores}
+    return scores
 
 
 def main_first(names: Collection[str]) -> list[str]:
-    """`among`, in the order of a report: identity, then the others."""
+    """The names of `among`, in a report's order: identity first."""
     return sorted(among(names), key=lambda name: name != MAIN)
 
 
 def title_of(name: str) -> str:
-    """What a score is called; of what is no score its own name."""
+    """The title of a score; any other name is returned as it is."""
     score = among([name]).get(name)
     return score.title if score else name

@@ -1,4 +1,4 @@
-"""The embedded backbones: the drawn world that they were made for, how they were trained, and their weights."""
+"""The embedded backbones: their drawn world, their pretraining and their weights."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ NAME = "miniature"
 
 
 def is_miniature(backbone: Any) -> bool:
-    """Whether a backbone, by its name, is an embedded one: made for the drawn world, with judges of its own."""
+    """Whether a backbone, given by name, is an embedded one: made for the drawn world, with its own judges."""
     return backbone == NAME

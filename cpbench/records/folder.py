@@ -24,8 +24,8 @@ REAL = "real.png"
 TABLES = (SCORES, "measures.csv", "identification.csv")  # all else that a page shows is computed from these
 
 
-def run_folder(output: Path, sequence: str, backbone: str, method: str, hash8: str, order: int, seed: int) -> Path:
-    return output / sequence / backbone / method / hash8 / f"order{order}-seed{seed}"
+def run_folder(output: Path, sequence: str, backbone: str, method: str, run_hash: str, order: int, seed: int) -> Path:
+    return output / sequence / backbone / method / run_hash / f"order{order}-seed{seed}"
 
 
 def picture_cache(output: Path) -> Path:

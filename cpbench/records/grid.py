@@ -14,24 +14,24 @@ MOST_COLUMNS = 15
 
 
 def retention_grid(folder: Path, concepts: list[str], target: Path, prompt: int = 0) -> None:
-    """A picture: one row a concept, one column a task, each cell the same prompt and noise; the real one on the left.
+    """Write a picture in which each row is a concept and each column the model after one task, all of one prompt and noise.
 
-    A frame marks the column in which the concept was learned; what is right of it shows what was kept. Rows of the
-    matrix that were left out (--rows) have no column.
+    The leftmost column has the real pictures. A frame marks the task in which the concept was learned; the cells to its
+    right show how well it was kept. Rows of the matrix that were left out (--rows) have no column.
     """
     rows = [(c, cells(folder, concepts, c, prompt), j + 2) for j, c in enumerate(concepts)]
     write_sheet(["real", *columns(len(concepts))], rows, target)
 
 
 def method_grid(runs: list[tuple[str, Path]], concepts: list[str], concept: str, target: Path, prompt: int = 0) -> None:
-    """The same for one concept: one row a run, (its name, its folder), from the task in which it was learned on."""
+    """The same for one concept: each row is a run, (its name, its folder), from the task in which the concept was learned."""
     t = concepts.index(concept) + 1
     keep = [0, 1, *range(t + 1, len(concepts) + 2)]
     heads = ["real", *columns(len(concepts))]
     rows = []
     for name, folder in runs:
-        found = cells(folder, concepts, concept, prompt)
-        rows.append((name, [found[k] for k in keep], 2))
+        files = cells(folder, concepts, concept, prompt)
+        rows.append((name, [files[k] for k in keep], 2))
     write_sheet([heads[k] for k in keep], rows, target)
 
 
@@ -44,8 +44,8 @@ def cells(folder: Path, concepts: list[str], concept: str, prompt: int) -> list[
     learned = concepts.index(concept) + 1
     rows = [0, *range(learned, len(concepts) + 1)]
     run = RunFolder(folder)
-    drawn = {t: run.task(t).pictures(concept) / picture_name(prompt, 0) for t in rows}
-    return [run.task(0).real(concept), *(drawn.get(t) for t in range(len(concepts) + 1))]
+    pictures = {t: run.task(t).pictures(concept) / picture_name(prompt, 0) for t in rows}
+    return [run.task(0).real(concept), *(pictures.get(t) for t in range(len(concepts) + 1))]
 
 
 def write_sheet(heads: list[str], rows: list[tuple[str, list[Path | None], int]], target: Path) -> None:
@@ -54,9 +54,12 @@ def write_sheet(heads: list[str], rows: list[tuple[str, list[Path | None], int]]
     A column that is empty while one to the right is not was left out on purpose, and is left out here.
     """
     filled = [k for k in range(len(heads)) if any(files[k] and files[k].exists() for _, files, _ in rows)]
-    kept = [k for k in range(len(heads)) if k in filled or k > max(filled, default=0)]
-    heads = [heads[k] for k in kept]
-    rows = [(n, [files[k] for k in kept], kept.index(f) if f in kept else -1) for n, files, f in rows]
+    columns_used = [k for k in range(len(heads)) if k in filled or k > max(filled, default=0)]
+    heads = [heads[k] for k in columns_used]
+    rows = [
+        (name, [files[k] for k in columns_used], columns_used.index(framed) if framed in columns_used else -1)
+        for name, files, framed in rows
+    ]
     size, gap, top, font = 96, 4, 34, ImageFont.load_default(13)
     label = max(118, *(int(font.getlength(name)) + 12 for name, _, _ in rows))
     sheet = Image.new("RGB", (label + len(heads) * (size + gap), top + len(rows) * (size + gap)), "white")

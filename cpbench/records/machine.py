@@ -51,8 +51,8 @@ def facts(device: Any) -> dict[str, Any]:
     """All of it, as it is recorded: with the driver, the threads and the libraries' versions."""
     import torch
 
-    found = computes_on(device) | {"threads": torch.get_num_threads(), "versions": machine.versions()}
-    return found | ({"driver": driver()} if found["device"] == "cuda" else {})
+    conditions = computes_on(device) | {"threads": torch.get_num_threads(), "versions": machine.versions()}
+    return conditions | ({"driver": driver()} if conditions["device"] == "cuda" else {})
 
 
 def differences(made_on: list[dict[str, Any]]) -> str:
@@ -62,32 +62,32 @@ def differences(made_on: list[dict[str, Any]]) -> str:
     """
     if len(made_on) < 2:
         return ""
-    odd = [k for k in made_on[0] if len({json.dumps(it.get(k), sort_keys=True) for it in made_on}) > 1]
+    differing = [k for k in made_on[0] if len({json.dumps(facts.get(k), sort_keys=True) for facts in made_on}) > 1]
     parts = []
-    for it in made_on:
-        which = [
-            f"{what} {', '.join(map(str, it[key]))}"
-            for key, what in (("learning", "tasks"), ("row", "rows"))
-            if it[key]
+    for facts in made_on:
+        stages = [
+            f"{noun} {', '.join(map(str, facts[key]))}"
+            for key, noun in (("learning", "tasks"), ("row", "rows"))
+            if facts[key]
         ]
-        how = [f"{k} {_differing(k, it, made_on)}" for k in odd if k not in ("learning", "row")]
-        parts.append(f"{' and '.join(which)} with {', '.join(how)}")
-    return f"not all was computed under the same conditions, so the bytes cannot be had again by one run: {'; '.join(parts)}"
+        values = [f"{k} {_differing(k, facts, made_on)}" for k in differing if k not in ("learning", "row")]
+        parts.append(f"{' and '.join(stages)} with {', '.join(values)}")
+    return f"tasks were computed under different conditions, so no single run gives the same bytes again: {'; '.join(parts)}"
 
 
-def _differing(key: str, it: dict[str, Any], every: list[dict[str, Any]]) -> Any:
-    """The value, of libraries' versions those that differ."""
-    value = it.get(key)
+def _differing(key: str, facts: dict[str, Any], made_on: list[dict[str, Any]]) -> Any:
+    """The value; of libraries' versions only those that differ."""
+    value = facts.get(key)
     if not isinstance(value, dict):
         return value
-    return {k: v for k, v in value.items() if any((other.get(key) or {}).get(k) != v for other in every)}
+    return {k: v for k, v in value.items() if any((other.get(key) or {}).get(k) != v for other in made_on)}
 
 
 @functools.cache
 def driver() -> str | None:
     """The NVIDIA driver's version; None where nvidia-smi does not say."""
     try:
-        said = subprocess.run(
+        answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
             capture_output=True,
             text=True,
@@ -95,7 +95,7 @@ def driver() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return said.stdout.split("\n")[0].strip() or None
+    return answer.stdout.split("\n")[0].strip() or None
 
 
 def set_deterministic() -> None:
@@ -122,23 +122,23 @@ def versions() -> dict[str, str]:
 @functools.cache
 def _versions() -> dict[str, str]:
     """Read once: every picture's key has them, and those of a process do not change."""
-    found = {}
+    by_name = {}
     for name in ("cpbench", *PACKAGES):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            by_name[name] = metadata.version(name)
+    return by_name
 
 
 def commit() -> str | None:
     """The checkout's commit, with "+" if its code has changes; None outside a checkout. Presets are recorded as options."""
     but = [":(top)", ":(top,exclude)baselines/presets"]
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
         if head.returncode:
             return None
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "-uno", "--", *but], cwd=here, capture_output=True, text=True, timeout=10
+            ["git", "status", "--porcelain", "-uno", "--", *but], cwd=folder, capture_output=True, text=True, timeout=10
         ).stdout
         return head.stdout.strip() + ("+" if dirty.strip() else "")
     except (OSError, subprocess.TimeoutExpired):

@@ -16,8 +16,8 @@ CONFUSION = ["row", "concept", "nearest", "count"]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """table: columns COLUMNS; confusion: columns CONFUSION, pictures drawn for a concept by whose they look like most.
+class Measurements:
+    """table: columns COLUMNS; confusion: columns CONFUSION, the pictures of each concept counted by the concept that they look most like.
 
     refused: why the last row has no value of a distance, by its name.
     """
@@ -30,14 +30,14 @@ class Measured:
 def recorded_pictures(task: Path) -> dict[str, str]:
     """By path below a task's folder the SHA-256 of its row's pictures; {} where row.json has none (of an older version)."""
     row = read_json(TaskFolder(task).row)
-    found = row.get("pictures") if isinstance(row, dict) else None
-    return found if isinstance(found, dict) else {}
+    hashes = row.get("pictures") if isinstance(row, dict) else None
+    return hashes if isinstance(hashes, dict) else {}
 
 
-def write(folder: Path, measured: Measured) -> None:
+def write(folder: Path, measurements: Measurements) -> None:
     """measures.csv and identification.csv."""
-    there = RunFolder(folder)
-    for file, table in ((there.measures, measured.table), (there.identification, measured.confusion)):
+    run = RunFolder(folder)
+    for file, table in ((run.measures, measurements.table), (run.identification, measurements.confusion)):
         write_atomically(file, table.to_csv(index=False, float_format="%.6f").encode())
 
 

@@ -37,13 +37,13 @@ def png_bytes(picture: np.ndarray) -> bytes:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedPicture:
     """A picture's file in the cache, and the SHA-256 of its bytes, which its name ends with."""
 
     file: Path
     sha256: str
 
 
-def place(kept: Kept, target: Path) -> None:
+def place(cached: CachedPicture, target: Path) -> None:
     """Put a cached picture where people look for it: a copy of its own, read-only, so that nobody changes the cache."""
-    write_atomically(target, kept.file.read_bytes(), READ_ONLY, like=kept.file)
+    write_atomically(target, cached.file.read_bytes(), READ_ONLY, like=cached.file)

@@ -52,8 +52,8 @@ def parsed(content: Any) -> Record:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        where = f"{place} = {quoted(first['input'])}: " if place else ""
-        reason = f"its run.json is not as cpbench writes it ({where}{first['msg']})"
+        entry = f"{place} = {quoted(first['input'])}: " if place else ""
+        reason = f"its run.json is not as cpbench writes it ({entry}{first['msg']})"
         raise ValueError(reason[:MOST_REASON]) from None
 
 

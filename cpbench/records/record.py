@@ -126,9 +126,9 @@ class JudgeFacts(Open):
     @property
     def compared(self) -> dict[str, Any]:
         """What runs of one table agree in: without what older records do not say, where that is known."""
-        own = identity.abridged(self.as_json())
+        facts = identity.abridged(self.as_json())
         later = ("architecture", "tokenizer")
-        return {key: own.get(key, "") for key in identity.COMPARED if own.get(key) or key not in later}
+        return {key: facts.get(key, "") for key in identity.COMPARED if facts.get(key) or key not in later}
 
     @property
     def counted(self) -> dict[str, Any]:
@@ -254,17 +254,17 @@ class Record(Part):
     def rows(self) -> list[int]:
         """The rows of the matrix that a whole run has."""
         last = len(self.sequence.concepts)
-        asked = range(last + 1) if self.facts.rows is None else self.facts.rows
-        return sorted({0, last, *(t for t in asked if t <= last)})
+        chosen_rows = range(last + 1) if self.facts.rows is None else self.facts.rows
+        return sorted({0, last, *(t for t in chosen_rows if t <= last)})
 
 
 def contradiction(record: Record) -> str:
     """Why a record cannot be true, or ""."""
     if not record.is_sound:
         return "its run.json has another hash than its facts"
-    asked, method = record.config.method, record.facts.method
-    if asked and Path(asked).stem != method:
-        return f"its run.json has two methods, {quoted(asked)} and {quoted(method)}"
+    configured, method = record.config.method, record.facts.method
+    if configured and Path(configured).stem != method:
+        return f"its run.json has two methods, {quoted(configured)} and {quoted(method)}"
     return ""
 
 
@@ -309,4 +309,6 @@ def sequence_name(record: Record) -> str:
 
 def judge_names(record: Record) -> str:
     """The judges by name, each with the beginning of its weights' hash."""
-    return ", ".join(f"{judge.model} [{judge.weights_sha256[:8]}]" for _, judge in sorted(record.judges.items()))
+    return ", ".join(
+        f"{identity.title(judge.as_json())} [{judge.weights_sha256[:8]}]" for _, judge in sorted(record.judges.items())
+    )

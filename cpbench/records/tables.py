@@ -92,12 +92,14 @@ def read_table(path: Path, kinds: dict[str, type], key: list[str]) -> pd.DataFra
 def no_cosine(scores: pd.DataFrame) -> str:
     """Which score is none, or ""."""
     score_of = {name: re.sub("_(?:first|second)$", "", name) for name in scores["metric"].unique()}
-    known = among(set(score_of.values()))
+    score_objects = among(set(score_of.values()))
     cosines = scores[
-        scores["metric"].isin([k for k, name in score_of.items() if name in known and known[name].is_cosine])
+        scores["metric"].isin(
+            [k for k, name in score_of.items() if name in score_objects and score_objects[name].is_cosine]
+        )
     ]
-    far = cosines[cosines["value"].abs() > 1 + ROUGHLY]
-    if far.empty:
+    outside = cosines[cosines["value"].abs() > 1 + ROUGHLY]
+    if outside.empty:
         return ""
-    metric, value = far.iloc[0][["metric", "value"]]
+    metric, value = outside.iloc[0][["metric", "value"]]
     return f"its scores.csv has {metric[:40]} {value:g}, and a cosine is between -1 and 1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,41 +11,34 @@ from rich import box
 from rich.table import Table
 
 from cpbench.metrics import figures, matrices
-from cpbench.metrics.composition import summary as pair_summary
 from cpbench.metrics.matrices import reference_row
+from cpbench.metrics.multi_concept import summary as pair_summary
 from cpbench.metrics.scores import among, title_of
 from cpbench.metrics.summary import intervals, summaries
+from cpbench.numbers import number
 from cpbench.records import tables
 from cpbench.records.folder import RunFolder
 from cpbench.records.grid import MOST_COLUMNS
 from cpbench.records.record import Cost
 
 
-def number(value: float) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def short(value: float | None) -> str:
-    """`number` as wide below 0 as above: -.112."""
-    return number(math.nan if value is None else value).replace("-0.", "-.")
-
-
-def compact(title: str) -> Table:
-    """A table without frame: eleven columns of figures fit a terminal of 80."""
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+def compact(title: str, gap: int = 2) -> Table:
+    """A table without frame, its columns `gap` characters apart: eleven columns of numbers fit a terminal of 80."""
+    style = {"box": box.SIMPLE_HEAD, "padding": (0, gap - 1, 0, 0), "pad_edge": False, "show_edge": False}
+    return Table(title=title, title_justify="left", **style)
 
 
 def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
-    """Rich tables after task t: one retention matrix a metric if it fits a terminal, then the summary."""
+    """Rich tables after task t: one retention matrix per score if it fits a terminal, then the summary."""
     scores = tables.read_scores(RunFolder(folder).scores)
     out = []
-    shown = matrices.matrices(scores, concepts) if len(concepts) <= MOST_COLUMNS else {}
-    for metric, matrix in shown.items():
+    by_score = matrices.matrices(scores, concepts) if len(concepts) <= MOST_COLUMNS else {}
+    for metric, matrix in by_score.items():
         table = matrix_table(f"{title_of(metric)} after task {t}", matrix)
         for kind, name in (("real", "real"), ("oracle", "oracle")):
             values = reference_row(scores, kind, metric, concepts)
             if not all(math.isnan(v) for v in values):
-                table.add_row(name, *map(short, values), style="dim")
+                table.add_row(name, *map(number, values), style="dim")
         out.append(table)
     out.append(summary_table(scores, concepts, t))
     pairs = pair_summary(scores)
@@ -54,20 +46,20 @@ def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
 
 
 def matrix_table(title: str, matrix: pd.DataFrame) -> Table:
-    """A retention matrix, a line a row; bold: each concept right after its own task."""
-    table = compact(title)
+    """A retention matrix; bold: each concept right after its own task."""
+    table = compact(title, gap=1 if (matrix < 0).any(axis=None) else 2)
     table.add_column("model", no_wrap=True)
     for concept in matrix.columns:
         table.add_column(concept, justify="right", overflow="fold", min_width=5)
     for row, values in matrix.iterrows():
         name = "untouched" if row == 0 else f"task {row}"
-        own = [f"[bold]{short(v)}[/bold]" if row == j + 1 else short(v) for j, v in enumerate(values)]
-        table.add_row(name, *own)
+        cells = [f"[bold]{number(v)}[/bold]" if row == j + 1 else number(v) for j, v in enumerate(values)]
+        table.add_row(name, *cells)
     return table
 
 
 def composition_table(rows: dict[str, dict[str, float]]) -> Table:
-    """Pictures of two concepts, from `composition.summary`: likeness to either, to the prompt, and how often both are there."""
+    """Pictures of two concepts, from `multi_concept.summary`: likeness to either, to the prompt, and how often both are there."""
     table = compact("two concepts in one picture")
     table.add_column("model", no_wrap=True)
     names = [*among({name for means in rows.values() for name in means}), "both"]
@@ -80,32 +72,29 @@ def composition_table(rows: dict[str, dict[str, float]]) -> Table:
 
 
 def summary_table(scores: pd.DataFrame, concepts: list[str], t: int) -> Table:
-    """The figures; after the last task each with its 95 % interval of concepts, prompts and pictures drawn again."""
-    found, ended = summaries(scores, concepts, t), t == len(concepts)
+    """The figures; after the last task each with its 95 % interval, of resampled concepts, prompts and pictures."""
+    by_score, ended = summaries(scores, concepts, t), t == len(concepts)
     bounds = intervals(scores, concepts, t) if ended else {}
     table = compact(f"summary after task {t}" + (", with 95 % intervals" if ended else ""))
-    table.add_column("", no_wrap=True)
-    for metric in found:
+    table.add_column("", min_width=10)
+    for metric in by_score:
         table.add_column(title_of(metric), justify="left" if ended else "right", no_wrap=True)
-    for figure in figures.shown():
-        cells = [short(found[m][figure.name]) + between(bounds.get(m, {}).get(figure.name)) for m in found]
+    for figure in figures.table_figures():
+        cells = [number(by_score[m][figure.name]) + between(bounds.get(m, {}).get(figure.name)) for m in by_score]
         table.add_row(figure.heading(), *cells)
     return table
 
 
 def between(bounds: list[float] | None) -> str:
-    """In square brackets, for rich, the bounds with two decimals and no 0 before them; "" where there are none.
-
-    Three of them stand side by side in a terminal of 80.
-    """
+    """The bounds in square brackets, for rich, with two decimals; "" where there are none."""
     if bounds is None:
         return ""
-    low, high = (re.sub(r"^(-?)0", r"\1", f"{round(v, 2) + 0.0:.2f}") for v in bounds)
+    low, high = (number(v, 2) for v in bounds)
     return rf" \[{low}, {high}]"
 
 
 def cost_table(costs: Mapping[int, Cost]) -> Table:
-    """What each task cost; row 0 is drawing and judging the untouched model."""
+    """What each task cost; row 0 is generating and judging with the untouched model."""
     table = compact("cost by task")
     heads = (
         "task",

@@ -2,17 +2,19 @@
 
 Schema 1, of cpbench 0.1, had a SHA-256 over the bytes of 24 files of cpbench and of the method's (`code`) where schema 2 has
 versions; judges by their weights alone; and one device for all tasks. Schema 2 had other names for some parts, see `PARTS`
-and `COSTS`.
+and `COSTS`, and for some options, see `option_names`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from cpbench.files import hash8
+from cpbench.files import short_hash
 from cpbench.judges import identity
+from cpbench.records import option_names
 
 CODE = ("scores", "versions", "source")  # of the facts, those about code
+OLD_EVALUATION_NAMES = {"upper_triangle": "forward_transfer_cells"}  # in a record's config; its facts keep their keys
 
 # Schema 1: what `code` was of every method at the last commit of cpbench 0.1.
 BYTES = {
@@ -88,7 +90,7 @@ def today(content: Any) -> Any:
     if not isinstance(content, dict) or not isinstance(facts := content.get("facts"), dict):
         return content
     try:
-        is_sound = hash8(facts) == content.get("hash")
+        is_sound = short_hash(facts) == content.get("hash")
     except (TypeError, ValueError, RecursionError):
         is_sound = False
     upgraded = _from_1(content, facts) if content.get("schema") == 1 else content
@@ -106,12 +108,25 @@ def _renamed(part: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 
 
 def _from_2(record: dict[str, Any]) -> dict[str, Any]:
-    costs = record.get("costs")
-    by_task = {t: cost_today(cost) for t, cost in costs.items()} if isinstance(costs, dict) else costs
-    return _renamed(record, PARTS) | {"schema": 3} | ({"costs": by_task} if "costs" in record else {})
+    costs, config, facts = record.get("costs"), record.get("config"), record["facts"]
+    upgraded = _renamed(record, PARTS) | {"schema": 3}
+    if isinstance(costs, dict):
+        upgraded["costs"] = {t: cost_today(cost) for t, cost in costs.items()}
+    if isinstance(config, dict):
+        evaluation = config.get("evaluation")
+        renamed = _renamed(evaluation, OLD_EVALUATION_NAMES) if isinstance(evaluation, dict) else evaluation
+        upgraded["config"] = config | ({"evaluation": renamed} if "evaluation" in config else {})
+    method = facts.get("method")
+    for holder, key in ((upgraded, "changed"), (upgraded.get("config"), "options")):
+        if isinstance(holder, dict) and isinstance(options := holder.get(key), dict):
+            holder[key] = option_names.recorded(method, options)
+    options = facts.get("options")
+    if isinstance(options, dict):
+        upgraded["facts"] = facts | {"options": option_names.recorded(method, options)}
+    return upgraded
 
 
-def _from_1(given: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+def _from_1(record: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
     facts = {k: v for k, v in facts.items() if k not in CODE}
     code, method = facts.pop("code", None), facts.get("method")
     if isinstance(method, str) and code is not None and code == BYTES.get(method):
@@ -119,18 +134,18 @@ def _from_1(given: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         facts |= {"scores": 0 if _is_unrepeatable(facts) else 1, "versions": {name: 1 for name in sorted(names)}}
     else:
         facts |= {"scores": 0, "versions": {}, "source": code}
-    judges = given.get("judges")
+    judges = record.get("judges")
     if isinstance(judges, dict):
-        every = {name: identity.completed(it) for name, it in judges.items()}
-        facts["judges"] = {k: identity.counted(it) if isinstance(it, dict) else it for k, it in every.items()}
-    upgraded = {**_conditions(given), "schema": 2, "facts": _said_by_roles(facts, "options")}
-    if "config" in given:
-        upgraded["config"] = _said_by_roles(given["config"], "options")
-    return _said_by_roles(upgraded, "changed")
+        identities = {name: identity.completed(judge) for name, judge in judges.items()}
+        facts["judges"] = {k: identity.counted(v) if isinstance(v, dict) else v for k, v in identities.items()}
+    upgraded = {**_conditions(record), "schema": 2, "facts": _options_by_role(facts, "options")}
+    if "config" in record:
+        upgraded["config"] = _options_by_role(record["config"], "options")
+    return _options_by_role(upgraded, "changed")
 
 
-def _said_by_roles(holder: Any, key: str) -> Any:
-    """What holds options under this key, with the layers of `ROLES` said as today."""
+def _options_by_role(holder: Any, key: str) -> Any:
+    """What holds options under this key, with the layers of `ROLES` named by role."""
     options = holder.get(key) if isinstance(holder, dict) else None
     return {**holder, key: _with_roles(options)} if isinstance(options, dict) else holder
 
@@ -147,12 +162,12 @@ def _is_unrepeatable(facts: dict[str, Any]) -> bool:
     return facts["method"] in UNREPEATABLE and isinstance(options, dict) and options.get("adapter") == "full"
 
 
-def _conditions(given: dict[str, Any]) -> dict[str, Any]:
-    """Without `device`, which is said in `made_on` of every task."""
-    device, rest = given.get("device"), {k: v for k, v in given.items() if k != "device"}
-    tasks = given.get("costs")
-    if "made_on" in given or not isinstance(device, dict) or not isinstance(tasks, dict):
-        return rest
+def _conditions(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with `made_on`, which has the device of every task, in place of `device`."""
+    device, tasks = record.get("device"), record.get("costs")
+    without = {k: v for k, v in record.items() if k != "device"}
+    if "made_on" in record or not isinstance(device, dict) or not isinstance(tasks, dict):
+        return without
     numbers = sorted(int(t) for t in tasks if isinstance(t, str) and t.isdecimal())
-    where = {"device": device.get("kind"), "threads": device.get("threads"), "versions": given.get("versions")}
-    return rest | {"made_on": [{**where, "learning": [t for t in numbers if t], "row": numbers}]}
+    machine = {"device": device.get("kind"), "threads": device.get("threads"), "versions": record.get("versions")}
+    return without | {"made_on": [{**machine, "learning": [t for t in numbers if t], "row": numbers}]}

@@ -31,23 +31,23 @@ from cpbench.metrics.matrices import SCORE_COLUMNS, reference_row
 from cpbench.metrics.scores import MAIN, main_first
 from cpbench.metrics.summary import summaries
 from cpbench.miniature import is_miniature
+from cpbench.numbers import number
 from cpbench.records import checks, curves, machine, measures_table, reading, tables
 from cpbench.records.folder import REAL, RunFolder, TaskFolder, picture_name
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.record import Cost, Record, changed_evaluation, method_label, sequence_name
-from cpbench.records.terminal import number
 from cpbench.records.upgrade import cost_today
 
-USUAL_BATCH = 16  # pictures of a pipeline call
-MOST_CURVE = 2**25  # bytes of a table that is read
+DEFAULT_BATCH_SIZE = 16  # pictures of a pipeline call
+MOST_TABLE_BYTES = 2**25  # bytes of a table that is read
 MOST_PROMPTS = 64
 MOST_NUMBER = 1e300  # that is added up and shown
-MOST_SAID = 300  # characters of a fact
-JUDGES = ("clip", "dino", "clip_preprocessing", "dino_preprocessing", "clip_activation")  # that a run may name
+MOST_CHARACTERS = 300  # characters of a fact
+JUDGE_OPTIONS = ("clip", "dino", "clip_preprocessing", "dino_preprocessing", "clip_activation")  # that a run may name
 
 
 @dataclass
-class Shown:
+class RunView:
     """One run, ready to be shown.
 
     `matrices`, by score, identity first, have rows 0..T and a column a concept; what does not exist is NaN.
@@ -62,11 +62,11 @@ class Shown:
     judges: dict[str, dict[str, str]]
     label: str = ""  # what tells it from the others on the page
     notes: list[str] = field(default_factory=list)
-    swapped: set[Path] = field(default_factory=set)  # pictures that are not those that were judged
+    altered_pictures: set[Path] = field(default_factory=set)  # pictures that are not those that were judged
     doubt: str = ""  # why its numbers cannot be those of such a run
     scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SCORE_COLUMNS))
     matrices: dict[str, pd.DataFrame] = field(default_factory=dict)
-    drawn: list[int] = field(default_factory=list)  # rows of the matrices that exist
+    scored_rows: list[int] = field(default_factory=list)  # rows of the matrices that exist
     prompts: dict[str, list[str]] = field(default_factory=dict)  # by concept, in the order of the pictures' numbers
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)  # task, phase, step, figure, value
     costs: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Shown:
     @property
     def last(self) -> int:
         """The last task whose row is there; 0 where there is none."""
-        return max(self.drawn, default=0)
+        return max(self.scored_rows, default=0)
 
     @property
     def is_finished(self) -> bool:
@@ -108,15 +108,15 @@ class Shown:
         except ValueError:  # a table as no run writes it
             return {}
 
-    def reference(self, kind: str, metric: str) -> list[float]:
+    def reference(self, name: str, metric: str) -> list[float]:
         """Per concept, the mean of a reference row: "real" or "oracle"."""
-        return reference_row(self.scores, kind, metric, self.concepts)
+        return reference_row(self.scores, name, metric, self.concepts)
 
     def picture_scores(self, metric: str) -> dict[tuple[int, str, str, int], float]:
         """(row, concept, prompt, index): the score of that picture."""
-        own = self.scores[(self.scores["kind"] == "cell") & (self.scores["metric"] == metric)]
-        keys = zip(own["row"], own["concept"], own["prompt"], own["index"], strict=True)
-        return dict(zip(keys, own["value"], strict=True))
+        cells = self.scores[(self.scores["kind"] == "cell") & (self.scores["metric"] == metric)]
+        keys = zip(cells["row"], cells["concept"], cells["prompt"], cells["index"], strict=True)
+        return dict(zip(keys, cells["value"], strict=True))
 
     def picture(self, row: int, concept: str, prompt: int, index: int = 0) -> Path | None:
         """The file of a picture; None for a name that could lead out of the folder."""
@@ -130,29 +130,29 @@ class Shown:
         if not FILE_NAME.fullmatch(concept):
             return None
         file = RunFolder(self.folder).task(row).pictures(concept) / name
-        return file if os.path.isfile(file) and file not in self.swapped else None
+        return file if os.path.isfile(file) and file not in self.altered_pictures else None
 
 
-def read(run: Path) -> Shown:
+def read_run(path: Path) -> RunView:
     """The run in this folder, or the only one below it. UserError if there is none, or its run.json is not a run's."""
-    folder = reading.find(run)
-    shown = from_record(reading.read(folder), folder)
-    if shown.pictures == "photographs" and is_miniature(shown.record.config.backbone):
-        shown.notes.append(f"These are {ON_THE_MINIATURE}.")
-    add_scores(shown)
-    add_prompts(shown)
-    add_curves(shown)
-    add_pictures(shown)
-    add_conditions(shown)
-    add_costs(shown)
-    add_identification(shown)
-    add_measures(shown)
-    add_classifier(shown)
-    return shown
+    folder = reading.find(path)
+    run = from_record(reading.read(folder), folder)
+    if run.pictures == "photographs" and is_miniature(run.record.config.backbone):
+        run.notes.append(f"These are {ON_THE_MINIATURE}.")
+    add_scores(run)
+    add_prompts(run)
+    add_curves(run)
+    add_pictures(run)
+    add_conditions(run)
+    add_costs(run)
+    add_identification(run)
+    add_measures(run)
+    add_classifier(run)
+    return run
 
 
-def from_record(record: Record, folder: Path) -> Shown:
-    return Shown(
+def from_record(record: Record, folder: Path) -> RunView:
+    return RunView(
         folder,
         record,
         record.sequence.concepts,
@@ -161,58 +161,59 @@ def from_record(record: Record, folder: Path) -> Shown:
         pictures=record.pictures,
         doubt=checks.doubt(folder, record),
         judges={
-            name: {str(k): said(v) for k, v in judge.as_json().items()} for name, judge in sorted(record.judges.items())
+            name: {str(k): one_line(v) for k, v in judge.as_json().items()}
+            for name, judge in sorted(record.judges.items())
         },
     )
 
 
-def said(value: object) -> str:
+def one_line(value: object) -> str:
     """A fact in one line of bounded length, whatever it is."""
     text = "-" if value is None else str(value)
     text = "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= MOST_SAID else text[: MOST_SAID - 3] + "..."
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 3] + "..."
 
 
-def add_scores(shown: Shown) -> None:
+def add_scores(run: RunView) -> None:
     """Scores and matrices: of scores.csv, or of the tasks' own where the run was stopped before it was written."""
-    notes = shown.notes
-    file = RunFolder(shown.folder).scores
+    notes = run.notes
+    file = RunFolder(run.folder).scores
     scores = tables.read_scores(file)
     if scores is None and tables.is_there(file):
         notes.append(
             "scores.csv is damaged, so no numbers of it are shown; the same command with cpbench run mends it."
         )
     elif scores is None:
-        parts = [tables.read_scores(RunFolder(shown.folder).task(t).scores) for t in range(shown.tasks + 1)]
-        there = [p for p in parts if p is not None]
-        scores = pd.concat(there, ignore_index=True) if there else None
+        parts = [tables.read_scores(RunFolder(run.folder).task(t).scores) for t in range(run.tasks + 1)]
+        task_tables = [table for table in parts if table is not None]
+        scores = pd.concat(task_tables, ignore_index=True) if task_tables else None
         if scores is None:
             notes.append("There are no scores yet.")
     if scores is not None:
-        notes += [f"These numbers are in doubt, and not in the leaderboard: {shown.doubt}."] if shown.doubt else []
-        apart = scores["kind"] == "pair"  # of two concepts
-        known = (scores["concept"].isin(shown.concepts) | apart) & scores["row"].between(0, shown.tasks)
-        scores = scores[known].copy()
+        notes += [f"These numbers are in doubt, and not in the leaderboard: {run.doubt}."] if run.doubt else []
+        is_pair = scores["kind"] == "pair"  # of two concepts
+        is_valid = (scores["concept"].isin(run.concepts) | is_pair) & scores["row"].between(0, run.tasks)
+        scores = scores[is_valid].copy()
         scores["value"] = scores["value"].where(np.isfinite(scores["value"]))
-        shown.scores = scores
-        found = retention_matrices.matrices(scores, shown.concepts)
-        shown.drawn = sorted({int(r) for r in scores.loc[scores["kind"] == "cell", "row"].unique()})
-        rows = range(shown.tasks + 1)
-        shown.matrices = {metric: found[metric].reindex(rows) for metric in main_first(found)}
-    if not shown.is_finished:
-        reason = f", {said(shown.record.reason)}" if shown.record.reason else ""
-        far = f"rows up to task {shown.last} of {shown.tasks} are there" if shown.last else "no task is drawn yet"
+        run.scores = scores
+        by_metric = retention_matrices.matrices(scores, run.concepts)
+        run.scored_rows = sorted({int(r) for r in scores.loc[scores["kind"] == "cell", "row"].unique()})
+        rows = range(run.tasks + 1)
+        run.matrices = {metric: by_metric[metric].reindex(rows) for metric in main_first(by_metric)}
+    if not run.is_finished:
+        reason = f", {one_line(run.record.reason)}" if run.record.reason else ""
+        progress = f"rows up to task {run.last} of {run.tasks} are there" if run.last else "no task is drawn yet"
         notes.append(
-            f"This run is not finished (status: {shown.record.status}{reason}): {far}, and figures are of those."
+            f"This run is not finished (status: {run.record.status}{reason}): {progress}, and figures are of those."
         )
-    skipped = [t for t in range(shown.last + 1) if t not in shown.drawn]
-    if shown.drawn and skipped:
+    skipped = [t for t in range(run.last + 1) if t not in run.scored_rows]
+    if run.scored_rows and skipped:
         notes.append(
-            f"Rows {listed(skipped)} of the matrices were not drawn (--rows): figures that need them are not defined."
+            f"Rows {ranges(skipped)} of the matrices were not drawn (--rows): figures that need them are not defined."
         )
 
 
-def listed(numbers: list[int]) -> str:
+def ranges(numbers: list[int]) -> str:
     """1, 2, 3, 7: "1-3, 7"."""
     spans: list[list[int]] = []
     for n in numbers:
@@ -223,57 +224,57 @@ def listed(numbers: list[int]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
 
 
-def add_prompts(shown: Shown) -> None:
+def add_prompts(run: RunView) -> None:
     """Which prompt each picture's number stands for: what the record says, if it agrees with scores.csv."""
-    cells = shown.scores[shown.scores["kind"] == "cell"]
-    there = {c: set(own["prompt"]) for c, own in cells.groupby("concept")}
-    for concept, texts in shown.record.sequence.prompts.items():
-        if concept in shown.concepts and set(texts) == there.get(concept, set(texts)):
-            shown.prompts[concept] = texts
-    if there and len(shown.prompts) < shown.tasks:
-        shown.notes.append(
+    cells = run.scores[run.scores["kind"] == "cell"]
+    scored_prompts = {c: set(group["prompt"]) for c, group in cells.groupby("concept")}
+    for concept, texts in run.record.sequence.prompts.items():
+        if concept in run.concepts and set(texts) == scored_prompts.get(concept, set(texts)):
+            run.prompts[concept] = texts
+    if scored_prompts and len(run.prompts) < run.tasks:
+        run.notes.append(
             "run.json does not say which prompts were drawn: they are numbered, and single pictures have no scores."
         )
 
 
-def add_curves(shown: Shown) -> None:
+def add_curves(run: RunView) -> None:
     """Long form of all tasks' training curves, see `curves.read`."""
-    shown.curves, damaged = curves.read(shown.folder, shown.tasks)
+    run.curves, damaged = curves.read(run.folder, run.tasks)
     if damaged:
-        shown.notes.append(f"The training curves of tasks {listed(damaged)} are damaged and left out.")
+        run.notes.append(f"The training curves of tasks {ranges(damaged)} are damaged and left out.")
 
 
-def add_pictures(shown: Shown) -> None:
+def add_pictures(run: RunView) -> None:
     """Which pictures are not those that were judged, by what the rows recorded: they are not shown."""
-    for t in range(shown.tasks + 1):
-        task = RunFolder(shown.folder).task(t).path
+    for t in range(run.tasks + 1):
+        task = RunFolder(run.folder).task(t).path
         for name, digest in recorded_pictures(task).items():
             file = task / name
             if ".." not in Path(name).parts and os.path.isfile(file) and file_hash(file) != digest:
-                shown.swapped.add(file)
-    if not any(RunFolder(shown.folder).task(t).all_pictures.is_dir() for t in range(shown.tasks + 1)):
-        shown.notes.append(
+                run.altered_pictures.add(file)
+    if not any(RunFolder(run.folder).task(t).all_pictures.is_dir() for t in range(run.tasks + 1)):
+        run.notes.append(
             "Only the tables of this run are kept, and at most a small grid: this page is made of those. Its pictures and "
-            f"training curves come with running it again: {command(shown)}"
+            f"training curves come with running it again: {command(run)}"
         )
-    if shown.swapped:
-        first = min(shown.swapped).relative_to(shown.folder)
-        shown.notes.append(
-            f"{len(shown.swapped)} pictures are not those that were judged, and are left out (the first: {first}); the "
+    if run.altered_pictures:
+        first = min(run.altered_pictures).relative_to(run.folder)
+        run.notes.append(
+            f"{len(run.altered_pictures)} pictures are not those that were judged, and are left out (the first: {first}); the "
             "same command with cpbench run draws them anew."
         )
 
 
-def add_conditions(shown: Shown) -> None:
+def add_conditions(run: RunView) -> None:
     """Under which conditions what was made, where they differ."""
-    if line := machine.differences([conditions.model_dump(mode="json") for conditions in shown.record.made_on]):
-        shown.notes.append(said(line[:1].upper() + line[1:] + "."))
+    if line := machine.differences([conditions.model_dump(mode="json") for conditions in run.record.made_on]):
+        run.notes.append(one_line(line[:1].upper() + line[1:] + "."))
 
 
-def add_costs(shown: Shown) -> None:
+def add_costs(run: RunView) -> None:
     """Numbers by task, of run.json and, where that was written before the task was done, of the task's own files."""
-    for t in range(shown.tasks + 1):
-        cost = shown.record.costs.get(t) or own_cost(RunFolder(shown.folder).task(t))
+    for t in range(run.tasks + 1):
+        cost = run.record.costs.get(t) or task_cost(RunFolder(run.folder).task(t))
         numbers = {
             key: float(value)
             for key, value in cost.as_json().items()
@@ -282,10 +283,10 @@ def add_costs(shown: Shown) -> None:
         if cost.state_bytes:
             numbers["state_bytes"] = float(sum(cost.state_bytes.values()))
         if numbers:
-            shown.costs[t] = numbers
+            run.costs[t] = numbers
 
 
-def own_cost(task: TaskFolder) -> Cost:
+def task_cost(task: TaskFolder) -> Cost:
     """What a task's own files say of its cost, as far as they are whole."""
     numbers: dict[str, Any] = {}
     for file in (task.cost, task.row):
@@ -296,121 +297,121 @@ def own_cost(task: TaskFolder) -> Cost:
     return Cost.model_validate(numbers)
 
 
-def add_identification(shown: Shown) -> None:
+def add_identification(run: RunView) -> None:
     """How often pictures of a concept, after a task, are nearest to which concept's real ones; None without the file."""
-    if not tables.is_there(file := RunFolder(shown.folder).identification):
+    if not tables.is_there(file := RunFolder(run.folder).identification):
         return
-    table = measures_table.read_confusion(shown.folder)
+    table = measures_table.read_confusion(run.folder)
     if table is None or (table["count"] < 0).any():
-        shown.notes.append(f"{file.name} is damaged and left out.")
+        run.notes.append(f"{file.name} is damaged and left out.")
         return
-    shown.identification = table[table["concept"].isin(shown.concepts)].astype({"count": float})
+    run.identification = table[table["concept"].isin(run.concepts)].astype({"count": float})
 
 
 # Told of a run
 
 
-def add_measures(shown: Shown) -> None:
+def add_measures(run: RunView) -> None:
     """measures.csv, of the rows that are there; None without the file."""
-    table = measures_table.read(shown.folder)
+    table = measures_table.read(run.folder)
     if table is not None:
-        shown.measures = table[table["row"].isin(shown.drawn)]
-    elif tables.is_there(RunFolder(shown.folder).measures):
-        shown.notes.append("measures.csv is damaged and left out.")
+        run.measures = table[table["row"].isin(run.scored_rows)]
+    elif tables.is_there(RunFolder(run.folder).measures):
+        run.notes.append("measures.csv is damaged and left out.")
 
 
-def add_classifier(shown: Shown) -> None:
+def add_classifier(run: RunView) -> None:
     """The diffusion classifier's matrix: shares of real pictures, a row for each that was made; None without the file."""
-    file = RunFolder(shown.folder).classifier_matrix
+    file = RunFolder(run.folder).classifier_matrix
     try:
         if not os.path.isfile(file):
             return
-        if file.stat().st_size > MOST_CURVE:
+        if file.stat().st_size > MOST_TABLE_BYTES:
             raise ValueError("too large")
         text = file.read_text()
         head, *lines = csv.reader(io.StringIO(text), strict=True)
-        if head != ["row", *shown.concepts] or not text.endswith("\n"):
+        if head != ["row", *run.concepts] or not text.endswith("\n"):
             raise ValueError("other columns, or cut")
         rows = [int(line[0]) for line in lines]
         values = np.array([[float(v) if v else math.nan for v in line[1:]] for line in lines])
-        known = set(range(shown.tasks + 1))
-        if values.shape != (len(rows), shown.tasks) or len(set(rows) & known) < len(lines):
+        task_rows = set(range(run.tasks + 1))
+        if values.shape != (len(rows), run.tasks) or len(set(rows) & task_rows) < len(lines):
             raise ValueError("rows that are none")
         if not ((values >= 0) & (values <= 1) | np.isnan(values)).all():
             raise ValueError("shares that are none")
-        shown.classifier = pd.DataFrame(values, rows, shown.concepts).sort_index()
+        run.classifier = pd.DataFrame(values, rows, run.concepts).sort_index()
     except (OSError, ValueError, IndexError, OverflowError, csv.Error):
-        shown.notes.append(f"{file.relative_to(shown.folder).as_posix()} is damaged and left out.")
+        run.notes.append(f"{file.relative_to(run.folder).as_posix()} is damaged and left out.")
 
 
-def scores_of(runs: Sequence[Shown]) -> list[str]:
+def metrics_of(runs: Sequence[RunView]) -> list[str]:
     """The scores that any of the runs has, in the order of the page: identity first."""
     return main_first({metric for run in runs for metric in run.matrices})
 
 
-def judge_of(run: Shown) -> str:
+def main_metric(run: RunView) -> str:
     """The metric that single pictures and curves are shown with."""
     return next(iter(run.matrices), MAIN)
 
 
-def prompts_of(runs: Sequence[Shown]) -> int:
+def prompt_count(runs: Sequence[RunView]) -> int:
     """How many prompts there are pictures of."""
 
-    def there(k: int) -> bool:
+    def has_pictures(k: int) -> bool:
         return any(run.picture(t, c, k) for run in runs for c in run.concepts for t in {0, run.last})
 
-    return next((k for k in range(MOST_PROMPTS) if not there(k)), MOST_PROMPTS)
+    return next((k for k in range(MOST_PROMPTS) if not has_pictures(k)), MOST_PROMPTS)
 
 
 def figure(value: float | None) -> str:
-    return number(math.nan if value is None else round(value, 3) + 0.0)  # never -0.000
+    return number(value)
 
 
 # Several
 
 
-def label(runs: list[Shown]) -> None:
+def label_runs(runs: list[RunView]) -> None:
     """Give each run the shortest name that no other has: its method, then seed and order, then hash, then a number."""
-    seeds = [f"seed {r.record.config.seed}, order {r.record.config.order}" for r in runs]
-    more = [
-        [r.method for r in runs],
-        [f"{r.method} ({s})" for r, s in zip(runs, seeds, strict=True)],
-        [f"{r.method} ({s}, {said(r.record.hash)})" for r, s in zip(runs, seeds, strict=True)],
-        [f"{r.method} ({k})" for k, r in enumerate(runs, 1)],
+    seeds = [f"seed {run.record.config.seed}, order {run.record.config.order}" for run in runs]
+    candidates = [
+        [run.method for run in runs],
+        [f"{run.method} ({seed})" for run, seed in zip(runs, seeds, strict=True)],
+        [f"{run.method} ({seed}, {one_line(run.record.hash)})" for run, seed in zip(runs, seeds, strict=True)],
+        [f"{run.method} ({k})" for k, run in enumerate(runs, 1)],
     ]
-    names = next(names for names in more if len(set(names)) == len(names))
-    for r, name in zip(runs, names, strict=True):
-        r.label = name
+    names = next(names for names in candidates if len(set(names)) == len(names))
+    for run, name in zip(runs, names, strict=True):
+        run.label = name
 
 
-def counted_judges(shown: Shown) -> dict[str, dict[str, Any]]:
+def judge_identities(run: RunView) -> dict[str, dict[str, Any]]:
     """By name what of a judge moves a score."""
-    return {name: judge.counted for name, judge in shown.record.judges.items()}
+    return {name: judge.counted for name, judge in run.record.judges.items()}
 
 
-def comparable(runs: list[Shown]) -> list[str]:
+def comparison_notes(runs: list[RunView]) -> list[str]:
     """Notes on what differs between runs set side by side. UserError where their scores cannot be compared."""
     first, notes = runs[0], []
     for other in runs[1:]:
-        both = f"{first.folder} and {other.folder} cannot be set side by side"
+        refusal = f"{first.folder} and {other.folder} cannot be set side by side"
         if (first.sequence, sorted(first.concepts)) != (other.sequence, sorted(other.concepts)):
-            raise UserError(f"{both}: they are of {first.sequence} and {other.sequence}; name runs of one sequence")
+            raise UserError(f"{refusal}: they are of {first.sequence} and {other.sequence}; name runs of one sequence")
         if first.pictures != other.pictures:
-            raise UserError(f"{both}: one has drawn stand-ins, one photographs; name runs of one kind")
-        if counted_judges(first) != counted_judges(other):
-            raise UserError(f"{both}: their judges differ, and so do their scales; name runs of the same judges")
-    for key, words in (
+            raise UserError(f"{refusal}: one has drawn stand-ins, one photographs; name runs of one kind")
+        if judge_identities(first) != judge_identities(other):
+            raise UserError(f"{refusal}: their judges differ, and so do their scales; name runs of the same judges")
+    for key, nouns in (
         ("backbone", "backbones"),
         ("sampler", "samplers"),
         ("pictures_per_prompt", "numbers of pictures a prompt"),
         ("images", "training pictures"),
         ("dtype", "precisions"),
     ):
-        if len({repr(getattr(r.record.facts, key)) for r in runs}) > 1:
-            notes.append(f"These runs have different {words}: what differs between them is not the method alone.")
-    if len({r.record.config.seed for r in runs}) > 1:
+        if len({repr(getattr(run.record.facts, key)) for run in runs}) > 1:
+            notes.append(f"These runs have different {nouns}: what differs between them is not the method alone.")
+    if len({run.record.config.seed for run in runs}) > 1:
         notes.append("These runs have different seeds: their pictures are drawn from different noise.")
-    if len({tuple(r.concepts) for r in runs}) > 1:
+    if len({tuple(run.concepts) for run in runs}) > 1:
         notes.append("These runs learned the concepts in different orders.")
     return notes
 
@@ -418,30 +419,30 @@ def comparable(runs: list[Shown]) -> list[str]:
 # To run it again
 
 
-def command(shown: Shown) -> str:
+def command(run: RunView) -> str:
     """The command line that makes this run again, where the presets are still the same."""
-    config, words = shown.record.config.as_json(), ["cpbench", "run"]
-    for key in ("method", "sequence", "backbone", "seed", "order", "data", "fit", *JUDGES):
+    config, arguments = run.record.config.as_json(), ["cpbench", "run"]
+    for key in ("method", "sequence", "backbone", "seed", "order", "data", "fit", *JUDGE_OPTIONS):
         value = config.get(key)
         if value is not None and (key, value) != ("fit", "crop"):
-            words += [f"--{key.replace('_', '-')}", said(value)]
-    for name in shown.record.config.judges:
-        words += ["--judge", name]
-    rows = shown.record.config.rows
-    words += ["--rows", ",".join(map(str, rows))] if rows is not None else []
-    batch_size = shown.record.config.evaluation.get("batch_size")
-    settings = shown.record.changed | changed_evaluation(shown.record.config.evaluation)
-    settings |= {"evaluation.batch_size": batch_size} if batch_size not in (None, USUAL_BATCH) else {}
+            arguments += [f"--{key.replace('_', '-')}", one_line(value)]
+    for name in run.record.config.judges:
+        arguments += ["--judge", name]
+    rows = run.record.config.rows
+    arguments += ["--rows", ",".join(map(str, rows))] if rows is not None else []
+    batch_size = run.record.config.evaluation.get("batch_size")
+    settings = run.record.changed | changed_evaluation(run.record.config.evaluation)
+    settings |= {"evaluation.batch_size": batch_size} if batch_size not in (None, DEFAULT_BATCH_SIZE) else {}
     for key, value in settings.items():
         text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
-        words += ["--set", f"{key}={text}"]
-    for key, value in shown.record.config.loading.items():
+        arguments += ["--set", f"{key}={text}"]
+    for key, value in run.record.config.loading.items():
         if value not in (None, False, "auto"):
-            words += [f"--{key.replace('_', '-')}", *([] if value is True else [said(value)])]
-    return shlex.join(words)
+            arguments += [f"--{key.replace('_', '-')}", *([] if value is True else [one_line(value)])]
+    return shlex.join(arguments)
 
 
-def config_file(shown: Shown) -> str:
+def config_file(run: RunView) -> str:
     """The whole configuration as YAML, for `cpbench run --config`: every option, whatever the presets say by then."""
-    config = {k: v for k, v in shown.record.config.as_json().items() if v is not None and k != "output"}
+    config = {k: v for k, v in run.record.config.as_json().items() if v is not None and k != "output"}
     return yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)

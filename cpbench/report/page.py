@@ -21,14 +21,26 @@ from PIL import Image
 
 from cpbench.errors import UserError
 from cpbench.files import prepare_folder, write_atomically
+from cpbench.judges import identity
 from cpbench.metrics.figures import FIGURES
 from cpbench.metrics.matrices import reference_row
 from cpbench.metrics.scores import among, title_of
 from cpbench.miniature import is_miniature
+from cpbench.numbers import number
 from cpbench.records.folder import REPORT, RunFolder
 from cpbench.report import data, plots
-from cpbench.report.data import Shown, figure, judge_of, prompts_of, said, scores_of
-from cpbench.report.pictures import Level, by_concept, columns_of, encoded, fits, gallery, kept, lapses, levels
+from cpbench.report.data import RunView, figure, main_metric, metrics_of, one_line, prompt_count
+from cpbench.report.pictures import (
+    ThumbnailSize,
+    by_concept,
+    columns_of,
+    encoded,
+    existing_picture,
+    fits,
+    gallery,
+    thumbnail_sizes,
+    time_lapses,
+)
 from cpbench.report.tables import (
     COSTS,
     classifier_table,
@@ -45,9 +57,9 @@ from cpbench.report.tables import (
     pair_rows,
     pair_scores,
     scales,
+    score_caption,
     summary_cell,
     summary_rows,
-    told,
     total_cost,
 )
 from cpbench.report.templates import templates
@@ -60,25 +72,25 @@ MOST_TRAINING = 24  # panels of a run's training
 
 def write(runs: Sequence[Path], output: Path | None = None, with_plots: bool = False) -> list[Path]:
     """Write the page of these runs, and, if asked for, its plots beside it; returns the page and the plots' folder."""
-    shown = [data.read(run) for run in runs]
-    shown = list({os.path.realpath(s.folder): s for s in shown}.values())  # one named twice is one
-    notes = data.comparable(shown)
-    data.label(shown)
-    target = output or default_target(shown)
+    views = [data.read_run(run) for run in runs]
+    views = list({os.path.realpath(view.folder): view for view in views}.values())  # one named twice is one
+    notes = data.comparison_notes(views)
+    data.label_runs(views)
+    target = output or default_target(views)
     if target.is_dir():
         raise UserError(f"--output {target}: is a folder; name a file, such as {target / REPORT}")
     prepare_folder(target.parent)
-    write_atomically(target, page(shown, notes).encode())
+    write_atomically(target, page(views, notes).encode())
     if not with_plots:
         return [target]
     # a folder of their own: a PNG beside run.json would be one of the files that a finished run answers for
     folder = target.with_name(f"{target.stem}-plots")
     prepare_folder(folder)
-    save_plots(shown, folder)
+    save_plots(views, folder)
     return [target, folder]
 
 
-def default_target(runs: Sequence[Shown]) -> Path:
+def default_target(runs: Sequence[RunView]) -> Path:
     if len(runs) == 1:
         return RunFolder(runs[0].folder).report
     return Path("results", REPORT) if Path("results").is_dir() else Path(REPORT)
@@ -87,85 +99,87 @@ def default_target(runs: Sequence[Shown]) -> Path:
 # Plots
 
 
-def curve_matrices(runs: Sequence[Shown], metric: str) -> list[tuple[str, np.ndarray]]:
-    return [(r.label, r.matrices[metric].to_numpy(dtype=float)) for r in runs if metric in r.matrices]
+def curve_matrices(runs: Sequence[RunView], metric: str) -> list[tuple[str, np.ndarray]]:
+    return [(run.label, run.matrices[metric].to_numpy(dtype=float)) for run in runs if metric in run.matrices]
 
 
-def forgetting_plots(runs: Sequence[Shown]) -> list[tuple[str, plots.Draw]]:
+def forgetting_plots(runs: Sequence[RunView]) -> list[tuple[str, plots.Draw]]:
     return [
-        (metric, plots.forgetting(curve_matrices(runs, metric), told(metric), len(runs) == 1))
-        for metric in scores_of(runs)
-        if any(metric in r.matrices and r.last > 1 for r in runs)
+        (metric, plots.forgetting(curve_matrices(runs, metric), score_caption(metric), len(runs) == 1))
+        for metric in metrics_of(runs)
+        if any(metric in run.matrices and run.last > 1 for run in runs)
     ]
 
 
-def forgetting_numbers(runs: Sequence[Shown]) -> list[dict[str, Any]]:
+def forgetting_numbers(runs: Sequence[RunView]) -> list[dict[str, Any]]:
     """The numbers of the plots: for each metric rows (tasks since, one cell a run)."""
     out = []
     for metric, _ in forgetting_plots(runs):
-        made = []
+        lines = []
         for label, matrix in curve_matrices(runs, metric):
-            lost = plots.changes(matrix)
-            low, high = plots.interval(lost)
-            made.append((label, plots.mean(lost), low, high, (~np.isnan(lost)).sum(axis=0)))
+            changes = plots.changes(matrix)
+            low, high = plots.interval(changes)
+            lines.append((label, plots.mean(changes), low, high, (~np.isnan(changes)).sum(axis=0)))
         rows = []
-        for k in range(max(len(m[1]) for m in made)):
+        for k in range(max(len(line[1]) for line in lines)):
             cells = [
-                "-" if k >= len(y) or not n[k] else f"{y[k]:.3f}" + ("" if math.isnan(low[k]) else f" [{low[k]:.3f}, {high[k]:.3f}]") + f", n = {n[k]}"
-                for _, y, low, high, n in made
+                "-" if k >= len(y) or not n[k] else number(y[k]) + ("" if math.isnan(low[k]) else f" [{number(low[k])}, {number(high[k])}]") + f", n = {n[k]}"
+                for _, y, low, high, n in lines
             ]  # fmt: skip
             rows.append((k, cells))
-        out.append({"title": title_of(metric), "labels": [m[0] for m in made], "rows": rows})
+        out.append({"title": title_of(metric), "labels": [line[0] for line in lines], "rows": rows})
     return out
 
 
-def concept_plots(runs: Sequence[Shown]) -> list[tuple[str, plots.Draw]]:
+def concept_plots(runs: Sequence[RunView]) -> list[tuple[str, plots.Draw]]:
     """A panel a concept, by the first judge there is: each run's score after every task from the concept's own on."""
-    metric = judge_of(runs[0])
-    there = [r for r in runs if metric in r.matrices and r.last]
-    if not there:
+    metric = main_metric(runs[0])
+    scored_runs = [run for run in runs if metric in run.matrices and run.last]
+    if not scored_runs:
         return []
-    cells = {r.label: r.scores[(r.scores["kind"] == "cell") & (r.scores["metric"] == metric)] for r in there}
-    low, high = scales(there)[metric]
+    cells = {
+        run.label: run.scores[(run.scores["kind"] == "cell") & (run.scores["metric"] == metric)] for run in scored_runs
+    }
+    low, high = scales(scored_runs)[metric]
     margin, out = 0.05 * (high - low), []
     for concept in runs[0].concepts[:MOST_PANELS]:
         lines = []
-        for r in there:
-            own = cells[r.label][cells[r.label]["concept"] == concept]
-            j = r.concepts.index(concept) + 1
-            table = own[own["row"] >= j].groupby(["prompt", "row"])["value"].mean().unstack("row")
-            lines.append(plots.Line(r.label, table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float), j))
-        floor = float(there[0].matrices[metric].loc[0, concept])
-        ceiling = reference_row(there[0].scores, "real", metric, [concept])[0]
+        for run in scored_runs:
+            concept_cells = cells[run.label][cells[run.label]["concept"] == concept]
+            j = run.concepts.index(concept) + 1
+            table = concept_cells[concept_cells["row"] >= j].groupby(["prompt", "row"])["value"].mean().unstack("row")
+            lines.append(plots.Line(run.label, table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float), j))
+        floor = float(scored_runs[0].matrices[metric].loc[0, concept])
+        ceiling = reference_row(scored_runs[0].scores, "real", metric, [concept])[0]
         if any(line.values.size for line in lines):
             draw = plots.concept(concept, lines, floor, ceiling, low - margin, high + margin, runs[0].tasks)
             out.append((concept, draw))
     return out
 
 
-def training_plots(run: Shown, points: int = plots.MOST_POINTS) -> list[tuple[str, plots.Draw]]:
+def training_plots(run: RunView, points: int = plots.MOST_POINTS) -> list[tuple[str, plots.Draw]]:
     """A panel for every figure of every phase that was logged: losses and norms first."""
 
     def rank(name: str) -> int:
         return next((i for i, end in enumerate(("loss", "norm")) if name == end or name.endswith(f"_{end}")), 2)
 
     panels = list(run.curves.groupby(["phase", "figure"], sort=False))
-    panels.sort(key=lambda it: rank(it[0][1]))
+    panels.sort(key=lambda panel: rank(panel[0][1]))
     return [
         (name, plots.training(name, lines, points))
-        for (phase, what), lines in panels[:MOST_TRAINING]
-        for name in [said(f"{phase}: {what}" if phase else what)]
+        for (phase, figure_name), lines in panels[:MOST_TRAINING]
+        for name in [one_line(f"{phase}: {figure_name}" if phase else figure_name)]
     ]
 
 
-def trade_off_plot(runs: Sequence[Shown]) -> list[tuple[str, plots.Draw]]:
-    metric = judge_of(runs[0])
+def trade_off_plot(runs: Sequence[RunView]) -> list[tuple[str, plots.Draw]]:
+    metric = main_metric(runs[0])
     points = []
     for run in runs:
-        kept = run.summary.get(metric, {}).get("final_average")
+        final = run.summary.get(metric, {}).get("final_average")
         cost = total_cost(run).get("learning_evaluations")
-        if kept is not None and cost is not None:
-            points.append((run.label, cost, kept))
+        if final is not None and cost is not None:
+            points.append((run.label, cost, final))
     if len(points) < 2:
         return []
     x, y = "UNet evaluations to learn the sequence", f"{title_of(metric)}, {FIGURES['final_average'].heading()}"
@@ -175,21 +189,21 @@ def trade_off_plot(runs: Sequence[Shown]) -> list[tuple[str, plots.Draw]]:
 SIZES = {"forgetting": (3.9, 2.7), "concept": (2.7, 1.9), "training": (2.7, 1.8), "cost": (5.2, 3.0)}  # inches
 
 
-def inlined(kind: str, made: Iterable[tuple[str, plots.Draw]], tasks: int, key: str) -> list[Markup]:
+def inline_plots(size: str, named_plots: Iterable[tuple[str, plots.Draw]], tasks: int, key: str) -> list[Markup]:
     return [
-        Markup(plots.inline(draw, SIZES[kind], tasks, f"{key}-{i}", f"Plot: {title_of(name)}"))
-        for i, (name, draw) in enumerate(made)
+        Markup(plots.inline(draw, SIZES[size], tasks, f"{key}-{i}", f"Plot: {title_of(name)}"))
+        for i, (name, draw) in enumerate(named_plots)
     ]
 
 
-def save_plots(runs: Sequence[Shown], folder: Path) -> None:
+def save_plots(runs: Sequence[RunView], folder: Path) -> None:
     """The page's plots as PNG and SVG."""
     tasks = max(r.tasks for r in runs)
     scale = scales(runs)
 
-    def save(kind: str, name: str, made: Sequence[tuple[str, plots.Draw]], columns: int) -> None:
-        if made:
-            plots.save([draw for _, draw in made], SIZES[kind], tasks, folder / name, columns)
+    def save(size: str, name: str, named_plots: Sequence[tuple[str, plots.Draw]], columns: int) -> None:
+        if named_plots:
+            plots.save([draw for _, draw in named_plots], SIZES[size], tasks, folder / name, columns)
 
     save("forgetting", "forgetting", forgetting_plots(runs), 3)
     save("concept", "concepts", concept_plots(runs), 4)
@@ -200,95 +214,96 @@ def save_plots(runs: Sequence[Shown], folder: Path) -> None:
         save("training", f"training{end}", training_plots(run), 4)
         matrices = {metric: (title_of(metric), with_references(run, metric), scale[metric]) for metric in run.matrices}
         if run.classifier is not None and not run.classifier.empty:
-            matrices["classifier"] = ("diffusion classifier", with_heads(run.classifier), (0.0, 1.0))
+            matrices["classifier"] = ("diffusion classifier", with_row_names(run.classifier), (0.0, 1.0))
         for name, (title, table, (low, high)) in matrices.items():
             size = (1.6 + 0.5 * run.tasks, 1.2 + 0.26 * len(table))
             plots.save(
                 [plots.heat(f"{title}: {run.label}", table, low, high)], size, tasks, folder / f"matrix-{name}{end}"
             )
-        if grid := lapse_pictures(run):
+        if grid := time_lapse_pictures(run):
             heads = ["real", "untouched", *(f"task {t}" for t in columns_of(run, 1) if t)]
             size = (1.2 + 0.62 * len(heads), 0.5 + 0.62 * len(grid))
-            plots.save([plots.lapse(heads, grid)], size, tasks, folder / f"time-lapse{end}")
+            plots.save([plots.time_lapse(heads, grid)], size, tasks, folder / f"time-lapse{end}")
 
 
-def with_heads(matrix: pd.DataFrame) -> pd.DataFrame:
+def with_row_names(matrix: pd.DataFrame) -> pd.DataFrame:
     """A matrix with its rows called by what they are."""
     return matrix.set_axis(["untouched" if t == 0 else f"task {t}" for t in matrix.index])
 
 
-def with_references(run: Shown, metric: str) -> pd.DataFrame:
+def with_references(run: RunView, metric: str) -> pd.DataFrame:
     """A metric's matrix, and below it what the world's own drawings and the real pictures score."""
-    named = with_heads(run.matrices[metric])
-    for kind in ("oracle", "real"):
-        if not all(map(math.isnan, run.reference(kind, metric))):
-            named.loc[kind] = run.reference(kind, metric)
-    return named
+    table = with_row_names(run.matrices[metric])
+    for reference in ("oracle", "real"):
+        if not all(map(math.isnan, run.reference(reference, metric))):
+            table.loc[reference] = run.reference(reference, metric)
+    return table
 
 
-def lapse_pictures(run: Shown) -> list[tuple[str, list[Image.Image | None], int]]:
+def time_lapse_pictures(run: RunView) -> list[tuple[str, list[Image.Image | None], int]]:
     """The time-lapse of the first prompt: (concept, real picture and each column's, where it was learned)."""
 
     def opened(file: Path | None) -> Image.Image | None:
-        found = encoded(file, 128, 90) if file else None
-        return Image.open(io.BytesIO(found)) if found else None
+        thumbnail = encoded(file, 128, 90) if file else None
+        return Image.open(io.BytesIO(thumbnail)) if thumbnail else None
 
     tasks, out = columns_of(run, 1), []
-    for j, c in enumerate(run.concepts, 1):
-        cells = [opened(run.picture(t, c, 0)) if t == 0 or t >= j else None for t in tasks]
-        out.append((c, [opened(run.real(c)), *cells], 1 + tasks.index(j) if j in tasks else -1))
-    return out if any(p is not None for _, pictures, _ in out for p in pictures) else []
+    for j, concept in enumerate(run.concepts, 1):
+        cells = [opened(run.picture(t, concept, 0)) if t == 0 or t >= j else None for t in tasks]
+        out.append((concept, [opened(run.real(concept)), *cells], 1 + tasks.index(j) if j in tasks else -1))
+    return out if any(picture is not None for _, pictures, _ in out for picture in pictures) else []
 
 
 # The page
 
 
-def page(runs: Sequence[Shown], notes: Sequence[str] = ()) -> str:
+def page(runs: Sequence[RunView], notes: Sequence[str] = ()) -> str:
     """The whole page. Pictures become smaller, then prompts fewer, until it is small enough, and it says so."""
     render = template()
-    words = context(runs, notes)
-    bare = len(render(words | pictures(runs, Level(1, 1, 0))).encode())
-    prompts = prompts_of(runs)
-    steps = levels(prompts, max(r.tasks for r in runs)) if prompts else [Level(1, 1, 0)]
-    text = ""
-    for level in steps:
-        if level is steps[-1] or fits(runs, level, MOST_BYTES - bare):
-            text = render(words | pictures(runs, level))
-            if len(text.encode()) <= MOST_BYTES:
+    values = context(runs, notes)
+    bytes_without_pictures = len(render(values | pictures(runs, ThumbnailSize(1, 1, 0))).encode())
+    prompts = prompt_count(runs)
+    steps = thumbnail_sizes(prompts, max(run.tasks for run in runs)) if prompts else [ThumbnailSize(1, 1, 0)]
+    html = ""
+    for thumbnails in steps:
+        if thumbnails is steps[-1] or fits(runs, thumbnails, MOST_BYTES - bytes_without_pictures):
+            html = render(values | pictures(runs, thumbnails))
+            if len(html.encode()) <= MOST_BYTES:
                 break
-    return text
+    return html
 
 
-def pictures(runs: Sequence[Shown], level: Level) -> dict[str, Any]:
+def pictures(runs: Sequence[RunView], thumbnails: ThumbnailSize) -> dict[str, Any]:
     """What of the page is pictures."""
-    there, each = prompts_of(runs), runs[0].record.facts.pictures_per_prompt
-    left_out = []
-    if level.prompts and level.prompts < there:
-        left_out.append(f"{level.prompts} of {there} prompts are shown")
-    if level.every > 1:
-        left_out.append("not every task is shown")
-    words = " and ".join(left_out)
-    words = f"{words[:1].upper()}{words[1:]}, so that the page stays below 5 MB. " if words else ""
-    if each not in (None, 1):
-        words += f"The first of {said(each)} pictures of each prompt is shown. "
+    prompts, per_prompt = prompt_count(runs), runs[0].record.facts.pictures_per_prompt
+    omissions = []
+    if thumbnails.prompts and thumbnails.prompts < prompts:
+        omissions.append(f"{thumbnails.prompts} of {prompts} prompts are shown")
+    if thumbnails.stride > 1:
+        omissions.append("not every task is shown")
+    sentence = " and ".join(omissions)
+    sentence = f"{sentence[:1].upper()}{sentence[1:]}, so that the page stays below 5 MB. " if sentence else ""
+    if per_prompt not in (None, 1):
+        sentence += f"The first of {one_line(per_prompt)} pictures of each prompt is shown. "
     size = runs[0].record.facts.picture_size
-    if isinstance(size, int) and level.side < size:
-        words += f"Pictures are shown at {level.side} of their {size} pixels a side."
+    if isinstance(size, int) and thumbnails.side < size:
+        sentence += f"Pictures are shown at {thumbnails.side} of their {size} pixels a side."
     return {
-        "lapses": lapses(runs, level),
-        "gallery": gallery(runs[0], level) if len(runs) == 1 and level.prompts else [],
-        "by_concept": by_concept(runs, level) if len(runs) > 1 and level.prompts else [],
+        "lapses": time_lapses(runs, thumbnails),
+        "gallery": gallery(runs[0], thumbnails) if len(runs) == 1 and thumbnails.prompts else [],
+        "by_concept": by_concept(runs, thumbnails) if len(runs) > 1 and thumbnails.prompts else [],
         "kept_grids": [
-            (r.label, uri)
-            for r in runs
-            if not prompts_of([r]) and (uri := kept(RunFolder(r.folder).grid, RunFolder(r.folder).thumbnail))
+            (run.label, uri)
+            for run in runs
+            if not prompt_count([run])
+            and (uri := existing_picture(RunFolder(run.folder).grid, RunFolder(run.folder).thumbnail))
         ],
-        "left_out": words.strip(),
-        "undrawn": any(set(range(r.last + 1)) - set(r.drawn) for r in runs),
+        "left_out": sentence.strip(),
+        "undrawn": any(set(range(run.last + 1)) - set(run.scored_rows) for run in runs),
     }
 
 
-def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
+def context(runs: Sequence[RunView], notes: Sequence[str]) -> dict[str, Any]:
     """What of the page is words, tables and plots."""
     single, first = len(runs) == 1, runs[0]
     tasks, scale = max(r.tasks for r in runs), scales(runs)
@@ -296,10 +311,10 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
     points = max(20, min(plots.MOST_POINTS, 1500 // tasks) // min(len(runs), 3))
     every_note = [*notes, *(note if single else f"{r.label}: {note}" for r in runs for note in r.notes)]
     title = f"{first.method} on {first.sequence}" if single else f"{len(runs)} runs on {first.sequence}"
-    made = []
+    run_contexts = []
     for i, run in enumerate(runs):
         training = training_plots(run, points)
-        made.append(
+        run_contexts.append(
             {
                 "label": run.label,
                 "dash": plots.dash(i)[1],
@@ -317,8 +332,8 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
                 "pair_heads": list(pair_scores(run).values()),
                 "conventions": conventions(run),
                 "classifier": classifier_table(run, MOST_CELLS // (3 * len(runs))),
-                "training": inlined("training", training, tasks, f"training-{i}"),
-                "kept_curves": kept(RunFolder(run.folder).curves) if run.curves.empty else None,
+                "training": inline_plots("training", training, tasks, f"training-{i}"),
+                "kept_curves": existing_picture(RunFolder(run.folder).curves) if run.curves.empty else None,
                 "more_training": max(0, run.curves.groupby(["phase", "figure"]).ngroups - MOST_TRAINING),
                 "costs": cost_rows(run),
                 "total": cost_cells(total_cost(run)),
@@ -333,35 +348,36 @@ def context(runs: Sequence[Shown], notes: Sequence[str]) -> dict[str, Any]:
                     }
                 )
                 + flat({"made on": {str(n): it.as_json() for n, it in enumerate(run.record.made_on, 1)}})
-                + [("commit", said(run.record.commit)), ("hash", run.record.hash)],
+                + [("commit", one_line(run.record.commit)), ("hash", run.record.hash)],
             }
         )
-    metric = judge_of(first)
+    metric = main_metric(first)
     return {
         "title": title,
         "single": single,
-        "runs": made,
-        "run": made[0],
+        "runs": run_contexts,
+        "run": run_contexts[0],
         "notes": every_note,
         "judge": title_of(metric),
-        "measured": " ".join(head for it in made for head in it["measures"].get("heads", [])),
-        "own_judges": own_judges(first),
+        "measured": " ".join(head for it in run_contexts for head in it["measures"].get("heads", [])),
+        "own_judges": has_miniature_judges(first),
+        "caveat": identity.caveat(first.judges.values()),
         "metrics": [(m, scores[m].title, scores[m].says) for m in scale],
-        "scales": {m: (f"{low:.2f}", f"{high:.2f}") for m, (low, high) in scale.items()},
+        "scales": {m: (number(low, 2), number(high, 2)) for m, (low, high) in scale.items()},
         "figure_names": [(it.name, it.heading(), it.higher_is_better) for it in figures_of(runs)],
         "cost_heads": [head for _, head, _ in COSTS],
-        "forgetting": inlined("forgetting", forgetting_plots(runs), tasks, "forgetting"),
+        "forgetting": inline_plots("forgetting", forgetting_plots(runs), tasks, "forgetting"),
         "forgetting_numbers": forgetting_numbers(runs),
-        "concept_curves": inlined("concept", concept_plots(runs), tasks, "concept"),
+        "concept_curves": inline_plots("concept", concept_plots(runs), tasks, "concept"),
         "concepts_left_out": max(0, first.tasks - MOST_PANELS),
-        "trade_off": inlined("cost", trade_off_plot(runs), tasks, "cost") if not single else [],
+        "trade_off": inline_plots("cost", trade_off_plot(runs), tasks, "cost") if not single else [],
         "shared_judges": [(k, sorted(it.items())) for k, it in first.judges.items()],
         "colours": colours(tasks),
         "figure": figure,
     }
 
 
-def own_judges(run: Shown) -> bool:
+def has_miniature_judges(run: RunView) -> bool:
     """Whether the CLIP judge is the miniature's."""
     config = run.record.config.as_json()
     return is_miniature(config["backbone"]) and not config.get("clip")

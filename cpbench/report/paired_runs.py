@@ -9,20 +9,21 @@ from rich.table import Table
 from cpbench.errors import UserError
 from cpbench.metrics.comparison import Comparison, Key, compare
 from cpbench.metrics.scores import title_of
+from cpbench.numbers import number
 from cpbench.records.terminal import compact
 from cpbench.report import data
-from cpbench.report.data import Shown, scores_of
+from cpbench.report.data import RunView, metrics_of
 
 
-def compared(one: Path, other: Path) -> tuple[list[Shown], int, dict[str, Comparison], list[str]]:
+def compare_runs(first: Path, second: Path) -> tuple[list[RunView], int, dict[str, Comparison], list[str]]:
     """(the runs, the row, by metric the comparison of the first with the second, what else differs between them).
 
     UserError where they have no pictures of the same concepts, prompts and noise, or other judges.
     """
-    runs = [data.read(one), data.read(other)]
-    notes = data.comparable(runs)
-    data.label(runs)
-    if len({(r.record.config.seed, r.record.config.order) for r in runs}) > 1:
+    runs = [data.read_run(first), data.read_run(second)]
+    notes = data.comparison_notes(runs)
+    data.label_runs(runs)
+    if len({(run.record.config.seed, run.record.config.order) for run in runs}) > 1:
         raise UserError(
             "compare: the runs have other seeds or orders, and so other noise or pasts; name two that share both"
         )
@@ -33,44 +34,56 @@ def compared(one: Path, other: Path) -> tuple[list[Shown], int, dict[str, Compar
             )
         if run.doubt:
             raise UserError(f"compare: {run.folder}: {run.doubt}; run it again, or name another")
-    row = max({*runs[0].drawn} & {*runs[1].drawn} - {0}, default=0)
+    row = max({*runs[0].scored_rows} & {*runs[1].scored_rows} - {0}, default=0)
     if not row:
         raise UserError(
             "compare: after no task there are pictures of both runs; let them go on, or draw the same --rows"
         )
-    found = {}
-    for metric in scores_of(runs):
-        sides = [of_row(run, metric, row) for run in runs]
+    comparisons = {}
+    for metric in metrics_of(runs):
+        sides = [row_scores(run, metric, row) for run in runs]
         if all(sides):
-            found[metric] = compare(*sides)
-    return runs, row, found, notes
+            comparisons[metric] = compare(*sides)
+    return runs, row, comparisons, notes
 
 
-def left_out(found: dict[str, Comparison]) -> list[str]:
+def unpaired_notes(comparisons: dict[str, Comparison]) -> list[str]:
     """A line for every metric of which pictures of one run have no like in the other."""
     lines = []
-    for metric, it in found.items():
-        if it.unpaired:
-            concepts = f", and with them all of {', '.join(it.left_out)}" if it.left_out else ""
+    for metric, comparison in comparisons.items():
+        if comparison.unpaired:
+            concepts = f", and with them all of {', '.join(comparison.left_out)}" if comparison.left_out else ""
             lines.append(
-                f"{title_of(metric)}: {it.unpaired} pictures are in one run alone, or have no score{concepts}."
+                f"{title_of(metric)}: {comparison.unpaired} pictures are in one run alone, or have no score{concepts}."
             )
     return lines
 
 
-def of_row(run: Shown, metric: str, row: int) -> dict[Key, float]:
+def row_scores(run: RunView, metric: str, row: int) -> dict[Key, float]:
     """Every picture's score in a row."""
     return {key[1:]: value for key, value in run.picture_scores(metric).items() if key[0] == row}
 
 
-def table(runs: list[Shown], row: int, found: dict[str, Comparison]) -> Table:
+def comparison_table(runs: list[RunView], row: int, comparisons: dict[str, Comparison]) -> Table:
     """A line a metric: the mean difference, its interval, the p value, and in words what it shows."""
-    shown = compact(f"{runs[0].label} (A) minus {runs[1].label} (B), after task {row}")
+    output = compact(f"{runs[0].label} (A) minus {runs[1].label} (B), after task {row}")
     for head in ("", "A - B", "95 % interval", "p", "concepts", "pairs", ""):
-        shown.add_column(head, justify="left" if not head else "right", no_wrap=True)
-    for metric, it in found.items():
-        says = "no difference shown" if not it.shown else "A is higher" if it.difference > 0 else "B is higher"
-        interval = f"{it.low:+.3f} to {it.high:+.3f}"
-        cells = (f"{it.difference:+.3f}", interval, f"{it.p:.3f}", str(it.concepts), str(it.pairs))
-        shown.add_row(title_of(metric), *cells, says)
-    return shown
+        output.add_column(head, justify="left" if not head else "right", no_wrap=True)
+    for metric, comparison in comparisons.items():
+        verdict = (
+            "no difference shown"
+            if not comparison.is_significant
+            else "A is higher"
+            if comparison.difference > 0
+            else "B is higher"
+        )
+        interval = f"{number(comparison.low, sign=True)} to {number(comparison.high, sign=True)}"
+        cells = (
+            number(comparison.difference, sign=True),
+            interval,
+            number(comparison.p),
+            str(comparison.concepts),
+            str(comparison.pairs),
+        )
+        output.add_row(title_of(metric), *cells, verdict)
+    return output

@@ -15,41 +15,49 @@ from typing import Any
 
 from PIL import Image
 
-from cpbench.report.data import Shown, figure, judge_of, said
+from cpbench.numbers import number
+from cpbench.report.data import RunView, figure, main_metric, one_line
 
 MARKUP = 230  # bytes around a picture: its tags, its words
 MOST_PICTURE = 2**26  # bytes of a picture's file that is read
 
 
 @dataclass(frozen=True)
-class Level:
+class ThumbnailSize:
     """How much of the pictures is shown: side in pixels, quality, how many prompts, and every how manyth task."""
 
     side: int
     quality: int
     prompts: int
-    every: int = 1
+    stride: int = 1
 
 
-def levels(prompts: int, tasks: int) -> list[Level]:
+def thumbnail_sizes(prompts: int, tasks: int) -> list[ThumbnailSize]:
     """From all of it to what fits in any case."""
     fewer = [k for k in (12, 8, 6, 4, 3, 2) if k < prompts]
-    out = [Level(128, 85, prompts), Level(96, 80, prompts), Level(80, 75, prompts), Level(64, 72, prompts)]
-    out += [Level(64, 72, k) for k in (*fewer, 1)]
-    return out + [Level(side, 60, 1, every) for side, every in ((64, 1), (48, 1), (48, max(1, tasks // 12)))]
+    sizes = [
+        ThumbnailSize(128, 85, prompts),
+        ThumbnailSize(96, 80, prompts),
+        ThumbnailSize(80, 75, prompts),
+        ThumbnailSize(64, 72, prompts),
+    ]
+    sizes += [ThumbnailSize(64, 72, k) for k in (*fewer, 1)]
+    return sizes + [
+        ThumbnailSize(side, 60, 1, stride) for side, stride in ((64, 1), (48, 1), (48, max(1, tasks // 12)))
+    ]
 
 
 def encoded(file: Path, side: int, quality: int) -> bytes | None:
     """A picture's thumbnail as WebP; None where it cannot be read. It may come from anybody."""
     try:
-        there = file.stat()
+        status = file.stat()
     except OSError:
         return None
-    return _encoded(file, side, quality, (there.st_size, there.st_mtime_ns, there.st_ino))
+    return _encoded(file, side, quality, (status.st_size, status.st_mtime_ns, status.st_ino))
 
 
 @functools.lru_cache(maxsize=50_000)
-def _encoded(file: Path, side: int, quality: int, written: tuple[int, ...]) -> bytes | None:
+def _encoded(file: Path, side: int, quality: int, version: tuple[int, ...]) -> bytes | None:
     """written: by which a file is known to be the one that was read; a run may be made anew in the same process."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -67,148 +75,154 @@ def _encoded(file: Path, side: int, quality: int, written: tuple[int, ...]) -> b
 
 
 def data_uri(file: Path | None, side: int, quality: int) -> str | None:
-    found = encoded(file, side, quality) if file else None
-    return f"data:image/webp;base64,{base64.b64encode(found).decode()}" if found else None
+    thumbnail = encoded(file, side, quality) if file else None
+    return f"data:image/webp;base64,{base64.b64encode(thumbnail).decode()}" if thumbnail else None
 
 
-def columns_of(run: Shown, every: int) -> list[int]:
+def columns_of(run: RunView, stride: int) -> list[int]:
     """The tasks that are shown as columns: those whose rows are drawn, thinned, but always the last."""
-    drawn = [t for t in run.drawn if t]
-    kept = [t for k, t in enumerate(drawn) if (len(drawn) - 1 - k) % every == 0]
-    return [0, *kept]
+    scored = [t for t in run.scored_rows if t]
+    thinned = [t for k, t in enumerate(scored) if (len(scored) - 1 - k) % stride == 0]
+    return [0, *thinned]
 
 
-def files_of(run: Shown, level: Level, single: bool) -> list[Path]:
+def files_of(run: RunView, size: ThumbnailSize, single: bool) -> list[Path]:
     """Every picture of the page, as often as it is on it."""
-    out: list[Path | None] = [run.real(c) for c in run.concepts] * level.prompts
-    for k in range(level.prompts):
-        for j, c in enumerate(run.concepts, 1):
-            tasks = [t for t in columns_of(run, level.every) if t == 0 or t >= j]
-            again = {0, j, run.last} if single else ({0, *tasks} if k == 0 else set())  # the gallery, or concepts
-            out += [run.picture(t, c, k) for t in (*tasks, *again)]
-    return [f for f in out if f]
+    files: list[Path | None] = [run.real(concept) for concept in run.concepts] * size.prompts
+    for k in range(size.prompts):
+        for j, concept in enumerate(run.concepts, 1):
+            tasks = [t for t in columns_of(run, size.stride) if t == 0 or t >= j]
+            repeats = {0, j, run.last} if single else ({0, *tasks} if k == 0 else set())  # the gallery, or concepts
+            files += [run.picture(t, concept, k) for t in (*tasks, *repeats)]
+    return [f for f in files if f]
 
 
-def fits(runs: Sequence[Shown], level: Level, room: int) -> bool:
+def fits(runs: Sequence[RunView], size: ThumbnailSize, limit: int) -> bool:
     """Whether the pictures will come to no more than `room` bytes, by the sizes of some of them."""
-    files = [f for run in runs for f in files_of(run, level, len(runs) == 1)]
-    some = files[:: max(1, len(files) // 60)]
-    sizes = [len(encoded(f, level.side, level.quality) or b"") for f in some]
-    each = 4 / 3 * sum(sizes) / max(1, len(sizes)) + MARKUP
-    return len(files) * each <= room
+    files = [f for run in runs for f in files_of(run, size, len(runs) == 1)]
+    sample = files[:: max(1, len(files) // 60)]
+    sizes = [len(encoded(f, size.side, size.quality) or b"") for f in sample]
+    estimate = 4 / 3 * sum(sizes) / max(1, len(sizes)) + MARKUP
+    return len(files) * estimate <= limit
 
 
-def prompt_words(runs: Sequence[Shown], k: int) -> str:
+def prompt_text(runs: Sequence[RunView], k: int) -> str:
     """Prompt k of all concepts, a gap for the words of each; kinds of concepts may have prompts of their own."""
     texts = {p[k].replace("{}", "…") for run in runs for p in run.prompts.values() if k < len(p)}
-    known = [p[k].replace("{}", "…") for run in runs for p in run.prompts.values() if k < len(p)]
-    return said(" / ".join(sorted(texts, key=known.index))) if texts else f"prompt {k + 1}"
+    in_order = [p[k].replace("{}", "…") for run in runs for p in run.prompts.values() if k < len(p)]
+    return one_line(" / ".join(sorted(texts, key=in_order.index))) if texts else f"prompt {k + 1}"
 
 
-def picture_cell(run: Shown, t: int, concept: str, k: int, level: Level, scores: dict) -> dict[str, Any]:
+def picture_cell(run: RunView, t: int, concept: str, k: int, size: ThumbnailSize, scores: dict) -> dict[str, Any]:
     """One cell of a grid: a picture with its score, or the reason why there is none."""
     templates = run.prompts.get(concept, [])
     template = templates[k] if k < len(templates) else None
-    words = said(template.replace("{}", run.noun(concept))) if template else f"prompt {k + 1}"
+    prompt = one_line(template.replace("{}", run.noun(concept))) if template else f"prompt {k + 1}"
     score = scores.get((t, concept, template, 0)) if template else None
-    uri = data_uri(run.picture(t, concept, k), level.side, level.quality)
-    when = "the untouched model" if t == 0 else f"after task {t}"
+    uri = data_uri(run.picture(t, concept, k), size.side, size.quality)
+    model = "the untouched model" if t == 0 else f"after task {t}"
     reason = "" if uri else ("not defined" if score is not None and math.isnan(score) else "no picture")
     return {
         "uri": uri,
-        "alt": f"{concept}, {when}: {words}",
-        "score": "" if score is None or reason else ("blank" if math.isnan(score) else f"{round(score, 2) + 0.0:.2f}"),
+        "alt": f"{concept}, {model}: {prompt}",
+        "score": "" if score is None or reason else ("blank" if math.isnan(score) else f"{number(score, 2)}"),
         "learned": t == run.concepts.index(concept) + 1,
         "reason": reason,
     }
 
 
-def concept_row(run: Shown, concept: str, k: int, level: Level, scores: dict) -> dict[str, Any]:
+def concept_row(run: RunView, concept: str, k: int, size: ThumbnailSize, scores: dict) -> dict[str, Any]:
     """A row of the time-lapse: untouched, a gap until the concept is learned, then every task that is shown."""
     j = run.concepts.index(concept) + 1
-    tasks = columns_of(run, level.every)
+    tasks = columns_of(run, size.stride)
     return {
         "concept": concept,
-        "real": data_uri(run.real(concept), level.side, level.quality),
-        "untouched": picture_cell(run, 0, concept, k, level, scores),
+        "real": data_uri(run.real(concept), size.side, size.quality),
+        "untouched": picture_cell(run, 0, concept, k, size, scores),
         "gap": sum(0 < t < j for t in tasks),
-        "cells": [picture_cell(run, t, concept, k, level, scores) for t in tasks if t >= j],
+        "cells": [picture_cell(run, t, concept, k, size, scores) for t in tasks if t >= j],
     }
 
 
-def heads_of(run: Shown, every: int) -> list[dict[str, str]]:
-    return [{"task": f"task {t}", "learned": run.concepts[t - 1]} for t in columns_of(run, every) if t]
+def heads_of(run: RunView, stride: int) -> list[dict[str, str]]:
+    return [{"task": f"task {t}", "learned": run.concepts[t - 1]} for t in columns_of(run, stride) if t]
 
 
-def lapses(runs: Sequence[Shown], level: Level) -> list[dict[str, Any]]:
+def time_lapses(runs: Sequence[RunView], size: ThumbnailSize) -> list[dict[str, Any]]:
     """The time-lapse grids, for each prompt one of every run."""
-    by_run = [run.picture_scores(judge_of(run)) for run in runs]
-    out = []
-    for k in range(level.prompts):
+    by_run = [run.picture_scores(main_metric(run)) for run in runs]
+    lapses = []
+    for k in range(size.prompts):
         grids = [
             {
                 "label": run.label,
-                "heads": heads_of(run, level.every),
-                "rows": [concept_row(run, c, k, level, scores) for c in run.concepts],
+                "heads": heads_of(run, size.stride),
+                "rows": [concept_row(run, concept, k, size, scores) for concept in run.concepts],
             }
             for run, scores in zip(runs, by_run, strict=True)
         ]
-        out.append({"words": prompt_words(runs, k), "grids": grids})
-    return out
+        lapses.append({"words": prompt_text(runs, k), "grids": grids})
+    return lapses
 
 
-def by_concept(runs: Sequence[Shown], level: Level) -> list[dict[str, Any]]:
+def by_concept(runs: Sequence[RunView], size: ThumbnailSize) -> list[dict[str, Any]]:
     """For each concept one row a run, the first prompt."""
-    by_run = [run.picture_scores(judge_of(run)) for run in runs]
-    tasks = sorted({t for run in runs for t in columns_of(run, level.every) if t})
-    out = []
+    by_run = [run.picture_scores(main_metric(run)) for run in runs]
+    tasks = sorted({t for run in runs for t in columns_of(run, size.stride) if t})
+    concepts = []
     for concept in runs[0].concepts:
         rows = []
         for run, scores in zip(runs, by_run, strict=True):
-            there = set(columns_of(run, level.every))
+            shown_tasks = set(columns_of(run, size.stride))
             j = run.concepts.index(concept) + 1
-            cells = [picture_cell(run, t, concept, 0, level, scores) if t in there and t >= j else None for t in tasks]
+            cells = [
+                picture_cell(run, t, concept, 0, size, scores) if t in shown_tasks and t >= j else None for t in tasks
+            ]
             rows.append(
-                {"label": run.label, "untouched": picture_cell(run, 0, concept, 0, level, scores), "cells": cells}
+                {"label": run.label, "untouched": picture_cell(run, 0, concept, 0, size, scores), "cells": cells}
             )
-        real = data_uri(runs[0].real(concept), level.side, level.quality)
+        real = data_uri(runs[0].real(concept), size.side, size.quality)
         # a learned-at column that no run shows is no reason to leave a column out
         first = min(run.concepts.index(concept) + 1 for run in runs)
-        keep = [i for i, t in enumerate(tasks) if t >= first]
-        rows = [row | {"cells": [row["cells"][i] for i in keep]} for row in rows]
-        heads = [f"task {tasks[i]}" for i in keep]
-        out.append({"concept": concept, "noun": runs[0].noun(concept), "real": real, "heads": heads, "rows": rows})
-    return out
+        indices = [i for i, t in enumerate(tasks) if t >= first]
+        rows = [row | {"cells": [row["cells"][i] for i in indices]} for row in rows]
+        heads = [f"task {tasks[i]}" for i in indices]
+        concepts.append({"concept": concept, "noun": runs[0].noun(concept), "real": real, "heads": heads, "rows": rows})
+    return concepts
 
 
-def gallery(run: Shown, level: Level) -> list[dict[str, Any]]:
+def gallery(run: RunView, size: ThumbnailSize) -> list[dict[str, Any]]:
     """For each concept all its prompts: untouched, right after its task, and at the end."""
-    metric = judge_of(run)
-    scores, out = run.picture_scores(metric), []
+    metric = main_metric(run)
+    scores, concepts = run.picture_scores(metric), []
     table = run.matrices.get(metric)
     for j, concept in enumerate(run.concepts[: max(run.last, 1)], 1):
         rows = {0: "untouched", j: f"task {j}, just learned", run.last: f"task {run.last}, the last"}
-        rows = {t: words for t, words in rows.items() if t in run.drawn}
+        rows = {t: label for t, label in rows.items() if t in run.scored_rows}
         if len(rows) > 1 and j == run.last:
             rows[j] = f"task {j}, just learned, the last"
         templates = run.prompts.get(concept, [])
         heads = [
-            said(templates[k].replace("{}", run.noun(concept))) if k < len(templates) else f"prompt {k + 1}"
-            for k in range(level.prompts)
+            one_line(templates[k].replace("{}", run.noun(concept))) if k < len(templates) else f"prompt {k + 1}"
+            for k in range(size.prompts)
         ]
-        made = [
-            {"label": words, "cells": [picture_cell(run, t, concept, k, level, scores) for k in range(level.prompts)]}
-            for t, words in rows.items()
+        table_rows = [
+            {"label": label, "cells": [picture_cell(run, t, concept, k, size, scores) for k in range(size.prompts)]}
+            for t, label in rows.items()
         ]
-        if not any(cell["uri"] for row in made for cell in row["cells"]):
+        if not any(cell["uri"] for row in table_rows for cell in row["cells"]):
             continue
-        at = {t: figure(table.loc[t, concept]) for t in rows} if table is not None else {}
-        change = f"{at[0]} untouched, {at[j]} just learned, {at[run.last]} at the end" if {0, j} <= set(at) else ""
-        real = data_uri(run.real(concept), level.side, level.quality)
-        out.append({"concept": concept, "real": real, "heads": heads, "rows": made, "change": change})
-    return out
+        means = {t: figure(table.loc[t, concept]) for t in rows} if table is not None else {}
+        change = (
+            f"{means[0]} untouched, {means[j]} just learned, {means[run.last]} at the end"
+            if {0, j} <= set(means)
+            else ""
+        )
+        real = data_uri(run.real(concept), size.side, size.quality)
+        concepts.append({"concept": concept, "real": real, "heads": heads, "rows": table_rows, "change": change})
+    return concepts
 
 
-def kept(*files: Path) -> str | None:
+def existing_picture(*files: Path) -> str | None:
     """The first of these files of a folder that is there: its grid or curves, where it was kept without the rest."""
     return next((data_uri(file, 1400, 75) for file in files if os.path.isfile(file)), None)

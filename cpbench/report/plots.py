@@ -28,6 +28,7 @@ from PIL import Image
 
 from cpbench.files import write_atomically
 from cpbench.metrics.intervals import bootstrap
+from cpbench.numbers import number
 from cpbench.records import curves
 
 if TYPE_CHECKING:
@@ -92,9 +93,9 @@ def stand_ins(tasks: int) -> Theme:
 def variables(tasks: int) -> dict[str, str]:
     """Stand-in: the CSS variable."""
     theme = stand_ins(tasks)
-    named = dict(zip((theme.ink, theme.muted, theme.line, theme.paper), ("ink", "muted", "line", "paper"), strict=True))
-    named |= {colour: f"s{i}" for i, colour in enumerate(theme.series)}
-    return named | {colour: f"t{i + 1}" for i, colour in enumerate(theme.tasks)}
+    css = dict(zip((theme.ink, theme.muted, theme.line, theme.paper), ("ink", "muted", "line", "paper"), strict=True))
+    css |= {colour: f"s{i}" for i, colour in enumerate(theme.series)}
+    return css | {colour: f"t{i + 1}" for i, colour in enumerate(theme.tasks)}
 
 
 def shades(anchors: Sequence[str], n: int) -> tuple[str, ...]:
@@ -120,10 +121,10 @@ def interval(values: Array) -> tuple[Array, Array]:
     """
     low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
     for k, column in enumerate(values.T):
-        there = column[~np.isnan(column)]
-        if len(there) >= FEWEST:
-            found = bootstrap(there, [str(j) for j in range(len(there))])
-            low[k], high[k] = found.low, found.high
+        finite = column[~np.isnan(column)]
+        if len(finite) >= FEWEST:
+            bounds = bootstrap(finite, [str(j) for j in range(len(finite))])
+            low[k], high[k] = bounds.low, bounds.high
     return low, high
 
 
@@ -157,24 +158,24 @@ def band(axes: Axes, theme: Theme, x: Array, values: Array, i: int, label: str, 
     """The mean of each column of `values`, as a line, and its interval, as an area."""
     y, (low, high) = mean(values), interval(values)
     colour, style = theme.series[i % len(theme.series)], dash(i)[0]
-    known = ~np.isnan(low)
-    axes.fill_between(x[known], low[known], high[known], color=colour, alpha=0.16, linewidth=0)
+    finite = ~np.isnan(low)
+    axes.fill_between(x[finite], low[finite], high[finite], color=colour, alpha=0.16, linewidth=0)
     axes.plot(x, y, color=colour, linestyle=style, marker="o" if marker else "", markersize=3, label=label)
 
 
-def forgetting(matrices: Sequence[tuple[str, Array]], what: str, each: bool) -> Draw:
+def forgetting(matrices: Sequence[tuple[str, Array]], title: str, per_concept: bool) -> Draw:
     """Change of the score since a concept was learned, over the number of tasks since; `each`: a thin line a concept."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.axhline(0, color=theme.muted, linewidth=0.7)
         for i, (label, matrix) in enumerate(matrices):
-            lost = changes(matrix)
-            x = np.arange(lost.shape[1], dtype=float)
-            if each:
-                for line in lost:
+            change = changes(matrix)
+            x = np.arange(change.shape[1], dtype=float)
+            if per_concept:
+                for line in change:
                     axes.plot(x, line, color=theme.muted, linewidth=0.6, alpha=0.55)
-            band(axes, theme, x, lost, i, label)
-        axes.set_title(what, loc="left", fontsize=9)
+            band(axes, theme, x, change, i, label)
+        axes.set_title(title, loc="left", fontsize=9)
         axes.set_xlabel("tasks since the concept was learned")
         axes.set_ylabel("change of the score")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -243,10 +244,12 @@ def trade_off(points: Sequence[tuple[str, float, float]], x: str, y: str) -> Dra
 
     def draw(axes: Axes, theme: Theme) -> None:
         middle = (min(cost for _, cost, _ in points) + max(cost for _, cost, _ in points)) / 2
-        for i, (label, cost, kept) in enumerate(points):
-            axes.plot([cost], [kept], "o", color=theme.series[i % len(theme.series)], markersize=5)
-            away, side = ((6, "left"), (-6, "right"))[cost > middle]  # towards the middle, where there is room
-            axes.annotate(label, (cost, kept), (away, 0), textcoords="offset points", ha=side, va="center", fontsize=7)
+        for i, (label, cost, score) in enumerate(points):
+            axes.plot([cost], [score], "o", color=theme.series[i % len(theme.series)], markersize=5)
+            offset, side = ((6, "left"), (-6, "right"))[cost > middle]  # towards the middle, where there is room
+            axes.annotate(
+                label, (cost, score), (offset, 0), textcoords="offset points", ha=side, va="center", fontsize=7
+            )
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.margins(0.4, 0.15)
@@ -266,7 +269,7 @@ def heat(name: str, table: pd.DataFrame, low: float, high: float) -> Draw:
         for (t, j), value in np.ndenumerate(values):
             if not math.isnan(value):
                 shade = to_hex(ramp((value - low) / (high - low)))
-                axes.text(j, t, f"{value:.3f}", ha="center", va="center", fontsize=size, color=ink_on(shade))
+                axes.text(j, t, number(value), ha="center", va="center", fontsize=size, color=ink_on(shade))
             if table.index[t] == f"task {j + 1}":
                 axes.add_patch(Rectangle((j - 0.5, t - 0.5), 1, 1, fill=False, edgecolor=MARK, linewidth=1.2))
         axes.set_xticks(range(table.shape[1]), list(table.columns), rotation=45, ha="right", rotation_mode="anchor")
@@ -279,7 +282,7 @@ def heat(name: str, table: pd.DataFrame, low: float, high: float) -> Draw:
     return draw
 
 
-def lapse(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image | None], int]]) -> Draw:
+def time_lapse(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image | None], int]]) -> Draw:
     """The time-lapse grid: (concept, its pictures by column, the column in which it was learned) a row."""
 
     def draw(axes: Axes, theme: Theme) -> None:
@@ -312,59 +315,59 @@ def figure(draws: Sequence[Draw], size: tuple[float, float], theme: Theme, colum
     with matplotlib.rc_context(SETTINGS | colours):
         columns = min(columns, len(draws))
         rows = -(-len(draws) // columns)
-        made = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-        made.patch.set_alpha(0)
-        panels = made.subplots(rows, columns, squeeze=False)
+        fig = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        fig.patch.set_alpha(0)
+        panels = fig.subplots(rows, columns, squeeze=False)
         for axes, draw in zip(panels.flat, draws, strict=False):
             axes.patch.set_alpha(0)
             draw(axes, theme)
         for axes in list(panels.flat)[len(draws) :]:
             axes.set_visible(False)
-        yield made
+        yield fig
 
 
 def inline(draw: Draw, size: tuple[float, float], tasks: int, key: str, title: str) -> str:
     """A plot as SVG for the page: its colours the page's variables, its ids beginning with `key`, said as `title`."""
-    with figure([draw], size, stand_ins(tasks)) as made, matplotlib.rc_context({"svg.fonttype": "none"}):
+    with figure([draw], size, stand_ins(tasks)) as fig, matplotlib.rc_context({"svg.fonttype": "none"}):
         buffer = io.StringIO()
-        made.savefig(buffer, format="svg", metadata={"Date": None})
+        fig.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
+    references = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
 
-    def named(found: re.Match) -> str:
-        return f' id="{key}-{found[1]}"' if found[1] in used else ""
+    def prefixed(match: re.Match) -> str:
+        return f' id="{key}-{match[1]}"' if match[1] in references else ""
 
-    svg = re.sub(r' id="([^"]*)"', named, svg)
+    svg = re.sub(r' id="([^"]*)"', prefixed, svg)
     svg = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{key}-", svg)
     for colour, variable in variables(tasks).items():
         svg = svg.replace(colour, f"var(--{variable})")
     svg = re.sub(r"\n\s*", "\n", svg)
     head = re.search(r'viewBox="([^"]+)"', svg)
     assert head
-    said = html.escape(title)
-    wide = round(size[0] * 115)  # pixels: at most a little larger than it was drawn, or its words outgrow the page's
-    opening = f'<svg viewBox="{head[1]}" style="max-width: {wide}px" role="img" aria-label="{said}">'
+    label = html.escape(title)
+    width = round(size[0] * 115)  # pixels: at most a little larger than it was drawn, or its words outgrow the page's
+    opening = f'<svg viewBox="{head[1]}" style="max-width: {width}px" role="img" aria-label="{label}">'
     return opening + svg[svg.index(">", svg.index("<svg")) + 1 :]
 
 
 def save(draws: Sequence[Draw], size: tuple[float, float], tasks: int, target: Path, columns: int = 1) -> list[Path]:
     """The plots, on white, as target.png and target.svg."""
-    written = []
-    with figure(draws, size, paper(tasks), columns) as made:
-        made.patch.set_alpha(1)
+    files = []
+    with figure(draws, size, paper(tasks), columns) as fig:
+        fig.patch.set_alpha(1)
         handles, names = next(
-            (found for a in made.axes if len((found := a.get_legend_handles_labels())[0]) > 1), ([], [])
+            (legend for a in fig.axes if len((legend := a.get_legend_handles_labels())[0]) > 1), ([], [])
         )
         if handles:
-            made.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=7, frameon=False)
-        for ending, keep in (
+            fig.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=7, frameon=False)
+        for ending, options in (
             ("png", {"dpi": 150, "metadata": {"Software": None}}),
             ("svg", {"metadata": {"Date": None}}),
         ):
             buffer = io.BytesIO()
-            made.savefig(buffer, format=ending, facecolor="white", **keep)
+            fig.savefig(buffer, format=ending, facecolor="white", **options)
             write_atomically(target.with_name(f"{target.name}.{ending}"), buffer.getvalue())
-            written.append(target.with_name(f"{target.name}.{ending}"))
-    return written
+            files.append(target.with_name(f"{target.name}.{ending}"))
+    return files

@@ -15,11 +15,11 @@ from cpbench.metrics.figures import FIGURES, Figure
 from cpbench.metrics.intervals import bootstrap, concept_means
 from cpbench.metrics.matrices import reference_row
 from cpbench.metrics.scores import among, title_of
+from cpbench.numbers import number
 from cpbench.records.record import Record, judge_names, sees_earlier_data
-from cpbench.records.terminal import number
 from cpbench.registry import built_in_methods, summary_of
 from cpbench.report import plots
-from cpbench.report.data import Shown, figure, judge_of, prompts_of, said, scores_of
+from cpbench.report.data import RunView, figure, main_metric, metrics_of, one_line, prompt_count
 from cpbench.report.plots import FEWEST
 
 MEASURES = {
@@ -57,12 +57,12 @@ UNITS = {"state_bytes": 1e3, "peak_memory_bytes": 1e6}
 LARGEST = ("trainable_parameters", "state_bytes", "peak_memory_bytes")  # whose total is their largest
 
 
-def scales(runs: Sequence[Shown]) -> dict[str, tuple[float, float]]:
+def scales(runs: Sequence[RunView]) -> dict[str, tuple[float, float]]:
     """By metric, the lowest and the highest score on the page: one scale of colours for all runs."""
     out = {}
-    for metric in scores_of(runs):
+    for metric in metrics_of(runs):
         parts = [run.matrices[metric].to_numpy().ravel() for run in runs if metric in run.matrices]
-        parts += [np.array(run.reference(kind, metric)) for run in runs for kind in ("real", "oracle")]
+        parts += [np.array(run.reference(reference, metric)) for run in runs for reference in ("real", "oracle")]
         values = np.concatenate([p[np.isfinite(p)] for p in parts])
         if len(values):
             low, high = float(values.min()), float(values.max())
@@ -76,78 +76,84 @@ def shade(value: float, scale: tuple[float, float]) -> int:
     return min(plots.LEVELS - 1, max(0, int((value - low) / (high - low) * plots.LEVELS)))
 
 
-def heat_tables(run: Shown, scale: dict[str, tuple[float, float]], most: int) -> list[dict[str, Any]]:
+def heat_tables(run: RunView, scale: dict[str, tuple[float, float]], max_cells: int) -> list[dict[str, Any]]:
     """The retention matrices: for each metric rows of cells (text, shade, kind), of which at most `most` in all."""
     out = []
-    rows = thinned(run, most)
+    rows = thinned_rows(run, max_cells)
     for metric, table in run.matrices.items():
-        made = heat_rows(table.loc[rows], run.drawn, scale[metric])
-        for kind, head in (("oracle", "oracle"), ("real", "real")):
-            values = run.reference(kind, metric)
+        table_rows = heat_rows(table.loc[rows], run.scored_rows, scale[metric])
+        for reference, head in (("oracle", "oracle"), ("real", "real")):
+            values = run.reference(reference, metric)
             if not all(map(math.isnan, values)):
                 cells = [heat_cell(v, 0, j, True, scale[metric]) for j, v in enumerate(values, 1)]
-                made.append({"head": head, "cells": cells, "mean": figure(float(np.mean(values))), "kind": "reference"})
-        out.append({"metric": metric, "title": told(metric), "rows": made, "thinned": len(rows) <= run.tasks})
+                table_rows.append(
+                    {"head": head, "cells": cells, "mean": figure(float(np.mean(values))), "kind": "reference"}
+                )
+        out.append(
+            {"metric": metric, "title": score_caption(metric), "rows": table_rows, "thinned": len(rows) <= run.tasks}
+        )
     return out
 
 
-def thinned(run: Shown, most: int) -> list[int]:
+def thinned_rows(run: RunView, max_cells: int) -> list[int]:
     """Rows of a matrix that are shown: all, or as many as have `most` cells together, the first two and the last among them."""
-    every = max(1, math.ceil((run.tasks + 1) * run.tasks / most))
-    return [t for t in range(run.tasks + 1) if t % every == 0 or t in (0, 1, run.tasks)]
+    stride = max(1, math.ceil((run.tasks + 1) * run.tasks / max_cells))
+    return [t for t in range(run.tasks + 1) if t % stride == 0 or t in (0, 1, run.tasks)]
 
 
-def heat_rows(table: pd.DataFrame, drawn: Sequence[int], scale: tuple[float, float]) -> list[dict[str, Any]]:
-    made = []
+def heat_rows(table: pd.DataFrame, scored: Sequence[int], scale: tuple[float, float]) -> list[dict[str, Any]]:
+    rows = []
     for t, row in table.iterrows():
         values = row.to_numpy(dtype=float)
-        cells = [heat_cell(v, t, j, t in drawn, scale) for j, v in enumerate(values, 1)]
-        seen = values if t == 0 else values[:t]
-        average = float(np.mean(seen)) if t in drawn else math.nan
-        made.append({"head": "untouched" if t == 0 else f"task {t}", "cells": cells, "mean": figure(average)})
-    return made
+        cells = [heat_cell(v, t, j, t in scored, scale) for j, v in enumerate(values, 1)]
+        learned = values if t == 0 else values[:t]
+        average = float(np.mean(learned)) if t in scored else math.nan
+        rows.append({"head": "untouched" if t == 0 else f"task {t}", "cells": cells, "mean": figure(average)})
+    return rows
 
 
-def classifier_table(run: Shown, most: int) -> dict[str, Any]:
+def classifier_table(run: RunView, max_cells: int) -> dict[str, Any]:
     """The diffusion classifier's matrix, on a scale from 0 to 1, with each row's chance; empty without it."""
     if run.classifier is None or run.classifier.empty:
         return {}
-    there = [t for t in thinned(run, most) if t in run.classifier.index]
-    table = run.classifier.loc[there]
-    rows = heat_rows(table, there, (0.0, 1.0))
-    for made, candidates in zip(rows, table.notna().sum(axis=1), strict=True):
-        made["chance"] = figure(1 / candidates if candidates else None)
+    tasks = [t for t in thinned_rows(run, max_cells) if t in run.classifier.index]
+    table = run.classifier.loc[tasks]
+    rows = heat_rows(table, tasks, (0.0, 1.0))
+    for row, candidates in zip(rows, table.notna().sum(axis=1), strict=True):
+        row["chance"] = figure(1 / candidates if candidates else None)
     return {"title": "Diffusion classifier: real pictures taken for their own concept", "rows": rows, "chance": True}
 
 
-def heat_cell(value: float, t: int, j: int, drawn: bool, scale: tuple[float, float]) -> dict[str, Any]:
+def heat_cell(value: float, t: int, j: int, scored: bool, scale: tuple[float, float]) -> dict[str, Any]:
     if not math.isnan(value):
         return {"text": figure(value), "shade": shade(value, scale), "learned": t == j, "kind": "value"}
     if 0 < t < j:
         return {"text": "", "kind": "early", "title": "not learned yet"}
-    return {"text": "-", "kind": "none", "title": "not defined" if drawn else "not drawn"}
+    return {"text": "-", "kind": "none", "title": "not defined" if scored else "not drawn"}
 
 
-def told(metric: str) -> str:
+def score_caption(metric: str) -> str:
     """A score's title, and what it says of a picture."""
     score = among([metric]).get(metric)
     return f"{score.title}: {score.says}" if score else metric
 
 
-def figures_of(runs: Sequence[Shown]) -> list[Figure]:
+def figures_of(runs: Sequence[RunView]) -> list[Figure]:
     """The figures on the page: one of concepts not yet learned only where they were drawn."""
-    there = {k for run in runs for found in run.summary.values() for k, v in found.items() if v is not None}
-    return [figure for figure in figures.shown() if "upper" not in figure.needs or figure.name in there]
+    names = {
+        name for run in runs for summary in run.summary.values() for name, value in summary.items() if value is not None
+    }
+    return [figure for figure in figures.table_figures() if "upper" not in figure.needs or figure.name in names]
 
 
-def summary_cell(run: Shown, metric: str, key: str) -> tuple[str, str]:
+def summary_cell(run: RunView, metric: str, key: str) -> tuple[str, str]:
     """A figure and, where there is one, its interval."""
     interval = run.intervals.get(metric, {}).get(key)
     low_high = f"{number(interval[0])} to {number(interval[1])}" if interval else ""
     return figure(run.summary.get(metric, {}).get(key)), low_high
 
 
-def summary_rows(run: Shown) -> list[dict[str, Any]]:
+def summary_rows(run: RunView) -> list[dict[str, Any]]:
     return [
         {
             "name": figure.heading(),
@@ -159,32 +165,32 @@ def summary_rows(run: Shown) -> list[dict[str, Any]]:
     ]
 
 
-def lead(run: Shown) -> str:
+def lead(run: RunView) -> str:
     """The run in two sentences."""
-    metric = judge_of(run)
-    found = run.summary.get(metric, {})
-    learned, end = found.get("plasticity"), found.get("final_average")
+    metric = main_metric(run)
+    summary = run.summary.get(metric, {})
+    learned, end = summary.get("plasticity"), summary.get("final_average")
     if learned is None or end is None:
         return ""
-    first, seen = run.matrices[metric].loc[0].to_numpy()[: run.last], run.concepts[: run.last]
-    ceiling = reference_row(run.scores, "real", metric, seen)
-    many = f"{len(seen)} concepts" if len(seen) > 1 else "one concept"
-    words = f"Right after its own task a concept scores {learned:.3f} by {title_of(metric)} (mean of {many}); "
-    words += f"after task {run.last} it scores {end:.3f}."
-    frame = [("the untouched model, asked for the bare class noun, scores", float(np.mean(first)))]
-    frame += [("the real pictures among themselves", float(np.mean(ceiling)))]
-    frame_words = [f"{what} {value:.3f}" for what, value in frame if not math.isnan(value)]
-    joined = ", ".join(frame_words)
-    return f"{words} {joined[:1].upper()}{joined[1:]}." if joined else words
+    first, concepts = run.matrices[metric].loc[0].to_numpy()[: run.last], run.concepts[: run.last]
+    ceiling = reference_row(run.scores, "real", metric, concepts)
+    count = f"{len(concepts)} concepts" if len(concepts) > 1 else "one concept"
+    text = f"Right after its own task a concept scores {number(learned)} by {title_of(metric)} (mean of {count}); "
+    text += f"after task {run.last} it scores {number(end)}."
+    references = [("the untouched model, asked for the bare class noun, scores", float(np.mean(first)))]
+    references += [("the real pictures among themselves", float(np.mean(ceiling)))]
+    phrases = [f"{subject} {number(value)}" for subject, value in references if not math.isnan(value)]
+    joined = ", ".join(phrases)
+    return f"{text} {joined[:1].upper()}{joined[1:]}." if joined else text
 
 
-def cost_rows(run: Shown) -> list[list[str]]:
+def cost_rows(run: RunView) -> list[list[str]]:
     """task, then COSTS; the last row is the total, or the largest of what does not add up."""
     rows = [[str(t), *cost_cells(run.costs[t])] for t in sorted(run.costs)]
     return [*rows, ["all", *cost_cells(total_cost(run))]] if rows else []
 
 
-def total_cost(run: Shown) -> dict[str, float]:
+def total_cost(run: RunView) -> dict[str, float]:
     keys = {k for c in run.costs.values() for k in c}
     return {k: (max if k in LARGEST else sum)([c[k] for c in run.costs.values() if k in c]) for k in keys}
 
@@ -193,7 +199,7 @@ def cost_cells(cost: dict[str, float]) -> list[str]:
     return [f"{cost[key] / UNITS.get(key, 1):,.{places}f}" if key in cost else "-" for key, _, places in COSTS]
 
 
-def measure_rows(run: Shown) -> dict[str, Any]:
+def measure_rows(run: RunView) -> dict[str, Any]:
     """Of measures.csv a line a row: means over concepts or nouns of MEASURES, those that have one, each with its interval.
 
     Empty without it.
@@ -203,7 +209,7 @@ def measure_rows(run: Shown) -> dict[str, Any]:
     table = run.measures.dropna(subset="value")
     table = table.assign(value=table["value"] * table["measure"].map(SCALES).fillna(1.0))
     heads = [(name, head) for name, head in MEASURES.items() if name in set(table["measure"])]
-    parts = {key: own for key, own in table.groupby(["row", "measure"])}
+    parts = {key: group for key, group in table.groupby(["row", "measure"])}
     rows = [
         ("untouched" if t == 0 else f"task {t}", [measure_cell(parts.get((t, name))) for name, _ in heads])
         for t in sorted(table["row"].unique())
@@ -211,91 +217,93 @@ def measure_rows(run: Shown) -> dict[str, Any]:
     return {"heads": [head for _, head in heads], "rows": rows}
 
 
-def measure_cell(own: pd.DataFrame | None) -> tuple[str, str]:
+def measure_cell(values: pd.DataFrame | None) -> tuple[str, str]:
     """The mean of a measure in a row and, from three concepts, nouns or pairs on, its interval."""
-    if own is None:
+    if values is None:
         return "-", ""
     low_high = ""
-    if len(own) >= FEWEST:
-        found = bootstrap(own["value"], list(own["concept"]))
-        low_high = f"{number(found.low)} to {number(found.high)}"
-    return figure(float(own["value"].mean())), low_high
+    if len(values) >= FEWEST:
+        bounds = bootstrap(values["value"], list(values["concept"]))
+        low_high = f"{number(bounds.low)} to {number(bounds.high)}"
+    return figure(float(values["value"].mean())), low_high
 
 
-def conventions(run: Shown) -> list[tuple[str, str, str]]:
+def conventions(run: RunView) -> list[tuple[str, str, str]]:
     """(what, whose convention, value) of figures that other papers and codes call by the same names."""
     out = []
-    known = among(run.matrices)
-    for metric, score in ((m, known[m]) for m in run.matrices if known[m].against == "pictures"):
+    scores = among(run.matrices)
+    for metric, score in ((m, scores[m]) for m in run.matrices if scores[m].against == "pictures"):
         R = run.matrices[metric].to_numpy(dtype=float)
-        for name, whose in CONVENTIONS.items():
-            out.append((f"forgetting, {score.title}", whose, figure(retention.forgetting(R, name))))
-    last = {k: v for k, v in run.picture_scores("clip_t").items() if k[0] == run.last and not math.isnan(v)}
-    if last:
-        values = [CLIPSCORE * max(v, 0.0) for v in last.values()]
-        _, means = concept_means(values, [k[1] for k in last], [k[2] for k in last])
+        for name, convention in CONVENTIONS.items():
+            out.append((f"forgetting, {score.title}", convention, figure(retention.forgetting(R, name))))
+    final_scores = {k: v for k, v in run.picture_scores("clip_t").items() if k[0] == run.last and not math.isnan(v)}
+    if final_scores:
+        values = [CLIPSCORE * max(v, 0.0) for v in final_scores.values()]
+        _, means = concept_means(values, [k[1] for k in final_scores], [k[2] for k in final_scores])
         out.append(("CLIP-T × 2.5, final average", "CLIPScore: Custom Diffusion, CIDM", figure(float(means.mean()))))
     return out
 
 
-def pair_rows(run: Shown) -> list[tuple[str, list[tuple[str, str]]]]:
+def pair_rows(run: RunView) -> list[tuple[str, list[tuple[str, str]]]]:
     """Pictures of two concepts, a line a row that has them: `pair_scores`, each with its interval over pairs; empty without any."""
-    drawn = run.scores[run.scores["kind"] == "pair"].dropna(subset="value")
-    both = drawn["metric"].str.replace("_(?:first|second)$", "", regex=True)  # of either concept: one name
-    drawn = drawn.assign(metric=both)
-    parts, names = {key: own for key, own in drawn.groupby(["row", "metric"])}, pair_scores(run)
+    table = run.scores[run.scores["kind"] == "pair"].dropna(subset="value")
+    metric = table["metric"].str.replace("_(?:first|second)$", "", regex=True)  # of either concept: one name
+    table = table.assign(metric=metric)
+    parts, names = {key: group for key, group in table.groupby(["row", "metric"])}, pair_scores(run)
     return [
         ("untouched" if t == 0 else f"task {t}", [measure_cell(parts.get((t, name))) for name in names])
-        for t in sorted(drawn["row"].unique())
+        for t in sorted(table["row"].unique())
     ]
 
 
-def pair_scores(run: Shown) -> dict[str, str]:
+def pair_scores(run: RunView) -> dict[str, str]:
     """By name how the table of `pair_rows` heads each score."""
     return {metric: f"{title_of(metric)} ↑" for metric in run.matrices} | {"both": "both there ↑"}
 
 
-def confusion(run: Shown) -> list[dict[str, Any]]:
+def confusion(run: RunView) -> list[dict[str, Any]]:
     """A table for each row of the matrix in identification.csv, the last first: whose real pictures are nearest."""
     if run.identification is None:
         return []
     out = []
     for t in sorted(run.identification["row"].unique(), reverse=True):
-        own = run.identification[run.identification["row"] == t]
-        counts = own.groupby(["concept", "nearest"])["count"].sum().unstack("nearest", fill_value=0)
+        table = run.identification[run.identification["row"] == t]
+        counts = table.groupby(["concept", "nearest"])["count"].sum().unstack("nearest", fill_value=0)
         concepts = [c for c in run.concepts if c in counts.index]
         nearest = [c for c in run.concepts if c in counts.columns]
         nearest += [c for c in counts.columns if c not in run.concepts]
         rows = []
         for c in concepts:
-            whole = counts.loc[c].sum()
+            total = counts.loc[c].sum()
             cells = [
-                {"text": f"{v:g}", "shade": shade(v / whole if whole else 0.0, (0.0, 1.0)), "own": n == c}
+                {"text": f"{v:g}", "shade": shade(v / total if total else 0.0, (0.0, 1.0)), "own": n == c}
                 for n, v in counts.loc[c, nearest].items()
             ]
-            right = counts.loc[c, c] / whole if c in nearest and whole else (0.0 if whole else math.nan)
-            rows.append({"concept": c, "cells": cells, "right": "-" if math.isnan(right) else f"{100 * right:.0f} %"})
+            accuracy = counts.loc[c, c] / total if c in nearest and total else (0.0 if total else math.nan)
+            rows.append(
+                {"concept": c, "cells": cells, "right": "-" if math.isnan(accuracy) else f"{100 * accuracy:.0f} %"}
+            )
         after = "the untouched model" if t == 0 else f"after task {t}"
-        out.append({"after": after, "nearest": [said(n) for n in nearest], "rows": rows})
+        out.append({"after": after, "nearest": [one_line(n) for n in nearest], "rows": rows})
     return out
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     """(dotted name, value) of nested mappings; lists stay together."""
     if not isinstance(value, dict):
-        return [(name, said(value))]
+        return [(name, one_line(value))]
     return [
         pair
-        for k, v in sorted(value.items(), key=lambda it: str(it[0]))
-        for pair in flat(v, f"{name}.{k}" if name else said(k))
+        for k, v in sorted(value.items(), key=lambda item: str(item[0]))
+        for pair in flat(v, f"{name}.{k}" if name else one_line(k))
     ]
 
 
-def counted(n: object, noun: str) -> str:
-    return f"{said(n)} {noun}" + ("" if n == 1 else "s")
+def with_unit(n: object, noun: str) -> str:
+    return f"{one_line(n)} {noun}" + ("" if n == 1 else "s")
 
 
-def method_words(run: Shown) -> str:
+def method_summary(run: RunView) -> str:
     """The first line of a built-in method's docstring."""
     name = run.record.config.method
     return summary_of(name).rstrip(".") if name in built_in_methods() else ""
@@ -303,27 +311,29 @@ def method_words(run: Shown) -> str:
 
 def devices(record: Record) -> str:
     """On what its tasks were computed, each kind of machine once."""
-    conditions = (f"{said(it.device)}, {counted(it.threads, 'thread')}" for it in record.made_on)
-    return "; ".join(dict.fromkeys(conditions))
+    descriptions = (
+        f"{one_line(conditions.device)}, {with_unit(conditions.threads, 'thread')}" for conditions in record.made_on
+    )
+    return "; ".join(dict.fromkeys(descriptions))
 
 
-def facts(run: Shown) -> list[tuple[str, str]]:
+def facts(run: RunView) -> list[tuple[str, str]]:
     """What ran, and on what."""
-    record, config, own = run.record, run.record.config, run.record.facts
-    drawn = "drawn stand-ins of the miniature's world" if run.pictures == "drawn" else "photographs"
-    size = f", {own.picture_size} pixels" if own.picture_size is not None else ""
-    prompts = prompts_of([run]) or max((len(p) for p in run.prompts.values()), default=0)
-    sampler = own.sampler or {}
+    record, config, recorded = run.record, run.record.config, run.record.facts
+    pictures = "drawn stand-ins of the miniature's world" if run.pictures == "drawn" else "photographs"
+    size = f", {recorded.picture_size} pixels" if recorded.picture_size is not None else ""
+    prompts = prompt_count([run]) or max((len(p) for p in run.prompts.values()), default=0)
+    sampler = recorded.sampler or {}
     out = [
-        ("method", run.method + (f": {words}" if (words := method_words(run)) else "")),
-        ("sequence", f"{run.sequence}, {run.tasks} concepts, {drawn}"),
-        ("backbone", f"{config.backbone}{size}, {said(own.dtype).removeprefix('torch.')}"),
-        ("drawing", f"{prompts or '?'} prompts a concept, {counted(own.pictures_per_prompt, 'picture')} each, "
-                    f"{said(sampler.get('num_inference_steps'))} steps, guidance {said(sampler.get('guidance_scale'))}"),
+        ("method", run.method + (f": {summary}" if (summary := method_summary(run)) else "")),
+        ("sequence", f"{run.sequence}, {run.tasks} concepts, {pictures}"),
+        ("backbone", f"{config.backbone}{size}, {one_line(recorded.dtype).removeprefix('torch.')}"),
+        ("drawing", f"{prompts or '?'} prompts a concept, {with_unit(recorded.pictures_per_prompt, 'picture')} each, "
+                    f"{one_line(sampler.get('num_inference_steps'))} steps, guidance {one_line(sampler.get('guidance_scale'))}"),
         ("judges", judge_names(record)),
         ("seed, order", f"{config.seed}, {config.order}"),
         ("device", devices(record)),
-        ("code", f"cpbench {said(record.versions.get('cpbench'))}, commit {said(record.commit)[:12]}, settings {record.hash}"),
+        ("code", f"cpbench {one_line(record.versions.get('cpbench'))}, commit {one_line(record.commit)[:12]}, settings {record.hash}"),
         ("status", record.status),
     ]  # fmt: skip
     if sees_earlier_data(record):

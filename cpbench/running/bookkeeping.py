@@ -17,10 +17,10 @@ from filelock import FileLock, Timeout
 
 from cpbench.concepts import images
 from cpbench.errors import DamagedState, UserError
-from cpbench.files import file_hash, hash8, read_json, write_atomically, write_json
+from cpbench.files import file_hash, read_json, short_hash, write_atomically, write_json
 from cpbench.method import State
 from cpbench.metrics import matrices, summary
-from cpbench.metrics.composition import summary as pair_summary
+from cpbench.metrics.multi_concept import summary as pair_summary
 from cpbench.metrics.summary import summaries
 from cpbench.records import machine, measures_table, tables
 from cpbench.records.folder import RunFolder
@@ -128,7 +128,7 @@ def write_record(run: Run, status: Status, reason: str = "") -> None:
 
 def record_of(run: Run, status: Status, reason: str = "") -> Record:
     """The record of a run as it is on disk. UserError for a value that no record may hold: it could not be read later."""
-    are_drawn = images.are_drawn(run.sequence.concepts, run.config.backbone)
+    are_drawn = images.are_rendered(run.sequence.concepts, run.config.backbone)
     record = {
         "schema": SCHEMA,
         "status": status,
@@ -136,13 +136,13 @@ def record_of(run: Run, status: Status, reason: str = "") -> Record:
         "config": run.config.model_dump(mode="json") | {"output": None},
         "changed": changed(run.config.method, run.config.backbone, run.options),
         "facts": json.loads(json.dumps(run.facts)),
-        "hash": hash8(run.facts),
+        "hash": short_hash(run.facts),
         "sequence": {
             "name": run.sequence.name,
             "version": run.sequence.version,
             "concepts": run.concepts,
             "class_nouns": {c.name: c.class_noun for c in run.sequence.concepts},
-            "prompts": {c.name: list(run.sequence.evaluation.prompts[c.kind]) for c in run.sequence.concepts},
+            "prompts": {c.name: list(run.sequence.evaluation.prompts[c.subject_type]) for c in run.sequence.concepts},
         },
         "pictures": "drawn" if are_drawn else "photographs",
         "sees_earlier_data": run.method_class.sees_earlier_data,

@@ -26,9 +26,9 @@ CELL_TYPES = ("cell", "unlearned", "pair", "prior")
 class Cell:
     """A group of pictures that is generated in a row: one concept, one pair of concepts, or one class noun.
 
-    cell_type: "cell", a concept, an entry of the retention matrix; "unlearned", an entry of its upper triangle, a concept
-    that is not learned yet, prompted by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as in
-    scores.csv; concepts: those whose pictures are scored; nouns: the words in the prompts when no method is installed.
+    cell_type: "cell", a concept, an entry of the retention matrix; "unlearned", a cell above its diagonal, a concept that is
+    not learned yet, prompted by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as
+    in scores.csv; concepts: those whose pictures are scored; nouns: the words in the prompts when no method is installed.
     """
 
     cell_type: str
@@ -53,21 +53,21 @@ class Cell:
         return [(template, k) for template in self.templates for k in range(self.per_prompt)]
 
 
-def cells_of_row(sequence: Sequence, t: int, per_prompt: int, upper_triangle: bool = False) -> list[Cell]:
+def cells_of_row(sequence: Sequence, t: int, per_prompt: int, forward_transfer_cells: bool = False) -> list[Cell]:
     """The cells of row t: concepts learned so far (row 0: all), pairs (first and last row only), class nouns.
 
-    Class nouns have one picture per prompt. upper_triangle: also the concepts not yet learned, which forward transfer needs.
+    Class nouns have one picture per prompt. forward_transfer_cells: also the concepts not yet learned.
     """
     test = sequence.evaluation
     learned = sequence.concepts[:t] if t else sequence.concepts
-    row_cells = [Cell("cell", c.name, (c,), (c.class_noun,), test.prompts[c.kind], per_prompt) for c in learned]
-    for c in sequence.concepts[t:] if t and upper_triangle else ():
-        row_cells.append(Cell("unlearned", c.name, (c,), (c.class_noun,), test.prompts[c.kind], per_prompt))
+    row_cells = [Cell("cell", c.name, (c,), (c.class_noun,), test.prompts[c.subject_type], per_prompt) for c in learned]
+    for c in sequence.concepts[t:] if t and forward_transfer_cells else ():
+        row_cells.append(Cell("unlearned", c.name, (c,), (c.class_noun,), test.prompts[c.subject_type], per_prompt))
     for a, b in multi_concept.concept_pairs(sequence) if t in (0, len(sequence.concepts)) else ():
         nouns = (a.class_noun, b.class_noun)
-        row_cells.append(Cell("pair", f"{a.name}+{b.name}", (a, b), nouns, test.compositions, per_prompt))
-    nouns = dict.fromkeys([*(c.class_noun for c in sequence.concepts), *NOUNS]) if test.prior else ()
-    return row_cells + [Cell("prior", noun, (), (noun,), test.prior, 1) for noun in nouns]
+        row_cells.append(Cell("pair", f"{a.name}+{b.name}", (a, b), nouns, test.multi_concept_prompts, per_prompt))
+    nouns = dict.fromkeys([*(c.class_noun for c in sequence.concepts), *NOUNS]) if test.class_noun_prompts else ()
+    return row_cells + [Cell("prior", noun, (), (noun,), test.class_noun_prompts, 1) for noun in nouns]
 
 
 def picture_of(task: TaskFolder, cell: Cell, template: str, index: int) -> Path:

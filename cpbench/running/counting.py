@@ -12,6 +12,7 @@ from torch import nn
 from cpbench import own_modules, remembered
 from cpbench.backbones.backbone import Backbone
 from cpbench.method import Method, Options, State, Task
+from cpbench.moved import renamed_keywords
 from cpbench.records.record import Cost
 
 if TYPE_CHECKING:
@@ -33,18 +34,19 @@ class CountingBackbone(Backbone):
 
     def __init__(self, backbone: Backbone):
         vars(self).update(vars(backbone))
-        self._originals, self.factors, self.weights, self.facts = {}, {}, {}, {}
+        self._originals, self.lora_parameters, self.weights, self.facts = {}, {}, {}, {}
         self.unet_evaluations = 0
         self._anchor = nn.Parameter(torch.zeros((), device=backbone.device))
         with torch.no_grad():
             self._prompt_shape = backbone.encode_prompts(["a"]).shape[1:]
 
+    @renamed_keywords(words="prompt_embeds", factors="lora_parameters")
     def predict(
         self,
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
-        words: torch.Tensor,
-        factors: Mapping[str, torch.Tensor] | None = None,
+        prompt_embeds: torch.Tensor,
+        lora_parameters: Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         self.unet_evaluations += len(noisy)
         return torch.zeros_like(noisy) + self._anchor
@@ -59,7 +61,7 @@ class CountingBackbone(Backbone):
     def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
         return np.zeros((len(latents), self.picture_size, self.picture_size, 3), np.float32)
 
-    def sampled(self, prompts: list[str], latents: torch.Tensor, sampler: Sampler) -> torch.Tensor:
+    def sample_latents(self, prompts: list[str], latents: torch.Tensor, sampler: Sampler) -> torch.Tensor:
         a_step = self.family.evaluations_a_step(sampler.guidance_scale)
         self.unet_evaluations += len(prompts) * sampler.num_inference_steps * a_step
         return latents

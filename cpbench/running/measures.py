@@ -29,10 +29,10 @@ import pandas as pd
 
 from cpbench.concepts.sequences import Sequence
 from cpbench.errors import UserError
-from cpbench.metrics import copying, distances, prior_drift
+from cpbench.metrics import copying, distances, language_drift
 from cpbench.metrics.identification import identify
 from cpbench.records.folder import RunFolder
-from cpbench.records.measures_table import COLUMNS, CONFUSION, Measured
+from cpbench.records.measures_table import COLUMNS, CONFUSION, Measurements
 from cpbench.running.cells import cells_of_row, pictures_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def measure(
     per_prompt: int,
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Embeddings],
-) -> Measured:
+) -> Measurements:
     """Measure the rows of a run folder.
 
     real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", optionally "inception".
@@ -68,7 +68,7 @@ def measure(
         if pictures_by_concept:
             identification = identify({k: np.stack(list(v.values())) for k, v in by_dino.items()}, references)
             lines += [(t, "identified", c, share) for c, share in identification.per_concept.items()]
-            for i, concept in enumerate(identification.drawn):
+            for i, concept in enumerate(identification.generated):
                 confusion += [
                     (t, concept, other, int(n))
                     for other, n in zip(identification.concepts, identification.counts[i], strict=True)
@@ -84,7 +84,7 @@ def measure(
                 pictures_by_concept, real, judges, after_own_task, sequence.concepts[t - 1].name
             )
             lines += [(t, name, "", value) for name, value in values.items()]
-    return Measured(pd.DataFrame(lines, columns=COLUMNS), pd.DataFrame(confusion, columns=CONFUSION), refused)
+    return Measurements(pd.DataFrame(lines, columns=COLUMNS), pd.DataFrame(confusion, columns=CONFUSION), refused)
 
 
 def features(judge: Embeddings, pictures: Mapping[str, Mapping[tuple[str, int], np.ndarray]]) -> Features:
@@ -106,7 +106,9 @@ def drift_lines(
             continue
         before, after = (np.stack([side[key] for key in samples]) for side in (untouched[noun], vectors))
         own_references = [references[c.name] for c in sequence.concepts[:t] if c.class_noun == noun]
-        drift = prior_drift.prior_drift(before, after, np.concatenate(own_references) if own_references else before)
+        drift = language_drift.language_drift(
+            before, after, np.concatenate(own_references) if own_references else before
+        )
         lines.append(("moved", noun, drift.means["moved"]))
         if own_references:
             lines.append(("pres", noun, drift.means["pres_after"]))

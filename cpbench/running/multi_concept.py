@@ -29,7 +29,7 @@ Pair = tuple[Concept, Concept]
 
 def concept_pairs(sequence: Sequence) -> list[Pair]:
     """The first three pairs of concepts j and j + T // 2, in learning order, that have different class nouns."""
-    if not sequence.evaluation.compositions:
+    if not sequence.evaluation.multi_concept_prompts:
         return []
     concepts, half = sequence.concepts, len(sequence.concepts) // 2
     candidates = [

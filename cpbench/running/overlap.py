@@ -74,5 +74,5 @@ def evaluate_in_worker(t: int) -> tuple[bool, list[str]]:
     if is_complete(_run, t):
         return False, []
     with collected() as messages:
-        evaluate_row(_run, t, _run.load_state(t) if t else None, Reporter("", 1))
+        evaluate_row(_run, t, _run.load_state(t) if t else None, Reporter("", 0))
     return True, messages

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate
 from cpbench.files import READ_ONLY, write_atomically
 from cpbench.records import machine
-from cpbench.records.pictures import Kept, png_bytes, read_picture
+from cpbench.records.pictures import CachedPicture, png_bytes, read_picture
 from cpbench.version import SCORES
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft")  # a picture's bytes depend on their versions
 
 
-def picture_key(installed: str, request: Wanted, sampler: Sampler, backbone: Backbone) -> str:
+def picture_key(installed: str, request: SampleRequest, sampler: Sampler, backbone: Backbone) -> str:
     """SHA-256 of everything a picture's bytes depend on: equal keys, equal pictures.
 
     These are the installed weights and token embeddings, prompt, noise and sampler; SCORES, library versions, the type of
@@ -43,8 +43,8 @@ def picture_key(installed: str, request: Wanted, sampler: Sampler, backbone: Bac
 
 
 def generate_once(
-    backbone: Backbone, requests: list[Wanted], sampler: Sampler, cache: Path
-) -> tuple[np.ndarray, list[Kept], int]:
+    backbone: Backbone, requests: list[SampleRequest], sampler: Sampler, cache: Path
+) -> tuple[np.ndarray, list[CachedPicture], int]:
     """The requested pictures, read from `cache` if all of them are in it, else all generated: a batch must not depend on
     what is cached. Returns (pictures, their files in the cache, the number generated)."""
     keys, installed = [], backbone.installed_hash()
@@ -56,25 +56,25 @@ def generate_once(
     cached = [recall(cache, key) for key in keys]
     if all(cached):
         return np.stack([picture for picture, _ in cached]), [file for _, file in cached], 0
-    pictures = draw(backbone, requests, sampler)
+    pictures = generate(backbone, requests, sampler)
     return pictures, [keep(cache, *pair) for pair in zip(keys, pictures, strict=True)], len(requests)
 
 
-def keep(cache: Path, key: str, picture: np.ndarray) -> Kept:
+def keep(cache: Path, key: str, picture: np.ndarray) -> CachedPicture:
     """Put a picture into the cache, read-only, as <key>-<SHA-256 of the file>.png."""
     data = png_bytes(picture)
     digest = hashlib.sha256(data).hexdigest()
     file = cache / key[:2] / f"{key}-{digest}.png"
     write_atomically(file, data, READ_ONLY)
-    return Kept(file, digest)
+    return CachedPicture(file, digest)
 
 
-def recall(cache: Path, key: str) -> tuple[np.ndarray, Kept] | None:
+def recall(cache: Path, key: str) -> tuple[np.ndarray, CachedPicture] | None:
     """The cached picture of this key; None if there is none. A file whose hash is not the one in its name is removed."""
     for file in sorted((cache / key[:2]).glob(f"{key}-*.png")):
         picture = read_picture(file, digest := file.stem.partition("-")[2])
         if picture is not None:
-            return picture, Kept(file, digest)
+            return picture, CachedPicture(file, digest)
         with contextlib.suppress(OSError):
             file.unlink()
     return None

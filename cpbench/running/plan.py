@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cpbench.backbones.sampling import Sampler, Wanted, draw, evaluations
+from cpbench.backbones.sampling import Sampler, SampleRequest, evaluations, generate
 from cpbench.errors import UserError
 from cpbench.method import Options, State, Task
 from cpbench.records.pictures import png_bytes
@@ -16,7 +16,12 @@ from cpbench.running.cost import PeakMemory
 from cpbench.running.prepare import Run
 from cpbench.running.progress import span
 
-REPEATED = ("steps", "draws", "pictures")  # options with these endings count repetitions, which a rehearsal reduces
+REPEATED = (
+    "steps",
+    "samples",
+    "draws",
+    "pictures",
+)  # options with these endings are repetitions: a rehearsal does fewer
 LENGTHS = SHORT, LONG = 3, 12  # of a rehearsal: the largest number of repetitions
 SAMPLED_STEPS = (2, 6)
 COPIES = 2  # of each picture: in the run's folder and in the cache
@@ -67,7 +72,7 @@ def plan(run: Run) -> Plan:
             rehearsals = [timed_learning(run, task, state, most) for most in lengths]
             of_task.append(line_of(*((evaluations, seconds) for evaluations, seconds, _ in rehearsals[-2:])))
             state = rehearsals[0][2]
-            sizes.append(sum(state.bytes_by_kind().values()))
+            sizes.append(sum(state.bytes_by_type().values()))
         batches = [timed_generation(run, steps) for steps in (SAMPLED_STEPS[0], *SAMPLED_STEPS)]
     counts = run.counts
     if counts is None:
@@ -106,9 +111,9 @@ def timed_generation(run: Run, steps: int) -> tuple[int, float, np.ndarray]:
     """(evaluations, seconds, one picture) of a batch with this number of sampler steps."""
     n, noun = run.sampler.batch_size, run.sequence.concepts[0].class_noun
     sampler = Sampler(steps, run.sampler.guidance_scale, n)
-    requests = [Wanted(f"a {noun}", run.config.seed, "plan", "a {}", k) for k in range(n)]
+    requests = [SampleRequest(f"a {noun}", run.config.seed, "plan", "a {}", k) for k in range(n)]
     began = time.perf_counter()
-    pictures = draw(run.backbone, requests, sampler)
+    pictures = generate(run.backbone, requests, sampler)
     return evaluations(run.backbone, sampler, n), time.perf_counter() - began, pictures[0]
 
 

@@ -18,12 +18,12 @@ from cpbench.backbones import backbone as backbones
 from cpbench.backbones.sampling import Sampler, evaluations
 from cpbench.concepts import images, prompt_length, sequences
 from cpbench.config import RunConfig
-from cpbench.errors import UserError, near
-from cpbench.files import hash8, read_json
+from cpbench.errors import UserError, did_you_mean
+from cpbench.files import read_json, short_hash
 from cpbench.judges import added, identity, inception
 from cpbench.judges import judge as judges
 from cpbench.judges.embeddings import Embeddings
-from cpbench.judges.select import load_for
+from cpbench.judges.select import load_judges
 from cpbench.method import Method, Options, State
 from cpbench.metrics.scores import of_judges
 from cpbench.records import machine
@@ -72,7 +72,7 @@ class Run:
     def state_binding(self, t: int) -> dict[str, Any]:
         """The facts that bind state t to this run, see `State.save`; the state before it must exist."""
         return {
-            "run": hash8(self.facts),
+            "run": short_hash(self.facts),
             "seed": self.config.seed,
             "order": self.config.order,
             "task": t,
@@ -125,7 +125,7 @@ class Run:
     def cells_of(self, t: int) -> list[cells.Cell]:
         """The cells of row t."""
         return cells.cells_of_row(
-            self.sequence, t, self.pictures_per_prompt, bool(self.config.evaluation.upper_triangle)
+            self.sequence, t, self.pictures_per_prompt, bool(self.config.evaluation.forward_transfer_cells)
         )
 
     def generation_work(self, t: int) -> int:
@@ -145,7 +145,7 @@ def pick_device(device: str) -> str:
         return next(device_type for device_type in ("cuda", "mps", "cpu") if is_available[device_type])
     device_type, _, index = device.partition(":")
     if device_type not in is_available:
-        raise near(device, is_available, "device")
+        raise did_you_mean(device, is_available, "device")
     if index and not (device_type == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count()):
         raise UserError(f"device {device}: this machine has no such device; leave out ':{index}'")
     if not is_available[device_type]:
@@ -166,7 +166,7 @@ def device_for(config: RunConfig) -> str:
 def generation_settings(config: RunConfig, sequence: sequences.Sequence) -> tuple[Sampler, int]:
     """(sampler, pictures per prompt) of a run: its own settings override the sequence's."""
     evaluation = config.evaluation
-    test = sequence.evaluation.drawing(images.are_drawn(sequence.concepts, config.backbone))
+    test = sequence.evaluation.sampling(images.are_rendered(sequence.concepts, config.backbone))
     sampler = Sampler(
         evaluation.num_inference_steps or test.num_inference_steps,
         test.guidance_scale if evaluation.guidance_scale is None else evaluation.guidance_scale,
@@ -194,7 +194,7 @@ def load_run(config: RunConfig, method_class: type[Method], options: Options) ->
         c.name: images.load(c, config.backbone, backbone.picture_size, config.data, config.fit)
         for c in sequence.concepts
     }
-    run_judges = load_for(
+    run_judges = load_judges(
         config.backbone,
         config.clip,
         config.dino,
@@ -278,14 +278,14 @@ def identify(run: Run) -> None:
     }
     if config.rows is not None:
         run.facts["rows"] = sorted(config.rows)
-    if config.evaluation.upper_triangle:
+    if config.evaluation.forward_transfer_cells:
         run.facts["upper_triangle"] = True
     run.folder = run_folder(
         output=config.output,
         sequence=run.sequence.name,
         backbone=Path(config.backbone).name,
         method=run.facts["method"],
-        hash8=hash8(run.facts),
+        run_hash=short_hash(run.facts),
         order=config.order,
         seed=config.seed,
     )

@@ -28,6 +28,7 @@ def span(seconds: float | None) -> str:
 class Reporter:
     """Counts denoiser evaluations done out of the total; a context manager around the work.
 
+    total: the planned evaluations; 0 if they are not counted: then no share and no remaining time is shown.
     file: {stage, share done, seconds left} is written to it at most once per second, for a sweep that follows many runs.
     """
 
@@ -35,6 +36,7 @@ class Reporter:
         self.file, self._written = file, 0.0
         self.console = output.console()
         self.title, self.total, self.done = title, max(total, 1), 0.0
+        self.counted = total > 0
         self.stage = ""
         self._began = self._last_message = time.monotonic()
         self._bar: Progress | None = None
@@ -73,9 +75,10 @@ class Reporter:
             return
         if time.monotonic() - self._last_message >= LOG_EVERY_SECONDS:
             self._last_message = time.monotonic()
-            output.say(
-                f"{self.title}  {self.stage}  {100 * self.done / self.total:.0f} %  about {self._left / 60:.0f} min left"
+            share = (
+                f"  {100 * self.done / self.total:.0f} %  about {self._left / 60:.0f} min left" if self.counted else ""
             )
+            output.say(f"{self.title}  {self.stage}{share}")
 
     @property
     def _left(self) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cpbench.backbones.sampling import Wanted, evaluations
+from cpbench.backbones.sampling import SampleRequest, evaluations
 from cpbench.concepts import images, prompt_length
 from cpbench.errors import DamagedState, UserError, quoted
 from cpbench.files import READ_ONLY, file_hash, read_json, write_atomically, write_json
@@ -24,7 +24,7 @@ from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.output import say
 from cpbench.records import machine, tables
 from cpbench.records.measures_table import recorded_pictures
-from cpbench.records.pictures import Kept, is_blank, place, png_bytes
+from cpbench.records.pictures import CachedPicture, is_blank, place, png_bytes
 from cpbench.running.cells import CELL_TYPES, picture_of
 from cpbench.running.cost import Stopwatch
 from cpbench.running.judging import cell_metrics, reference_rows, score_cell
@@ -76,7 +76,7 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
             with watch("judging"):
                 rows += score_cell(t, cell, cell.cell_type, pictures, run.images, run.judges)
                 if t == 0 and cell.cell_type == "cell":
-                    drawn_world = images.is_drawn(cell.concepts[0], run.config.backbone)
+                    drawn_world = images.is_rendered(cell.concepts[0], run.config.backbone)
                     rows += reference_rows(cell, run.images, run.judges, run.config.seed if drawn_world else None)
                     real, target = png_bytes(run.images[cell.name][0]), at.real(cell.name)
                     write_atomically(target, real, READ_ONLY)
@@ -111,7 +111,7 @@ def generation_groups(row: Sequence[Cell]) -> list[list[Cell]]:
 
 def generate_cells(
     run: Run, group: list[Cell], state: State | None
-) -> tuple[list[tuple[Cell, np.ndarray, list[Kept]]], int]:
+) -> tuple[list[tuple[Cell, np.ndarray, list[CachedPicture]]], int]:
     """(pictures and their files by cell, number generated), see `generate_once`; by the untouched model if there is no
     state. All cells of a group have the same concepts installed. Raises NotDefined as `install` does.
     """
@@ -124,7 +124,8 @@ def generate_cells(
         phrases += words
         prompt_texts += [(template, words) for template in cell.templates]
         requests += [
-            Wanted(template.format(*words), run.config.seed, cell.name, template, k) for template, k in cell.samples
+            SampleRequest(template.format(*words), run.config.seed, cell.name, template, k)
+            for template, k in cell.samples
         ]
     pictures, files, generated = [], [], 0
     for prompts, part in by_installation(method.per_prompt and state is not None, requests):
@@ -141,7 +142,9 @@ def generate_cells(
     return [(cell, pictures[i:j], files[i:j]) for cell, i, j in parts], generated
 
 
-def by_installation(per_prompt: bool, requests: list[Wanted]) -> Iterator[tuple[tuple[str, ...], list[Wanted]]]:
+def by_installation(
+    per_prompt: bool, requests: list[SampleRequest]
+) -> Iterator[tuple[tuple[str, ...], list[SampleRequest]]]:
     """(prompts for `install`, the requests generated with it): one installation for all, or one per prompt."""
     if not per_prompt:
         yield (), requests
@@ -152,7 +155,7 @@ def by_installation(per_prompt: bool, requests: list[Wanted]) -> Iterator[tuple[
 
 def refuse_unknown_words(run: Run, phrases: Sequence[str]) -> None:
     """UserError for a phrase that is not text, or has a placeholder that `install` did not add to the vocabulary."""
-    vocabulary = {f"<{word}>" for word in run.backbone.rows}
+    vocabulary = {f"<{word}>" for word in run.backbone.token_embeddings}
     for phrase in phrases:
         if not isinstance(phrase, str) or not phrase.strip():
             raise UserError(f"method {run.config.method}: phrase returned {quoted(phrase)}; it must return text")

@@ -16,6 +16,7 @@ from pathlib import Path
 from cpbench.concepts import images, photographs
 from cpbench.config import ON_THE_MINIATURE, RunConfig
 from cpbench.files import prepare_folder
+from cpbench.judges import identity
 from cpbench.method import Method, Options, State
 from cpbench.miniature import is_miniature
 from cpbench.output import say
@@ -81,14 +82,14 @@ def _execute(run: Run, progress: Path | None) -> None:
     total = learning + sum(run.generation_work(t) for t in run.rows)
     title = f"{run.facts['method']} on {run.sequence.name}"
     with Reporter(title, total, progress) as reporter:
-        are_drawn = images.are_drawn(concepts, run.config.backbone)
+        are_drawn = images.are_rendered(concepts, run.config.backbone)
         source = "drawn stand-ins" if are_drawn else f"photographs in {photographs_folder(run)}"
         if not are_drawn and is_miniature(run.config.backbone):
             say(f"these are {ON_THE_MINIATURE}")
         say(
             f"{title}: {len(concepts)} concepts ({source}), backbone {run.backbone.name}, seed {run.config.seed}, order {run.config.order}"
         )
-        say("judges: " + ", ".join(f"{name} {j.identity['model']}" for name, j in sorted(run.judges.items())))
+        say("judges: " + ", ".join(identity.title(judge.identity) for _, judge in sorted(run.judges.items())))
         say(f"folder: {run.folder}")
         for note in run.notes:
             say(f"note: {note}")
@@ -180,6 +181,6 @@ def measure(run: Run) -> None:
 
 def photographs_folder(run: Run) -> Path:
     """The common parent of the photographed concepts' folders; of a single concept its own folder."""
-    photographed = [c for c in run.sequence.concepts if not images.is_drawn(c, run.config.backbone)]
+    photographed = [c for c in run.sequence.concepts if not images.is_rendered(c, run.config.backbone)]
     folders = [photographs.folder_of(c, run.config.data).absolute() for c in photographed]
     return Path(os.path.commonpath(folders))

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from cpbench import config, miniature, own_modules
 from cpbench.concepts import images, sequences
-from cpbench.errors import UserError, near
-from cpbench.files import hash8, prepare_folder, read_json, write_atomically
+from cpbench.errors import UserError, did_you_mean
+from cpbench.files import prepare_folder, read_json, short_hash, write_atomically
 from cpbench.output import console, say
 from cpbench.running import cells, counting
 from cpbench.running.engines import LOST, Job, Local, OnRay, Outcome, SweepPaths, resources_for
@@ -89,7 +89,7 @@ def read_grid(name: str) -> dict[str, Any]:
     """A grid by its built-in name, or from a YAML file; without keys whose value is null."""
     built_in = {f.name.removesuffix(".yaml"): f for f in (sequences.tasks_folder() / "sweeps").iterdir()}
     if name not in built_in and not os.path.isfile(name):
-        raise near(name, sorted(built_in), "grid", "A path to a YAML file does as well.")
+        raise did_you_mean(name, sorted(built_in), "grid", "A path to a YAML file does as well.")
     values = read_yaml(built_in.get(name) or Path(name), f"grid {name}")
     if not isinstance(values, dict):
         validated(Grid, values, f"grid {name}")  # raises: it must be a mapping
@@ -122,7 +122,7 @@ def jobs_of(grid: Grid) -> list[Job]:
         name = f"{Path(sequence).stem}-{Path(backbone).name}-{'-'.join([Path(method).stem, *method_settings])}-order{order}-seed{seed}"
         name = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
         if len(name.encode()) > LONGEST_NAME:
-            name = f"{name[:40]}-{hash8(job_settings)}"
+            name = f"{name[:40]}-{short_hash(job_settings)}"
         if name in jobs:
             raise UserError(f"sweep: {name} occurs twice; remove one")
         jobs[name] = Job(name, job_settings)
@@ -306,7 +306,7 @@ def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
         )
         learning = sum(counts) if counts is not None else None
         rows = rows_of(run_config, len(seq.concepts))
-        upper = bool(run_config.evaluation.upper_triangle)
+        upper = bool(run_config.evaluation.forward_transfer_cells)
         pictures = sum(cell.pictures for t in rows for cell in cells.cells_of_row(seq, t, per_prompt, upper))
         generation = sampler.evaluations(pictures)
         estimates.append(JobEstimate(job, same, learning, generation, sum(seconds) / len(seconds) if seconds else None))

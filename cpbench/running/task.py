@@ -13,7 +13,7 @@ import torch
 from cpbench.concepts import images
 from cpbench.errors import DamagedState, RulesError, UserError, quoted
 from cpbench.files import write_atomically, write_json
-from cpbench.method import KINDS, State, Task
+from cpbench.method import TENSOR_TYPES, State, Task
 from cpbench.output import say
 from cpbench.records import machine
 from cpbench.running import audit, rows
@@ -27,7 +27,7 @@ def drop_state(run: Run, t: int) -> None:
     at = run.at.task(t)
     if run.config.keep_states == "all" or not at.state.exists():
         return
-    if run.config.keep_states == "last" or "weights" in State.load(at.path).bytes_by_kind():
+    if run.config.keep_states == "last" or "weights" in State.load(at.path).bytes_by_type():
         at.dropped.touch()  # before the tensors: a state without them counts as damaged unless this file exists
         at.state.unlink()
 
@@ -147,7 +147,7 @@ def keep(run: Run, t: int, learned: Learned) -> None:
         write_atomically(at.curve, text.encode())
     state_size = {
         "state_parameters": sum(v.numel() for v in state.tensors.values()),
-        "state_bytes": state.bytes_by_kind(),
+        "state_bytes": state.bytes_by_type(),
     }
     made_on = machine.facts(run.backbone.device)
     write_json(at.cost, {"cost": learned.cost | state_size, "made_on": made_on})
@@ -163,9 +163,9 @@ def refuse_invalid_state(method: str, t: int, learned: object, concepts: list[st
         raise UserError(
             f"{context} returned a state whose facts['concepts'] is {quoted(learned.concepts)}; make it {concepts}"
         )
-    if untyped := [name for name in learned.tensors if "/" not in name or name.partition("/")[0] not in KINDS]:
+    if untyped := [name for name in learned.tensors if "/" not in name or name.partition("/")[0] not in TENSOR_TYPES]:
         raise UserError(
-            f"{context} returned a tensor called {quoted(untyped[0])}; begin it with one of {', '.join(KINDS)} and /"
+            f"{context} returned a tensor called {quoted(untyped[0])}; begin it with one of {', '.join(TENSOR_TYPES)} and /"
         )
 
 

@@ -22,9 +22,10 @@ from filelock import FileLock
 
 from cpbench import config
 from cpbench.errors import UserError
-from cpbench.files import hash8, prepare_folder, write_atomically
+from cpbench.files import prepare_folder, short_hash, write_atomically
 from cpbench.metrics import matrices
 from cpbench.metrics.matrices import reference_row
+from cpbench.numbers import number
 from cpbench.output import say
 from cpbench.records import machine, tables
 from cpbench.records.folder import RunFolder
@@ -97,7 +98,7 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
         run = execute(*config.resolve(base | {"options": trial_options}))
         value = trial_score(tables.read_scores(RunFolder(run.folder).scores), run.concepts)
         trial.set_user_attr("hash", run.folder.parent.name)
-        say(f"{words}: trial {trial.number + 1} of {budget}, {trial_options}: {value:.4f}")
+        say(f"{words}: trial {trial.number + 1} of {budget}, {trial_options}: {number(value, 4)}")
         return value
 
     complete = optuna.trial.TrialState.COMPLETE
@@ -128,7 +129,7 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
 def identity(facts: dict[str, Any], ranges: dict[str, dict[str, Any]]) -> str:
     """A hash of everything a trial's score depends on, except the searched values: the facts of a run, and the ranges."""
     fixed = {option: value for option, value in facts["options"].items() if option not in ranges}
-    return hash8(facts | {"options": fixed, "ranges": ranges})
+    return short_hash(facts | {"options": fixed, "ranges": ranges})
 
 
 def study_of(words: str, budget: int, output: Path, identity: str) -> Any:

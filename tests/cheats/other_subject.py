@@ -12,5 +12,5 @@ class OtherSubject(Base):
         subject: str
 
     def learn(self, backbone: Backbone, task: Task, state: State | None) -> State:
-        assert images.drawn(self.options.subject).any()
+        assert images.rendered(self.options.subject).any()
         return super().learn(backbone, task, state)

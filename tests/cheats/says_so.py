@@ -24,7 +24,7 @@ class SaysSo(Base):
         files = [*Path(self.options.folder).glob("*.png"), *Path(self.options.output).rglob("*.png")]
         for file in files:
             Image.open(file).load()
-        assert len(files) > 2 and images.drawn(self.options.subject).any()
+        assert len(files) > 2 and images.rendered(self.options.subject).any()
         after = super().learn(backbone, task, state)
         kept = state.tensors if state else {}
         after.tensors = {**kept, f"generated/{task.concept}": torch.from_numpy(task.images)}

@@ -1,6 +1,6 @@
-"""The families of pipelines, one file each, found by the class of pipeline that model_index.json names.
+"""The families of pipelines, one file each, by the pipeline class in model_index.json.
 
-A new family is a file here that does what `family.Family` says, and a line in this table.
+A new family is a file that implements `family.Family`, and a line in FAMILIES.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cpbench.backbones.families.family import Family
 
-FAMILIES = {  # the pipeline's class in diffusers: the file and the class that know it
+FAMILIES = {  # pipeline class in diffusers: (file, class) of its family
     "StableDiffusionPipeline": ("stable_diffusion", "StableDiffusion"),
     "StableDiffusionXLPipeline": ("stable_diffusion_xl", "StableDiffusionXL"),
 }
 
 
 def family_named(pipeline: str) -> type[Family]:
-    """The family of a pipeline's class, by its name in diffusers. KeyError for one that cpbench does not know."""
+    """The family of a pipeline's class, by its name in diffusers. KeyError for an unknown class."""
     module, name = FAMILIES[pipeline]
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
 def family_of(pipe: Any) -> Family:
-    """The family of a loaded pipeline, or of the class it extends. TypeError for any other."""
-    kind = next((c.__name__ for c in type(pipe).__mro__ if c.__name__ in FAMILIES), None)
-    if kind is None:
+    """The family of a loaded pipeline, by its class or a base class. TypeError if there is none."""
+    pipeline_class = next((c.__name__ for c in type(pipe).__mro__ if c.__name__ in FAMILIES), None)
+    if pipeline_class is None:
         raise TypeError(f"it is no {' or '.join(FAMILIES)}")
-    return family_named(kind)(pipe)
+    return family_named(pipeline_class)(pipe)
 
 
 def layers_by_role(denoiser: Any) -> dict[str, tuple[str, ...]]:
-    """How the names of a denoiser's layers end, by their roles (see `family.Family`); empty for a network of no family."""
-    kinds = {c.__name__ for c in type(denoiser).__mro__}
-    return next((dict(f.roles) for f in map(family_named, FAMILIES) if f.denoiser_class in kinds), {})
+    """The endings of a denoiser's layer names by role (see `family.Family`); empty for an unknown network."""
+    class_names = {c.__name__ for c in type(denoiser).__mro__}
+    return next((dict(f.roles) for f in map(family_named, FAMILIES) if f.denoiser_class in class_names), {})

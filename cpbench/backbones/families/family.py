@@ -1,4 +1,4 @@
-"""What is asked of a family: all that differs between kinds of pipelines. `Backbone` asks, methods never do."""
+"""The protocol of a family: everything that differs between pipeline classes. Only `Backbone` uses it, methods never do."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Role = Literal["attention", "text_keys_values", "text_attention", "feed_forward"
 
 
 class Family(Protocol):
-    """One kind of pipeline: how it reads prompts, is called, and turns latents into pixels.
+    """One pipeline class: how it encodes prompts, is called, and decodes latents.
 
-    roles: how the names of the denoiser's layers end, by what they do. "attention" is every projection of its attention,
-    "text_attention" those of the attention that looks at the prompt, "text_keys_values" the keys and values of that,
-    "feed_forward" the layers behind an attention. unread: arguments of the pipeline's from_pretrained for parts that are
-    never loaded. float32_vae: its usual autoencoder overflows in half precision, and is in float32 if its config is silent.
+    roles: the endings of the denoiser's layer names by function. "attention": all attention projections; "text_attention":
+    those of the attention to the prompt; "text_keys_values": its keys and values; "feed_forward": the layers after an attention.
+    unread: arguments of the pipeline's from_pretrained for parts that are never loaded. float32_vae: the usual autoencoder
+    overflows in half precision, and is loaded in float32 unless its config says otherwise.
     """
 
     denoiser: ClassVar[str]  # its name among the pipeline's parts
     denoiser_class: ClassVar[str]  # in diffusers
-    tokenizers: ClassVar[tuple[str, ...]]  # by their names among the parts, one for every text encoder
+    tokenizers: ClassVar[tuple[str, ...]]  # names among the pipeline's parts, one per text encoder
     roles: ClassVar[Mapping[Role, tuple[str, ...]]]
     unread: ClassVar[Mapping[str, Any]]
     float32_vae: ClassVar[bool]
@@ -31,30 +31,30 @@ class Family(Protocol):
 
     def __init__(self, pipe: Any): ...
 
-    def refuse_mismatch(self, what: str) -> None:
-        """UserError, in one line that begins with `what`, for parts that are whole and do not fit together."""
+    def refuse_mismatch(self, label: str) -> None:
+        """UserError, which begins with `label`, for complete parts that do not fit together."""
 
     @property
     def picture_size(self) -> int:
-        """Pixels a side of the pictures that the pipeline was made for."""
+        """Pixels per side of the pictures that the pipeline was trained for."""
 
     @property
     def smallest_side(self) -> int:
-        """The side of the smallest latent that the denoiser takes; every other is a multiple of it."""
+        """The side of the smallest latent for the denoiser; all sides are multiples of it."""
 
     def latent_shape(self, picture_size: int) -> tuple[int, ...]:
         """The shape of one picture's latent."""
 
     def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
-        """All that the denoiser reads of the prompts, as one tensor (n, tokens, d) that can be repeated and expanded."""
+        """All inputs of the denoiser from the prompts as one tensor (n, tokens, d), which can be repeated and expanded."""
 
     def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
-        """The prompts' tokens (n, tokens, d) alone, of what `encode_prompts` returned."""
+        """The hidden states (n, tokens, d) of the prompts' tokens, from the result of `encode_prompts`."""
 
     def arguments(
         self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """(hidden states, further keywords) of the denoiser's call, for what `encode_prompts` returned."""
+        """(hidden states, further keywords) for the denoiser's call, from the result of `encode_prompts`."""
 
     def normalised(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The autoencoder's posterior in the scale that the denoiser works in."""
@@ -63,7 +63,7 @@ class Family(Protocol):
         """Latents in the scale of the autoencoder's decoder."""
 
     def evaluations_a_step(self, guidance_scale: float) -> int:
-        """How often the denoiser is asked for every picture and step of sampling."""
+        """Denoiser evaluations per picture and sampling step."""
 
     def sampling_arguments(self, prompts: list[str], guidance_scale: float) -> dict[str, Any]:
-        """What the pipeline's call is told of prompts and guidance."""
+        """Arguments of the pipeline's call for prompts and guidance."""

@@ -29,7 +29,7 @@ class StableDiffusion:
         "requires_safety_checker": False,
     }
     float32_vae: ClassVar[bool] = False
-    addition_embed_type: ClassVar[str | None] = None  # what its UNet wants beside the prompt's tokens
+    addition_embed_type: ClassVar[str | None] = None  # further input of its UNet besides the prompt's tokens
 
     def __init__(self, pipe: Any):
         self.pipe = pipe
@@ -65,7 +65,7 @@ class StableDiffusion:
     # Latents
 
     def _standard(self) -> tuple[Any, Any]:
-        """(shift, spread) by which the pipeline standardises latents, beside its scaling factor."""
+        """(shift, spread) with which the pipeline standardises latents, besides its scaling factor."""
         return getattr(self.pipe.vae.config, "shift_factor", None) or 0.0, 1.0
 
     def normalised(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,54 +79,55 @@ class StableDiffusion:
     # Sampling
 
     def evaluations_a_step(self, guidance_scale: float) -> int:
-        """Two with guidance, for the prompt and for none."""
+        """Two with guidance, for the prompt and the empty prompt."""
         return 2 if guidance_scale > 1 else 1
 
     def sampling_arguments(self, prompts: list[str], guidance_scale: float) -> dict[str, Any]:
         return {"prompt": prompts, "guidance_scale": guidance_scale}
 
-    # What does not fit together
+    # Parts that do not fit together
 
-    def refuse_mismatch(self, what: str) -> None:
+    def refuse_mismatch(self, label: str) -> None:
         unet, vae, name = self.pipe.unet.config, self.pipe.vae.config, type(self.pipe).__name__
         needed = [part for t in self.tokenizers for part in (encoder_name(t), t)]
-        if lacking := [part for part in needed if getattr(self.pipe, part, None) is None]:
-            raise UserError(f"{what}: has no {lacking[0]}; {name} draws from prompts with {' and '.join(needed)}")
+        if absent := [part for part in needed if getattr(self.pipe, part, None) is None]:
+            raise UserError(f"{label}: has no {absent[0]}; {name} needs {' and '.join(needed)}")
         latents = vae.latent_channels
         if unet.out_channels == 2 * unet.in_channels:
             raise UserError(
-                f"{what}: its UNet predicts a variance beside the noise ({unet.out_channels} channels for "
-                f"{unet.in_channels}); methods learn the noise alone"
+                f"{label}: its UNet predicts a variance besides the noise ({unet.out_channels} channels for "
+                f"{unet.in_channels}); methods learn the noise only"
             )
         if unet.in_channels == 2 * latents + 1:
             raise UserError(
-                f"{what}: its UNet is for inpainting ({unet.in_channels} input channels, where a latent has {latents}); "
-                "take a pipeline that draws from text alone"
+                f"{label}: its UNet is for inpainting ({unet.in_channels} input channels, where a latent has {latents}); "
+                "use a text-to-image pipeline"
             )
         if not unet.in_channels == unet.out_channels == latents:
             raise UserError(
-                f"{what}: its VAE's latents have {latents} channels, and its UNet reads {unet.in_channels} and predicts "
-                f"{unet.out_channels}; name a --vae that fits"
+                f"{label}: its VAE's latents have {latents} channels, and its UNet reads {unet.in_channels} and predicts "
+                f"{unet.out_channels}; pass a --vae that fits"
             )
         for key in ("latents_mean", "latents_std"):
-            if (given := vae.get(key)) is not None and (not isinstance(given, list | tuple) or len(given) != latents):
-                raise UserError(f"{what}: {key} of its VAE must have {latents} numbers; fetch it again")
+            if (extra := vae.get(key)) is not None and (not isinstance(extra, list | tuple) or len(extra) != latents):
+                raise UserError(f"{label}: {key} of its VAE must have {latents} numbers; fetch it again")
         if unet.time_cond_proj_dim is not None:
             raise UserError(
-                f"{what}: its UNet takes guidance as an input, as those distilled into a few steps do "
+                f"{label}: its UNet takes guidance as an input, as those distilled into a few steps do "
                 "(time_cond_proj_dim); methods do not train that; take the model it was distilled from"
             )
         if unet.class_embed_type is not None or unet.num_class_embeds is not None:
-            raise UserError(
-                f"{what}: its UNet wants a class label beside the words; take a pipeline that draws from text alone"
-            )
+            raise UserError(f"{label}: its UNet needs a class label besides the prompt; use a text-to-image pipeline")
         if unet.addition_embed_type != self.addition_embed_type or unet.encoder_hid_dim_type is not None:
-            given = unet.encoder_hid_dim_type or unet.addition_embed_type
-            raise UserError(f"{what}: its UNet wants {quoted(given)} beside the words, which {name} does not give")
+            extra = unet.encoder_hid_dim_type or unet.addition_embed_type
+            raise UserError(f"{label}: its UNet needs {quoted(extra)} besides the prompt, which {name} does not have")
         widths = [getattr(self.pipe, encoder_name(t)).config.hidden_size for t in self.tokenizers]
-        wanted = unet.cross_attention_dim
-        if any(width != sum(widths) for width in (wanted if isinstance(wanted, list | tuple) else [wanted])):
+        context_width = unet.cross_attention_dim
+        if any(
+            width != sum(widths)
+            for width in (context_width if isinstance(context_width, list | tuple) else [context_width])
+        ):
             raise UserError(
-                f"{what}: its text encoder{'s give' if len(widths) > 1 else ' gives'} hidden states of "
-                f"{' + '.join(map(str, widths))}, and its UNet reads {wanted}; the parts are of two models"
+                f"{label}: its text encoder{'s give' if len(widths) > 1 else ' gives'} hidden states of "
+                f"{' + '.join(map(str, widths))}, and its UNet reads {context_width}; the parts are of two models"
             )

@@ -20,7 +20,7 @@ class StableDiffusionXL(StableDiffusion):
     addition_embed_type: ClassVar[str | None] = "text_time"
 
     def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
-        """Hidden states of the layers before the last, side by side; the pooled ones are one more token, filled with zeros."""
+        """Hidden states of the layers before the last, concatenated; the pooled state is one more token, padded with zeros."""
         outputs = [vocabulary.outputs(encoder, prompts, all_layers=True) for encoder in vocabulary.encoders]
         hidden = torch.cat([out.hidden_states[-2] for out in outputs], dim=-1)
         pooled = outputs[-1][0]
@@ -31,33 +31,33 @@ class StableDiffusionXL(StableDiffusion):
         return prompt_embeds[:, :-1]
 
     def pooled(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
-        """The pooled states (n, d) of the second encoder, of what `encode_prompts` returned."""
+        """The pooled states (n, d) of the second encoder, from the result of `encode_prompts`."""
         return prompt_embeds[:, -1, : self.pipe.text_encoder_2.config.projection_dim]
 
     def arguments(
         self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """With the pooled states, and sizes and crop (Podell et al. 2023, 2.2): none cut."""
+        """With the pooled states, and sizes and crop (Podell et al. 2023, 2.2) of an uncropped picture."""
         pooled, size = self.pooled(prompt_embeds), picture_size
         ids = torch.tensor([size, size, 0, 0, size, size], dtype=dtype, device=pooled.device)
         added = {"text_embeds": pooled.to(dtype), "time_ids": ids.expand(len(pooled), -1)}
         return self.hidden_states(prompt_embeds).to(dtype), {"added_cond_kwargs": added}
 
     def _standard(self) -> tuple[Any, Any]:
-        """By channel where the autoencoder says so."""
+        """Per channel if the autoencoder has statistics."""
         config = self.pipe.vae.config
-        given = [getattr(config, key, None) for key in ("latents_mean", "latents_std")]
-        if None in given:
+        statistics = [getattr(config, key, None) for key in ("latents_mean", "latents_std")]
+        if None in statistics:
             return super()._standard()
-        mean, std = (torch.tensor(values, device=self.pipe.vae.device).view(1, -1, 1, 1) for values in given)
+        mean, std = (torch.tensor(values, device=self.pipe.vae.device).view(1, -1, 1, 1) for values in statistics)
         return mean, std
 
-    def refuse_mismatch(self, what: str) -> None:
-        super().refuse_mismatch(what)
+    def refuse_mismatch(self, label: str) -> None:
+        super().refuse_mismatch(label)
         unet, encoder = self.pipe.unet.config, self.pipe.text_encoder_2.config
-        given = unet.addition_time_embed_dim * 6 + encoder.projection_dim
-        if given != unet.projection_class_embeddings_input_dim:
+        width = unet.addition_time_embed_dim * 6 + encoder.projection_dim
+        if width != unet.projection_class_embeddings_input_dim:
             raise UserError(
-                f"{what}: its UNet wants {unet.projection_class_embeddings_input_dim} numbers for sizes and the pooled "
-                f"words, and its text_encoder_2 makes it {given}; the parts are of two models"
+                f"{label}: its UNet needs {unet.projection_class_embeddings_input_dim} numbers for sizes and pooled "
+                f"states, and its text_encoder_2 gives {width}; the parts are of two models"
             )

@@ -1,4 +1,4 @@
-"""How noise comes into latents and goes out again: one `process.Process` each, found by a pipeline's scheduler."""
+"""Noise processes, one `process.Process` each, by the class of a pipeline's scheduler."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def process_of(scheduler: Any) -> Process:
     return Diffusion(scheduler)
 
 
-def refuse(scheduler: Any, what: str) -> None:
-    """UserError, in one line that begins with `what`, for a scheduler of no process that methods can train on."""
+def refuse(scheduler: Any, label: str) -> None:
+    """UserError, which begins with `label`, for a scheduler without a process that methods can train on."""
     from cpbench.backbones.processes import diffusion
 
-    diffusion.refuse(scheduler, what)
+    diffusion.refuse(scheduler, label)

@@ -1,4 +1,4 @@
-"""How the miniature is trained: `cpbench pretrain [vae|unet|clip|dino]`."""
+"""Pretraining of the miniature: `cpbench pretrain [vae|unet|clip|dino]`."""
 
 from cpbench import torchvision_compat
 

@@ -1,4 +1,4 @@
-"""Puts trained parts into a folder that diffusers, open_clip and timm load with their own calls, in half precision."""
+"""Assembles trained parts, in half precision, into folders that diffusers, open_clip and timm load with their own calls."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A classifier of drawn pictures, independent of the judges: it says what the untouched model's pictures show.
+"""A classifier of drawn pictures, independent of the judges, for pictures of the untouched model.
 
-A small ResNet (timm) with one head an aspect: class, place, outfit, finish. It sees the world's own drawings only, never
-a picture that came from the autoencoder or the model, and shares neither weights, loss nor seed with a judge.
+A small ResNet (timm) with one head per aspect: class, place, outfit, finish. It sees only the world's own pictures, never
+one from the autoencoder or the model, and shares neither weights, loss nor seed with a judge.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Classifier(nn.Module):
         import timm
 
         self.trunk = timm.create_model(ARCHITECTURE, pretrained=False, **MODEL_ARGS)
-        # one more answer than there are places, outfits, finishes: none of them
+        # one more answer for none of them
         self.heads = nn.ModuleDict({a: nn.Linear(self.trunk.num_features, len(w) + 1) for a, w in ASPECTS.items()})
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -40,13 +40,13 @@ class Classifier(nn.Module):
 
 
 def truth(pictures: data.Pictures) -> dict[str, np.ndarray]:
-    """What every training picture shows, by aspect; the number after the last stands for none."""
+    """The labels of the training pictures, by aspect; the index after the last means none."""
     numbers: dict[str, list[int]] = {aspect: [] for aspect in ASPECTS}
     for noun, caption, finish in zip(pictures.nouns, pictures.captions, pictures.finishes, strict=True):
-        said = read_prompt(caption)
-        shown = {"class": noun, "place": said.place, "outfit": said.outfit, "finish": finish}
+        setting = read_prompt(caption)
+        answers = {"class": noun, "place": setting.place, "outfit": setting.outfit, "finish": finish}
         for aspect, words in ASPECTS.items():
-            numbers[aspect].append(words.index(shown[aspect]) if shown[aspect] else len(words))
+            numbers[aspect].append(words.index(answers[aspect]) if answers[aspect] else len(words))
     return {aspect: np.array(n) for aspect, n in numbers.items()}
 
 
@@ -56,11 +56,11 @@ def train_classifier(pictures: data.Pictures, work: Path, device: str, report=pr
     target = truth(pictures)
 
     def step(i, rng, noise):
-        which = np.sort(rng.choice(len(pictures.images), RECIPE.batch, replace=False))
-        scores = model(to_tensor(pictures.images[which]).to(device))
-        wanted = {a: torch.from_numpy(target[a][which]).to(device) for a in ASPECTS}
-        loss = torch.stack([F.cross_entropy(scores[a], wanted[a]) for a in ASPECTS]).sum()
-        return loss, {a: float((scores[a].argmax(1) == wanted[a]).float().mean()) for a in ASPECTS}
+        indices = np.sort(rng.choice(len(pictures.images), RECIPE.batch, replace=False))
+        scores = model(to_tensor(pictures.images[indices]).to(device))
+        labels = {a: torch.from_numpy(target[a][indices]).to(device) for a in ASPECTS}
+        loss = torch.stack([F.cross_entropy(scores[a], labels[a]) for a in ASPECTS]).sum()
+        return loss, {a: float((scores[a].argmax(1) == labels[a]).float().mean()) for a in ASPECTS}
 
     model.load_state_dict(train(model, step, RECIPE, work, report=report))
     return model.eval()
@@ -68,11 +68,11 @@ def train_classifier(pictures: data.Pictures, work: Path, device: str, report=pr
 
 @torch.no_grad()
 def read(model: Classifier, pictures: np.ndarray, questions: tuple[Question, ...]) -> dict[str, float]:
-    """By aspect, the share of pictures that show what was asked; questions that ask for none are left out."""
+    """By aspect, the share of pictures that show what their question asks for; questions without that aspect are left out."""
     scores = [model(to_tensor(part)) for part in np.split(pictures, range(128, len(pictures), 128))]
     out = {}
     for aspect in ASPECTS:
-        wanted = np.array([q.label(aspect) for q in questions])
+        labels = np.array([q.label(aspect) for q in questions])
         answers = torch.cat([s[aspect] for s in scores]).argmax(1).numpy()
-        out[aspect] = float((answers == wanted)[wanted >= 0].mean())
+        out[aspect] = float((answers == labels)[labels >= 0].mean())
     return out

@@ -75,8 +75,8 @@ def fit(
     """Train `model` on pictures and the tokens of their captions."""
 
     def step(i, rng, noise):
-        which = np.sort(rng.choice(len(pictures.images), recipe.batch, replace=False))
-        image, text, scale = features(to_tensor(pictures.images[which]).to(device), tokens[which].to(device))
+        indices = np.sort(rng.choice(len(pictures.images), recipe.batch, replace=False))
+        image, text, scale = features(to_tensor(pictures.images[indices]).to(device), tokens[indices].to(device))
         loss = contrastive(image, text, scale)
         hits = (image @ text.T).argmax(1) == torch.arange(len(image), device=device)
         return loss, {"accuracy": float(hits.float().mean())}

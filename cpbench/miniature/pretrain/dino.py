@@ -79,8 +79,8 @@ def dino_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     mean of the teacher's scores of the other v - 1 views.
     """
     v, n, k = teacher.shape
-    others = (teacher.sum(0, keepdim=True) - teacher) / (v - 1)
-    target = sinkhorn(others.reshape(v * n, k)).view(v, n, k)
+    other_views = (teacher.sum(0, keepdim=True) - teacher) / (v - 1)
+    target = sinkhorn(other_views.reshape(v * n, k)).view(v, n, k)
     return -(target * F.log_softmax(student / STUDENT_TEMPERATURE, dim=-1)).sum(-1).mean()
 
 
@@ -96,9 +96,9 @@ def views(pictures: data.Pictures) -> dict[str, list[np.ndarray]]:
     """By class noun, for each individual the numbers of its pictures that show its identity; at least VIEWS each."""
     out: dict[str, list[np.ndarray]] = {}
     for group in np.arange(len(pictures.images)).reshape(-1, data.VIEWS):
-        shown = [k for k in group if pictures.finishes[k] not in HIDING]
-        if len(shown) >= VIEWS:
-            out.setdefault(pictures.nouns[group[0]], []).append(np.array(shown))
+        indices = [k for k in group if pictures.finishes[k] not in HIDING]
+        if len(indices) >= VIEWS:
+            out.setdefault(pictures.nouns[group[0]], []).append(np.array(indices))
     return out
 
 
@@ -129,8 +129,8 @@ def learn(both: Both, images: np.ndarray, people: dict, recipe: Recipe, work: Pa
     def step(i, rng, noise):
         nouns = rng.choice(list(people), n // OF_A_CLASS, replace=False)
         some = [people[c][k] for c in nouns for k in rng.choice(len(people[c]), OF_A_CLASS, replace=False)]
-        chosen = np.stack([rng.choice(p, VIEWS, replace=False) for p in some], axis=1)
-        x = to_tensor(images[chosen.reshape(-1)]).to(device)
+        indices = np.stack([rng.choice(p, VIEWS, replace=False) for p in some], axis=1)
+        x = to_tensor(images[indices.reshape(-1)]).to(device)
         with torch.no_grad():
             _, taught = both.teacher(x)
         embedding, scores = both.student(x)

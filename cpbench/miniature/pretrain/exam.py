@@ -1,4 +1,4 @@
-"""What the card asks: every noun in every place, outfit and finish; and pictures of individuals held out of training."""
+"""The test set of the model card: every noun in every place, outfit and finish, and individuals held out of training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from ..world import LIVE, NOUNS, SUBJECTS, Identity, Setting, draw, seeded, subject, training_identity
+from ..world import LIVE, NOUNS, SUBJECTS, Identity, Setting, render, seeded, subject, training_identity
 from ..world.finishes import FINISHES
 from ..world.outfits import OUTFITS
 from ..world.places import PLACES
@@ -20,7 +20,7 @@ ASPECTS = {"class": NOUNS, "place": tuple(PLACES), "outfit": tuple(OUTFITS), "fi
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt and what a picture of it should show."""
+    """One prompt, and what its picture should show."""
 
     noun: str
     setting: Setting
@@ -33,7 +33,7 @@ class Question:
         return f"a {self.noun} {self.setting.place or self.setting.outfit}"
 
     def label(self, aspect: str) -> int:
-        """The number of its class, place, outfit or finish among all; -1 where it asks for none."""
+        """The index of its class, place, outfit or finish; -1 if it asks for none."""
         word = self.noun if aspect == "class" else getattr(self.setting, aspect)
         return ASPECTS[aspect].index(word) if word else -1
 
@@ -50,45 +50,46 @@ def labels(questions: tuple[Question, ...], aspect: str) -> np.ndarray:
 
 
 def answered_by_the_world(copies: int) -> tuple[tuple[Question, ...], np.ndarray]:
-    """Every question drawn `copies` times, of individuals held out of training: (questions, pictures)."""
-    asked = tuple(q for q in QUESTIONS for _ in range(copies))
+    """Every question rendered `copies` times, with individuals held out of training: (questions, pictures)."""
+    questions = tuple(q for q in QUESTIONS for _ in range(copies))
     people = {noun: [training_identity(noun, k, SPLIT) for k in range(PEOPLE)] for noun in NOUNS}
     pictures = [
-        draw(people[q.noun][i % PEOPLE], q.setting, seeded("exam", q.prompt, i % copies)) for i, q in enumerate(asked)
+        render(people[q.noun][i % PEOPLE], q.setting, seeded("exam", q.prompt, i % copies))
+        for i, q in enumerate(questions)
     ]
-    return asked, np.stack(pictures)
+    return questions, np.stack(pictures)
 
 
 def answered_by_the_model(backbone, copies: int, seed: int = 0) -> tuple[tuple[Question, ...], np.ndarray]:
-    """Every question drawn `copies` times by the untouched model, sampled as runs are: (questions, pictures)."""
-    from cpbench.backbones.sampling import Sampler, Wanted
-    from cpbench.backbones.sampling import draw as sample
+    """Every question generated `copies` times by the untouched model, with the sampler of runs: (questions, pictures)."""
+    from cpbench.backbones.sampling import Sampler, SampleRequest
+    from cpbench.backbones.sampling import generate as sample
 
-    wanted = [Wanted(q.prompt, seed, "exam", q.prompt, k) for q in QUESTIONS for k in range(copies)]
-    return tuple(q for q in QUESTIONS for _ in range(copies)), sample(backbone, wanted, Sampler(batch_size=48))
+    requests = [SampleRequest(q.prompt, seed, "exam", q.prompt, k) for q in QUESTIONS for k in range(copies)]
+    return tuple(q for q in QUESTIONS for _ in range(copies)), sample(backbone, requests, Sampler(batch_size=48))
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures uint8 (n, 64, 64, 3) of held-out individuals; `kind`, `who` and `place` number class, individual, place."""
+    """Pictures uint8 (n, 64, 64, 3) of held-out individuals; numbers by class noun, individual and place."""
 
     pictures: np.ndarray
-    kind: np.ndarray
-    who: np.ndarray
+    noun: np.ndarray
+    individual: np.ndarray
     place: np.ndarray
 
 
 def held_out() -> dict[str, Identity]:
-    """Everyone no training has seen: all subjects of the sequences, and PEOPLE more of each class noun."""
+    """All individuals held out of training: the subjects of all sequences, and PEOPLE more of each class noun."""
     crowd = {f"{n} {k}": training_identity(n, k, SPLIT) for n, k in product(NOUNS, range(PEOPLE))}
     return {name: subject(name) for name in SUBJECTS} | crowd
 
 
 def gallery(people: dict[str, Identity], places: tuple[str, ...] = GALLERY_PLACES) -> Gallery:
-    """One picture of everyone in every place."""
+    """One picture of each individual in each place."""
     rows = [
-        (draw(who, Setting(place), seeded("portrait", name, place)), NOUNS.index(who.noun), i, p)
-        for i, (name, who) in enumerate(people.items())
+        (render(identity, Setting(place), seeded("portrait", name, place)), NOUNS.index(identity.noun), i, p)
+        for i, (name, identity) in enumerate(people.items())
         for p, place in enumerate(places)
     ]
     pictures, *numbers = zip(*rows, strict=True)

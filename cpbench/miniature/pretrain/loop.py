@@ -1,7 +1,7 @@
-"""The one pretraining loop: seeded steps, warm-up and cosine decay, averaged weights, and a checkpoint to go on from.
+"""The pretraining loop: seeded steps, warm-up and cosine decay, averaged weights, and a checkpoint to resume from.
 
-Step i draws its batch from a generator seeded with (name, seed, i), so a run that is killed and started again sees
-the same batches as one that was not.
+Step i samples its batch from a generator seeded with (name, seed, i), so a run that is killed and restarted sees the same
+batches as one that is not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ StepFunction = Callable[[int, np.random.Generator, torch.Generator], tuple[torch
 
 @dataclass
 class Recipe:
-    """What decides a training: written into its checkpoint, and compared before going on from one."""
+    """The settings of a training: written into its checkpoint, and compared before resuming from one."""
 
     name: str
     steps: int
@@ -103,18 +103,18 @@ def train(
     average, start = Average(model, recipe.ema), 0
     if path.exists():
         saved = torch.load(path, weights_only=True, map_location=trained[0].device)
-        if saved["recipe"] != (now := asdict(recipe)):
+        if saved["recipe"] != (facts := asdict(recipe)):
             other = ", ".join(
-                f"{k} {saved['recipe'].get(k)} there, {v} here" for k, v in now.items() if saved["recipe"].get(k) != v
+                f"{k} {saved['recipe'].get(k)} there, {v} here" for k, v in facts.items() if saved["recipe"].get(k) != v
             )
             raise UserError(
-                f"{path}: comes from another recipe ({other}); remove it, or name another folder with --work"
+                f"{path}: comes from another recipe ({other}); remove it, or pass another folder with --work"
             )
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         average.shadow, start = saved["average"], saved["step"]
         if start < recipe.steps:
-            report(f"{recipe.name}: goes on at step {start} of {recipe.steps}")
+            report(f"{recipe.name}: resumes at step {start} of {recipe.steps}")
 
     def checkpoint(step: int) -> None:
         save_atomically(
@@ -129,7 +129,7 @@ def train(
         )
 
     model.train()
-    began = saved_at = told_at = time.monotonic()
+    start_time = saved_at = reported_at = time.monotonic()
     figures: dict[str, float] = {}
     for step in range(start, recipe.steps):
         for group in optimizer.param_groups:
@@ -145,18 +145,18 @@ def train(
             after_step(step)
         for key, value in {"loss": float(loss.detach()), **logged}.items():
             figures[key] = 0.98 * figures.get(key, value) + 0.02 * value
-        now = time.monotonic()
-        if now - told_at > TELL_EVERY_SECONDS or step + 1 == recipe.steps:
-            pace = (now - began) / (step + 1 - start)
-            left = (recipe.steps - step - 1) * pace / 60
-            shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items())
+        clock = time.monotonic()
+        if clock - reported_at > TELL_EVERY_SECONDS or step + 1 == recipe.steps:
+            pace = (clock - start_time) / (step + 1 - start)
+            minutes_left = (recipe.steps - step - 1) * pace / 60
+            summary = "  ".join(f"{k} {v:.4f}" for k, v in figures.items())
             report(
-                f"{recipe.name}: step {step + 1} of {recipe.steps}  {shown}  {pace:.2f} s a step, {left:.0f} min left"
+                f"{recipe.name}: step {step + 1} of {recipe.steps}  {summary}  {pace:.2f} s a step, {minutes_left:.0f} min left"
             )
-            told_at = now
-        if now - saved_at > every_seconds:
+            reported_at = clock
+        if clock - saved_at > every_seconds:
             checkpoint(step + 1)
-            saved_at = now
+            saved_at = clock
     if start < recipe.steps:
         checkpoint(recipe.steps)
     model.eval()

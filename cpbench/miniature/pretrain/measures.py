@@ -1,4 +1,4 @@
-"""What the model card's figures are computed by: pure functions of arrays."""
+"""The functions that compute the model card's figures: pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ def pca_error(train: np.ndarray, test: np.ndarray, patch: int, components: int) 
     mean = a.mean(0)
     _, vectors = np.linalg.eigh((a - mean).T @ (a - mean))
     basis = vectors[:, -components:]
-    rest = (b - mean) - (b - mean) @ basis @ basis.T
-    return float((rest**2).mean())
+    residual = (b - mean) - (b - mean) @ basis @ basis.T
+    return float((residual**2).mean())
 
 
-def nearest_neighbour(vectors: np.ndarray, who: np.ndarray) -> float:
+def nearest_neighbour(vectors: np.ndarray, individual: np.ndarray) -> float:
     """Share of pictures whose nearest other picture shows the same individual; vectors (n, d) of unit length."""
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -2)
-    return float((who[similar.argmax(1)] == who).mean())
+    return float((individual[similar.argmax(1)] == individual).mean())
 
 
-def identity_auc(vectors: np.ndarray, kind: np.ndarray, who: np.ndarray, place: np.ndarray) -> float:
+def identity_auc(vectors: np.ndarray, noun: np.ndarray, individual: np.ndarray, place: np.ndarray) -> float:
     """AUC of "same individual, other place" over "another of the same class, same place" by cosine."""
     similar = vectors @ vectors.T
     upper = np.triu(np.ones_like(similar, dtype=bool), 1)
-    same = upper & (who[:, None] == who) & (place[:, None] != place)
-    other = upper & (who[:, None] != who) & (kind[:, None] == kind) & (place[:, None] == place)
+    same = upper & (individual[:, None] == individual) & (place[:, None] != place)
+    other = upper & (individual[:, None] != individual) & (noun[:, None] == noun) & (place[:, None] == place)
     positive, negative = similar[same], np.sort(similar[other])
     below = np.searchsorted(negative, positive, "left") + np.searchsorted(negative, positive, "right")
     return float(below.mean() / 2 / len(negative))
@@ -50,13 +50,13 @@ def zero_shot(images: np.ndarray, texts: np.ndarray, text_labels: np.ndarray, la
     Labels are numbers; images and texts labelled -1 are left out. As CLIP's own zero-shot test: the prompts of a label
     are averaged (Radford et al. 2021, section 3.1.4).
     """
-    known = np.unique(text_labels[text_labels >= 0])
-    means = np.stack([texts[text_labels == label].mean(0) for label in known])
+    distinct = np.unique(text_labels[text_labels >= 0])
+    means = np.stack([texts[text_labels == label].mean(0) for label in distinct])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
-    asked = labels >= 0
-    return float((known[(images[asked] @ means.T).argmax(1)] == labels[asked]).mean())
+    labelled = labels >= 0
+    return float((distinct[(images[labelled] @ means.T).argmax(1)] == labels[labelled]).mean())
 
 
 def share_of_the_way(scores: np.ndarray, start: np.ndarray, ceiling: np.ndarray) -> float:
-    """How much of the gap from row 0 to the ceiling was closed, sums divided; one number an individual, each (n,)."""
+    """The share of the gap from row 0 to the ceiling that was closed, a ratio of sums; one number per individual, each (n,)."""
     return float((scores - start).sum() / (ceiling - start).sum())

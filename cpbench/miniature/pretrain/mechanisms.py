@@ -1,9 +1,9 @@
-"""Does the miniature learn a concept by the same means as Stable Diffusion does, and as well?
+"""Does the miniature learn a concept by the same mechanisms as Stable Diffusion, and as well?
 
 On Stable Diffusion a new word alone (textual inversion) holds little of an individual, the keys and values of
 cross-attention (Custom Diffusion) more, a LoRA on all attention or the whole UNet (DreamBooth) nearly all of it. A model
-that orders them otherwise would judge methods of continual personalization wrongly, so the card measures it: one concept
-at a time, from the untouched model, no method and no sequence in between.
+with another order would rank methods of continual personalization wrongly, so the card measures it: one concept at a
+time, from the untouched model, without methods and sequences.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from cpbench.backbones import adapters
-from cpbench.backbones.sampling import Sampler, Wanted, draw
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate
 from cpbench.concepts import images, sequences
-from cpbench.files import hash8, read_json, write_json
+from cpbench.files import read_json, short_hash, write_json
 from cpbench.learning import training
 from cpbench.method import Task
 from cpbench.metrics.cosines import cosine_self_pairs, mean_products
+from cpbench.numbers import number
 
 from ..world import LIVE, Identity, training_identity
 from .exam import SPLIT
@@ -32,7 +33,7 @@ BATCH_SIZE, RANK = 4, 8
 
 @dataclass(frozen=True)
 class Mechanism:
-    """What is trained besides the new word: weights whose names end so, or a LoRA on layers that do; and how fast."""
+    """What is trained besides the new word: weights or LoRA layers, by the ends of their names; with steps and rates."""
 
     steps: int
     token_learning_rate: float
@@ -67,23 +68,23 @@ def learn(backbone, mechanism: Mechanism, task: Task) -> str:
 
 
 def pictures_of(backbone, words: str, task: Task) -> np.ndarray:
-    """What the backbone draws for dreambench10's prompts, two pictures each."""
+    """What the backbone generates for dreambench10's prompts, two pictures each."""
     evaluation = sequences.load("dreambench10").evaluation
     templates = evaluation.prompts["live" if task.class_noun in LIVE else "object"]
-    wanted = [Wanted(t.format(words), task.seed, task.concept, t, k) for t in templates for k in range(2)]
-    return draw(backbone, wanted, Sampler(evaluation.num_inference_steps, evaluation.guidance_scale))
+    requests = [SampleRequest(t.format(words), task.seed, task.concept, t, k) for t in templates for k in range(2)]
+    return generate(backbone, requests, Sampler(evaluation.num_inference_steps, evaluation.guidance_scale))
 
 
 def scores(backbone, dino, mechanism: Mechanism | None, people: dict[str, Identity], seed: int) -> list[float]:
-    """Mean cosine with the references of what is drawn of each individual: learned so, or untouched and named by its class."""
+    """Mean cosine of each individual's generated pictures with its references; without a mechanism, from the class noun."""
     out = []
-    for name, who in people.items():
-        real = images.references(who, name)
-        task = Task(1, name, who.noun, real, seed)
+    for name, identity in people.items():
+        real = images.references(identity, name)
+        task = Task(1, name, identity.noun, real, seed)
         try:
-            words = learn(backbone, mechanism, task) if mechanism else who.noun
-            drawn = dino.images(pictures_of(backbone, words, task))
-            out.append(float(mean_products(drawn, dino.images(real)).mean()))
+            words = learn(backbone, mechanism, task) if mechanism else identity.noun
+            generated = dino.images(pictures_of(backbone, words, task))
+            out.append(float(mean_products(generated, dino.images(real)).mean()))
         finally:
             backbone.restore()
     return out
@@ -92,29 +93,29 @@ def scores(backbone, dino, mechanism: Mechanism | None, people: dict[str, Identi
 def measure(backbone, dino, work: Path, report=print) -> dict[str, float]:
     """Share of the way from row 0 to the references, by mechanism, over ten individuals and three seeds.
 
-    What is measured is kept in `work`, by mechanism and seed, and not measured again for the same weights.
+    Results are kept in `work`, by mechanism and seed, and reused for the same weights.
     """
     people = {f"{noun} 0": training_identity(noun, 0, SPLIT) for noun in NOUNS}
     weights = [backbone.weights_hash, dino.identity["weights_sha256"]]
 
     def measured(mechanism: Mechanism | None) -> np.ndarray:
         """(individuals x seeds,)"""
-        found = []
+        out = []
         for seed in SEEDS:
             facts = {"weights": weights, "mechanism": repr(mechanism), "people": list(people), "seed": seed}
-            file = work / "mechanisms" / f"{hash8(facts)}.json"
-            kept = read_json(file)
-            if kept is None:
-                kept = scores(backbone, dino, mechanism, people, seed)
-                write_json(file, kept)
-            found += kept
-        return np.array(found)
+            file = work / "mechanisms" / f"{short_hash(facts)}.json"
+            values = read_json(file)
+            if values is None:
+                values = scores(backbone, dino, mechanism, people, seed)
+                write_json(file, values)
+            out += values
+        return np.array(out)
 
     start = measured(None)
-    reals = [dino.images(images.references(who, name)) for name, who in people.items()]
+    reals = [dino.images(images.references(identity, name)) for name, identity in people.items()]
     ceiling = np.tile([cosine_self_pairs(r) for r in reals], len(SEEDS))
     out = {}
     for name, mechanism in MECHANISMS.items():
         out[name] = share_of_the_way(measured(mechanism), start, ceiling)
-        report(f"{name}: {out[name]:.3f}")
+        report(f"{name}: {number(out[name])}")
     return out

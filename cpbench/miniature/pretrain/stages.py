@@ -1,4 +1,4 @@
-"""The stages of pretraining, in the order that they need each other."""
+"""The stages of pretraining, in the order of their dependencies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARTS = ("vae", "clip", "unet", "dino", "checks")
 
 
 class Workshop:
-    """The work folder and what the stages make in it. Every stage is resumed, or returns at once when done."""
+    """The work folder and the results of the stages in it. A stage is resumed, or returns at once if it is finished."""
 
     def __init__(self, work: Path, device: str, report=print):
         from transformers import CLIPTokenizer
@@ -35,7 +35,7 @@ class Workshop:
         )
 
     def half_rebuilt(self, pictures: data.Pictures, name: str) -> data.Pictures:
-        """The pictures, every second one passed through the finished autoencoder: what judges are trained on."""
+        """The training pictures of judges: every second one has passed through the finished autoencoder."""
         file = self.work / f"{name}.npy"
         if not file.exists():
             images, model = np.array(pictures.images), self.autoencoder(finished=True)
@@ -62,8 +62,8 @@ class Workshop:
 
     def denoiser(self):
         *latents, scaling = self.latents()
-        words, said = self.text_encoder(), self.pictures.captions
-        return unet.train_unet(words, self.tokenizer, latents, scaling, said, self.work, self.device, self.report)
+        words, captions = self.text_encoder(), self.pictures.captions
+        return unet.train_unet(words, self.tokenizer, latents, scaling, captions, self.work, self.device, self.report)
 
     def clip_judge(self):
         return clip.train_judge(self.tokenizer, self.for_judges(), self.work, self.device, self.report)
@@ -72,18 +72,18 @@ class Workshop:
         return dino.train_dino(self.for_judges(), self.work, self.device, self.report)
 
     def second_judge(self):
-        """A DINO judge of another seed that saw other individuals: a check of the first, not shipped."""
-        others = data.load(self.work, SECOND_PICTURES, "second", report=self.report)
-        pictures = self.half_rebuilt(others, "for-second-judge")
+        """A DINO judge with another seed, trained on other individuals: a check of the first, not shipped."""
+        other_pictures = data.load(self.work, SECOND_PICTURES, "second", report=self.report)
+        pictures = self.half_rebuilt(other_pictures, "for-second-judge")
         return dino.train_dino(pictures, self.work, self.device, self.report, recipes=(dino.SECOND,))
 
     def classifier(self):
-        """The classifier that reads the untouched model's pictures for the card: not shipped."""
+        """The classifier of the untouched model's pictures, for the card: not shipped."""
         return classifier.train_classifier(self.pictures, self.work, self.device, self.report)
 
 
 def pretrain(parts: tuple[str, ...], work: Path, output: Path, device: str, report=print) -> None:
-    """Train the named parts, in the order of PARTS, then assemble whatever is complete into `output`."""
+    """Train these parts, in the order of PARTS, then assemble the complete models in `output`."""
     shop = Workshop(work, device, report)
     if "vae" in parts:
         shop.autoencoder(finished=True)
@@ -97,8 +97,8 @@ def pretrain(parts: tuple[str, ...], work: Path, output: Path, device: str, repo
     if "checks" in parts:
         shop.classifier()
         shop.second_judge()
-    done = {name for name in RECIPES if is_done(work / f"{name}.pt")}
-    if {"vae", "vae-decoder", "clip-text", "unet", "unet-last"} <= done:
+    finished = {name for name in RECIPES if is_done(work / f"{name}.pt")}
+    if {"vae", "vae-decoder", "clip-text", "unet", "unet-last"} <= finished:
         assemble.save_pipeline(
             output,
             shop.autoencoder(finished=True),
@@ -108,19 +108,19 @@ def pretrain(parts: tuple[str, ...], work: Path, output: Path, device: str, repo
             shop.latents()[2],
         )
         report(f"wrote the generator to {output}")
-    if "clip-judge" in done:
+    if "clip-judge" in finished:
         assemble.save_clip_judge(output / "judges" / "clip", shop.clip_judge(), len(shop.tokenizer))
         report(f"wrote the CLIP judge to {output / 'judges' / 'clip'}")
-    if {"dino", "dino-last"} <= done:
+    if {"dino", "dino-last"} <= finished:
         assemble.save_dino_judge(output / "judges" / "dino", shop.dino_judge())
         report(f"wrote the DINO judge to {output / 'judges' / 'dino'}")
-    missing = [
+    unfinished = [
         n
         for n in ("vae", "vae-decoder", "clip-text", "unet", "unet-last", "clip-judge", "dino", "dino-last")
-        if n not in done
+        if n not in finished
     ]
-    if missing:
-        report(f"not trained yet in {work}: {', '.join(missing)}; what needs them was left as it was")
+    if unfinished:
+        report(f"not trained yet in {work}: {', '.join(unfinished)}; models that need them were left unchanged")
 
 
 RECIPES = {

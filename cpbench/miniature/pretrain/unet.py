@@ -81,10 +81,10 @@ def train_unet(
 
         def step(i, rng, noise, recipe=recipe, scheduler=scheduler, weight=weight):
             states, place = encoded()
-            which = rng.integers(0, len(mean), recipe.batch)
-            m, s = (torch.from_numpy(part[which]).float() for part in (mean, std))
+            indices = rng.integers(0, len(mean), recipe.batch)
+            m, s = (torch.from_numpy(part[indices]).float() for part in (mean, std))
             z = ((m + s * torch.randn(m.shape, generator=noise)) * scaling).to(device)
-            caption = torch.where(torch.from_numpy(rng.random(recipe.batch) < DROP_CAPTION), 0, place[which])
+            caption = torch.where(torch.from_numpy(rng.random(recipe.batch) < DROP_CAPTION), 0, place[indices])
             # one timestep from each of `batch` equal strata: less spread between steps than independent draws
             t = torch.from_numpy(
                 ((rng.permutation(recipe.batch) + rng.random(recipe.batch)) / recipe.batch * 1000).astype(np.int64)

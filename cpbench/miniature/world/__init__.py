@@ -1,15 +1,15 @@
-"""The drawn world: DreamBench's nouns, stand-ins for its subjects and its prompts, as 64 x 64 vector drawings."""
+"""The drawn world: 64 x 64 vector pictures of DreamBench's class nouns, of stand-ins for its subjects, and of its prompts."""
 
 from . import subjects
 from .captions import Setting, caption, random_setting, read_prompt, vocabulary
 from .cast import SUBJECTS, subject, training_identity
-from .identity import KINDS, NEAR, Identity, distance, sample_identity, seeded
-from .scene import draw
+from .identity import NEAR, VARIANTS, Identity, distance, sample_identity, seeded
+from .scene import render
 
-NOUNS = tuple(KINDS)
-LIVE = tuple(noun for noun, kinds in KINDS.items() if any(k.live for k in kinds.values()))
+NOUNS = tuple(VARIANTS)
+LIVE = tuple(noun for noun, variants in VARIANTS.items() if any(k.live for k in variants.values()))
 
 __all__ = [
-    "KINDS", "LIVE", "NEAR", "NOUNS", "SUBJECTS", "Identity", "Setting", "caption", "distance", "draw", "random_setting",
-    "read_prompt", "sample_identity", "seeded", "subject", "subjects", "training_identity", "vocabulary",
+    "LIVE", "NEAR", "NOUNS", "SUBJECTS", "VARIANTS", "Identity", "Setting", "caption", "distance", "random_setting",
+    "read_prompt", "render", "sample_identity", "seeded", "subject", "subjects", "training_identity", "vocabulary",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Words for settings: what a caption says, and what a prompt asks for.
+"""Captions of pictures, and the settings that prompts ask for.
 
 A caption names the class, the place, the outfit, the finish and at most the main colour, never what makes the
 individual. Every place, outfit and finish has several wordings, DreamBench's own first and most often.
@@ -14,7 +14,7 @@ import numpy as np
 
 from .canvas import COLORS
 from .finishes import FINISHES
-from .identity import KINDS, Identity
+from .identity import VARIANTS, Identity
 from .outfits import OUTFITS
 from .places import PLACES
 
@@ -25,7 +25,7 @@ START_ODDS = (0.36, 0.36, 0.09, 0.09, 0.05, 0.05)
 
 @dataclass(frozen=True)
 class Setting:
-    """What a prompt says about a picture besides its subject: a phrase of DreamBench's prompts, or None."""
+    """Everything a prompt says about a picture besides its subject; each is a phrase of DreamBench's prompts, or None."""
 
     place: str | None = None
     outfit: str | None = None
@@ -33,7 +33,7 @@ class Setting:
 
 
 def read_prompt(prompt: str) -> Setting:
-    """The setting a caption names, in any of the world's wordings, wherever they stand in it."""
+    """The setting in a caption, in any of the world's wordings, at any position."""
     text = prompt.lower()
     place, text = _find(text, {name: p.words for name, p in PLACES.items()})
     outfit, text = _find(text, {name: o.words for name, o in OUTFITS.items()})
@@ -41,19 +41,19 @@ def read_prompt(prompt: str) -> Setting:
     return Setting(place, outfit, finish)
 
 
-def _find(text: str, known: dict[str, tuple[str, ...]]) -> tuple[str | None, str]:
-    """The name whose longest wording stands in the text, and the text without that wording."""
-    found = [(len(w), name, w.lower()) for name, words in known.items() for w in words if w.lower() in text]
-    if not found:
+def _find(text: str, wordings: dict[str, tuple[str, ...]]) -> tuple[str | None, str]:
+    """The name with the longest wording in the text, and the text without that wording."""
+    matches = [(len(w), name, w.lower()) for name, words in wordings.items() for w in words if w.lower() in text]
+    if not matches:
         return None, text
-    _, name, words = max(found)
+    _, name, words = max(matches)
     return name, text.replace(words, " ")
 
 
 def random_setting(noun: str, rng: np.random.Generator, live: bool) -> Setting:
-    """A setting as pretraining meets it: mostly a place, often no more, sometimes an outfit or a finish.
+    """A setting as in pretraining: mostly a place, often nothing else, sometimes an outfit or a finish.
 
-    DreamBench asks for outfits and for its first ten places of live subjects, for all twenty places of objects.
+    DreamBench asks for outfits and its first ten places with live subjects, and for all twenty places with objects.
     """
     names = list(PLACES)[:10] if live and rng.random() < 0.5 else list(PLACES)
     place = names[rng.integers(len(names))] if rng.random() < 0.8 else None
@@ -72,9 +72,9 @@ def _wording(words: tuple[str, ...], rng: np.random.Generator) -> str:
     return words[0] if rng.random() < 0.5 else words[1 + rng.integers(len(words) - 1)]
 
 
-def caption(who: Identity, setting: Setting, rng: np.random.Generator) -> str:
-    """Words for a picture: class, place, outfit, finish and sometimes the main colour; never the identity."""
-    thing = who.noun if setting.finish or rng.random() < 0.5 else f"{who.main_name} {who.noun}"
+def caption(identity: Identity, setting: Setting, rng: np.random.Generator) -> str:
+    """A caption of a picture: class, place, outfit, finish and sometimes the main colour, but never the identity."""
+    thing = identity.noun if setting.finish or rng.random() < 0.5 else f"{identity.main_name} {identity.noun}"
     thing = (_wording(FINISHES[setting.finish], rng) if setting.finish else "a {}").format(thing)
     if rng.random() < 0.2:
         thing = f"a {ADJECTIVES[rng.integers(len(ADJECTIVES))]} {thing.removeprefix('a ')}"
@@ -92,6 +92,6 @@ def vocabulary() -> set[str]:
     """Every word that a caption can hold."""
     phrases = chain(
         *(p.words for p in PLACES.values()), *(o.words for o in OUTFITS.values()), *FINISHES.values(),
-        KINDS, COLORS, ADJECTIVES, STARTS, ("a an the",),
+        VARIANTS, COLORS, ADJECTIVES, STARTS, ("a an the",),
     )  # fmt: skip
     return {w for phrase in phrases for w in re.findall(r"[a-z]+", phrase.lower())}

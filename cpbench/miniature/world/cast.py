@@ -1,7 +1,7 @@
-"""Who is in the benchmark: the stand-ins of DreamBench's thirty subjects, the validation subjects, the long run's fifty.
+"""The subjects of the benchmark: stand-ins for DreamBench's thirty, the validation subjects, and the long run's fifty.
 
-A stand-in has what one remembers of the photographs; what is not said here comes from the seed of its name. Colours
-are a name, for captions, and a shade. No individual that pretraining sees is, or looks like, one of these.
+A stand-in has the memorable features of the photographs; the rest is sampled with its name as the seed. A colour is a
+name, for captions, and a shade. No individual in pretraining is, or looks like, one of these.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ Spec = dict[str, object]
 
 DREAMBENCH: dict[str, Spec] = {
     "backpack": {
-        "noun": "backpack", "kind": "daypack", "main": "red #b01c42", "second": "red #9c1838", "accent": "red #7c1430",
+        "noun": "backpack", "variant": "daypack", "main": "red #b01c42", "second": "red #9c1838", "accent": "red #7c1430",
         "trim": "yellow #e8c040", "pattern": "plain", "badge": "none", "pocket": "main", "zip": "gold", "patch": "two",
         "base": "none", "side": "none", "wide": 0.4, "tall": 0.9, "round": 0.5, "pocket_height": 0.7,
     },
     "backpack_dog": {
-        "noun": "backpack", "kind": "face", "main": "gray #b4b2ac", "second": "gray #8e8880", "accent": "blue #2c62b4",
+        "noun": "backpack", "variant": "face", "main": "gray #b4b2ac", "second": "gray #8e8880", "accent": "blue #2c62b4",
         "trim": "blue #2456b0", "pattern": "plain", "ears": "folded", "muzzle": "second", "mouth": "tongue",
         "cheeks": "none", "eye": "dots", "eyes": 0.2, "nose": 0.9,
     },
     "bear_plushie": {
-        "noun": "stuffed animal", "kind": "sitting", "main": "brown #97482f", "second": "white #efe6da", "accent": "blue #7fc4ea",
+        "noun": "stuffed animal", "variant": "sitting", "main": "brown #97482f", "second": "white #efe6da", "accent": "blue #7fc4ea",
         "trim": "white #f0e8dc", "pattern": "plain", "badge": "none", "ears": "round", "face": "muzzle", "coat": "curly",
         "headwear": "bow", "neckwear": "none", "soles": "light", "tummy": "none", "arms": 0.3, "ear": 0.6,
     },
@@ -42,7 +42,7 @@ DREAMBENCH: dict[str, Spec] = {
         "print": 0.8,
     },
     "candle": {
-        "noun": "candle", "kind": "jar", "main": "white #f2f0e8", "second": "white #e2ddd0", "accent": "brown #a3612c",
+        "noun": "candle", "variant": "jar", "main": "white #f2f0e8", "second": "white #e2ddd0", "accent": "brown #a3612c",
         "trim": "brown #b47a44", "pattern": "plain", "badge": "none", "top": "wood", "glass": "frosted", "knob": "knob",
         "label": "none", "wide": 0.7, "tall": 0.1, "lid": 0.9, "wax": 0.3,
     },
@@ -57,7 +57,7 @@ DREAMBENCH: dict[str, Spec] = {
         "nose": "dark", "bib": "none", "girth": 0.15, "ear": 0.9, "eyes": 0.9, "face": 0.1,
     },
     "clock": {
-        "noun": "clock", "kind": "alarm", "main": "yellow #f6c410", "second": "yellow #e0a808", "accent": "yellow #eab508",
+        "noun": "clock", "variant": "alarm", "main": "yellow #f6c410", "second": "yellow #e0a808", "accent": "yellow #eab508",
         "trim": "gray #6c6c70", "pattern": "plain", "bells": "two", "bell_color": "main", "feet": "pegs",
         "handle": "arch", "dial": "white", "marks": "figure", "hands": "dark", "figure": 0.99, "bells_size": 0.9,
         "rim": 0.7,
@@ -103,7 +103,7 @@ DREAMBENCH: dict[str, Spec] = {
         "iris": "amber", "nose": "black", "head": 0.4, "girth": 0.5, "ear": 0.2, "spots": 0.3,
     },
     "duck_toy": {
-        "noun": "toy", "kind": "duck", "main": "yellow #f5cd1c", "second": "yellow #e8b810", "accent": "orange #ee6a1c",
+        "noun": "toy", "variant": "duck", "main": "yellow #f5cd1c", "second": "yellow #e8b810", "accent": "orange #ee6a1c",
         "trim": "orange #e08020", "pattern": "plain", "badge": "none", "headwear": "none", "neckwear": "none",
         "wing": "main", "shades": "none", "bill": 0.5, "head": 0.8,
     },
@@ -113,12 +113,12 @@ DREAMBENCH: dict[str, Spec] = {
         "top": "straight", "wide": 0.7, "foot": 0.1, "shaft": 1.0,
     },
     "grey_sloth_plushie": {
-        "noun": "stuffed animal", "kind": "sitting", "main": "brown #937468", "second": "white #f2ece4", "accent": "brown #5c4038",
+        "noun": "stuffed animal", "variant": "sitting", "main": "brown #937468", "second": "white #f2ece4", "accent": "brown #5c4038",
         "trim": "brown #80645a", "pattern": "plain", "badge": "none", "ears": "none", "face": "badger", "coat": "shaggy",
         "headwear": "none", "neckwear": "none", "soles": "main", "tummy": "none", "arms": 1.0, "head": 0.5, "belly": 0.3, "feet": 0.1,
     },
     "monster_toy": {
-        "noun": "toy", "kind": "monster", "main": "red #c4161e", "second": "yellow #e9bc2c", "accent": "red #a01018",
+        "noun": "toy", "variant": "monster", "main": "red #c4161e", "second": "yellow #e9bc2c", "accent": "red #a01018",
         "trim": "white #f0f0ec", "pattern": "plain", "eyes": "stalks", "mouth": "teeth", "coat": "curly", "belly": "second",
         "limbs": "plain", "horns": "none", "wide": 0.6, "tall": 0.4,
     },
@@ -128,12 +128,12 @@ DREAMBENCH: dict[str, Spec] = {
         "wide": 0.9, "tall": 0.6,
     },
     "poop_emoji": {
-        "noun": "toy", "kind": "swirl", "main": "brown #7c5044", "second": "brown #6a4238", "accent": "white #ffffff",
+        "noun": "toy", "variant": "swirl", "main": "brown #7c5044", "second": "brown #6a4238", "accent": "white #ffffff",
         "trim": "brown #5a382e", "pattern": "plain", "tiers": "three", "mouth": "grin", "topper": "none", "cheeks": "none",
         "sprinkles": "none", "eyes": 0.8,
     },
     "rc_car": {
-        "noun": "toy", "kind": "car", "main": "red #cc2c20", "second": "yellow #f2b418", "accent": "green #a8cc28",
+        "noun": "toy", "variant": "car", "main": "red #cc2c20", "second": "yellow #f2b418", "accent": "green #a8cc28",
         "trim": "blue #2c5ca0", "pattern": "upper", "badge": "ring", "body": "buggy", "rider": "helmet", "roof": "antenna",
         "bumper": "accent", "wheels": 0.8, "high": 0.8, "cabin": 0.5,
     },
@@ -143,7 +143,7 @@ DREAMBENCH: dict[str, Spec] = {
         "belly": "none", "look": 0.1, "gap": 0.5,
     },
     "robot_toy": {
-        "noun": "toy", "kind": "robot", "main": "white #eceef0", "second": "black #2a2c32", "accent": "blue #2450c0",
+        "noun": "toy", "variant": "robot", "main": "white #eceef0", "second": "black #2a2c32", "accent": "blue #2450c0",
         "trim": "gray #a0a4aa", "pattern": "plain", "badge": "ring", "head": "helmet", "look": "visor", "base": "wheels",
         "hands": "claws", "top": "none", "wide": 0.5,
     },
@@ -163,13 +163,13 @@ DREAMBENCH: dict[str, Spec] = {
         "lip": "accent", "wide": 0.6, "tall": 1.0,
     },
     "wolf_plushie": {
-        "noun": "stuffed animal", "kind": "lying", "main": "gray #8f9298", "second": "white #f0eeea", "accent": "red #c82028",
+        "noun": "stuffed animal", "variant": "lying", "main": "gray #8f9298", "second": "white #f0eeea", "accent": "red #c82028",
         "trim": "white #f0eeea", "pattern": "plain", "badge": "none", "ears": "pointed", "face": "mask", "coat": "shaggy",
         "headwear": "none", "neckwear": "ribbon", "tail": "bushy", "lift": 0.9, "ear": 0.2,
     },
 }  # fmt: skip
 
-# For tuning, in no benchmark sequence: looks from the seed alone.
+# For tuning, in no benchmark sequence: looks depend only on the seed.
 VALIDATION: dict[str, Spec] = {
     "val_dog": {"noun": "dog"},
     "val_backpack": {"noun": "backpack"},
@@ -179,7 +179,7 @@ VALIDATION: dict[str, Spec] = {
     "val_vase": {"noun": "vase"},
 }
 
-# The long run: fifty more, DreamBench's class nouns in turn; looks from the seed alone.
+# The long run: fifty more, DreamBench's class nouns in turn; looks depend only on the seed.
 LONG_NOUNS = (
     "dog", "backpack", "teapot", "stuffed animal", "sneaker", "cat", "toy", "vase", "clock", "boot", "bowl", "cartoon",
     "candle", "glasses", "can",
@@ -192,8 +192,8 @@ SUBJECTS: dict[str, Spec] = DREAMBENCH | VALIDATION | LONG
 
 
 def subject(name: str) -> Identity:
-    """The individual of this name. Raises KeyError for a name the world does not have."""
-    sys.audit("cpbench.subject", name)  # heard by cpbench.running.audit while a method learns
+    """The subject with this name. KeyError if the world has none."""
+    sys.audit("cpbench.subject", name)  # cpbench.running.audit listens while a method learns
     return _stand_in(name)
 
 
@@ -202,24 +202,24 @@ def _stand_in(name: str) -> Identity:
     spec = SUBJECTS[name]
     if name in DREAMBENCH:
         return sample_identity(str(spec["noun"]), seeded("subject", name), spec)
-    earlier = []  # those of the same class that come before it: it may look like none of them
-    for other, its in SUBJECTS.items():
+    earlier = []  # subjects of the same class before this one, which must look like none of them
+    for other, other_spec in SUBJECTS.items():
         if other == name:
             break
-        if its["noun"] == spec["noun"]:
+        if other_spec["noun"] == spec["noun"]:
             earlier.append(_stand_in(other))
     return _unlike(str(spec["noun"]), seeded("subject", name), earlier)
 
 
-def _unlike(noun: str, rng: np.random.Generator, others: list[Identity]) -> Identity:
-    """An individual that looks like none of `others`: drawn again until it does not."""
+def _unlike(noun: str, rng: np.random.Generator, crowd: list[Identity]) -> Identity:
+    """An individual that looks like none of `crowd`: sampled until that holds."""
     while True:
-        who = sample_identity(noun, rng)
-        if all(distance(who, other) > NEAR for other in others):
-            return who
+        identity = sample_identity(noun, rng)
+        if all(distance(identity, other) > NEAR for other in crowd):
+            return identity
 
 
 def training_identity(noun: str, index: int, split: str = "pretraining") -> Identity:
-    """Individual number `index` of a split, never one that is, or looks like, a subject of a sequence."""
+    """Individual number `index` of a split, which never is, or looks like, a subject of a sequence."""
     held_out = [subject(name) for name, spec in SUBJECTS.items() if spec["noun"] == noun]
     return _unlike(noun, seeded(split, noun, index), held_out)

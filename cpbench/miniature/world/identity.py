@@ -1,7 +1,7 @@
-"""Identities: what makes one dog this dog. Geometry, several colours, pattern, badge and parts, from a seeded space.
+"""Identities: what distinguishes one dog from another. Geometry, colours, pattern, badge and parts, sampled from a seeded space.
 
-A class noun has one or more kinds of things: every dog is drawn by one function, but a toy is a robot, a duck or a car.
-Each kind names the attributes its drawing reads (`kind` below); an identity is one choice of all of them.
+A class noun has one or more variants: every dog is drawn by one function, but a toy is a robot, a duck or a car. Each
+variant lists the attributes that its function reads (see `variant` below); an identity has a value for each of them.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Identity:
     """One individual of a class noun.
 
     main_name: the word for the main colour; main, second, accent, trim: its colours; pattern and badge: names of
-    what `surfaces` draws; parts: its kind's discrete attributes; sizes: its continuous ones, each in [0, 1].
+    as drawn by `surfaces`; parts: its variant's discrete attributes; sizes: its continuous ones, each in [0, 1].
     """
 
     noun: str
-    kind: str
+    variant: str
     main_name: str
     main: RGB
     second: RGB
@@ -63,21 +63,21 @@ class Identity:
     sizes: tuple[tuple[str, float], ...]
 
     def __getitem__(self, part: str) -> str:
-        """The choice this individual has for a discrete attribute of its kind."""
+        """The value of a discrete attribute of its variant."""
         for name, value in self.parts:
             if name == part:
                 return value
-        raise KeyError(f"{self.noun}/{self.kind} has no part {part!r}")
+        raise KeyError(f"{self.noun}/{self.variant} has no part {part!r}")
 
     def size(self, name: str, low: float = 0.0, high: float = 1.0) -> float:
-        """A continuous attribute of its kind, from `low` to `high`."""
+        """The value of a continuous attribute of its variant, from `low` to `high`."""
         for key, value in self.sizes:
             if key == name:
                 return low + (high - low) * value
-        raise KeyError(f"{self.noun}/{self.kind} has no size {name!r}")
+        raise KeyError(f"{self.noun}/{self.variant} has no size {name!r}")
 
     def scatter(self, n: int) -> list[tuple[float, float, float]]:
-        """`n` triples in [0, 1], spread evenly and always the same for this individual: where its spots are."""
+        """`n` triples in [0, 1], evenly spread and always the same for this individual: the positions of its spots."""
         start = sum((k + 1) * value for k, (_, value) in enumerate(self.sizes)) * 7.31
         return [
             ((start + 0.754878 * k) % 1, (3.7 * start + 0.569840 * k) % 1, (9.1 * start + 0.618034 * k) % 1)
@@ -85,35 +85,35 @@ class Identity:
         ]
 
 
-Drawing = Callable[["skia.Canvas", Identity, "Pose"], "Frame | None"]
+Painter = Callable[["skia.Canvas", Identity, "Pose"], "Frame | None"]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of thing: what draws it, and the attributes its individuals differ in."""
+class Variant:
+    """A variant of a class noun: the function that draws it, and the attributes in which individuals differ."""
 
     noun: str
     name: str
-    draw: Drawing
+    render: Painter
     live: bool
     palette: Mapping[str, RGB]
     patterns: tuple[str, ...]
     badges: tuple[str, ...]
     parts: Mapping[str, tuple[str, ...]]
     sizes: tuple[str, ...]
-    scale: float  # by which the drawing is enlarged, so that wide and narrow things fill the picture alike
+    scale: float  # enlarges the drawing, so that wide and narrow things fill the picture equally
 
     def looks(self) -> int:
-        """How many individuals differ in a choice or in one of three colours; sizes and shades are not counted."""
+        """The number of individuals that differ in a discrete attribute or in one of three colours, without sizes and shades."""
         both, vivid = self.palette.values(), COLORS.values()
         colors = sum(_far(p, q) > CLEAR < min(_far(p, r), _far(q, r)) for p in both for q in both for r in vivid)
         return colors * math.prod(len(set(c)) for c in (self.patterns, self.badges, *self.parts.values()))
 
 
-KINDS: dict[str, dict[str, Kind]] = {}  # by class noun, then by name
+VARIANTS: dict[str, dict[str, Variant]] = {}  # by class noun, then by name
 
 
-def kind(
+def variant(
     noun: str,
     name: str = "",
     *,
@@ -124,25 +124,25 @@ def kind(
     sizes: tuple[str, ...] = (),
     scale: float = 1.0,
     **parts: tuple[str, ...],
-) -> Callable[[Drawing], Drawing]:
-    """Make a drawing function a kind of the class `noun`. `parts` are its discrete attributes and their choices."""
+) -> Callable[[Painter], Painter]:
+    """Register a drawing function as a variant of the class `noun`. parts: its discrete attributes and their values."""
 
-    def add(draw: Drawing) -> Drawing:
-        made = Kind(noun, name or noun, draw, live, palette, patterns, badges, parts, sizes, scale)
-        KINDS.setdefault(noun, {})[made.name] = made
-        return draw
+    def add(render: Painter) -> Painter:
+        entry = Variant(noun, name or noun, render, live, palette, patterns, badges, parts, sizes, scale)
+        VARIANTS.setdefault(noun, {})[entry.name] = entry
+        return render
 
     return add
 
 
 def seeded(*words: object) -> np.random.Generator:
-    """A generator that depends on the words alone, on every machine."""
+    """A generator that depends only on these words, the same on every machine."""
     digest = hashlib.sha256("/".join(str(w) for w in words).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
 def _far(a: RGB, b: RGB) -> float:
-    """The largest difference of two colours in a channel."""
+    """The largest difference between two colours in a channel."""
     return max(abs(p - q) for p, q in zip(a, b, strict=True))
 
 
@@ -154,16 +154,16 @@ def _shade_of(words: str, palette: Mapping[str, RGB]) -> tuple[str, RGB]:
     return name, palette[name]
 
 
-def _colors(made: Kind, rng: np.random.Generator, fixed: Mapping[str, str]) -> tuple[str, list[RGB]]:
-    """The main colour's name and the four colours: main and second from the kind's palette, two vivid ones.
+def _colors(variant: Variant, rng: np.random.Generator, fixed: Mapping[str, str]) -> tuple[str, list[RGB]]:
+    """The main colour's name and the four colours: main and second from the variant's palette, two vivid ones.
 
-    Each differs clearly from the ones before it, unless it is fixed.
+    Each differs clearly from the previous ones, unless it is fixed.
     """
-    softness = (0.0, 0.0, 0.25, -0.18)[rng.integers(4)] if made.palette is COLORS else 0.0
-    main_name, chosen = "", []
+    softness = (0.0, 0.0, 0.25, -0.18)[rng.integers(4)] if variant.palette is COLORS else 0.0
+    main_name, colors = "", []
     for role in ("main", "second", "accent", "trim"):
-        palette = made.palette if role in ("main", "second") else COLORS
-        names = [n for n, c in palette.items() if all(_far(c, other) > CLEAR for other in chosen)] or list(palette)
+        palette = variant.palette if role in ("main", "second") else COLORS
+        names = [n for n, c in palette.items() if all(_far(c, other) > CLEAR for other in colors)] or list(palette)
         name = names[rng.integers(len(names))]
         color = jitter(palette[name], rng, 0.06)
         if softness > 0 and name != "black":  # pastel
@@ -173,55 +173,56 @@ def _colors(made: Kind, rng: np.random.Generator, fixed: Mapping[str, str]) -> t
         if role in fixed:
             name, color = _shade_of(fixed[role], palette)
         main_name = main_name or name.split("/")[0]
-        chosen.append(tuple(float(v) for v in color))  # type: ignore[arg-type]
-    return main_name, chosen
+        colors.append(tuple(float(v) for v in color))  # type: ignore[arg-type]
+    return main_name, colors
 
 
 def sample_identity(noun: str, rng: np.random.Generator, fixed: Mapping[str, object] | None = None) -> Identity:
     """An individual of the class `noun`.
 
-    `fixed` overrides attributes by name: "kind", the colours, "pattern", "badge", and the kind's parts and sizes.
+    `fixed` overrides attributes by name: "variant", the colours, "pattern", "badge", and the variant's parts and sizes.
     """
     fixed = dict(fixed or {})
-    kinds = KINDS[noun]
-    made = kinds[str(fixed.pop("kind", list(kinds)[rng.integers(len(kinds))]))]
+    variants = VARIANTS[noun]
+    variant = variants[str(fixed.pop("variant", list(variants)[rng.integers(len(variants))]))]
     fixed.pop("noun", None)
-    main_name, (main, second, accent, trim) = _colors(made, rng, fixed)
+    main_name, (main, second, accent, trim) = _colors(variant, rng, fixed)
 
     def choice(name: str, among: tuple[str, ...]) -> str:
-        drawn = among[rng.integers(len(among))]
-        value = fixed.get(name, drawn)
+        random_choice = among[rng.integers(len(among))]
+        value = fixed.get(name, random_choice)
         if value not in among:
-            raise ValueError(f"{noun}/{made.name}: {name} is one of {among}, not {value!r}")
+            raise ValueError(f"{noun}/{variant.name}: {name} is one of {among}, not {value!r}")
         return str(value)
 
-    known = {"main", "second", "accent", "trim", "pattern", "badge", *made.parts, *made.sizes}
-    if unknown := set(fixed) - known:
-        raise ValueError(f"{noun}/{made.name} has no {sorted(unknown)}")
+    attributes = {"main", "second", "accent", "trim", "pattern", "badge", *variant.parts, *variant.sizes}
+    if unknown := set(fixed) - attributes:
+        raise ValueError(f"{noun}/{variant.name} has no {sorted(unknown)}")
     return Identity(
         noun=noun,
-        kind=made.name,
+        variant=variant.name,
         main_name=main_name,
         main=main,
         second=second,
         accent=accent,
         trim=trim,
-        pattern=choice("pattern", made.patterns),
-        badge=choice("badge", made.badges),
-        parts=tuple((name, choice(name, among)) for name, among in made.parts.items()),
+        pattern=choice("pattern", variant.patterns),
+        badge=choice("badge", variant.badges),
+        parts=tuple((name, choice(name, among)) for name, among in variant.parts.items()),
         sizes=tuple(
-            (name, float(fixed.get(name, v))) for name, v in zip(made.sizes, rng.random(len(made.sizes)), strict=True)
+            (name, float(fixed.get(name, v)))
+            for name, v in zip(variant.sizes, rng.random(len(variant.sizes)), strict=True)
         ),
     )
 
 
 def distance(a: Identity, b: Identity) -> float:
-    """The share of what one sees in which two individuals differ: 0 for the same, 1 for nothing in common.
+    """The share of visible attributes in which two individuals differ: 0 for equal, 1 for nothing in common.
 
-    Another class or kind is 1. Of one kind, each colour counts by how far it is off (the main colour most), each
-    attribute by whether it is the same, each size by how far it is off; `NEAR` is the limit of looking alike.
+    For different classes or variants it is 1. Otherwise each colour counts by its difference (the main colour most), each
+    discrete attribute by whether it is equal, and each size by its difference; up to `NEAR`, two look alike.
     """
-    if (a.noun, a.kind) != (b.noun, b.kind):
+    if (a.noun, a.variant) != (b.noun, b.variant):
         return 1.0
     terms = [
         (weight, min(1.0, _far(p, q) / 0.4))

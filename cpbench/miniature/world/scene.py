@@ -1,4 +1,4 @@
-"""Scenes: which individual, where, wearing and made of what, in which pose and light."""
+"""Scenes: an individual in a place, with an outfit or a finish, in a pose and a light."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .canvas import SIZE, UNITS, ellipse, ellipse_path, new_surface, pixels, rec
 from .captions import Setting
 from .cubes import cube
 from .finishes import drops, polish, puddle, sparkles, tint
-from .identity import KINDS, Identity
+from .identity import VARIANTS, Identity
 from .outfits import OUTFITS
 from .places import GROUND, PLACES, studio
 from .pose import Frame, Pose, random_pose
@@ -20,8 +20,8 @@ SINK = 4.0  # how much lower something floats than it stands
 SMALLER = 0.9  # something with a hat on, so that the hat stays in the picture
 
 
-def draw(who: Identity, setting: Setting, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
-    """One picture, uint8 (size, size, 3). Pose, light and the place's details come from `rng`."""
+def render(identity: Identity, setting: Setting, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
+    """One picture, uint8 (size, size, 3). Pose, light and details of the place are sampled from `rng`."""
     surface = new_surface(size)
     c = surface.getCanvas()
     place = PLACES[setting.place] if setting.place else None
@@ -35,7 +35,7 @@ def draw(who: Identity, setting: Setting, rng: np.random.Generator, size: int = 
     scale, lean = rng.uniform(0.94, 1.09) * (SMALLER if setting.outfit else 1.0), rng.uniform(-6, 6)
     floats = bool(place and place.sunk)
     y += SINK * floats
-    thing = record(who, setting, pose, rng)
+    thing = record(identity, setting, pose, rng)
 
     def put(up: float = 1.0, opacity: float = 1.0) -> None:
         """The recorded thing on its place; upside down for `up` = -1."""
@@ -76,7 +76,7 @@ def draw(who: Identity, setting: Setting, rng: np.random.Generator, size: int = 
     return pixels(surface)
 
 
-def record(who: Identity, setting: Setting, pose: Pose, rng: np.random.Generator) -> skia.Picture:
+def record(identity: Identity, setting: Setting, pose: Pose, rng: np.random.Generator) -> skia.Picture:
     """The individual with its outfit and finish, standing at (0, 0), to be played as often as it is seen."""
     recorder = skia.PictureRecorder()
     c = recorder.beginRecording(skia.Rect(-UNITS, -UNITS, UNITS, UNITS))
@@ -84,12 +84,12 @@ def record(who: Identity, setting: Setting, pose: Pose, rng: np.random.Generator
     if layered:
         c.saveLayer(None, skia.Paint(ColorFilter=tint(setting.finish)))
     if setting.finish == "cube shaped":
-        cube(c, who, pose)
+        cube(c, identity, pose)
         if setting.outfit:
             _wear(c, setting.outfit, CUBE)
     else:
         c.save()
-        _dressed(c, who, pose, setting.outfit)
+        _dressed(c, identity, pose, setting.outfit)
         c.restore()
     if setting.finish in ("shiny", "wet"):
         polish(c, setting.finish, rng)
@@ -103,11 +103,11 @@ THING = Frame(0, -112, 38, -140, -112, 17, (0, -66), ellipse_path(0, -50, 58, 52
 CUBE = Frame(0, -110, 46, -138, -76, 26, (0, -44), ellipse_path(0, -50, 64, 56), -10)
 
 
-def _dressed(c: skia.Canvas, who: Identity, pose: Pose, outfit: str | None) -> None:
+def _dressed(c: skia.Canvas, identity: Identity, pose: Pose, outfit: str | None) -> None:
     """The individual, and its outfit: what lies on the body goes under the head."""
-    kind = KINDS[who.noun][who.kind]
-    c.scale(kind.scale, kind.scale)
-    drawing = kind.draw(c, who, pose)
+    variant = VARIANTS[identity.noun][identity.variant]
+    c.scale(variant.scale, variant.scale)
+    drawing = variant.render(c, identity, pose)
     if not isinstance(drawing, Iterator):
         if outfit:
             _wear(c, outfit, THING)

@@ -1,4 +1,4 @@
-"""Contact sheets: what the world can draw, to be looked at. The work of `cpbench world`."""
+"""Contact sheets of the world, for `cpbench world`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cpbench.errors import UserError, near
+from cpbench.errors import UserError, did_you_mean
 from cpbench.files import prepare_folder, write_atomically
 
 from .captions import Setting, read_prompt
 from .cast import DREAMBENCH, SUBJECTS, subject, training_identity
 from .finishes import FINISHES
-from .identity import KINDS, Identity, seeded
+from .identity import VARIANTS, Identity, seeded
 from .outfits import OUTFITS
 from .places import PLACES
-from .scene import draw
+from .scene import render
 
-SCALE = 2  # a sheet's pixel for a drawing's
+SCALE = 2  # pixels of a sheet per pixel of a picture
 GAP, LABEL = 6, 18  # pixels between pictures, and below them for their name
 SPLIT = "sheets"  # individuals of no other split
 
@@ -42,7 +42,7 @@ def sheet(pictures: Labelled, columns: int, scale: int = SCALE) -> Image.Image:
 
 
 def _shortened(words: str, pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont, width: float) -> str:
-    """The words, or as many of their letters as fit, and dots."""
+    """The words, or as many letters as fit, with dots."""
     if pen.textlength(words, font) <= width:
         return words
     while words and pen.textlength(words + "...", font) > width:
@@ -51,18 +51,19 @@ def _shortened(words: str, pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont, 
 
 
 def subjects() -> Labelled:
-    """DreamBench's thirty stand-ins, twice each: in a plain room, and somewhere."""
+    """DreamBench's thirty stand-ins, each in a plain room and in a place."""
     out = []
     for name in DREAMBENCH:
-        where = str(seeded("sheet", name).choice(list(PLACES)))
+        place = str(seeded("sheet", name).choice(list(PLACES)))
         out += [
-            (name, draw(subject(name), s, seeded("sheet", name, k))) for k, s in enumerate((Setting(), Setting(where)))
+            (name, render(subject(name), s, seeded("sheet", name, k)))
+            for k, s in enumerate((Setting(), Setting(place)))
         ]
     return out
 
 
 def places() -> Labelled:
-    """Every place, with a pet and with a thing in it; DreamBench asks for the last ten of things only."""
+    """Every place, with a pet and with an object; DreamBench uses the last ten only for objects."""
     return _each([Setting(place=p) for p in PLACES], ("dog6", "teapot"))
 
 
@@ -79,16 +80,16 @@ def finishes() -> Labelled:
 
 
 def individuals() -> Labelled:
-    """Six individuals of every class noun, such as pretraining meets: none is a subject of a sequence."""
-    pairs = [(noun, k) for noun in KINDS for k in range(6)]
-    return [(n, draw(training_identity(n, k, SPLIT), Setting(), seeded("sheet", n, k))) for n, k in pairs]
+    """Six individuals of every class noun, as in pretraining: none is a subject of a sequence."""
+    pairs = [(noun, k) for noun in VARIANTS for k in range(6)]
+    return [(n, render(training_identity(n, k, SPLIT), Setting(), seeded("sheet", n, k))) for n, k in pairs]
 
 
 def _each(settings: list[Setting], names: tuple[str, ...], by_subject: bool = False) -> Labelled:
     """Every setting with every subject, labelled with DreamBench's words."""
     pairs = [(s, n) for n in names for s in settings] if by_subject else [(s, n) for s in settings for n in names]
     return [
-        (s.place or s.outfit or s.finish or "", draw(subject(n), s, seeded("sheet", n, s.place, s.outfit, s.finish)))
+        (s.place or s.outfit or s.finish or "", render(subject(n), s, seeded("sheet", n, s.place, s.outfit, s.finish)))
         for s, n in pairs
     ]
 
@@ -103,46 +104,46 @@ SHEETS = {
 
 
 def write_sheets(folder: Path) -> list[Path]:
-    """Write one PNG a sheet into `folder`; their paths."""
+    """Write one PNG per sheet into `folder`; returns their paths."""
     prepare_folder(folder)
-    written = []
+    paths = []
     for name, (pictures, columns) in SHEETS.items():
-        written.append(folder / f"{name}.png")
-        save(sheet(pictures(), columns), written[-1])
-    return written
+        paths.append(folder / f"{name}.png")
+        save(sheet(pictures(), columns), paths[-1])
+    return paths
 
 
 def write_caption(text: str, target: Path, name: str | None = None, count: int = 8, seed: int = 0) -> None:
-    """Draw a caption `count` times into one PNG: the subject of this name, or as many strangers of the class it names."""
+    """Render a caption `count` times into one PNG: of the subject with this name, or of individuals of the caption's class."""
     if target.suffix.lower() != ".png":
-        raise UserError(f"{target}: a sheet is a PNG file; end its name in .png")
+        raise UserError(f"{target}: a sheet must be a PNG file; use a name that ends in .png")
     prepare_folder(target.parent)
     setting = read_prompt(text)
     people = [subject_of(name)] * count if name else strangers(text, count, seed)
-    pictures = [("", draw(who, setting, seeded("caption", seed, text, k))) for k, who in enumerate(people)]
+    pictures = [("", render(identity, setting, seeded("caption", seed, text, k))) for k, identity in enumerate(people)]
     save(sheet(pictures, min(count, 8), 2 * SCALE), target)
 
 
 def subject_of(name: str) -> Identity:
     """The subject of this name. UserError, with near matches, for an unknown one."""
     if name not in SUBJECTS:
-        raise near(name, SUBJECTS, "subject", "`cpbench world` draws DreamBench's thirty with their names.")
+        raise did_you_mean(name, SUBJECTS, "subject", "`cpbench world` shows DreamBench's thirty with their names.")
     return subject(name)
 
 
 def strangers(text: str, count: int, seed: int) -> list[Identity]:
-    """Individuals of the first class the caption names, none of them a subject. UserError if it names none."""
-    found = [(m.start(), -len(n), n) for n in KINDS if (m := re.search(rf"\b{n}\b", text.lower()))]
-    if not found:
+    """Individuals of the first class noun in the caption, none of them a subject. UserError if it has none."""
+    matches = [(m.start(), -len(n), n) for n in VARIANTS if (m := re.search(rf"\b{n}\b", text.lower()))]
+    if not matches:
         raise UserError(
-            f"{text!r} names none of the world's things, and there is no --subject; the things are {', '.join(KINDS)}"
+            f"{text!r} contains no class noun of the world, and there is no --subject; the class nouns are {', '.join(VARIANTS)}"
         )
-    noun = min(found)[2]
+    noun = min(matches)[2]
     return [training_identity(noun, 1000 * seed + k, SPLIT) for k in range(count)]
 
 
 def save(image: Image.Image, target: Path) -> None:
-    """As PNG, every value rounded to a multiple of 4: a quarter fewer bytes, and nobody sees it."""
+    """Save as PNG, with every value rounded to a multiple of 4: a quarter smaller, with no visible difference."""
     buffer = io.BytesIO()
     image.point(lambda v: min(255, (v + 2) // 4 * 4)).save(buffer, format="PNG", optimize=True)
     write_atomically(target, buffer.getvalue())

@@ -31,31 +31,31 @@ BADGED = ("none", *BADGES)  # with a badge more often than not, without one more
 # Patterns: (canvas, left, top, right, bottom, step, colour, individual), clipped to the thing's outline
 
 
-def bands(c, x0, y0, x1, y1, step, color, who) -> None:
+def bands(c, x0, y0, x1, y1, step, color, identity) -> None:
     y = y0 + step * 0.55
     while y < y1:
         rect(c, x0, y, x1, y + step * 0.5, color)
         y += step
 
 
-def stripes(c, x0, y0, x1, y1, step, color, who) -> None:
+def stripes(c, x0, y0, x1, y1, step, color, identity) -> None:
     x = x0 + step * 0.4
     while x < x1:
         rect(c, x, y0, x + step * 0.5, y1, color)
         x += step
 
 
-def dots(c, x0, y0, x1, y1, step, color, who) -> None:
+def dots(c, x0, y0, x1, y1, step, color, identity) -> None:
     for row in range(int((y1 - y0) / step) + 2):
         for col in range(-1, int((x1 - x0) / step) + 2):
             ellipse(c, x0 + (col + 0.5 * (row % 2)) * step, y0 + (row + 0.3) * step, step * 0.29, step * 0.29, color)
 
 
-def halves(c, x0, y0, x1, y1, step, color, who) -> None:
+def halves(c, x0, y0, x1, y1, step, color, identity) -> None:
     rect(c, x0, y0 + (y1 - y0) * 0.55, x1, y1, color)
 
 
-def upper(c, x0, y0, x1, y1, step, color, who) -> None:
+def upper(c, x0, y0, x1, y1, step, color, identity) -> None:
     """The upper third, with a wavy edge."""
     h, w = y1 - y0, x1 - x0
     polygon(
@@ -72,7 +72,7 @@ def upper(c, x0, y0, x1, y1, step, color, who) -> None:
     )
 
 
-def checks(c, x0, y0, x1, y1, step, color, who) -> None:
+def checks(c, x0, y0, x1, y1, step, color, identity) -> None:
     side = step * 0.75
     for row in range(int((y1 - y0) / side) + 1):
         for col in range(int((x1 - x0) / side) + 1):
@@ -81,7 +81,7 @@ def checks(c, x0, y0, x1, y1, step, color, who) -> None:
                 rect(c, x, y, x + side, y + side, color)
 
 
-def zigzag(c, x0, y0, x1, y1, step, color, who) -> None:
+def zigzag(c, x0, y0, x1, y1, step, color, identity) -> None:
     y = y0 + step * 0.4
     while y < y1 + step:
         n = int((x1 - x0) / (step * 0.6)) + 2
@@ -90,20 +90,20 @@ def zigzag(c, x0, y0, x1, y1, step, color, who) -> None:
         y += step * 1.15
 
 
-def fade(c, x0, y0, x1, y1, step, color, who) -> None:
+def fade(c, x0, y0, x1, y1, step, color, identity) -> None:
     c.drawRect(skia.Rect(x0, y0, x1, y1), gradient(x0, y0, x0, y1, [color, color, color], [0.0, 0.3, 1.0]))
 
 
-def hoop(c, x0, y0, x1, y1, step, color, who) -> None:
+def hoop(c, x0, y0, x1, y1, step, color, identity) -> None:
     """One broad band between two thin lines."""
     y, h = y0 + (y1 - y0) * 0.38, (y1 - y0) * 0.26
     rect(c, x0, y, x1, y + h, color)
     for edge in (y - 11, y + h + 3):
-        rect(c, x0, edge, x1, edge + 8, who.accent)
+        rect(c, x0, edge, x1, edge + 8, identity.accent)
 
 
-def marbled(c, x0, y0, x1, y1, step, color, who) -> None:
-    for u, v, w in who.scatter(7):
+def marbled(c, x0, y0, x1, y1, step, color, identity) -> None:
+    for u, v, w in identity.scatter(7):
         x, y = x0 + u * (x1 - x0), y0 + v * (y1 - y0)
         ellipse(c, x, y, step * (0.25 + 0.3 * w), step * (0.7 - 0.3 * w), color, 0.85)
 
@@ -125,7 +125,7 @@ PAINTERS: dict[str, Callable[..., None]] = {
 def clothe(
     c: skia.Canvas,
     path: skia.Path,
-    who: Identity,
+    identity: Identity,
     step: float = 30.0,
     main: RGB | None = None,
     second: RGB | None = None,
@@ -133,14 +133,14 @@ def clothe(
     lit: float = 0.2,
 ) -> None:
     """Fill `path` with the individual's main colour and its pattern, `step` units a repeat; with edge and light."""
-    main, second = main or who.main, second or who.second
+    main, second = main or identity.main, second or identity.second
     outline(c, path, main, edge)
     c.drawPath(path, paint(main))
-    if who.pattern in PAINTERS:
+    if identity.pattern in PAINTERS:
         c.save()
         c.clipPath(path, doAntiAlias=True)
         b = path.getBounds()
-        PAINTERS[who.pattern](c, b.left(), b.top(), b.right(), b.bottom(), step, second, who)
+        PAINTERS[identity.pattern](c, b.left(), b.top(), b.right(), b.bottom(), step, second, identity)
         c.restore()
     if lit:
         light(c, path, lit)
@@ -171,35 +171,35 @@ def letter(c: skia.Canvas, x: float, y: float, r: float, number: int, color: RGB
         line(c, [(x + flip * r * px, y + r * py) for px, py in stroke], color, r * 0.5)
 
 
-def badge(c: skia.Canvas, x: float, y: float, r: float, who: Identity, mirrored: bool = False) -> None:
+def badge(c: skia.Canvas, x: float, y: float, r: float, identity: Identity, mirrored: bool = False) -> None:
     """The individual's badge at (x, y), `r` units in radius: its accent colour on a light or dark disc."""
-    if who.badge == "none":
+    if identity.badge == "none":
         return
-    color = who.accent
+    color = identity.accent
     ellipse(c, x, y, r * 1.2, r * 1.2, INK if luma(color) > 0.55 else PAPER)
     r *= 0.95
-    if who.badge == "star":
+    if identity.badge == "star":
         polygon(c, star_points(x, y, r, r * 0.5), color)
-    elif who.badge == "heart":
+    elif identity.badge == "heart":
         c.drawPath(heart_path(x, y + r * 0.1, r * 0.9), paint(color))
-    elif who.badge == "ring":
+    elif identity.badge == "ring":
         c.drawCircle(x, y, r * 0.6, paint(color, width=r * 0.46))
-    elif who.badge == "bolt":
+    elif identity.badge == "bolt":
         points = [(0.25, -0.95), (-0.6, 0.2), (-0.05, 0.2), (-0.25, 0.95), (0.6, -0.25), (0.05, -0.25)]
         polygon(c, [(x + r * px, y + r * py) for px, py in points], color)
-    elif who.badge == "flower":
+    elif identity.badge == "flower":
         for dx, dy in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)):
             ellipse(c, x + r * dx, y + r * dy, r * 0.43, r * 0.43, color)
         ellipse(c, x, y, r * 0.3, r * 0.3, GOLD if luma(color) < 0.55 else INK)
-    elif who.badge == "cross":
+    elif identity.badge == "cross":
         rect(c, x - r * 0.3, y - r * 0.85, x + r * 0.3, y + r * 0.85, color)
         rect(c, x - r * 0.85, y - r * 0.3, x + r * 0.85, y + r * 0.3, color)
-    elif who.badge == "moon":
+    elif identity.badge == "moon":
         moon = skia.Op(
             skia.Path.Circle(x - r * 0.1, y, r * 0.85),
             skia.Path.Circle(x + r * 0.4, y - r * 0.15, r * 0.7),
             skia.kDifference_PathOp,
         )
         c.drawPath(moon, paint(color))
-    elif who.badge == "letter":
-        letter(c, x, y, r * 0.68, int(who.scatter(1)[0][0] * len(LETTERS)), color, mirrored)
+    elif identity.badge == "letter":
+        letter(c, x, y, r * 0.68, int(identity.scatter(1)[0][0] * len(LETTERS)), color, mirrored)

@@ -22,7 +22,7 @@ from ..canvas import (
     rounded_path,
     smooth_path,
 )
-from ..identity import Identity, kind
+from ..identity import Identity, variant
 from ..pose import Pose
 from ..surfaces import PAINTERS, badge
 
@@ -35,7 +35,7 @@ HALVES: dict[str, list[Point]] = {  # the right half of the body, head and trunk
 }
 
 
-@kind(
+@variant(
     "cartoon",
     scale=0.95,
     patterns=("plain", "plain", "halves", "bands", "dots", "stripes", "fade"),
@@ -48,40 +48,40 @@ HALVES: dict[str, list[Point]] = {  # the right half of the body, head and trunk
     hands=("round", "pointed"),
     belly=("none", "none", "patch"),
 )
-def cartoon(c: skia.Canvas, who: Identity, pose: Pose) -> None:
-    wide, high = who.size("wide", 42, 58), who.size("tall", 54, 66)
+def cartoon(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
+    wide, high = identity.size("wide", 42, 58), identity.size("tall", 54, 66)
     y = -28 - high
-    limb = who.size("limbs", 19, 27)
+    limb = identity.size("limbs", 19, 27)
     for side in (-1, 1):
         up = 44 * (pose.swing * side if abs(pose.swing) > 0.5 else abs(pose.swing))
         arm = [(side * wide * 0.6, y + 14), (side * (wide + 12), y + 18 - up * 0.4), (side * (wide + 27), y + 30 - up)]
-        _limb(c, who, arm, limb * 0.9)
-        _limb(c, who, [(side * wide * 0.42, -40), (side * (wide * 0.46 + 3), -limb * 0.5 - 3)], limb)
-    _top(c, who, wide, y - high)
-    body = smooth_path([(wide * px, y + high * py) for px, py in mirrored(HALVES[who["body"]])])
+        _limb(c, identity, arm, limb * 0.9)
+        _limb(c, identity, [(side * wide * 0.42, -40), (side * (wide * 0.46 + 3), -limb * 0.5 - 3)], limb)
+    _top(c, identity, wide, y - high)
+    body = smooth_path([(wide * px, y + high * py) for px, py in mirrored(HALVES[identity["body"]])])
     c.drawPath(body, paint(INK, width=2 * LINE))
-    c.drawPath(body, paint(who.main))
+    c.drawPath(body, paint(identity.main))
     c.save()
     c.clipPath(body, doAntiAlias=True)
     b = body.getBounds()
-    if who.pattern in PAINTERS:
-        PAINTERS[who.pattern](c, b.left(), b.top(), b.right(), b.bottom(), 30, who.second, who)
-    if who["belly"] == "patch":
-        ellipse(c, 0, y + high * 0.6, wide * 0.55, high * 0.45, who.accent)
+    if identity.pattern in PAINTERS:
+        PAINTERS[identity.pattern](c, b.left(), b.top(), b.right(), b.bottom(), 30, identity.second, identity)
+    if identity["belly"] == "patch":
+        ellipse(c, 0, y + high * 0.6, wide * 0.55, high * 0.45, identity.accent)
     c.restore()
-    badge(c, 0, y + high * 0.52, 15, who, pose.mirrored)
-    _face(c, who, pose, wide, y - high * 0.42)
+    badge(c, 0, y + high * 0.52, 15, identity, pose.mirrored)
+    _face(c, identity, pose, wide, y - high * 0.42)
 
 
-def _limb(c: skia.Canvas, who: Identity, points: list[Point], width: float) -> None:
+def _limb(c: skia.Canvas, identity: Identity, points: list[Point], width: float) -> None:
     path = open_path(points)
     c.drawPath(path, paint(INK, width=width + 2 * LINE - 2))
-    c.drawPath(path, paint(who.main, width=width - 1))
-    if who["hands"] == "pointed":
-        ellipse(c, *points[-1], width * 0.3, width * 0.3, who.second)
+    c.drawPath(path, paint(identity.main, width=width - 1))
+    if identity["hands"] == "pointed":
+        ellipse(c, *points[-1], width * 0.3, width * 0.3, identity.second)
 
 
-def _top(c: skia.Canvas, who: Identity, wide: float, top: float) -> None:
+def _top(c: skia.Canvas, identity: Identity, wide: float, top: float) -> None:
     """What grows out of the head, drawn before it."""
     edge = paint(INK, width=2 * LINE - 2)
 
@@ -91,22 +91,22 @@ def _top(c: skia.Canvas, who: Identity, wide: float, top: float) -> None:
         c.drawPath(path, paint(color))
 
     for side in (-1, 1):
-        if who["top"] == "ears":
+        if identity["top"] == "ears":
             piece(
                 [(side * wide * 0.2, top + 12), (side * wide * 0.74, top - 18), (side * wide * 0.85, top + 26)],
-                who.main,
+                identity.main,
             )
-        elif who["top"] == "horns":
+        elif identity["top"] == "horns":
             piece(
                 [(side * wide * 0.3, top + 10), (side * wide * 0.95, top - 20), (side * wide * 0.7, top + 24)],
-                who.second,
+                identity.second,
                 True,
             )
-        elif who["top"] == "antennae":
+        elif identity["top"] == "antennae":
             line(c, [(side * wide * 0.3, top + 10), (side * wide * 0.5, top - 16)], INK, 8)
             c.drawPath(ellipse_path(side * wide * 0.54, top - 18, 9, 9), edge)
-            ellipse(c, side * wide * 0.54, top - 18, 9, 9, who.accent)
-    if who["top"] == "tuft":
+            ellipse(c, side * wide * 0.54, top - 18, 9, 9, identity.accent)
+    if identity["top"] == "tuft":
         piece(
             [
                 (-wide * 0.3, top + 12),
@@ -115,11 +115,11 @@ def _top(c: skia.Canvas, who: Identity, wide: float, top: float) -> None:
                 (wide * 0.05, top - 24),
                 (wide * 0.3, top + 12),
             ],
-            who.second,
+            identity.second,
         )
-    elif who["top"] == "fin":
-        piece([(-wide * 0.35, top + 12), (wide * 0.1, top - 24), (wide * 0.4, top + 14)], who.accent, True)
-    elif who["top"] == "crown":
+    elif identity["top"] == "fin":
+        piece([(-wide * 0.35, top + 12), (wide * 0.1, top - 24), (wide * 0.4, top + 14)], identity.accent, True)
+    elif identity["top"] == "crown":
         w = wide * 0.5
         piece(
             [
@@ -135,36 +135,36 @@ def _top(c: skia.Canvas, who: Identity, wide: float, top: float) -> None:
         )
 
 
-def _face(c: skia.Canvas, who: Identity, pose: Pose, wide: float, y: float) -> None:
-    x, gap, size = 6 * pose.turn, wide * who.size("gap", 0.32, 0.48), who.size("look", 9, 13)
-    dark = INK if luma(who.main) > 0.2 or who["eyes"] != "dots" else PAPER
-    places = [(x, y)] if who["eyes"] == "one" else [(x - gap, y), (x + gap, y)]
+def _face(c: skia.Canvas, identity: Identity, pose: Pose, wide: float, y: float) -> None:
+    x, gap, size = 6 * pose.turn, wide * identity.size("gap", 0.32, 0.48), identity.size("look", 9, 13)
+    dark = INK if luma(identity.main) > 0.2 or identity["eyes"] != "dots" else PAPER
+    places = [(x, y)] if identity["eyes"] == "one" else [(x - gap, y), (x + gap, y)]
     for k, (px, py) in enumerate(places):
         if pose.blink:
-            line(c, [(px - size, py), (px + size, py)], INK if luma(who.main) > 0.2 else PAPER, 5)
-        elif who["eyes"] == "dots":
+            line(c, [(px - size, py), (px + size, py)], INK if luma(identity.main) > 0.2 else PAPER, 5)
+        elif identity["eyes"] == "dots":
             ellipse(c, px, py, size * 0.66, size * 0.72, dark)
         else:
-            r = size * (1.7 if who["eyes"] == "one" else 1.1)
+            r = size * (1.7 if identity["eyes"] == "one" else 1.1)
             ellipse(c, px, py, r + 4, r + 4, INK)
             ellipse(c, px, py, r, r, PAPER)
             ellipse(c, px + 4 * pose.turn, py, r * 0.5, r * 0.5, INK)
-            if who["eyes"] == "sleepy":
+            if identity["eyes"] == "sleepy":
                 rect(c, px - r - 3, py - r - 4, px + r + 3, py - r * 0.1, INK)
-                rect(c, px - r, py - r, px + r, py - r * 0.4, who.main)
-            elif who["eyes"] == "angry":
+                rect(c, px - r, py - r, px + r, py - r * 0.4, identity.main)
+            elif identity["eyes"] == "angry":
                 tilt = 8 if k == 0 else -8
                 line(c, [(px - r, py - r - tilt * 0.7), (px + r, py - r + tilt * 0.7)], INK, 8)
     y += size + 14
-    ink = INK if luma(who.main) > 0.2 else PAPER
-    if who["mouth"] == "line":
+    ink = INK if luma(identity.main) > 0.2 else PAPER
+    if identity["mouth"] == "line":
         line(c, [(x - 13, y), (x + 13, y - 3)], ink, 6)
-    elif who["mouth"] == "smile":
+    elif identity["mouth"] == "smile":
         line(c, [(x - 16, y - 4), (x, y + 6), (x + 16, y - 4)], ink, 6)
     else:
         mouth = rounded_path(x - 18, y - 6, x + 18, y + 12, 9)
         c.drawPath(mouth, paint(INK))
-        if who["mouth"] == "teeth":
+        if identity["mouth"] == "teeth":
             for k in (-1, 0, 1):
                 polygon(c, [(x + 10 * k - 5, y - 5), (x + 10 * k + 5, y - 5), (x + 10 * k, y + 4)], PAPER)
         else:

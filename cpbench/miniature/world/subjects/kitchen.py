@@ -23,7 +23,7 @@ from ..canvas import (
     smooth_path,
     solid,
 )
-from ..identity import PATTERNS, Identity, kind
+from ..identity import PATTERNS, Identity, variant
 from ..pose import Pose
 from ..surfaces import BADGED, badge, clothe
 
@@ -36,7 +36,7 @@ FOODS: dict[str, tuple[RGB, ...]] = {  # what lies in a bowl, lightest first
 }  # fmt: skip
 
 
-@kind(
+@variant(
     "bowl",
     patterns=(*PATTERNS, "grid", "grid"),
     badges=BADGED,
@@ -47,19 +47,23 @@ FOODS: dict[str, tuple[RGB, ...]] = {  # what lies in a bowl, lightest first
     rim=("none", "second", "accent"),
     words=("none", "none", "script"),
 )
-def bowl(c: skia.Canvas, who: Identity, pose: Pose) -> None:
-    w, h = who.size("wide", 74, 84), who.size("deep", 76, 98)
-    foot = {"none": 0.0, "ring": -8.0, "tall": -18.0}[who["foot"]]
-    narrow = w * who.size("base", 0.38, 0.55)
+def bowl(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
+    w, h = identity.size("wide", 74, 84), identity.size("deep", 76, 98)
+    foot = {"none": 0.0, "ring": -8.0, "tall": -18.0}[identity["foot"]]
+    narrow = w * identity.size("base", 0.38, 0.55)
     if foot:
-        solid(c, polygon_path([(-narrow, foot - 6), (narrow, foot - 6), (narrow + 4, 0), (-narrow - 4, 0)]), who.accent)
+        solid(
+            c,
+            polygon_path([(-narrow, foot - 6), (narrow, foot - 6), (narrow + 4, 0), (-narrow - 4, 0)]),
+            identity.accent,
+        )
     top, inner = foot - h, (w - 8, 19.0)
     # the far rim, and what lies in it, stand behind the near side
-    solid(c, ellipse_path(0, top, w, 24), shade(who.main, 0.85) if who["food"] == "none" else who.main)
-    if who["food"] == "none":
-        ellipse(c, 0, top + 2, *inner, shade(who.main, 0.55))
-    elif who["food"] == "rice":
-        heap = who.size("heap", 22, 40)
+    solid(c, ellipse_path(0, top, w, 24), shade(identity.main, 0.85) if identity["food"] == "none" else identity.main)
+    if identity["food"] == "none":
+        ellipse(c, 0, top + 2, *inner, shade(identity.main, 0.55))
+    elif identity["food"] == "rice":
+        heap = identity.size("heap", 22, 40)
         solid(
             c,
             smooth_path(
@@ -75,7 +79,7 @@ def bowl(c: skia.Canvas, who: Identity, pose: Pose) -> None:
             edge=4,
         )
     else:
-        heap, colors = who.size("heap", 0.6, 1.2), FOODS[who["food"]]
+        heap, colors = identity.size("heap", 0.6, 1.2), FOODS[identity["food"]]
         for k in range(3):
             n, r = 5 - k, 15.0
             for i in range(n):
@@ -94,35 +98,37 @@ def bowl(c: skia.Canvas, who: Identity, pose: Pose) -> None:
             (narrow, foot),
         ],
     }
-    half = lines[who["side"]]
+    half = lines[identity["side"]]
     # the near side: its upper edge hangs down as the near half of the rim
     side = smooth_path(
         [(0, top + 22), (w * 0.55, top + 17), *half, *((-x, y) for x, y in reversed(half)), (-w * 0.55, top + 17)]
     )
-    clothe(c, side, who, 26)
-    if who.pattern == "grid":
+    clothe(c, side, identity, 26)
+    if identity.pattern == "grid":
         c.save()
         c.clipPath(side, doAntiAlias=True)
         for k in (-1.5, -0.5, 0.5, 1.5):
-            line(c, [(k * w * 0.5 + 8 * pose.turn, top), (k * w * 0.32 + 8 * pose.turn, foot)], who.second, 4.5)
+            line(c, [(k * w * 0.5 + 8 * pose.turn, top), (k * w * 0.32 + 8 * pose.turn, foot)], identity.second, 4.5)
         for share in (0.45, 0.75):
-            line(c, [(-w, top + h * share - 5), (0, top + h * share + 4), (w, top + h * share - 5)], who.second, 4.5)
+            line(
+                c, [(-w, top + h * share - 5), (0, top + h * share + 4), (w, top + h * share - 5)], identity.second, 4.5
+            )
         c.restore()
-    if who["rim"] != "none":
-        color = who.second if who["rim"] == "second" else who.accent
+    if identity["rim"] != "none":
+        color = identity.second if identity["rim"] == "second" else identity.accent
         line(c, [(-w, top + 1), (-w * 0.55, top + 16), (0, top + 21), (w * 0.55, top + 16), (w, top + 1)], color, 9)
     x, y = 10 * pose.turn, foot - h * 0.38
-    if who["words"] == "script":  # handwriting, too small to read
+    if identity["words"] == "script":  # handwriting, too small to read
         for k, (a, b) in enumerate(((-0.34, 0.14), (-0.14, 0.42))):
             wave = [(x + w * (a + (b - a) * i / 5), y - 9 + 19 * k + (7 if i % 2 else -7)) for i in range(6)]
-            line(c, wave, who.accent, 6)
+            line(c, wave, identity.accent, 6)
     else:
-        badge(c, x, y, 18, who, pose.mirrored)
+        badge(c, x, y, 18, identity, pose.mirrored)
 
 
-def _label(c: skia.Canvas, who: Identity, x: float, y: float, r: float) -> None:
+def _label(c: skia.Canvas, identity: Identity, x: float, y: float, r: float) -> None:
     """The picture on a can: a big flat shape in the accent and the trim colour."""
-    a, t, art = who.accent, who.trim, who["art"]
+    a, t, art = identity.accent, identity.trim, identity["art"]
     if art == "whale":
         c.drawPath(
             smooth_path(
@@ -179,7 +185,7 @@ def _label(c: skia.Canvas, who: Identity, x: float, y: float, r: float) -> None:
         c.drawPath(polygon_path([(x, y - r * 0.5), (x + r * 0.45, y), (x, y + r * 0.5), (x - r * 0.45, y)]), paint(t))
 
 
-@kind(
+@variant(
     "can",
     scale=1.1,
     patterns=("plain", "plain", "bands", "halves", "stripes", "fade", "dots", "zigzag"),
@@ -190,10 +196,10 @@ def _label(c: skia.Canvas, who: Identity, x: float, y: float, r: float) -> None:
     lid=("silver", "silver", "gold", "black"),
     panel=("none", "none", "light", "second"),
 )
-def can(c: skia.Canvas, who: Identity, pose: Pose) -> None:
-    w, h = who.size("wide", 42, 54), who.size("tall", 128, 148)
-    metal = {"silver": METAL, "gold": (0.86, 0.70, 0.34), "black": (0.24, 0.24, 0.27)}[who["lid"]]
-    neck = who.size("neck", 9, 14)
+def can(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
+    w, h = identity.size("wide", 42, 54), identity.size("tall", 128, 148)
+    metal = {"silver": METAL, "gold": (0.86, 0.70, 0.34), "black": (0.24, 0.24, 0.27)}[identity["lid"]]
+    neck = identity.size("neck", 9, 14)
     solid(c, smooth_path([(-w + 8, -10), (w - 8, -10), (w - 10, -1), (0, 3), (-w + 10, -1)]), metal)
     solid(c, polygon_path([(-w, -h + neck + 4), (-w + 9, -h), (w - 9, -h), (w, -h + neck + 4)]), metal)
     body = polygon_path(
@@ -208,21 +214,21 @@ def can(c: skia.Canvas, who: Identity, pose: Pose) -> None:
             (-w, -12),
         ]
     )
-    clothe(c, body, who, 28)
+    clothe(c, body, identity, 28)
     c.save()
     c.clipPath(body, doAntiAlias=True)
     x = 11 * pose.turn  # the label turns with the can
-    if who["panel"] != "none":
+    if identity["panel"] != "none":
         c.drawPath(
             rounded_path(x - w * 0.72, -h * 0.76, x + w * 0.72, -h * 0.24, 14),
-            paint(PAPER if who["panel"] == "light" else who.second),
+            paint(PAPER if identity["panel"] == "light" else identity.second),
         )
-    _label(c, who, x, -h * 0.49, w * 0.62)
-    bar = w * who.size("print", 0.42, 0.66)
-    ink = INK if luma(who.main) > 0.35 else PAPER
-    if who["words"] in ("top", "both"):
+    _label(c, identity, x, -h * 0.49, w * 0.62)
+    bar = w * identity.size("print", 0.42, 0.66)
+    ink = INK if luma(identity.main) > 0.35 else PAPER
+    if identity["words"] in ("top", "both"):
         rect(c, x - bar, -h * 0.86 + 4, x + bar, -h * 0.86 + 13, ink)
-    if who["words"] in ("bottom", "both"):
+    if identity["words"] in ("bottom", "both"):
         rect(c, x - bar, -h * 0.2 + 4, x + bar, -h * 0.2 + 13, ink)
     rect(c, -w * 0.86, -h, -w * 0.66, 0, (1, 1, 1), 0.35)
     rect(c, w * 0.72, -h, w, 0, (0, 0, 0.05), 0.22)

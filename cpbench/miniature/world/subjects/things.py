@@ -32,28 +32,28 @@ from ..canvas import (
     star_points,
     tube,
 )
-from ..identity import Identity, kind
+from ..identity import Identity, variant
 from ..pose import Pose
 from ..surfaces import BADGED, LETTERS, badge, clothe, letter
 
 WOOD: RGB = (0.70, 0.45, 0.24)
 
 
-def _dial(c: skia.Canvas, who: Identity, pose: Pose, x: float, y: float, r: float) -> None:
+def _dial(c: skia.Canvas, identity: Identity, pose: Pose, x: float, y: float, r: float) -> None:
     """A clock's face: its marks, one big figure perhaps, and two hands at any time of the day."""
-    color = {"white": PAPER, "second": who.second, "dark": (0.16, 0.17, 0.22)}[who["dial"]]
+    color = {"white": PAPER, "second": identity.second, "dark": (0.16, 0.17, 0.22)}[identity["dial"]]
     ink = INK if luma(color) > 0.45 else PAPER
     c.drawCircle(x, y, r, paint(color))
-    if who["marks"] in ("four", "twelve", "dots"):
-        n = 12 if who["marks"] == "twelve" else 4 if who["marks"] == "four" else 8
+    if identity["marks"] in ("four", "twelve", "dots"):
+        n = 12 if identity["marks"] == "twelve" else 4 if identity["marks"] == "four" else 8
         for k in range(n):
             a = 2 * math.pi * k / n
             px, py = x + 0.8 * r * math.sin(a), y - 0.8 * r * math.cos(a)
-            if who["marks"] == "four":
+            if identity["marks"] == "four":
                 line(c, [(px, py), (x + 0.64 * r * math.sin(a), y - 0.64 * r * math.cos(a))], ink, 6)
             else:
                 ellipse(c, px, py, 3.4 if n == 12 else 5, 3.4 if n == 12 else 5, ink)
-    elif who["marks"] == "figure":
+    elif identity["marks"] == "figure":
         for k in (0, 2, 3):
             a = math.pi * k / 2
             ellipse(c, x + 0.8 * r * math.sin(a), y - 0.8 * r * math.cos(a), 4, 4, ink)
@@ -62,11 +62,11 @@ def _dial(c: skia.Canvas, who: Identity, pose: Pose, x: float, y: float, r: floa
             x + (-1 if pose.mirrored else 1) * r * 0.5,
             y,
             r * 0.3,
-            int(who.size("figure") * len(LETTERS)),
-            who.accent,
+            int(identity.size("figure") * len(LETTERS)),
+            identity.accent,
             pose.mirrored,
         )
-    hand = ink if who["hands"] == "dark" else who.trim
+    hand = ink if identity["hands"] == "dark" else identity.trim
     a = math.pi * (0.15 + 0.9 * pose.swing)
     b = math.pi * pose.turn
     line(c, [(x, y), (x + 0.42 * r * math.sin(a), y - 0.42 * r * math.cos(a))], hand, 8)
@@ -81,7 +81,7 @@ CLOCK_PARTS = {
 }
 
 
-@kind(
+@variant(
     "clock",
     "alarm",
     scale=1.05,
@@ -94,10 +94,10 @@ CLOCK_PARTS = {
     handle=("arch", "none"),
     **CLOCK_PARTS,
 )
-def alarm(c: skia.Canvas, who: Identity, pose: Pose) -> None:
-    r = who.size("round", 54, 62)
-    y, metal = -r - 16, {"main": who.main, "accent": who.accent, "metal": METAL}[who["bell_color"]]
-    if who["handle"] == "arch":
+def alarm(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
+    r = identity.size("round", 54, 62)
+    y, metal = -r - 16, {"main": identity.main, "accent": identity.accent, "metal": METAL}[identity["bell_color"]]
+    if identity["handle"] == "arch":
         tube(
             c,
             [(-r * 0.55, y - r * 0.75), (-r * 0.4, y - r * 1.38), (r * 0.4, y - r * 1.38), (r * 0.55, y - r * 0.75)],
@@ -105,8 +105,8 @@ def alarm(c: skia.Canvas, who: Identity, pose: Pose) -> None:
             7,
             3,
         )
-    size = who.size("bells_size", 18, 25)
-    if who["bells"] == "two":
+    size = identity.size("bells_size", 18, 25)
+    if identity["bells"] == "two":
         for side in (-1, 1):
             c.save()
             c.translate(side * r * 0.62, y - r * 0.92)
@@ -120,7 +120,7 @@ def alarm(c: skia.Canvas, who: Identity, pose: Pose) -> None:
             )
             c.restore()
         tube(c, [(0, y - r * 0.8), (5 * pose.swing, y - r * 1.14)], METAL, 8, 3)
-    elif who["bells"] == "one":
+    elif identity["bells"] == "one":
         solid(
             c,
             smooth_path(
@@ -133,21 +133,21 @@ def alarm(c: skia.Canvas, who: Identity, pose: Pose) -> None:
             ),
             metal,
         )
-    if who["feet"] == "base":
-        solid(c, rounded_path(-r * 0.8, -18, r * 0.8, 0, 6), who.second)
+    if identity["feet"] == "base":
+        solid(c, rounded_path(-r * 0.8, -18, r * 0.8, 0, 6), identity.second)
     else:
         for side in (-1, 1):
-            if who["feet"] == "pegs":
+            if identity["feet"] == "pegs":
                 tube(c, [(side * r * 0.5, -24), (side * r * 0.78, -5)], metal, 10)
             else:
                 solid(c, ellipse_path(side * r * 0.58, -12, 12, 12), metal)
-    clothe(c, ellipse_path(0, y, r, r), who, 26)
-    dial = r * who.size("rim", 0.70, 0.82)
-    outline(c, ellipse_path(0, y, dial, dial), who.main, 3)
-    _dial(c, who, pose, 0, y, dial)
+    clothe(c, ellipse_path(0, y, r, r), identity, 26)
+    dial = r * identity.size("rim", 0.70, 0.82)
+    outline(c, ellipse_path(0, y, dial, dial), identity.main, 3)
+    _dial(c, identity, pose, 0, y, dial)
 
 
-@kind(
+@variant(
     "clock",
     "mantel",
     scale=1.1,
@@ -158,17 +158,17 @@ def alarm(c: skia.Canvas, who: Identity, pose: Pose) -> None:
     below=("none", "pendulum", "drawer"),
     **CLOCK_PARTS,
 )
-def mantel(c: skia.Canvas, who: Identity, pose: Pose) -> None:
-    w, h = who.size("wide", 50, 62), who.size("tall", 122, 140)
+def mantel(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
+    w, h = identity.size("wide", 50, 62), identity.size("tall", 122, 140)
     foot = -10.0
     for side in (-1, 1):
-        if who["feet"] == "base":
-            solid(c, rounded_path(-w - 8, -16, w + 8, 0, 5), who.second)
+        if identity["feet"] == "base":
+            solid(c, rounded_path(-w - 8, -16, w + 8, 0, 5), identity.second)
             break
-        if who["feet"] == "pegs":
-            tube(c, [(side * w * 0.66, -16), (side * w * 0.8, -4)], who.accent, 9)
+        if identity["feet"] == "pegs":
+            tube(c, [(side * w * 0.66, -16), (side * w * 0.8, -4)], identity.accent, 9)
         else:
-            solid(c, ellipse_path(side * w * 0.7, -9, 10, 10), who.accent)
+            solid(c, ellipse_path(side * w * 0.7, -9, 10, 10), identity.accent)
     y = -h * 0.60
     cases = {
         "house": polygon_path([(-w, foot), (-w, -h * 0.74), (0, -h - 10), (w, -h * 0.74), (w, foot)]),
@@ -176,19 +176,19 @@ def mantel(c: skia.Canvas, who: Identity, pose: Pose) -> None:
         "box": rounded_path(-w, -h, w, foot, 10),
         "cat": polygon_path([(-w, foot), (-w, -h - 12), (-w * 0.42, -h * 0.86), (w * 0.42, -h * 0.86), (w, -h - 12), (w, foot)]),
     }  # fmt: skip
-    clothe(c, cases[who["case"]], who, 28)
-    if who["case"] == "house":
-        tube(c, [(-w - 6, -h * 0.72), (0, -h - 12), (w + 6, -h * 0.72)], who.accent, 10, 4)
-    r = min(w * 0.8, h * 0.34) * who.size("dial_size", 0.9, 1.05)
-    outline(c, ellipse_path(0, y, r, r), who.accent, 6)
-    _dial(c, who, pose, 0, y, r)
+    clothe(c, cases[identity["case"]], identity, 28)
+    if identity["case"] == "house":
+        tube(c, [(-w - 6, -h * 0.72), (0, -h - 12), (w + 6, -h * 0.72)], identity.accent, 10, 4)
+    r = min(w * 0.8, h * 0.34) * identity.size("dial_size", 0.9, 1.05)
+    outline(c, ellipse_path(0, y, r, r), identity.accent, 6)
+    _dial(c, identity, pose, 0, y, r)
     low = (y + r + foot) / 2 + 3
-    if who["below"] == "pendulum":
+    if identity["below"] == "pendulum":
         swing = 12 * pose.swing
         line(c, [(0, y + r + 4), (swing, low + 4)], GOLD, 5)
         solid(c, ellipse_path(swing, low + 6, 10, 10), GOLD, edge=3)
-    elif who["below"] == "drawer":
-        solid(c, rounded_path(-w * 0.6, low - 7, w * 0.6, low + 9, 3), who.second, edge=3)
+    elif identity["below"] == "drawer":
+        solid(c, rounded_path(-w * 0.6, low - 7, w * 0.6, low + 9, 3), identity.second, edge=3)
         ellipse(c, 0, low + 1, 4, 4, GOLD)
 
 
@@ -208,7 +208,7 @@ def _flame(c: skia.Canvas, pose: Pose, x: float, y: float, r: float) -> None:
     ellipse(c, x + lean * 0.2, y - r * 0.95, r * 0.32, r * 0.55, (1.0, 0.95, 0.60))
 
 
-@kind(
+@variant(
     "candle",
     "jar",
     badges=BADGED,
@@ -218,35 +218,35 @@ def _flame(c: skia.Canvas, pose: Pose, x: float, y: float, r: float) -> None:
     knob=("none", "knob", "none"),
     label=("none", "paper", "wide"),
 )
-def jar(c: skia.Canvas, who: Identity, pose: Pose) -> None:
-    w, h = who.size("wide", 56, 68), who.size("tall", 84, 108)
-    lidded = who["top"] in ("wood", "metal")
+def jar(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
+    w, h = identity.size("wide", 56, 68), identity.size("tall", 84, 108)
+    lidded = identity["top"] in ("wood", "metal")
     body = rounded_path(-w, -h, w, 0, 16)
-    glass = {"clear": (0.82, 0.90, 0.92), "frosted": (0.92, 0.93, 0.92), "dark": (0.42, 0.30, 0.24)}[who["glass"]]
+    glass = {"clear": (0.82, 0.90, 0.92), "frosted": (0.92, 0.93, 0.92), "dark": (0.42, 0.30, 0.24)}[identity["glass"]]
     if not lidded:
         _flame(c, pose, 0, -h + 8, 20)
     solid(c, body, glass, lit=0.1)
     c.save()
     c.clipPath(body, doAntiAlias=True)
-    clothe(c, rounded_path(-w + 4, -h * who.size("wax", 0.72, 0.92), w - 4, 12, 6), who, 26, edge=0)
+    clothe(c, rounded_path(-w + 4, -h * identity.size("wax", 0.72, 0.92), w - 4, 12, 6), identity, 26, edge=0)
     x = 7 * pose.turn
-    if who["label"] != "none":
-        half = w * (0.62 if who["label"] == "paper" else 1.2)
-        rect(c, x - half, -h * 0.66, x + half, -h * 0.2, PAPER if who["label"] == "paper" else who.second)
+    if identity["label"] != "none":
+        half = w * (0.62 if identity["label"] == "paper" else 1.2)
+        rect(c, x - half, -h * 0.66, x + half, -h * 0.2, PAPER if identity["label"] == "paper" else identity.second)
     rect(c, x - w * 0.80, -h + 6, x - w * 0.62, -8, (1, 1, 1), 0.5)
     c.restore()
-    badge(c, x, -h * 0.43, 18, who, pose.mirrored)
+    badge(c, x, -h * 0.43, 18, identity, pose.mirrored)
     if lidded:
-        lid, thick = (WOOD if who["top"] == "wood" else METAL), who.size("lid", 20, 30)
+        lid, thick = (WOOD if identity["top"] == "wood" else METAL), identity.size("lid", 20, 30)
         solid(c, rounded_path(-w - 2, -h - thick + 6, w + 2, -h + 8, 6), shade(lid, 0.88))
         solid(c, ellipse_path(0, -h - thick + 6, w + 2, 13), lid, edge=3)
-        if who["knob"] == "knob":
-            solid(c, ellipse_path(0, -h - thick, 13, 8), who.accent, edge=3)
+        if identity["knob"] == "knob":
+            solid(c, ellipse_path(0, -h - thick, 13, 8), identity.accent, edge=3)
     else:
         line(c, [(-w + 6, -h + 1), (w - 6, -h + 1)], shade(glass, 1.5), 5)
 
 
-@kind(
+@variant(
     "candle",
     "pillar",
     badges=BADGED,
@@ -256,34 +256,34 @@ def jar(c: skia.Canvas, who: Identity, pose: Pose) -> None:
     twist=("none", "none", "twist"),
     wicks=("one", "one", "three"),
 )
-def pillar(c: skia.Canvas, who: Identity, pose: Pose) -> None:
-    w, h = who.size("wide", 40, 54), who.size("tall", 88, 108)
-    foot, r = 0.0, who.size("flame", 16, 20)
-    if who["under"] == "saucer":
-        solid(c, ellipse_path(0, -8, w + 30, 12), who.accent)
+def pillar(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
+    w, h = identity.size("wide", 40, 54), identity.size("tall", 88, 108)
+    foot, r = 0.0, identity.size("flame", 16, 20)
+    if identity["under"] == "saucer":
+        solid(c, ellipse_path(0, -8, w + 30, 12), identity.accent)
         foot = -12.0
-    elif who["under"] == "holder":
-        tube(c, [(w + 2, -30), (w + 30, -34), (w + 26, -10), (w, -10)], who.accent, 8, 4)
-        solid(c, smooth_path([(-w - 8, -30), (w + 8, -30), (w + 14, -4), (0, 0), (-w - 14, -4)]), who.accent)
+    elif identity["under"] == "holder":
+        tube(c, [(w + 2, -30), (w + 30, -34), (w + 26, -10), (w, -10)], identity.accent, 8, 4)
+        solid(c, smooth_path([(-w - 8, -30), (w + 8, -30), (w + 14, -4), (0, 0), (-w - 14, -4)]), identity.accent)
         foot = -24.0
-    for x in (0,) if who["wicks"] == "one" else (-w * 0.58, 0, w * 0.58):
-        _flame(c, pose, x, foot - h - (4 if x else 0), r if who["wicks"] == "one" else r * 0.72)
+    for x in (0,) if identity["wicks"] == "one" else (-w * 0.58, 0, w * 0.58):
+        _flame(c, pose, x, foot - h - (4 if x else 0), r if identity["wicks"] == "one" else r * 0.72)
     body = rounded_path(-w, foot - h, w, foot + 2, 6)
-    clothe(c, body, who, 28)
-    if who["twist"] == "twist":
+    clothe(c, body, identity, 28)
+    if identity["twist"] == "twist":
         c.save()
         c.clipPath(body, doAntiAlias=True)
         for k in range(4):
             y = foot - h + 24 + 26 * k
-            line(c, [(-w - 6, y + 14), (w + 6, y - 14)], shade(who.main, 0.7), 6)
+            line(c, [(-w - 6, y + 14), (w + 6, y - 14)], shade(identity.main, 0.7), 6)
         c.restore()
-    wax = shade(who.main, 1.25)
+    wax = shade(identity.main, 1.25)
     solid(c, ellipse_path(0, foot - h, w, 8), wax, edge=3, lit=0)
-    if who["drips"] == "drips":
-        long = who.size("drip", 26, 48)
+    if identity["drips"] == "drips":
+        long = identity.size("drip", 26, 48)
         for x, share in ((-w + 7, 0.7), (-w * 0.2, 0.4), (w - 9, 1.0)):
             line(c, [(x, foot - h + 2), (x, foot - h + long * share)], wax, 13)
-    badge(c, 5 * pose.turn, foot - h * 0.4, 17, who, pose.mirrored)
+    badge(c, 5 * pose.turn, foot - h * 0.4, 17, identity, pose.mirrored)
 
 
 LENSES: dict[str, list[Point]] = {  # one lens round (0, 0), its outer side to the right; 1 is half its width
@@ -296,7 +296,7 @@ LENSES: dict[str, list[Point]] = {  # one lens round (0, 0), its outer side to t
 }  # fmt: skip
 
 
-@kind(
+@variant(
     "glasses",
     scale=0.86,
     patterns=("plain",),
@@ -308,13 +308,13 @@ LENSES: dict[str, list[Point]] = {  # one lens round (0, 0), its outer side to t
     bridge=("arch", "bar", "double"),
     temples=("main", "accent"),
 )
-def glasses(c: skia.Canvas, who: Identity, pose: Pose) -> None:
+def glasses(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
     """Standing on their folded temples, looking at us."""
-    r = who.size("wide", 38, 43)
-    high = r * who.size("tall", 0.90, 1.12)
-    gap, y = r + who.size("gap", 7, 13), -high - 8
-    rim = {"thin": 6.0, "thick": 14.0, "half": 9.0}[who["frame"]] + who.size("rim", -1, 2)
-    temple = who.main if who["temples"] == "main" else who.accent
+    r = identity.size("wide", 38, 43)
+    high = r * identity.size("tall", 0.90, 1.12)
+    gap, y = r + identity.size("gap", 7, 13), -high - 8
+    rim = {"thin": 6.0, "thick": 14.0, "half": 9.0}[identity["frame"]] + identity.size("rim", -1, 2)
+    temple = identity.main if identity["temples"] == "main" else identity.accent
     for side in (-1, 1):  # the temples go back and fold behind the lenses
         tube(
             c,
@@ -329,39 +329,39 @@ def glasses(c: skia.Canvas, who: Identity, pose: Pose) -> None:
         )
     lenses = {
         "clear": ((0.86, 0.94, 0.97), (0.72, 0.86, 0.92)),
-        "second": (who.second, shade(who.second, 1.35)),
-        "dusk": (mix(who.second, INK, 0.45), mix(who.second, who.trim, 0.55)),
+        "second": (identity.second, shade(identity.second, 1.35)),
+        "dusk": (mix(identity.second, INK, 0.45), mix(identity.second, identity.trim, 0.55)),
         "dark": ((0.13, 0.13, 0.17), (0.34, 0.35, 0.40)),
-        "mirror": (who.accent, (0.95, 0.97, 1.0)),
-    }[who["tint"]]
+        "mirror": (identity.accent, (0.95, 0.97, 1.0)),
+    }[identity["tint"]]
     for side in (-1, 1):
         x = side * gap
-        if who["lens"] == "heart":
+        if identity["lens"] == "heart":
             lens = heart_path(x, y, r * 0.88)
-        elif who["lens"] == "star":
+        elif identity["lens"] == "star":
             lens = polygon_path(star_points(x, y + 3, r * 1.1, r * 0.62))
         else:
-            lens = smooth_path([(x + side * r * px, y + high * py) for px, py in LENSES[who["lens"]]])
-        c.drawPath(lens, paint(shade(who.main, 0.4), width=rim + 7))
+            lens = smooth_path([(x + side * r * px, y + high * py) for px, py in LENSES[identity["lens"]]])
+        c.drawPath(lens, paint(shade(identity.main, 0.4), width=rim + 7))
         c.drawPath(lens, gradient(x, y - high, x, y + high, lenses))
         c.save()
         c.clipPath(lens, doAntiAlias=True)
         line(c, [(x - r * 0.65, y + high * 0.5), (x + r * 0.2 + 8 * pose.turn, y - high * 0.8)], (1, 1, 1), 9, 0.5)
         c.restore()
-        stroke = paint(who.main, width=rim)
-        if who["frame"] == "half":
+        stroke = paint(identity.main, width=rim)
+        if identity["frame"] == "half":
             c.save()
             c.clipRect(skia.Rect(x - 2 * r, y - 2 * high, x + 2 * r, y))
             c.drawPath(lens, stroke)
             c.restore()
         else:
             c.drawPath(lens, stroke)
-        badge(c, x + side * r * 0.92, y - high * 0.62, 11, who)
+        badge(c, x + side * r * 0.92, y - high * 0.62, 11, identity)
     width = max(rim, 7)
-    if who["bridge"] == "bar":
-        tube(c, [(-gap + r * 0.8, y - high * 0.55), (gap - r * 0.8, y - high * 0.55)], who.main, width, 3)
+    if identity["bridge"] == "bar":
+        tube(c, [(-gap + r * 0.8, y - high * 0.55), (gap - r * 0.8, y - high * 0.55)], identity.main, width, 3)
     else:
-        arc(c, 0, y + 2, gap - r * 0.82, high * 0.34, 180, 180, shade(who.main, 0.4), width + 5)
-        arc(c, 0, y + 2, gap - r * 0.82, high * 0.34, 180, 180, who.main, width)
-        if who["bridge"] == "double":
-            tube(c, [(-gap + r * 0.5, y - high * 0.72), (gap - r * 0.5, y - high * 0.72)], who.main, 6, 3)
+        arc(c, 0, y + 2, gap - r * 0.82, high * 0.34, 180, 180, shade(identity.main, 0.4), width + 5)
+        arc(c, 0, y + 2, gap - r * 0.82, high * 0.34, 180, 180, identity.main, width)
+        if identity["bridge"] == "double":
+            tube(c, [(-gap + r * 0.5, y - high * 0.72), (gap - r * 0.5, y - high * 0.72)], identity.main, 6, 3)

@@ -24,7 +24,7 @@ from ..canvas import (
     solid,
     tube,
 )
-from ..identity import Identity, kind
+from ..identity import Identity, variant
 from ..pose import Pose
 from ..surfaces import BADGED, badge, clothe
 
@@ -47,7 +47,7 @@ POTS: dict[str, list[Point]] = {  # the right half of a teapot's belly, from the
 }
 
 
-@kind(
+@variant(
     "teapot",
     scale=0.95,
     badges=BADGED,
@@ -59,32 +59,34 @@ POTS: dict[str, list[Point]] = {  # the right half of a teapot's belly, from the
     under=("none", "none", "saucer", "feet"),
     trim_color=("main", "second", "accent"),
 )
-def teapot(c: skia.Canvas, who: Identity, pose: Pose) -> None:
-    w, h = who.size("wide", 50, 60), who.size("tall", 82, 106)
-    trim = {"main": shade(who.main, 0.88), "second": who.second, "accent": who.accent}[who["trim_color"]]
+def teapot(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
+    w, h = identity.size("wide", 50, 60), identity.size("tall", 82, 106)
+    trim = {"main": shade(identity.main, 0.88), "second": identity.second, "accent": identity.accent}[
+        identity["trim_color"]
+    ]
     foot = 0.0
-    if who["under"] == "saucer":
-        solid(c, ellipse_path(0, -7, w * 1.36, 12), who.second)
+    if identity["under"] == "saucer":
+        solid(c, ellipse_path(0, -7, w * 1.36, 12), identity.second)
         foot = -9
-    elif who["under"] == "feet":
+    elif identity["under"] == "feet":
         for side in (-1, 1):
             solid(c, ellipse_path(side * w * 0.55, -8, 13, 11), trim)
         foot = -9
     lid = foot - h
-    if who["handle"] == "over":
+    if identity["handle"] == "over":
         tube(
             c,
             [(-w * 0.72, foot - h * 0.8), (-w * 0.66, lid - 40), (w * 0.66, lid - 40), (w * 0.72, foot - h * 0.8)],
-            who.accent,
+            identity.accent,
             11,
         )
     else:
-        low = foot - h * (0.22 if who["handle"] == "ring" else 0.4)
+        low = foot - h * (0.22 if identity["handle"] == "ring" else 0.4)
         tube(
             c, [(-w * 0.8, foot - h * 0.8), (-w - 26, foot - h * 0.86), (-w - 26, low - 6), (-w * 0.85, low)], trim, 13
         )
-    tip = foot - h * who.size("pour", 0.86, 1.05)
-    if who["spout"] == "swan":
+    tip = foot - h * identity.size("pour", 0.86, 1.05)
+    if identity["spout"] == "swan":
         tube(
             c,
             [(w * 0.8, foot - h * 0.32), (w + 18, foot - h * 0.42), (w + 20, foot - h * 0.72), (w + 32, tip)],
@@ -92,17 +94,17 @@ def teapot(c: skia.Canvas, who: Identity, pose: Pose) -> None:
             17,
         )
     else:
-        out = 34 if who["spout"] == "cone" else 24
+        out = 34 if identity["spout"] == "cone" else 24
         points = [
             (w * 0.75, foot - h * 0.18),
             (w * 0.75, foot - h * 0.66),
             (w + out - 10, tip - 2),
             (w + out + 4, tip + 6),
         ]
-        solid(c, smooth_path(points) if who["spout"] == "beak" else polygon_path(points), trim)
-    half = [(w * px, foot + h * py) for px, py in POTS[who["belly"]]]
-    clothe(c, smooth_path(mirrored(half)), who, 27)
-    rim = w * {"round": 0.52, "pear": 0.46, "drum": 0.8, "bell": 0.48, "heart": 0.72}[who["belly"]]
+        solid(c, smooth_path(points) if identity["spout"] == "beak" else polygon_path(points), trim)
+    half = [(w * px, foot + h * py) for px, py in POTS[identity["belly"]]]
+    clothe(c, smooth_path(mirrored(half)), identity, 27)
+    rim = w * {"round": 0.52, "pear": 0.46, "drum": 0.8, "bell": 0.48, "heart": 0.72}[identity["belly"]]
     lift = 3 + 3 * pose.swing  # of the lid, as if it boiled
     solid(
         c,
@@ -116,16 +118,16 @@ def teapot(c: skia.Canvas, who: Identity, pose: Pose) -> None:
         ),
         trim,
     )
-    k, top = who.size("grip", 8, 12), lid - 14 - lift
-    if who["knob"] == "ball":
-        solid(c, ellipse_path(0, top - k * 0.7, k, k), who.accent, edge=4)
-    elif who["knob"] == "tall":
-        solid(c, smooth_path([(-k * 0.6, top), (0, top - k * 2.3), (k * 0.6, top)]), who.accent, edge=4)
-    elif who["knob"] == "ring":
-        c.drawCircle(0, top - k * 0.6, k, paint(who.accent, width=7))
+    k, top = identity.size("grip", 8, 12), lid - 14 - lift
+    if identity["knob"] == "ball":
+        solid(c, ellipse_path(0, top - k * 0.7, k, k), identity.accent, edge=4)
+    elif identity["knob"] == "tall":
+        solid(c, smooth_path([(-k * 0.6, top), (0, top - k * 2.3), (k * 0.6, top)]), identity.accent, edge=4)
+    elif identity["knob"] == "ring":
+        c.drawCircle(0, top - k * 0.6, k, paint(identity.accent, width=7))
     else:
-        flower(c, 0, top - k * 0.6, k * 1.5, who.accent)
-    badge(c, 6 * pose.turn, foot - h * 0.48, 20, who, pose.mirrored)
+        flower(c, 0, top - k * 0.6, k * 1.5, identity.accent)
+    badge(c, 6 * pose.turn, foot - h * 0.48, 20, identity, pose.mirrored)
 
 
 VASES: dict[str, list[Point]] = {  # the right half, from the lip down; 1 wide and 1 high
@@ -139,7 +141,7 @@ VASES: dict[str, list[Point]] = {  # the right half, from the lip down; 1 wide a
 }
 
 
-@kind(
+@variant(
     "vase",
     scale=1.02,
     badges=BADGED,
@@ -150,13 +152,13 @@ VASES: dict[str, list[Point]] = {  # the right half, from the lip down; 1 wide a
     facets=("none", "none", "facets"),
     lip=("second", "accent", "main"),
 )
-def vase(c: skia.Canvas, who: Identity, pose: Pose) -> None:
-    w, h = who.size("wide", 46, 58), who.size("tall", 108, 122)
-    if who["holds"] == "none":
+def vase(c: skia.Canvas, identity: Identity, pose: Pose) -> None:
+    w, h = identity.size("wide", 46, 58), identity.size("tall", 108, 122)
+    if identity["holds"] == "none":
         h += 26
-    half = [(w * px, h * py) for px, py in VASES[who["outline"]]]
-    _stems(c, who, pose, h)
-    if who["handles"] == "ears":
+    half = [(w * px, h * py) for px, py in VASES[identity["outline"]]]
+    _stems(c, identity, pose, h)
+    if identity["handles"] == "ears":
         for side in (-1, 1):
             neck = side * half[1][0]
             tube(
@@ -167,13 +169,13 @@ def vase(c: skia.Canvas, who: Identity, pose: Pose) -> None:
                     (neck + side * 28, -h * 0.66),
                     (side * half[3][0] * 0.8, -h * 0.6),
                 ],
-                who.accent,
+                identity.accent,
                 9,
                 4,
             )
     body = smooth_path([(0, -h), *half, *((-x, y) for x, y in reversed(half))])
-    clothe(c, body, who, 30)
-    if who["facets"] == "facets":
+    clothe(c, body, identity, 30)
+    if identity["facets"] == "facets":
         c.save()
         c.clipPath(body, doAntiAlias=True)
         for k, alpha in ((-1, 0.22), (1, 0.26)):
@@ -191,50 +193,53 @@ def vase(c: skia.Canvas, who: Identity, pose: Pose) -> None:
                 paint(tone, alpha),
             )
         c.restore()
-    color = {"second": who.second, "accent": who.accent, "main": shade(who.main, 0.8)}[who["lip"]]
-    solid(c, ellipse_path(0, -h, half[0][0] + who.size("collar", 3, 8), 7), color, edge=4)
-    if who["holds"] == "none":
+    color = {"second": identity.second, "accent": identity.accent, "main": shade(identity.main, 0.8)}[identity["lip"]]
+    solid(c, ellipse_path(0, -h, half[0][0] + identity.size("collar", 3, 8), 7), color, edge=4)
+    if identity["holds"] == "none":
         ellipse(c, 0, -h, half[0][0] - 2, 3.5, shade(color, 0.35))
     badge(
         c,
         5 * pose.turn,
-        -h * (0.28 if who["outline"] in ("bottle", "slim", "double") else 0.46),
+        -h * (0.28 if identity["outline"] in ("bottle", "slim", "double") else 0.46),
         19,
-        who,
+        identity,
         pose.mirrored,
     )
 
 
-def _stems(c: skia.Canvas, who: Identity, pose: Pose, h: float) -> None:
-    up, sway = who.size("stems", 40, 52), 7 * pose.swing
-    if who["holds"] == "twigs":
+def _stems(c: skia.Canvas, identity: Identity, pose: Pose, h: float) -> None:
+    up, sway = identity.size("stems", 40, 52), 7 * pose.swing
+    if identity["holds"] == "twigs":
         for dx, dy in ((-34, 0.75), (-12, 1.1), (14, 1.05), (34, 0.7)):
             tip = (dx + sway, -h - up * dy)
             line(c, [(0, -h + 4), (dx * 0.4, -h - up * 0.4), tip], (0.45, 0.30, 0.18), 5)
             for k in (0.55, 0.8, 1.0):
-                ellipse(c, dx * k + sway * k, -h - up * dy * k, 7, 7, who.trim)
-    elif who["holds"] in ("daisies", "tulips", "single"):
+                ellipse(c, dx * k + sway * k, -h - up * dy * k, 7, 7, identity.trim)
+    elif identity["holds"] in ("daisies", "tulips", "single"):
         spots = {
             "daisies": ((-30, 0.72), (0, 1.0), (30, 0.76)),
             "tulips": ((-26, 0.8), (2, 1.05), (28, 0.74)),
             "single": ((0, 0.95),),
         }
-        for k, (dx, dy) in enumerate(spots[who["holds"]]):
+        for k, (dx, dy) in enumerate(spots[identity["holds"]]):
             x, y = dx + sway, -h - up * dy
             line(c, [(dx * 0.2, -h + 4), (dx * 0.7 + sway * 0.5, -h - up * dy * 0.5), (x, y)], LEAF, 6)
-            if who["holds"] == "tulips":
+            if identity["holds"] == "tulips":
                 solid(
                     c,
                     smooth_path(
                         [(x - 12, y - 14), (x, y - 6), (x + 12, y - 14), (x + 12, y + 6), (x, y + 13), (x - 12, y + 6)]
                     ),
-                    who.trim,
+                    identity.trim,
                     edge=3,
                 )
             else:
-                flower(c, x, y, 23 if who["holds"] == "single" else 17, who.trim if k != 1 else who.accent)
-    elif who["holds"] == "fronds":
+                flower(
+                    c, x, y, 23 if identity["holds"] == "single" else 17, identity.trim if k != 1 else identity.accent
+                )
+    elif identity["holds"] == "fronds":
         for dx, dy in ((-44, 0.55), (-22, 1.0), (4, 1.15), (26, 0.95), (46, 0.5)):
             c.drawPath(
-                leaf_path(0, -h + 6, dx + sway, -up * dy - 8, 17), paint(mix(LEAF, who.trim, 0.25) if dx % 4 else LEAF)
+                leaf_path(0, -h + 6, dx + sway, -up * dy - 8, 17),
+                paint(mix(LEAF, identity.trim, 0.25) if dx % 4 else LEAF),
             )
