@@ -26,6 +26,7 @@ from cpbench.finished import load, scoring
 from cpbench.method import Method, NotDefined, State
 from cpbench.output import collected
 from cpbench.records.folder import RunFolder
+from cpbench.records.reading import read
 from cpbench.report import data as report_data
 from cpbench.report import page
 from cpbench.running.bookkeeping import shown_files
@@ -260,8 +261,9 @@ class Halting(Method):
 
 
 def test_what_a_method_cannot_ready_is_left_out(ran: Path, miniature: Backbone) -> None:
-    config, _, _ = load.recorded_config(read_json(ran / "run.json"), ran)
-    sequence = scoring.sequence_of(config, read_json(ran / "run.json")["facts"], ran)
+    record = read(ran)
+    config, _, _ = load.recorded_config(record, ran)
+    sequence = scoring.sequence_of(config, record.facts, ran)
     batches = {c.name: cm.noised(miniature, images.rendered(c.name)[:2], 1) for c in sequence.concepts}
     asked = cm.ClassifierRun(ran, config, Halting(), miniature, sequence.concepts, batches, 1)
     with collected() as said:

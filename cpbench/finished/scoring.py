@@ -76,7 +76,7 @@ def rescore(
 ) -> tuple[Path, list[str], int]:
     """Score a run's pictures. Returns (the folder of the results, the concepts, the last row).
 
-    clip, dino and the arguments after device: see `select.load_for`; added: judges of packages, in addition to the run's.
+    clip, dino and the arguments after device: see `select.load_judges`; added: judges of packages, in addition to the run's.
     A judge that is not passed is the run's, with the run's preprocessing. UserError if the run, its sequence or its
     concepts' pictures have changed.
     """

@@ -26,9 +26,9 @@ CELL_TYPES = ("cell", "unlearned", "pair", "prior")
 class Cell:
     """A group of pictures that is generated in a row: one concept, one pair of concepts, or one class noun.
 
-    cell_type: "cell", a concept, an entry of the retention matrix; "unlearned", an entry of its upper triangle, a concept
-    that is not learned yet, prompted by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as in
-    scores.csv; concepts: those whose pictures are scored; nouns: the words in the prompts when no method is installed.
+    cell_type: "cell", a concept, an entry of the retention matrix; "unlearned", a cell above its diagonal, a concept that is
+    not learned yet, prompted by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as
+    in scores.csv; concepts: those whose pictures are scored; nouns: the words in the prompts when no method is installed.
     """
 
     cell_type: str
@@ -56,7 +56,7 @@ class Cell:
 def cells_of_row(sequence: Sequence, t: int, per_prompt: int, forward_transfer_cells: bool = False) -> list[Cell]:
     """The cells of row t: concepts learned so far (row 0: all), pairs (first and last row only), class nouns.
 
-    Class nouns have one picture per prompt. forward_transfer_cells: also the concepts not yet learned, which forward transfer needs.
+    Class nouns have one picture per prompt. forward_transfer_cells: also the concepts not yet learned.
     """
     test = sequence.evaluation
     learned = sequence.concepts[:t] if t else sequence.concepts
