@@ -96,7 +96,7 @@ def test_an_install_of_0_1_is_called_as_it_was_and_told_of_once(tiny: Backbone) 
             seen.append(concepts)
 
     seen: list[tuple[str, ...]] = []
-    moved._told.discard("install(backbone, state, concepts)")
+    moved._warned.discard("install(backbone, state, concepts)")
     with (
         pytest.warns(DeprecationWarning, match="install\\(backbone, state, concepts, prompts\\)"),
         tiny.installed(Old(), 1, ("dog",)),

@@ -119,7 +119,7 @@ def test_the_denoiser_answers_by_its_old_name_and_says_so_once(tiny: Backbone) -
 
     from cpbench import moved
 
-    moved._told.discard("Backbone.unet")
+    moved._warned.discard("Backbone.unet")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert tiny.unet is tiny.denoiser is tiny.unet
