@@ -88,8 +88,8 @@ WRONG = {
     "describe a file": (["describe", "gone.yaml"], ["gone.yaml"]),
     "leaderboard of no folder": (["leaderboard", "--results", "gone"], ["gone", "does not exist"]),
     "part to train": (["pretrain", "vea"], ["vea", "vae"]),
-    "no part to train": (["pretrain"], ["name parts", "--all", "--card"]),
-    "a part and all": (["pretrain", "vae", "--all"], ["name parts", "--all", "--card"]),
+    "no part to train": (["pretrain"], ["pass parts", "--all", "--card"]),
+    "a part and all": (["pretrain", "vae", "--all"], ["pass parts", "--all", "--card"]),
 }
 
 

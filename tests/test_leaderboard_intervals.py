@@ -176,8 +176,8 @@ def test_noise_stands_right_of_forgetting_and_forward_transfer_on_no_page(tmp_pa
     noise = summaries(scores, order, len(order))["dino"]["forgetting_from_noise"]
     (row,), (line,), (words,), (cells,) = shown(tmp_path)
     for heads in (list(words), list(cells)):
-        assert heads[heads.index("forgetting") + 1] == "forgetting by noise" and "forward transfer" not in heads
-    assert words["forgetting, noise floor"] == cells["forgetting by noise"] == f"{noise:.3f}" != "0.000"
+        assert heads[heads.index("forgetting") + 1] == "forgetting, noise floor" and "forward transfer" not in heads
+    assert words["forgetting, noise floor"] == cells["forgetting, noise floor"] == f"{noise:.3f}" != "0.000"
     for figures in (line, row["mean"]):
         found = figures["dino_forgetting_from_noise"], figures["dino_forward_transfer"]
         assert found == pytest.approx((noise, transfer), abs=1e-6)

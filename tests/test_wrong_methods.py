@@ -42,7 +42,7 @@ RIGHT = HEAD + LEARN + INSTALL + PHRASE
         (HEAD + LEARN + PHRASE, "Mine lacks install; see docs/adding-a-method.md"),
         (HEAD + "    pass", "Mine lacks learn and install and phrase"),
         (RIGHT + "\n\nclass Other(Mine):\n    pass\n", "must define one subclass of cpbench.method.Method, but defines 2: Mine, Other"),
-        ("x = 1", "must define one subclass of cpbench.method.Method, and defines 0"),
+        ("x = 1", "must define one subclass of cpbench.method.Method, but defines 0"),
         (RIGHT.replace("import torch", "import torch\nimport nonesuch"), "mine.py, line 3: cannot be imported (ModuleNotFoundError"),
         (RIGHT.replace("return State(", "return State(("), "mine.py, line 10: cannot be imported (SyntaxError"),
         (RIGHT.replace("return State(", "State("), "learn must return a cpbench.method.State, but returned None"),
@@ -65,7 +65,7 @@ def test_the_right_one_runs(call: Callable, tmp_path: Path) -> None:
 def test_a_forgotten_ending_is_pointed_out(call: Callable, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(RIGHT)
     code, _, said = call("run", "--method", "./mine", "--sequence", "quick3")
-    assert code == 2 and "There is a file ./mine.py; add the ending." in said
+    assert code == 2 and "There is a file ./mine.py; add the ending" in said
 
 
 def run(call: Callable, text: str, folder: Path) -> tuple[int, str, str]:

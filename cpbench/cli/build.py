@@ -53,7 +53,7 @@ def pretrain(
     """
     if bool(parts) + everything + card != 1:
         raise UserError(
-            "pretrain: nothing to train, or more than one choice; pass parts (vae, unet, clip, dino, checks), or --all, or --card"
+            "pretrain: nothing is chosen, or more than one thing; pass parts (vae, unet, clip, dino, checks), or --all, or --card"
         )
     from rich.console import Console
 
