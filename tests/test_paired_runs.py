@@ -84,7 +84,11 @@ def test_pictures_that_have_no_like_are_told(tmp_path: Path, call: Callable) -> 
     scores.loc[(scores["metric"] == "dino") & (scores["concept"] == "c3"), "value"] = float("nan")
     write_scores(a / "scores.csv", scores)
     code, said, _ = call("compare", a, b)
-    assert code == 0 and "DINO: 8 pictures are in one run alone, or have no score, and with them all of c3." in said
+    assert (
+        code == 0
+        and "DINO: 8 pictures exist in only one run or have no score, and are not compared; this excludes all pictures of c3."
+        in said
+    )
 
 
 def test_scores_that_are_damaged_are_told_as_such(tmp_path: Path, call: Callable) -> None:

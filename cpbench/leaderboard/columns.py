@@ -84,7 +84,7 @@ IN_TERMINAL = (
 
 RANKS = (
     "Rank: 1 + the number of rows that are significantly better. A row is better if the paired difference in final DINO (same concept, "
-    "prompt and noise, over the seeds and orders of both rows) has a 95 % interval entirely above 0, and p < 0.05 in a sign-flip test "
+    "prompt and noise, over the seeds and orders of both rows) has a 95 % interval entirely above 0, and p below 0.05 in a sign-flip test "
     "over concepts. With fewer than six concepts p cannot fall below 0.05. The test covers the choice of concepts, not of training "
     "seeds, and is not corrected for multiple comparisons. “~”: not compared with every row. “-”: not compared with any row, or no "
     "final score."
