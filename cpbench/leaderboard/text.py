@@ -194,6 +194,7 @@ def in_terminal(found: Sequence[Group], unfinished: Sequence[Run], width: int) -
     for group in found:
         made = terminal.compact("")
         made.title = Text("\n".join(filter(None, [group.title, apart(group)])))
+        made.caption, made.caption_justify = Text(caveat(group)) if caveat(group) else None, "left"
         made.add_column("rank", justify="right", no_wrap=True)
         made.add_column("method", overflow="fold")
         for head in ("runs", *(c.head for c in few), "replay-free"):
