@@ -107,7 +107,7 @@ def test_what_loads_a_backbone_may_stand_beside_loading(tmp_path: Path) -> None:
 def test_an_evaluation_setting_of_0_1_answers_by_its_new_name_and_warns(
     tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moved, "_warned_names", set())
+    monkeypatch.setattr(moved, "_warned", set())
     (tmp_path / "c.yaml").write_text("evaluation: {upper_triangle: true, batch_size: 3}\n")
     keywords = {"method": "base", "sequence": "quick3"}
     with pytest.warns(DeprecationWarning, match="evaluation.upper_triangle is evaluation.forward_transfer_cells now"):

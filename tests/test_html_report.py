@@ -268,7 +268,7 @@ def test_it_says_what_ran_and_how_to_run_it_again(page: str, tmp_path: Path) -> 
     words = Tree(page).words
     for said in (
         "seqlora rank=4",
-        f"quick3 v{QUICK3.version}, 3 concepts, rendered stand-ins",
+        f"quick3 v{QUICK3.version}, 3 concepts, drawn stand-ins",
         "10 steps, guidance 4.0",
         record(CONCEPTS, PROMPTS)["hash"],
     ):

@@ -313,10 +313,10 @@ def test_each_sequence_backbone_and_kind_of_pictures_has_a_table(tmp_path: Path)
     write(tmp_path, record("a"), record("b", **other), record("c", **elsewhere), record("d", pictures="photographs"))
     tables = markdown_tables(made(tmp_path)[1])
     assert {heading: [r["method"] for r in rows] for heading, rows in tables.items()} == {
-        "seq v1 on miniature (rendered stand-ins)": ["a"],
+        "seq v1 on miniature (drawn stand-ins)": ["a"],
         "seq v1 on miniature (photographs)": ["d"],
         "seq v1 on sd15 (photographs)": ["c"],
-        "seq v2 on miniature (rendered stand-ins)": ["b"],
+        "seq v2 on miniature (drawn stand-ins)": ["b"],
     }
 
 
@@ -777,9 +777,7 @@ def test_ranks_by_brute_force(tmp_path: Path) -> None:
     assert len(set(expected.values())) > 2 and max(expected.values()) == len(levels)
     order = [-row["mean"]["dino_final_average"] for row in group["rows"]]
     assert order == sorted(order)
-    shown = markdown_tables((tmp_path / "out" / "leaderboard.md").read_text())[
-        "seq v1 on miniature (rendered stand-ins)"
-    ]
+    shown = markdown_tables((tmp_path / "out" / "leaderboard.md").read_text())["seq v1 on miniature (drawn stand-ins)"]
     assert {row["method"]: row["rank"] for row in shown} == {m: f"{r}{'~' * (m in 'bfg')}" for m, r in expected.items()}
     compared = {row["method"]: row["compared"] for row in group["rows"]}  # b, f and g have no draw in common
     assert compared == {"a": 6, "b": 4, "c": 6, "d": 6, "e": 6, "f": 4, "g": 4}

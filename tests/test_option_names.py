@@ -22,7 +22,7 @@ PAIRS = [(method, *pair) for method, names in option_names.RENAMED.items() for p
 
 @pytest.fixture(autouse=True)
 def nothing_warned_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(option_names, "_warned", set())
+    monkeypatch.setattr(moved, "_warned", set())
     monkeypatch.setattr(moved, "_warned", set())
 
 
@@ -60,7 +60,7 @@ def test_settings_by_an_old_name_are_accepted_with_one_warning() -> None:
         warnings.simplefilter("always")
         assert resolved({"keep_noun": True}) == resolved({}, ("keep_noun=true",)) == expected
     message = "option keep_noun is use_class_noun now; the old name goes with cpbench 0.3"
-    assert [str(w.message) for w in caught] == [message] and lines == [f"note: {message}"]
+    assert [str(w.message) for w in caught] == [message] and lines == [f"warning: {message}"]
     assert expected.forgetting_weight == 10000.0  # the preset of this variant is found by either name
 
 

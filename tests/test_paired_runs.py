@@ -56,7 +56,7 @@ def test_a_half_finished_run_is_compared_where_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"pictures": "photographs"}, "one uses rendered stand-ins"),
+        ({"pictures": "photographs"}, "one uses drawn stand-ins"),
         ({"config": {"backbone": "miniature", "seed": 4, "order": 0}}, "differ in seed or order"),
         ({"judges": {"dino": {"model": "a dino", "weights_sha256": "00"}}}, "their judges differ"),
     ],

@@ -160,4 +160,4 @@ def test_rows_of_two_scores_are_not_averaged(tmp_path: Path) -> None:
     (group,) = groups_in(tmp_path)
     assert sorted((row["scores"], len(row["runs"])) for row in group["rows"]) == [(0, 2), (1, 2)]
     text = (tmp_path / "out" / "leaderboard.md").read_text()
-    assert "| ewc† |" in text and "| ewc |" in text and "Methods with †" in text
+    assert "| ewc† |" in text and "| ewc |" in text and "† marks runs" in text

@@ -31,7 +31,7 @@ FINAL_SCORE = f"{MAIN}_final_average"
 EARLIER_MARK = "†"  # after a method whose runs have another SCORES
 MEASURE_COLUMNS = {"identified": "identified", "prior_drift": "moved"}  # in measures.csv
 FEWEST_UNITS = 3  # fewest concepts or nouns for an interval
-PICTURE_SOURCES = {"drawn": "rendered stand-ins", "photographs": "photographs"}
+PICTURE_SOURCES = {"drawn": "drawn stand-ins", "photographs": "photographs"}
 
 
 @dataclass

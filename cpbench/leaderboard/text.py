@@ -199,6 +199,7 @@ def terminal_tables(groups: Sequence[Group], unfinished: Sequence[Run], width: i
     for group in groups:
         table = terminal.compact("")
         table.title = Text("\n".join(filter(None, [group.title, table_notes(group)])))
+        table.caption, table.caption_justify = Text(caveat(group)) if caveat(group) else None, "left"
         table.add_column("rank", justify="right", no_wrap=True)
         table.add_column("method", overflow="fold")
         for head in ("runs", *(c.head for c in columns), "replay-free"):

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cpbench.metrics import matrices, retention
 from cpbench.metrics.scores import main_first, title_of
+from cpbench.numbers import number
 from cpbench.records import measures_table, tables
 from cpbench.records.folder import RunFolder
 from cpbench.records.record import Record, contradiction
@@ -57,7 +58,7 @@ def other_average(record: Record, scores: pd.DataFrame) -> str:
             continue
         average = retention.final_average(matrix.reindex(range(len(concepts) + 1)).to_numpy())
         if math.isfinite(average) and not math.isclose(average, recorded, abs_tol=ROUNDED):
-            return f"its run.json tells of a final {title_of(score)} of {recorded:.3f}, its scores.csv of {average:.3f}"
+            return f"its run.json tells of a final {title_of(score)} of {number(recorded)}, its scores.csv of {number(average)}"
     return ""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from cpbench import moved, output
+from cpbench import moved
 
 RENAMED = {  # method: its options by their old names, and today's
     "cidm": {"towards_ones": "ones_penalty"},
@@ -19,7 +19,6 @@ RENAMED = {  # method: its options by their old names, and today's
     "ewc": {"fisher_draws": "fisher_samples"},
     "stamina": {"keep_noun": "use_class_noun"},
 }
-_warned: set[str] = set()
 
 
 def recorded(method: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,10 +39,7 @@ def accepted(options: Mapping[str, Any], fields: Collection[str]) -> dict[str, A
     names = {
         old: new for table in RENAMED.values() for old, new in table.items() if old not in fields and new in fields
     }
-    for old in names.keys() & options.keys():
+    for old in sorted(names.keys() & options.keys()):
         moved.warn_once(f"option {old}", names[old], stacklevel=4)
-        if old not in _warned:  # the command line shows no DeprecationWarning, and `say` says nothing in a library
-            _warned.add(old)
-            output.say(f"note: option {old} is {names[old]} now; the old name goes with cpbench {moved.LAST}")
     clashes = {old for old in names if names[old] in options}  # both are set: the old one is refused as an unknown key
     return {name if name in clashes else names.get(name, name): value for name, value in options.items()}

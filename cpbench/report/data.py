@@ -400,7 +400,7 @@ def comparison_notes(runs: list[RunView]) -> list[str]:
             )
         if first.pictures != other.pictures:
             raise UserError(
-                f"{refusal}: one uses rendered stand-ins, the other photographs; choose runs with the same source of pictures"
+                f"{refusal}: one uses drawn stand-ins, the other photographs; choose runs with the same source of pictures"
             )
         if judge_identities(first) != judge_identities(other):
             raise UserError(

@@ -322,7 +322,7 @@ def devices(record: Record) -> str:
 def facts(run: RunView) -> list[tuple[str, str]]:
     """Settings and hardware of a run."""
     record, config, recorded = run.record, run.record.config, run.record.facts
-    pictures = "rendered stand-ins of the miniature's world" if run.pictures == "drawn" else "photographs"
+    pictures = "drawn stand-ins of the miniature's world" if run.pictures == "drawn" else "photographs"
     size = f", {recorded.picture_size} pixels" if recorded.picture_size is not None else ""
     prompts = prompt_count([run]) or max((len(p) for p in run.prompts.values()), default=0)
     sampler = recorded.sampler or {}
