@@ -23,7 +23,6 @@ PAIRS = [(method, *pair) for method, names in option_names.RENAMED.items() for p
 @pytest.fixture(autouse=True)
 def nothing_warned_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moved, "_warned", set())
-    monkeypatch.setattr(moved, "_warned", set())
 
 
 @pytest.mark.parametrize(("method", "old", "new"), PAIRS)
