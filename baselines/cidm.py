@@ -7,17 +7,18 @@ Dong et al. 2024, "How to Continually Adapt Text-to-Image Diffusion Models for F
     W = W_init + sum_t w_t A_t B_t,   w_t = s_t^4 / sum_t' s_t'^4                                     aggregation
     s_t = mean over the two words v of task t of   max over the words p of the prompt of   cos(v, p)
 
-From the paper and its code: the loss as released (its second term, which `ones_penalty=false` leaves out, prevents U from
-vanishing), rank 4 on the linear layers of cross-attention, the learning rates, two words per concept (a random one and one
-that starts as the noun) which alone stand for the concept ("a photo of <v1a> <v1b>"), and the mixing weights w_t.
+From the paper and its code: the loss as released (its second term, which `ones_penalty=false` leaves out, prevents U
+from vanishing), rank 4 on the linear layers of cross-attention, the learning rates, two words per concept (a random one
+and one that starts as the noun) which alone stand for the concept ("a photo of <v1a> <v1b>"), and the mixing weights
+w_t.
 Left out: layer-wise words (one embedding per cross-attention layer; here one for all layers, so that w_t is the same in
 each), the linear decay of learning rates, weight decay 0.01, the stop for words of norm 0.55, attention regularisation
 and noise offset (both 0.01), and regions with boxes. 200 to 300 repeats of a picture correspond to `steps`.
 Our assumptions: each LoRA is learned on the untouched model with its own two words (the code has one per token of the
 noun). The model is prepared for concepts and not for a prompt, so that p runs over the words of the installed concepts
 only. v and p are token embeddings; the code compares the text encoder's states of the same words. A plain prompt has no
-concept's words: since the weights add up to one for any prompt, each task gets 1/T, and plain prompts show what everything
-learned does to the rest of the model.
+concept's words: since the weights add up to one for any prompt, each task gets 1/T, and plain prompts show what
+everything learned does to the rest of the model.
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ Huang et al. 2025, "ClassDiffusion: More Aligned Personalization Tuning with Exp
     L = L_recon + lambda L_SP,   L_recon = E || eps - eps_theta(z_t, t, c("a photo of a <v> {class}")) ||^2
     L_SP = 1 - cos( E("a photo of a <v> {class}"), E("a photo of a {class}") )
 
-L_SP does not depend on K and V: they learn from L_recon only, v from both. `cpbench.learning.semantic_preservation` defines E.
+L_SP does not depend on K and V: they learn from L_recon only, v from both. `cpbench.learning.semantic_preservation`
+defines E.
 
 From the paper and its scripts on Stable Diffusion 1.5: these equations, lambda = 1, no class pictures, two pictures per
-step, 500 steps on one GPU at 2e-5 (1e-5, scaled by the batch), and the rare word that v starts from. Left out: resizing, the
-loss under its mask, and weight decay (0.01), which changes untrained token embeddings. The code leaves <v> without a
-position in L_SP; here it keeps its position, as in the paper's equation (`spl_keep_position`).
+step, 500 steps on one GPU at 2e-5 (1e-5, scaled by the batch), and the rare word that v starts from. Left out:
+resizing, the loss under its mask, and weight decay (0.01), which changes untrained token embeddings. The code leaves
+<v> without a position in L_SP; here it keeps its position, as in the paper's equation (`spl_keep_position`).
 Our assumption: a sequence is learned as by `customdiffusion`, merging included.
 """
 

@@ -7,16 +7,16 @@ arXiv 2304.06027). W are the K and V projections of each cross-attention layer, 
     L = L_diff + lambda L_forget                                                          (Eq. 1)
     L_forget = sum over layers of || |sum_{t'<t} A_t' B_t'| * (A_t B_t) ||_F^2            (Eq. 3, * elementwise)
 
-L_forget is a sum over elements, not a mean, which sets the scale of lambda. A_t, B_t and the embedding of one new word are
-trained; everything else is frozen. From the paper: the layers, Eq. 1-3, the word's random start, and the prompt without the
-class noun ("a photo of V*"; the templates around V* are the harness's, as for the other methods). We have not read the
-original for rank (16), learning rates and lambda (1e6 to 1e8 on Stable Diffusion).
+L_forget is a sum over elements, not a mean, which sets the scale of lambda. A_t, B_t and the embedding of one new word
+are trained; everything else is frozen. From the paper: the layers, Eq. 1-3, the word's random start, and the prompt
+without the class noun ("a photo of V*"; the templates around V* are the harness's, as for the other methods). We have
+not read the original for rank (16), learning rates and lambda (1e6 to 1e8 on Stable Diffusion).
 Our assumptions: A_t and B_t start as usual (A random, B zero), and the random word has the mean and spread of the
 vocabulary. `use_class_noun` adds the noun to the prompt. No class pictures are generated for regularisation.
 
-Jha et al. 2025 report that the penalty drives A_t B_t to zero from task 2 on, so that only the word represents the concept.
-`log_norm` (log of the sum of |A_t B_t|) and `log_penalty` (log of L_forget) in the training curve show whether it does. The
-loop clips the gradient of all trained parameters together, so that a large penalty also slows the word.
+Jha et al. 2025 report that the penalty drives A_t B_t to zero from task 2 on, so that only the word represents the
+concept. `log_norm` (log of the sum of |A_t B_t|) and `log_penalty` (log of L_forget) in the training curve show whether
+it does. The loop clips the gradient of all trained parameters together, so that a large penalty also slows the word.
 """
 
 from __future__ import annotations

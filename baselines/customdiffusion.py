@@ -1,27 +1,28 @@
-"""Custom Diffusion: keys and values of cross-attention and one modifier word per concept, fine-tuned sequentially or merged.
+"""Custom Diffusion: cross-attention's keys and values and one word per concept, fine-tuned sequentially or merged.
 
 Kumari et al. 2023, "Multi-Concept Customization of Text-to-Image Diffusion" (CVPR, arXiv 2212.04488). W, the K and V
 matrices of each cross-attention layer, and v, the embedding of a word <v> before the noun, are trained on
 
     L = E || eps - eps_theta(z_t, t, c("photo of a <v> {class}")) ||^2 + lambda E || the same on class pictures ||^2
 
-merge=none: task t starts from the result of task t-1. merge=closed-form: each concept is learned from the untouched model,
-and the weights for all concepts are, in each layer,
+merge=none: task t starts from the result of task t-1. merge=closed-form: each concept is learned from the untouched
+model, and the weights for all concepts are, in each layer,
 
     W = argmin_W || W C_reg^T - W_0 C_reg^T ||_F   with   W C^T = V^T
       = W_0 + v^T d,   d = C (C_reg^T C_reg)^-1,   v^T = (V^T - W_0 C^T) (d C^T)^-1                   (Eqs. 4 and 5)
 
-C_reg holds the text embeddings of captions. C holds those of "<v> {class}" and "photo of a <v> {class}" for each concept,
-from <v> to the end of text, and V their products with the concept's own weights.
+C_reg holds the text embeddings of captions. C holds those of "<v> {class}" and "photo of a <v> {class}" for each
+concept, from <v> to the end of text, and V their products with the concept's own weights.
 
 From the paper and its code: these equations, the rare word that v starts from, 200 class pictures with lambda = 1, two
-pictures of the concept and two of the class per step, 500 steps on one GPU at 4e-5 (1e-5, scaled by the batch, and by 2 with
-class pictures). Left out: weight decay (0.01), and resizing of pictures, which the harness does for all methods or for none.
-Our assumptions: captions are encoded from the first learned word or else the first word; the untouched model generates the
-class pictures in each task; a ridge is added to C_reg^T C_reg, since CAPTIONS, also ours, may not give it full rank; with
-more constraints than columns of W, the pseudo-inverse minimises the residual (where the words of two concepts hardly differ
-yet, W becomes large to separate them); for merging, the state holds only (C, V) of each concept, a hundredth of its W on
-Stable Diffusion; the merged weights serve all prompts.
+pictures of the concept and two of the class per step, 500 steps on one GPU at 4e-5 (1e-5, scaled by the batch, and by 2
+with class pictures). Left out: weight decay (0.01), and resizing of pictures, which the harness does for all methods or
+for none.
+Our assumptions: captions are encoded from the first learned word or else the first word; the untouched model generates
+the class pictures in each task; a ridge is added to C_reg^T C_reg, since CAPTIONS, also ours, may not give it full
+rank; with more constraints than columns of W, the pseudo-inverse minimises the residual (where the words of two
+concepts hardly differ yet, W becomes large to separate them); for merging, the state holds only (C, V) of each concept,
+a hundredth of its W on Stable Diffusion; the merged weights serve all prompts.
 """
 
 from __future__ import annotations

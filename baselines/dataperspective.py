@@ -11,13 +11,14 @@ He et al. 2025, "A Data Perspective on Enhanced Identity Preservation for Fine-T
 
 From the paper (abstract, reviews and figures): this idea, 2000 pictures, these slots, a more specific class and the
 background of each training picture in c, dropped captions, crops, and up to five times DreamBooth's steps.
-Our assumptions: the exact formats and phrases (`cpbench.learning.structured_prompts`, fixed, where the paper uses a language
-model), guidance and sampler steps, 1000 + 1000 pictures, lambda = 1, a tenth of the training captions dropped, and a few
-crops per picture, of 0.8 to 1 of a side, enlarged before they are encoded. The user can describe the background of each
-picture (`captions`) and name more specific classes (`classes`); by default the untouched model chooses the set's background
-that explains the picture best (a diffusion classifier, Li et al. 2023). Backgrounds must be in c as well as in c_pr: otherwise
-every prompt without a background would mean the concept, with or without [V]. A list says which nouns are living things. A
-sequence is learned as by `dreambooth` (identifiers, weights or LoRA), but the untouched model generates the set in all tasks.
+Our assumptions: the exact formats and phrases (`cpbench.learning.structured_prompts`, fixed, where the paper uses a
+language model), guidance and sampler steps, 1000 + 1000 pictures, lambda = 1, a tenth of the training captions dropped,
+and a few crops per picture, of 0.8 to 1 of a side, enlarged before they are encoded. The user can describe the
+background of each picture (`captions`) and name more specific classes (`classes`); by default the untouched model
+chooses the set's background that explains the picture best (a diffusion classifier, Li et al. 2023). Backgrounds must
+be in c as well as in c_pr: otherwise every prompt without a background would mean the concept, with or without [V]. A
+list says which nouns are living things. A sequence is learned as by `dreambooth` (identifiers, weights or LoRA), but
+the untouched model generates the set in all tasks.
 """
 
 from __future__ import annotations

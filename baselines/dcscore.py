@@ -1,8 +1,9 @@
 """DC scores: EWC and double distillation, guided by the model's own scores as a classifier of its concepts.
 
 Jha et al. 2025, "Mining Your Own Secrets: Diffusion Classifier Scores for Continual Personalization of Text-to-Image
-Diffusion Models" (ICLR, arXiv 2410.00700). LoRA_n starts from LoRA_{n-1}; each concept has its own word V_n. P is the diffusion
-classifier over a set S of concepts: c^0 (pretrained) and learned ones. H is cross-entropy, |.|^2 a mean over a latent.
+Diffusion Models" (ICLR, arXiv 2410.00700). LoRA_n starts from LoRA_{n-1}; each concept has its own word V_n. P is the
+diffusion classifier over a set S of concepts: c^0 (pretrained) and learned ones. H is cross-entropy, |.|^2 a mean over
+a latent.
 
 EWC     L = L_denoise(c^n) + lambda/2 sum_j F_bar_{n-1,j} (phi_j - phi*_{n-1,j})^2, phi the entries of all A and B;
         F_bar is an online Fisher, F_n = E (dL_FIM / dphi)^2 on task n's pictures after it is learned.
@@ -12,17 +13,17 @@ DSC     after learning, from teacher 1 (the new LoRA_n) and teacher 2 (a random 
         w_n [ |eps_S(c^n) - eps_T1(c^n)|^2 + |eps_S(c^m) - eps_T2(c^m)|^2 ] + w_d [ H(P_T1, P_S) + H(P_T2, P_S) ]
         with the same EWC penalty if the variant has one.
 
-From the paper (figures of its project page): this procedure, the terms of L_FIM, the four terms of DSC, one noise and one
-timestep shared by all candidates, k = 5. Not published, hence our assumptions: all weights and learning rates, rank and
-layers, tau, c^0 = the bare class noun, the class noun as V_n's start, F_n scaled to mean 1 before it is added, a Fisher of A
-and B separately, x_t from the current task's pictures, a new m in each step, and summed negatives, as the figure's arrows
-suggest. Their sum outweighs e_n more with each task; averaged, the bracket is (e_n - mean_{i in N} e_i) / tau, without
-normaliser and c^0.
+From the paper (figures of its project page): this procedure, the terms of L_FIM, the four terms of DSC, one noise and
+one timestep shared by all candidates, k = 5. Not published, hence our assumptions: all weights and learning rates, rank
+and layers, tau, c^0 = the bare class noun, the class noun as V_n's start, F_n scaled to mean 1 before it is added, a
+Fisher of A and B separately, x_t from the current task's pictures, a new m in each step, and summed negatives, as the
+figure's arrows suggest. Their sum outweighs e_n more with each task; averaged, the bracket is (e_n - mean_{i in N} e_i)
+/ tau, without normaliser and c^0.
 
-`adapter`: phi can also be the vectors of VeRA (one of the paper's baselines, alone and with EWC and EWC DC; A and B come from
-the run's seed, so that they are the same in all tasks), or A, B and magnitudes of DoRA (our addition); see
-cpbench/backbones/adapters.py. The default rates and rank are for LoRA; VeRA's few vectors need higher rates, which the user
-has to set.
+`adapter`: phi can also be the vectors of VeRA (one of the paper's baselines, alone and with EWC and EWC DC; A and B
+come from the run's seed, so that they are the same in all tasks), or A, B and magnitudes of DoRA (our addition); see
+cpbench/backbones/adapters.py. The default rates and rank are for LoRA; VeRA's few vectors need higher rates, which the
+user has to set.
 """
 
 from __future__ import annotations

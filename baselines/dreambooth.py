@@ -6,14 +6,15 @@ Ruiz et al. 2023, "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Su
     L = E || eps_Theta(z_t, c) - eps ||^2 + lambda E || eps_Theta(z_pr,t', c_pr) - eps' ||^2                  (Eq. 2)
     c = "a [V] {class}",  c_pr = "a {class}",  z_pr: pictures of c_pr that the model generates before it learns
 
-From the paper: these equations (written there for a model that predicts x), lambda = 1, 1000 class pictures, and 1000 steps
-at 5e-6 on Stable Diffusion. The paper learns a single concept. Our assumptions for a sequence: task t starts from the result
-of task t-1, and that model generates z_pr, so that what it has forgotten of the class is not restored; the pictures are
-deleted after the task. [V] is a new word per concept, <sks-1>, <sks-2>, ..., and not a rare word of the vocabulary as in the
-paper ("sks" is the usual one), since a vocabulary may not have enough of them, and the next one may have a meaning. Its
-embedding is random, with the mean and spread of the vocabulary, and is not trained. `adapter=lora` trains one LoRA in place
-of Theta, with its own learning rate, and continues it in each task. With `adapter=full` the state holds all of Theta: 3.4 GB
-on Stable Diffusion, written after each task. Token tables are never trained.
+From the paper: these equations (written there for a model that predicts x), lambda = 1, 1000 class pictures, and 1000
+steps at 5e-6 on Stable Diffusion. The paper learns a single concept. Our assumptions for a sequence: task t starts from
+the result of task t-1, and that model generates z_pr, so that what it has forgotten of the class is not restored; the
+pictures are deleted after the task. [V] is a new word per concept, <sks-1>, <sks-2>, ..., and not a rare word of the
+vocabulary as in the paper ("sks" is the usual one), since a vocabulary may not have enough of them, and the next one
+may have a meaning. Its embedding is random, with the mean and spread of the vocabulary, and is not trained.
+`adapter=lora` trains one LoRA in place of Theta, with its own learning rate, and continues it in each task. With
+`adapter=full` the state holds all of Theta: 3.4 GB on Stable Diffusion, written after each task. Token tables are never
+trained.
 """
 
 from __future__ import annotations

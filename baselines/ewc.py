@@ -10,12 +10,12 @@ EWC" of Jha et al. 2025 (ICLR, arXiv 2410.00700), and one LoRA with a Fisher of 
     space=product    phi: the entries of Delta W = A B, with a Fisher as large as the layers themselves
     F_t = E (dL_denoise / dphi)^2 on task t's pictures, one picture per sample, after the task is learned
 
-From the papers: these equations, and that LoRA_t starts from LoRA_{t-1}. Kirkpatrick's sum over tasks has one anchor per
-task; the online form (Schwarz et al. 2018) has only the last. Our assumptions: F_t is scaled to mean 1
-(`cpbench.learning.fisher`), without which lambda would depend on the loss's scale (published values range from 1e-4 to 1e7).
-Words are not penalised, since earlier words do not change. EWC-LoRA's code starts each task with a new A and B next to the
-sum of the earlier ones and penalises their product; here phi is the one product. T2I-ConBench trains all weights, with
-a mean of the F_k.
+From the papers: these equations, and that LoRA_t starts from LoRA_{t-1}. Kirkpatrick's sum over tasks has one anchor
+per task; the online form (Schwarz et al. 2018) has only the last. Our assumptions: F_t is scaled to mean 1
+(`cpbench.learning.fisher`), without which lambda would depend on the loss's scale (published values range from 1e-4 to
+1e7). Words are not penalised, since earlier words do not change. EWC-LoRA's code starts each task with a new A and B
+next to the sum of the earlier ones and penalises their product; here phi is the one product. T2I-ConBench trains all
+weights, with a mean of the F_k.
 """
 
 from __future__ import annotations

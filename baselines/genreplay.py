@@ -1,17 +1,17 @@
 """Deep generative replay: the model replays pictures of earlier concepts that it generated itself.
 
-Shin et al. 2017, "Continual Learning with Deep Generative Replay" (NeurIPS, arXiv 1705.08690), with the diffusion model as
-generator and learner; a baseline of C-LoRA (Smith et al. 2024). Before task t the model of task t-1 generates pictures x' of
-each earlier concept m with its phrase y_m. Then the same model is trained on
+Shin et al. 2017, "Continual Learning with Deep Generative Replay" (NeurIPS, arXiv 1705.08690), with the diffusion model
+as generator and learner; a baseline of C-LoRA (Smith et al. 2024). Before task t the model of task t-1 generates
+pictures x' of each earlier concept m with its phrase y_m. Then the same model is trained on
 
     L = E || eps - eps_theta(z_t, t, c(y_t)) ||^2 + lambda E_{m < t} || eps' - eps_theta(z'_t', t', c(y_m)) ||^2
 
-Shin et al. weight the two terms by r and 1 - r, which is lambda = (1 - r) / r. LoRA, words and loss of the new concept are
-those of `seqlora`. Everything else is our assumption: as many pictures for each earlier concept, generated again in each task
-(so that errors accumulate, like copies of copies); one of the harness's prompts for each picture, in turn, which is also its
-training prompt; as many replayed pictures per step as new ones; earlier words do not change. The guidance scale is low,
-since guidance sharpens each copy of a copy: on the miniature, with 4, colours saturate within five tasks. No real picture is
-kept, and generated ones are deleted after the task.
+Shin et al. weight the two terms by r and 1 - r, which is lambda = (1 - r) / r. LoRA, words and loss of the new concept
+are those of `seqlora`. Everything else is our assumption: as many pictures for each earlier concept, generated again in
+each task (so that errors accumulate, like copies of copies); one of the harness's prompts for each picture, in turn,
+which is also its training prompt; as many replayed pictures per step as new ones; earlier words do not change. The
+guidance scale is low, since guidance sharpens each copy of a copy: on the miniature, with 4, colours saturate within
+five tasks. No real picture is kept, and generated ones are deleted after the task.
 """
 
 from __future__ import annotations

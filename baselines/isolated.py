@@ -1,7 +1,8 @@
 """One LoRA and one token per concept, each learned from the untouched model: the ceiling of what can be learned.
 
-Nothing is forgotten, since concepts share no weights. The costs: the state grows with the sequence, and no picture can show
-two concepts. Loss and layers are those of `seqlora`: at the same learning rates, the two differ only by forgetting.
+Nothing is forgotten, since concepts share no weights. The costs: the state grows with the sequence, and no picture can
+show two concepts. Loss and layers are those of `seqlora`: at the same learning rates, the two differ only by
+forgetting.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ D_k are the pictures of concept k, c_k its prompt. One LoRA and the words of all
 
     L = 1/n sum_{k <= n} E_{D_k} || eps - eps_theta(z_t, t, c_k) ||^2          after task n
 
-Each step's batch is of one random concept. Unlike all other methods it keeps the earlier pictures, in its state, and tables
-mark it for this. By default (`restart`) each task learns from the untouched model with n times the steps, so that each concept
-gets as many steps as in other methods, at 1 + ... + N times the cost. Otherwise it continues with `steps`: full replay.
-`isolated` minus `joint` is the cost of one LoRA for all concepts; `joint` minus `seqlora` is the cost of learning them
-one after the other. Layers and learning rates are those of `seqlora`.
+Each step's batch is of one random concept. Unlike all other methods it keeps the earlier pictures, in its state, and
+tables mark it for this. By default (`restart`) each task learns from the untouched model with n times the steps, so
+that each concept gets as many steps as in other methods, at 1 + ... + N times the cost. Otherwise it continues with
+`steps`: full replay. `isolated` minus `joint` is the cost of one LoRA for all concepts; `joint` minus `seqlora` is the
+cost of learning them one after the other. Layers and learning rates are those of `seqlora`.
 """
 
 from __future__ import annotations

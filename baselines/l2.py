@@ -1,13 +1,14 @@
 """L2: one LoRA, fine-tuned sequentially; the squared distance from the last task's weights is penalised equally for all.
 
-The L2-norm baseline of T2I-ConBench (arXiv 2505.16875). W are the adapted weights, W_{t-1} their values after the last task:
+The L2-norm baseline of T2I-ConBench (arXiv 2505.16875). W are the adapted weights, W_{t-1} their values after the last
+task:
 
     L = L_denoise + lambda || W - W_{t-1} ||_F^2,    W = W_init + A B
 
 a sum over layers and entries, not a mean. From its code: this equation, and lambda = 0.001. There all weights of a
-transformer are trained. Here, as in the other sequential methods, A and B of some layers are (our assumption); since the
-distance is that of the product, lambda weights the same quantity. This is `ewc space=product` with F = 1: the two differ
-by what the Fisher information contributes.
+transformer are trained. Here, as in the other sequential methods, A and B of some layers are (our assumption); since
+the distance is that of the product, lambda weights the same quantity. This is `ewc space=product` with F = 1: the two
+differ by what the Fisher information contributes.
 """
 
 from __future__ import annotations

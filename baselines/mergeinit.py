@@ -1,15 +1,15 @@
 """Merge & Init: each task's LoRA is merged into the weights, and the next task starts a new one on top of them.
 
-Staniszewski, Zaleska, Deja 2024, "Low-Rank Continual Personalization of Diffusion Models" (arXiv 2410.04891). The model is
-passed from task to task, without a LoRA. D_t is what tasks 1..t changed of the weights:
+Staniszewski, Zaleska, Deja 2024, "Low-Rank Continual Personalization of Diffusion Models" (arXiv 2410.04891). The model
+is passed from task to task, without a LoRA. D_t is what tasks 1..t changed of the weights:
 
     W = W_init + D_{t-1} + A_t B_t,  A_t random, B_t = 0 at the start,  L = L_denoise
     D_t = D_{t-1} + A_t B_t
 
 From the paper and its code: these equations, and rank 64 on all attention projections of SDXL's UNet, 850 steps of one
-picture at 1e-5. Our assumptions: A_t starts as all LoRAs of this harness do (uniform, not Gaussian with deviation 1/r), and a
-concept gets a new trained word that starts as its noun; the paper has fixed rare words (sks, zwz, ...). The state holds
-D_t of the adapted layers, not the whole model, since the other weights do not change.
+picture at 1e-5. Our assumptions: A_t starts as all LoRAs of this harness do (uniform, not Gaussian with deviation 1/r),
+and a concept gets a new trained word that starts as its noun; the paper has fixed rare words (sks, zwz, ...). The state
+holds D_t of the adapted layers, not the whole model, since the other weights do not change.
 """
 
 from __future__ import annotations

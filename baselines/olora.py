@@ -9,13 +9,13 @@ earlier tasks:
                                                           or of | A_t' A_t^T |                (side=A)
 
 A_t, B_t and the embedding of one new word are trained; everything else is frozen, the earlier LoRAs too. Side B, the
-default, is T2I-ConBench's: the columns of B_t, which the new LoRA writes, avoid those of earlier LoRAs; its lambda is 0.1.
-Side A is that of the original code (on language, lambda 0.5): the rows of A_t, which the LoRA reads. Both are sums of
-absolute values. Our assumptions: rank, layers and learning rates of the other baselines (T2I-ConBench: rank 16 with alpha 32,
-5e-6, on a transformer), the noun in the prompt, and a word that starts as the noun.
+default, is T2I-ConBench's: the columns of B_t, which the new LoRA writes, avoid those of earlier LoRAs; its lambda is
+0.1. Side A is that of the original code (on language, lambda 0.5): the rows of A_t, which the LoRA reads. Both are sums
+of absolute values. Our assumptions: rank, layers and learning rates of the other baselines (T2I-ConBench: rank 16 with
+alpha 32, 5e-6, on a transformer), the noun in the prompt, and a word that starts as the noun.
 
-A smaller B_t (or A_t) also reduces the overlap, and the other factor can compensate. `overlap` in the training curve is the
-sum without lambda; compare it with the scores.
+A smaller B_t (or A_t) also reduces the overlap, and the other factor can compensate. `overlap` in the training curve is
+the sum without lambda; compare it with the scores.
 """
 
 from __future__ import annotations

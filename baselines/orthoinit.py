@@ -6,12 +6,13 @@ LoRA A (r, in), B (out, r) is passed from task to task; from task 2 on it is mer
     W = W_init + B_{t-1} A_{t-1} + B A,    A_t = A_{t-1} + A,    B_t = B_{t-1} + B
     at the start B = 0, and column i of A is a unit vector orthogonal to column i of A_{t-1}
 
-From the paper's code: these equations, rank and learning rates as in `mergeinit`, and the choice among the orthogonal vectors
-(the last right singular vector of the column as a matrix of one row). This has two consequences. The kept model, B_t A_t, is
-not the trained one: B_{t-1} A + B A_{t-1} are added to it. And since that vector is nearly (0, ..., 0, 1) for a random column,
-the new A starts nearly as one row of ones: at rank 64 this row's mean is 0.99, the mean absolute value of the others 0.01.
-`sum_factors=false` merges exactly, but the state then holds a dense D_{t-1} = D_{t-2} + B_{t-1} A_{t-1}, and A_t, B_t are
-those of the last task. Our assumptions: words and the first task's start, as in `mergeinit`.
+From the paper's code: these equations, rank and learning rates as in `mergeinit`, and the choice among the orthogonal
+vectors (the last right singular vector of the column as a matrix of one row). This has two consequences. The kept
+model, B_t A_t, is not the trained one: B_{t-1} A + B A_{t-1} are added to it. And since that vector is nearly (0, ...,
+0, 1) for a random column, the new A starts nearly as one row of ones: at rank 64 this row's mean is 0.99, the mean
+absolute value of the others 0.01. `sum_factors=false` merges exactly, but the state then holds a dense D_{t-1} =
+D_{t-2} + B_{t-1} A_{t-1}, and A_t, B_t are those of the last task. Our assumptions: words and the first task's start,
+as in `mergeinit`.
 """
 
 from __future__ import annotations

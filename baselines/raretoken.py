@@ -5,11 +5,11 @@ Zeng, Suganuma, Okatani, "An Improved Method for Personalizing Diffusion Models"
     L = E || eps - eps_Theta(z_t, t, tau(y)) ||^2,   y = "a photo of <rare> {class}"
 
 Stage 1 trains v_rare, the embedding of one new word that starts as the word "rare" (100 steps at 5e-4, for the coarse
-appearance only). Stage 2 trains the weights Theta of the whole UNet (200 to 400 steps at 5e-6), with v_rare and the text
-encoder tau frozen. No class pictures are generated for prior preservation. All of this is from the paper, on Stable Diffusion
-2.1, which learns a single concept. Our assumptions: task t starts from the result of task t-1, with a new word <rare-t>;
-`adapter=lora` trains one LoRA in stage 2 instead of Theta, with its own learning rate, and continues it in each task. With
-`adapter=full` the state holds all of Theta: 3.4 GB on Stable Diffusion, written after each task.
+appearance only). Stage 2 trains the weights Theta of the whole UNet (200 to 400 steps at 5e-6), with v_rare and the
+text encoder tau frozen. No class pictures are generated for prior preservation. All of this is from the paper, on
+Stable Diffusion 2.1, which learns a single concept. Our assumptions: task t starts from the result of task t-1, with a
+new word <rare-t>; `adapter=lora` trains one LoRA in stage 2 instead of Theta, with its own learning rate, and continues
+it in each task. With `adapter=full` the state holds all of Theta: 3.4 GB on Stable Diffusion, written after each task.
 """
 
 from __future__ import annotations

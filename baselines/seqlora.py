@@ -4,10 +4,11 @@ Task t starts from the LoRA of task t-1 and minimises the plain denoising loss (
 
     L = E || eps - eps_theta(z_t, t, c("a photo of a <v_t> noun")) ||^2
 
-over A and B of each adapted layer, W = W_0 + A B with alpha = rank (Hu et al. 2021), and over the embedding of <v_t>. The
-embeddings of earlier words do not change. This is the sequential LoRA baseline of C-LoRA, DC scores and continual-lora. The
-token's start at the class noun's embedding is the usual one (Custom Diffusion starts from a rare word); learning rates and
-layers are ours, in the presets. `spl_weight` adds ClassDiffusion's semantic preservation loss.
+over A and B of each adapted layer, W = W_0 + A B with alpha = rank (Hu et al. 2021), and over the embedding of <v_t>.
+The embeddings of earlier words do not change. This is the sequential LoRA baseline of C-LoRA, DC scores and
+continual-lora. The token's start at the class noun's embedding is the usual one (Custom Diffusion starts from a rare
+word); learning rates and layers are ours, in the presets. `spl_weight` adds ClassDiffusion's semantic preservation
+loss.
 """
 
 from __future__ import annotations

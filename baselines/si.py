@@ -1,17 +1,17 @@
 """SI: one LoRA, fine-tuned sequentially; entries whose changes lowered the loss more are penalised more.
 
 Zenke, Poole, Ganguli 2017, "Continual Learning Through Synaptic Intelligence" (ICML, arXiv 1703.04200). theta are the
-entries of A and B of each layer, theta*_{t-1} their values after the last task. In each step g = dL_denoise / dtheta before
-the step, and theta' is the value after it:
+entries of A and B of each layer, theta*_{t-1} their values after the last task. In each step g = dL_denoise / dtheta
+before the step, and theta' is the value after it:
 
     omega += -g (theta' - theta)                                     (their Eq. 3: the path integral of the gradient)
     Omega += max(omega, 0) / ((theta*_t - theta*_{t-1})^2 + xi)      (Eq. 5), at the end of a task, which resets omega
     L = L_denoise + c sum_j Omega_j (theta_j - theta*_{t-1,j})^2     (Eq. 4)
 
-From the paper: these equations, and g of the task's own loss only. From its authors' code: xi = 1e-3, and omega clipped at
-0. Our assumptions: theta are a LoRA's factors, as in the other sequential methods (in the first task theta*_0 is the start of
-A and B); g is the gradient before clipping, while the step is AdamW's. Words are not penalised, since earlier words do not
-change. Published values of c belong to other losses and sizes; ours is searched.
+From the paper: these equations, and g of the task's own loss only. From its authors' code: xi = 1e-3, and omega clipped
+at 0. Our assumptions: theta are a LoRA's factors, as in the other sequential methods (in the first task theta*_0 is the
+start of A and B); g is the gradient before clipping, while the step is AdamW's. Words are not penalised, since earlier
+words do not change. Published values of c belong to other losses and sizes; ours is searched.
 """
 
 from __future__ import annotations

@@ -9,16 +9,16 @@ Smith et al. 2024, "Continual Diffusion with STAMINA: STack-And-Mask INcremental
     L   = L_diff + lambda L_forget + mu mean(M_t)             L_forget is C-LoRA's, of the masked products
 
 A, B, C, D, E, F and v of the task are trained; everything else is frozen. After the task V_t is a plain embedding and
-M_t * (A_t B_t) a plain change of W: the state holds A, B and the bits, a fourteenth of the dense product on Stable Diffusion
-1.5 (5.6 of 76.7 MB per task), and neither C, D nor the network.
+M_t * (A_t B_t) a plain change of W: the state holds A, B and the bits, a fourteenth of the dense product on Stable
+Diffusion 1.5 (5.6 of 76.7 MB per task), and neither C, D nor the network.
 
-From the paper (its abstract): stacked adapters, hard masks from low-rank networks, words from an MLP, and that all of them are
-folded into plain weights at the end. What this method shares with C-LoRA (layers, rank, L_forget, the prompt without the noun)
-is as in `clora`. Everything else is our assumption: gradients pass the step function as if it were sigma (straight-through,
-without noise); C and F start at zero, so that M_t is all ones (b > 0) and V_t a random word, as in C-LoRA; b is one number and
-not trained; the mask penalty is the mean of M over all masked weights (their L1 norm divided by their count); mask ranks,
-widths, learning rates and mu. An embedding from a network changes faster than a plain one at the same learning rate, hence
-the smaller rate.
+From the paper (its abstract): stacked adapters, hard masks from low-rank networks, words from an MLP, and that all of
+them are folded into plain weights at the end. What this method shares with C-LoRA (layers, rank, L_forget, the prompt
+without the noun) is as in `clora`. Everything else is our assumption: gradients pass the step function as if it were
+sigma (straight-through, without noise); C and F start at zero, so that M_t is all ones (b > 0) and V_t a random word,
+as in C-LoRA; b is one number and not trained; the mask penalty is the mean of M over all masked weights (their L1 norm
+divided by their count); mask ranks, widths, learning rates and mu. An embedding from a network changes faster than a
+plain one at the same learning rate, hence the smaller rate.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Textual Inversion: one new word per concept; the weights stay frozen.
 
-Gal et al. 2023, "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion" (ICLR, arXiv
-2208.01618). Only v*, the embedding of a new noun S*, is trained:
+Gal et al. 2023, "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion" (ICLR,
+arXiv 2208.01618). Only v*, the embedding of a new noun S*, is trained:
 
     v* = argmin_v E || eps - eps_theta(z_t, t, c("a photo of a S*")) ||^2                  (Eq. 2)
 
-v starts as the class noun's embedding. From the paper and DreamBench++'s settings: this equation, one picture per step, 3000
-steps at 5e-4. Our assumptions: the templates around S* are the harness's, as for the other methods; concepts are learned
-separately, and only the words that a prompt needs are added to the vocabulary, so that the pictures of a concept are the same
-after each task. Forgetting is therefore zero: a reference for the other methods' figures.
+v starts as the class noun's embedding. From the paper and DreamBench++'s settings: this equation, one picture per step,
+3000 steps at 5e-4. Our assumptions: the templates around S* are the harness's, as for the other methods; concepts are
+learned separately, and only the words that a prompt needs are added to the vocabulary, so that the pictures of a
+concept are the same after each task. Forgetting is therefore zero: a reference for the other methods' figures.
 """
 
 from __future__ import annotations

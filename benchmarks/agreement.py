@@ -1,11 +1,11 @@
-"""Does the order of methods agree with the order in published tables? Kendall's tau, with its interval.
+"""Rank correlation between our methods and published tables: Kendall's tau with its interval.
 
     python benchmarks/agreement.py results/reference/dreambench10
 
-Ours is the final DINO and the final CLIP-I (last row, mean over concepts, means over seeds), theirs the table's picture
-score. p is exact: how often a random order of the methods agrees, or disagrees, as much. The interval is of our side alone:
-our concepts are drawn again 2000 times, and tau is taken each time; it says how sure our order is, and is no test of
-agreement. With three or four methods no order has a small p.
+Our scores are the final DINO and the final CLIP-I (last row, mean over concepts and seeds), the published ones the table's
+picture score. p is exact: the probability that a random order of the methods agrees, or disagrees, at least as much. The
+interval covers our side only: tau for 2000 bootstrap resamples of our concepts. It shows how certain our order is and is
+not a test of agreement. With three or four methods no order has a small p.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cpbench.records.folder import RunFolder
 
 RESAMPLES = 2000
 JUDGES = ("dino", "DINO"), ("clip_i", "CLIP-I")
-# Published final scores of pictures, higher is better; the backbones, data and numbers of concepts are others than ours.
+# Published final picture scores, higher is better; their backbones, data and numbers of concepts differ from ours.
 PUBLISHED = {
     "CIFC's ten concepts, CLIP-I, Stable Diffusion 1.5 (Dong et al. 2024; ContinualHyper's transcription)": {
         "seqlora": 0.737,
@@ -60,7 +60,7 @@ def runs_in(folder: Path) -> list[Run]:
 
 @functools.cache
 def finals(folder: Path, metric: str) -> pd.DataFrame:
-    """Final scores, one row a concept, one column a method: means over its runs."""
+    """Final scores: each row is a concept, each column a method, averaged over its runs."""
     parts: dict[str, list[pd.Series]] = {}
     for run in runs_in(folder):
         scores = tables.read_scores(RunFolder(run.folder).scores)
@@ -89,18 +89,20 @@ def main(folder: Path) -> None:
         for metric, name in JUDGES:
             means = finals(folder, metric)
             shared = {method: value for method, value in published.items() if method in means}
-            missing = [method for method in published if method not in shared]
+            unmatched = [method for method in published if method not in shared]
             table = Table(title=f"{source}; ours: final {name}", title_justify="left")
-            for head in ("method", "theirs", "ours"):
+            for head in ("method", "published", "ours"):
                 table.add_column(head, justify="left" if head == "method" else "right")
             for method, value in sorted(shared.items(), key=lambda item: -item[1]):
                 table.add_row(method, f"{value:g}", number(means[method].mean()))
             console.print(table)
-            if missing:
-                console.print(f"no run of {', '.join(missing)}")
+            if unmatched:
+                console.print(f"no run of {', '.join(unmatched)}")
             if len(shared) > 2:
                 tau, low, high, p = agreement(means, shared)
-                console.print(f"Kendall's tau {number(tau, 2, True)}, p {number(p, 2)}; over our concepts {number(low, 2, True)} to {number(high, 2, True)}\n")
+                console.print(
+                    f"Kendall's tau {number(tau, 2, True)}, p {number(p, 2)}; over our concepts {number(low, 2, True)} to {number(high, 2, True)}\n"
+                )
 
 
 if __name__ == "__main__":

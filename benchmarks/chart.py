@@ -1,12 +1,12 @@
-"""The charts of README.md and docs/findings.md: what each method learned, what it kept, and what that cost.
+"""The charts of README.md and docs/findings.md: what each method learns, what it retains, and its cost.
 
     python benchmarks/chart.py results/reference/leaderboard.csv dreambench10 docs/findings-methods.png
     python benchmarks/chart.py results/reference/leaderboard.csv dreambench10 docs/results-methods.png ten
 
-The first has every method of the largest table over the sequence, the second the ten of README. One line per method, with
-its number of runs; the method that kept most stands first. Hollow circle: the share of the way to the real pictures that
-was closed right after each concept's own task. Full circle, with its 95 % interval: the share that is kept after the last
-task. Then UNet evaluations to learn, and the state's size in megabytes, both on a log scale.
+The first shows the largest table of the sequence in a leaderboard, the second the ten methods of README; one line per method
+(number of runs), sorted by retention. Hollow dots: share of the gap to the real pictures closed right after each concept's own
+task. Full dots, with 95 % intervals: the share closed after the last task. The other panels show UNet evaluations and state size
+on a log scale.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 RETENTION, LEARNED = "dino_normalised_retention", "dino_gap_closed"
 INK, FAINT = "#0b62a8", "#9aa5ad"
 INTERVAL_STYLES = {
-    "concepts": ("#7fb2dc", "one run: over concepts"),
-    "seeds": ("#e0913a", "three runs or more: over seeds"),
+    "concepts": ("#7fb2dc", "one run, over concepts"),
+    "seeds": ("#e0913a", "three or more runs, over seeds"),
 }
 
 
@@ -33,7 +33,7 @@ TEN = "isolated", "joint*", "dcscore", "ewc", "raretoken", "cidm", "seqlora", "t
 
 
 def rows_of(file: Path, sequence: str) -> pd.DataFrame:
-    """The largest table over the sequence, of whatever version; the method that kept least stands first."""
+    """The largest table of the sequence, in any version, sorted by retention, lowest first."""
     table = pd.read_csv(file)
     table = table[table["sequence"].str.startswith(f"{sequence} v")]
     table = table[table["group"] == table["group"].mode()[0]]
@@ -48,18 +48,18 @@ def chart(table: pd.DataFrame, target: Path) -> None:
         y, retention = np.arange(len(table)), table[RETENTION].to_numpy()
         shares.hlines(y, retention, table[LEARNED], color=FAINT, linewidth=1.5)
         margins = np.abs(table[[f"{RETENTION}_low", f"{RETENTION}_high"]].to_numpy().T - retention)
-        for over, (colour, label) in INTERVAL_STYLES.items():
+        for over, (colour, coverage) in INTERVAL_STYLES.items():
             selected = (table["intervals_over"] == over).to_numpy()
-            bars = {"fmt": "none", "ecolor": colour, "elinewidth": 4, "label": f"95 % interval, {label}"}
+            bars = {"fmt": "none", "ecolor": colour, "elinewidth": 4, "label": f"95 % interval, {coverage}"}
             shares.errorbar(retention[selected], y[selected], xerr=margins[:, selected], **bars)
         shares.plot(table[LEARNED], y, "o", color=FAINT, markerfacecolor="white", label="just learned")
-        shares.plot(retention, y, "o", color=INK, label="kept at the end")
+        shares.plot(retention, y, "o", color=INK, label="after the last task")
         shares.set_yticks(y, [f"{m} ({n})" for m, n in zip(table["method"], table["runs"], strict=True)])
-        shares.set_xlabel("share of the way from the\nuntouched model to the real\npictures, by miniature's DINO")
+        shares.set_xlabel("share of the gap between\nuntouched model and real\npictures, by miniature's DINO")
         fig.legend(loc="outside upper center", ncols=2, frameon=False)
-        for axes, column, unit, title in (
-            (work, "learning_unet_evaluations", 1000, "thousand UNet\nevaluations\nto learn all"),
-            (size, "carried_MB", 1, "state at\nthe end,\nmegabytes"),
+        for axes, column, unit, label in (
+            (work, "learning_unet_evaluations", 1000, "thousand UNet\nevaluations,\nlearning"),
+            (size, "carried_MB", 1, "state size,\nmegabytes"),
         ):
             positive = table[column] > 0
             axes.plot(table[column][positive] / unit, y[positive], "o", color=INK)
@@ -70,7 +70,7 @@ def chart(table: pd.DataFrame, target: Path) -> None:
             )
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set_xlabel(title)
+            axes.set_xlabel(label)
         for axes in (shares, work, size):
             axes.grid(axis="both", color="#e4e8ea", linewidth=0.6)
             axes.tick_params(length=0)

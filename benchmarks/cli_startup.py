@@ -1,8 +1,8 @@
-"""CPU seconds of `cpbench --help`, beside a bare Python and beside `import torch`.
+"""CPU seconds of `cpbench --help`, compared with bare Python and `import torch`.
 
     python benchmarks/cli_startup.py [--repeat 7]
 
-User and system time of the child process, the least of several runs, so that a busy machine does not count.
+User and system time of the child process, minimum of several runs, to reduce the influence of other load.
 """
 
 import argparse
@@ -29,9 +29,9 @@ def cpu_seconds(arguments: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeat", type=int, default=7, help="runs of each command (the first is not counted)")
+    parser.add_argument("--repeat", type=int, default=7, help="runs per command (the first is a warm-up)")
     repeat = max(2, parser.parse_args().repeat)
-    # by turns, so that a change of load meets every command alike
+    # in turn, so that a change of load affects all commands equally
     rounds = [{name: cpu_seconds(code) for name, code in COMMANDS.items()} for _ in range(repeat)]
     best = {name: min(r[name] for r in rounds[1:]) for name in COMMANDS}
     reference = best["cpbench --help"]

@@ -1,11 +1,11 @@
-"""Writes the committed leaderboard's numbers into README.md and docs/: a test finds no difference after it.
+"""Write the committed leaderboard's numbers into README.md and docs/; a test checks that they are up to date.
 
     python benchmarks/doc_tables.py
 
-Between `<!-- results of SEQUENCE, full -->` and `<!-- end of results -->` stands a table: the leaderboard's, with all
-columns, or the ten rows of README with those of SHORT (`ten`), or what nouns.py, agreement.py, prompts.py, halves.py and, of the methods in PAIRS,
-pairs.py print (`nouns`, `agreement`, `prompts`, `halves`, `pairs-dc`, ...), and below it whose scores these are. In docs/methods.md it is the column "place on the
-miniature". Of several versions of a sequence it is the one with the most rows.
+A table is placed between `<!-- results of SEQUENCE, full -->` and `<!-- end of results -->`: the leaderboard with all columns
+(`full`), the ten rows of README with the columns in SHORT (`ten`), or the output of nouns.py, agreement.py, prompts.py, halves.py or
+pairs.py (`nouns`, `agreement`, `prompts`, `halves`, or a key of PAIRS), and below it a line about its judges. In docs/methods.md the
+column "place on the miniature" is updated. If a sequence has several versions, the one with the most rows is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cpbench.version import SCORES
 
 ROOT = Path(__file__).parent.parent
 PAGES = "README.md", "docs/findings.md", "docs/methods.md"
-COLUMNS = {  # head: (column of the leaderboard's CSV, how its number is written)
+COLUMNS = {  # heading: (column of the leaderboard's CSV, digits or number format)
     "DINO final": ("dino_final_average", 3),
     "over tasks": ("dino_over_tasks", 3),
     "plasticity": ("dino_plasticity", 3),
@@ -39,8 +39,8 @@ COLUMNS = {  # head: (column of the leaderboard's CSV, how its number is written
     "retention": ("dino_normalised_retention", 3),
     "CLIP-T final": ("clip_t_final_average", 3),
     "identified": ("identified", 2),
-    "prior drift": ("prior_drift", 2),
-    "carried MB": ("carried_MB", ".3g"),
+    "language drift": ("prior_drift", 2),
+    "state size, MB": ("carried_MB", ".3g"),
     "UNet evaluations": ("learning_unet_evaluations", ",.0f"),
 }
 NOTE = identity.caveat([{"weights_sha256": weights} for weights in identity.OF_THE_MINIATURE])
@@ -77,7 +77,7 @@ PAIRS = {
 
 
 def rows_of(board: pd.DataFrame, sequence: str) -> pd.DataFrame:
-    """The rows of a sequence, in the leaderboard's order; of its versions the one with the most rows."""
+    """The rows of a sequence in the leaderboard's order, for the version with the most rows."""
     board = board[board["sequence"].str.startswith(f"{sequence} v")]
     return board[board["group"] == board["group"].mode()[0]]
 
@@ -88,7 +88,7 @@ def written(value: float, form: int | str) -> str:
 
 
 def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
-    """Markdown: a final score of several runs has its standard deviation behind it."""
+    """A Markdown table; the final score of several runs is followed by its standard deviation."""
     lines = [f"| rank | method | runs | {' | '.join(heads)} |", f"|--:|---|{'--:|' * (1 + len(heads))}"]
     for _, row in rows.iterrows():
         cells = []
@@ -99,15 +99,18 @@ def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
         is_earlier = row.get("scores", SCORES) != SCORES
         method = row["method"].replace("*", "\\*") + (EARLIER_MARK if is_earlier else "")
         lines.append(f"| {row['rank']} | {method} | {row['runs']} | {' | '.join(cells)} |")
-    note = ["", f"{EARLIER_MARK}: run by an earlier version; today's does not give the same numbers bit for bit."]
+    note = [
+        "",
+        f"{EARLIER_MARK}: run by an earlier version, whose numbers the current one does not reproduce bit for bit.",
+    ]
     return "\n".join(lines + (note if any(EARLIER_MARK in line for line in lines) else [])) + "\n"
 
 
-# What other scripts print
+# Tables of other scripts
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """A table whose first `words` columns are words, the others numbers."""
+    """A table with left-aligned text in its first `text_columns` columns and numbers in the others."""
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * text_columns}{'--:|' * (len(heads) - text_columns)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
@@ -126,7 +129,7 @@ def pairs_table(method_pairs: Sequence[tuple[str, str]], folder: Path, sequence:
         runs, cells = pairs.comparison_cells(pairs.row_of(board, a), pairs.row_of(board, b))
         rows.append((a, b, str(runs), *cells))
     return markdown(
-        ("first", "second", "runs", *(head for what in pairs.PARTS.values() for head in (what, "p"))), rows, 2
+        ("first", "second", "runs", *(head for part in pairs.PARTS.values() for head in (part, "p"))), rows, 2
     )
 
 
@@ -139,7 +142,9 @@ def agreement_table(folder: Path, sequence: str) -> str:
             published = sorted(scores, key=lambda m: -scores[m])
             order = sorted(scores, key=lambda m: -means[m].mean())
             orders = source, ", ".join(published), name, ", ".join(order)
-            rows.append((*orders, f"{number(tau, 2, True)} [{number(low, 2, True)}, {number(high, 2, True)}]", number(p, 2)))
+            rows.append(
+                (*orders, f"{number(tau, 2, True)} [{number(low, 2, True)}, {number(high, 2, True)}]", number(p, 2))
+            )
     return markdown(("published table", "its order", "ours by final", "our order", "Kendall's tau", "p"), rows, 4)
 
 
@@ -176,7 +181,7 @@ def script_table(name: str, sequence: str) -> str:
 
 
 def leaderboard_cell(row: re.Match, rows: pd.DataFrame) -> str:
-    """A row of the table of methods, with what its method has in the leaderboard."""
+    """A row of the table of methods, updated with its method's retention and rank."""
     cells = row[0].split("|")
     matches = rows[rows["method"].str.removesuffix("*") == row[1]]
     cells[METHOD_COLUMNS - 1] = " not yet "
@@ -187,7 +192,7 @@ def leaderboard_cell(row: re.Match, rows: pd.DataFrame) -> str:
 
 
 def updated(page: str, board: pd.DataFrame) -> str:
-    """The page's text with the leaderboard's numbers."""
+    """The page's text with up-to-date numbers."""
     text = (ROOT / page).read_text(encoding="utf-8")
 
     def marked(match: re.Match) -> str:

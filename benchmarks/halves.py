@@ -1,8 +1,8 @@
-"""Who pays for what is kept: DINO of the concepts learned early and late, right after learning and at the end.
+"""DINO of concepts learned early and late, right after learning and after the last task.
 
     python benchmarks/halves.py results/reference dreambench10 isolated joint dcscore ewc raretoken seqlora
 
-The first half of the sequence is early, the rest late; means over concepts and runs. All methods, where none is named.
+Early is the first half of the sequence, late the second. Means over concepts and runs. Without methods: all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEADS = "early, just learned", "early, at the end", "late, just learned", "late,
 
 
 def halves(row: Row) -> list[float]:
-    """Four means, as HEADS has them."""
+    """Four means, in the order of HEADS."""
     means = []
     for run in row.runs:
         order = run.record.sequence.concepts
@@ -36,7 +36,7 @@ def halves(row: Row) -> list[float]:
 
 def main(folder: Path, sequence: str, methods: list[str]) -> None:
     rows = rows_of(folder, sequence)
-    table = Table(title=f"{sequence}: DINO of its two halves", title_justify="left")
+    table = Table(title=f"{sequence}: DINO by half", title_justify="left")
     for head in ("method", "runs", *HEADS):
         table.add_column(head, justify="left" if head == "method" else "right")
     for row in [row_of(rows, m) for m in methods] if methods else rows:

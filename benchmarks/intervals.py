@@ -1,14 +1,14 @@
-"""How wide the interval of a difference between two methods is, by how many prompts and pictures a prompt are drawn.
+"""Width of the interval of a difference between two methods, by number of prompts and of pictures per prompt.
 
     python benchmarks/intervals.py results/runs/miniature-val6
 
-The final row's DINO scores of every pair of finished runs are subtracted picture by picture (the draws are the same), and
-the differences' variance is split into concepts, prompts within a concept and pictures within a prompt (nested analysis of
-variance). A design with P prompts and K pictures a prompt then has the half-width
+For every pair of finished runs, the DINO scores of the final row are subtracted picture by picture (same noise). A nested
+analysis of variance splits the variance of the differences into concepts, prompts within a concept and pictures within a
+prompt. A design with P prompts and K pictures per prompt then has the half-width
 
     t(C - 1) sqrt((v_c + v_p / P + v_k / (P K)) / C)
 
-for C concepts: the table shows what more prompts and pictures buy, beside the UNet evaluations a cell costs.
+for C concepts. The table shows the gain from more prompts and pictures, at the cost of more UNet evaluations per cell.
 """
 
 from __future__ import annotations
@@ -39,15 +39,19 @@ def final_row(folder: Path) -> pd.Series:
 
 
 def components(difference: pd.Series) -> tuple[float, float, float]:
-    """Variances (of concepts, of prompts in a concept, of pictures in a prompt), none below zero."""
+    """Variances of (concepts, prompts within a concept, pictures within a prompt), clipped at zero."""
     by_prompt = difference.groupby(["concept", "prompt"])
     means, pictures = by_prompt.mean(), float(by_prompt.size().mean())
     within = float(by_prompt.var().mean())
     by_concept = means.groupby("concept")
     prompts = float(by_concept.size().mean())
     between_prompts = max(0.0, float(by_concept.var().mean()) - within / pictures)
-    of_means = float(by_concept.mean().var())
-    return max(0.0, of_means - between_prompts / prompts - within / (pictures * prompts)), between_prompts, within
+    variance_of_means = float(by_concept.mean().var())
+    return (
+        max(0.0, variance_of_means - between_prompts / prompts - within / (pictures * prompts)),
+        between_prompts,
+        within,
+    )
 
 
 def half_width(variances: tuple[float, float, float], concepts: int, prompts: int, pictures: int) -> float:

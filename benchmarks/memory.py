@@ -1,11 +1,11 @@
-"""Memory of one process over a run of fifty tasks: it must not grow with them.
+"""Memory of one process over a run of fifty tasks, which must not grow with their number.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/memory.py
 
-Runs seqlora over the concepts of miniature50, with few steps and one picture a concept, and prints after every fifth task
-the resident memory, the same after the allocator has given back what it keeps free (glibc's malloc_trim), the bytes of
-all live tensors and the number of live Python objects; and the growth of the first two from task 10 on by least squares.
-What a state itself grows by (a token a task) is printed beside it.
+Runs seqlora over the concepts of miniature50, with few steps and one picture per concept. After every fifth task it prints
+the resident memory, the same after the allocator has released its free memory (glibc's malloc_trim), the bytes of all live
+tensors and the number of live Python objects. At the end it prints the growth of the first two from task 10 on (least
+squares) and the growth of the state itself (one token per task).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cpbench.running.task import learn_task
 
 
 def memory_use() -> dict[str, float]:
-    """What this process holds now; in MB, but for the objects."""
+    """Memory use of this process in MB, and its number of Python objects."""
     gc.collect()
     objects = gc.get_objects()
     tensors = {o.untyped_storage().data_ptr(): o.untyped_storage().nbytes() for o in objects if type(o) is torch.Tensor}
@@ -66,7 +66,7 @@ def main() -> None:
     task_indices = np.arange(10, len(samples))
     for measure in ("resident", "trimmed"):
         growth = np.polyfit(task_indices, [sample[measure] for sample in samples[10:]], 1)[0]
-        print(f"growth from task 10 on, {measure}: {growth:.3f} MB a task")
+        print(f"growth from task 10 on, {measure}: {growth:.3f} MB per task")
     print(f"the state itself: {sizes[0] / 1e6:.3f} MB after task 1, {sizes[1] / 1e6:.3f} MB after task {len(samples)}")
 
 

@@ -1,10 +1,10 @@
-"""Where does learning go: into the concept's word, or into the class noun? By DINO, right after each own task.
+"""Does learning change the concept's word or the class noun? DINO right after each concept's own task.
 
     python benchmarks/nouns.py results/reference/dreambench10
 
-For every run the likeness to the concept's real pictures of what is drawn for its words (the diagonal of the retention
-matrix), and of what is drawn for the plain noun ("a photo of a dog", `pres` in measures.csv), means over the concepts that
-are the first of their noun. Plain prompts are easier than a sequence's, so the two are not of one scale: compare methods.
+For every run: similarity to the concept's real pictures of pictures generated for its phrase (the diagonal of the retention
+matrix) and for the plain noun ("a photo of a dog", `pres` in measures.csv), averaged over the concepts that are the first of
+their noun. Plain prompts are easier than a sequence's prompts, so compare methods, not the two columns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cpbench.records.tables import read_scores
 
 
 def run_scores(folder: Path, record: Record) -> tuple[float, float] | None:
-    """(its words, the plain noun): mean DINO right after learning; None for a run without plain nouns."""
+    """Mean DINO right after learning for (the phrase, the plain noun); None for a run without plain nouns."""
     concepts, nouns = record.sequence.concepts, record.sequence.class_nouns
     table = measures_table.read(folder)
     if table is None:
@@ -43,7 +43,7 @@ def run_scores(folder: Path, record: Record) -> tuple[float, float] | None:
 
 
 def scores_by_method(folder: Path) -> list[tuple[str, int, float, float]]:
-    """(method, runs, its words, the plain noun), the noun that is most like the concept first."""
+    """(method, runs, phrase, plain noun), sorted by the score of the plain noun, highest first."""
     scores: dict[str, list[tuple[float, float]]] = {}
     for path, record in finished_runs(folder):
         if pair := run_scores(path, record):
@@ -54,7 +54,7 @@ def scores_by_method(folder: Path) -> list[tuple[str, int, float, float]]:
 
 def main(folder: Path) -> None:
     table = Table(title="DINO right after learning", title_justify="left")
-    for head in ("method", "runs", "the concept's words", "the plain noun"):
+    for head in ("method", "runs", "the concept's phrase", "the plain noun"):
         table.add_column(head, justify="left" if head == "method" else "right")
     for method, runs, own_words, plain_noun in scores_by_method(folder):
         table.add_row(method, str(runs), number(own_words), number(plain_noun))

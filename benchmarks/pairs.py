@@ -1,10 +1,10 @@
-"""How far are two rows of the leaderboard apart, picture by picture? By DINO, at the end, over tasks, just learned, and since.
+"""Paired differences in DINO between rows of the leaderboard: at the end, over tasks, just learned, and the change since.
 
     python benchmarks/pairs.py results/reference dreambench10 dcscore ewc seqlora
 
-Every pair of the methods named (all, where none is): mean difference first less second over the seeds and orders that both
-have, its 95 % interval (concepts, prompts and pictures drawn again) and the p value of a sign-flip test over concepts.
-Of several versions of a sequence it is the one with the most rows.
+For every pair of the given methods (default: all): mean difference, first minus second, over the seeds and orders that both
+have, its 95 % interval (bootstrap over concepts, prompts and pictures) and the p value of a sign-flip test over concepts.
+If a sequence has several versions, the one with the most rows is used.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ PARTS = {"finals": "at the end", "since": "over tasks", "learned": "right after 
 
 
 def row_of(rows: list[Row], method: str) -> Row:
-    """The row of a method with its settings; of several, made by different code, the one with the most runs."""
+    """The row of a method with its settings; if different code versions have one, the one with the most runs."""
     matches = [row for row in rows if row.method.removesuffix("*") == method]
     if not matches:
-        sys.exit(f"no row of {method}; there are {', '.join(row.method for row in rows)}")
+        sys.exit(f"no row of {method}; choose one of {', '.join(row.method for row in rows)}")
     return max(matches, key=lambda row: len(row.runs))
 
 
 def pictures(row: Row, part: str) -> dict[tuple[int, int], dict[Key, float]]:
-    """By (seed, order) a part, picture by picture; "change" is the end less right after learning: backward transfer."""
+    """DINO of each picture by (seed, order); the part "change" is the end minus right after learning (backward transfer)."""
     if part != "change":
         return row.pictures(part)
     ends, starts = row.pictures("finals"), row.pictures("learned")
@@ -43,7 +43,7 @@ def pictures(row: Row, part: str) -> dict[tuple[int, int], dict[Key, float]]:
 
 
 def compare_rows(a: Row, b: Row, part: str) -> tuple[Comparison, int]:
-    """Of a part; and in how many seeds and orders both have runs."""
+    """(comparison of one part, number of seeds and orders that both rows have)."""
     first, second = pictures(a, part), pictures(b, part)
     return compare(*leaderboard_rows.common_pictures(first, second)), len(first.keys() & second.keys())
 
@@ -55,7 +55,7 @@ def rows_of(folder: Path, sequence: str) -> list[Row]:
 
 
 def comparison_cells(a: Row, b: Row) -> tuple[int, list[str]]:
-    """In how many seeds and orders both have runs; and of each part of PARTS difference and p in words."""
+    """(number of seeds and orders that both rows have, formatted difference and p of each part)."""
     cells = []
     for part in PARTS:
         comparison, runs = compare_rows(a, b, part)
@@ -70,7 +70,7 @@ def main(folder: Path, sequence: str, methods: list[str]) -> None:
     rows = rows_of(folder, sequence)
     selected = [row_of(rows, m) for m in methods] if methods else rows
     table = Table(title=f"{sequence}: differences in DINO", title_justify="left")
-    for head in ("first", "second", "runs", *(head for what in PARTS.values() for head in (what, "p"))):
+    for head in ("first", "second", "runs", *(head for part in PARTS.values() for head in (part, "p"))):
         table.add_column(head, justify="left" if head in ("first", "second") else "right")
     for a, b in itertools.combinations(selected, 2):
         runs, cells = comparison_cells(a, b)

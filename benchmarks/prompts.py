@@ -1,9 +1,10 @@
-"""Which prompts does a score come from? Final DINO prompt by prompt, beside what the world itself draws for them.
+"""Final DINO by prompt, with the score of the miniature world's own rendering.
 
     python benchmarks/prompts.py results/reference dreambench10 base oracle isolated joint dcscore seqlora
 
-One line a prompt, one column a method (its words as the leaderboard has them), means over concepts and runs; `oracle` is the
-world's own drawing of the prompt, which obeys it. A prompt that changes the subject itself ("a purple ...") costs who obeys.
+Each row is a prompt, each column a method (named as in the leaderboard), averaged over concepts and runs. `oracle` is the
+world's own rendering of the prompt, which follows it. A prompt that changes the subject itself ("a purple ...") lowers the
+score of a model that follows it.
 """
 
 from __future__ import annotations

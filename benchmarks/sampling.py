@@ -1,9 +1,9 @@
-"""Pictures a second: one pipeline call for a cell of 16 pictures against one call a picture, as the peers draw; and with a
-LoRA, merged into the weights while pictures are drawn, against peft's layers.
+"""Sampling speed: one pipeline call for a cell of 16 pictures against one call per picture, and a LoRA merged into the weights
+during sampling against peft's layers.
 
     taskset -c 0 .venv/bin/python benchmarks/sampling.py
 
-Prints the seconds of each pair and their ratio, on one thread, the best of three.
+Prints seconds and ratio of each pair on one thread, best of three.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def main() -> None:
     targets = config.resolve({"method": "seqlora", "sequence": "quick3"})[2].target_modules
     backbone.add_lora(8, targets, torch.Generator().manual_seed(0))
     merged = seconds(lambda: generate(backbone, cell, Sampler(batch_size=16)))
-    backbone.drawing = nullcontext  # which merges nothing
+    backbone.generating = nullcontext  # merges nothing
     wrapped = seconds(lambda: generate(backbone, cell, Sampler(batch_size=16)))
     print(
-        f"the same with a LoRA on {len(targets)} kinds of layers: {merged:.2f} s merged, {wrapped:.2f} s in peft's layers; "
+        f"the same with a LoRA on {len(targets)} types of layers: {merged:.2f} s merged, {wrapped:.2f} s in peft's layers; "
         f"{wrapped / merged:.2f} times faster"
     )
 

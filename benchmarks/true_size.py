@@ -1,12 +1,12 @@
-"""One task at Stable Diffusion's true size, with random weights: peak memory, seconds a step, pictures a second.
+"""One task at Stable Diffusion's true size, with random weights: peak memory, seconds per step, pictures per second.
 
     .venv/bin/python benchmarks/true_size.py sd15 --resolution 256 --dtype bfloat16 --num-inference-steps 2 \
         seqlora clora "raretoken adapter=lora"
 
-builds the architecture once in --work (5 GB for sd15, 7 GB for sdxl in bfloat16), then for each method, in a process of its
-own: loads it, learns --steps steps of one concept, writes and reads the state, installs it, and draws. One line a method,
-a Markdown table at the end, and all figures in --output (JSON). Without methods: all of them on sd15, those that do not
-train the whole UNet on sdxl. Learning is timed without its first step, which warms up.
+builds the architecture once in --work (5 GB for sd15, 7 GB for sdxl in bfloat16). Then, in a separate process per method, it
+loads the architecture, learns one concept for --steps steps, saves, reloads and installs the state, and generates pictures.
+It prints one line per method and a Markdown table at the end, and writes all figures to --output (JSON). Without methods it
+runs all of them (on sdxl, those that do not train the whole UNet). The first step is a warm-up and is not timed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ COLUMNS = {
     "method": "method",
     "trained": "trained, millions",
     "state_mb": "state, MB",
-    "learning_peak_gb": "peak in learning, GB",
-    "seconds_a_step": "s a step",
-    "drawing_peak_gb": "peak in drawing, GB",
-    "pictures_a_second": "pictures a second",
+    "learning_peak_gb": "peak memory, learning, GB",
+    "seconds_per_step": "s per step",
+    "generation_peak_gb": "peak memory, generation, GB",
+    "pictures_per_second": "pictures per second",
 }
 
 
@@ -41,7 +41,7 @@ def all_methods(architecture: str) -> list[str]:
 
 
 def run_method(method: str, folder: Path, o: dict) -> dict[str, object]:
-    """Learn, save, read back, install and draw; the figures of it."""
+    """Learn, save, reload, install and generate; returns the figures of one method."""
     import numpy as np
     import torch
 
@@ -87,7 +87,7 @@ def run_method(method: str, folder: Path, o: dict) -> dict[str, object]:
     per_step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else float("nan")
     restored, n = method_class(options), o["pictures"]
     wanted = [SampleRequest(f"a {restored.phrase('dog', 'dog', state)}", 0, "dog", "a {}", k) for k in range(n)]
-    with PeakMemory(backbone.device.type) as drawing, backbone.installed(restored, state, ("dog",)):
+    with PeakMemory(backbone.device.type) as generation, backbone.installed(restored, state, ("dog",)):
         start = time.perf_counter()
         drawn = generate(backbone, wanted, Sampler(o["num_inference_steps"], 5.0, n))
         seconds = time.perf_counter() - start
@@ -97,15 +97,15 @@ def run_method(method: str, folder: Path, o: dict) -> dict[str, object]:
         "trained": trained / 1e6,
         "state_mb": sum(state.bytes_by_type().values()) / 1e6,
         "learning_peak_gb": learning.peak / 1e9,
-        "seconds_a_step": per_step,
-        "drawing_peak_gb": drawing.peak / 1e9,
-        "pictures_a_second": n / seconds,
+        "seconds_per_step": per_step,
+        "generation_peak_gb": generation.peak / 1e9,
+        "pictures_per_second": n / seconds,
         "device": torch.cuda.get_device_name() if o["device"] == "cuda" else f"cpu, {torch.get_num_threads()} threads",
     }
 
 
 def pipeline_of(architecture: str, dtype: str, work: Path) -> Path:
-    """The random-weight pipeline, built the first time."""
+    """The folder of the random-weight pipeline, which is built on first use."""
     import torch
 
     sys.path.insert(0, str(ROOT / "tests"))
@@ -123,15 +123,15 @@ def pipeline_of(architecture: str, dtype: str, work: Path) -> Path:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--dtype", default="bfloat16", show_default=True)
 @click.option("--resolution", default=256, show_default=True)
-@click.option("--steps", default=2, show_default=True, help="Optimiser steps of each phase.")
+@click.option("--steps", default=2, show_default=True, help="Optimiser steps per phase.")
 @click.option("--batch-size", default=1, show_default=True)
-@click.option("--pictures", default=2, show_default=True, help="Pictures drawn, in one batch.")
+@click.option("--pictures", default=2, show_default=True, help="Pictures to generate, in one batch.")
 @click.option("--num-inference-steps", default=2, show_default=True)
 @click.option("--gradient-checkpointing", is_flag=True)
 @click.option("--offload", is_flag=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".cache/true-size"), show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="JSON file of all figures.")
-@click.option("--one", "single_method", hidden=True, help="Work of one process: this method.")
+@click.option("--output", type=click.Path(path_type=Path), help="JSON file for all figures.")
+@click.option("--one", "single_method", hidden=True, help="Run only this method, in this process.")
 def main(
     architecture: str, methods: tuple[str, ...], work: Path, output: Path | None, single_method: str | None, **o
 ) -> None:

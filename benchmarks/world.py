@@ -1,4 +1,4 @@
-"""CPU milliseconds a drawing of the miniature's world, over 300 strangers of all classes in settings as pretraining meets.
+"""CPU milliseconds per rendering of the miniature's world, for 300 unseen identities of all classes in pretraining's settings.
 
 python benchmarks/world.py
 """
@@ -18,7 +18,7 @@ def main() -> None:
     start = time.process_time()
     for identity, setting in zip(identities, settings, strict=True):
         render(identity, setting, rng)
-    print(f"{(time.process_time() - start) / len(identities) * 1000:.2f} ms a drawing")
+    print(f"{(time.process_time() - start) / len(identities) * 1000:.2f} ms per rendering")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     method.install(backbone, state_t, concepts, prompts)
     method.phrase(concept, class_noun, state_t)
 
-A method is one class in one file, in `baselines/` or anywhere else. The runner makes a new method object for every task.
+A method is one class in one file, in `baselines/` or anywhere else. The runner makes a new method object for every
+task.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ class NotDefined(Exception):
 
 
 class Options(BaseModel):
-    """Base of a method's options. Unknown keys and wrong types are errors; `cpbench describe` shows the fields' descriptions.
+    """Base of a method's options. Unknown keys and wrong types are errors; `cpbench describe` shows descriptions.
 
-    only: the options that count only for some values of another option: {"rank": {"adapter": ("lora",)}}. POSITIVE stands for
-    all values above 0. The table of a base class holds as well.
+    only: the options that count only for some values of another option: {"rank": {"adapter": ("lora",)}}. POSITIVE
+    stands for all values above 0. The table of a base class holds as well.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -121,8 +122,8 @@ class State:
     def save(self, folder: Path, bound: Mapping[str, Any] | None = None) -> str:
         """Write state.safetensors, then state.json with its checksum, each atomically. Returns the tensors' SHA-256.
 
-        bound: the run, seed, order, task and previous state that this state belongs to. It becomes part of the checked record,
-        and `load` can require it. Raises ValueError for a tensor whose name does not begin with a type.
+        bound: the run, seed, order, task and previous state that this state belongs to. It becomes part of the checked
+        record, and `load` can require it. Raises ValueError for a tensor whose name does not begin with a type.
         """
         from safetensors.torch import save
 
@@ -149,8 +150,8 @@ class State:
     def load(folder: Path, bound: Mapping[str, Any] | None = None) -> State:
         """Read a state, with its tensors in the order of their names.
 
-        bound: what it must belong to, see `save`. Raises FileNotFoundError if there is no state, and DamagedState, which names
-        the file, if the state is incomplete, belongs to something else, or holds NaN or infinity.
+        bound: what it must belong to, see `save`. Raises FileNotFoundError if there is no state, and DamagedState,
+        which names the file, if the state is incomplete, belongs to something else, or holds NaN or infinity.
         """
         import torch
         from safetensors.torch import load
@@ -227,8 +228,8 @@ class Method:
     tested_against: what its code was compared with, in the terms of docs/methods.md.
     search: the ranges for `cpbench tune`: {variant: {option: {"log": (low, high)} or {"choices": (...)}}}. A variant is
         "key=value" of an option, or "" for the method itself. The preset's value is the first trial.
-    version: only for cpbench's own methods: part of the run's hash, raised by hand when the file changes what is learned or
-        generated. A user's own file needs none: its source is part of the hash.
+    version: only for cpbench's own methods: part of the run's hash, raised by hand when the file changes what is
+        learned or generated. A user's own file needs none: its source is part of the hash.
     """
 
     version: ClassVar[int]
@@ -254,10 +255,10 @@ class Method:
         return False
 
     def install(self, backbone: Backbone, state: State, concepts: Sequence[str], prompts: Sequence[str] = ()) -> None:
-        """Prepare a pristine backbone to generate these concepts: () for plain prompts, (c,) one, (c, d) two in one picture.
+        """Prepare a pristine backbone to generate these concepts: (), (c,), or (c, d) for two in one picture.
 
-        prompts: (), or, if `per_prompt` is true, the one prompt as it will be encoded, with its phrases. Raises NotDefined if
-        the method cannot do this.
+        prompts: (), or, if `per_prompt` is true, the one prompt as it will be encoded, with its phrases. Raises
+        NotDefined if the method cannot do this.
         """
         raise NotImplementedError
 

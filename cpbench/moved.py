@@ -1,7 +1,7 @@
 """Names of cpbench 0.1 that have changed: they work until 0.3, and warn once.
 
-Covered is what method files imported, and what README and docs/adding-a-method.md printed: modules by their old names, tools
-that baselines held for others, and renamed functions, classes, attributes and keyword arguments.
+Covered is what method files imported, and what README and docs/adding-a-method.md printed: modules by their old names,
+tools that baselines held for others, and renamed functions, classes, attributes and keyword arguments.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ RENAMED = {  # module: its old names and what they are today, here or as a full 
     },
     "cpbench.method": {"KINDS": "TENSOR_TYPES"},
 }
-BASELINES = {  # baseline: tools that it held for others in 0.1, and where they are; a tool that it still uses needs no entry
+BASELINES = {  # baseline: tools that it held for others in 0.1, and where they are; not those that it still uses
     "cpbench.baselines.seqlora": {
         "Settings": "cpbench.learning.lora.LoraOptions",
         "add_words": "cpbench.learning.lora.add_words",

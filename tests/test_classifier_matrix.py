@@ -419,7 +419,7 @@ def test_the_report_shows_it(ready: Path) -> None:
     matrix.to_csv(file)
     text = page.page([report_data.read_run(ready)])
     beyond = text[text.index('id="beyond"') : text.index("</section>", text.index('id="beyond"'))]
-    part = beyond[beyond.index("Diffusion classifier: real pictures") :]
+    part = beyond[beyond.index("Share of real pictures assigned") :]
     rows = re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', part, re.DOTALL)
     found = {name: re.findall(r"<td[^>]*>([^<]*)</td>", cells) for name, cells in rows}
     means = {t: matrix.loc[t].mean() for t in (0, 2, 3)}
@@ -429,7 +429,9 @@ def test_the_report_shows_it(ready: Path) -> None:
     }
     assert found == expected
     assert (
-        "Chance is one in the number of concepts" in part and "not drawn" not in part and '<a href="#beyond">' in text
+        "Chance is 1 / (number of candidate concepts)" in part
+        and "not evaluated" not in part
+        and '<a href="#beyond">' in text
     )
 
 
@@ -437,11 +439,11 @@ def test_the_report_shows_one_a_run(ready: Path, alike: Callable[[str], Path], t
     other = Path(shutil.copytree(alike("isolated"), tmp_path / "other"))
     runs = [report_data.read_run(folder) for folder in (ready, other)]
     report_data.label_runs(runs)
-    assert page.page(runs).count("real pictures for:") == 1
+    assert page.page(runs).count("<h3>Diffusion classifier:") == 1
     cm.classify(other, [1], device="cpu", draws=1)
     runs = [report_data.read_run(folder) for folder in (ready, other)]
     report_data.label_runs(runs)
-    heads = re.findall(r"real pictures for: ([^<]*)</h3>", page.page(runs))
+    heads = re.findall(r"<h3>Diffusion classifier: ([^<]*)</h3>", page.page(runs))
     assert heads == [run.label for run in runs] and len(set(heads)) == 2
     *_, plotted = page.write([ready], tmp_path / "report.html", with_plots=True)
     assert {f"matrix-{name}.svg" for name in ("dino", "classifier")} <= {f.name for f in plotted.iterdir()}

@@ -86,7 +86,7 @@ WRONG = {
     "list of what": (["list", "metods"], ["metods", "methods"]),
     "describe": (["describe", "dreambnch10"], ["did you mean 'dreambench10'"]),
     "describe a file": (["describe", "gone.yaml"], ["gone.yaml"]),
-    "leaderboard of no folder": (["leaderboard", "--results", "gone"], ["gone", "there is none"]),
+    "leaderboard of no folder": (["leaderboard", "--results", "gone"], ["gone", "does not exist"]),
     "part to train": (["pretrain", "vea"], ["vea", "vae"]),
     "no part to train": (["pretrain"], ["name parts", "--all", "--card"]),
     "a part and all": (["pretrain", "vae", "--all"], ["name parts", "--all", "--card"]),

@@ -16,7 +16,7 @@ from cpbench.running import counting
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "methods.md").read_text()  # its places: tests/test_doc_tables.py
 METHODS = built_in_methods()
-HEADS = "method", "paper", "idea", "replay-free", "carries", "UNet evaluations a task", "task 1", "task 10"
+HEADS = "method", "paper", "idea", "replay-free", "carries", "UNet evaluations per task", "task 1", "task 10"
 HEADS += "place on the miniature", "tested against"
 LEVELS = "paper's numbers", "official code's behaviour", "equation only", "our reading"
 
@@ -64,7 +64,7 @@ def test_the_page_has_exactly_the_methods_there_are() -> None:
 def test_the_cost_is_what_is_counted(tiny: Backbone, make_task: Callable, name: str) -> None:
     """The formula, of short tasks; and the page's numbers are the formula's, of the miniature's preset."""
     _, kind, preset = config.resolve({"method": name, "sequence": "dreambench10", "backbone": "miniature"})
-    (formula,) = told(ROWS[name]["UNet evaluations a task"])
+    (formula,) = told(ROWS[name]["UNet evaluations per task"])
     few = {
         "steps": 3,
         "batch_size": 2,

@@ -261,14 +261,14 @@ def test_figures_are_those_of_the_matrices(run: Path, page: str) -> None:
         assert found[figure_objects.FIGURES[name].heading()][0] == cell, name
     assert float(found["forgetting, noise floor"][0]) > 0 and "forward transfer" not in found
     assert found["retention"][2] == "-"  # of texts, which have no ceiling
-    assert f"{R[-1].mean():.3f}" in Tree(page).words.partition("What ran, and")[0]  # in the first sentence
+    assert f"{R[-1].mean():.3f}" in Tree(page).words.partition("Run and results method")[0]  # in the first sentence
 
 
 def test_it_says_what_ran_and_how_to_run_it_again(page: str, tmp_path: Path) -> None:
     words = Tree(page).words
     for said in (
         "seqlora rank=4",
-        f"quick3 v{QUICK3.version}, 3 concepts, drawn stand-ins",
+        f"quick3 v{QUICK3.version}, 3 concepts, rendered stand-ins",
         "10 steps, guidance 4.0",
         record(CONCEPTS, PROMPTS)["hash"],
     ):
@@ -279,7 +279,7 @@ def test_it_says_what_ran_and_how_to_run_it_again(page: str, tmp_path: Path) -> 
         "resize 64",
         "c0ffee" * 6,
         "Chaudhry et al. 2018",
-        "4 prompts a concept, 2 pictures",
+        "4 prompts per concept, 2 pictures",
     ):
         assert said in words, said
     codes = [html.unescape(c) for c in re.findall(r"<pre><code>(.*?)</code></pre>", page, re.DOTALL)]
@@ -328,12 +328,12 @@ def test_curves_and_cost_are_there(page: str) -> None:
     labels = [v for t, n, v in tree.attributes if (t, n) == ("svg", "aria-label")]
     assert {"Plot: DINO", "Plot: CLIP-I", "Plot: CLIP-T", "Plot: dog", "Plot: backpack", "Plot: dog2"} <= set(labels)
     assert {"Plot: train: loss", "Plot: train: gradient_norm", "Plot: train: token_norm"} <= set(labels)
-    (cost,) = [t for t in tree.tables if t and t[0][:2] == ["task", "learn, s"]]
+    (cost,) = [t for t in tree.tables if t and t[0][:2] == ["task", "learning, s"]]
     assert [row[0] for row in cost[1:]] == ["0", "1", "2", "3", "all"]
     head, total = cost[0], cost[-1]
-    assert total[head.index("learn, s")] == "12.0"
-    assert total[head.index("evaluations to learn")] == "600"
-    assert total[head.index("state, kB")] == "12"
+    assert total[head.index("learning, s")] == "12.0"
+    assert total[head.index("UNet evaluations, learning")] == "600"
+    assert total[head.index("state size, kB")] == "12"
     assert "mathdefault" not in page  # a logarithmic axis, whose labels are no formulas
 
 
@@ -429,7 +429,7 @@ def test_a_run_at_true_size_stays_below_five_megabytes(
     monkeypatch.setattr(html_report, "MOST_BYTES", 500_000)
     text = html_report.page([report_data.read_run(folder)])
     assert len(text.encode()) < 500_000
-    assert re.search(r"[1-9]\d* of 12 prompts are shown, so that the page stays below 5 MB", text)
+    assert re.search(r"[1-9]\d* of 12 prompts are shown to keep the page below 5 MB", text)
     monkeypatch.setattr(html_report, "MOST_BYTES", 4_500_000)
     text = html_report.page([report_data.read_run(folder)])
     assert 500_000 < len(text.encode()) < 5_000_000
@@ -444,8 +444,8 @@ def test_rows_that_were_not_drawn(tmp_path: Path) -> None:
     tree = Tree(text)
     rows = tree.table("DINO: identity")
     assert rows[3] == ["task 2", "-", "-", "", "-"] and rows[4][0] == "task 3"
-    assert "not drawn" in tree.values("td", "title")
-    assert "Rows 2 of the matrices were not drawn" in tree.words
+    assert "not evaluated" in tree.values("td", "title")
+    assert "Rows 2 of the matrices were not evaluated" in tree.words
     assert tree.table("seqlora rank=4: “a … in the snow”")[0] == ["real", "untouched", "task 1dog", "task 3dog2"]
     (table,) = [t for t in tree.tables if t and t[0][0] == "figure"]
     assert {row[0].strip(" ↑↓"): row[1] for row in table[1:]}["plasticity"] == "-"
@@ -460,11 +460,11 @@ def test_a_cell_that_is_not_defined_and_a_picture_that_failed(tmp_path: Path, fa
     results.write_scores(folder / "scores.csv", scores)
     shutil.rmtree(folder / "task-03" / "pictures" / "dog")
     tree = Tree(html_report.write([folder])[0].read_text())
-    assert tree.table("DINO: identity")[4][1] == "-" and "not defined" in tree.values("td", "title")
+    assert tree.table("DINO: identity")[4][1] == "-" and "undefined" in tree.values("td", "title")
     assert tree.table("seqlora rank=4: “a … in the snow”")[1][2:] == [
         "blank",
         tree.table("seqlora rank=4: “a … in the snow”")[1][3],
-        "not defined",
+        "undefined",
     ]
 
 
@@ -475,8 +475,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "identification": (lambda f: (f / "identification.csv").write_text("a,b\n1,2\n"), "identification.csv is damaged"),
     "picture": (lambda f: (f / "task-01" / "pictures" / "dog" / "00-0.png").write_bytes(b"\x89PNG\r\n"), "no picture"),
     "pictures": (lambda f: [shutil.rmtree(p) for p in f.glob("task-*/pictures")], "Retention matrices"),
-    "other prompts": (lambda f: rewrite(f, lambda r: r["sequence"].update(prompts={"dog": ["x"]})), "which prompts were drawn"),
-    "no prompts": (lambda f: rewrite(f, lambda r: r["sequence"].update(prompts={})), "which prompts were drawn"),
+    "other prompts": (lambda f: rewrite(f, lambda r: r["sequence"].update(prompts={"dog": ["x"]})), "does not contain the prompts"),
+    "no prompts": (lambda f: rewrite(f, lambda r: r["sequence"].update(prompts={})), "does not contain the prompts"),
     "interrupted": (lambda f: rewrite(f, lambda r: r.update(status="failed", reason="out of luck")), "out of luck"),
 }  # fmt: skip
 
@@ -494,7 +494,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path: Path, fast: None, what: st
     spoil(folder)
     text = html_report.write([folder])[0].read_text()
     assert says in Tree(text).words
-    assert "How every number was made" in text
+    assert '<h2 id="made">Definitions' in text
 
 
 def test_half_a_run(tmp_path: Path) -> None:
@@ -507,16 +507,16 @@ def test_half_a_run(tmp_path: Path) -> None:
     (folder / "task-01" / "cost.json").write_text('{"cost": {"learning_seconds": 7.5, "carried_bytes": {"a": 3}}}')
     (folder / "task-01" / "row.json").write_text('{"cost": {"pictures_drawn": "x", "drawing_seconds": 3}}')
     tree = Tree(html_report.write([folder])[0].read_text())
-    assert "not finished (status: running): rows up to task 1 of 3 are there" in tree.words
+    assert "not finished (status: running): evaluated up to task 1 of 3" in tree.words
     assert [row[0] for row in tree.table("DINO: identity")][:3] == ["model", "untouched", "task 1"]
-    (cost,) = [t for t in tree.tables if t and t[0][:2] == ["task", "learn, s"]]
+    (cost,) = [t for t in tree.tables if t and t[0][:2] == ["task", "learning, s"]]
     assert cost[1][:3] == ["1", "7.5", "-"]  # a file of which a part is no number is not believed
 
 
 def test_nothing_but_a_record(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(record(CONCEPTS, status="running", costs={})))
     words = Tree(html_report.write([tmp_path])[0].read_text()).words
-    assert "There are no scores yet" in words and "No row of the matrices is there yet" in words
+    assert "There are no scores yet" in words and "No task has been evaluated yet" in words
 
 
 @pytest.mark.parametrize("name", ["grid.png", "grid.webp"])
@@ -533,7 +533,7 @@ def test_a_folder_kept_without_pictures_shows_its_grid(name: str, tmp_path: Path
 
 
 def test_other_conventions_are_those_of_the_scores(run: Path, page: str) -> None:
-    (rows,) = [rows for head, *rows in Tree(page).tables if head == ["what", "after the last task", "convention"]]
+    (rows,) = [rows for head, *rows in Tree(page).tables if head == ["quantity", "after the last task", "convention"]]
     cells = results.read_scores(run / "scores.csv").query("kind == 'cell'")
     expected = []
     for metric, title in (("dino", "DINO"), ("clip_i", "CLIP-I")):
@@ -622,7 +622,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     for name, changes, says in (
         ("judges", {"judges": other}, "their judges differ"),
         ("pictures", {"pictures": "photographs"}, "photographs"),
-        ("sequence", {"sequence": record(["dog"])["sequence"]}, "one sequence"),
+        ("sequence", {"sequence": record(["dog"])["sequence"]}, "choose runs of the same sequence"),
     ):
         folder = make_run(tmp_path / name, **changes)
         with pytest.raises(UserError, match=says):
@@ -678,14 +678,18 @@ def test_confusion_where_there_is_a_table_of_it(run: Path, page: str, tmp_path: 
     shutil.copytree(run, folder)
     rows = [(3, "dog", "dog", 6), (3, "dog", "dog2", 2), (3, "backpack", "backpack", 8), (3, "dog2", "dog", 8)]
     pd.DataFrame([*rows, (1, "dog", "dog", 8)], columns=CONFUSION).to_csv(folder / "identification.csv", index=False)
-    tables = [t for t in Tree(html_report.write([folder])[0].read_text()).tables if t and t[0][0] == "asked for"]
+    tables = [
+        t
+        for t in Tree(html_report.write([folder])[0].read_text()).tables
+        if t and t[0][0] == "prompt" and t[0][-1] == "correct"
+    ]
     assert tables[0] == [
-        ["asked for", *CONCEPTS, "right"],
+        ["prompt", *CONCEPTS, "correct"],
         ["dog", "6", "0", "2", "75 %"],
         ["backpack", "0", "8", "0", "100 %"],
         ["dog2", "8", "0", "0", "0 %"],
     ]
-    assert tables[1] == [["asked for", "dog", "right"], ["dog", "8", "100 %"]]
+    assert tables[1] == [["prompt", "dog", "correct"], ["dog", "8", "100 %"]]
 
 
 # The command
@@ -769,7 +773,7 @@ def test_in_a_browser(run: Path, page: str, three: list[Path], tmp_path: Path) -
 
 def test_measures_and_pairs_are_told_where_they_are(tmp_path: Path, fast: None) -> None:
     folder = make_run(tmp_path / "r")
-    assert "Beyond the matrices" not in html_report.page([report_data.read_run(folder)])
+    assert "Other measures" not in html_report.page([report_data.read_run(folder)])
     lines = [(t, "moved", noun, 0.1 * t + k) for t in range(4) for k, noun in enumerate(("cat", EVIL))]
     table = pd.DataFrame(lines, columns=["row", "measure", "concept", "value"])
     (folder / "measures.csv").write_text(table.to_csv(index=False))
@@ -789,7 +793,7 @@ def test_measures_and_pairs_are_told_where_they_are(tmp_path: Path, fast: None) 
     table = pd.concat([table, pd.DataFrame([*more, (3, "A_mmd", "", 4.5)], columns=table.columns)])
     (folder / "measures.csv").write_text(table.to_csv(index=False))
     heads, *rows = next(t for t in Tree(html_report.page([report_data.read_run(folder)])).tables if "A_mmd ↓" in t[0])
-    assert heads == ["model", "identified ↑", "plain nouns moved ↓", "A_mmd ↓"]
+    assert heads == ["model", "identified ↑", "language drift ↓", "A_mmd ↓"]
     found = bootstrap([0.2, 0.8, 0.5], ["a", "b", "c"])
     assert rows[3] == ["task 3", f"0.500 {found.low:.3f} to {found.high:.3f}", "0.800", "4.500"]
 

@@ -182,8 +182,8 @@ def test_seeds_and_orders_of_equal_settings_are_averaged(tmp_path: Path) -> None
     assert shown["DINO final"] == r"0.670 ± 0.075 \[0.482, 0.858\]"
     assert (shown["forgetting"], shown["retention"]) == ("0.150 ± 0.071", "0.500 ± 0.361")
     assert (shown["CLIP-I final"], shown["CLIP-T final"]) == ("0.750 ± 0.000", "0.250 ± 0.000")
-    assert (shown["carried MB"], shown["carried M par."]) == ("0.00367", "0.000917")
-    assert (shown["learning min"], shown["UNet evaluations"]) == ("0.0778", "66.7")
+    assert (shown["state size, MB"], shown["state size, M params"]) == ("0.00367", "0.000917")
+    assert (shown["learning, min"], shown["UNet evaluations"]) == ("0.0778", "66.7")
 
 
 def test_other_settings_have_rows_of_their_own(tmp_path: Path) -> None:
@@ -313,10 +313,10 @@ def test_each_sequence_backbone_and_kind_of_pictures_has_a_table(tmp_path: Path)
     write(tmp_path, record("a"), record("b", **other), record("c", **elsewhere), record("d", pictures="photographs"))
     tables = markdown_tables(made(tmp_path)[1])
     assert {heading: [r["method"] for r in rows] for heading, rows in tables.items()} == {
-        "seq v1 on miniature (drawn stand-ins)": ["a"],
+        "seq v1 on miniature (rendered stand-ins)": ["a"],
         "seq v1 on miniature (photographs)": ["d"],
         "seq v1 on sd15 (photographs)": ["c"],
-        "seq v2 on miniature (drawn stand-ins)": ["b"],
+        "seq v2 on miniature (rendered stand-ins)": ["b"],
     }
 
 
@@ -482,8 +482,8 @@ def test_own_run_stands_in_for_the_reference_run_of_its_name(
     found = set(zip(csv["method"], csv["hash"], csv["dino_final_average"], strict=True))
     expected = [(kept[1], 0.0), (own[0], 0.5), (own[1], 0.6), (kept[2], 0.4)]
     assert found == {(run["facts"]["method"], run["hash"], value) for run, value in expected} and len(csv) == 4
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "give way to yours" in line]
-    assert line.endswith("reference/run-0 to runs/run-0 and runs/run-1")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "replaced by yours" in line]
+    assert line.endswith("reference/run-0 by runs/run-0 and runs/run-1")
 
 
 def test_the_same_run_again_stands_in_for_the_reference_run(tmp_path: Path) -> None:
@@ -777,7 +777,9 @@ def test_ranks_by_brute_force(tmp_path: Path) -> None:
     assert len(set(expected.values())) > 2 and max(expected.values()) == len(levels)
     order = [-row["mean"]["dino_final_average"] for row in group["rows"]]
     assert order == sorted(order)
-    shown = markdown_tables((tmp_path / "out" / "leaderboard.md").read_text())["seq v1 on miniature (drawn stand-ins)"]
+    shown = markdown_tables((tmp_path / "out" / "leaderboard.md").read_text())[
+        "seq v1 on miniature (rendered stand-ins)"
+    ]
     assert {row["method"]: row["rank"] for row in shown} == {m: f"{r}{'~' * (m in 'bfg')}" for m, r in expected.items()}
     compared = {row["method"]: row["compared"] for row in group["rows"]}  # b, f and g have no draw in common
     assert compared == {"a": 6, "b": 4, "c": 6, "d": 6, "e": 6, "f": 4, "g": 4}
@@ -808,12 +810,12 @@ def test_what_is_not_whole_is_listed_apart(tmp_path: Path) -> None:
         [["magmax"], ["l2"]],
     )  # every row that was asked for is there
     text = (tmp_path / "out" / "leaderboard.md").read_text()
-    states = {row["method"]: (row["seed"], row["state"]) for row in markdown_tables(text)["Not finished"]}
+    states = {row["method"]: (row["seed"], row["state"]) for row in markdown_tables(text)["Excluded runs"]}
     assert states == {
-        "ewc": ("0", "interrupted: 3 of 7 rows are there"),
-        "olora": ("0", "6 of 7 rows are there"),
+        "ewc": ("0", "interrupted: 3 of 7 rows exist"),
+        "olora": ("0", "6 of 7 rows exist"),
         "clora": ("1", "its scores.csv is damaged"),
-        "stamina": ("0", "running: 1 of 7 rows are there"),
+        "stamina": ("0", "running: 1 of 7 rows exist"),
     }
     whole = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
     assert {it["method"] for it in whole["unfinished"]} == set(states)
@@ -863,7 +865,7 @@ def test_older_runs_have_no_measures(tmp_path: Path) -> None:
     (group,) = groups_in(tmp_path)
     assert group["rows"][0]["mean"]["identified"] is None
     ((shown,),) = markdown_tables((tmp_path / "out" / "leaderboard.md").read_text()).values()
-    assert (shown["identified"], shown["prior drift"], shown["rank"]) == ("-", "-", "1")
+    assert (shown["identified"], shown["language drift"], shown["rank"]) == ("-", "-", "1")
 
 
 def test_leaderboard_json_has_what_it_should(tmp_path: Path) -> None:
@@ -976,7 +978,7 @@ def test_a_copy_of_a_run_counts_once_and_is_named(tmp_path: Path, capsys: pytest
         make_run(tmp_path / name, "l2", 0.4)
     (group,) = groups_in(tmp_path)
     assert [len(row["runs"]) for row in group["rows"]] == [1]
-    assert "a and b are copies of one run" in capsys.readouterr().out.replace("b and a", "a and b")
+    assert "a and b are copies of the same run" in capsys.readouterr().out.replace("b and a", "a and b")
 
 
 def test_joint_is_marked_whatever_its_record_says(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_a_half_finished_run_is_compared_where_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"pictures": "photographs"}, "one has drawn stand-ins"),
-        ({"config": {"backbone": "miniature", "seed": 4, "order": 0}}, "other seeds or orders"),
+        ({"pictures": "photographs"}, "one uses rendered stand-ins"),
+        ({"config": {"backbone": "miniature", "seed": 4, "order": 0}}, "differ in seed or order"),
         ({"judges": {"dino": {"model": "a dino", "weights_sha256": "00"}}}, "their judges differ"),
     ],
 )
@@ -73,7 +73,7 @@ def test_rows_that_only_one_has_drawn_are_no_common_ground(tmp_path: Path, call:
     stopped = make_run(tmp_path / "a", CONCEPTS, rows=[0, 1, 2])
     thinned = make_run(tmp_path / "b", CONCEPTS, rows=[0, 7])
     code, _, said = call("compare", stopped, thinned)
-    assert code == 2 and "after no task there are pictures of both runs" in said and len(said.splitlines()) == 1
+    assert code == 2 and "no evaluated task in common" in said and len(said.splitlines()) == 1
     more = make_run(tmp_path / "c", CONCEPTS, rows=[0, 2, 7])
     assert paired_runs.compare_runs(stopped, more)[1] == 2
 

@@ -19,11 +19,6 @@ ADJECTIVES = "alike far idle near odd"  # where they stand for a thing
 FORBIDDEN = frozenset(" ".join((PARTICIPLES, PRONOUNS, ADVERBS, ADJECTIVES)).split())
 # A key of YAML is the name of the field that reads it.
 KEYS = {("cpbench/concepts/schema.py", "drawn")}
-# Wings whose variables still have such names
-NOT_YET = (
-    "cpbench/records/", "cpbench/report/", "cpbench/leaderboard/", "cpbench/finished/", "cpbench/running/",
-    "cpbench/learning/", "cpbench/backbones/", "cpbench/method.py", "baselines/",
-)  # fmt: skip
 FILES = sorted(f.relative_to(ROOT).as_posix() for top in ("cpbench", "baselines") for f in (ROOT / top).rglob("*.py"))
 
 
@@ -46,7 +41,7 @@ def forbidden(source: str) -> list[tuple[int, str]]:
     return [(line, name) for line, name in names(ast.parse(source)) if name.strip("_") in FORBIDDEN]
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if not f.startswith(NOT_YET)])
+@pytest.mark.parametrize("file", FILES)
 def test_variables_are_called_by_nouns(file: str) -> None:
     assert [(line, name) for line, name in forbidden((ROOT / file).read_text()) if (file, name) not in KEYS] == []
 
@@ -67,7 +62,3 @@ def f(given, *rest, how=1, **own):
     words = "it given rest how own found each odd what kept there here why which"
     assert {name for _, name in forbidden(source)} == set(words.split())
     assert forbidden("paths.found = given(it=made)") == []  # attributes and arguments are somebody else's names
-
-
-def test_what_is_not_done_yet_exists() -> None:
-    assert all((ROOT / place).exists() for place in NOT_YET)

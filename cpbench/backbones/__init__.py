@@ -1,4 +1,4 @@
-"""Diffusers pipelines that methods change and that are restored after use: `load`, `Backbone`, `BackboneConfig`, `Family`."""
+"""Diffusers pipelines that are restored after each use: `load`, `Backbone`, `BackboneConfig`, `Family`."""
 
 from typing import Any
 

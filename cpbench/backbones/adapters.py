@@ -70,11 +70,12 @@ def add_lora(
 ) -> dict[str, nn.Parameter]:
     """Wrap the named layers in peft's LoRA with alpha = rank, so that the weight change is A B (METHODS.md 0.9).
 
-    A new LoRA starts as in peft (A uniform Kaiming, B zero), but from `generator`; `values`, by the same names as the result,
-    restores a saved one. Returns the parameters by name "layer.lora_A" and "layer.lora_B".
+    A new LoRA starts as in peft (A uniform Kaiming, B zero), but from `generator`; `values`, by the same names as the
+    result, restores a saved one. Returns the parameters by name "layer.lora_A" and "layer.lora_B".
 
-    adapter_type: with "dora" the result also has m, which starts as the norms of W. With "vera" it has b, which starts at zero,
-    and d, at 0.1 as in peft, with the A and B of `projections(seed, ...)`; convolutions are refused, see `refuse_convolutions`.
+    adapter_type: with "dora" the result also has m, which starts as the norms of W. With "vera" it has b, which starts
+    at zero, and d, at 0.1 as in peft, with the A and B of `projections(seed, ...)`; convolutions are refused, see
+    `refuse_convolutions`.
     """
     if generator is None and values is None and adapter_type != "vera":
         raise ValueError("add_lora: pass a generator for a new LoRA, or the values of a saved one")

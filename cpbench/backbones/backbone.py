@@ -33,10 +33,10 @@ MEGAPIXEL = 2**20
 class Backbone:
     """A diffusers pipeline and its parts: denoiser, autoencoder, vocabulary, family and process.
 
-    Methods change it only by `add_lora`, `add_token` and `replace_weights`; `restore` undoes these changes and refuses any
-    other. lora_parameters, token_embeddings and weights hold what was added. unet_evaluations: the number of pictures that went
-    through the denoiser, in training and in sampling. trainable_parameters: how many the last task trained. offload: see
-    `generating`.
+    Methods change it only by `add_lora`, `add_token` and `replace_weights`; `restore` undoes these changes and refuses
+    any other. lora_parameters, token_embeddings and weights hold what was added. unet_evaluations: the number of
+    pictures that went through the denoiser, in training and in sampling. trainable_parameters: how many the last task
+    trained. offload: see `generating`.
     """
 
     computes: ClassVar[bool] = True  # false for a backbone that only counts evaluations
@@ -94,10 +94,12 @@ class Backbone:
 
     @property
     def text_encoder(self) -> nn.Module:
+        """The pipeline's first text encoder."""
         return self.pipe.text_encoder
 
     @property
     def tokenizer(self) -> Any:
+        """The pipeline's first tokenizer, with the added words."""
         return self.pipe.tokenizer
 
     @property
@@ -119,7 +121,7 @@ class Backbone:
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """The context for sampling. With `offload`, idle networks are moved to the CPU (diffusers' enable_model_cpu_offload).
+        """The context for sampling. With `offload`, diffusers moves idle networks to the CPU.
 
         In float32 LoRAs are merged (`adapters.merged`); in lower precision W + A B would lose the digits of A B.
         """
@@ -142,8 +144,8 @@ class Backbone:
     def check(self, num_inference_steps: int) -> None:
         """UserError for parts that do not work together, before anything expensive starts.
 
-        It sets the solver's steps, adds a word, noises a latent, calls the denoiser once, and encodes and decodes the smallest
-        picture. It generates no picture, uses no random generator, and leaves the backbone pristine.
+        It sets the solver's steps, adds a word, noises a latent, calls the denoiser once, and encodes and decodes the
+        smallest picture. It generates no picture, uses no random generator, and leaves the backbone pristine.
         """
         evaluations, label = self.unet_evaluations, f"backbone {self.name}"
         scale, side = self.pipe.vae_scale_factor, self.family.smallest_side
@@ -185,9 +187,9 @@ class Backbone:
         adapter_type: adapters.AdapterType = "lora",
         seed: int = 0,
     ) -> dict[str, nn.Parameter]:
-        """Add a LoRA to the denoiser's layers with these roles or name endings. Returns its parameters by name "layer.lora_A".
+        """Add a LoRA to the denoiser's layers with these roles or name endings. Returns its parameters by name.
 
-        generator: for a new LoRA; values: a saved one, by the same names. adapter_type: "lora", "vera" or "dora"; see
+        Names are "layer.lora_A". generator: for a new LoRA; values: a saved one, by the same names. adapter_type: "lora", "vera" or "dora"; see
         `adapters.add_lora`. seed: of VeRA's frozen projections.
         """
         if self._originals:
@@ -204,8 +206,8 @@ class Backbone:
     def replace_weights(self, values: Mapping[str, torch.Tensor]) -> dict[str, nn.Parameter]:
         """Replace parameters by new ones with these values, until `restore`. Returns the new parameters by name.
 
-        Names are those of the denoiser's parameters, or of a text encoder's after "text_encoder." or "text_encoder_2.". Call it
-        before `add_lora` and `add_token`, which change the names of layers.
+        Names are those of the denoiser's parameters, or of a text encoder's after "text_encoder." or "text_encoder_2.".
+        Call it before `add_lora` and `add_token`, which change the names of layers.
         """
         if self._originals:
             raise RuntimeError("replace_weights comes before add_lora: a layer with a LoRA has another name")
@@ -244,7 +246,7 @@ class Backbone:
             parameter.requires_grad_(id(parameter) in trained)
 
     def restore(self) -> None:
-        """Undo all changes: parameters, module types and tokenizers as they were loaded. RulesError if other changes remain."""
+        """Undo all changes: parameters, module types and tokenizers as loaded. RulesError if other changes remain."""
         adapters.remove_lora(self.denoiser, self._originals)
         self._originals, self.lora_parameters = {}, {}
         self.vocabulary.restore()
@@ -378,7 +380,7 @@ class Backbone:
         return np.concatenate(out)
 
     def _few(self, things: Any) -> Iterator[Any]:
-        """`things` in batches of a million pixels, since an autoencoder needs far more memory per picture than a denoiser."""
+        """`things` in batches of a million pixels: an autoencoder needs more memory per picture than a denoiser."""
         n = max(1, MEGAPIXEL // self.picture_size**2)
         return (things[i : i + n] for i in range(0, len(things), n))
 
@@ -394,7 +396,7 @@ def _takes_prompts(install: Callable) -> bool:
 
 
 def fingerprint(backbone: Backbone) -> dict[str, str]:
-    """Names, module types and hashes of all parameters and buffers, and the tokenizers' lengths: what `restore` restores."""
+    """Names, module types and hashes of all parameters and buffers, and the tokenizers' lengths."""
     facts = {e.tokenizer_name: str(len(getattr(backbone.pipe, e.tokenizer_name))) for e in backbone.vocabulary.encoders}
     for part, root in backbone.parts():
         facts |= {f"{part}.{n}": type(m).__qualname__ for n, m in root.named_modules()}

@@ -1,7 +1,7 @@
 """Find a pipeline's files: in the package, in a local folder, or in the hub's cache.
 
-A pipeline may come from an unknown source, and pickled weights (.bin, .pt) and Python files are code. They are refused unless
-the user allows them; nothing here executes or unpickles anything.
+A pipeline may come from an unknown source, and pickled weights (.bin, .pt) and Python files are code. They are refused
+unless the user allows them; nothing here executes or unpickles anything.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ TOKENIZER_MORE = ("tokenizer_config.json", "special_tokens_map.json", "added_tok
 def folder_of(
     name: str, revision: str | None, part: str = "backbone", loading: BackboneConfig | None = None
 ) -> tuple[Path, str | None]:
-    """(folder, commit) of a backbone or vae by built-in name, hub id or local folder. The commit is None outside the hub."""
+    """(folder, commit) of a backbone or vae by built-in name, hub id or folder. The commit is None outside the hub."""
     index, loading = INDEX[part], loading or BackboneConfig()
     if part == "backbone" and is_miniature(name):
         return MINIATURE, None
@@ -88,7 +88,8 @@ def folder_of(
 def download(part: str, name: str, repository: str, revision: str, loading: BackboneConfig) -> tuple[Path, str]:
     """The snapshot in the hub's cache, downloaded if it is incomplete; the hub's library respects HF_HUB_OFFLINE.
 
-    An unknown pipeline class is refused before anything large is downloaded, and only files that are loaded are downloaded.
+    An unknown pipeline class is refused before anything large is downloaded, and only files that are loaded are
+    downloaded.
     """
     from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 
@@ -176,15 +177,15 @@ def files_of_network(
 ) -> list[str]:
     """The files of a network that are loaded: config and weights. place: the network's folder, such as "unet/".
 
-    names: the files that exist there. source: the pipeline's folder, in which an index of shards is read, or a repository, whose
-    shards are recognised by their names.
+    names: the files that exist there. source: the pipeline's folder, in which an index of shards is read, or a
+    repository, whose shards are recognised by their names.
     """
     variant, file = variant_of(part, names, label, source, loading)
     needed = ["config.json", file]
     if file.endswith(".json"):
         if isinstance(source, Path):
-            held = read_json(source / f"{place}{file}", label)
-            shards = held.get("weight_map")
+            shards_index = read_json(source / f"{place}{file}", label)
+            shards = shards_index.get("weight_map")
             needed += sorted({str(v) for v in shards.values()}) if isinstance(shards, dict) else []
         else:
             root, ending = file.split(".")[:2]
@@ -200,8 +201,8 @@ def files_of_pipeline(
 ) -> list[str]:
     """The files of a pipeline that are loaded and so affect its pictures, by their names below its folder.
 
-    Left out are other variants and formats, parts that are never loaded or replaced by --vae, licences and judges. Code is
-    included: it is refused, or trusted and run. source: see `files_of_network`. UserError if something is missing.
+    Left out are other variants and formats, parts that are never loaded or replaced by --vae, licences and judges. Code
+    is included: it is refused, or trusted and run. source: see `files_of_network`. UserError if something is missing.
     """
     names = list(names)
     files = [INDEX["backbone"], *(n for n in names if n.endswith(".py") and n.count("/") < 2)]
@@ -224,10 +225,10 @@ def files_of_pipeline(
         else:  # a part of the pipeline's custom code
             files += [f"{place}{n}" for n in part_names]
     if loading.variant and loading.variant not in loaded_variants:
-        kinds = sorted(v for v in loaded_variants if v)
+        named_variants = sorted(v for v in loaded_variants if v)
         raise UserError(
             f"{label}: {source} has no variant {quoted(loading.variant)}"
-            + (f", but {', '.join(kinds)}" if kinds else "")
+            + (f", but {', '.join(named_variants)}" if named_variants else "")
             + "; leave out --variant"
         )
     return sorted(set(files))
@@ -299,8 +300,9 @@ def hash_folder(folder: Path, loading: BackboneConfig | None = None) -> str:
 def file_hash(file: Path) -> str:
     """SHA-256 of a file's bytes.
 
-    The hub's cache uses the hash as the name of a large file, which saves reading gigabytes. The name counts only in the cache,
-    and only while the file has its first recorded size. The hash of any other large file is computed once and remembered.
+    The hub's cache uses the hash as the name of a large file, which saves reading gigabytes. The name counts only in
+    the cache, and only while the file has its first recorded size. The hash of any other large file is computed once
+    and remembered.
     """
     real = Path(os.path.realpath(file))
     status = real.stat()

@@ -28,8 +28,8 @@ AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) -> Backbone:
     """Load a backbone by its built-in name, hub id or local diffusers folder. loading: see `BackboneConfig`.
 
-    By default only safetensors are read and no code is run; a safety checker is never loaded. UserError for a backbone that
-    is missing, broken, or of an unknown family.
+    By default only safetensors are read and no code is run; a safety checker is never loaded. UserError for a backbone
+    that is missing, broken, or of an unknown family.
     """
     torchvision_compat.apply()
     import diffusers
@@ -86,7 +86,7 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
 def load_networks(
     folder: Path, index: Mapping[str, Any], dtype: torch.dtype, loading: BackboneConfig
 ) -> dict[str, nn.Module]:
-    """Denoiser and text encoders of a pipeline's folder, each from the hashed file; parts with their own code are left out."""
+    """Denoiser and text encoders in a pipeline's folder, each from the hashed file; not parts with custom code."""
     import diffusers
     import transformers
 
@@ -159,8 +159,8 @@ def _quietly() -> Iterator[None]:
 
 def pick_dtype(dtype: str, device: str, weights: Callable[[], int]) -> torch.dtype:
     """The precision for a setting. "auto" is bfloat16 for a denoiser of `SMALL` weights or more on a CUDA device that supports
-    it without emulation, else float32, so that a small model has the same scores as on a CPU. weights: returns the number of
-    weights; called only if needed.
+    it without emulation, else float32, so that a small model has the same scores as on a CPU. weights: returns the
+    number of weights; called only if needed.
     """
     if dtype != "auto":
         return getattr(torch, dtype)

@@ -15,7 +15,7 @@ from cpbench.moved import old_names
 
 @dataclass(frozen=True)
 class Sampler:
-    """How pictures are generated. batch_size: pictures per pipeline call (with guidance the denoiser gets twice as many)."""
+    """How pictures are generated. batch_size: pictures per pipeline call; with guidance the denoiser gets twice as many."""
 
     num_inference_steps: int = 10
     guidance_scale: float = 4.0

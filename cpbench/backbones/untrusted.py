@@ -35,11 +35,13 @@ def check_index(index: Mapping[str, Any], label: str, loading: BackboneConfig) -
             raise UserError(f"{label}: {INDEX['backbone']}: {part} must be [library, class], not {quoted(value)}")
         if value[0] not in LIBRARIES and not loading.trust_remote_code:
             raise UserError(f"{label}: its {part} is Python code of its own ({quoted(value[0])}); {TRUST}")
-    kind = index.get("_class_name")
-    if isinstance(kind, list) and not loading.trust_remote_code:
-        raise UserError(f"{label}: is a pipeline with Python code of its own ({quoted(kind[:1])}); {TRUST}")
-    if kind not in tuple(FAMILIES) and not isinstance(kind, list):  # a list: a class of its own, and the user trusts it
-        raise UserError(f"{label}: is a {quoted(kind)}; cpbench personalizes {' and '.join(FAMILIES)}")
+    pipeline_class = index.get("_class_name")
+    if isinstance(pipeline_class, list) and not loading.trust_remote_code:
+        raise UserError(f"{label}: is a pipeline with Python code of its own ({quoted(pipeline_class[:1])}); {TRUST}")
+    if pipeline_class not in tuple(FAMILIES) and not isinstance(
+        pipeline_class, list
+    ):  # a list: a class of its own, and the user trusts it
+        raise UserError(f"{label}: is a {quoted(pipeline_class)}; cpbench personalizes {' and '.join(FAMILIES)}")
 
 
 def check_pipeline(folder: Path, name: str, loading: BackboneConfig) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """The text encoders of a pipeline (one, or two in SDXL) and the words that methods add to them.
 
-A word's embedding is one vector for all encoders together, (d,) with d = d_1 or d_1 + d_2. Methods learn and store the whole
-vector, and each encoder uses its part.
+A word's embedding is one vector for all encoders together, (d,) with d = d_1 or d_1 + d_2. Methods learn and store the
+whole vector, and each encoder uses its part.
 
-A tokenizer and its embedding table may differ in length: tables are padded to a multiple of 64, and some words are only in the
-tokenizer. Therefore an added word's embedding is looked up by the tokenizer's id, wherever the table ends.
+A tokenizer and its embedding table may differ in length: tables are padded to a multiple of 64, and some words are only
+in the tokenizer. Therefore an added word's embedding is looked up by the tokenizer's id, wherever the table ends.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Encoder:
 
     @property
     def text_model(self) -> nn.Module:
+        """The transformer of the encoder, without a projection."""
         return getattr(self.model, "text_model", self.model)
 
 
@@ -168,6 +169,7 @@ class Vocabulary:
         return encoder.model(tokens.input_ids.to(device), output_hidden_states=all_layers, **more)
 
     def named_encoders(self) -> Iterator[tuple[str, nn.Module]]:
+        """The text encoders by their names in the pipeline: ("text_encoder", ...)."""
         for encoder in self.encoders:
             yield encoder_name(encoder.tokenizer_name), encoder.model
 
@@ -203,8 +205,8 @@ def refuse_unmerged(tokenizer: Any, label: str) -> None:
 class TokenEmbeddings(nn.Module):
     """An embedding table plus added embeddings as separate parameters, so that the table itself cannot change.
 
-    token_embeddings: by word, of which `part` belongs to this table. ids: each word's token id; by default the ids that follow
-    the table. All other ids are looked up in the table.
+    token_embeddings: by word, of which `part` belongs to this table. ids: each word's token id; by default the ids that
+    follow the table. All other ids are looked up in the table.
     """
 
     def __init__(

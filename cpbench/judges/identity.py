@@ -52,7 +52,7 @@ def title(identity: Mapping[str, Any]) -> str:
 
 def caveat(identities: Iterable[Mapping[str, Any]]) -> str:
     """The line under a table of scores by the miniature's judges; "" where none of the judges is one of them."""
-    titles = [title(it) for it in identities if str(it.get("weights_sha256")) in OF_THE_MINIATURE]
+    titles = [title(judge) for judge in identities if str(judge.get("weights_sha256")) in OF_THE_MINIATURE]
     return f"Scores by {' and '.join(titles)} are not comparable with published ones." if titles else ""
 
 

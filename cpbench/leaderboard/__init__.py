@@ -1,1 +1,1 @@
-"""All runs in tables, by what can be compared."""
+"""The leaderboard: finished runs in tables of comparable rows."""

@@ -1,7 +1,7 @@
-"""The leaderboard: of finished runs, one row a configuration, in a table for every set of runs that can be compared.
+"""The leaderboard of finished runs: one row per configuration, one table per set of comparable runs.
 
-Written as Markdown, one HTML page, CSV and JSON. The same runs give the same bytes. Runs are read in `entries`,
-averaged and ranked in `rows`, and shown by `columns`, `text` and `page`.
+It is written as Markdown, HTML, CSV and JSON. The same runs give the same bytes. `entries` reads the runs, `rows` averages
+and ranks them, `columns`, `text` and `page` format them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from cpbench.records.reading import skip
 
 
 def grids(groups: Sequence[Group], concept: str | None, output: Path) -> dict[str, str]:
-    """For each group a picture of one concept, one row a method, in the table's order. Returns the files' names by group.
+    """Write a picture of one concept per group, with one row per method in the table's order; returns file names by group.
 
-    It is the first concept where `concept` is not one of the sequence's. Only runs with their pictures (of the first
-    seed, in the file's order) are shown. Where there are none, as among committed results, a picture of that name that
-    is there already is kept; else nothing is written.
+    The concept is the first of the sequence if `concept` is not part of it. The rows are runs with pictures, of the
+    lowest seed, in the sequence's own order. If no run has its pictures, as in committed results, an existing file of
+    that name is kept, and otherwise none is written.
     """
     files: dict[str, str] = {}
     for group in groups:
@@ -43,7 +43,7 @@ def grids(groups: Sequence[Group], concept: str | None, output: Path) -> dict[st
         grid_concept = concept if concept in group.concepts else group.concepts[0]
         parts = f"methods-{group.sequence}-{group.backbone}-{group.pictures}-{grid_concept}"
         name = re.sub(r"[^A-Za-z0-9_.]+", "-", parts) + ".png"
-        if name in files.values():  # the same but for its judges, say
+        if name in files.values():  # for example, groups that differ only in their judges
             name = name.replace(".png", f"-{group.id}.png")
         candidates = [(row, run) for row in group.rows for run in row.runs if run.record.config.order == 0]
         seed = min((run.record.config.seed for _, run in candidates), default=0)
@@ -52,7 +52,7 @@ def grids(groups: Sequence[Group], concept: str | None, output: Path) -> dict[st
             (row.label, run) for row, run in candidates if RunFolder(run.folder).task(0).all_pictures.is_dir()
         ]
         if not with_pictures:
-            if os.path.isfile(output / name):  # which, unlike pathlib's, is calm about a name too long to be a file's
+            if os.path.isfile(output / name):  # unlike pathlib's, it accepts names that are too long
                 files[group.id] = name
             continue
         try:
@@ -60,9 +60,7 @@ def grids(groups: Sequence[Group], concept: str | None, output: Path) -> dict[st
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 order = with_pictures[0][1].record.sequence.concepts
                 method_grid([(method, run.folder) for method, run in with_pictures], order, grid_concept, output / name)
-        except (
-            Exception
-        ) as error:  # pictures from anybody, and decoders that answer broken ones with errors of any type
+        except Exception as error:  # untrusted pictures: decoders raise errors of any type
             skip(output / name, f"a picture of one of its runs cannot be read ({type(error).__name__}: {error})")
             continue
         files[group.id] = name
@@ -70,15 +68,15 @@ def grids(groups: Sequence[Group], concept: str | None, output: Path) -> dict[st
 
 
 def write(folder: Path, output: Path, concept: str | None = None) -> None:
-    """leaderboard.md, .html, .csv and .json and the grids in `output`. UserError if there is no finished run below `folder`."""
+    """Write leaderboard.md, .html, .csv, .json and the grids to `output`. UserError if `folder` has no finished run."""
     if not folder.is_dir():
-        raise UserError(f"results folder {folder}: there is none; `cpbench run` or `make bench` makes one")
+        raise UserError(f"results folder {folder}: it does not exist; create it with `cpbench run` or `make bench`")
     runs = read_runs(folder)
     groups, unfinished = group_runs(runs), sorted((run for run in runs if run.state), key=lambda run: run.path)
     if not groups:
-        example = f" (of {unfinished[0].path}: {unfinished[0].state})" if unfinished else ""
+        example = f" (for example {unfinished[0].path}: {unfinished[0].state})" if unfinished else ""
         raise UserError(
-            f"results folder {folder}: no finished run in it{example}; `cpbench run` or `make bench` makes some"
+            f"results folder {folder}: no finished run in it{example}; finish one with `cpbench run` or `make bench`"
         )
     concepts = {name for group in groups for name in group.concepts}
     if concept is not None and concept not in concepts:

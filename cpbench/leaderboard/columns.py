@@ -1,4 +1,4 @@
-"""The leaderboard's columns: which there are, how their numbers are written, and what is said of them all."""
+"""The leaderboard's columns, the format of their numbers, and the notes below the tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cpbench.numbers import number
 
 
 def amount(value: float) -> str:
-    """Three digits that count, but never fewer than a whole number has."""
+    """Three significant digits, or all digits of the integer part."""
     return "-" if math.isnan(value) else f"{value:,.0f}" if 100 <= abs(value) < 1e12 else f"{value:.3g}"
 
 
@@ -24,15 +24,15 @@ class Column:
     description: str
     form: Callable[[float], str] = number
     scale: float = 1.0
-    high: bool = True  # whether more is better
+    high: bool = True  # whether higher is better
 
     def mean_and_std(self, row: Row) -> tuple[str, str]:
-        """The mean, and, of a score over several runs, its standard deviation."""
+        """The mean and, for a score over several runs, its standard deviation."""
         mean, std = (values.get(self.key, math.nan) * self.scale for values in (row.mean, row.std))
         return self.form(mean), "" if self.form is amount or math.isnan(std) else self.form(std)
 
     def interval(self, row: Row) -> tuple[float, float] | None:
-        """Of a score; None where there is none, or it has no end, or there is no score."""
+        """(low, high) of a score; None without a score or a finite interval."""
         low, high = (bounds.get(self.key, math.nan) * self.scale for bounds in (row.low, row.high))
         return (low, high) if all(map(math.isfinite, (row.mean.get(self.key, math.nan), low, high))) else None
 
@@ -40,31 +40,31 @@ class Column:
         return " ± ".join(filter(None, self.mean_and_std(row)))
 
     def bracket(self, row: Row, digits: int = 3) -> str:
-        """The interval, to stand behind the number: " [0.583, 0.719]"; "" where there is none."""
+        """The interval as a suffix: " [0.583, 0.719]"; "" without one."""
         bounds = self.interval(row)
         return f" [{', '.join(number(bound, digits) for bound in bounds)}]" if bounds else ""
 
 
 FINAL = FIGURES["final_average"]
-FINAL_SAYS = {"clip_t": "plain cosine of picture and prompt at the end"}  # not CLIPScore, which is 2.5 times that
+FINAL_SAYS = {"clip_t": "cosine of picture and prompt after the last task, not rescaled"}  # CLIPScore is 2.5 times that
 MEASURE_AND_COST_COLUMNS = (
-    Column("identified", "identified", "share of pictures at the end that are nearest to their own concept, of all the sequence's"),
-    Column("prior_drift", "prior drift", "mean 1 - cosine of pictures of plain class nouns at the end to the untouched model's; lower is better", high=False),
-    Column("carried_MB", "carried MB", "megabytes of the state after the last task", amount, high=False),
-    Column("carried_parameters", "carried M par.", "millions of numbers in that state", amount, 1e-6, high=False),
-    Column("learning_minutes", "learning min", "minutes to learn the sequence; they depend on the machine", amount, high=False),
-    Column("learning_unet_evaluations", "UNet evaluations", "pictures that went through the UNet to learn the sequence, a step's way back not counted; they do not depend on the machine", amount, high=False),
+    Column("identified", "identified", "share of final pictures whose nearest concept, among all of the sequence, is their own"),
+    Column("prior_drift", "language drift", "mean 1 - cosine between final pictures of plain class nouns and the untouched model's; lower is better", high=False),
+    Column("carried_MB", "state size, MB", "size of the state after the last task, in megabytes", amount, high=False),
+    Column("carried_parameters", "state size, M params", "size of the state after the last task, in millions of numbers", amount, 1e-6, high=False),
+    Column("learning_minutes", "learning, min", "time for learning the sequence; depends on the machine", amount, high=False),
+    Column("learning_unet_evaluations", "UNet evaluations", "number of pictures passed through the UNet while learning the sequence, forward passes only; does not depend on the machine", amount, high=False),
 )  # fmt: skip
 
 
 def board_columns(groups: Sequence[Group]) -> list[Column]:
-    """Figures by DINO that have a column, the final average by the other scores that are there, measures and costs."""
+    """All columns: figures by DINO, the final average by every other score, then measures and costs."""
     metrics = {metric for group in groups for row in group.rows for run in row.runs for metric in run.figures}
-    other_scores = [it for it in among({*SCORES, *metrics}).values() if it.name != MAIN]
-    by_main = sorted((it for it in FIGURES.values() if it.column is not None), key=lambda it: it.column)
+    other_scores = [item for item in among({*SCORES, *metrics}).values() if item.name != MAIN]
+    by_main = sorted((item for item in FIGURES.values() if item.column is not None), key=lambda item: item.column)
     return [
-        *(figure_column(it, SCORES[MAIN]) for it in by_main),
-        *(figure_column(FINAL, it) for it in other_scores),
+        *(figure_column(item, SCORES[MAIN]) for item in by_main),
+        *(figure_column(FINAL, item) for item in other_scores),
         *MEASURE_AND_COST_COLUMNS,
     ]
 
@@ -83,19 +83,21 @@ IN_TERMINAL = (
 )  # fmt: skip
 
 RANKS = (
-    "Rank: 1 + the number of rows that are shown to be better: whose paired difference in final DINO (same concept, prompt and noise, in the "
-    "seeds and orders of both) has a 95 % interval wholly above 0, and p below 0.05 by a sign-flip test over concepts, which fewer "
-    "than six concepts never reach. It is about these concepts' kind, not about other training seeds, and not corrected for the "
-    "number of pairs. “~”: not compared with every row; “-”: with none, or without a final score."
+    "Rank: 1 + the number of rows that are significantly better. A row is better if the paired difference in final DINO (same concept, "
+    "prompt and noise, over the seeds and orders of both rows) has a 95 % interval entirely above 0, and p < 0.05 in a sign-flip test "
+    "over concepts. With fewer than six concepts p cannot fall below 0.05. The test covers the choice of concepts, not of training "
+    "seeds, and is not corrected for multiple comparisons. “~”: not compared with every row. “-”: not compared with any row, or no "
+    "final score."
 )
 MORE = (
-    "Rows are ordered by final DINO; a row whose pictures scatter widely may have a better rank than one above it. Numbers are means ± standard deviation over runs (seeds, orders) with equal settings.",
-    "Beside or below a score is its 95 % interval, and in a column of its own what it is over: the two kinds answer two questions. Over "
-    "concepts, of one run, it is a bootstrap of concepts (of plain nouns for prior drift), then prompts, then pictures, and says where "
-    "the mean over other such concepts would lie (of few concepts it is too narrow: of ten it holds the truth some 89 times in 100, of "
-    "five 83). Over seeds, of three or more runs, it is Student's t over the runs, and says where the mean over other seeds and orders "
-    "would lie for these concepts. Of two runs there is none, nor of one run's noise floor of forgetting.",
-    "Methods with * see earlier data: they are not replay-free; “generated” replays pictures that the method drew itself. "
-    "Tested against: what the code of a method of cpbench's own was compared with; see docs/methods.md. Methods with † were run "
-    "by code whose numbers today's cpbench is not known to give again: by an older version, or before something that moves them changed.",
+    "Rows are sorted by final DINO. A row whose scores vary widely can have a better rank than the row above it. Numbers are means ± "
+    "standard deviations over runs (seeds and orders) with the same settings.",
+    "Next to or below a score is its 95 % interval; the column “intervals over” says what it covers. “concepts”, for one run: a "
+    "bootstrap over concepts (plain nouns for language drift), prompts and pictures. It estimates the mean over other concepts of this "
+    "kind, and is too narrow for few concepts: its coverage is about 89 % for ten concepts and 83 % for five. “seeds”, for three or "
+    "more runs: a t-interval over runs. It estimates the mean over other seeds and orders for these concepts. For two runs there is no "
+    "interval, and for one run none for the noise floor of forgetting.",
+    "Methods with * see earlier data, so they are not replay-free. “generated” means replay of pictures that the method generated itself. "
+    "“Tested against” is what the code of a built-in method was compared with; see docs/methods.md. † marks runs whose numbers the "
+    "current cpbench may not reproduce: they come from an older version, or precede a change that affects them.",
 )

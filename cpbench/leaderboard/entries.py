@@ -1,4 +1,4 @@
-"""Runs as the leaderboard reads them: run.json and scores.csv of every folder, with care, for they may come from anybody."""
+"""Runs as the leaderboard reads them: run.json and scores.csv of every folder, which may be from an untrusted source."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ from cpbench.records.record import (
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_PATHS = 3  # of many runs in a line
+MAX_PATHS = 3  # per message
 
 
 @dataclass(frozen=True)
 class Run:
-    """One folder. state: why it does not count, "" if it does; sees_earlier_data: see the function of that name.
+    """One run folder.
 
-    Of DINO, picture by picture: finals, the last row; learned, each concept right after its own task; since, the mean over
-    all rows from then on. figures: by metric, `summary.summaries`; measured: by measure, the mean at the end, {} where
-    nothing was measured; both of the tables, and of runs that count alone.
+    state: the reason why it is excluded, "" if it is included. sees_earlier_data: see the function of that name.
+    finals, learned, since: DINO of each picture in the last row, right after its concept's own task, and as the mean over
+    all rows from then on. figures: `summary.summaries`, by metric. measures: means after the last task, {} without
+    measures.csv. Figures and measures are read for included runs only.
     """
 
     folder: Path
-    path: str  # below the folder of results
+    path: str  # relative to the results folder
     record: Record
     method: str
     sees_earlier_data: bool
@@ -55,13 +56,13 @@ class Run:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What its row is called by, whatever the hash."""
+        """(sequence, backbone, source of pictures, judges) by name, independent of hashes."""
         record = self.record
         return (sequence_name(record), Path(record.config.backbone).name, record.pictures, judge_names(record))
 
     @property
     def settings(self) -> str:
-        """Eight digits of what tells its row from others: the method, its options, and the versions of what computed."""
+        """Hash of the facts that distinguish its row: the method, its options and the versions of the code."""
         facts = self.record.facts
         return short_hash([self.method, facts.options, facts.scores, facts.versions, facts.source])
 
@@ -71,17 +72,17 @@ class Run:
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """Every run below `folder` that can be read, see `decided`. Records of other content are named in a line, and left out."""
+    """Every readable run below `folder`, see `without_duplicates`. Unreadable records are reported and left out."""
     return without_duplicates(
         [run_of(path, path.relative_to(folder).as_posix(), record) for path, record in records(folder)]
     )
 
 
 def without_duplicates(runs: list[Run]) -> list[Run]:
-    """The runs, no two that count of one configuration, seed and order; what is done about such is said in a line each.
+    """The runs, of which at most one is included per configuration, seed and order. Every decision is reported.
 
-    Of copies, whose tables have the same bytes, one is kept. Of runs with other tables none counts: which of them is right
-    cannot be told from here, and a row that is missing is noticed where a wrong one is not.
+    Of copies, whose tables have the same bytes, one is included. If tables differ, none is: it is unknown which one is
+    right, and a missing row is noticed more easily than a wrong one.
     """
     by_seed: dict[tuple, list[Run]] = {}
     for run in runs:
@@ -90,27 +91,27 @@ def without_duplicates(runs: list[Run]) -> list[Run]:
             by_seed.setdefault(key, []).append(run)
     counted, conflicting = [], []
     for same_seed in by_seed.values():
-        # by path, so that the order in which they were found decides nothing
-        *rest, last = sorted(same_seed, key=lambda run: run.path)
-        if all(table_hashes(copy) == table_hashes(last) for copy in rest):
+        # by path, so that the result does not depend on the order of reading
+        *duplicates, last = sorted(same_seed, key=lambda run: run.path)
+        if all(table_hashes(copy) == table_hashes(last) for copy in duplicates):
             counted.append(last)
-            if rest:
-                say(f"counted once: {path_list([last, *rest])} are copies of one run")
+            if duplicates:
+                say(f"counted once: {path_list([last, *duplicates])} are copies of the same run")
             continue
         say(
-            f"left out {path_list([*rest, last])}: one configuration, seed and order, and other scores; remove all but one"
+            f"left out {path_list([*duplicates, last])}: same configuration, seed and order but different scores; remove all but one"
         )
         for run in same_seed:
             conflicts = [other for other in same_seed if other is not run]
             conflicting.append(
-                replace(run, state=f"of the same settings, seed and order as {path_list(conflicts)}, and other scores")
+                replace(run, state=f"same settings, seed and order as {path_list(conflicts)}, but different scores")
             )
     counted = without_replaced_references(counted)
     return counted + conflicting + [run for run in runs if run.state]
 
 
 def without_replaced_references(runs: list[Run]) -> list[Run]:
-    """Without the reference runs that the reader has runs of: of that method, seed and order, whatever their hashes."""
+    """Without reference runs for which the user has a run of the same method, seed and order, whatever the hashes."""
     user_runs: dict[tuple, list[Run]] = {}
     for run in runs:
         if not is_reference(run):
@@ -118,22 +119,22 @@ def without_replaced_references(runs: list[Run]) -> list[Run]:
     replaced = [run for run in runs if is_reference(run) and (run.key, run.method, run.seed_and_order) in user_runs]
     if replaced:
         pairs = [
-            f"{run.path} to {path_list(user_runs[run.key, run.method, run.seed_and_order])}"
+            f"{run.path} by {path_list(user_runs[run.key, run.method, run.seed_and_order])}"
             for run in replaced[:MAX_PATHS]
         ]
         remainder = [f"and {len(replaced) - MAX_PATHS} more"] if len(replaced) > MAX_PATHS else []
-        say(f"reference runs that give way to yours: {'; '.join([*pairs, *remainder])}")
+        say(f"reference runs replaced by yours: {'; '.join([*pairs, *remainder])}")
     return [run for run in runs if all(run is not reference for reference in replaced)]
 
 
 def path_list(runs: list[Run]) -> str:
-    """Their paths."""
+    """Their paths, at most MAX_PATHS of them."""
     remainder = [f"{len(runs) - MAX_PATHS} more"] if len(runs) > MAX_PATHS else []
     return " and ".join([run.path for run in runs[:MAX_PATHS]] + remainder)
 
 
 def table_hashes(run: Run) -> list[str | None]:
-    """SHA-256 of what its numbers are computed from; None for a table that is not there."""
+    """SHA-256 of the tables that its numbers are computed from; None for a missing table."""
     files = [RunFolder(run.folder).scores, RunFolder(run.folder).measures]
     return [tables.table_hash(file) if tables.is_there(file) else None for file in files]
 
@@ -161,17 +162,17 @@ def run_of(folder: Path, path: str, record: Record) -> Run:
 
 
 def dino_scores(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key, float], dict[Key, float], str]:
-    """DINO by (concept, prompt, index) of the last row, right after a concept's own task, and the mean over all rows from
-    then on, {} where a concept has no picture in one of them; and what of the rows is lacking.
+    """(finals, learned, since, problem): DINO by (concept, prompt, index), see `Run`, and why the scores are incomplete.
 
-    A record alone, without its scores.csv, does not count: anybody can write figures.
+    `since` is {} if a concept has no score in one of its rows. A record without scores.csv is a problem: its figures alone
+    prove nothing.
     """
     concepts, file = record.sequence.concepts, RunFolder(folder).scores
     if not tables.is_there(file):
         rows = [t for t in record.rows if RunFolder(folder).task(t).scores.is_file()]
         if record.is_finished:
             return {}, {}, {}, "its scores.csv is missing"
-        return {}, {}, {}, f"{len(rows)} of {len(record.rows)} rows are there"
+        return {}, {}, {}, f"{len(rows)} of {len(record.rows)} rows exist"
     scores = tables.read_scores(file)
     if scores is None:
         return {}, {}, {}, "its scores.csv is damaged"
@@ -179,7 +180,7 @@ def dino_scores(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Ke
         return {}, {}, {}, problem
     cells = scores[(scores["kind"] == "cell") & (scores["metric"] == MAIN) & scores["concept"].isin(concepts)]
     rows = set(cells["row"]) & set(record.rows)
-    problem = "" if len(rows) == len(record.rows) else f"{len(rows)} of {len(record.rows)} rows are there"
+    problem = "" if len(rows) == len(record.rows) else f"{len(rows)} of {len(record.rows)} rows exist"
     own_task = cells["concept"].map({c: t for t, c in enumerate(concepts, 1)})
     finals = by_picture(cells[cells["row"] == len(concepts)])
     since = cells[cells["row"] >= own_task]
@@ -189,33 +190,33 @@ def dino_scores(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Ke
 
 
 def measure_means(folder: Path, record: Record) -> dict[str, float]:
-    """By measure its mean in the last row; {} without measures.csv."""
+    """Mean of each measure in the last row; {} without measures.csv."""
     table = measures_table.read(folder)
     return {} if table is None else measures_table.summary(table, len(record.sequence.concepts))
 
 
 def by_concept(pictures: dict[Key, float]) -> dict[str, float]:
-    """The mean of each concept's pictures, as a matrix has it."""
+    """The mean of each concept's pictures, as in a matrix cell."""
     values: dict[str, list[float]] = {}
-    for (concept, _, _), value in sorted(pictures.items()):  # sorted: sums of equal bytes
+    for (concept, _, _), value in sorted(pictures.items()):  # sorted: same sums, byte for byte
         values.setdefault(concept, []).append(value)
     return {concept: sum(scores) / len(scores) for concept, scores in values.items()}
 
 
 def by_picture(cells: pd.DataFrame) -> dict[Key, float]:
-    """The values that are numbers, by (concept, prompt, index)."""
+    """The finite values, by (concept, prompt, index)."""
     lines = zip(cells["concept"], cells["prompt"], cells["index"], cells["value"], strict=True)
     return {(c, p, int(k)): float(v) for c, p, k, v in lines if math.isfinite(v)}
 
 
-# What makes runs comparable
+# Comparable runs
 
 
 def comparable_facts(record: Record) -> dict[str, Any]:
-    """The facts in which runs must agree to be in one table. What a record is too old to say is None, and agrees with None.
+    """The facts that runs in one table share. A fact missing from an old record is None, which matches only None.
 
-    The order and the seed are not among them: they are what is averaged over. The number of pictures a pipeline call
-    takes is not either: every picture has noise of its own.
+    Seed and order are not included, because rows average over them. Neither is the batch size of sampling, because every
+    picture has its own noise.
     """
     facts, last = record.facts, len(record.sequence.concepts)
     return {
@@ -235,5 +236,5 @@ def comparable_facts(record: Record) -> dict[str, Any]:
 
 
 def as_float(value: Scalar) -> Scalar:
-    """A guidance of 4 is one of 4.0."""
+    """An integer as a float, so that a guidance scale of 4 equals 4.0."""
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,6 +1,6 @@
-"""A run's figures and their intervals from its scores.csv: what its record says of them is not read.
+"""A run's figures and their intervals, computed from its scores.csv; those in its record are not read.
 
-They are remembered (`cpbench.remembered`) by all that they depend on, so that a second leaderboard computes nothing.
+They are cached (`cpbench.remembered`) by everything they depend on, so that a second leaderboard computes nothing.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ Bounds = dict[str, dict[str, list[float] | None]]
 
 
 def summary(folder: Path, concepts: list[str]) -> Summary:
-    """`summary.summaries` of the whole run in this folder, its concepts in the order learned.
+    """`summary.summaries` of the complete run in this folder, with its concepts in the order learned.
 
-    ValueError where scores.csv cannot be read, or lacks what the figures need.
+    ValueError if scores.csv cannot be read or lacks cells that the figures need.
     """
     return _cached(figures_of_scores.summaries, folder, concepts)
 
 
 def bounds(folder: Path, concepts: list[str]) -> Bounds:
-    """`summary.intervals` of the whole run in this folder, as `summary`."""
+    """`summary.intervals` of the complete run in this folder, as `summary`."""
     return _cached(figures_of_scores.intervals, folder, concepts)
 
 
@@ -64,13 +64,13 @@ def _cached(compute: Callable[[pd.DataFrame, list[str], int], Any], folder: Path
 
 @functools.cache
 def _packages() -> list[str]:
-    """The judges of packages: without one, its scores are in no figure."""
+    """The judges of installed packages: without its judge, a score has no figures."""
     return added.names()
 
 
 @functools.cache
 def _code() -> str | None:
-    """What the figures are computed by; None, and nothing is remembered, where its source is not there."""
+    """Hash of the code that computes the figures; None without its source, and then nothing is cached."""
     try:
         return short_hash([inspect.getsource(module) for module in COMPUTED_BY])
     except OSError:

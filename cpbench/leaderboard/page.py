@@ -1,7 +1,7 @@
-"""leaderboard.html: the tables in one file that needs no network, to be sorted and filtered.
+"""leaderboard.html: sortable, filterable tables in one file that needs no network.
 
-Names on it may come from anybody: the template escapes them all, and the page's own policy lets a browser load nothing,
-and run the page's one script alone, which it knows by its hash. Without it all tables are there, in the order of rank.
+Names may be from an untrusted source: the template escapes them all, and the page's content security policy allows only the
+page's own script, by its hash. Without scripts all tables are shown, sorted as in Markdown.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def row_context(row: Row, columns: Sequence[Column], output: Path) -> dict[str, 
 
 
 def cell(column: Column, row: Row) -> dict[str, str]:
-    """value: what is sorted by; interval: to two digits, which is what fits below the number."""
+    """value: the sort key; interval: with two digits, to fit below the number."""
     mean, std = column.mean_and_std(row)
     value, bounds = row.mean.get(column.key, math.nan) * column.scale, column.interval(row)
     return {
@@ -94,7 +94,7 @@ def cell(column: Column, row: Row) -> dict[str, str]:
 
 
 def report_of(row: Row, output: Path) -> str | None:
-    """The way from the page to the report of one of its runs, where `cpbench report` has made one."""
+    """Relative link to the report of one of its runs, if `cpbench report` has written one."""
     for run in row.runs:
         file = RunFolder(run.folder).report
         if file.is_file():

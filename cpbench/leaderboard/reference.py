@@ -1,4 +1,4 @@
-"""`make reference`: what is kept of finished runs in results/reference, small enough for git: record, tables, one thumbnail."""
+"""`make reference`: copy the record, tables and a thumbnail of finished runs to results/reference, small enough for git."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ MOST_THUMBNAIL = 25_000  # bytes of a run's grid
 
 
 def keep(runs: Path, reference: Path) -> int:
-    """Keep run.json, the TABLES, compressed, and a thumbnail of the grid of every finished run below `runs`.
+    """Keep run.json, the compressed TABLES and a thumbnail of the grid of every finished run below `runs`.
 
-    Returns how many there are: those that the leaderboard of `runs` counts; finished ones that it does not are named. Each
-    takes the place of what was kept of its method, settings, seed and order over this version of its sequence, whatever the
-    hash. The leaderboard in `reference` is of all that is there and of nothing else, so that `make leaderboard` makes it
-    again; its grids, which are kept, are of the pictures in `runs`, at half their size.
+    Returns the number of runs kept: those in the leaderboard of `runs`; other finished runs are reported. Each replaces the
+    kept run of the same method, settings, seed, order and sequence version, whatever its hash. The leaderboard in
+    `reference` covers exactly the runs kept there, so that `make leaderboard` can rebuild it; its grids are made from the
+    pictures in `runs`, at half size.
     """
     all_runs = entries.read_runs(runs)
     counted_folders = {run.folder for run in all_runs if not run.state}
     for run in all_runs:
-        if run.state and run.record.is_finished:  # of the unfinished nobody expects it
+        if run.state and run.record.is_finished:  # unfinished runs are never kept
             say(f"not kept {run.path}: {run.state}")
     counted_runs = [(path, record) for path, record in finished_runs(runs) if path in counted_folders]
     names = {name(record) for _, record in counted_runs}
@@ -61,7 +61,7 @@ def keep(runs: Path, reference: Path) -> int:
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """A picture as WebP of MOST_THUMBNAIL bytes at most, as large as fits."""
+    """The largest version of a picture that fits MOST_THUMBNAIL bytes as WebP."""
     picture, scale = image.convert("RGB"), 1.0
     while True:
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
@@ -73,7 +73,7 @@ def thumbnail(image: Image.Image) -> bytes:
 
 
 def name(record: Record) -> tuple[str, int, str, str, int, int]:
-    """What a run is a run of: (sequence, its version, backbone, method with its settings, seed, order)."""
+    """(sequence, its version, backbone, method with its settings, seed, order) of a run."""
     sequence, config = record.sequence, record.config
     backbone = Path(config.backbone).name
     return sequence.name, sequence.version, backbone, method_name(record), config.seed, config.order
@@ -81,8 +81,8 @@ def name(record: Record) -> tuple[str, int, str, str, int, int]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m cpbench.leaderboard.reference")
-    parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="where finished runs are")
-    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="where their tables go")
+    parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="folder of finished runs")
+    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="folder for their tables")
     arguments = parser.parse_args()
     with opened():
         say(f"{keep(arguments.runs, arguments.reference)} runs kept in {arguments.reference}")

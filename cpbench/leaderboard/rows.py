@@ -1,4 +1,4 @@
-"""The leaderboard's rows and groups: what is averaged over a configuration's runs, who is compared with whom, and the ranks."""
+"""The leaderboard's rows and groups: averages over a configuration's runs, comparable groups, paired comparisons and ranks."""
 
 from __future__ import annotations
 
@@ -28,52 +28,52 @@ from cpbench.version import SCORES
 
 NO_INTERVAL = (math.nan, math.nan)
 FINAL_SCORE = f"{MAIN}_final_average"
-EARLIER_MARK = "†"  # behind a method whose runs another SCORES made
+EARLIER_MARK = "†"  # after a method whose runs have another SCORES
 MEASURE_COLUMNS = {"identified": "identified", "prior_drift": "moved"}  # in measures.csv
-FEWEST_UNITS = 3  # concepts or nouns that an interval rests on
-PICTURE_SOURCES = {"drawn": "drawn stand-ins", "photographs": "photographs"}
+FEWEST_UNITS = 3  # fewest concepts or nouns for an interval
+PICTURE_SOURCES = {"drawn": "rendered stand-ins", "photographs": "photographs"}
 
 
 @dataclass
 class Row:
-    """A method's configuration: its runs, of each number the mean and standard deviation over them, of scores an interval.
+    """A configuration of a method: its runs, mean and standard deviation of each number, intervals of scores.
 
-    scores: the SCORES that its runs were made with; 0 where today's code is not known to give their numbers.
+    scores: the SCORES of its runs; 0 if the current code may not reproduce their numbers.
     """
 
     method: str
-    hash: str  # of its runs; of several, which have other paths or pictures a call, the first
+    hash: str  # of its runs; the first of several, which may differ in paths or batch size
     scores: int
     replay_free: str  # yes, generated, no
     tested_against: str
     runs: list[Run]
     mean: dict[str, float]
-    std: dict[str, float]  # NaN of one run
-    low: dict[str, float]  # of scores alone: the 95 % interval of the mean; NaN where there is none
+    std: dict[str, float]  # NaN for one run
+    low: dict[str, float]  # 95 % interval of the mean, scores only; NaN without one
     high: dict[str, float]
     rank: int | None = None
-    compared: int = 0  # with how many other rows
+    compared: int = 0  # number of other rows it was compared with
 
     @property
     def over(self) -> str:
-        """What its intervals are over: "concepts" of one run, "seeds" (and orders) of three or more, else "-"."""
+        """What its intervals cover: "concepts" for one run, "seeds" (and orders) for three or more, else "-"."""
         if not any(math.isfinite(bound) for bound in self.low.values()):
             return "-"
         return "concepts" if len(self.runs) == 1 else "seeds"
 
     @property
     def label(self) -> str:
-        """Its method, marked where another SCORES than today's made it."""
+        """Its method, marked if its SCORES is not the current one."""
         return self.method + (EARLIER_MARK if self.scores != SCORES else "")
 
     def pictures(self, part: str) -> dict[tuple[int, int], dict[Key, float]]:
-        """By (seed, order), DINO picture by picture: "finals", "learned" or "since", see `Run`."""
+        """DINO of each picture by (seed, order); part: "finals", "learned" or "since", see `Run`."""
         return {run.seed_and_order: getattr(run, part) for run in self.runs}
 
 
 @dataclass
 class Group:
-    """Rows that can be compared, the best first, and the facts that their runs share."""
+    """Comparable rows, the best first, and the facts that their runs share."""
 
     id: str
     facts: dict[str, Any]
@@ -82,7 +82,7 @@ class Group:
     pictures: str
     judges: str
     rows: list[Row]
-    distinct_facts: list[str] = field(default_factory=list)  # facts in which it differs from another group of its title
+    distinct_facts: list[str] = field(default_factory=list)  # those that differ from a group of the same title
 
     @property
     def title(self) -> str:
@@ -95,21 +95,21 @@ class Group:
 
     @property
     def concepts(self) -> list[str]:
-        """In the sequence's order, if one of the runs has it."""
+        """In the sequence's own order, if one of the runs has it."""
         runs = [run for row in self.rows for run in row.runs]
         return min(runs, key=lambda run: run.record.config.order).record.sequence.concepts
 
 
-# What is averaged
+# Numbers of a run
 
 
 def figure_names() -> list[str]:
-    """The figures that one run's scores tell, by name: those with an interval first, which is leaderboard.csv's order."""
+    """Names of the figures of a single run, those with an interval first, as in leaderboard.csv."""
     return [figure.name for figure in sorted(table_figures(), key=lambda figure: figure.resampled is None)]
 
 
 def score_columns(run: Run, isolated: Run | None) -> dict[str, float]:
-    """What tells how good a run is; NaN is not defined, or not measured. alone: the run of `isolated` it is measured by."""
+    """All scores and measures of a run; NaN if undefined or not measured. isolated: its reference for intransigence."""
     columns: dict[str, float | None] = {}
     for metric in among({*SCORES_OF_PICTURES, *run.figures}):
         columns |= {f"{metric}_{k}": run.figures.get(metric, {}).get(k) for k in figure_names()}
@@ -138,13 +138,13 @@ def cost_columns(run: Run) -> dict[str, float]:
 
 
 def isolated_runs(rows: Sequence[Sequence[Run]]) -> list[Run]:
-    """The runs of `isolated` with its usual settings that have their scores; [] without such a row.
+    """The scored runs of `isolated` with its default settings; [] without such a row.
 
-    Of several such rows of a group, made by different code, say, the one with the most runs, so that all others are
-    measured by one and the same.
+    If a group has several such rows, for example from different code versions, it is the one with the most runs, so that
+    all other rows have the same reference.
     """
     candidates = [[run for run in row if run.learned] for row in rows if is_isolated(row[0])]
-    return max(candidates, key=len, default=[])  # the first of equally many: rows come by their hash
+    return max(candidates, key=len, default=[])  # the first on a tie: rows are sorted by hash
 
 
 def is_isolated(run: Run) -> bool:
@@ -153,7 +153,7 @@ def is_isolated(run: Run) -> bool:
 
 
 def isolated_run(run: Run, isolated: Sequence[Run]) -> Run | None:
-    """The run of `isolated` of the same seed, and of the same order if there is one: it learns every concept alone."""
+    """The run of `isolated` with the same seed, and the same order if there is one. It learns every concept alone."""
     seed, order = run.seed_and_order
     same_seed = [reference for reference in isolated if reference.seed_and_order[0] == seed]
     return min(
@@ -164,7 +164,7 @@ def isolated_run(run: Run, isolated: Sequence[Run]) -> Run | None:
 
 
 def picture_figures(run: Run, isolated: Run | None) -> list[tuple[Figure, float]]:
-    """The figures that are not in a run, by DINO, pictures averaged in concepts; NaN where a concept they need has none."""
+    """The figures that need single pictures or another run, by DINO; NaN if a concept has no picture."""
     concepts = run.record.sequence.concepts
     values = {name: in_concepts(pictures, concepts) for name, pictures in picture_sets(run, isolated).items()}
     T = len(concepts)
@@ -175,12 +175,12 @@ def picture_figures(run: Run, isolated: Run | None) -> list[tuple[Figure, float]
 
 
 def picture_sets(run: Run, isolated: Run | None) -> dict[str, dict[Key, float]]:
-    """What `Figure.interval` is of."""
+    """The sets of pictures that `Figure.interval` reads."""
     return {"learned": run.learned, "since": run.since, "isolated": isolated.learned if isolated else {}}
 
 
 def in_concepts(pictures: dict[Key, float], concepts: Sequence[str]) -> list[float]:
-    """The mean of each concept's pictures, as a cell of the matrix is; NaN without a picture."""
+    """The mean of each concept's pictures, as in a matrix cell; NaN without a picture."""
     means = by_concept(pictures)
     return [means.get(c, math.nan) for c in concepts]
 
@@ -189,18 +189,18 @@ def in_concepts(pictures: dict[Key, float], concepts: Sequence[str]) -> list[flo
 
 
 def run_intervals(run: Run, isolated: Run | None) -> dict[str, tuple[float, float]]:
-    """Of one run, the 95 % bootstrap of its concepts, prompts and pictures.
+    """95 % bootstrap intervals of one run over concepts, prompts and pictures.
 
-    Those of its figures, and from three concepts or nouns on those of MEASURED.
+    They cover its figures and, with at least FEWEST_UNITS concepts or nouns, the measures in MEASURE_COLUMNS.
     """
     intervals, bounds_by_metric = {}, {}
-    with contextlib.suppress(ValueError):  # of a table that no run writes
+    with contextlib.suppress(ValueError):  # a table that no run writes
         bounds_by_metric = figures.bounds(run.folder, run.record.sequence.concepts)
     for metric, bounds in bounds_by_metric.items():
         intervals |= {f"{metric}_{k}": v for k, v in bounds.items() if k in figure_names() and v is not None}
     for figure, value in picture_figures(run, isolated):
         if figure.interval and not math.isnan(value):
-            with contextlib.suppress(UserError):  # of two runs without a picture in common
+            with contextlib.suppress(UserError):  # the two runs have no picture in common
                 intervals[f"{MAIN}_{figure.name}"] = figure.interval(picture_sets(run, isolated))
     table, last_row = measures_table.read(run.folder), len(run.record.sequence.concepts)
     for key, measure in MEASURE_COLUMNS.items() if table is not None else ():
@@ -212,7 +212,7 @@ def run_intervals(run: Run, isolated: Run | None) -> dict[str, tuple[float, floa
 
 
 def intervals_of(table: pd.DataFrame, runs: Sequence[Run], isolated: Sequence[Run]) -> dict[str, tuple[float, float]]:
-    """By column of `table`, (runs, scores): of one run its own, of three or more Student's t over them, of two none."""
+    """Intervals by column of `table` (runs, scores): for one run the bootstrap, for three or more a t-interval, for two none."""
     if len(runs) == 1:
         return run_intervals(runs[0], isolated_run(runs[0], isolated))
     if len(runs) < FEWEST_SEEDS:
@@ -221,7 +221,7 @@ def intervals_of(table: pd.DataFrame, runs: Sequence[Run], isolated: Sequence[Ru
     return {key: (interval.low, interval.high) for key, interval in t_intervals.items()}
 
 
-# What is said of a method
+# Facts about a method
 
 
 def tested_against(run: Run) -> str:
@@ -243,7 +243,7 @@ def is_ours(run: Run) -> bool:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """The finished runs as rows, in groups that can be compared, by title."""
+    """The finished runs as rows in comparable groups, sorted by title."""
     by_facts: dict[str, list[Run]] = {}
     for run in runs:
         if not run.state:
@@ -252,9 +252,9 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     for key, members in by_facts.items():
         members.sort(key=lambda run: (run.seed_and_order, run.path))
         rows: dict[tuple[str, str], list[Run]] = {}
-        for run in members:  # `entries.decided` has seen to it that a seed and order is there once
+        for run in members:  # each seed and order occurs once, see `entries.without_duplicates`
             rows.setdefault((run.method, run.settings), []).append(run)
-        first = min(members, key=lambda run: run.key)  # equal weights may be called by two names
+        first = min(members, key=lambda run: run.key)  # equal weights may have two names
         labels = (sequence_name(first.record), first.key[1], first.record.pictures, judge_names(first.record))
         by_name = sorted(rows.items())
         isolated = isolated_runs([row_runs for _, row_runs in by_name])
@@ -267,9 +267,9 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def row_of(runs: list[Run], isolated: Sequence[Run]) -> Row:
-    """The row of these runs, which `alone`, the runs of `isolated`, are the measure of."""
+    """The row of these runs; isolated: the runs of `isolated`, their reference for intransigence."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of infinities, which a record may have
+        warnings.simplefilter("ignore")  # about infinities, which a record may contain
         score_table = pd.DataFrame([score_columns(run, isolated_run(run, isolated)) for run in runs])
         table = pd.concat([score_table, pd.DataFrame([cost_columns(run) for run in runs])], axis=1)
         mean, std = table.mean().to_dict(), table.std().to_dict()
@@ -281,9 +281,9 @@ def row_of(runs: list[Run], isolated: Sequence[Run]) -> Row:
 
 
 def ranked(rows: list[Row]) -> list[Row]:
-    """The rows with their ranks, by final DINO. Every pair is compared once, over all concepts or not at all.
+    """The rows with their ranks by final DINO. Each pair is compared over all concepts, or not at all.
 
-    A row without a final score has no rank: one that failed at what is hard must not be measured by the rest.
+    A row without a final score has no rank: a method that fails on hard concepts must not be ranked by the others.
     """
     concepts = {key[0] for row in rows for run in row.runs for key in run.finals}
     for row in rows:
@@ -313,10 +313,10 @@ def ranked(rows: list[Row]) -> list[Row]:
 def common_pictures(
     first: dict[tuple[int, int], dict[Key, float]], second: dict[tuple[int, int], dict[Key, float]]
 ) -> tuple[dict[Key, float], dict[Key, float]]:
-    """Of two rows' `pictures`, by picture, each the mean over the seeds and orders in which both have that picture."""
+    """Scores of the pictures that two rows share, each the mean over the seeds and orders in which both have it."""
     pairs: dict[Key, list[tuple[float, float]]] = {}
     for seed_and_order in first.keys() & second.keys():
         for key in first[seed_and_order].keys() & second[seed_and_order].keys():
             pairs.setdefault(key, []).append((first[seed_and_order][key], second[seed_and_order][key]))
-    means = {key: np.mean(sorted(pairs[key]), axis=0) for key in sorted(pairs)}  # sorted: sums of equal bytes
+    means = {key: np.mean(sorted(pairs[key]), axis=0) for key in sorted(pairs)}  # sorted: same sums, byte for byte
     return {k: float(v[0]) for k, v in means.items()}, {k: float(v[1]) for k, v in means.items()}

@@ -25,13 +25,13 @@ HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def _shortened(judge: dict[str, str]) -> dict[str, str]:
-    """A judge's facts with its tokenizer and an architecture of its own folder named by how its hash begins."""
+    """A judge's facts, with hashes of its tokenizer and architecture shortened."""
     hashes = {k: judge.get(k, "") for k in ("architecture", "tokenizer")}
     return judge | {k: f"{k} {v[:12]}" for k, v in hashes.items() if HASH.fullmatch(v)}
 
 
 def shared_facts(group: Group) -> dict[str, tuple[str, str]]:
-    """What the rows of a group have in common: by the name in `comparable`, what it is called and is."""
+    """(title, value) of the facts that the rows of a group share, by their name in `comparable_facts`."""
 
     def as_text(value: Any) -> str:
         return "not recorded" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
@@ -51,15 +51,15 @@ def shared_facts(group: Group) -> dict[str, tuple[str, str]]:
             "sampler",
             ", ".join(f"{k} {as_text(v)}" for k, v in sorted(sampler.items())) if sampler else "not recorded",
         ),
-        "pictures_per_prompt": ("pictures a prompt", as_text(facts["pictures_per_prompt"])),
-        "picture_size": ("pixels a side", as_text(facts["picture_size"])),
+        "pictures_per_prompt": ("pictures per prompt", as_text(facts["pictures_per_prompt"])),
+        "picture_size": ("pixels per side", as_text(facts["picture_size"])),
         "dtype": ("precision", as_text(facts["dtype"]).removeprefix("torch.")),
-        "rows": ("rows drawn", rows if isinstance(rows, str) else ", ".join(map(str, rows))),
+        "rows": ("evaluated rows", rows if isinstance(rows, str) else ", ".join(map(str, rows))),
     }
 
 
 def table_notes(group: Group) -> str:
-    """What to know of a table: photographs on the miniature; why there is another one of this name."""
+    """Notes on a table: photographs on the miniature, and differences from other tables of the same name."""
     is_photographs_on_miniature = group.pictures == "photographs" and is_miniature(group.backbone)
     return " ".join(
         filter(None, [f"These are {ON_THE_MINIATURE}." if is_photographs_on_miniature else "", difference_note(group)])
@@ -72,14 +72,14 @@ def caveat(group: Group) -> str:
 
 
 def difference_note(group: Group) -> str:
-    """Why there is another table of this name: that in which this one differs."""
+    """The facts in which this table differs from others of the same name."""
     facts = shared_facts(group)
     differs = [f"{facts[k][0]} ({facts[k][1]})" for k in group.distinct_facts]
-    return f"Not comparable with the other tables of this name, by its {', '.join(differs)}." if differs else ""
+    return f"Not comparable with the other tables of this name, because of its {', '.join(differs)}." if differs else ""
 
 
 def markdown(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, str]) -> str:
-    """One table for each group, and below it the picture of that name, if there is one; then what does not count."""
+    """One table per group, with its picture below if there is one, then the excluded runs."""
     columns = board_columns(groups)
     heads = [
         "rank",
@@ -97,7 +97,7 @@ def markdown(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[
         facts = [f"{name}: {value}" for name, value in shared_facts(group).values() if name != "judges"]
         lines += [
             f"Judges: {escape_markdown(group.judges)}.",
-            f"What all rows share: {escape_markdown('; '.join(facts))}.",
+            f"Shared by all rows: {escape_markdown('; '.join(facts))}.",
             escape_markdown(table_notes(group)),
         ]
         lines += ["", table_row(heads), "|--:|---|" + "--:|" * (1 + len(columns)) + "---|" * 4]
@@ -107,9 +107,9 @@ def markdown(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[
             lines.append(table_row([group.rank(row), row.label, len(row.runs), *cells, *texts]))
         lines += ["", escape_markdown(caveat(group)), ""]
         if group.id in pictures:
-            lines += [f"![one concept after each task, one row a method]({pictures[group.id]})", ""]
+            lines += [f"![One concept after each task, one row per method]({pictures[group.id]})", ""]
     if unfinished:
-        lines += ["## Not finished", "", "These runs are in no table.", ""]
+        lines += ["## Excluded runs", "", "These runs are unfinished or invalid, and appear in no table.", ""]
         lines += [table_row(UNFINISHED), "|---|---|---|--:|--:|---|---|"]
         lines += [*(table_row(cells) for cells in map(unfinished_cells, unfinished)), ""]
     lines += [RANKS, *MORE, "", *(f"- {c.head}: {c.description}." for c in columns)]
@@ -129,7 +129,7 @@ def unfinished_cells(run: Run) -> list[str]:
 
 
 def score_table(groups: Sequence[Group]) -> pd.DataFrame:
-    """Every row of every group, for the CSV file; deviations have names ending in _std, bounds of intervals in _low and _high."""
+    """All rows of all groups for the CSV file; suffixes: _std for deviations, _low and _high for bounds of intervals."""
     lines = []
     for group in groups:
         for row in group.rows:
@@ -157,12 +157,12 @@ def score_table(groups: Sequence[Group]) -> pd.DataFrame:
 
 
 def as_json(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str, str]) -> dict[str, Any]:
-    """Everything, with numbers to six places; null is not defined."""
+    """Everything, with numbers to six places; null means undefined."""
 
     def finite(values: dict[str, float]) -> dict[str, float | None]:
         return {k: round(v, 6) + 0.0 if math.isfinite(v) else None for k, v in values.items()}
 
-    def sound(value: Any) -> Any:  # JSON has no NaN, which a foreign record may
+    def sound(value: Any) -> Any:  # JSON has no NaN, but a record may contain one
         if isinstance(value, dict):
             return {k: sound(v) for k, v in value.items()}
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -193,7 +193,7 @@ def as_json(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
 
 
 def terminal_tables(groups: Sequence[Group], unfinished: Sequence[Run], width: int) -> list[Table]:
-    """The means that fit 120 characters, and the first one's interval where there are as many. Names are not markup."""
+    """The columns that fit 120 characters, with the first one's interval on terminals that wide. Names are not markup."""
     tables = []
     columns = [c for c in board_columns(groups) if c.key in IN_TERMINAL]
     for group in groups:
@@ -210,7 +210,7 @@ def terminal_tables(groups: Sequence[Group], unfinished: Sequence[Run], width: i
             table.add_row(group.rank(row), Text(row.label), str(len(row.runs)), *map(Text, means), row.replay_free)
         tables.append(table)
     if unfinished:
-        table = terminal.compact("Not finished, and in no table")
+        table = terminal.compact("Excluded runs")
         for head in UNFINISHED:
             table.add_column(head, overflow="fold")
         for run in unfinished:

@@ -1,7 +1,7 @@
 """The tools for method files: the training loop, LoRA, words, losses. With `cpbench.method` it is all that they import.
 
-`fisher`, `diffusion_classifier`, `functional`, `norms`, `prior_preservation`, `structured_prompts` and `weights_or_lora` are
-modules; everything else is a function, class or constant.
+`fisher`, `diffusion_classifier`, `functional`, `norms`, `prior_preservation`, `structured_prompts` and
+`weights_or_lora` are modules; everything else is a function, class or constant.
 """
 
 from cpbench.backbones.adapters import (

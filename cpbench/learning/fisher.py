@@ -1,8 +1,8 @@
 """The diagonal Fisher information of named tensors, its running sum over tasks, and the penalty of EWC.
 
 Kirkpatrick et al. 2017 (elastic weight consolidation) with the running Fisher of Schwarz et al. 2018 (online EWC). Each
-task's Fisher is scaled to mean 1 before it is added. Its own scale is that of the task's loss, so that without scaling a
-single task could dominate the sum.
+task's Fisher is scaled to mean 1 before it is added. Its own scale is that of the task's loss, so that without scaling
+a single task could dominate the sum.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def squared_gradients(loss: torch.Tensor, parameters: Tensors, retain_graph: boo
 def estimate(samples: Iterable[Sequence[torch.Tensor]], parameters: Tensors) -> list[dict[str, torch.Tensor]]:
     """Empirical diagonal Fishers: the squared gradients of each loss, averaged over samples.
 
-    samples: the losses of one example each, as a sequence with one entry per Fisher. A sample must not be a batch: the square
-    of a batch's mean gradient is too small.
+    samples: the losses of one example each, as a sequence with one entry per Fisher. A sample must not be a batch: the
+    square of a batch's mean gradient is too small.
     """
     sums: list[dict[str, torch.Tensor]] = []
     count = 0

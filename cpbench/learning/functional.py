@@ -1,7 +1,7 @@
 """Layers with the weights W + delta, where the delta is a function of the trained parameters and W itself stays.
 
-The delta of a LoRA is A B, which peft computes. A method with another delta, such as A B under a mask, computes it in its
-loss; within `adding` the layers use it.
+The delta of a LoRA is A B, which peft computes. A method with another delta, such as A B under a mask, computes it in
+its loss; within `adding` the layers use it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def low_rank(
 ) -> dict[str, nn.Parameter]:
     """New LoRA parameters of the target layers that are not added to the layers.
 
-    "layer.lora_A" (rank, in, ...) is uniform within 1 / sqrt(fan in), "layer.lora_B" (out, rank) is zero; both are float32.
+    "layer.lora_A" (rank, in, ...) is uniform within 1 / sqrt(fan in), "layer.lora_B" (out, rank) is zero; both are
+    float32.
     """
     lora_parameters: dict[str, nn.Parameter] = {}
     for name in adapters.matching_modules(root, target_modules):
@@ -39,8 +40,8 @@ def low_rank(
 def adding(root: nn.Module, weight_deltas: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """A context in which linear and convolution layers compute with W + weight_deltas[layer].
 
-    `weight_deltas` is read at each call and receives gradients; a layer without an entry is unchanged. The backward pass
-    belongs inside the context too, since gradient checkpointing calls the layers again.
+    `weight_deltas` is read at each call and receives gradients; a layer without an entry is unchanged. The backward
+    pass belongs inside the context too, since gradient checkpointing calls the layers again.
     """
 
     def hook(name: str, layer: nn.Linear | nn.Conv2d) -> Callable[..., torch.Tensor | None]:

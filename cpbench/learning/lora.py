@@ -82,12 +82,13 @@ def learn_lora(
 ) -> tuple[State, dict[str, torch.Tensor]]:
     """Learn a task as most methods do: train one LoRA and one new word on the denoising loss plus a penalty.
 
-    method: its options must have the fields of `LoraOptions`. penalty, before_step, after_step: see `training.train`; the
-    penalty's parameters are those of the LoRA only. start: the new word's first embedding (d,); the default is its class
-    noun's. weight_deltas: what is added to the frozen weights, by layer. init: the LoRA to start with, by name; the default
-    is a new one. adapter_type: "lora", "vera" or "dora", see `adapters.add_lora`.
+    method: its options must have the fields of `LoraOptions`. penalty, before_step, after_step: see `training.train`;
+    the penalty's parameters are those of the LoRA only. start: the new word's first embedding (d,); the default is its
+    class noun's. weight_deltas: what is added to the frozen weights, by layer. init: the LoRA to start with, by name;
+    the default is a new one. adapter_type: "lora", "vera" or "dora", see `adapters.add_lora`.
 
-    Returns (the next state, which so far holds all words and facts; the LoRA's parameters by name, still in the denoiser).
+    Returns (the next state, which so far holds all words and facts; the LoRA's parameters by name, still in the
+    denoiser).
     """
     penalty = _with_batch(penalty)
     o = cast(LoraOptions, method.options)

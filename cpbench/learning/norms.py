@@ -25,8 +25,8 @@ def lora_norm(lora_parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def trained_norms(backbone: Backbone) -> dict[str, torch.Tensor]:
     """Norms of the parameters that require gradients, by name.
 
-    lora_norm: of the LoRA's change of the weights. vector_norm: of VeRA's vectors. weight_change: the distance of replaced
-    weights from the loaded ones. token_norm: the mean norm of the new words' embeddings.
+    lora_norm: of the LoRA's change of the weights. vector_norm: of VeRA's vectors. weight_change: the distance of
+    replaced weights from the loaded ones. token_norm: the mean norm of the new words' embeddings.
     """
     trained = {}
     lora_parameters = {k: v for k, v in backbone.lora_parameters.items() if v.requires_grad}

@@ -1,8 +1,8 @@
 """Prior preservation: pictures that the model generates for its own training, of a class or of earlier concepts.
 
 DreamBooth's prior preservation (Ruiz et al. 2023, section 3.3), Custom Diffusion's regularisation set and generative
-replay all work like this: pictures x_pr of prompts c_pr, generated before learning, and a second denoising term on them.
-The pictures are in memory during one task and are deleted after it.
+replay all work like this: pictures x_pr of prompts c_pr, generated before learning, and a second denoising term on
+them. The pictures are in memory during one task and are deleted after it.
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@ Huang et al. 2025, "ClassDiffusion: More Aligned Personalization Tuning with Exp
 
     L_SP = 1 - cos( E("a photo of a <v> noun"), E("a photo of a noun") )
 
-where E is the text model's pooled output: the hidden state at the end of text, after the final layer norm and before any
-projection. Only the embedding of <v> gets a gradient. Any method that trains a word can add this term.
+where E is the text model's pooled output: the hidden state at the end of text, after the final layer norm and before
+any projection. Only the embedding of <v> gets a gradient. Any method that trains a word can add this term.
 
-`spl_keep_position`: the released code replaces the hidden state of <v> after the position embeddings were added, so that
-<v> has no position in L_SP. The paper's equation does not say so, and the UNet gets <v> with its position. By default the
-position is kept; false does as the code does.
+`spl_keep_position`: the released code replaces the hidden state of <v> after the position embeddings were added, so
+that <v> has no position in L_SP. The paper's equation does not say so, and the UNet gets <v> with its position. By
+default the position is kept; false does as the code does.
 Our assumption: for a pipeline with two text encoders (SDXL), L_SP is the mean over both.
 """
 

@@ -1,9 +1,9 @@
 """Prompts with slots, for class pictures with many forms, places and styles.
 
 He et al. 2025, "A Data Perspective on Enhanced Identity Preservation for Fine-Tuning Text-to-Image Models" (WACV, arXiv
-2311.04315), name the slots (shape, colour, texture, motion, background, style) and use a language model to fill them. Our
-assumptions: the phrases below and their order. No test prompt and no place of a sequence in `tasks/` is among them, since
-a regularisation set must not train on the test.
+2311.04315), name the slots (shape, colour, texture, motion, background, style) and use a language model to fill them.
+Our assumptions: the phrases below and their order. No test prompt and no place of a sequence in `tasks/` is among them,
+since a regularisation set must not train on the test.
 """
 
 from __future__ import annotations

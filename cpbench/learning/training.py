@@ -24,8 +24,8 @@ TEMPLATES = ("a photo of a {}", "a picture of a {}", "a {}")
 class Batch:
     """The input of one step.
 
-    latents, noise, noisy: (n, c, h, w), with noisy = z_t. timesteps: (n,). template: the prompt around a phrase, such as
-    "a photo of a {}". picture_indices: (n,), the indices of the pictures in the task's images.
+    latents, noise, noisy: (n, c, h, w), with noisy = z_t. timesteps: (n,). template: the prompt around a phrase, such
+    as "a photo of a {}". picture_indices: (n,), the indices of the pictures in the task's images.
     """
 
     latents: torch.Tensor
@@ -63,7 +63,7 @@ class Latents:
 
 
 def denoising(backbone: Backbone, phrase: str, *more: MoreTerms) -> Loss:
-    """The usual denoising loss with the prompt "<template> <phrase>" (Rombach et al. 2022, eq. 3), as a function of a batch.
+    """The usual denoising loss with a phrase in the prompt (Rombach et al. 2022, eq. 3), as a function of a batch.
 
     more: functions that return further terms; each is called once per step.
     """
@@ -125,17 +125,18 @@ def train(
 ) -> None:
     """Minimise the sum of the terms of `loss` and `penalty` over batches of the concept's pictures.
 
-    groups: (learning rate, parameters) pairs. Parameters are a dict by name or a list, which gets the backbone's names; no
-    other parameter changes. The gradient of all parameters together is clipped to norm 1. A method has four hooks:
+    groups: (learning rate, parameters) pairs. Parameters are a dict by name or a list, which gets the backbone's names;
+    no other parameter changes. The gradient of all parameters together is clipped to norm 1. A method has four hooks:
 
-    loss(batch), penalty(batch, parameters): return the terms to minimise by name, or a pair: (terms to minimise, values that
-        are only logged).
-    before_step(batch, terms, gradients): gradients[term][parameter] as autograd returned them, before clipping, for each
-        minimised term. The hook may change them; the step uses their sum.
+    loss(batch), penalty(batch, parameters): return the terms to minimise by name, or a pair: (terms to minimise, values
+        that are only logged).
+    before_step(batch, terms, gradients): gradients[term][parameter] as autograd returned them, before clipping, for
+        each minimised term. The hook may change them; the step uses their sum.
     after_step(before, after): the parameters by name before and after the step, for reading only.
 
-    Each step logs the terms, the gradient's norm and `norms.trained_norms` to the task's log under the name `phase`. Raises
-    RulesError for a parameter that belongs to the backbone itself, and for a term to minimise without a gradient.
+    Each step logs the terms, the gradient's norm and `norms.trained_norms` to the task's log under the name `phase`.
+    Raises RulesError for a parameter that belongs to the backbone itself, and for a term to minimise without a
+    gradient.
     """
     named = [(rate, _named(backbone, group, place)) for place, (rate, group) in enumerate(groups)]
     trained = {name: p for _, group in named for name, p in group.items()}

@@ -1,6 +1,7 @@
 """Trainables of a method that adapts the whole model: all its weights (Theta), or one LoRA in place of them.
 
-Each task continues from the last one. The state holds all of Theta: 3.4 GB on Stable Diffusion, written after each task.
+Each task continues from the last one. The state holds all of Theta: 3.4 GB on Stable Diffusion, written after each
+task.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""One run, or a few side by side, on a page."""
+"""The HTML report of one or several runs."""

@@ -1,6 +1,6 @@
-"""What a report shows of a run folder, read with care: the folder may be half finished, damaged, or come from anybody.
+"""A run folder as the report reads it. The folder may be unfinished, damaged, or from an untrusted source.
 
-A folder that is no run at all is a UserError. Whatever else is missing or damaged becomes a note on the page.
+A folder without a run is a UserError. Anything else that is missing or damaged becomes a note on the page.
 """
 
 from __future__ import annotations
@@ -38,41 +38,41 @@ from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.record import Cost, Record, changed_evaluation, method_label, sequence_name
 from cpbench.records.upgrade import cost_today
 
-DEFAULT_BATCH_SIZE = 16  # pictures of a pipeline call
-MOST_TABLE_BYTES = 2**25  # bytes of a table that is read
+DEFAULT_BATCH_SIZE = 16  # pictures per pipeline call
+MOST_TABLE_BYTES = 2**25  # bytes; larger tables are not read
 MOST_PROMPTS = 64
-MOST_NUMBER = 1e300  # that is added up and shown
-MOST_CHARACTERS = 300  # characters of a fact
-JUDGE_OPTIONS = ("clip", "dino", "clip_preprocessing", "dino_preprocessing", "clip_activation")  # that a run may name
+MOST_NUMBER = 1e300  # larger costs are not shown, their sum could overflow
+MOST_CHARACTERS = 300  # per fact
+JUDGE_OPTIONS = ("clip", "dino", "clip_preprocessing", "dino_preprocessing", "clip_activation")  # of `cpbench run`
 
 
 @dataclass
 class RunView:
-    """One run, ready to be shown.
+    """One run, with everything that a report shows.
 
-    `matrices`, by score, identity first, have rows 0..T and a column a concept; what does not exist is NaN.
+    matrices: by score, identity first; each has rows 0..T and one column per concept, NaN where a cell does not exist.
     """
 
     folder: Path
     record: Record
     concepts: list[str]
-    method: str  # with the settings that are not its usual ones
+    method: str  # with the settings that differ from its preset
     sequence: str
-    pictures: str  # "drawn" or "photographs"
+    pictures: str  # their source: "drawn" (rendered by the miniature's world) or "photographs"
     judges: dict[str, dict[str, str]]
-    label: str = ""  # what tells it from the others on the page
+    label: str = ""  # its name on the page, unique among the runs
     notes: list[str] = field(default_factory=list)
-    altered_pictures: set[Path] = field(default_factory=set)  # pictures that are not those that were judged
-    doubt: str = ""  # why its numbers cannot be those of such a run
+    altered_pictures: set[Path] = field(default_factory=set)  # pictures that have changed since they were scored
+    doubt: str = ""  # why its scores cannot come from this run
     scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SCORE_COLUMNS))
     matrices: dict[str, pd.DataFrame] = field(default_factory=dict)
-    scored_rows: list[int] = field(default_factory=list)  # rows of the matrices that exist
-    prompts: dict[str, list[str]] = field(default_factory=dict)  # by concept, in the order of the pictures' numbers
+    scored_rows: list[int] = field(default_factory=list)  # rows of the matrices that have scores
+    prompts: dict[str, list[str]] = field(default_factory=dict)  # by concept, in the order of the pictures' indices
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)  # task, phase, step, figure, value
     costs: dict[int, dict[str, float]] = field(default_factory=dict)
     identification: pd.DataFrame | None = None
     measures: pd.DataFrame | None = None  # row, measure, concept, value
-    classifier: pd.DataFrame | None = None  # the rows that `cpbench classify` made, a column a concept
+    classifier: pd.DataFrame | None = None  # the rows computed by `cpbench classify`, one column per concept
 
     @property
     def tasks(self) -> int:
@@ -80,7 +80,7 @@ class RunView:
 
     @property
     def last(self) -> int:
-        """The last task whose row is there; 0 where there is none."""
+        """The last task with scores; 0 if there is none."""
         return max(self.scored_rows, default=0)
 
     @property
@@ -92,34 +92,34 @@ class RunView:
 
     @functools.cached_property
     def summary(self) -> dict[str, dict[str, float | None]]:
-        """By metric, the figures of `metrics.summary` after the last task that is there."""
+        """By metric, the figures of `metrics.summary` after the last task with scores."""
         if not self.last:
             return {}
         try:
             return summaries(self.scores, self.concepts, self.last)
-        except ValueError:  # a matrix that lacks what the figures need
+        except ValueError:  # the matrix lacks cells that the figures need
             return {}
 
     @functools.cached_property
     def intervals(self) -> dict[str, dict[str, list[float] | None]]:
-        """By metric and figure the 95 % interval, (low, high), after the last task that is there."""
+        """By metric and figure the 95 % interval, (low, high), after the last task with scores."""
         try:
             return figures_of_scores.intervals(self.scores, self.concepts, self.last) if self.summary else {}
-        except ValueError:  # a table as no run writes it
+        except ValueError:  # a table that no run writes
             return {}
 
     def reference(self, name: str, metric: str) -> list[float]:
-        """Per concept, the mean of a reference row: "real" or "oracle"."""
+        """The mean of each concept in a reference row, "real" or "oracle"."""
         return reference_row(self.scores, name, metric, self.concepts)
 
     def picture_scores(self, metric: str) -> dict[tuple[int, str, str, int], float]:
-        """(row, concept, prompt, index): the score of that picture."""
+        """The score of each picture, by (row, concept, prompt, index)."""
         cells = self.scores[(self.scores["kind"] == "cell") & (self.scores["metric"] == metric)]
         keys = zip(cells["row"], cells["concept"], cells["prompt"], cells["index"], strict=True)
         return dict(zip(keys, cells["value"], strict=True))
 
     def picture(self, row: int, concept: str, prompt: int, index: int = 0) -> Path | None:
-        """The file of a picture; None for a name that could lead out of the folder."""
+        """The file of a picture; None if it does not exist, has changed, or its name could lead out of the folder."""
         return self._file(row, concept, picture_name(prompt, index))
 
     def real(self, concept: str) -> Path | None:
@@ -134,7 +134,7 @@ class RunView:
 
 
 def read_run(path: Path) -> RunView:
-    """The run in this folder, or the only one below it. UserError if there is none, or its run.json is not a run's."""
+    """The run in this folder, or the only run below it. UserError if there is none, or if its run.json is not a run record."""
     folder = reading.find(path)
     run = from_record(reading.read(folder), folder)
     if run.pictures == "photographs" and is_miniature(run.record.config.backbone):
@@ -168,20 +168,20 @@ def from_record(record: Record, folder: Path) -> RunView:
 
 
 def one_line(value: object) -> str:
-    """A fact in one line of bounded length, whatever it is."""
+    """A value as one line of bounded length."""
     text = "-" if value is None else str(value)
     text = "".join(c if c.isprintable() else " " for c in text)
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 3] + "..."
 
 
 def add_scores(run: RunView) -> None:
-    """Scores and matrices: of scores.csv, or of the tasks' own where the run was stopped before it was written."""
+    """Add scores and matrices from scores.csv, or from the tasks' own tables if the run stopped before writing it."""
     notes = run.notes
     file = RunFolder(run.folder).scores
     scores = tables.read_scores(file)
     if scores is None and tables.is_there(file):
         notes.append(
-            "scores.csv is damaged, so no numbers of it are shown; the same command with cpbench run mends it."
+            "scores.csv is damaged, so its scores are not shown; repeat the cpbench run command to restore it."
         )
     elif scores is None:
         parts = [tables.read_scores(RunFolder(run.folder).task(t).scores) for t in range(run.tasks + 1)]
@@ -190,7 +190,7 @@ def add_scores(run: RunView) -> None:
         if scores is None:
             notes.append("There are no scores yet.")
     if scores is not None:
-        notes += [f"These numbers are in doubt, and not in the leaderboard: {run.doubt}."] if run.doubt else []
+        notes += [f"These scores are in doubt and excluded from the leaderboard: {run.doubt}."] if run.doubt else []
         is_pair = scores["kind"] == "pair"  # of two concepts
         is_valid = (scores["concept"].isin(run.concepts) | is_pair) & scores["row"].between(0, run.tasks)
         scores = scores[is_valid].copy()
@@ -202,14 +202,14 @@ def add_scores(run: RunView) -> None:
         run.matrices = {metric: by_metric[metric].reindex(rows) for metric in main_first(by_metric)}
     if not run.is_finished:
         reason = f", {one_line(run.record.reason)}" if run.record.reason else ""
-        progress = f"rows up to task {run.last} of {run.tasks} are there" if run.last else "no task is drawn yet"
+        progress = f"evaluated up to task {run.last} of {run.tasks}" if run.last else "no task has been evaluated yet"
         notes.append(
-            f"This run is not finished (status: {run.record.status}{reason}): {progress}, and figures are of those."
+            f"This run is not finished (status: {run.record.status}{reason}): {progress}. The figures cover the evaluated tasks only."
         )
     skipped = [t for t in range(run.last + 1) if t not in run.scored_rows]
     if run.scored_rows and skipped:
         notes.append(
-            f"Rows {ranges(skipped)} of the matrices were not drawn (--rows): figures that need them are not defined."
+            f"Rows {ranges(skipped)} of the matrices were not evaluated (--rows); figures that need them are undefined."
         )
 
 
@@ -225,7 +225,7 @@ def ranges(numbers: list[int]) -> str:
 
 
 def add_prompts(run: RunView) -> None:
-    """Which prompt each picture's number stands for: what the record says, if it agrees with scores.csv."""
+    """Add the prompts of each concept, in the order of the pictures' indices, if the record agrees with scores.csv."""
     cells = run.scores[run.scores["kind"] == "cell"]
     scored_prompts = {c: set(group["prompt"]) for c, group in cells.groupby("concept")}
     for concept, texts in run.record.sequence.prompts.items():
@@ -233,19 +233,19 @@ def add_prompts(run: RunView) -> None:
             run.prompts[concept] = texts
     if scored_prompts and len(run.prompts) < run.tasks:
         run.notes.append(
-            "run.json does not say which prompts were drawn: they are numbered, and single pictures have no scores."
+            "run.json does not contain the prompts of all concepts; missing prompts are numbered, and their pictures have no scores."
         )
 
 
 def add_curves(run: RunView) -> None:
-    """Long form of all tasks' training curves, see `curves.read`."""
+    """Add the training curves of all tasks in long form, see `curves.read`."""
     run.curves, damaged = curves.read(run.folder, run.tasks)
     if damaged:
         run.notes.append(f"The training curves of tasks {ranges(damaged)} are damaged and left out.")
 
 
 def add_pictures(run: RunView) -> None:
-    """Which pictures are not those that were judged, by what the rows recorded: they are not shown."""
+    """Find the pictures that have changed since they were scored, by the hashes in their rows' records: they are not shown."""
     for t in range(run.tasks + 1):
         task = RunFolder(run.folder).task(t).path
         for name, digest in recorded_pictures(task).items():
@@ -254,31 +254,31 @@ def add_pictures(run: RunView) -> None:
                 run.altered_pictures.add(file)
     if not any(RunFolder(run.folder).task(t).all_pictures.is_dir() for t in range(run.tasks + 1)):
         run.notes.append(
-            "Only the tables of this run are kept, and at most a small grid: this page is made of those. Its pictures and "
-            f"training curves come with running it again: {command(run)}"
+            "This folder has only the run's tables and at most a small grid of pictures. To restore its pictures and "
+            f"training curves, run it again: {command(run)}"
         )
     if run.altered_pictures:
         first = min(run.altered_pictures).relative_to(run.folder)
         run.notes.append(
-            f"{len(run.altered_pictures)} pictures are not those that were judged, and are left out (the first: {first}); the "
-            "same command with cpbench run draws them anew."
+            f"{len(run.altered_pictures)} pictures have changed since they were scored and are left out (the first: {first}); "
+            "repeat the cpbench run command to generate them again."
         )
 
 
 def add_conditions(run: RunView) -> None:
-    """Under which conditions what was made, where they differ."""
+    """Note which parts of the run were computed under different conditions."""
     if line := machine.differences([conditions.model_dump(mode="json") for conditions in run.record.made_on]):
         run.notes.append(one_line(line[:1].upper() + line[1:] + "."))
 
 
 def add_costs(run: RunView) -> None:
-    """Numbers by task, of run.json and, where that was written before the task was done, of the task's own files."""
+    """Add the costs of each task from run.json, or from the task's own files if run.json was written before the task ended."""
     for t in range(run.tasks + 1):
         cost = run.record.costs.get(t) or task_cost(RunFolder(run.folder).task(t))
         numbers = {
             key: float(value)
             for key, value in cost.as_json().items()
-            if key != "state_bytes" and abs(value) < MOST_NUMBER  # which no NaN is
+            if key != "state_bytes" and abs(value) < MOST_NUMBER  # false for NaN
         }
         if cost.state_bytes:
             numbers["state_bytes"] = float(sum(cost.state_bytes.values()))
@@ -287,7 +287,7 @@ def add_costs(run: RunView) -> None:
 
 
 def task_cost(task: TaskFolder) -> Cost:
-    """What a task's own files say of its cost, as far as they are whole."""
+    """The costs in a task's own files; damaged values are left out."""
     numbers: dict[str, Any] = {}
     for file in (task.cost, task.row):
         content = read_json(file)
@@ -298,7 +298,7 @@ def task_cost(task: TaskFolder) -> Cost:
 
 
 def add_identification(run: RunView) -> None:
-    """How often pictures of a concept, after a task, are nearest to which concept's real ones; None without the file."""
+    """Add counts of pictures by row, prompted concept and nearest concept; None without the file."""
     if not tables.is_there(file := RunFolder(run.folder).identification):
         return
     table = measures_table.read_confusion(run.folder)
@@ -308,11 +308,11 @@ def add_identification(run: RunView) -> None:
     run.identification = table[table["concept"].isin(run.concepts)].astype({"count": float})
 
 
-# Told of a run
+# Other measures
 
 
 def add_measures(run: RunView) -> None:
-    """measures.csv, of the rows that are there; None without the file."""
+    """Add measures.csv for the rows with scores; None without the file."""
     table = measures_table.read(run.folder)
     if table is not None:
         run.measures = table[table["row"].isin(run.scored_rows)]
@@ -321,7 +321,7 @@ def add_measures(run: RunView) -> None:
 
 
 def add_classifier(run: RunView) -> None:
-    """The diffusion classifier's matrix: shares of real pictures, a row for each that was made; None without the file."""
+    """Add the diffusion classifier's matrix (shares of real pictures, one row per classified task); None without the file."""
     file = RunFolder(run.folder).classifier_matrix
     try:
         if not os.path.isfile(file):
@@ -345,17 +345,17 @@ def add_classifier(run: RunView) -> None:
 
 
 def metrics_of(runs: Sequence[RunView]) -> list[str]:
-    """The scores that any of the runs has, in the order of the page: identity first."""
+    """Names of the scores of all runs, in the order of the page: identity first."""
     return main_first({metric for run in runs for metric in run.matrices})
 
 
 def main_metric(run: RunView) -> str:
-    """The metric that single pictures and curves are shown with."""
+    """The metric shown for single pictures and in curves."""
     return next(iter(run.matrices), MAIN)
 
 
 def prompt_count(runs: Sequence[RunView]) -> int:
-    """How many prompts there are pictures of."""
+    """The number of prompts with pictures."""
 
     def has_pictures(k: int) -> bool:
         return any(run.picture(t, c, k) for run in runs for c in run.concepts for t in {0, run.last})
@@ -367,11 +367,11 @@ def figure(value: float | None) -> str:
     return number(value)
 
 
-# Several
+# Several runs
 
 
 def label_runs(runs: list[RunView]) -> None:
-    """Give each run the shortest name that no other has: its method, then seed and order, then hash, then a number."""
+    """Label each run by its method; where labels repeat, add seed and order, then the hash, or else a number."""
     seeds = [f"seed {run.record.config.seed}, order {run.record.config.order}" for run in runs]
     candidates = [
         [run.method for run in runs],
@@ -385,42 +385,48 @@ def label_runs(runs: list[RunView]) -> None:
 
 
 def judge_identities(run: RunView) -> dict[str, dict[str, Any]]:
-    """By name what of a judge moves a score."""
+    """By judge, the facts that determine its scores."""
     return {name: judge.counted for name, judge in run.record.judges.items()}
 
 
 def comparison_notes(runs: list[RunView]) -> list[str]:
-    """Notes on what differs between runs set side by side. UserError where their scores cannot be compared."""
+    """Notes on the differences between runs on one page. UserError if their scores cannot be compared."""
     first, notes = runs[0], []
     for other in runs[1:]:
-        refusal = f"{first.folder} and {other.folder} cannot be set side by side"
+        refusal = f"{first.folder} and {other.folder} cannot be compared"
         if (first.sequence, sorted(first.concepts)) != (other.sequence, sorted(other.concepts)):
-            raise UserError(f"{refusal}: they are of {first.sequence} and {other.sequence}; name runs of one sequence")
+            raise UserError(
+                f"{refusal}: their sequences or concepts differ ({first.sequence}, {other.sequence}); choose runs of the same sequence"
+            )
         if first.pictures != other.pictures:
-            raise UserError(f"{refusal}: one has drawn stand-ins, one photographs; name runs of one kind")
+            raise UserError(
+                f"{refusal}: one uses rendered stand-ins, the other photographs; choose runs with the same source of pictures"
+            )
         if judge_identities(first) != judge_identities(other):
-            raise UserError(f"{refusal}: their judges differ, and so do their scales; name runs of the same judges")
+            raise UserError(
+                f"{refusal}: their judges differ, so their scores have different scales; choose runs with the same judges"
+            )
     for key, nouns in (
         ("backbone", "backbones"),
         ("sampler", "samplers"),
-        ("pictures_per_prompt", "numbers of pictures a prompt"),
+        ("pictures_per_prompt", "numbers of pictures per prompt"),
         ("images", "training pictures"),
         ("dtype", "precisions"),
     ):
         if len({repr(getattr(run.record.facts, key)) for run in runs}) > 1:
-            notes.append(f"These runs have different {nouns}: what differs between them is not the method alone.")
+            notes.append(f"These runs have different {nouns}, so their scores do not differ by the method alone.")
     if len({run.record.config.seed for run in runs}) > 1:
-        notes.append("These runs have different seeds: their pictures are drawn from different noise.")
+        notes.append("These runs have different seeds, so their pictures start from different noise.")
     if len({tuple(run.concepts) for run in runs}) > 1:
         notes.append("These runs learned the concepts in different orders.")
     return notes
 
 
-# To run it again
+# Repeating a run
 
 
 def command(run: RunView) -> str:
-    """The command line that makes this run again, where the presets are still the same."""
+    """The command line that repeats this run as long as the presets have not changed."""
     config, arguments = run.record.config.as_json(), ["cpbench", "run"]
     for key in ("method", "sequence", "backbone", "seed", "order", "data", "fit", *JUDGE_OPTIONS):
         value = config.get(key)
@@ -443,6 +449,6 @@ def command(run: RunView) -> str:
 
 
 def config_file(run: RunView) -> str:
-    """The whole configuration as YAML, for `cpbench run --config`: every option, whatever the presets say by then."""
+    """The full configuration as YAML for `cpbench run --config`: every option, independent of the presets."""
     config = {k: v for k, v in run.record.config.as_json().items() if v is not None and k != "output"}
     return yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)

@@ -1,7 +1,7 @@
-"""`cpbench report`: one page of a run, or of several side by side, in one file that needs no network and no script.
+"""`cpbench report`: one page for one or several runs, a single file without scripts or network access.
 
-Names and prompts on it may come from anybody: the template escapes them all, and the page's own policy lets a browser
-load nothing and run nothing.
+Names and prompts may be from an untrusted source: the template escapes them all, and the page's content security policy
+keeps a browser from loading or running anything.
 """
 
 from __future__ import annotations
@@ -64,26 +64,26 @@ from cpbench.report.tables import (
 )
 from cpbench.report.templates import templates
 
-MOST_BYTES = 4_900_000  # of a page
-MOST_CELLS = 12_000  # of heat maps on a page; 50 concepts have 4000
-MOST_PANELS = 60  # of concepts
-MOST_TRAINING = 24  # panels of a run's training
+MOST_BYTES = 4_900_000  # per page
+MOST_CELLS = 12_000  # of heat maps per page; 50 concepts have 4000
+MOST_PANELS = 60  # concepts with a panel
+MOST_TRAINING = 24  # training panels per run
 
 
 def write(runs: Sequence[Path], output: Path | None = None, with_plots: bool = False) -> list[Path]:
-    """Write the page of these runs, and, if asked for, its plots beside it; returns the page and the plots' folder."""
+    """Write the page of these runs and, with `with_plots`, a folder of its plots; returns their paths."""
     views = [data.read_run(run) for run in runs]
-    views = list({os.path.realpath(view.folder): view for view in views}.values())  # one named twice is one
+    views = list({os.path.realpath(view.folder): view for view in views}.values())  # each folder once
     notes = data.comparison_notes(views)
     data.label_runs(views)
     target = output or default_target(views)
     if target.is_dir():
-        raise UserError(f"--output {target}: is a folder; name a file, such as {target / REPORT}")
+        raise UserError(f"--output {target}: is a folder; pass a file, such as {target / REPORT}")
     prepare_folder(target.parent)
     write_atomically(target, page(views, notes).encode())
     if not with_plots:
         return [target]
-    # a folder of their own: a PNG beside run.json would be one of the files that a finished run answers for
+    # a separate folder: a finished run vouches for every PNG next to its run.json
     folder = target.with_name(f"{target.stem}-plots")
     prepare_folder(folder)
     save_plots(views, folder)
@@ -112,7 +112,7 @@ def forgetting_plots(runs: Sequence[RunView]) -> list[tuple[str, plots.Draw]]:
 
 
 def forgetting_numbers(runs: Sequence[RunView]) -> list[dict[str, Any]]:
-    """The numbers of the plots: for each metric rows (tasks since, one cell a run)."""
+    """The values of the plots: per metric, rows (number of later tasks, one cell per run)."""
     out = []
     for metric, _ in forgetting_plots(runs):
         lines = []
@@ -132,7 +132,7 @@ def forgetting_numbers(runs: Sequence[RunView]) -> list[dict[str, Any]]:
 
 
 def concept_plots(runs: Sequence[RunView]) -> list[tuple[str, plots.Draw]]:
-    """A panel a concept, by the first judge there is: each run's score after every task from the concept's own on."""
+    """One panel per concept by the main metric: each run's score after the concept's own task and every later one."""
     metric = main_metric(runs[0])
     scored_runs = [run for run in runs if metric in run.matrices and run.last]
     if not scored_runs:
@@ -158,7 +158,7 @@ def concept_plots(runs: Sequence[RunView]) -> list[tuple[str, plots.Draw]]:
 
 
 def training_plots(run: RunView, points: int = plots.MOST_POINTS) -> list[tuple[str, plots.Draw]]:
-    """A panel for every figure of every phase that was logged: losses and norms first."""
+    """One panel per logged value and phase, losses and norms first."""
 
     def rank(name: str) -> int:
         return next((i for i, end in enumerate(("loss", "norm")) if name == end or name.endswith(f"_{end}")), 2)
@@ -182,8 +182,8 @@ def trade_off_plot(runs: Sequence[RunView]) -> list[tuple[str, plots.Draw]]:
             points.append((run.label, cost, final))
     if len(points) < 2:
         return []
-    x, y = "UNet evaluations to learn the sequence", f"{title_of(metric)}, {FIGURES['final_average'].heading()}"
-    return [("what was kept, over what it cost to learn", plots.trade_off(points, x, y))]
+    x, y = "UNet evaluations for learning the sequence", f"{title_of(metric)}, {FIGURES['final_average'].heading()}"
+    return [("final average against training cost", plots.trade_off(points, x, y))]
 
 
 SIZES = {"forgetting": (3.9, 2.7), "concept": (2.7, 1.9), "training": (2.7, 1.8), "cost": (5.2, 3.0)}  # inches
@@ -227,12 +227,12 @@ def save_plots(runs: Sequence[RunView], folder: Path) -> None:
 
 
 def with_row_names(matrix: pd.DataFrame) -> pd.DataFrame:
-    """A matrix with its rows called by what they are."""
+    """A matrix with the names of its rows as index."""
     return matrix.set_axis(["untouched" if t == 0 else f"task {t}" for t in matrix.index])
 
 
 def with_references(run: RunView, metric: str) -> pd.DataFrame:
-    """A metric's matrix, and below it what the world's own drawings and the real pictures score."""
+    """A metric's matrix with its reference rows, oracle and real, below."""
     table = with_row_names(run.matrices[metric])
     for reference in ("oracle", "real"):
         if not all(map(math.isnan, run.reference(reference, metric))):
@@ -241,7 +241,7 @@ def with_references(run: RunView, metric: str) -> pd.DataFrame:
 
 
 def time_lapse_pictures(run: RunView) -> list[tuple[str, list[Image.Image | None], int]]:
-    """The time-lapse of the first prompt: (concept, real picture and each column's, where it was learned)."""
+    """The time-lapse of the first prompt: (concept, its real picture and generated ones, column in which it was learned)."""
 
     def opened(file: Path | None) -> Image.Image | None:
         thumbnail = encoded(file, 128, 90) if file else None
@@ -258,7 +258,7 @@ def time_lapse_pictures(run: RunView) -> list[tuple[str, list[Image.Image | None
 
 
 def page(runs: Sequence[RunView], notes: Sequence[str] = ()) -> str:
-    """The whole page. Pictures become smaller, then prompts fewer, until it is small enough, and it says so."""
+    """The whole page. It shrinks pictures, then drops prompts, until it is small enough, and says so."""
     render = template()
     values = context(runs, notes)
     bytes_without_pictures = len(render(values | pictures(runs, ThumbnailSize(1, 1, 0))).encode())
@@ -274,37 +274,37 @@ def page(runs: Sequence[RunView], notes: Sequence[str] = ()) -> str:
 
 
 def pictures(runs: Sequence[RunView], thumbnails: ThumbnailSize) -> dict[str, Any]:
-    """What of the page is pictures."""
+    """The part of the template's context with pictures."""
     prompts, per_prompt = prompt_count(runs), runs[0].record.facts.pictures_per_prompt
     omissions = []
     if thumbnails.prompts and thumbnails.prompts < prompts:
         omissions.append(f"{thumbnails.prompts} of {prompts} prompts are shown")
     if thumbnails.stride > 1:
-        omissions.append("not every task is shown")
+        omissions.append("some tasks are omitted")
     sentence = " and ".join(omissions)
-    sentence = f"{sentence[:1].upper()}{sentence[1:]}, so that the page stays below 5 MB. " if sentence else ""
+    sentence = f"{sentence[:1].upper()}{sentence[1:]} to keep the page below 5 MB. " if sentence else ""
     if per_prompt not in (None, 1):
-        sentence += f"The first of {one_line(per_prompt)} pictures of each prompt is shown. "
+        sentence += f"Of the {one_line(per_prompt)} pictures per prompt, the first is shown. "
     size = runs[0].record.facts.picture_size
     if isinstance(size, int) and thumbnails.side < size:
-        sentence += f"Pictures are shown at {thumbnails.side} of their {size} pixels a side."
+        sentence += f"Pictures are reduced from {size} to {thumbnails.side} pixels per side."
     return {
-        "lapses": time_lapses(runs, thumbnails),
+        "time_lapses": time_lapses(runs, thumbnails),
         "gallery": gallery(runs[0], thumbnails) if len(runs) == 1 and thumbnails.prompts else [],
         "by_concept": by_concept(runs, thumbnails) if len(runs) > 1 and thumbnails.prompts else [],
-        "kept_grids": [
+        "saved_grids": [
             (run.label, uri)
             for run in runs
             if not prompt_count([run])
             and (uri := existing_picture(RunFolder(run.folder).grid, RunFolder(run.folder).thumbnail))
         ],
-        "left_out": sentence.strip(),
-        "undrawn": any(set(range(run.last + 1)) - set(run.scored_rows) for run in runs),
+        "omissions": sentence.strip(),
+        "has_skipped_rows": any(set(range(run.last + 1)) - set(run.scored_rows) for run in runs),
     }
 
 
 def context(runs: Sequence[RunView], notes: Sequence[str]) -> dict[str, Any]:
-    """What of the page is words, tables and plots."""
+    """The part of the template's context with text, tables and plots."""
     single, first = len(runs) == 1, runs[0]
     tasks, scale = max(r.tasks for r in runs), scales(runs)
     scores = among(scale)
@@ -333,13 +333,13 @@ def context(runs: Sequence[RunView], notes: Sequence[str]) -> dict[str, Any]:
                 "conventions": conventions(run),
                 "classifier": classifier_table(run, MOST_CELLS // (3 * len(runs))),
                 "training": inline_plots("training", training, tasks, f"training-{i}"),
-                "kept_curves": existing_picture(RunFolder(run.folder).curves) if run.curves.empty else None,
+                "saved_curves": existing_picture(RunFolder(run.folder).curves) if run.curves.empty else None,
                 "more_training": max(0, run.curves.groupby(["phase", "figure"]).ngroups - MOST_TRAINING),
                 "costs": cost_rows(run),
                 "total": cost_cells(total_cost(run)),
                 "command": data.command(run),
                 "config": data.config_file(run),
-                "judges": [(k, sorted(it.items())) for k, it in run.judges.items()],
+                "judges": [(name, sorted(judge.items())) for name, judge in run.judges.items()],
                 "record": flat(
                     {
                         "facts": run.record.facts.as_json(),
@@ -347,7 +347,9 @@ def context(runs: Sequence[RunView], notes: Sequence[str]) -> dict[str, Any]:
                         "versions": run.record.versions,
                     }
                 )
-                + flat({"made on": {str(n): it.as_json() for n, it in enumerate(run.record.made_on, 1)}})
+                + flat(
+                    {"made on": {str(n): conditions.as_json() for n, conditions in enumerate(run.record.made_on, 1)}}
+                )
                 + [("commit", one_line(run.record.commit)), ("hash", run.record.hash)],
             }
         )
@@ -359,19 +361,19 @@ def context(runs: Sequence[RunView], notes: Sequence[str]) -> dict[str, Any]:
         "run": run_contexts[0],
         "notes": every_note,
         "judge": title_of(metric),
-        "measured": " ".join(head for it in run_contexts for head in it["measures"].get("heads", [])),
-        "own_judges": has_miniature_judges(first),
+        "measures": " ".join(head for values in run_contexts for head in values["measures"].get("heads", [])),
+        "has_miniature_judges": has_miniature_judges(first),
         "caveat": identity.caveat(first.judges.values()),
         "metrics": [(m, scores[m].title, scores[m].says) for m in scale],
         "scales": {m: (number(low, 2), number(high, 2)) for m, (low, high) in scale.items()},
-        "figure_names": [(it.name, it.heading(), it.higher_is_better) for it in figures_of(runs)],
+        "figure_names": [(item.name, item.heading(), item.higher_is_better) for item in figures_of(runs)],
         "cost_heads": [head for _, head, _ in COSTS],
         "forgetting": inline_plots("forgetting", forgetting_plots(runs), tasks, "forgetting"),
         "forgetting_numbers": forgetting_numbers(runs),
         "concept_curves": inline_plots("concept", concept_plots(runs), tasks, "concept"),
-        "concepts_left_out": max(0, first.tasks - MOST_PANELS),
+        "omitted_concepts": max(0, first.tasks - MOST_PANELS),
         "trade_off": inline_plots("cost", trade_off_plot(runs), tasks, "cost") if not single else [],
-        "shared_judges": [(k, sorted(it.items())) for k, it in first.judges.items()],
+        "shared_judges": [(name, sorted(judge.items())) for name, judge in first.judges.items()],
         "colours": colours(tasks),
         "figure": figure,
     }
@@ -384,7 +386,7 @@ def has_miniature_judges(run: RunView) -> bool:
 
 
 def colours(tasks: int) -> dict[str, Any]:
-    """The page's colours, light and dark: heat maps' shades with their ink, tasks, runs."""
+    """The page's colours, light and dark: shades of heat maps with their text colour, tasks, runs."""
 
     def heat(anchors: Sequence[str]) -> list[tuple[str, str]]:
         return [(c, plots.ink_on(c)) for c in plots.shades(anchors, plots.LEVELS)]
@@ -400,7 +402,7 @@ def colours(tasks: int) -> dict[str, Any]:
 
 
 def breakable(text: str) -> Markup:
-    """A name that may go on in the next line after each _."""
+    """A name with a possible line break after each _."""
     return escape(text).replace("_", Markup("_<wbr>"))
 
 

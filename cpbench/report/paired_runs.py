@@ -1,4 +1,4 @@
-"""`cpbench compare`: two runs picture by picture, after the last task of which both have drawn a row."""
+"""`cpbench compare`: two runs, picture by picture, after the last task that both have evaluated."""
 
 from __future__ import annotations
 
@@ -16,29 +16,27 @@ from cpbench.report.data import RunView, metrics_of
 
 
 def compare_runs(first: Path, second: Path) -> tuple[list[RunView], int, dict[str, Comparison], list[str]]:
-    """(the runs, the row, by metric the comparison of the first with the second, what else differs between them).
+    """(runs, row, comparison of the first with the second by metric, notes on other differences).
 
-    UserError where they have no pictures of the same concepts, prompts and noise, or other judges.
+    UserError if their judges differ, or if they share no pictures of the same concept, prompt and noise.
     """
     runs = [data.read_run(first), data.read_run(second)]
     notes = data.comparison_notes(runs)
     data.label_runs(runs)
     if len({(run.record.config.seed, run.record.config.order) for run in runs}) > 1:
         raise UserError(
-            "compare: the runs have other seeds or orders, and so other noise or pasts; name two that share both"
+            "compare: the runs differ in seed or order, so their noise or earlier tasks differ; choose runs that share both"
         )
     for run in runs:
         if run.scores.empty:
             raise UserError(
-                f"compare: {run.folder}: neither its scores.csv nor a row's can be read; run it again, or name another"
+                f"compare: {run.folder}: neither its scores.csv nor any task's can be read; run it again, or choose another run"
             )
         if run.doubt:
-            raise UserError(f"compare: {run.folder}: {run.doubt}; run it again, or name another")
+            raise UserError(f"compare: {run.folder}: {run.doubt}; run it again, or choose another run")
     row = max({*runs[0].scored_rows} & {*runs[1].scored_rows} - {0}, default=0)
     if not row:
-        raise UserError(
-            "compare: after no task there are pictures of both runs; let them go on, or draw the same --rows"
-        )
+        raise UserError("compare: the runs have no evaluated task in common; finish both, or evaluate the same --rows")
     comparisons = {}
     for metric in metrics_of(runs):
         sides = [row_scores(run, metric, row) for run in runs]
@@ -48,24 +46,26 @@ def compare_runs(first: Path, second: Path) -> tuple[list[RunView], int, dict[st
 
 
 def unpaired_notes(comparisons: dict[str, Comparison]) -> list[str]:
-    """A line for every metric of which pictures of one run have no like in the other."""
+    """One line per metric for which pictures of one run have no counterpart in the other."""
     lines = []
     for metric, comparison in comparisons.items():
         if comparison.unpaired:
-            concepts = f", and with them all of {', '.join(comparison.left_out)}" if comparison.left_out else ""
+            concepts = (
+                f"; this excludes all pictures of {', '.join(comparison.left_out)}" if comparison.left_out else ""
+            )
             lines.append(
-                f"{title_of(metric)}: {comparison.unpaired} pictures are in one run alone, or have no score{concepts}."
+                f"{title_of(metric)}: {comparison.unpaired} pictures exist in only one run or have no score, and are not compared{concepts}."
             )
     return lines
 
 
 def row_scores(run: RunView, metric: str, row: int) -> dict[Key, float]:
-    """Every picture's score in a row."""
+    """The score of every picture in a row, by (concept, prompt, index)."""
     return {key[1:]: value for key, value in run.picture_scores(metric).items() if key[0] == row}
 
 
 def comparison_table(runs: list[RunView], row: int, comparisons: dict[str, Comparison]) -> Table:
-    """A line a metric: the mean difference, its interval, the p value, and in words what it shows."""
+    """One line per metric: mean difference, its interval, p value and verdict."""
     output = compact(f"{runs[0].label} (A) minus {runs[1].label} (B), after task {row}")
     for head in ("", "A - B", "95 % interval", "p", "concepts", "pairs", ""):
         output.add_column(head, justify="left" if not head else "right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""A report's pictures: the time-lapse grids, concept by concept, the gallery, and how small they must be to fit."""
+"""The pictures of a report: time-lapse grids, comparison by concept, gallery, and the thumbnail size that fits the page."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from PIL import Image
 from cpbench.numbers import number
 from cpbench.report.data import RunView, figure, main_metric, one_line
 
-MARKUP = 230  # bytes around a picture: its tags, its words
-MOST_PICTURE = 2**26  # bytes of a picture's file that is read
+MARKUP = 230  # bytes around a picture: tags and captions
+MOST_PICTURE = 2**26  # bytes; larger picture files are not read
 
 
 @dataclass(frozen=True)
 class ThumbnailSize:
-    """How much of the pictures is shown: side in pixels, quality, how many prompts, and every how manyth task."""
+    """How pictures are shown: side in pixels, WebP quality, number of prompts, and stride between tasks."""
 
     side: int
     quality: int
@@ -33,7 +33,7 @@ class ThumbnailSize:
 
 
 def thumbnail_sizes(prompts: int, tasks: int) -> list[ThumbnailSize]:
-    """From all of it to what fits in any case."""
+    """Thumbnail sizes from the most complete to one that fits in any case."""
     fewer = [k for k in (12, 8, 6, 4, 3, 2) if k < prompts]
     sizes = [
         ThumbnailSize(128, 85, prompts),
@@ -48,7 +48,7 @@ def thumbnail_sizes(prompts: int, tasks: int) -> list[ThumbnailSize]:
 
 
 def encoded(file: Path, side: int, quality: int) -> bytes | None:
-    """A picture's thumbnail as WebP; None where it cannot be read. It may come from anybody."""
+    """A picture's thumbnail as WebP; None if the file cannot be read. The file may be from an untrusted source."""
     try:
         status = file.stat()
     except OSError:
@@ -58,7 +58,7 @@ def encoded(file: Path, side: int, quality: int) -> bytes | None:
 
 @functools.lru_cache(maxsize=50_000)
 def _encoded(file: Path, side: int, quality: int, version: tuple[int, ...]) -> bytes | None:
-    """written: by which a file is known to be the one that was read; a run may be made anew in the same process."""
+    """version: size, time and inode of the file, so that a run repeated in the same process is read again."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -70,7 +70,7 @@ def _encoded(file: Path, side: int, quality: int, version: tuple[int, ...]) -> b
             buffer = io.BytesIO()
             picture.save(buffer, format="WEBP", quality=quality, method=4)
             return buffer.getvalue()
-        except Exception:  # decoders answer broken pictures with errors of any type
+        except Exception:  # decoders raise errors of any type for broken pictures
             return None
 
 
@@ -80,14 +80,14 @@ def data_uri(file: Path | None, side: int, quality: int) -> str | None:
 
 
 def columns_of(run: RunView, stride: int) -> list[int]:
-    """The tasks that are shown as columns: those whose rows are drawn, thinned, but always the last."""
+    """The tasks shown as columns: those with scores, every stride-th one, always with the last."""
     scored = [t for t in run.scored_rows if t]
     thinned = [t for k, t in enumerate(scored) if (len(scored) - 1 - k) % stride == 0]
     return [0, *thinned]
 
 
 def files_of(run: RunView, size: ThumbnailSize, single: bool) -> list[Path]:
-    """Every picture of the page, as often as it is on it."""
+    """Every picture of the page, repeated as often as it is shown."""
     files: list[Path | None] = [run.real(concept) for concept in run.concepts] * size.prompts
     for k in range(size.prompts):
         for j, concept in enumerate(run.concepts, 1):
@@ -98,7 +98,7 @@ def files_of(run: RunView, size: ThumbnailSize, single: bool) -> list[Path]:
 
 
 def fits(runs: Sequence[RunView], size: ThumbnailSize, limit: int) -> bool:
-    """Whether the pictures will come to no more than `room` bytes, by the sizes of some of them."""
+    """Whether the pictures need at most `limit` bytes, estimated from a sample of them."""
     files = [f for run in runs for f in files_of(run, size, len(runs) == 1)]
     sample = files[:: max(1, len(files) // 60)]
     sizes = [len(encoded(f, size.side, size.quality) or b"") for f in sample]
@@ -107,21 +107,21 @@ def fits(runs: Sequence[RunView], size: ThumbnailSize, limit: int) -> bool:
 
 
 def prompt_text(runs: Sequence[RunView], k: int) -> str:
-    """Prompt k of all concepts, a gap for the words of each; kinds of concepts may have prompts of their own."""
+    """Prompt k of all concepts, with a gap for their phrases; live subjects and objects may have different prompts."""
     texts = {p[k].replace("{}", "…") for run in runs for p in run.prompts.values() if k < len(p)}
     in_order = [p[k].replace("{}", "…") for run in runs for p in run.prompts.values() if k < len(p)]
     return one_line(" / ".join(sorted(texts, key=in_order.index))) if texts else f"prompt {k + 1}"
 
 
 def picture_cell(run: RunView, t: int, concept: str, k: int, size: ThumbnailSize, scores: dict) -> dict[str, Any]:
-    """One cell of a grid: a picture with its score, or the reason why there is none."""
+    """One cell of a grid: a picture with its score, or the reason why there is no picture."""
     templates = run.prompts.get(concept, [])
     template = templates[k] if k < len(templates) else None
     prompt = one_line(template.replace("{}", run.noun(concept))) if template else f"prompt {k + 1}"
     score = scores.get((t, concept, template, 0)) if template else None
     uri = data_uri(run.picture(t, concept, k), size.side, size.quality)
     model = "the untouched model" if t == 0 else f"after task {t}"
-    reason = "" if uri else ("not defined" if score is not None and math.isnan(score) else "no picture")
+    reason = "" if uri else ("undefined" if score is not None and math.isnan(score) else "no picture")
     return {
         "uri": uri,
         "alt": f"{concept}, {model}: {prompt}",
@@ -132,7 +132,7 @@ def picture_cell(run: RunView, t: int, concept: str, k: int, size: ThumbnailSize
 
 
 def concept_row(run: RunView, concept: str, k: int, size: ThumbnailSize, scores: dict) -> dict[str, Any]:
-    """A row of the time-lapse: untouched, a gap until the concept is learned, then every task that is shown."""
+    """A row of the time-lapse: the untouched model, a gap until the concept is learned, then every shown task."""
     j = run.concepts.index(concept) + 1
     tasks = columns_of(run, size.stride)
     return {
@@ -149,7 +149,7 @@ def heads_of(run: RunView, stride: int) -> list[dict[str, str]]:
 
 
 def time_lapses(runs: Sequence[RunView], size: ThumbnailSize) -> list[dict[str, Any]]:
-    """The time-lapse grids, for each prompt one of every run."""
+    """The time-lapse grids: per prompt, one grid per run."""
     by_run = [run.picture_scores(main_metric(run)) for run in runs]
     lapses = []
     for k in range(size.prompts):
@@ -161,12 +161,12 @@ def time_lapses(runs: Sequence[RunView], size: ThumbnailSize) -> list[dict[str, 
             }
             for run, scores in zip(runs, by_run, strict=True)
         ]
-        lapses.append({"words": prompt_text(runs, k), "grids": grids})
+        lapses.append({"prompt": prompt_text(runs, k), "grids": grids})
     return lapses
 
 
 def by_concept(runs: Sequence[RunView], size: ThumbnailSize) -> list[dict[str, Any]]:
-    """For each concept one row a run, the first prompt."""
+    """Per concept, one row per run with the first prompt."""
     by_run = [run.picture_scores(main_metric(run)) for run in runs]
     tasks = sorted({t for run in runs for t in columns_of(run, size.stride) if t})
     concepts = []
@@ -182,7 +182,7 @@ def by_concept(runs: Sequence[RunView], size: ThumbnailSize) -> list[dict[str, A
                 {"label": run.label, "untouched": picture_cell(run, 0, concept, 0, size, scores), "cells": cells}
             )
         real = data_uri(runs[0].real(concept), size.side, size.quality)
-        # a learned-at column that no run shows is no reason to leave a column out
+        # columns before the first run learns the concept are empty
         first = min(run.concepts.index(concept) + 1 for run in runs)
         indices = [i for i, t in enumerate(tasks) if t >= first]
         rows = [row | {"cells": [row["cells"][i] for i in indices]} for row in rows]
@@ -192,7 +192,7 @@ def by_concept(runs: Sequence[RunView], size: ThumbnailSize) -> list[dict[str, A
 
 
 def gallery(run: RunView, size: ThumbnailSize) -> list[dict[str, Any]]:
-    """For each concept all its prompts: untouched, right after its task, and at the end."""
+    """Per concept, all its prompts by the untouched model, right after its task, and at the end."""
     metric = main_metric(run)
     scores, concepts = run.picture_scores(metric), []
     table = run.matrices.get(metric)
@@ -224,5 +224,5 @@ def gallery(run: RunView, size: ThumbnailSize) -> list[dict[str, Any]]:
 
 
 def existing_picture(*files: Path) -> str | None:
-    """The first of these files of a folder that is there: its grid or curves, where it was kept without the rest."""
+    """The first of these files that exists, as a data URI: the saved grid or curves of a folder without its pictures."""
     return next((data_uri(file, 1400, 75) for file in files if os.path.isfile(file)), None)

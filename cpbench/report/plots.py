@@ -1,7 +1,7 @@
-"""The plots of a report, by matplotlib: inline SVG whose colours are the page's, or PNG and SVG files.
+"""The plots of a report, by matplotlib: inline SVG with the page's colours, or PNG and SVG files.
 
-A plot is a function that draws on axes with a theme. The page's theme has stand-in colours, which become CSS variables:
-so one drawing is right in light, in dark and on paper.
+A plot is a function that draws on axes with a theme. The page's theme has placeholder colours, which become CSS variables,
+so one SVG serves light mode, dark mode and print.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Draw = Callable[["Axes", "Theme"], None]
 
-# lines of methods, light and dark; the dashes tell them apart without colour
+# lines of runs, light and dark; dashes distinguish them without colour
 SERIES = ("#0b62a8", "#c2500a", "#0d7f5f", "#a5377f", "#7a6200", "#5b4bb5", "#a3262e", "#4d5761")
 SERIES_DARK = ("#6db3f2", "#ff9d5c", "#4fd1a5", "#f08cc8", "#d9bd4a", "#a99bf5", "#ff8a8f", "#b4bfca")
 DASHES = ("", "5 1.5", "2 1.2", "6 1.5 1.5 1.5")  # in widths of the line
 # tasks, first to last
 TASKS = ("#3b1f63", "#2c5f8d", "#1f8f86", "#7aa82c", "#c99a00")
 TASKS_DARK = ("#a98bef", "#6aa6ec", "#45c9b4", "#a8d84e", "#ffe066")
-# cells of a heat map, low to high: what is high stands out from the page
+# cells of a heat map, low to high: high values stand out from the page
 HEAT = ("#fbfcf3", "#d9edce", "#96d2bd", "#4aa9bd", "#2b77b1", "#27479a", "#1a2668")
 HEAT_DARK = ("#181d27", "#1d2f49", "#1f4a6c", "#266e89", "#419593", "#83bf9d", "#d8ecb9")
-MARK = "#c62828"  # the frame around what was just learned
+MARK = "#c62828"  # the frame around a concept just learned
 LEVELS = 24  # shades of a heat map
 MOST_POINTS = 120  # of a line
-FEWEST = 3  # values that an interval needs
+FEWEST = 3  # values required for an interval
 SETTINGS = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -69,7 +69,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours by name; `series` of runs, `tasks` from the first to the last."""
+    """Colours by purpose; `series`: one per run, `tasks`: from the first task to the last."""
 
     ink: str
     muted: str
@@ -80,18 +80,18 @@ class Theme:
 
 
 def paper(tasks: int) -> Theme:
-    """For files: on white."""
+    """The theme of files: on white."""
     return Theme("#1b1f24", "#59636e", "#dfe3e8", "#ffffff", SERIES, shades(TASKS, tasks))
 
 
 def stand_ins(tasks: int) -> Theme:
-    """For the page: colours that `inline` puts the page's own for."""
+    """The theme of the page: placeholder colours, which `inline` replaces by CSS variables."""
     series = tuple(f"#0a00{i:02x}" for i in range(len(SERIES)))
     return Theme("#0b0001", "#0b0002", "#0b0003", "#0b0004", series, tuple(f"#0c{i:04x}" for i in range(tasks)))
 
 
 def variables(tasks: int) -> dict[str, str]:
-    """Stand-in: the CSS variable."""
+    """The CSS variable of each placeholder colour."""
     theme = stand_ins(tasks)
     css = dict(zip((theme.ink, theme.muted, theme.line, theme.paper), ("ink", "muted", "line", "paper"), strict=True))
     css |= {colour: f"s{i}" for i, colour in enumerate(theme.series)}
@@ -105,7 +105,7 @@ def shades(anchors: Sequence[str], n: int) -> tuple[str, ...]:
 
 
 def ink_on(colour: str) -> str:
-    """Black or white, whichever is better read on it."""
+    """Black or white, whichever has more contrast."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour)]
     luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
     return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
@@ -115,9 +115,9 @@ def ink_on(colour: str) -> str:
 
 
 def interval(values: Array) -> tuple[Array, Array]:
-    """The bootstrap of concepts of each column's mean, of `values` (concepts, m): bounds (low, high), (m,) each.
+    """95 % bootstrap bounds (low, high), each (m,), of the column means of `values` (concepts, m).
 
-    NaN is left out; NaN is the answer for fewer than three values, from which no interval can be told.
+    NaN values are ignored. Bounds are NaN for columns with fewer than three values.
     """
     low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
     for k, column in enumerate(values.T):
@@ -129,7 +129,7 @@ def interval(values: Array) -> tuple[Array, Array]:
 
 
 def changes(matrix: Array) -> Array:
-    """Of a retention matrix (T+1, T): (T, T), how much concept j has changed k tasks after it was learned; NaN else."""
+    """(T, T): change of concept j, k tasks after it was learned, from a retention matrix (T+1, T); NaN elsewhere."""
     tasks = matrix.shape[1]
     out = np.full((tasks, tasks), np.nan)
     for j in range(tasks):
@@ -139,7 +139,7 @@ def changes(matrix: Array) -> Array:
 
 
 def mean(values: Array) -> Array:
-    """Of each column of (n, m), without what is NaN; NaN of nothing."""
+    """Column means of (n, m) without NaN values; NaN for a column without values."""
     n = (~np.isnan(values)).sum(axis=0)
     return np.where(n > 0, np.nansum(values, axis=0) / np.maximum(n, 1), np.nan)
 
@@ -148,14 +148,14 @@ def mean(values: Array) -> Array:
 
 
 def dash(i: int) -> tuple[str | tuple, str]:
-    """How the line of run i is dashed: for matplotlib, and as SVG says it, 2 pixels wide. Beyond 8 the colours repeat."""
+    """Dash pattern of run i, for matplotlib and as an SVG attribute at 2 pixels width. Colours repeat after 8 runs."""
     pattern = DASHES[(i + i // len(SERIES)) % len(DASHES)]
     lengths = tuple(map(float, pattern.split()))
     return ((0, lengths) if lengths else "-"), " ".join(f"{2 * n:g}" for n in lengths)
 
 
 def band(axes: Axes, theme: Theme, x: Array, values: Array, i: int, label: str, marker: bool = True) -> None:
-    """The mean of each column of `values`, as a line, and its interval, as an area."""
+    """The column means of `values` as a line, and their interval as an area."""
     y, (low, high) = mean(values), interval(values)
     colour, style = theme.series[i % len(theme.series)], dash(i)[0]
     finite = ~np.isnan(low)
@@ -164,7 +164,7 @@ def band(axes: Axes, theme: Theme, x: Array, values: Array, i: int, label: str, 
 
 
 def forgetting(matrices: Sequence[tuple[str, Array]], title: str, per_concept: bool) -> Draw:
-    """Change of the score since a concept was learned, over the number of tasks since; `each`: a thin line a concept."""
+    """Change of the score by number of tasks since a concept was learned; `per_concept` adds a thin line per concept."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.axhline(0, color=theme.muted, linewidth=0.7)
@@ -185,7 +185,7 @@ def forgetting(matrices: Sequence[tuple[str, Array]], title: str, per_concept: b
 
 @dataclass(frozen=True)
 class Line:
-    """One concept of one run: rows of the matrix (m,), values (prompts, m), and when it was learned."""
+    """One concept of one run: rows of the matrix (m,), values (prompts, m), and the task in which it was learned."""
 
     label: str
     rows: Array
@@ -194,7 +194,7 @@ class Line:
 
 
 def concept(name: str, lines: Sequence[Line], floor: float, ceiling: float, low: float, high: float, last: int) -> Draw:
-    """A concept's score after each task from its own on, between the untouched model and the real pictures."""
+    """A concept's score after its own and every later task, with the untouched model and the real pictures as references."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         for level, dash in ((floor, (0, (1, 2))), (ceiling, (0, (4, 2)))):
@@ -212,26 +212,26 @@ def concept(name: str, lines: Sequence[Line], floor: float, ceiling: float, low:
 
 
 def training(name: str, lines: pd.DataFrame, points: int = MOST_POINTS) -> Draw:
-    """One figure of a phase's training: a smoothed line of `points` for every task. Columns task, step, value."""
+    """One logged value of a training phase: per task a smoothed line of at most `points` points. Columns: task, step, value."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         for task, line in lines.groupby("task"):
             line = line.sort_values("step")
             smooth = curves.smoothed(line["value"]).to_numpy()
-            keep = np.unique(np.linspace(0, len(line) - 1, min(len(line), points)).astype(int))
-            x, y = line["step"].to_numpy()[keep], smooth[keep]
+            indices = np.unique(np.linspace(0, len(line) - 1, min(len(line), points)).astype(int))
+            x, y = line["step"].to_numpy()[indices], smooth[indices]
             axes.plot(
                 x,
                 y,
                 color=theme.tasks[int(task) - 1],
                 linewidth=1,
-                marker="" if len(keep) > 1 else ".",
+                marker="" if len(indices) > 1 else ".",
                 label=f"task {task}",
             )
         values = lines["value"]
         if (values > 0).all() and values.max() > 30 * values.min():
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(LogFormatter())  # the usual one writes mathematics, which is off
+            axes.yaxis.set_major_formatter(LogFormatter())  # the default one needs math text, which is off
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(name, loc="left", fontsize=9)
         axes.set_xlabel("step")
@@ -240,13 +240,13 @@ def training(name: str, lines: pd.DataFrame, points: int = MOST_POINTS) -> Draw:
 
 
 def trade_off(points: Sequence[tuple[str, float, float]], x: str, y: str) -> Draw:
-    """One point a run: what it cost, and what is kept."""
+    """One point per run: its training cost and its final average."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         middle = (min(cost for _, cost, _ in points) + max(cost for _, cost, _ in points)) / 2
         for i, (label, cost, score) in enumerate(points):
             axes.plot([cost], [score], "o", color=theme.series[i % len(theme.series)], markersize=5)
-            offset, side = ((6, "left"), (-6, "right"))[cost > middle]  # towards the middle, where there is room
+            offset, side = ((6, "left"), (-6, "right"))[cost > middle]  # towards the middle, where there is space
             axes.annotate(
                 label, (cost, score), (offset, 0), textcoords="offset points", ha=side, va="center", fontsize=7
             )
@@ -259,7 +259,7 @@ def trade_off(points: Sequence[tuple[str, float, float]], x: str, y: str) -> Dra
 
 
 def heat(name: str, table: pd.DataFrame, low: float, high: float) -> Draw:
-    """A retention matrix, or a row of references, with its numbers; the frame is where a concept was learned."""
+    """A retention matrix with its reference rows and values; a frame marks the task in which a concept was learned."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         values, size = table.to_numpy(dtype=float), 7 if table.shape[1] <= 12 else 4
@@ -283,7 +283,7 @@ def heat(name: str, table: pd.DataFrame, low: float, high: float) -> Draw:
 
 
 def time_lapse(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image | None], int]]) -> Draw:
-    """The time-lapse grid: (concept, its pictures by column, the column in which it was learned) a row."""
+    """The time-lapse grid; each row is (concept, its pictures by column, the column in which it was learned)."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.grid(False)
@@ -308,7 +308,7 @@ def time_lapse(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Im
 
 @contextlib.contextmanager
 def figure(draws: Sequence[Draw], size: tuple[float, float], theme: Theme, columns: int = 1) -> Iterator[Figure]:
-    """A figure of one panel of `size` inches for each; usable, and to be saved, inside the block only."""
+    """A figure with one panel of `size` inches per plot. Use and save it inside the with block only."""
     colours = {name: theme.ink for name in ("text.color", "axes.labelcolor", "axes.titlecolor")}
     colours |= {name: theme.muted for name in ("axes.edgecolor", "xtick.color", "ytick.color")}
     colours |= {"grid.color": theme.line}
@@ -327,7 +327,7 @@ def figure(draws: Sequence[Draw], size: tuple[float, float], theme: Theme, colum
 
 
 def inline(draw: Draw, size: tuple[float, float], tasks: int, key: str, title: str) -> str:
-    """A plot as SVG for the page: its colours the page's variables, its ids beginning with `key`, said as `title`."""
+    """A plot as SVG for the page, with CSS variables as colours, ids prefixed by `key`, and `title` as its label."""
     with figure([draw], size, stand_ins(tasks)) as fig, matplotlib.rc_context({"svg.fonttype": "none"}):
         buffer = io.StringIO()
         fig.savefig(buffer, format="svg", metadata={"Date": None})
@@ -347,7 +347,7 @@ def inline(draw: Draw, size: tuple[float, float], tasks: int, key: str, title: s
     head = re.search(r'viewBox="([^"]+)"', svg)
     assert head
     label = html.escape(title)
-    width = round(size[0] * 115)  # pixels: at most a little larger than it was drawn, or its words outgrow the page's
+    width = round(size[0] * 115)  # pixels; if it were larger, its text would outgrow the page's
     opening = f'<svg viewBox="{head[1]}" style="max-width: {width}px" role="img" aria-label="{label}">'
     return opening + svg[svg.index(">", svg.index("<svg")) + 1 :]
 

@@ -1,4 +1,4 @@
-"""A report's tables: what ran, the figures, the retention matrices as heat maps, confusion, cost."""
+"""The tables of a report: settings, figures, retention matrices as heat maps, confusion, cost."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from cpbench.report.plots import FEWEST
 MEASURES = {
     "identified": "identified ↑",
     "copied": "copied ↓",
-    "moved": "plain nouns moved ↓",
+    "moved": "language drift ↓",
     "pres": "plain nouns like a concept ↓",
-    "pres_before": "the same, untouched",
+    "pres_before": "the same, untouched model",
     "DIV-dino": "DIV-dino ↑",
     "DIV-lpips-alex": "DIV-lpips-alex ↑",
     "A_mmd": "A_mmd ↓",
@@ -36,29 +36,29 @@ MEASURES = {
     "KID": "KID × 1000 ↓",
     "KID-dino": "KID-dino × 1000 ↓",
 }
-SCALES = {"KID": 1000.0, "KID-dino": 1000.0}  # what is shown of a value that three decimals would make 0
+SCALES = {"KID": 1000.0, "KID-dino": 1000.0}  # factors for values that would round to 0
 CONVENTIONS = {
     "lrcp": FIGURES["forgetting_all_rows"].sentence(),
-    "first-minus-last": "right after learning, less the end: minus the backward transfer",
+    "first-minus-last": "right after learning minus at the end, i.e. the negative backward transfer",
 }
 COSTS = (
-    ("learning_seconds", "learn, s", 1),
-    ("generation_seconds", "generate, s", 1),
-    ("judging_seconds", "judge, s", 1),
-    ("learning_evaluations", "evaluations to learn", 0),
-    ("generation_evaluations", "evaluations to generate", 0),
-    ("pictures_generated", "generated", 0),
-    ("pictures_reused", "reused", 0),
-    ("trainable_parameters", "trained parameters", 0),
-    ("state_bytes", "state, kB", 0),
+    ("learning_seconds", "learning, s", 1),
+    ("generation_seconds", "generation, s", 1),
+    ("judging_seconds", "scoring, s", 1),
+    ("learning_evaluations", "UNet evaluations, learning", 0),
+    ("generation_evaluations", "UNet evaluations, generation", 0),
+    ("pictures_generated", "pictures generated", 0),
+    ("pictures_reused", "pictures reused", 0),
+    ("trainable_parameters", "trainable parameters", 0),
+    ("state_bytes", "state size, kB", 0),
     ("peak_memory_bytes", "peak memory, MB", 0),
 )
 UNITS = {"state_bytes": 1e3, "peak_memory_bytes": 1e6}
-LARGEST = ("trainable_parameters", "state_bytes", "peak_memory_bytes")  # whose total is their largest
+LARGEST = ("trainable_parameters", "state_bytes", "peak_memory_bytes")  # their total is the maximum
 
 
 def scales(runs: Sequence[RunView]) -> dict[str, tuple[float, float]]:
-    """By metric, the lowest and the highest score on the page: one scale of colours for all runs."""
+    """By metric, the lowest and the highest score on the page: one colour scale for all runs."""
     out = {}
     for metric in metrics_of(runs):
         parts = [run.matrices[metric].to_numpy().ravel() for run in runs if metric in run.matrices]
@@ -71,13 +71,13 @@ def scales(runs: Sequence[RunView]) -> dict[str, tuple[float, float]]:
 
 
 def shade(value: float, scale: tuple[float, float]) -> int:
-    """Which of the heat map's shades: 0 the lowest."""
+    """Index of the heat map's shade, 0 for the lowest value."""
     low, high = scale
     return min(plots.LEVELS - 1, max(0, int((value - low) / (high - low) * plots.LEVELS)))
 
 
 def heat_tables(run: RunView, scale: dict[str, tuple[float, float]], max_cells: int) -> list[dict[str, Any]]:
-    """The retention matrices: for each metric rows of cells (text, shade, kind), of which at most `most` in all."""
+    """The retention matrices: per metric, rows of cells (text, shade, type), at most about `max_cells` in total."""
     out = []
     rows = thinned_rows(run, max_cells)
     for metric, table in run.matrices.items():
@@ -87,16 +87,16 @@ def heat_tables(run: RunView, scale: dict[str, tuple[float, float]], max_cells: 
             if not all(map(math.isnan, values)):
                 cells = [heat_cell(v, 0, j, True, scale[metric]) for j, v in enumerate(values, 1)]
                 table_rows.append(
-                    {"head": head, "cells": cells, "mean": figure(float(np.mean(values))), "kind": "reference"}
+                    {"head": head, "cells": cells, "mean": figure(float(np.mean(values))), "is_reference": True}
                 )
         out.append(
-            {"metric": metric, "title": score_caption(metric), "rows": table_rows, "thinned": len(rows) <= run.tasks}
+            {"metric": metric, "title": score_caption(metric), "rows": table_rows, "is_thinned": len(rows) <= run.tasks}
         )
     return out
 
 
 def thinned_rows(run: RunView, max_cells: int) -> list[int]:
-    """Rows of a matrix that are shown: all, or as many as have `most` cells together, the first two and the last among them."""
+    """The shown rows of a matrix: all, or as many as fit `max_cells` cells, always with the first two and the last."""
     stride = max(1, math.ceil((run.tasks + 1) * run.tasks / max_cells))
     return [t for t in range(run.tasks + 1) if t % stride == 0 or t in (0, 1, run.tasks)]
 
@@ -113,7 +113,7 @@ def heat_rows(table: pd.DataFrame, scored: Sequence[int], scale: tuple[float, fl
 
 
 def classifier_table(run: RunView, max_cells: int) -> dict[str, Any]:
-    """The diffusion classifier's matrix, on a scale from 0 to 1, with each row's chance; empty without it."""
+    """The diffusion classifier's matrix, on a scale from 0 to 1, with the chance level of each row; empty without it."""
     if run.classifier is None or run.classifier.empty:
         return {}
     tasks = [t for t in thinned_rows(run, max_cells) if t in run.classifier.index]
@@ -121,25 +121,25 @@ def classifier_table(run: RunView, max_cells: int) -> dict[str, Any]:
     rows = heat_rows(table, tasks, (0.0, 1.0))
     for row, candidates in zip(rows, table.notna().sum(axis=1), strict=True):
         row["chance"] = figure(1 / candidates if candidates else None)
-    return {"title": "Diffusion classifier: real pictures taken for their own concept", "rows": rows, "chance": True}
+    return {"title": "Share of real pictures assigned to their own concept", "rows": rows, "chance": True}
 
 
 def heat_cell(value: float, t: int, j: int, scored: bool, scale: tuple[float, float]) -> dict[str, Any]:
     if not math.isnan(value):
-        return {"text": figure(value), "shade": shade(value, scale), "learned": t == j, "kind": "value"}
+        return {"text": figure(value), "shade": shade(value, scale), "learned": t == j, "cell_type": "value"}
     if 0 < t < j:
-        return {"text": "", "kind": "early", "title": "not learned yet"}
-    return {"text": "-", "kind": "none", "title": "not defined" if scored else "not drawn"}
+        return {"text": "", "cell_type": "early", "title": "not learned yet"}
+    return {"text": "-", "cell_type": "none", "title": "undefined" if scored else "not evaluated"}
 
 
 def score_caption(metric: str) -> str:
-    """A score's title, and what it says of a picture."""
+    """A score's title and what it measures."""
     score = among([metric]).get(metric)
     return f"{score.title}: {score.says}" if score else metric
 
 
 def figures_of(runs: Sequence[RunView]) -> list[Figure]:
-    """The figures on the page: one of concepts not yet learned only where they were drawn."""
+    """The figures on the page; those about concepts not yet learned only if these were evaluated."""
     names = {
         name for run in runs for summary in run.summary.values() for name, value in summary.items() if value is not None
     }
@@ -147,7 +147,7 @@ def figures_of(runs: Sequence[RunView]) -> list[Figure]:
 
 
 def summary_cell(run: RunView, metric: str, key: str) -> tuple[str, str]:
-    """A figure and, where there is one, its interval."""
+    """A figure and its interval, "" without one."""
     interval = run.intervals.get(metric, {}).get(key)
     low_high = f"{number(interval[0])} to {number(interval[1])}" if interval else ""
     return figure(run.summary.get(metric, {}).get(key)), low_high
@@ -157,8 +157,8 @@ def summary_rows(run: RunView) -> list[dict[str, Any]]:
     return [
         {
             "name": figure.heading(),
-            "says": figure.sentence(),
-            "better": figure.higher_is_better,
+            "meaning": figure.sentence(),
+            "higher_is_better": figure.higher_is_better,
             "values": [summary_cell(run, metric, figure.name) for metric in run.matrices],
         }
         for figure in figures_of([run])
@@ -166,26 +166,26 @@ def summary_rows(run: RunView) -> list[dict[str, Any]]:
 
 
 def lead(run: RunView) -> str:
-    """The run in two sentences."""
+    """A summary of the run in two or three sentences."""
     metric = main_metric(run)
     summary = run.summary.get(metric, {})
     learned, end = summary.get("plasticity"), summary.get("final_average")
     if learned is None or end is None:
         return ""
-    first, concepts = run.matrices[metric].loc[0].to_numpy()[: run.last], run.concepts[: run.last]
+    floor, concepts = run.matrices[metric].loc[0].to_numpy()[: run.last], run.concepts[: run.last]
     ceiling = reference_row(run.scores, "real", metric, concepts)
     count = f"{len(concepts)} concepts" if len(concepts) > 1 else "one concept"
     text = f"Right after its own task a concept scores {number(learned)} by {title_of(metric)} (mean of {count}); "
     text += f"after task {run.last} it scores {number(end)}."
-    references = [("the untouched model, asked for the bare class noun, scores", float(np.mean(first)))]
-    references += [("the real pictures among themselves", float(np.mean(ceiling)))]
+    references = [("the untouched model, prompted with the bare class noun, scores", float(np.mean(floor)))]
+    references += [("real pictures against each other score", float(np.mean(ceiling)))]
     phrases = [f"{subject} {number(value)}" for subject, value in references if not math.isnan(value)]
-    joined = ", ".join(phrases)
+    joined = "; ".join(phrases)
     return f"{text} {joined[:1].upper()}{joined[1:]}." if joined else text
 
 
 def cost_rows(run: RunView) -> list[list[str]]:
-    """task, then COSTS; the last row is the total, or the largest of what does not add up."""
+    """Task, then COSTS; the last row is the total (the maximum for LARGEST)."""
     rows = [[str(t), *cost_cells(run.costs[t])] for t in sorted(run.costs)]
     return [*rows, ["all", *cost_cells(total_cost(run))]] if rows else []
 
@@ -200,9 +200,9 @@ def cost_cells(cost: dict[str, float]) -> list[str]:
 
 
 def measure_rows(run: RunView) -> dict[str, Any]:
-    """Of measures.csv a line a row: means over concepts or nouns of MEASURES, those that have one, each with its interval.
+    """The MEASURES in measures.csv, one line per row: means over concepts or nouns, each with its interval.
 
-    Empty without it.
+    Empty without the file.
     """
     if run.measures is None or run.measures["value"].isna().all():
         return {}
@@ -218,7 +218,7 @@ def measure_rows(run: RunView) -> dict[str, Any]:
 
 
 def measure_cell(values: pd.DataFrame | None) -> tuple[str, str]:
-    """The mean of a measure in a row and, from three concepts, nouns or pairs on, its interval."""
+    """The mean of a measure in a row and its interval, "" for fewer than three concepts, nouns or pairs."""
     if values is None:
         return "-", ""
     low_high = ""
@@ -229,7 +229,7 @@ def measure_cell(values: pd.DataFrame | None) -> tuple[str, str]:
 
 
 def conventions(run: RunView) -> list[tuple[str, str, str]]:
-    """(what, whose convention, value) of figures that other papers and codes call by the same names."""
+    """(figure, convention, value) for conventions of other papers and implementations."""
     out = []
     scores = among(run.matrices)
     for metric, score in ((m, scores[m]) for m in run.matrices if scores[m].against == "pictures"):
@@ -240,14 +240,16 @@ def conventions(run: RunView) -> list[tuple[str, str, str]]:
     if final_scores:
         values = [CLIPSCORE * max(v, 0.0) for v in final_scores.values()]
         _, means = concept_means(values, [k[1] for k in final_scores], [k[2] for k in final_scores])
-        out.append(("CLIP-T × 2.5, final average", "CLIPScore: Custom Diffusion, CIDM", figure(float(means.mean()))))
+        out.append(
+            ("CLIP-T × 2.5, final average", "CLIPScore, as in Custom Diffusion and CIDM", figure(float(means.mean())))
+        )
     return out
 
 
 def pair_rows(run: RunView) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Pictures of two concepts, a line a row that has them: `pair_scores`, each with its interval over pairs; empty without any."""
+    """Scores of pictures of two concepts, one line per row: `pair_scores`, each with its interval over pairs."""
     table = run.scores[run.scores["kind"] == "pair"].dropna(subset="value")
-    metric = table["metric"].str.replace("_(?:first|second)$", "", regex=True)  # of either concept: one name
+    metric = table["metric"].str.replace("_(?:first|second)$", "", regex=True)  # one name for both concepts
     table = table.assign(metric=metric)
     parts, names = {key: group for key, group in table.groupby(["row", "metric"])}, pair_scores(run)
     return [
@@ -257,12 +259,12 @@ def pair_rows(run: RunView) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def pair_scores(run: RunView) -> dict[str, str]:
-    """By name how the table of `pair_rows` heads each score."""
-    return {metric: f"{title_of(metric)} ↑" for metric in run.matrices} | {"both": "both there ↑"}
+    """Column headings of the table of `pair_rows`, by score."""
+    return {metric: f"{title_of(metric)} ↑" for metric in run.matrices} | {"both": "both present ↑"}
 
 
 def confusion(run: RunView) -> list[dict[str, Any]]:
-    """A table for each row of the matrix in identification.csv, the last first: whose real pictures are nearest."""
+    """One confusion table per row in identification.csv, the last first: counts of the nearest concept."""
     if run.identification is None:
         return []
     out = []
@@ -276,20 +278,20 @@ def confusion(run: RunView) -> list[dict[str, Any]]:
         for c in concepts:
             total = counts.loc[c].sum()
             cells = [
-                {"text": f"{v:g}", "shade": shade(v / total if total else 0.0, (0.0, 1.0)), "own": n == c}
+                {"text": f"{v:g}", "shade": shade(v / total if total else 0.0, (0.0, 1.0)), "is_correct": n == c}
                 for n, v in counts.loc[c, nearest].items()
             ]
             accuracy = counts.loc[c, c] / total if c in nearest and total else (0.0 if total else math.nan)
             rows.append(
-                {"concept": c, "cells": cells, "right": "-" if math.isnan(accuracy) else f"{100 * accuracy:.0f} %"}
+                {"concept": c, "cells": cells, "correct": "-" if math.isnan(accuracy) else f"{100 * accuracy:.0f} %"}
             )
-        after = "the untouched model" if t == 0 else f"after task {t}"
-        out.append({"after": after, "nearest": [one_line(n) for n in nearest], "rows": rows})
+        model = "untouched model" if t == 0 else f"after task {t}"
+        out.append({"model": model, "nearest": [one_line(n) for n in nearest], "rows": rows})
     return out
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """(dotted name, value) of nested mappings; lists stay together."""
+    """(dotted name, value) pairs of nested mappings; lists are not split."""
     if not isinstance(value, dict):
         return [(name, one_line(value))]
     return [
@@ -310,7 +312,7 @@ def method_summary(run: RunView) -> str:
 
 
 def devices(record: Record) -> str:
-    """On what its tasks were computed, each kind of machine once."""
+    """The devices of its tasks, each once."""
     descriptions = (
         f"{one_line(conditions.device)}, {with_unit(conditions.threads, 'thread')}" for conditions in record.made_on
     )
@@ -318,9 +320,9 @@ def devices(record: Record) -> str:
 
 
 def facts(run: RunView) -> list[tuple[str, str]]:
-    """What ran, and on what."""
+    """Settings and hardware of a run."""
     record, config, recorded = run.record, run.record.config, run.record.facts
-    pictures = "drawn stand-ins of the miniature's world" if run.pictures == "drawn" else "photographs"
+    pictures = "rendered stand-ins of the miniature's world" if run.pictures == "drawn" else "photographs"
     size = f", {recorded.picture_size} pixels" if recorded.picture_size is not None else ""
     prompts = prompt_count([run]) or max((len(p) for p in run.prompts.values()), default=0)
     sampler = recorded.sampler or {}
@@ -328,14 +330,14 @@ def facts(run: RunView) -> list[tuple[str, str]]:
         ("method", run.method + (f": {summary}" if (summary := method_summary(run)) else "")),
         ("sequence", f"{run.sequence}, {run.tasks} concepts, {pictures}"),
         ("backbone", f"{config.backbone}{size}, {one_line(recorded.dtype).removeprefix('torch.')}"),
-        ("drawing", f"{prompts or '?'} prompts a concept, {with_unit(recorded.pictures_per_prompt, 'picture')} each, "
+        ("generation", f"{prompts or '?'} prompts per concept, {with_unit(recorded.pictures_per_prompt, 'picture')} each, "
                     f"{one_line(sampler.get('num_inference_steps'))} steps, guidance {one_line(sampler.get('guidance_scale'))}"),
         ("judges", judge_names(record)),
         ("seed, order", f"{config.seed}, {config.order}"),
         ("device", devices(record)),
-        ("code", f"cpbench {one_line(record.versions.get('cpbench'))}, commit {one_line(record.commit)[:12]}, settings {record.hash}"),
+        ("code", f"cpbench {one_line(record.versions.get('cpbench'))}, commit {one_line(record.commit)[:12]}, settings hash {record.hash}"),
         ("status", record.status),
     ]  # fmt: skip
     if sees_earlier_data(record):
-        out.append(("*", "this method sees earlier concepts' data: it is not replay-free"))
+        out.append(("*", "not replay-free: this method sees earlier concepts' data"))
     return out

@@ -1,4 +1,4 @@
-"""The templates that HTML pages are made of."""
+"""The templates of the HTML pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jinja2
 
 
 def templates(**filters: Callable[..., str]) -> jinja2.Environment:
-    """Those of cpbench/templates: what is put into them is escaped, and what they ask for and lack is an error."""
+    """The environment of cpbench/templates: values are escaped, and a missing value is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cpbench"),
         autoescape=True,

@@ -21,7 +21,7 @@ REPEATED = (
     "samples",
     "draws",
     "pictures",
-)  # options with these endings are repetitions: a rehearsal does fewer
+)  # options with these endings count repetitions, which a rehearsal reduces
 LENGTHS = SHORT, LONG = 3, 12  # of a rehearsal: the largest number of repetitions
 SAMPLED_STEPS = (2, 6)
 COPIES = 2  # of each picture: in the run's folder and in the cache

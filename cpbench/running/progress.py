@@ -28,7 +28,7 @@ def span(seconds: float | None) -> str:
 class Reporter:
     """Counts denoiser evaluations done out of the total; a context manager around the work.
 
-    total: the planned evaluations; 0 if they are not counted: then no share and no remaining time is shown.
+    total: the planned evaluations; 0 if they are not counted, and then neither a share nor a time is printed.
     file: {stage, share done, seconds left} is written to it at most once per second, for a sweep that follows many runs.
     """
 

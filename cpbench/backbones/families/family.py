@@ -15,10 +15,11 @@ Role = Literal["attention", "text_keys_values", "text_attention", "feed_forward"
 class Family(Protocol):
     """One pipeline class: how it encodes prompts, is called, and decodes latents.
 
-    roles: the endings of the denoiser's layer names by function. "attention": all attention projections; "text_attention":
-    those of the attention to the prompt; "text_keys_values": its keys and values; "feed_forward": the layers after an attention.
-    unread: arguments of the pipeline's from_pretrained for parts that are never loaded. float32_vae: the usual autoencoder
-    overflows in half precision, and is loaded in float32 unless its config says otherwise.
+    roles: the endings of the denoiser's layer names by function. "attention": all attention projections;
+    "text_attention": those of the attention to the prompt; "text_keys_values": its keys and values; "feed_forward": the
+    layers after an attention. unread: arguments of the pipeline's from_pretrained for parts that are never loaded.
+    float32_vae: the usual autoencoder overflows in half precision, and is loaded in float32 unless its config says
+    otherwise.
     """
 
     denoiser: ClassVar[str]  # its name among the pipeline's parts

@@ -20,7 +20,7 @@ class StableDiffusionXL(StableDiffusion):
     addition_embed_type: ClassVar[str | None] = "text_time"
 
     def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
-        """Hidden states of the layers before the last, concatenated; the pooled state is one more token, padded with zeros."""
+        """Hidden states of the layers before the last, concatenated, and the pooled state as one more token."""
         outputs = [vocabulary.outputs(encoder, prompts, all_layers=True) for encoder in vocabulary.encoders]
         hidden = torch.cat([out.hidden_states[-2] for out in outputs], dim=-1)
         pooled = outputs[-1][0]

@@ -2,10 +2,10 @@
 
     z_t = a x_0 + s eps,    a = sqrt(alpha-bar_t),    s = sqrt(1 - alpha-bar_t),    v = a eps - s x_0
 
-Both are derived from the pipeline's scheduler. The schedulers of diffusers share names of settings with different meanings and
-defaults. So only the noise schedule is taken from another class's config (betas, number of timesteps, prediction type, zero
-terminal signal-to-noise ratio), and for the solver also the spacing of steps. The resulting alpha-bars are compared with those
-of the pipeline's scheduler.
+Both are derived from the pipeline's scheduler. The schedulers of diffusers share names of settings with different
+meanings and defaults. So only the noise schedule is taken from another class's config (betas, number of timesteps,
+prediction type, zero terminal signal-to-noise ratio), and for the solver also the spacing of steps. The resulting
+alpha-bars are compared with those of the pipeline's scheduler.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Diffusion:
 
     @property
     def prediction(self) -> Prediction:
-        kind = self.scheduler.config.prediction_type
-        return {"sample": "x_0", "v_prediction": "v"}.get(kind, kind)
+        prediction_type = self.scheduler.config.prediction_type
+        return {"sample": "x_0", "v_prediction": "v"}.get(prediction_type, prediction_type)
 
     def times(self, u: torch.Tensor) -> torch.Tensor:
         last = self.num_timesteps - 1
@@ -106,15 +106,15 @@ def training(pipeline_scheduler: Any) -> Any:
 def solver(pipeline_scheduler: Any, num_inference_steps: int) -> Any:
     """The deterministic multistep DPM-Solver with `num_inference_steps` steps in the pipeline's noise schedule.
 
-    A pipeline's DPMSolverMultistepScheduler keeps its config, except stochastic sampling, which would use the global generator.
-    For another scheduler see above. Rules for the noise levels, such as Karras's, are dropped if they do not give this number of
-    distinct steps. UserError if there are not so many steps.
+    A pipeline's DPMSolverMultistepScheduler keeps its config, except stochastic sampling, which would use the global
+    generator. For another scheduler see above. Rules for the noise levels, such as Karras's, are dropped if they do not
+    give this number of distinct steps. UserError if there are not so many steps.
     """
     from diffusers import DPMSolverMultistepScheduler
 
     if isinstance(pipeline_scheduler, DPMSolverMultistepScheduler):
-        kind, all_distinct = pipeline_scheduler.config.algorithm_type, False
-        config = dict(pipeline_scheduler.config) | {"algorithm_type": kind.removeprefix("sde-")}
+        algorithm, all_distinct = pipeline_scheduler.config.algorithm_type, False
+        config = dict(pipeline_scheduler.config) | {"algorithm_type": algorithm.removeprefix("sde-")}
         config.pop("_use_default_values", None)
     else:
         all_distinct, config = (
@@ -127,8 +127,8 @@ def solver(pipeline_scheduler: Any, num_inference_steps: int) -> Any:
         if _has_distinct_steps(candidate, num_inference_steps, all_distinct):
             return candidate
     raise UserError(
-        f"num_inference_steps {num_inference_steps}: the backbone's {type(pipeline_scheduler).__name__} has {len(pipeline_scheduler.alphas_cumprod)} "
-        f"timesteps, and they do not give this number of distinct steps; use another one"
+        f"num_inference_steps {num_inference_steps}: the backbone's {type(pipeline_scheduler).__name__} has "
+        f"{len(pipeline_scheduler.alphas_cumprod)} timesteps, which do not give this number of distinct steps; use another one"
     )
 
 
@@ -146,9 +146,9 @@ def _has_distinct_steps(solver: Any, n: int, all_distinct: bool) -> bool:
 def refuse(pipeline_scheduler: Any, label: str) -> None:
     """UserError, which begins with `label`, for a scheduler without a noise schedule that methods can train on."""
     name, config = type(pipeline_scheduler).__name__, pipeline_scheduler.config
-    if (kind := config.get("prediction_type", "epsilon")) not in PREDICTIONS:
+    if (prediction := config.get("prediction_type", "epsilon")) not in PREDICTIONS:
         raise UserError(
-            f"{label}: its scheduler's prediction_type is {quoted(kind)}, not one of {', '.join(PREDICTIONS)}"
+            f"{label}: its scheduler's prediction_type is {quoted(prediction)}, not one of {', '.join(PREDICTIONS)}"
         )
     flow, continuous = config.get("use_flow_sigmas"), config.get("timestep_type") == "continuous"
     alphas = getattr(pipeline_scheduler, "alphas_cumprod", None)
@@ -157,8 +157,10 @@ def refuse(pipeline_scheduler: Any, label: str) -> None:
             f"{label}: its {name} has no betas (EDM and flow matching have none), and methods train on a noise schedule of "
             f"betas; use a pipeline of Stable Diffusion's type"
         )
-    if (kind := config.get("variance_type")) in LEARNED:
-        raise UserError(f"{label}: its {name} needs a variance from the UNet ({kind}); methods learn the noise only")
+    if (variance := config.get("variance_type")) in LEARNED:
+        raise UserError(
+            f"{label}: its {name} needs a variance from the UNet ({variance}); methods learn the noise only"
+        )
     try:
         schedulers = [training(pipeline_scheduler), solver(pipeline_scheduler, 1)]
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:

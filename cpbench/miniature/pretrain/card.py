@@ -295,7 +295,7 @@ def lines(subject: Subject, figures: Figures, beside: str) -> list[str]:
         "A small latent diffusion model of [a drawn world](world.md), in diffusers' own format, and its two judges. It exists",
         "so that methods of continual personalization can be run, tested and compared on a laptop in minutes.",
         "",
-        f"It draws {len(NOUNS)} class nouns ({', '.join(NOUNS)}) in {len(PLACES)} places, 64 x 64 pixels; {' and '.join(f'{n}s' for n in LIVE)} wear",
+        f"It generates {len(NOUNS)} class nouns ({', '.join(NOUNS)}) in {len(PLACES)} places, 64 x 64 pixels; {' and '.join(f'{n}s' for n in LIVE)} wear",
         f"{len(exam.ASPECTS['outfit'])} outfits, and anything can be {', '.join(exam.ASPECTS['finish'])}. The subjects of all sequences, "
         f"{len(SUBJECTS)} of them, and all",
         "that look like them were held out of its training and its judges'.",

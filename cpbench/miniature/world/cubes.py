@@ -1,4 +1,4 @@
-"""Things as cubes: an individual's colours, pattern and badge on a box, with what its class cannot do without."""
+"""Cube-shaped subjects: an individual's colours, pattern and badge on a box, with the essential parts of its class."""
 
 from __future__ import annotations
 

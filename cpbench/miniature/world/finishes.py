@@ -1,4 +1,4 @@
-"""What a subject is made of: done to its colours, its surface or its form."""
+"""The finishes of subjects: changes of colours, surface or shape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import skia
 
 from .canvas import COLORS, ellipse, line, paint, polygon, rect
 
-# DreamBench's word first; then what captions also say, {} for the thing: "a {} that is wet".
+# DreamBench's word: the phrases of captions, with {} for the noun: "a {} that is wet".
 FINISHES: dict[str, tuple[str, ...]] = {
     "red": ("a red {}", "a {} painted red"),
     "purple": ("a purple {}", "a {} painted purple"),

@@ -1,4 +1,4 @@
-"""What a subject wears: one function an outfit, (canvas, frame) -> iterator.
+"""The outfits of subjects: one function per outfit, (canvas, frame) -> iterator.
 
 What is drawn before `yield` lies on the body, under the head; what comes after lies on the head. `frame` says where the
 body is. Outfits are DreamBench's phrases; captions know other words for them.
@@ -53,7 +53,7 @@ OUTFITS: dict[str, Outfit] = {}
 
 
 def outfit(*words: str) -> Callable[[Dressing], Dressing]:
-    """Make a function the outfit that DreamBench calls `words[0]`; the others are what captions also say."""
+    """Register a function as the outfit that DreamBench calls `words[0]`; the other words are for captions too."""
 
     def add(dress: Dressing) -> Dressing:
         OUTFITS[words[0]] = Outfit(dress, words)

@@ -1,4 +1,4 @@
-"""What changes from picture to picture of one individual, and where an outfit finds its body."""
+"""The pose of an individual in one picture, and the frame that outfits are fitted to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import skia
 
 @dataclass(frozen=True)
 class Pose:
-    """How an individual holds itself in one picture.
+    """The pose of an individual in one picture.
 
     swing, turn: in [-1, 1]; swing moves limbs, tails, hands and stems, turn shows more of one side. mirrored: the
     drawing will be flipped, so letters must be flipped back.
@@ -25,7 +25,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an outfit finds a body. Units and origin are the drawing's: y = 0 is the ground.
+    """The frame of a body, for outfits. Units and origin are the drawing's: y = 0 is the ground.
 
     x, y, r: the head's centre and half width; top: its highest point, where hats sit; eyes: their height and half
     the gap between them; chest: x and y below the chin; body: its outline, and the height at which a shirt ends.

@@ -1,4 +1,4 @@
-"""What is on a thing's surface: its pattern, its badge, its letter."""
+"""The surfaces of subjects: pattern, badge and letter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things stand: a function a place, one module a family of them. `PLACES` has them all, in DreamBench's order.
+"""The places of subjects: one function per place, one module per group. `PLACES` has all of them, in DreamBench's order.
 
 A place is made of few large shapes: fine texture would cost the autoencoder the detail that subjects need.
 """

@@ -1,4 +1,4 @@
-"""What places have in common: the ground, how a place is added, and the plain room of a prompt without a place."""
+"""Shared by all places: the ground, their registration, and the plain room for prompts without a place."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PLACES: dict[str, Place] = {}
 
 
 def place(*words: str, **facts: object) -> Callable[[Painting], Painting]:
-    """Make a painting function the place that DreamBench calls `words[0]`; the others are what captions also say."""
+    """Register a painting function as the place that DreamBench calls `words[0]`; the other words are for captions too."""
 
     def add(paint: Painting) -> Painting:
         PLACES[words[0]] = Place(paint, words, **facts)  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def fir(c: skia.Canvas, x: float, y: float, h: float, color: RGB, snow: RGB | No
 
 
 def studio(c: skia.Canvas, rng: np.random.Generator) -> None:
-    """Where a prompt names no place: a plain room of a random soft colour."""
+    """The place of a prompt without one: a plain room of a random soft colour."""
     wall: RGB = tuple(rng.uniform(0.55, 0.95, 3))  # type: ignore[assignment]
     horizon(c, wall, shade(wall, 0.82), rng.uniform(140, 185))
     ellipse(c, 128, 50, 150, 90, (1.0, 1.0, 1.0), 0.10)

@@ -1,4 +1,4 @@
-"""How things are drawn: one module a family, one function a variant of thing.
+"""The subjects' drawing functions: one module per group, one function per variant.
 
 A drawing stands on the ground line y = 0 and is centred on x = 0; y up is negative. It is about 150 units high or wide.
 A live subject's drawing is a generator: what it draws before it yields a `Frame` lies under its clothes.
