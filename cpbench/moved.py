@@ -135,9 +135,10 @@ def renamed_keywords(**new_names: str) -> Callable[[Callable[P, R]], Callable[P,
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            for old in new_names.keys() & kwargs.keys():
-                warn_once(f"{function.__qualname__}({old}=...)", f"{new_names[old]}=...")
-                kwargs[new_names[old]] = kwargs.pop(old)
+            for old, new in new_names.items():
+                if old in kwargs:
+                    warn_once(f"{function.__qualname__}({old}=...)", f"{new}=...")
+                    kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
         return call

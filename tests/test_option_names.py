@@ -84,4 +84,4 @@ def test_the_command_line_shows_the_note(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cpbench", "sweep", "--grid", "grid.yaml", "--output", "out", "--dry-run"]
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("note: option keep_noun is use_class_noun now") == 1 and finished.stderr == ""
+    assert finished.stdout.count("warning: option keep_noun is use_class_noun now") == 1 and finished.stderr == ""
