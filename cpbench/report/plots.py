@@ -178,7 +178,7 @@ def forgetting(matrices: Sequence[tuple[str, Array]], title: str, per_concept: b
         axes.set_title(title, loc="left", fontsize=9)
         axes.set_xlabel("tasks since the concept was learned")
         axes.set_ylabel("change of the score")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
     return draw
 
@@ -206,7 +206,7 @@ def concept(name: str, lines: Sequence[Line], floor: float, ceiling: float, low:
         axes.set_xlabel("after task")
         axes.set_xlim(0.6, last + 0.4)
         axes.set_ylim(low, high)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
 
     return draw
 
