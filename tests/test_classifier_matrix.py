@@ -1,11 +1,11 @@
 """The model as a classifier of its concepts' real pictures: numbers by hand and by loop, a real run, kills, strangers."""
 
 import csv
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from cpbench.finished import load, scoring
 from cpbench.method import Method, NotDefined, State
 from cpbench.output import collected
 from cpbench.records.folder import RunFolder
-from cpbench.records.reading import read
+from cpbench.records.reading import parsed, read
 from cpbench.report import data as report_data
 from cpbench.report import page
 from cpbench.running.bookkeeping import shown_files
@@ -252,7 +252,7 @@ def test_one_concept_at_a_time_and_nothing_asked_twice(alike: Callable[[str], Pa
 class Halting(Method):
     """One that cannot ready the concept "vase"."""
 
-    def install(self, backbone: Backbone, state: State, concepts: tuple[str, ...]) -> None:
+    def install(self, backbone: Backbone, state: State, concepts: tuple[str, ...], prompts: Any = ()) -> None:
         if "vase" in concepts:
             raise NotDefined("no vases")
 
@@ -315,7 +315,7 @@ def test_rows_of_other_settings_or_states_are_made_again(ready: Path, alike: Cal
     source = alike("isolated") / "task-02"
     for name in ("state.json", "state.safetensors"):
         shutil.copy(source / name, ready / "task-01" / name)
-    with pytest.raises(UserError, match="does not know"):  # another state of task 1 is looked at
+    with pytest.raises(UserError, match="does not list"):  # another state of task 1 is looked at
         cm.classify(ready, [1], device="cpu", draws=2)
     assert cm.classify(ready, [0], device="cpu", draws=2).spent[0] == 0
 
@@ -395,7 +395,7 @@ def test_what_is_not_as_it_was_is_refused(ran: Path, call: Callable, tmp_path: P
     assert "the pictures of vase are not those" in refused(images=record["facts"]["images"] | {"vase": "0" * 64})
     assert "has changed since the run" in refused(sequence="0" * 64)
     assert "other weights" in refused(backbone="0" * 64)
-    assert "run.json cannot be read" in refused(images=None)
+    assert "does not say the training pictures' hashes" in refused(images=None)
     assert "there is no row 7; the sequence has 3 tasks" in refused("--rows", "0,7")
     assert "must be whole numbers" in refused("--rows", "a")
     assert "--draws" in refused("--draws", 0)
@@ -489,7 +489,7 @@ def test_a_matrix_of_anybody_is_read_or_a_note(tmp_path_factory: pytest.TempPath
     (folder / "classifier").mkdir()
     good = b"row,dog,vase\n0,0.5,1\n1,1,\n2,0.25,0\n"
     (folder / "classifier" / "matrix.csv").write_bytes(good[:at] + junk + good[at:])
-    shown = report_data.from_record(json.loads(json.dumps(record(["dog", "vase"]))), folder)
+    shown = report_data.from_record(parsed(record(["dog", "vase"])), folder)
     report_data.add_classifier(shown)
     if shown.classifier is None:
         assert shown.notes == ["classifier/matrix.csv is damaged and left out."]

@@ -248,7 +248,7 @@ def test_a_strange_record_is_one_line(theirs: Path, keys: tuple[str, ...], value
 )
 def test_a_damaged_record_is_one_line(theirs: Path, content: str) -> None:
     (theirs / "run.json").write_text(content)
-    assert f"run {theirs}: run.json cannot be read" in refused(theirs)
+    assert f"run {theirs}: its run.json is " in refused(theirs)
 
 
 def test_a_record_is_no_reason_to_run_code(theirs: Path, tmp_path: Path) -> None:
