@@ -173,7 +173,7 @@ def test_the_record_the_report_and_the_leaderboard_have_it(out: Path) -> None:
         rows = list(csv.DictReader(file))
     assert sorted(row["colours_final_average"] for row in rows) == [
         "",
-        f"{record['summary']['colours']['final_average']:.6f}",
+        f"{record['figures']['colours']['final_average']:.6f}",
     ]
     assert len({row["group"] for row in rows}) == 2  # runs with other judges are not compared
     assert "| colours final |" in (out / "results" / "leaderboard.md").read_text()

@@ -25,7 +25,7 @@ from cpbench.errors import UserError
 from cpbench.finished.export import LORA_FILE, export
 from cpbench.finished.load import TrainedRun, concepts_in, open_run, sample
 from cpbench.method import Method, State
-from cpbench.records import record as record_module
+from cpbench.records import reading
 from cpbench.records.pictures import read_picture
 from cpbench.registry import load_method
 
@@ -278,7 +278,7 @@ def test_a_state_that_is_damaged_or_not_this_methods_is_one_line(theirs: Path) -
     State({k: torch.ones(7, 5, 3) for k in state.tensors}, state.facts).save(task)
     assert "its state is not one that seqlora can use" in refused(theirs)
     State(state.tensors, {"concepts": ["../../x"]}).save(task)
-    assert "concepts that run.json does not know" in refused(theirs)
+    assert "concepts that run.json does not list" in refused(theirs)
 
 
 class Words(Method):
@@ -343,4 +343,4 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path, run: Path) -> None:
         open_run(tmp_path)
     with pytest.raises(UserError, match="there is no run.json"):
         open_run(tmp_path / ("x" * 300))
-    assert record_module.find(run.parents[1]) == run
+    assert reading.find(run.parents[1]) == run

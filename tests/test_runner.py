@@ -519,7 +519,7 @@ def test_damaged_state_is_named_kept_and_done_again(
     second = {k: v for k, v in times(folder).items() if "task-02" in k}
     cpbench.run(method="seqlora", sequence=str(small), output=output, options=LORA)
     told = "".join(capsys.readouterr().out.split())  # a console breaks long lines
-    assert f"{file}:isdamaged" in told and "setasideas*.damaged-1,task1isdoneagain" in told
+    assert f"{file}:isdamaged" in told and "wererenamedto*.damaged-1,andtask1islearnedagain" in told
     assert contents(folder) == contents(lora["folder"])
     assert {k: v for k, v in times(folder).items() if "task-02" in k} == second  # task 2 was whole
     assert run_json(folder)["status"] == "finished"
