@@ -137,7 +137,7 @@ def test_a_swapped_picture_is_not_measured_and_not_shown(both, short: Path) -> N
         pictures_of(RunFolder(zero).task(2), cell)
     shown = data.read_run(zero)
     assert shown.picture(2, "dog", 0) is None and shown.picture(2, "dog", 0, 1) is not None
-    assert any("1 pictures are not those that were judged" in note for note in shown.notes)
+    assert any("1 pictures have changed since they were scored" in note for note in shown.notes)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b"phase,step\ntrain,x\n", b'a,"b\n1', b"step,loss\n1,2,3\n"])
@@ -204,7 +204,7 @@ def test_clean_leaves_a_folder_at_work_alone(both, call: Callable) -> None:
     output, zero, _ = both
     with bookkeeping.run_lock(zero):
         code, _, said = call("clean", "--output", output)
-    assert code == 2 and "at work" in said and str(zero) in said
+    assert code == 2 and "is still running" in said and str(zero) in said
     assert call("clean", "--output", output / "none")[0] == 2
 
 
