@@ -44,8 +44,8 @@ from cpbench.metrics.matrices import reference_row
 from cpbench.records import curves, measures_table
 from cpbench.records import tables as results
 from cpbench.records.measures_table import read_confusion
+from cpbench.records.reading import parsed
 from cpbench.records.tables import table_bytes
-from cpbench.records.upgrade import today
 from cpbench.registry import built_in_methods
 from cpbench.report import data as report_data
 from cpbench.report import paired_runs
@@ -355,7 +355,7 @@ def test_grid_files(tmp_path: Path) -> None:
         path.write_bytes(text)
         for job in result(tmp_path, jobs, more) or ():
             assert len(f"{job.name}.progress".encode()) < 256 and "/" not in job.name
-            assert yaml.safe_load(yaml.safe_dump(job.given)) == job.given
+            assert yaml.safe_load(yaml.safe_dump(job.settings)) == job.settings
 
     again(grid_files)
 
@@ -426,7 +426,7 @@ def test_records_of_runs(tmp_path: Path) -> None:
         (tmp_path / "results" / "run" / name).write_bytes(table_bytes(kept() / name))
     pictures = tmp_path / "results" / "run" / "task-00" / "pictures" / record()["sequence"]["concepts"][0]
     pictures.mkdir(parents=True)
-    (pictures / "real.png").write_bytes((ROOT / "docs" / "isolated-dreambench10.png").read_bytes()[:1000])
+    (pictures / "real.png").write_bytes((ROOT / "docs" / "isolated-dreambench10.webp").read_bytes()[:1000])
     whole = [json.dumps(record()).encode()]
 
     @FEW
@@ -534,7 +534,7 @@ def test_training_curves(tmp_path: Path) -> None:
     @given(spoiled(whole) | st.binary(max_size=200) | rows.map(lambda it: header + "\n".join([*it, ""]).encode()))
     def a_curve(data: bytes) -> None:
         (run / "task-01" / "curve.csv").write_bytes(data)
-        shown = report_data.from_record(today(record()), run)
+        shown = report_data.from_record(parsed(record()), run)
         with nothing_outside(run):
             report_data.add_curves(shown)
         assert list(shown.curves.columns) == ["task", "phase", "step", "figure", "value"]
