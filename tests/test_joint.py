@@ -183,7 +183,7 @@ def test_a_run_says_that_earlier_data_was_seen(tmp_path: Path) -> None:
 def test_pictures_in_the_state_of_any_other_method_are_refused(tmp_path: Path) -> None:
     """Whatever they show: these are blank, and the search for known pictures would pass them."""
     (tmp_path / "hoarder.py").write_text(CHEAT)
-    with pytest.raises(RulesError, match="pictures/dog.*earlier data"):
+    with pytest.raises(RulesError, match="pictures/dog.*sees_earlier_data"):
         run(tmp_path, str(tmp_path / "hoarder.py"))
     (record,) = tmp_path.rglob("run.json")
     assert json.loads(record.read_text())["status"] == "failed"

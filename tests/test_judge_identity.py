@@ -192,7 +192,7 @@ def test_committed_records_and_new_ones_stand_in_one_table(tmp_path: Path) -> No
     facts = []
     for record in (old, new, other):
         held = {n: JudgeFacts.model_validate(it) for n, it in record["judges"].items()}
-        facts.append({n: it.model_dump(exclude=it.unsaid) for n, it in held.items()})
+        facts.append({n: it.compared for n, it in held.items()})
     assert facts[0] == facts[1]
     assert facts[2]["dino"] == facts[0]["dino"] and facts[2]["clip"] != facts[0]["clip"]
     completed = [{n: identity.completed(it) for n, it in r["judges"].items()} for r in (old, new)]
