@@ -115,7 +115,7 @@ def test_what_is_not_as_it_was_is_refused(ran: Path, call: Callable) -> None:
 
 @pytest.mark.parametrize(
     ("names", "told"),
-    [(["clip-vit-l-15"], "did you mean 'clip-vit-l-14'"), (["clip-vit-l-14", "clip-vit-b-32"], "is a clip as well")],
+    [(["clip-vit-l-15"], "did you mean 'clip-vit-l-14'"), (["clip-vit-l-14", "clip-vit-b-32"], "is also a clip judge")],
 )
 def test_judges_names(names: list[str], told: str) -> None:
     kinds = {"clip": "clip-vit-l-14", "dino": "dinov2-vit-s-14"}
