@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StrictBool, model_validator
 
@@ -17,7 +17,7 @@ from cpbench.files import FILE_NAME
 from cpbench.judges import identity
 from cpbench.registry import built_in_methods, facts_of
 
-SCHEMA = 3
+SCHEMA: Final = 3
 MOST_CHARACTERS = 2000  # of a name, of a method with all its settings too
 Status = Literal["running", "interrupted", "failed", "finished"]
 
