@@ -30,6 +30,10 @@ def change_record(run: Path, **changes: object) -> None:
     write_json(run / "run.json", json.loads((run / "run.json").read_text()) | changes)
 
 
+def doubt(run: Path) -> str:
+    return checks.doubt(run, reading.read(run), read_scores(run / "scores.csv"))
+
+
 def another_score(run: Path) -> None:
     scores = read_scores(run / "scores.csv")
     scores.loc[0, "value"] += 0.01
@@ -43,6 +47,13 @@ def other_measures(run: Path) -> None:
 def impossible_measures(run: Path) -> None:
     (run / "measures.csv").write_text("row,measure,concept,value\n3,identified,dog,7\n")
     change_record(run, files={})
+
+
+def without_scores(run: Path) -> None:
+    """But with those of its last row, which a report reads of a run that was stopped."""
+    scores = read_scores(run / "scores.csv")
+    write_scores(run / "task-03" / "scores.csv", scores[scores["row"] == 3])
+    (run / "scores.csv").unlink()
 
 
 def no_cosine(run: Path) -> None:
@@ -63,6 +74,7 @@ SPOILED = {
     "an impossible measure": (impossible_measures, "its measures.csv has identified 7, which is between 0 and 1"),
     "no cosine": (no_cosine, "its scores.csv has dino 1.2, and a cosine is between -1 and 1"),
     "a better average": (better_average, "its run.json tells of a final CLIP-T of 0.990, its scores.csv of "),
+    "no scores": (without_scores, "its scores.csv is missing"),
     "another hash": (lambda run: change_record(run, hash="00000000"), "its run.json has another hash than its facts"),
 }
 
@@ -70,11 +82,11 @@ SPOILED = {
 @pytest.mark.parametrize("what", SPOILED)
 def test_leaderboard_report_and_comparison_find_the_same(tmp_path: Path, call: Callable, what: str) -> None:
     sound, doubtful = make_run(tmp_path / "runs" / "a"), make_run(tmp_path / "runs" / "b")
-    assert checks.doubt(sound, reading.read(sound)) == data.read_run(sound).doubt == ""
+    assert doubt(sound) == data.read_run(sound).doubt == ""
     paired_runs.compare_runs(sound, doubtful)
     spoil, says = SPOILED[what]
     spoil(doubtful)
-    assert checks.doubt(doubtful, reading.read(doubtful)).startswith(says)
+    assert doubt(doubtful).startswith(says)
     assert any("in doubt" in note and says in note for note in data.read_run(doubtful).notes)
     with pytest.raises(UserError, match="compare: .*/b: its "):
         paired_runs.compare_runs(sound, doubtful)

@@ -65,7 +65,7 @@ def test_a_record_of_0_1_is_one_of_today(tmp_path: Path, name: str, scores: int,
     assert cost.pictures_generated == was["pictures_drawn"] and cost.generation_seconds == was["drawing_seconds"]
     assert not {*found["costs"]["3"]} - {*Cost.model_fields}
     assert own.facts.method == name and own.costs.keys() == {0, 1, 2, 3}
-    assert data.from_record(own, tmp_path / "run").doubt == ""
+    assert contradiction(own) == "" and data.from_record(own, tmp_path / "run").concepts == ["dog", "backpack", "dog2"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,7 +15,7 @@ from cpbench.method import Method, NotDefined, State
 from cpbench.output import say
 from cpbench.records import option_names
 from cpbench.records.folder import RunFolder
-from cpbench.records.reading import find, listed, read
+from cpbench.records.reading import find, read
 from cpbench.records.record import Record
 from cpbench.registry import load_method
 from cpbench.validation import validated
@@ -61,7 +61,7 @@ def open_run(
     t = tasks_with_state[-1] if after is None else after
     if t not in tasks_with_state:
         raise UserError(
-            f"run {folder}: there is no state after task {t}; it has those after {listed(tasks_with_state)}"
+            f"run {folder}: there is no state after task {t}; it has those after {', '.join(map(str, tasks_with_state))}"
         )
     state = state_after(folder, t, concepts)
     method, backbone = load_backbone(config, folder, weights)

@@ -168,15 +168,12 @@ def dino_scores(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Ke
     prove nothing.
     """
     concepts, file = record.sequence.concepts, RunFolder(folder).scores
-    if not tables.is_there(file):
-        rows = [t for t in record.rows if RunFolder(folder).task(t).scores.is_file()]
-        if record.is_finished:
-            return {}, {}, {}, "its scores.csv is missing"
-        return {}, {}, {}, f"{len(rows)} of {len(record.rows)} rows exist"
     scores = tables.read_scores(file)
-    if scores is None:
-        return {}, {}, {}, "its scores.csv is damaged"
-    if record.is_finished and (problem := checks.wrong_scores(folder, record, scores)):
+    if not record.is_finished and not tables.is_there(file):
+        rows = [t for t in record.rows if RunFolder(folder).task(t).scores.is_file()]
+        return {}, {}, {}, f"{len(rows)} of {len(record.rows)} rows exist"
+    problem = checks.wrong_scores(folder, record, scores) if scores is None or record.is_finished else ""
+    if scores is None or problem:
         return {}, {}, {}, problem
     cells = scores[(scores["kind"] == "cell") & (scores["metric"] == MAIN) & scores["concept"].isin(concepts)]
     rows = set(cells["row"]) & set(record.rows)

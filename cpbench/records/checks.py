@@ -19,21 +19,22 @@ ROUNDED = 1e-4  # what is written of a score may be off by
 LARGEST = {"identified": 1, "moved": 2}  # what a leaderboard shows of measures.csv, and the most it can be
 
 
-def doubt(folder: Path, record: Record) -> str:
-    """Why the numbers of a finished run cannot be believed, "" where nothing speaks against them."""
+def doubt(folder: Path, record: Record, scores: pd.DataFrame | None) -> str:
+    """Why the numbers of a finished run cannot be believed, "" where nothing speaks against them.
+
+    scores: its scores.csv, None where that cannot be read. A run at work is in no doubt: its tables grow after its record.
+    """
     if not record.is_finished:
         return ""
-    scores = tables.read_scores(RunFolder(folder).scores)
-    return (
-        contradiction(record)
-        or ("" if scores is None else wrong_scores(folder, record, scores))
-        or wrong_measures(folder, record)
-    )
+    return contradiction(record) or wrong_scores(folder, record, scores) or wrong_measures(folder, record)
 
 
-def wrong_scores(folder: Path, record: Record, scores: pd.DataFrame) -> str:
-    """Why scores.csv cannot be the run's, or ""."""
-    if altered(record, RunFolder(folder).scores):
+def wrong_scores(folder: Path, record: Record, scores: pd.DataFrame | None) -> str:
+    """Why scores.csv cannot be the finished run's, or ""."""
+    file = RunFolder(folder).scores
+    if scores is None:
+        return f"its scores.csv is {'damaged' if tables.is_there(file) else 'missing'}"
+    if altered(record, file):
         return "its scores.csv is not the one that its run.json tells of"
     return no_cosine(scores) or other_average(record, scores)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,3 @@ def finished_runs(folder: Path) -> list[tuple[Path, Record]]:
 
 def skip(folder: Path, reason: str) -> None:
     say(f"left out {folder}: {reason}; run it again, or remove it")
-
-
-def listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))

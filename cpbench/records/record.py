@@ -37,7 +37,7 @@ def whole(value: object) -> int:
     return value
 
 
-def number(value: object) -> int | float:
+def checked_number(value: object) -> int | float:
     """A whole number stays one: a hash is over what was written."""
     if type(value) is float or (type(value) is int and abs(value) < 2**63):
         return value
@@ -47,7 +47,7 @@ def number(value: object) -> int | float:
 def scalar(value: object) -> str | bool | int | float | None:
     if value is None or isinstance(value, bool):
         return value
-    return number(value) if isinstance(value, int | float) else text(value)
+    return checked_number(value) if isinstance(value, int | float) else text(value)
 
 
 def file_name(value: str) -> str:
@@ -65,7 +65,7 @@ def different(value: list[str]) -> list[str]:
 Text = Annotated[str, PlainValidator(text)]
 Name = Annotated[Text, AfterValidator(file_name)]
 Whole = Annotated[int, PlainValidator(whole)]
-Number = Annotated[int | float, PlainValidator(number)]
+Number = Annotated[int | float, PlainValidator(checked_number)]
 Scalar = Annotated[str | bool | int | float | None, PlainValidator(scalar)]
 Figures = dict[Text, dict[Text, Number | None]]  # by score and figure; None where it is not defined
 Intervals = dict[Text, dict[Text, Annotated[list[Number], Field(min_length=2, max_length=2)] | None]]

@@ -159,7 +159,6 @@ def from_record(record: Record, folder: Path) -> RunView:
         method=method_label(record),
         sequence=sequence_name(record),
         pictures=record.pictures,
-        doubt=checks.doubt(folder, record),
         judges={
             name: {str(k): one_line(v) for k, v in judge.as_json().items()}
             for name, judge in sorted(record.judges.items())
@@ -179,6 +178,7 @@ def add_scores(run: RunView) -> None:
     notes = run.notes
     file = RunFolder(run.folder).scores
     scores = tables.read_scores(file)
+    run.doubt = checks.doubt(run.folder, run.record, scores)
     if scores is None and tables.is_there(file):
         notes.append(
             "scores.csv is damaged, so its scores are not shown; repeat the cpbench run command to restore it."
