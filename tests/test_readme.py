@@ -91,7 +91,7 @@ def test_its_commands_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     for name, subject in (("rex", "dog"), ("mug", "vase")):  # pictures of some world
         (tmp_path / "photos" / name).mkdir(parents=True)
-        for i, picture in enumerate(images.drawn(subject)):
+        for i, picture in enumerate(images.rendered(subject)):
             Image.fromarray(picture).resize((320, 256)).save(tmp_path / "photos" / name / f"{i}.png")
     (tmp_path / "mine.py").write_text(method())
     targets, said = (ROOT / "Makefile").read_text(), {}
@@ -109,7 +109,7 @@ def test_its_commands_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest
             if "dreambench10" in words:  # as long with three concepts
                 words[words.index("dreambench10")] = "quick3"
             if "dcscore" in words:
-                short += shlex.split("--set dsc_steps=2 --set fisher_draws=2")
+                short += shlex.split("--set dsc_steps=2 --set fisher_samples=2")
             said[line] = does(shlex.join(["cpbench", verb, *words, *short]))
     run, report, *_ = (said[line] for line in LINES[1:3])
     assert (
