@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from cpbench import torchvision_compat
@@ -39,8 +40,23 @@ def installed() -> Iterator[Finding]:
     versions = machine.versions()
     for name in ("cpbench", *PACKAGES):
         yield Finding(name, versions.get(name, "missing"), name in versions, "pip install cpbench")
-    patched = torchvision_compat.apply()
-    yield Finding("torchvision", "its C extension does not load; worked around, nothing to do" if patched else "loads")
+    yield torchvision()
+
+
+def torchvision() -> Finding:
+    """Whether torchvision loads by itself, or only within cpbench."""
+    import torch
+
+    if not torchvision_compat.apply():
+        return Finding("torchvision", "loads")
+    build = "cpu" if torch.version.cuda is None else f"cu{torch.version.cuda.replace('.', '')}"
+    release = metadata.version("torchvision").partition("+")[0]
+    install = f"pip install --force-reinstall --no-deps torchvision=={release} --index-url https://download.pytorch.org/whl/{build}"
+    advice = (
+        "a script of your own that imports diffusers, open_clip or timm must begin with `from cpbench import "
+        f"torchvision_compat; torchvision_compat.apply()`, or install the build for this torch: `{install}`"
+    )
+    return Finding("torchvision", "its C extension does not load; cpbench works around that", False, advice)
 
 
 def devices() -> Iterator[Finding]:

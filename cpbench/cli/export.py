@@ -17,10 +17,8 @@ from cpbench.cli.options import AFTER, RUN, TRUST, cli, with_options
     "--count", "-n", "n", type=click.IntRange(1, 1000), default=4, show_default=True, help="Number of pictures."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
-@click.option("--num-inference-steps", type=click.IntRange(min=1), help="Sampler steps.  [default: the sequence's]")
-@click.option(
-    "--guidance-scale", type=click.FloatRange(min=0), help="Classifier-free guidance.  [default: the sequence's]"
-)
+@click.option("--num-inference-steps", type=click.IntRange(min=1), help="Sampler steps.  [default: the run's]")
+@click.option("--guidance-scale", type=click.FloatRange(min=0), help="Classifier-free guidance.  [default: the run's]")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

@@ -43,7 +43,7 @@ from cpbench.method import Method, NotDefined
 from cpbench.metrics.figures import FIGURES
 from cpbench.numbers import number
 from cpbench.output import say
-from cpbench.records import machine, terminal
+from cpbench.records import machine, recorded_paths, terminal
 from cpbench.records.folder import RunFolder
 from cpbench.records.grid import MOST_COLUMNS
 from cpbench.records.measures_table import CONFUSION
@@ -243,6 +243,7 @@ def classify(
     record = read(folder)
     config, _, weights = load.recorded_config(record, folder)
     config = load.trusted_config(config, folder, pick_device(device), allow_pickle, trust_remote_code)
+    recorded_paths.refuse_missing(record, folder, ("method", "backbone", "vae", "sequence"))
     facts = scoring.facts_of(record, folder)
     sequence = scoring.sequence_of(config, facts, folder)
     concepts = sequence.concepts

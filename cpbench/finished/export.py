@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cpbench import torchvision_compat
 from cpbench.backbones import hub
 from cpbench.errors import UserError, did_you_mean, quoted
 from cpbench.files import FILE_NAME, escape_markdown, prepare_folder, write_atomically
-from cpbench.finished.load import TrainedRun, installed
+from cpbench.finished.load import TrainedRun, installed, sampler_of
 from cpbench.method import NotDefined
 from cpbench.miniature import is_miniature
 
@@ -60,13 +61,15 @@ def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]
         file = out / "tokens" / f"{name}.safetensors"
         write_atomically(file, save(dict(zip(keys, parts, strict=True))))
         files.append(file)
-    write_atomically(out / "README.md", how_to_load(run, concepts, bool(lora), lora is None, list(embeddings)).encode())
+    text = how_to_load(run, concepts, bool(lora), lora is None, list(embeddings), out)
+    write_atomically(out / "README.md", text.encode())
     return [*files, out / "README.md"]
 
 
-def _python(words: str) -> str:
+def _python(words: object) -> str:
     """The words as a Python literal in double quotes, without backticks, which would end a Markdown code block."""
-    return json.dumps(words).replace("`", "\\u0060")
+    text = str(words).encode("unicode_escape").decode()
+    return '"' + text.replace('"', '\\"').replace("`", "\\u0060") + '"'
 
 
 def _code(words: str) -> str:
@@ -74,38 +77,80 @@ def _code(words: str) -> str:
     return "`" + " ".join(words.split()).replace("`", "'").replace("|", "\\|") + "`"
 
 
-def how_to_load(run: TrainedRun, concepts: Sequence[str], lora: bool, whole: bool, tokens: list[str]) -> str:
-    pipeline_class = type(run.backbone.pipe).__name__
-    name, revision = hub.BUILT_IN.get(run.config.backbone, (run.config.backbone, run.config.loading.revision))
-    source = "pipeline" if whole else str(hub.MINIATURE) if is_miniature(name) else name
-    pinned = f", revision={_python(run.config.loading.revision or revision)}" if revision and not whole else ""
+def _source(run: TrainedRun, whole: bool) -> str:
+    """The pipeline to load, as Python: the exported one, a local folder by its absolute path, or a hub id."""
+    if whole:
+        return 'folder + "/pipeline"'
+    if is_miniature(run.config.backbone):
+        return _python(hub.MINIATURE)
+    local = Path(os.path.expanduser(run.config.backbone))
+    if os.path.isdir(local):
+        return _python(local.absolute())
+    return _python(hub.BUILT_IN.get(run.config.backbone, (run.config.backbone, None))[0])
+
+
+def _loading_arguments(run: TrainedRun, classes: list[str]) -> list[str]:
+    """Arguments of `from_pretrained` that load what the run loaded; the classes that they need are added to `classes`."""
+    loading, arguments = run.config.loading, []
+    pinned = None if os.path.isdir(os.path.expanduser(run.config.backbone)) else hub.BUILT_IN.get(run.config.backbone)
+    if revision := loading.revision or (pinned and pinned[1]):
+        arguments.append(f"revision={_python(revision)}")
+    if loading.variant:
+        arguments.append(f"variant={_python(loading.variant)}")
+    if loading.vae:
+        classes.append(type(run.backbone.vae).__name__)
+        local = os.path.expanduser(loading.vae)
+        vae = _python(os.path.abspath(local) if os.path.isdir(local) else loading.vae)
+        arguments.append(f"vae={classes[-1]}.from_pretrained({vae})")
+    return arguments
+
+
+def how_to_load(run: TrainedRun, concepts: Sequence[str], lora: bool, whole: bool, tokens: list[str], out: Path) -> str:
+    """The README: code that generates a picture with plain diffusers, from any folder, with the run's steps and guidance."""
+    pipeline_class, sampler = type(run.backbone.pipe).__name__, sampler_of(run)
+    classes, arguments = [pipeline_class, "DPMSolverMultistepScheduler"], [_source(run, whole)]
+    if not whole:
+        arguments += _loading_arguments(run, classes)
     code = [
-        "from diffusers import " + pipeline_class,
+        f"from diffusers import {', '.join(sorted(classes))}",
         "",
-        f"pipe = {pipeline_class}.from_pretrained({_python(source)}{pinned})",
+        f"folder = {_python(out.absolute())}  # of this file",
+        f"pipe = {pipeline_class}.from_pretrained({', '.join(arguments)})",
+        "pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)",
     ]
     if lora:
-        code.append('pipe.load_lora_weights(".")')
+        code.append("pipe.load_lora_weights(folder)")
     if len(run.backbone.vocabulary.encoders) == 1:
-        code += [f'pipe.load_textual_inversion("tokens/{name}.safetensors")' for name in tokens]
+        code += [f'pipe.load_textual_inversion(folder + "/tokens/{name}.safetensors")' for name in tokens]
     elif tokens:
-        code[0] = "from safetensors.torch import load_file\n" + code[0]
+        code.insert(0, "from safetensors.torch import load_file")
         code.append(f"for word in {tokens}:")
-        code.append('    parts = load_file(f"tokens/{word}.safetensors")')
+        code.append('    parts = load_file(f"{folder}/tokens/{word}.safetensors")')
         for key, suffix in zip(ENCODERS, ("", "_2"), strict=True):
             code.append(f'    pipe.load_textual_inversion(parts["{key}"], token=f"<{{word}}>",')
             code.append(f"        text_encoder=pipe.text_encoder{suffix}, tokenizer=pipe.tokenizer{suffix})")
         code.append("# a config that names another end of text than the tokenizer's pools at the new words instead")
         code.append("pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id")
+    if torchvision_compat.apply():
+        code = [
+            "from cpbench import torchvision_compat",
+            "",
+            "torchvision_compat.apply()  # before diffusers; leave it out where torchvision fits torch",
+            *code,
+        ]
     prompt = _python(f"a photo of a {run.phrase(concepts[0])}")
-    code.append(f'pipe({prompt}).images[0].save("picture.png")')
+    settings = f"num_inference_steps={sampler.num_inference_steps}, guidance_scale={sampler.guidance_scale}"
+    if side := run.config.loading.resolution:
+        settings += f", height={side}, width={side}"
+    code.append(f'pipe({prompt}, {settings}).images[0].save("picture.png")')
     words = [f"| {c} | {escape_markdown(run.nouns[c])} | {_code(run.phrase(c))} |" for c in concepts]
     method, sequence, backbone = map(escape_markdown, (run.config.method, run.config.sequence, run.config.backbone))
     return "\n".join(
         [
             f"# {method} after {len(run.nouns)} of the tasks of {sequence}",
             "",
-            f"Learned by cpbench on {backbone}, seed {run.config.seed}. In this folder:",
+            f"Learned by cpbench on {backbone}, seed {run.config.seed}. Steps and guidance are the run's.",
+            "If you move this folder, change its path in the code.",
             "",
             "```python",
             *code,

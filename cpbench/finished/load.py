@@ -13,7 +13,7 @@ from cpbench.config import RunConfig
 from cpbench.errors import DamagedState, RulesError, UserError, did_you_mean
 from cpbench.method import Method, NotDefined, State
 from cpbench.output import say
-from cpbench.records import option_names
+from cpbench.records import option_names, recorded_paths
 from cpbench.records.folder import RunFolder
 from cpbench.records.reading import find, read
 from cpbench.records.record import Record
@@ -22,6 +22,7 @@ from cpbench.validation import validated
 
 if TYPE_CHECKING:
     from cpbench.backbones.backbone import Backbone
+    from cpbench.backbones.sampling import Sampler
 
 
 @dataclass
@@ -34,6 +35,7 @@ class TrainedRun:
     state: State
     backbone: Backbone
     nouns: dict[str, str]  # class nouns of the learned concepts, in learning order
+    sampler: Sampler | None = None  # how its pictures were generated; None: as `generation_settings` says
 
     def phrase(self, concept: str) -> str:
         return self.method.phrase(concept, self.nouns[concept], self.state)
@@ -55,6 +57,7 @@ def open_run(
     record = read(folder)
     config, concepts, weights = recorded_config(record, folder)
     config = trusted_config(config, folder, device, allow_pickle, trust_remote_code)
+    recorded_paths.refuse_missing(record, folder, ("method", "backbone", "vae"))
     tasks_with_state = [t for t in range(1, len(concepts) + 1) if RunFolder(folder).task(t).state.exists()]
     if not tasks_with_state:
         raise UserError(f"run {folder}: has no state yet; run it until a task is finished")
@@ -65,7 +68,8 @@ def open_run(
         )
     state = state_after(folder, t, concepts)
     method, backbone = load_backbone(config, folder, weights)
-    trained_run = TrainedRun(folder, config, method, state, backbone, {c: concepts[c] for c in state.concepts})
+    nouns = {c: concepts[c] for c in state.concepts}
+    trained_run = TrainedRun(folder, config, method, state, backbone, nouns, recorded_sampler(record))
     first = state.concepts[0]
     with suppress(NotDefined), installed(trained_run, (first,), (f"a photo of a {concepts[first]}",)):
         trained_run.phrase(first)  # what is missing in the state shows here
@@ -79,8 +83,29 @@ def recorded_config(record: Record, folder: Path) -> tuple[RunConfig, dict[str, 
         raise UserError(
             f"run {folder}: its run.json does not say the class nouns or the backbone's weights; run it again, or name another"
         )
-    settings = {k: v for k, v in record.config.as_json().items() if v is not None}
+    settings = {k: v for k, v in recorded_paths.config_today(record, folder).items() if v is not None}
     return validated(RunConfig, settings, f"run {folder}"), nouns, weights
+
+
+def recorded_sampler(record: Record) -> Sampler | None:
+    """The steps and the guidance of the run's own pictures; None if the record does not say them."""
+    from cpbench.backbones.sampling import Sampler
+
+    recorded = record.facts.sampler or {}
+    steps, guidance = recorded.get("num_inference_steps"), recorded.get("guidance_scale")
+    if type(steps) is not int or steps < 1 or type(guidance) not in (int, float):
+        return None
+    return Sampler(steps, guidance)
+
+
+def sampler_of(run: TrainedRun, steps: int | None = None, guidance: float | None = None) -> Sampler:
+    """The sampler with these values, and the run's for those that are None."""
+    from cpbench.backbones.sampling import Sampler
+    from cpbench.concepts import sequences
+    from cpbench.running.prepare import generation_settings
+
+    usual = run.sampler or generation_settings(run.config, sequences.load(run.config.sequence))[0]
+    return Sampler(steps or usual.num_inference_steps, usual.guidance_scale if guidance is None else guidance)
 
 
 def trusted_config(
@@ -153,21 +178,26 @@ def installed(run: TrainedRun, concepts: tuple[str, ...], prompts: tuple[str, ..
 
 
 def sample(run: TrainedRun, prompt: str, n: int, seed: int, steps: int | None, guidance: float | None) -> Any:
-    """`n` pictures, uint8 (n, h, w, 3), of a prompt in which "{dog6}" is replaced by the phrase of concept dog6."""
-    from cpbench.backbones.sampling import Sampler, SampleRequest, generate
-    from cpbench.concepts import images, sequences
+    """`n` pictures, uint8 (n, h, w, 3), of a prompt in which "{dog6}" is replaced by the phrase of concept dog6.
+
+    steps, guidance: None for the run's own.
+    """
+    from cpbench.backbones.sampling import SampleRequest, generate
 
     named = concepts_in(prompt, list(run.nouns))
-    words = "".join(text + (run.phrase(c) if c else "") for text, c, *_ in string.Formatter().parse(prompt))
-    sequence = sequences.load(run.config.sequence)
-    defaults = sequence.evaluation.sampling(images.are_rendered(sequence.concepts, run.config.backbone))
-    sampler = Sampler(steps or defaults.num_inference_steps, defaults.guidance_scale if guidance is None else guidance)
+    words = full_prompt(run, prompt)
+    sampler = sampler_of(run, steps, guidance)
     try:
         with installed(run, named, (words,)):
             refuse_unread(run, prompt)
             return generate(run.backbone, [SampleRequest(words, seed, "sample", prompt, k) for k in range(n)], sampler)
     except NotDefined as reason:
         raise UserError(f"prompt {prompt!r}: {reason}; name one concept") from None
+
+
+def full_prompt(run: TrainedRun, prompt: str) -> str:
+    """The prompt with the phrases of its concepts, as it is encoded."""
+    return "".join(text + (run.phrase(c) if c else "") for text, c, *_ in string.Formatter().parse(prompt))
 
 
 def refuse_unread(run: TrainedRun, prompt: str) -> None:

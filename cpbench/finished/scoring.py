@@ -28,7 +28,7 @@ from cpbench.judges.select import load_judges
 from cpbench.metrics import matrices
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.output import say
-from cpbench.records import measures_table, tables
+from cpbench.records import measures_table, recorded_paths, tables
 from cpbench.records.folder import RunFolder
 from cpbench.records.reading import find, read
 from cpbench.records.record import Facts, Record
@@ -83,6 +83,10 @@ def rescore(
     folder = find(run)
     record = read(folder)
     config, _, _ = load.recorded_config(record, folder)
+    used = [judge for judge, other in (("clip", clip), ("dino", dino)) if not other]
+    if any(getattr(config, judge) is None for judge in used):  # then it may be in the backbone's folder
+        used.append("backbone")
+    recorded_paths.refuse_missing(record, folder, ("sequence", *used))
     facts = facts_of(record, folder)
     sequence = sequence_of(config, facts, folder)
     real = real_pictures(config, facts, sequence, folder, data)

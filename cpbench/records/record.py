@@ -210,6 +210,8 @@ class Record(Part):
     config: Config
     changed: dict[Text, Any] = {}
     """The method's options that are not those of its preset."""
+    folder: Text = ""
+    """Absolute path of the run's folder, if `config` has absolute paths: with it they are found after a move."""
     facts: Facts
     hash: Text
     """`short_hash` of the facts."""

@@ -22,7 +22,7 @@ from cpbench.method import State
 from cpbench.metrics import matrices, summary
 from cpbench.metrics.multi_concept import summary as pair_summary
 from cpbench.metrics.summary import summaries
-from cpbench.records import machine, measures_table, tables
+from cpbench.records import machine, measures_table, recorded_paths, tables
 from cpbench.records.folder import RunFolder
 from cpbench.records.reading import read
 from cpbench.records.record import SCHEMA, Record, Status
@@ -129,11 +129,13 @@ def write_record(run: Run, status: Status, reason: str = "") -> None:
 def record_of(run: Run, status: Status, reason: str = "") -> Record:
     """The record of a run as it is on disk. UserError for a value that no record may hold: it could not be read later."""
     are_drawn = images.are_rendered(run.sequence.concepts, run.config.backbone)
+    config = run.config.model_dump(mode="json")
+    paths = recorded_paths.absolute_paths(config, run.sequence.concepts)
     record = {
         "schema": SCHEMA,
         "status": status,
         "reason": "".join(c if c.isprintable() else " " for c in reason)[:MOST_REASON],
-        "config": run.config.model_dump(mode="json") | {"output": None},
+        "config": recorded_paths.with_paths(config, paths) | {"output": None},
         "changed": changed(run.config.method, run.config.backbone, run.options),
         "facts": json.loads(json.dumps(run.facts)),
         "hash": short_hash(run.facts),
@@ -154,6 +156,8 @@ def record_of(run: Run, status: Status, reason: str = "") -> Record:
         "versions": machine.versions(),
         "commit": machine.commit(),
     }
+    if paths and (folder := str(run.folder.absolute())).isprintable():
+        record["folder"] = folder
     return validated(Record, record | (outcome(run) if status == "finished" else {}), "run")
 
 
