@@ -222,7 +222,8 @@ def test_broken_pictures_are_named(tmp_path: Path, broken: str, ending: str) -> 
 def test_endings_that_belie_the_content_are_named(tmp_path: Path, inside: str, ending: str) -> None:
     Image.fromarray(noise(8, 8)).save(tmp_path / f"a.{ending}", format=inside)
     line = complaint(images.load, concept(tmp_path), "sd", 8)
-    assert f"a.{ending} contains {inside}" in line and "rename" in line
+    right = {"PNG": "rename it to end in .png", "JPEG": "rename it to end in .jpg", "WEBP": "rename it to end in .webp"}
+    assert f"a.{ending} contains {inside}" in line and right.get(inside, "convert it to JPEG or PNG") in line
 
 
 @pytest.mark.parametrize("ending", ["heic", "GIF", "bmp", "tiff"])

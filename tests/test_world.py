@@ -37,6 +37,7 @@ from cpbench.miniature.world import (
     seeded,
     subject,
     training_identity,
+    unread,
     vocabulary,
 )
 from cpbench.miniature.world.canvas import COLORS, new_surface, pixels
@@ -160,6 +161,41 @@ def test_every_prompt_changes_the_picture_in_its_own_way(name: str, kind: str) -
     assert len(drawn) == 26
     for a, b in combinations(drawn, 2):
         assert difference(drawn[a], drawn[b]) > 2, (a, b)
+
+
+@pytest.mark.parametrize("words", ["{}", "photo of a {}", "the {}"])
+def test_of_dreambenchs_prompts_every_word_is_read(words: str) -> None:
+    for prompt in ALL_PROMPTS:
+        assert unread(prompt.replace("{}", "dog"), "dog") == [], prompt
+        assert unread(prompt) == [], prompt
+
+
+def test_of_the_worlds_own_wordings_every_word_is_read() -> None:
+    for wordings in (p.words for p in (*places.PLACES.values(), *outfits.OUTFITS.values())):
+        for wording in wordings:
+            assert unread(f"A photo of a dog {wording}", "dog") == [], wording
+    for finish, wordings in finishes.FINISHES.items():
+        for wording in wordings:
+            assert read_prompt(wording).finish != finish or unread(wording.format("dog"), "dog") == [], wording
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        ("a dog on the moon", ["on the moon"]),
+        ("a dog in the snow on the moon", ["on the moon"]),
+        ("a dog on the beach and in the snow", ["in the snow"]),
+        ("a big dog in the snow", ["big"]),
+        ("a dog and a cat in the snow", ["cat"]),
+        ("a wet red dog", ["wet"]),
+        ("a dog wearing a red hat and boots", ["boots"]),
+        ("an oil painting of a dog", ["oil painting of"]),
+        ("a photo of a dog, in the snow, and wearing a red hat", []),
+        ("", []),
+    ],
+)
+def test_words_that_no_picture_shows_are_told_apart(prompt: str, parts: list[str]) -> None:
+    assert unread(prompt, "dog") == parts
 
 
 # Drawing
@@ -550,6 +586,17 @@ def test_captions_are_drawn_of_a_subject_or_of_strangers(world, tmp_path: Path) 
     for one, other in combinations("acde", 2):
         assert drawn[one].shape == drawn[other].shape and difference(drawn[one], drawn[other]) > 3
     assert drawn["a"].shape[1] > 3 * 64 * 2
+
+
+def test_words_that_are_not_understood_are_told(world, tmp_path: Path) -> None:
+    code, out, said = world("a big dog on the moon", "--count", "1")
+    assert code == 0 and out.strip() == "caption.png" and (tmp_path / "caption.png").exists()
+    assert len(said.splitlines()) == 1 and said.startswith("note: not in the picture: 'big', 'on the moon';")
+    assert (
+        "'a cat'" not in (said := world("a cat in the snow", "--subject", "dog2", "--count", "1")[2])
+        and "'cat'" in said
+    )
+    assert world("a dog in the snow", "--subject", "dog2", "--count", "1")[2] == ""
 
 
 @pytest.mark.parametrize(

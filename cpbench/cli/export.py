@@ -40,16 +40,20 @@ def sample(
     device: str,
     **trusted: bool | None,
 ) -> None:
-    """Generate pictures from a run. The prompt may name several concepts if the method supports that."""
-    from cpbench.files import prepare_folder, write_atomically
-    from cpbench.finished import load
-    from cpbench.records.pictures import png_bytes
+    """Generate pictures from a run. The prompt may name several concepts if the method supports that.
+
+    Pictures are numbered after those in the folder; sample.json says how each was made.
+    """
+    from cpbench.files import prepare_folder
+    from cpbench.finished import load, sample_folder
 
     prepare_folder(output)
-    finished_run = load.open_run(run_, after, device, **trusted)
-    for k, picture in enumerate(load.sample(finished_run, prompt, n, seed, num_inference_steps, guidance_scale)):
-        write_atomically(output / f"{k:02d}.png", png_bytes(picture))
-        click.echo(output / f"{k:02d}.png")
+    sample_folder.entries_of(output)  # a damaged sample.json is refused before anything is generated
+    trained_run = load.open_run(run_, after, device, **trusted)
+    pictures = load.sample(trained_run, prompt, n, seed, num_inference_steps, guidance_scale)
+    request = load.request_of(trained_run, prompt, seed, num_inference_steps, guidance_scale)
+    for path in sample_folder.write(output, pictures, request):
+        click.echo(path)
 
 
 @cli.command(epilog="Example: cpbench export results/runs/... out/ --after 10")

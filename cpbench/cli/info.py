@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cpbench.cli.options import cli
-from cpbench.errors import UserError
+from cpbench.errors import UserError, quoted
 
 
 @cli.command()
@@ -116,4 +116,10 @@ def world(caption: str | None, subject: str | None, count: int, seed: int, outpu
         return
     target = output or Path("caption.png")
     sheets.write_caption(caption, target, subject, count, seed)
+    if parts := sheets.unread_in(caption, subject):
+        click.echo(
+            f"note: not in the picture: {', '.join(map(quoted, parts))}; a picture shows a class noun, and at most one place, "
+            "one outfit and one finish (`cpbench world` shows them all)",
+            err=True,
+        )
     click.echo(target)

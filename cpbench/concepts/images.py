@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cpbench.concepts import photographs
-from cpbench.concepts.sequences import Concept
-from cpbench.errors import UserError, did_you_mean
+from cpbench.concepts.picture_files import left_out
+from cpbench.concepts.sequences import Concept, Sequence
+from cpbench.errors import UserError, did_you_mean, quoted
 from cpbench.miniature import is_miniature
 
 if TYPE_CHECKING:
@@ -58,6 +59,54 @@ def number(concept: Concept, backbone: str, data: Path | str | None = None) -> i
         return len(photographs.files_of(photographs.folder_of(concept, data), concept.name))
     except UserError:
         return 0
+
+
+def notes(
+    concepts: Iterable[Concept], backbone: str, pictures: Mapping[str, np.ndarray], data: str | None
+) -> list[str]:
+    """What the user should know of the photographs: files left out, animations, blank pictures, copies.
+
+    pictures: by concept, as `load` returns them. UserError for a concept whose pictures are all blank.
+    """
+    lines: list[str] = []
+    named: dict[str, str] = {}  # by content the first picture with it
+    for concept in concepts:
+        if is_rendered(concept, backbone):
+            continue
+        name, folder = concept.name, photographs.folder_of(concept, data)
+        files = photographs.files_of(folder, name)
+        if parts := left_out(folder, name):
+            lines.append(f"{name}: left out: {parts}")
+        lines += [f"{name}: {file.name} is animated; its first frame is used" for file in photographs.animated(files)]
+        blank = [file.name for file, picture in zip(files, pictures[name], strict=True) if is_blank(picture)]
+        if len(blank) == len(files):
+            raise UserError(f"concept {name}: every picture in {folder} is of a single colour; replace them")
+        lines += [f"{name}: {file} is of a single colour; replace or remove it" for file in blank]
+        for file, picture in zip(files, pictures[name], strict=True):
+            place = named.setdefault(content_hash(picture), f"{name}/{file.name}")
+            if place != f"{name}/{file.name}" and file.name not in blank:
+                lines.append(f"{name}: {file.name} is the same picture as {place}; keep one of them")
+    return lines
+
+
+def unread_prompts(sequence: Sequence, backbone: str) -> list[str]:
+    """A line about the parts of rendered concepts' evaluation prompts that the drawn world does not show; none if it shows all."""
+    types = dict.fromkeys(c.subject_type for c in sequence.concepts if is_rendered(c, backbone))
+    if not types:
+        return []
+    from cpbench.miniature.world import unread
+
+    templates = dict.fromkeys(t for subject_type in types for t in sequence.evaluation.prompts[subject_type])
+    parts = dict.fromkeys(part for template in templates for part in unread(template))
+    words = ", ".join(map(quoted, parts))
+    return (
+        [f"prompts ask for {words}, which the drawn world does not know: its oracle leaves that out"] if parts else []
+    )
+
+
+def is_blank(picture: np.ndarray) -> bool:
+    """Whether all pixels of a picture (h, w, 3) have the same colour."""
+    return bool((picture == picture[0, 0]).all())
 
 
 def guarded(concept: Concept, backbone: str, data: Path | str | None = None) -> list[Path]:

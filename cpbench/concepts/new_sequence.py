@@ -12,10 +12,13 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 from PIL import Image
 
 from cpbench.concepts import photographs, prompt_length, sequences
+from cpbench.concepts.images import is_blank
+from cpbench.concepts.picture_files import left_out
 from cpbench.concepts.sequences import Sequence, SubjectType
 from cpbench.errors import UserError, quoted
 
@@ -183,9 +186,13 @@ def look_through(folders: dict[str, Path]) -> tuple[dict[str, int], list[str]]:
             warnings.append(f"{concept}: {_pictures(n)}; {FEW} to 6 from several sides would show more of it")
         if n > MANY:
             warnings.append(f"{concept}: {_pictures(n)}; all are used, while published work uses {FEW} to 6")
+        if parts := left_out(folder, concept):
+            warnings.append(f"{concept}: left out: {parts}")
         small = []
         for file in files:
             picture = photographs.upright(file, concept)
+            if is_blank(np.asarray(picture)):
+                warnings.append(f"{concept}: {file.name} is of a single colour; replace or remove it")
             if min(picture.size) < SMALL:
                 small.append(f"{file.name} ({picture.width} x {picture.height})")
             content, average = content_hash(picture), average_hash(picture)
@@ -195,6 +202,7 @@ def look_through(folders: dict[str, Path]) -> tuple[dict[str, int], list[str]]:
                     warnings.append(f"{concept}: {file.name} is {similarity} as {name} of {other}; keep one")
                     break
             pictures.append((concept, file.name, content, average))
+        warnings += [f"{concept}: {f.name} is animated; its first frame is used" for f in photographs.animated(files)]
         if small:
             warnings.append(f"{concept}: smaller than {SMALL} pixels, and blurred when enlarged: {', '.join(small)}")
     return counts, warnings

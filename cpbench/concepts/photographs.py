@@ -12,6 +12,7 @@ import io
 import os
 import shlex
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -20,13 +21,10 @@ import yaml
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from cpbench.concepts import sequences
+from cpbench.concepts.picture_files import EMPTY, FORMATS, PICTURES, UNREAD, content_of, left_out, pictures_of
 from cpbench.concepts.sequences import Concept
 from cpbench.errors import UserError, did_you_mean
 
-# Formats that files with each ending may have. MPO is a JPEG with a second picture after the first, as many cameras
-# write them, and 42 of DreamBooth's 158 are.
-FORMATS = {".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",), ".webp": ("WEBP",)}
-UNREAD = (".avif", ".bmp", ".dng", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jxl", ".raw", ".tif", ".tiff")
 FITS = ("crop", "pad")
 # Zero in the range -1 to 1 that models compute in, and near the mean of what CLIP and DINO saw: bars of white or black
 # would add a strong edge and look like a colour of the concept; grey adds least.
@@ -146,7 +144,7 @@ def from_hub() -> Path:
 def guarded(concept: Concept, data: Path | str | None = None) -> list[Path]:
     """The concept's folder, and the files that links in it lead to, as in the hub's cache."""
     folder = folder_of(concept, data)
-    return [folder, *(f.resolve() for f in _pictures(folder, concept.name) if f.is_symlink())]
+    return [folder, *(f.resolve() for f in pictures_of(folder, concept.name) if f.is_symlink())]
 
 
 # Checking
@@ -164,7 +162,7 @@ def check(folder: Path, concept: Concept) -> None:
     subject = Path(concept.images or "").name
     if subject not in manifest():
         raise did_you_mean(subject, manifest(), "subject of DreamBooth")
-    expected, names = set(manifest()[subject]), {f.name for f in _pictures(folder, concept.name)}
+    expected, names = set(manifest()[subject]), {f.name for f in pictures_of(folder, concept.name)}
     wrong = [f"lacks {_listed(expected - names)}"] if expected - names else []
     wrong += [f"also has {_listed(names - expected)}"] if names - expected else []
     if wrong:
@@ -192,7 +190,7 @@ def read(folder: Path, concept: str, size: int, fit: str = "crop") -> np.ndarray
 
 def files_of(folder: Path, concept: str) -> list[Path]:
     """The folder's picture files, in order of name. UserError if there is none, or one in a format that is not supported."""
-    files = _pictures(folder, concept)
+    files = pictures_of(folder, concept)
     for file in files:
         _refuse_links(file, concept)
         if file.suffix.lower() in UNREAD:
@@ -200,17 +198,20 @@ def files_of(folder: Path, concept: str) -> list[Path]:
                 f"concept {concept}: {file} has a format that is not supported; convert it to JPEG or PNG, or remove it"
             )
     if not files:
-        raise UserError(f"concept {concept}: no pictures ({', '.join(FORMATS)}) in {folder}; put 3 to 6 there")
+        others = f"; left out: {parts}" if (parts := left_out(folder, concept)) else ""
+        raise UserError(f"concept {concept}: no pictures ({', '.join(FORMATS)}) in {folder}; put 3 to 6 there{others}")
     return files
 
 
-def _pictures(folder: Path, concept: str) -> list[Path]:
-    """Files with a picture's ending, without hidden ones, which macOS adds to a folder."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"concept {concept}: {folder} cannot be read ({error.strerror}); check the folder") from None
-    return [f for f in entries if f.suffix.lower() in (*FORMATS, *UNREAD) and not f.name.startswith(".")]
+def animated(files: Iterable[Path]) -> list[Path]:
+    """Those with several frames, of which `upright` reads the first. files: pictures that it has read."""
+    several = []
+    for file in files:
+        with warnings.catch_warnings(), Image.open(file) as image:
+            warnings.simplefilter("ignore")
+            if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
+                several.append(file)
+    return several
 
 
 def upright(file: Path, concept: str) -> Image.Image:
@@ -234,16 +235,19 @@ def upright(file: Path, concept: str) -> Image.Image:
             f"concept {concept}: {file} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, too many to open safely; make it smaller"
         ) from None
     except Exception as error:  # decoders raise errors of nearly every type for broken files
-        reason = (
-            "its content is not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
-        )
-        raise UserError(
-            f"concept {concept}: {file} cannot be read as a picture ({reason}); replace or remove it"
-        ) from None
+        reason, hint = str(error) or repr(error), "replace or remove it"
+        if isinstance(error, UnidentifiedImageError):
+            content = content_of(file)
+            reason = "it is empty" if content == EMPTY else f"its content is {content or 'not a picture'}"
+            if content in FORMATS[file.suffix.lower()]:
+                reason = f"its content is damaged {content}"
+            elif content in PICTURES:
+                hint = "convert it to JPEG or PNG; renaming is not enough"
+        raise UserError(f"concept {concept}: {file} cannot be read as a picture ({reason}); {hint}") from None
     if picture is None:
-        raise UserError(
-            f"concept {concept}: {file} contains {form}, not {file.suffix}; rename it, or convert it to JPEG or PNG"
-        )
+        ending = next((ending for ending, formats in FORMATS.items() if form in formats), None)
+        hint = f"rename it to end in {ending}" if ending else "convert it to JPEG or PNG"
+        raise UserError(f"concept {concept}: {file} contains {form or content_of(file)}, not {file.suffix}; {hint}")
     return picture
 
 

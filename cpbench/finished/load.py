@@ -35,6 +35,7 @@ class TrainedRun:
     state: State
     backbone: Backbone
     nouns: dict[str, str]  # class nouns of the learned concepts, in learning order
+    after: int | None = None  # the task after which the state is; None: unknown
     sampler: Sampler | None = None  # how its pictures were generated; None: as `generation_settings` says
 
     def phrase(self, concept: str) -> str:
@@ -69,7 +70,7 @@ def open_run(
     state = state_after(folder, t, concepts)
     method, backbone = load_backbone(config, folder, weights)
     nouns = {c: concepts[c] for c in state.concepts}
-    trained_run = TrainedRun(folder, config, method, state, backbone, nouns, recorded_sampler(record))
+    trained_run = TrainedRun(folder, config, method, state, backbone, nouns, t, recorded_sampler(record))
     first = state.concepts[0]
     with suppress(NotDefined), installed(trained_run, (first,), (f"a photo of a {concepts[first]}",)):
         trained_run.phrase(first)  # what is missing in the state shows here
@@ -193,6 +194,25 @@ def sample(run: TrainedRun, prompt: str, n: int, seed: int, steps: int | None, g
             return generate(run.backbone, [SampleRequest(words, seed, "sample", prompt, k) for k in range(n)], sampler)
     except NotDefined as reason:
         raise UserError(f"prompt {prompt!r}: {reason}; name one concept") from None
+
+
+def request_of(run: TrainedRun, prompt: str, seed: int, steps: int | None, guidance: float | None) -> dict[str, Any]:
+    """What decides the pictures of `sample`, as JSON; `run` is where the state was found."""
+    sampler = sampler_of(run, steps, guidance)
+    at = None if run.after is None else RunFolder(run.folder).task(run.after).path
+    return {
+        "prompt": prompt,
+        "full_prompt": full_prompt(run, prompt),
+        "seed": seed,
+        "num_inference_steps": sampler.num_inference_steps,
+        "guidance_scale": float(sampler.guidance_scale),
+        "method": run.config.method,
+        "backbone": run.config.backbone,
+        "backbone_sha256": run.backbone.weights_hash,
+        "after": run.after,
+        "state_sha256": None if at is None else State.checksum(at),
+        "run": str(run.folder.absolute()),
+    }
 
 
 def full_prompt(run: TrainedRun, prompt: str) -> str:

@@ -255,6 +255,8 @@ def check(run: Run) -> None:
         for name, reason in unused.items()
         if name in changed_options
     ]
+    run.notes += images.notes(run.sequence.concepts, config.backbone, run.images, config.data)
+    run.notes += images.unread_prompts(run.sequence, config.backbone)
     readers = prompt_length.readers_of(run.backbone, run.judges["clip"].tokenizer, added=1)
     run.notes += prompt_length.check(readers, row_cells)
 

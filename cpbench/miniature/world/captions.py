@@ -41,6 +41,43 @@ def read_prompt(prompt: str) -> Setting:
     return Setting(place, outfit, finish)
 
 
+def unread(prompt: str, noun: str = "") -> list[str]:
+    """The parts of a prompt that no picture of the world shows, in lower case: ["on the moon"] of "a dog on the moon".
+
+    Shown are the class noun, one place, one outfit and one finish, each in any of its wordings. ADJECTIVES are not.
+    """
+    setting, text = read_prompt(prompt), prompt.lower()
+    for start in sorted(STARTS, key=len, reverse=True):
+        if text.strip().startswith(opening := start.removesuffix("{}")):
+            text = text.strip().removeprefix(opening)
+            break
+    wordings = [
+        PLACES[setting.place].words if setting.place else (),
+        OUTFITS[setting.outfit].words if setting.outfit else (),
+        # "shiny and bright" of "a shiny and bright {}"; in other words only the finish itself
+        [w.removeprefix("a ").replace("{}", "").strip() for w in FINISHES.get(setting.finish or "", ())],
+        (setting.finish.split()[0],) if setting.finish else (),
+        (noun,) if noun else (),
+    ]
+    for words in wordings:
+        matches = [m for w in words if (m := re.search(rf"\b{re.escape(w.lower())}\b", text))]
+        if matches:
+            longest = max(matches, key=lambda m: len(m[0]))
+            text = f"{text[: longest.start()]}|{text[longest.end() :]}"
+    parts = (re.findall(r"[\w'’-]+", part) for part in text.split("|"))
+    return [" ".join(words) for words in map(_without_articles, parts) if words]
+
+
+def _without_articles(words: list[str]) -> list[str]:
+    """The words without articles and conjunctions at the beginning and the end."""
+    small = ("a", "an", "the", "and")
+    while words and words[0] in small:
+        words = words[1:]
+    while words and words[-1] in small:
+        words = words[:-1]
+    return words
+
+
 def _find(text: str, wordings: dict[str, tuple[str, ...]]) -> tuple[str | None, str]:
     """The name with the longest wording in the text, and the text without that wording."""
     matches = [(len(w), name, w.lower()) for name, words in wordings.items() for w in words if w.lower() in text]

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cpbench.errors import UserError, did_you_mean
 from cpbench.files import prepare_folder, write_atomically
 
-from .captions import Setting, read_prompt
+from .captions import Setting, read_prompt, unread
 from .cast import DREAMBENCH, SUBJECTS, subject, training_identity
 from .finishes import FINISHES
 from .identity import VARIANTS, Identity, seeded
@@ -131,14 +131,24 @@ def subject_of(name: str) -> Identity:
     return subject(name)
 
 
-def strangers(text: str, count: int, seed: int) -> list[Identity]:
-    """Individuals of the first class noun in the caption, none of them a subject. UserError if it has none."""
+def unread_in(text: str, name: str | None = None) -> list[str]:
+    """The parts of a caption that `write_caption` does not show."""
+    return unread(text, subject(name).noun if name else class_noun_in(text))
+
+
+def class_noun_in(text: str) -> str:
+    """The first class noun in a caption. UserError if it has none."""
     matches = [(m.start(), -len(n), n) for n in VARIANTS if (m := re.search(rf"\b{n}\b", text.lower()))]
     if not matches:
         raise UserError(
             f"{text!r} contains no class noun of the world, and there is no --subject; the class nouns are {', '.join(VARIANTS)}"
         )
-    noun = min(matches)[2]
+    return min(matches)[2]
+
+
+def strangers(text: str, count: int, seed: int) -> list[Identity]:
+    """Individuals of the first class noun in the caption, none of them a subject. UserError if it has none."""
+    noun = class_noun_in(text)
     return [training_identity(noun, 1000 * seed + k, SPLIT) for k in range(count)]
 
 
