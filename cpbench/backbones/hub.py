@@ -162,14 +162,21 @@ def variant_of(
         return next(iter(files.items()))
     if files:
         raise UserError(
-            f"{label}: {source} has its {part} in several variants ({', '.join(map(str, files))}), none of which is the usual "
+            f"{label}: its {part} is there in several variants ({', '.join(map(str, files))}), none of which is the usual "
             "one; choose with --variant"
         )
     pickles = sorted(n for n in names if n.endswith(PICKLES))
     if pickles and not loading.allow_pickle:
-        raise UserError(f"{label}: {source} has no safetensors for its {part}; {_pickled(pickles[0])}")
+        raise UserError(f"{label}: has no safetensors for its {part}{_in(source, label)}; {_pickled(pickles[0])}")
     usual_file = next(n for n in WEIGHTS[NETWORKS[part]] if n.endswith(".safetensors"))
-    raise UserError(f"{label}: its {part} cannot be loaded: there is no {usual_file} in {source}; fetch it again")
+    raise UserError(
+        f"{label}: its {part} cannot be loaded: there is no {usual_file}{_in(source, label)}; fetch it again"
+    )
+
+
+def _in(source: Any, label: str) -> str:
+    """ " in SOURCE", unless the label of a message names it already."""
+    return "" if str(source) in label else f" in {source}"
 
 
 def files_of_network(
@@ -239,7 +246,7 @@ def _with_place(
 ) -> list[str]:
     needed = list(dict.fromkeys(needed))
     if missing_names := [n for n in needed if n not in names]:
-        raise UserError(f"{label}: its {part} lacks {missing_names[0]} in {source}; fetch it again")
+        raise UserError(f"{label}: its {part} lacks {place}{missing_names[0]}{_in(source, label)}; fetch it again")
     return [f"{place}{n}" for n in needed]
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from cpbench.backbones.families.family import Family
 from cpbench.backbones.options import BackboneConfig
 from cpbench.backbones.untrusted import check_part, check_pipeline, parts_of, read_json
 from cpbench.errors import UserError, quoted
+from cpbench.output import say
 
 SMALL = 200_000_000  # weights of a denoiser; below this, bfloat16 saves too little for its rounding
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
@@ -50,10 +54,14 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
     if not config.vae and not (folder / "vae").is_dir():
         raise UserError(f"{label}: {folder.absolute() / 'vae'} is missing; fetch it again, or pass a --vae")
     weights_hash = hub.hash_folder(folder, config)
-    vae, vae_hash = load_vae(config.vae or str((folder / "vae").absolute()), dtype, config, family.float32_vae)
+    _refuse_unknown_classes(index, config, label)
+    vae_label = f"vae {config.vae}" if config.vae else f"{label}: its vae"
+    vae_name = config.vae or str((folder / "vae").absolute())
+    vae, vae_hash = load_vae(vae_name, dtype, config, family.float32_vae, vae_label)
     if config.vae:
         weights_hash = hashlib.sha256(f"{weights_hash} {vae_hash}".encode()).hexdigest()
-    with _quietly(), untrusted.loading(f"{label}: {folder}"):
+    networks = load_networks(folder, index, dtype, config, label)
+    with _quietly() as warned, untrusted.loading(label, folder):
         pipe = getattr(
             diffusers, pipeline_class if isinstance(pipeline_class, str) else "DiffusionPipeline"
         ).from_pretrained(
@@ -62,12 +70,12 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
             local_files_only=True,
             use_safetensors=None if config.allow_pickle else True,
             vae=vae,
-            **load_networks(folder, index, dtype, config),
+            **networks,
             **family.unread,
             **trusted,
         )
         loaded_family = family_of(pipe)
-        _refuse_odd(pipe, loaded_family, label)
+        _refuse_odd(pipe, loaded_family, label, vae_label, config.resolution)
         pipe.set_progress_bar_config(disable=True)
         step = pipe.vae_scale_factor * loaded_family.smallest_side
         if config.resolution and config.resolution % step:
@@ -79,14 +87,19 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
         backbone = Backbone(pipe, name, device, weights_hash, config.resolution, config.offload)
         with torch.no_grad():
             backbone.encode_prompts(["a"])  # errors of a tokenizer appear on use
+    for note in old_settings(warned, folder):
+        say(f"note: {label}: {note}")
     backbone.facts = {"kind": pipeline_class, "revision": revision, "safety_checker": False, **config.model_dump()}
     return backbone
 
 
 def load_networks(
-    folder: Path, index: Mapping[str, Any], dtype: torch.dtype, loading: BackboneConfig
+    folder: Path, index: Mapping[str, Any], dtype: torch.dtype, loading: BackboneConfig, label: str
 ) -> dict[str, nn.Module]:
-    """Denoiser and text encoders in a pipeline's folder, each from the hashed file; not parts with custom code."""
+    """Denoiser and text encoders in a pipeline's folder, each from the hashed file; not parts with custom code.
+
+    label: how the message of an error begins.
+    """
     import diffusers
     import transformers
 
@@ -94,15 +107,31 @@ def load_networks(
     for part, (library, class_name) in parts_of(index).items():
         place = folder / part if (folder / part).is_dir() else folder
         if part in hub.NETWORKS and part != "vae" and library in ("diffusers", "transformers"):
-            variant, _ = hub.variant_of(part, [f.name for f in place.iterdir()], f"backbone {folder}", folder, loading)
-            networks[part] = getattr(diffusers if library == "diffusers" else transformers, class_name).from_pretrained(
-                place,
-                torch_dtype=dtype,
-                local_files_only=True,
-                use_safetensors=None if loading.allow_pickle else True,
-                variant=variant,
-            )
+            variant, _ = hub.variant_of(part, [f.name for f in place.iterdir()], label, folder, loading)
+            network_class = getattr(diffusers if library == "diffusers" else transformers, class_name)
+            with _quietly(), untrusted.loading(f"{label}: its {part}", place):
+                networks[part] = network_class.from_pretrained(
+                    place,
+                    torch_dtype=dtype,
+                    local_files_only=True,
+                    use_safetensors=None if loading.allow_pickle else True,
+                    variant=variant,
+                )
     return networks
+
+
+def _refuse_unknown_classes(index: Mapping[str, Any], loading: BackboneConfig, label: str) -> None:
+    """UserError for a part of a class that the installed library does not have."""
+    for part, (library, class_name) in parts_of(index).items():
+        if library not in ("diffusers", "transformers") or (part == "vae" and loading.vae):
+            continue
+        module = importlib.import_module(library)
+        if not class_name or not hasattr(module, class_name):
+            hint = "name another one there, such as DDIMScheduler" if part == "scheduler" else "correct that file"
+            raise UserError(
+                f"{label}: its {part} is a {quoted(class_name)} by model_index.json, and {library} {module.__version__} has no "
+                f"such class; {hint}, or upgrade {library}"
+            )
 
 
 def family_in(index: Mapping[str, Any]) -> type[Family]:
@@ -111,24 +140,36 @@ def family_in(index: Mapping[str, Any]) -> type[Family]:
     return family_named(pipeline_class if isinstance(pipeline_class, str) else next(iter(FAMILIES)))
 
 
-def _refuse_odd(pipe: Any, family: Family, label: str) -> None:
-    """TypeError, ValueError or UserError for file contents that the libraries load silently and that fail in sampling."""
+def _refuse_odd(pipe: Any, family: Family, label: str, vae_label: str, resolution: int | None) -> None:
+    """ValueError or UserError for file contents that the libraries load silently and that fail in sampling.
+
+    label, vae_label: how messages about the pipeline and about its autoencoder begin.
+    """
 
     def number(value: Any) -> bool:
         several = isinstance(value, list | tuple) and len(value) > 0
         return all(map(number, value)) if several else isinstance(value, int | float)
 
     denoiser = getattr(pipe, family.denoiser)
-    for part in (denoiser, pipe.vae):
+    for part, place in ((denoiser, f"{label}: its {family.denoiser}"), (pipe.vae, vae_label)):
         if unloaded := [name for name, tensor in part.named_parameters() if tensor.is_meta]:
-            raise ValueError(f"the weights of {type(part).__name__} lack {unloaded[0]} and {len(unloaded) - 1} more")
+            more = f" and {len(unloaded) - 1} more" if len(unloaded) > 1 else ""
+            raise UserError(
+                f"{place} lacks weights that its config.json asks for: {unloaded[0]}{more}; they are of two models; fetch it again"
+            )
         for key, declared in inspect.signature(type(part).__init__).parameters.items():
             annotation, value = str(declared.annotation), part.config.get(key)
             left_out = value is None and ("None" in annotation or "Optional" in annotation)
             if ("int" in annotation or "float" in annotation) and not (number(value) or left_out):
-                raise TypeError(f"{key} of {type(part).__name__} must be a number, not {quoted(value)}")
-    if (side := denoiser.config.sample_size) is not None and (not isinstance(side, int) or side < 1):
-        raise TypeError(f"sample_size of its {family.denoiser} must be a whole number, not {quoted(side)}")
+                raise UserError(
+                    f"{place} has {key} {quoted(value)} in its config.json, which must be a number; fetch it again"
+                )
+    side = denoiser.config.sample_size
+    if not (type(side) is int and side > 0) and resolution is None:
+        raise UserError(
+            f"{label}: sample_size of its {family.denoiser} is {json.dumps(side)[:40]} in config.json, so the size of its "
+            "pictures is not known; pass it with --resolution (in pixels), or write the side of a latent there"
+        )
     for name in family.tokenizers:
         if (encoder := getattr(pipe, vocabulary.encoder_name(name), None)) is not None:
             tokenizer = getattr(pipe, name)
@@ -140,9 +181,29 @@ def _refuse_odd(pipe: Any, family: Family, label: str) -> None:
     processes.refuse(pipe.scheduler, label)
 
 
+def old_settings(warned: Iterable[warnings.WarningMessage], folder: Path) -> Iterator[str]:
+    """A line per setting of an old pipeline that diffusers replaces when it loads it. warned: what it warned of."""
+    texts = [str(warning.message) for warning in warned]
+    for key, used, file in (
+        ("steps_offset", 1, "scheduler/scheduler_config.json"),
+        ("clip_sample", False, "scheduler/scheduler_config.json"),
+        ("sample_size", 64, "unet/config.json"),
+    ):
+        if any(f"`{key}`" in text and "configuration file" in text for text in texts):
+            place = folder / file if (folder / file).is_file() else folder / Path(file).name
+            written = read_json(place, "backbone").get(key)
+            yield (
+                f"diffusers takes {key} for {json.dumps(used)}, not {json.dumps(written)}, since {file} is of an old version; "
+                f"write {json.dumps(used)} there if that is right"
+            )
+
+
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """A context that silences the libraries' messages about unusual files; cpbench reports what matters."""
+def _quietly() -> Iterator[list[warnings.WarningMessage]]:
+    """A context that silences the libraries' messages about unusual files; cpbench reports what matters.
+
+    Returns Python's warnings in it, which are not shown.
+    """
     from diffusers.utils import logging
     from transformers.utils import logging as transformers_logging
 
@@ -151,7 +212,9 @@ def _quietly() -> Iterator[None]:
     try:
         for library in libraries:
             library.set_verbosity(library.CRITICAL)
-        yield
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            yield warned
     finally:
         for library, verbosity in zip(libraries, before, strict=True):
             library.set_verbosity(verbosity)
@@ -199,22 +262,29 @@ def denoiser_weights(folder: Path, index: Mapping[str, Any], loading: BackboneCo
 
 
 def load_vae(
-    name: str, dtype: torch.dtype, loading: BackboneConfig | None = None, in_float32: bool = False
+    name: str,
+    dtype: torch.dtype,
+    loading: BackboneConfig | None = None,
+    in_float32: bool = False,
+    label: str | None = None,
 ) -> tuple[nn.Module, str]:
-    """An autoencoder, usual or tiny (TAESD), by hub id or folder, and its hash.
+    """An autoencoder, usual or tiny (TAESD), by hub id or folder, and its hash. label: how the message of an error begins.
 
     It is loaded in float32 if its config has force_upcast, as SDXL's has, since it overflows in half precision.
     in_float32: the default of force_upcast for the usual class (see `Family.float32_vae`).
     """
     import diffusers
 
-    config = loading or BackboneConfig()
+    config, label = loading or BackboneConfig(), label or f"vae {name}"
     folder, _ = hub.folder_of(name, None, "vae", config)
-    check_part(folder, f"vae {name}", config)
-    vae_config = read_json(folder / untrusted.INDEX["vae"], f"vae {name}")
+    check_part(folder, label, config)
+    vae_config = read_json(folder / untrusted.INDEX["vae"], label)
     if (class_name := vae_config.get("_class_name")) not in AUTOENCODERS:
-        raise UserError(f"vae {name}: is a {quoted(class_name)}; one of {', '.join(AUTOENCODERS)} is needed")
-    with _quietly(), untrusted.loading(f"vae {name}: {folder}"):
+        raise UserError(
+            f"{label} is a {quoted(class_name)}; one of {', '.join(AUTOENCODERS)} is needed; pass one with --vae"
+        )
+    variant, _ = hub.variant_of("vae", [f.name for f in folder.iterdir()], label, folder, config)
+    with _quietly(), untrusted.loading(label, folder):
         vae = getattr(diffusers, class_name).from_pretrained(
             folder,
             torch_dtype=torch.float32
@@ -222,6 +292,6 @@ def load_vae(
             else dtype,
             local_files_only=True,
             use_safetensors=None if config.allow_pickle else True,
-            variant=hub.variant_of("vae", [f.name for f in folder.iterdir()], f"vae {name}", folder, config)[0],
+            variant=variant,
         )
     return vae, hub.hash_folder(folder, config)

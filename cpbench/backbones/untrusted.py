@@ -19,6 +19,11 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 LIBRARIES = ("diffusers", "transformers", None)  # that a pipeline's parts come from; None: the part is left out
 NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 SHARDS_INDEX = re.compile(r".*\.safetensors\.index(\.[\w-]+)?\.json")
+OTHER_SHAPE = re.compile(  # diffusers' message
+    r"because (?P<tensor>\S+) expected shape torch\.Size\((?P<config>\[[\d, ]*\])\), "
+    r"but got torch\.Size\((?P<weights>\[[\d, ]*\])\)"
+)
+MOST_REASON = 300  # characters
 MOST_JSON = 2**25  # bytes; vocabularies have 1 to 4 million
 TRUST = "read the code, and if you trust it, pass --trust-remote-code"
 
@@ -131,17 +136,36 @@ def check_safetensors(file: Path, label: str) -> None:
 
 
 @contextmanager
-def loading(label: str) -> Iterator[None]:
-    """A context that turns the libraries' errors about files into a UserError. label: how the message begins."""
+def loading(label: str, folder: Path | None = None) -> Iterator[None]:
+    """A context that turns the libraries' errors about files into a UserError.
+
+    label: how the message begins, "backbone NAME" or "backbone NAME: its PART"; folder: that of the files, which the
+    message names once.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0][:300]
-        raise UserError(
-            f"{label}: cannot be loaded ({type(error).__name__}: {reason}); fix it, or fetch it again"
-        ) from error
+        is_named = folder is None or str(folder) in label or str(folder.parent) in label
+        where = "" if is_named else f" from {folder}"
+        colon = "" if label.rpartition(": ")[2].startswith("its ") else ":"
+        reason = _reason(error, folder)
+        raise UserError(f"{label}{colon} cannot be loaded{where} ({reason}); fix it, or fetch it again") from error
+
+
+def _reason(error: Exception, folder: Path | None) -> str:
+    """A library's error in one short line: without advice about the library's own arguments, and without the folder."""
+    text = str(error).strip()
+    if shapes := OTHER_SHAPE.search(text):
+        weights, config = shapes["weights"], shapes["config"]
+        return f"{shapes['tensor']} has the shape {weights} in its weights, and {config} by its config.json"
+    if "ignore_mismatched_sizes" in text:  # transformers, which prints which ones
+        return "tensors have other shapes in its weights than its config.json says"
+    line = text.partition("\n")[0]
+    for place in () if folder is None else (str(folder.absolute()), str(folder)):
+        line = line.replace(f"{place}{os.sep}", "").replace(f" in directory {place}", "").replace(place, "its folder")
+    return f"{type(error).__name__}: {line[:MOST_REASON]}"
 
 
 def read_json(file: Path, label: str, mapping: bool = True) -> Any:

@@ -10,6 +10,9 @@ alpha-bars are compared with those of the pipeline's scheduler.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -100,7 +103,16 @@ def training(pipeline_scheduler: Any) -> Any:
     """diffusers' DDPMScheduler with the noise schedule of a pipeline's scheduler."""
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler.from_config(_noise(pipeline_scheduler))
+    with _without_advice():
+        return DDPMScheduler.from_config(_noise(pipeline_scheduler))
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """A context without diffusers' warnings about settings of old schedulers, several lines each; they are used as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def solver(pipeline_scheduler: Any, num_inference_steps: int) -> Any:
@@ -122,7 +134,8 @@ def solver(pipeline_scheduler: Any, num_inference_steps: int) -> Any:
             _noise(pipeline_scheduler) | _given_settings(pipeline_scheduler, (*SPACING, *SIGMAS)),
         )
     for rules in ({}, dict.fromkeys(SIGMAS, False)):
-        candidate = DPMSolverMultistepScheduler.from_config(config | rules)
+        with _without_advice():
+            candidate = DPMSolverMultistepScheduler.from_config(config | rules)
         candidate.set_timesteps(num_inference_steps)
         if _has_distinct_steps(candidate, num_inference_steps, all_distinct):
             return candidate
