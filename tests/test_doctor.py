@@ -1,6 +1,10 @@
 """What doctor says is what is there."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -65,3 +69,19 @@ def test_the_command_prints_a_line_for_each() -> None:
     assert done.exit_code == 0
     for what in ("python", "torch", "backbone sdxl", "judge dinov2-vit-s-14", "photographs of DreamBooth"):
         assert what in done.output
+
+
+def test_doctor_says_what_a_script_of_ones_own_must_do_where_torchvision_does_not_load() -> None:
+    """In processes of their own: what this one has worked around stays worked around."""
+    alone = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, timeout=300)
+    it = found()["torchvision"]
+    assert it.good == (alone.returncode == 0)
+    if alone.returncode == 0:
+        return
+    (code,) = re.findall(r"`(from cpbench import [^`]*)`", it.advice)
+    code = "\n".join(part.strip() for part in code.split(";"))
+    script = f"{code}\nfrom diffusers import StableDiffusionPipeline"
+    env = os.environ | {"PYTHONPATH": str(Path(doctor.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr
+    assert f"torchvision=={metadata.version('torchvision').partition('+')[0]}" in it.advice

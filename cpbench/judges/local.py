@@ -51,7 +51,7 @@ def load_clip(folder: Path, device: str = "cpu", preprocessing: str | None = Non
 
     facts = _recorded(folder, "open_clip_model.safetensors")
     config = read_json(folder / "open_clip_config.json", f"judge {folder}")
-    with loading(f"judge {folder}"):
+    with loading(f"judge {folder}", folder):
         text = config["model_cfg"]["text_cfg"]
         if "hf_model_name" in text:  # open_clip would download it from the hub, and run its code
             raise UserError(f"judge {folder}: needs another model of the hub; pass a complete CLIP")
@@ -88,7 +88,7 @@ def load_dino(folder: Path, device: str = "cpu", preprocessing: str | None = Non
     config = read_json(folder / "config.json", f"judge {folder}")
     projected = config.get("feature") == PROJECTED
     last_layer = {} if projected else {"num_classes": 0}
-    with loading(f"judge {folder}"):
+    with loading(f"judge {folder}", folder):
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, **last_layer).eval()
         default = timm_preprocessing(model.pretrained_cfg)
         pre = changed_preprocessing(default, preprocessing, "dino", f"judge {folder}")

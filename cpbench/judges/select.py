@@ -29,7 +29,7 @@ def load_judges(
     from cpbench.backbones.backbone import MINIATURE
     from cpbench.judges import published
 
-    own_folder = (MINIATURE if is_miniature(backbone_name) else Path(backbone_name)) / "judges"
+    own_folder = (MINIATURE if is_miniature(backbone_name) else Path(os.path.expanduser(backbone_name))) / "judges"
     judges = {}
     for judge_type, choice, words in (("clip", clip, clip_preprocessing), ("dino", dino, dino_preprocessing)):
         name_or_path = choice or (
