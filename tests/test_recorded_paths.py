@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def test_a_project_that_was_moved_is_found_again(project: Path, call, tmp_path: 
     run = moved / project.relative_to(root(project))
     away = root(project).rename(root(project).with_name("away"))
     try:
-        assert recorded_paths.found(read(run), run)["backbone"] == str(moved / "tiny" / "pipeline")
+        assert recorded_paths.existing_paths(read(run), run)["backbone"] == str(moved / "tiny" / "pipeline")
         code, _, err = call("sample", run, "--prompt", "a {dog}", "-n", 1, "--trust-remote-code")
         assert (code, err) == (0, "")
     finally:
@@ -160,6 +161,16 @@ def test_names_and_ids_of_the_hub_stay_names(project: Path, tmp_path: Path, monk
         method="seqlora", sequence="quick3", backbone="owner/name", clip="clip-vit-b-32", data="hub"
     ).model_dump(mode="json")
     assert recorded_paths.absolute_paths(config) == {}
+
+
+def test_the_reports_command_repeats_the_run_from_another_folder(project: Path, call) -> None:
+    from cpbench.report import data
+
+    words = shlex.split(data.command(data.read_run(project)))
+    assert words[:2] == ["cpbench", "run"]
+    code, out, err = call(*words[1:], "--output", root(project) / "runs")
+    assert (code, err) == (0, "")
+    assert "finished already" in out  # the same hash
 
 
 # The README of an export

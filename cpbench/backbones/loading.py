@@ -61,7 +61,7 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
     if config.vae:
         weights_hash = hashlib.sha256(f"{weights_hash} {vae_hash}".encode()).hexdigest()
     networks = load_networks(folder, index, dtype, config, label)
-    with _quietly() as warned, untrusted.loading(label, folder):
+    with _quietly() as library_warnings, untrusted.loading(label, folder):
         pipe = getattr(
             diffusers, pipeline_class if isinstance(pipeline_class, str) else "DiffusionPipeline"
         ).from_pretrained(
@@ -87,7 +87,7 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
         backbone = Backbone(pipe, name, device, weights_hash, config.resolution, config.offload)
         with torch.no_grad():
             backbone.encode_prompts(["a"])  # errors of a tokenizer appear on use
-    for note in old_settings(warned, folder):
+    for note in old_settings(library_warnings, folder):
         say(f"note: {label}: {note}")
     backbone.facts = {"kind": pipeline_class, "revision": revision, "safety_checker": False, **config.model_dump()}
     return backbone
@@ -181,9 +181,9 @@ def _refuse_odd(pipe: Any, family: Family, label: str, vae_label: str, resolutio
     processes.refuse(pipe.scheduler, label)
 
 
-def old_settings(warned: Iterable[warnings.WarningMessage], folder: Path) -> Iterator[str]:
-    """A line per setting of an old pipeline that diffusers replaces when it loads it. warned: what it warned of."""
-    texts = [str(warning.message) for warning in warned]
+def old_settings(library_warnings: Iterable[warnings.WarningMessage], folder: Path) -> Iterator[str]:
+    """A line per setting of an old pipeline that diffusers replaces when it loads it. library_warnings: Python's, of loading it."""
+    texts = [str(warning.message) for warning in library_warnings]
     for key, used, file in (
         ("steps_offset", 1, "scheduler/scheduler_config.json"),
         ("clip_sample", False, "scheduler/scheduler_config.json"),
@@ -191,9 +191,9 @@ def old_settings(warned: Iterable[warnings.WarningMessage], folder: Path) -> Ite
     ):
         if any(f"`{key}`" in text and "configuration file" in text for text in texts):
             place = folder / file if (folder / file).is_file() else folder / Path(file).name
-            written = read_json(place, "backbone").get(key)
+            value = read_json(place, "backbone").get(key)
             yield (
-                f"diffusers takes {key} for {json.dumps(used)}, not {json.dumps(written)}, since {file} is of an old version; "
+                f"diffusers takes {key} for {json.dumps(used)}, not {json.dumps(value)}, since {file} is of an old version; "
                 f"write {json.dumps(used)} there if that is right"
             )
 
@@ -212,9 +212,9 @@ def _quietly() -> Iterator[list[warnings.WarningMessage]]:
     try:
         for library in libraries:
             library.set_verbosity(library.CRITICAL)
-        with warnings.catch_warnings(record=True) as warned:
+        with warnings.catch_warnings(record=True) as library_warnings:
             warnings.simplefilter("always")
-            yield warned
+            yield library_warnings
     finally:
         for library, verbosity in zip(libraries, before, strict=True):
             library.set_verbosity(verbosity)

@@ -148,10 +148,10 @@ def loading(label: str, folder: Path | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         is_named = folder is None or str(folder) in label or str(folder.parent) in label
-        where = "" if is_named else f" from {folder}"
+        place = "" if is_named else f" from {folder}"
         colon = "" if label.rpartition(": ")[2].startswith("its ") else ":"
         reason = _reason(error, folder)
-        raise UserError(f"{label}{colon} cannot be loaded{where} ({reason}); fix it, or fetch it again") from error
+        raise UserError(f"{label}{colon} cannot be loaded{place} ({reason}); fix it, or fetch it again") from error
 
 
 def _reason(error: Exception, folder: Path | None) -> str:

@@ -198,20 +198,20 @@ def files_of(folder: Path, concept: str) -> list[Path]:
                 f"concept {concept}: {file} has a format that is not supported; convert it to JPEG or PNG, or remove it"
             )
     if not files:
-        others = f"; left out: {parts}" if (parts := left_out(folder, concept)) else ""
-        raise UserError(f"concept {concept}: no pictures ({', '.join(FORMATS)}) in {folder}; put 3 to 6 there{others}")
+        hint = f"; left out: {parts}" if (parts := left_out(folder, concept)) else ""
+        raise UserError(f"concept {concept}: no pictures ({', '.join(FORMATS)}) in {folder}; put 3 to 6 there{hint}")
     return files
 
 
 def animated(files: Iterable[Path]) -> list[Path]:
     """Those with several frames, of which `upright` reads the first. files: pictures that it has read."""
-    several = []
+    animations = []
     for file in files:
         with warnings.catch_warnings(), Image.open(file) as image:
             warnings.simplefilter("ignore")
             if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
-                several.append(file)
-    return several
+                animations.append(file)
+    return animations
 
 
 def upright(file: Path, concept: str) -> Image.Image:

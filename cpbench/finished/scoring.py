@@ -83,10 +83,10 @@ def rescore(
     folder = find(run)
     record = read(folder)
     config, _, _ = load.recorded_config(record, folder)
-    used = [judge for judge, other in (("clip", clip), ("dino", dino)) if not other]
-    if any(getattr(config, judge) is None for judge in used):  # then it may be in the backbone's folder
-        used.append("backbone")
-    recorded_paths.refuse_missing(record, folder, ("sequence", *used))
+    judges_used = [judge for judge, other in (("clip", clip), ("dino", dino)) if not other]
+    if any(getattr(config, judge) is None for judge in judges_used):  # then it may be in the backbone's folder
+        judges_used.append("backbone")
+    recorded_paths.refuse_missing(record, folder, ("sequence", *judges_used))
     facts = facts_of(record, folder)
     sequence = sequence_of(config, facts, folder)
     real = real_pictures(config, facts, sequence, folder, data)

@@ -49,8 +49,8 @@ def absolute_paths(config: Mapping[str, Any], concepts: Iterable[sequences.Conce
         **{judge: config[judge] for judge in JUDGES if config[judge] and _exists(config[judge])},
         "data": _data_folder(config, concepts),
     }
-    whole = {name: os.path.abspath(os.path.expanduser(path)) for name, path in paths.items() if path is not None}
-    return {name: path for name, path in whole.items() if path.isprintable()}  # what else no record may hold
+    absolute = {name: os.path.abspath(os.path.expanduser(path)) for name, path in paths.items() if path is not None}
+    return {name: path for name, path in absolute.items() if path.isprintable()}  # what else no record may hold
 
 
 def _exists(*parts: str) -> bool:
@@ -82,7 +82,7 @@ def local_paths(record: Record) -> dict[str, str]:
     vae = record.config.loading.get("vae")
     paths = {
         "method": config.get("method") if str(config.get("method")).endswith(".py") else None,
-        "sequence": config.get("sequence") if config.get("sequence") not in sequences.names() else None,
+        "sequence": path if _is_file(path := config.get("sequence", "")) else None,
         "backbone": config["backbone"] if _is_local_backbone(record) else None,
         "data": config.get("data") if config.get("data") != "hub" else None,
         **{name: path for name, path in (("vae", vae), *((j, config.get(j)) for j in JUDGES)) if _is_path(path)},
@@ -98,13 +98,20 @@ def _is_local_backbone(record: Record) -> bool:
     return "revision" in record.backbone or not hub.HUB_ID.fullmatch(name)
 
 
+def _is_file(sequence: str) -> bool:
+    """Whether a sequence is a file and not a name; a package that added a name may be gone."""
+    if sequence in sequences.names():
+        return False
+    return sequence.endswith((".yaml", ".yml")) or os.path.basename(sequence) != sequence or _exists(sequence)
+
+
 def _is_path(text: object) -> bool:
     return isinstance(text, str) and (
         os.path.isabs(text) or text.startswith(("~", ".")) or text.endswith(".safetensors") or _exists(text)
     )
 
 
-def found(record: Record, folder: Path) -> dict[str, str]:
+def existing_paths(record: Record, folder: Path) -> dict[str, str]:
     """The local paths of a record that exist today, absolute, by name.
 
     A path is looked up where it was; then, if the run's folder was moved, at the same place relative to the folder.
@@ -121,14 +128,14 @@ def found(record: Record, folder: Path) -> dict[str, str]:
 
 def config_today(record: Record, folder: Path) -> dict[str, Any]:
     """The recorded configuration as JSON, with the paths that are found. A `data` that is gone is left out."""
-    config, paths = record.config.as_json(), found(record, folder)
+    config, paths = record.config.as_json(), existing_paths(record, folder)
     is_gone = "data" in local_paths(record) and "data" not in paths
     return with_paths(config | ({"data": None} if is_gone else {}), paths)
 
 
 def refuse_missing(record: Record, folder: Path, names: Iterable[str]) -> None:
     """UserError, in one line, if one of these settings is a local file or folder that is not there."""
-    paths, existing = local_paths(record), found(record, folder)
+    paths, existing = local_paths(record), existing_paths(record, folder)
     for name in names:
         if name not in paths or name in existing:
             continue
