@@ -324,7 +324,7 @@ def test_repositories_of_the_hub_are_refused_like_folders(folder: Path, tmp_path
         pickled(folder, part)
     shutil.copytree(folder, root / "pickled")
     (first, second, third), _ = asked_of_a_hub(root, tmp_path / "home", ASK)
-    assert "some/pickled has no safetensors" in first and "--allow-pickle" in first
+    assert "some/pickled: has no safetensors for its text_encoder" in first and "--allow-pickle" in first
     assert "some/coded" in second and "Python code" in second and "--trust-remote-code" in second
     assert third == "loaded"
     assert not marker.exists()
