@@ -101,13 +101,13 @@ def merged(backbone, state: State) -> dict[str, torch.Tensor]:
     W_0 = pristine(backbone)
     if not state.concepts:
         return W_0
-    C_reg = text_embeddings(backbone, CAPTIONS).double().cpu()  # not every device has float64
+    C_reg = text_embeddings(backbone, CAPTIONS).cpu().double()  # MPS has no float64
     G = C_reg.T @ C_reg
     G += RIDGE * G.diagonal().mean() * torch.eye(len(G), dtype=G.dtype)
     constraints = [state.tensors_of(f"anchor/{concept}") for concept in state.concepts]
     C = torch.cat([constraint["C"] for constraint in constraints]).double()
     V = {name: torch.cat([constraint[name] for constraint in constraints]).double() for name in W_0}
-    return {name: closed_form(W.double().cpu(), G, C, V[name]).to(W) for name, W in W_0.items()}
+    return {name: closed_form(W.cpu().double(), G, C, V[name]).to(W) for name, W in W_0.items()}
 
 
 class CustomDiffusion(Method):

@@ -84,7 +84,7 @@ class RunConfig(BaseModel):
         None, description="rows of the matrix to generate besides row 0 and the last; None: all"
     )
     overlap: bool | None = Field(
-        None, description="rows in a second process; None: if there is a second GPU or spare cores"
+        None, description="rows in a second process; None: on the CPU, if there are spare cores"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="the method's options")
     evaluation: EvaluationChoices = Field(default_factory=EvaluationChoices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import html
 import json
@@ -77,8 +78,19 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
+def read_limited(file: Path, most: int) -> bytes | None:
+    """A file's bytes; None if there is none, if it is a pipe or a device, which may never end, or has more than `most` bytes."""
+    if not os.path.isfile(file) or os.path.getsize(file) > most:
+        return None
+    with file.open("rb") as opened:
+        data = opened.read(most + 1)  # it may grow
+    return data if len(data) <= most else None
+
+
 def file_hash(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes. OSError for a pipe or a device, which may never end."""
+    if not os.path.isfile(file) and os.path.exists(file):
+        raise OSError(errno.EINVAL, "it is not a file", str(file))
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from cpbench.errors import DamagedState, UserError, quoted
-from cpbench.files import seed_of
+from cpbench.files import MOST_JSON, read_limited, seed_of
 from cpbench.moved import old_attributes, old_names
 
 if TYPE_CHECKING:
@@ -189,7 +189,10 @@ def _record(folder: Path, bound: Mapping[str, Any] | None) -> dict[str, Any]:
     """The content of state.json, checked; see `State.load`."""
     file = folder / STATE_RECORD
     try:
-        record = json.loads(file.read_text())
+        data = read_limited(file, MOST_JSON)
+        if data is None and file.exists():
+            raise ValueError("it is no file, or too large to be one")
+        record = json.loads(file.read_bytes() if data is None else data)  # the first raises FileNotFoundError
         checksum = record.pop("checksum", None)
         schema, facts = record["schema"], record["facts"]
         concepts, expected = facts.get("concepts", []), _checksum(record)

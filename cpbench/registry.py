@@ -71,7 +71,7 @@ def load_method(name: str) -> type[Method]:
             raise did_you_mean(name, method_names(), "method", hint)
         try:
             loaded = entry.load()
-        except Exception as error:  # any error of a foreign package
+        except (Exception, SystemExit) as error:  # any error of a foreign package
             problem = f"method {name}: the package that adds it ({entry.value})"
             raise UserError(f"{problem} cannot be imported: {error}; repair or uninstall it") from error
         if isinstance(loaded, type):
@@ -130,7 +130,7 @@ def _module_from(path: Path) -> Any:
     own_modules.forget_old(path.parent)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         at = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(spec.origin)]
         line = getattr(error, "lineno", None) or (at[-1] if at else None)
         place = f", line {line}" if line else ""

@@ -26,6 +26,7 @@ from cpbench.errors import UserError, quoted
 from cpbench.output import say
 
 SMALL = 200_000_000  # weights of a denoiser; below this, bfloat16 saves too little for its rounding
+FIRST_WITH_BFLOAT16 = (8, 0)  # CUDA's compute capability of Ampere
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 
 
@@ -227,8 +228,15 @@ def pick_dtype(dtype: str, device: str, weights: Callable[[], int]) -> torch.dty
     """
     if dtype != "auto":
         return getattr(torch, dtype)
-    on_cuda = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if on_cuda and weights() >= SMALL else torch.float32
+    computes = device.startswith("cuda") and computes_bfloat16(device)
+    return torch.bfloat16 if computes and weights() >= SMALL else torch.float32
+
+
+def computes_bfloat16(device: str) -> bool:
+    """Whether this CUDA device computes in bfloat16 itself. Older ones, such as T4 and V100, emulate it, which is slow."""
+    if torch.version.hip:
+        return torch.cuda.is_bf16_supported()
+    return torch.cuda.get_device_capability(device) >= FIRST_WITH_BFLOAT16
 
 
 def dtype_of(name: str, device: str, loading: BackboneConfig) -> torch.dtype:

@@ -55,7 +55,7 @@ def _known(noun: str) -> dict[str, str]:
     if noun == "sequences":
         from cpbench.concepts import sequences
 
-        return {n: sequences.load(n).description for n in sequences.names()}
+        return sequences.descriptions()
     from cpbench.backbones.options import BACKBONES
     from cpbench.registry import built_in_methods, method_names, summary_of
 

@@ -139,7 +139,7 @@ SHARED = (
     click.option(
         "--overlap/--no-overlap",
         default=None,
-        help="Generate and judge while the next task is learned.  [default: if there is a second GPU or spare cores]",
+        help="Generate and judge while the next task is learned.  [default: on a CPU with spare cores; another GPU is used only with --overlap]",
     ),
     click.option(
         "--data", help="Folder with the photographs, or hub.  [default: $CPBENCH_DATA, or as the sequence says]"

@@ -25,6 +25,14 @@ def _one_line(text: str) -> str:
     return text
 
 
+def _noun(text: str) -> str:
+    if word := re.search(r"<[^<>\s]*>", text):
+        raise ValueError(
+            f"{quoted(text)} contains {word[0]}, and methods name the words that they add like this; write the plain word for the class"
+        )
+    return text
+
+
 def _file_name(text: str) -> str:
     if not FILE_NAME.fullmatch(text):
         raise ValueError(f"{quoted(text)} cannot name a folder; use up to 100 letters, digits, '_', '-' and '.'")
@@ -54,6 +62,7 @@ def _distinct(templates: list[str]) -> list[str]:
 
 Text = Annotated[str, AfterValidator(_one_line)]
 Name = Annotated[Text, AfterValidator(_file_name)]
+Noun = Annotated[Text, AfterValidator(_noun)]
 Path = Annotated[Text, AfterValidator(_no_way_out)]
 Template = Annotated[Text, AfterValidator(partial(_slots, 1))]
 Templates = Annotated[list[Template], Field(min_length=1), AfterValidator(_distinct)]
@@ -73,7 +82,7 @@ class Images(BaseModel):
 class ConceptEntry(BaseModel):
     model_config = STRICT
     name: Name
-    class_noun: Text
+    class_noun: Noun
     kind: SubjectType
     images: Images = LEFT_OUT
 

@@ -108,6 +108,17 @@ def names() -> list[str]:
     return sorted({*_built_in(), *(e.name for e in metadata.entry_points(group=ENTRY_POINTS))})
 
 
+def descriptions() -> dict[str, str]:
+    """By name the descriptions of all sequences; of one that cannot be read, such as a broken package's, the reason."""
+    texts = {}
+    for name in names():
+        try:
+            texts[name] = load(name).description
+        except UserError as error:
+            texts[name] = f"(cannot be used: {error})"
+    return texts
+
+
 def load(name_or_path: str | Path) -> Sequence:
     """The sequence of this name, or in this YAML file. UserError, in one line, if anything is wrong."""
     if isinstance(name_or_path, str) and name_or_path in (files := _built_in()):
@@ -204,7 +215,7 @@ def _path_of(entry: metadata.EntryPoint) -> Path:
     # A package's module may raise any error.
     try:
         return Path(entry.load())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"sequence {quoted(entry.name)}: the package that adds it ({entry.value}) does not give the path "
             f"of a YAML file: {error}; repair or uninstall it"

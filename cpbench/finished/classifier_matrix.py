@@ -132,7 +132,7 @@ def mean_errors(backbone: backbones.Backbone, phrase: str, batch: Batch, draws: 
         )
         predicted = diffusion_classifier.predicted_noise(backbone, part, [phrase])
         errors.append(diffusion_classifier.errors(predicted, part.noise)[:, 0])
-    e = torch.cat(errors).double().view(-1, draws).mean(1).cpu().numpy()
+    e = torch.cat(errors).cpu().double().view(-1, draws).mean(1).numpy()  # MPS has no float64
     if not np.isfinite(e).all():
         raise UserError(
             f"phrase {phrase!r}: the model's predictions are not finite (NaN); lower the learning rate and run it again"

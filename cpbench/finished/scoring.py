@@ -101,7 +101,7 @@ def rescore(
         clip_activation or (None if clip else config.clip_activation),
     )
     judges |= added_judges([*config.judges, *added], device)
-    cached_judges = judges_for_measures(folder, judges)
+    cached_judges = judges_for_measures(folder, judges, device)
     _, per_prompt = generation_settings(config, sequence)
     rows = [t for t in rows_of(config, len(sequence.concepts)) if RunFolder(folder).task(t).all_pictures.is_dir()]
     if not rows:

@@ -31,7 +31,7 @@ def module(name: str) -> Any:
         )
     try:
         return entry.load()
-    except Exception as error:  # any error of a foreign package
+    except (Exception, SystemExit) as error:  # any error of a foreign package
         problem = f"judge {name}: the package that adds it ({entry.value})"
         raise UserError(f"{problem} cannot be imported: {error}; repair or uninstall it") from error
 

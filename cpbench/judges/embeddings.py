@@ -86,6 +86,8 @@ def _read(file: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
     """The stored embeddings; none if the file is damaged or has another key, since they can be computed again."""
     from safetensors import SafetensorError, safe_open
 
+    if not file.is_file():
+        return {}
     try:
         with safe_open(file, framework="np") as opened:
             facts = opened.metadata() or {}

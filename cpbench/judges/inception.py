@@ -37,7 +37,7 @@ class Inception:
 
     name = "inception"
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, device: Any = "cpu"):
         import torch
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -45,11 +45,13 @@ class Inception:
 
         try:
             torch.load(file, weights_only=True)  # torch-fidelity's own loading would run code in the file
-            self.network = FeatureExtractorInceptionV3("inception", ["2048"], str(file))
+            network = FeatureExtractorInceptionV3("inception", ["2048"], str(file))
         except Exception as error:  # a broken pickle may raise anything
             raise UserError(
                 f"{file}: not Inception's weights ({type(error).__name__}); remove it, and KID is computed with DINO"
             ) from None
+        self.device = torch.device(device)
+        self.network = network.to(self.device)
         self.identity: dict[str, Any] = {"model": "inception-v3", "weights_sha256": file_hash(file)}
 
     def images(self, pictures: np.ndarray) -> np.ndarray:
@@ -58,4 +60,4 @@ class Inception:
 
         batch = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
         with torch.inference_mode():
-            return torch.cat([self.network(part)[0] for part in batch.split(AT_ONCE)]).numpy()
+            return torch.cat([self.network(part.to(self.device))[0].cpu() for part in batch.split(AT_ONCE)]).numpy()

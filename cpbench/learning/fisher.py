@@ -11,28 +11,49 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
+LARGEST_SCALE = 2.0**16  # of a loss in float16; as torch's GradScaler begins
 Tensors = Mapping[str, torch.Tensor]
 
 
-def squared_gradients(loss: torch.Tensor, parameters: Tensors, retain_graph: bool = False) -> dict[str, torch.Tensor]:
-    """(d loss / d phi_j)^2 of every entry; zero where the loss does not depend on a tensor."""
-    gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=retain_graph, allow_unused=True)
-    pairs = zip(parameters.items(), gradients, strict=True)
-    return {k: torch.zeros_like(p) if g is None else g.detach().square() for (k, p), g in pairs}
+def squared_gradients(
+    loss: torch.Tensor, parameters: Tensors, retain_graph: bool = False, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """(d loss / d phi_j)^2 of every entry; zero where the loss does not depend on a tensor.
+
+    dtype: the precision that the loss was computed in. Gradients below 6e-8 are 0 in float16, so that there the loss is
+    multiplied by the largest power of two, up to LARGEST_SCALE, with which all gradients are finite, and these are divided by it.
+    """
+    scale = LARGEST_SCALE if dtype == torch.float16 else 1.0
+    while True:
+        gradients = torch.autograd.grad(
+            loss if scale == 1 else loss * scale,
+            list(parameters.values()),
+            retain_graph=retain_graph or scale > 1,
+            allow_unused=True,
+        )
+        if scale == 1 or all(g is None or bool(torch.isfinite(g).all()) for g in gradients):
+            break
+        scale /= 2
+    unscaled = [None if g is None else g.detach() if scale == 1 else g.detach() / scale for g in gradients]
+    pairs = zip(parameters.items(), unscaled, strict=True)
+    return {k: torch.zeros_like(p) if g is None else g.square() for (k, p), g in pairs}
 
 
-def estimate(samples: Iterable[Sequence[torch.Tensor]], parameters: Tensors) -> list[dict[str, torch.Tensor]]:
+def estimate(
+    samples: Iterable[Sequence[torch.Tensor]], parameters: Tensors, dtype: torch.dtype = torch.float32
+) -> list[dict[str, torch.Tensor]]:
     """Empirical diagonal Fishers: the squared gradients of each loss, averaged over samples.
 
     samples: the losses of one example each, as a sequence with one entry per Fisher. A sample must not be a batch: the
-    square of a batch's mean gradient is too small.
+    square of a batch's mean gradient is too small. dtype: the backbone's, see `squared_gradients`; the parameters are
+    float32 in all precisions.
     """
     sums: list[dict[str, torch.Tensor]] = []
     count = 0
     for losses in samples:
         count += 1
         more = [i + 1 < len(losses) for i in range(len(losses))]
-        squares = [squared_gradients(loss, parameters, m) for loss, m in zip(losses, more, strict=True)]
+        squares = [squared_gradients(loss, parameters, m, dtype) for loss, m in zip(losses, more, strict=True)]
         del losses  # else this sample's graph stays in memory while the next one is built
         sums = [{k: a[k] + b[k] for k in a} for a, b in zip(sums, squares, strict=True)] if sums else squares
     return [{k: v / count for k, v in total.items()} for total in sums]

@@ -6,6 +6,7 @@ entry of it, or of an installed package's SCORES (see docs/adding-a-judge.md).
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from cpbench.errors import UserError, quoted
 from cpbench.judges import added
 from cpbench.metrics.cosines import cosine_self_pairs, mean_products, paired_cosine
+from cpbench.output import say
 
 MAIN = "dino"  # identity: rows are ranked by it, and single pictures are shown with it
 # A name is part of file names and columns; "x_first" and "x_second" are x for either concept of a picture with two.
@@ -128,8 +130,8 @@ def of_package(judge: str) -> list[Score]:
 def among(names: Collection[str]) -> dict[str, Score]:
     """The scores among these names, by name: built-in ones, then those of installed packages. Other names are ignored.
 
-    Packages are loaded only for a name that is not built in; one that cannot be loaded is ignored, and its scores are not
-    read from tables.
+    Packages are loaded only for a name that is not built in; one that cannot be loaded is named in a line, and its scores are
+    not read from tables.
     """
     scores = {name: score for name, score in SCORES.items() if name in names}
     if all(name in scores for name in names):
@@ -137,10 +139,16 @@ def among(names: Collection[str]) -> dict[str, Score]:
     for judge in added.names():
         try:
             package_scores = of_package(judge)
-        except UserError:
+        except UserError as error:
+            _say_once(f"{error}; its scores are left out")
             continue
         scores |= {score.name: score for score in package_scores if score.name in names and score.name not in scores}
     return scores
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    say(line)
 
 
 def main_first(names: Collection[str]) -> list[str]:

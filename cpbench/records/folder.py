@@ -185,7 +185,7 @@ class RunFolder:
     def shown(self) -> Iterator[Path]:
         """The tables and pictures of the run's own folder that are there."""
         for pattern in ("*.csv", "*.png"):
-            yield from sorted(self.path.glob(pattern))
+            yield from sorted(file for file in self.path.glob(pattern) if file.is_file())
 
 
 def runs_below(folder: Path) -> Iterator[Path]:

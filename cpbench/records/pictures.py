@@ -16,6 +16,8 @@ from cpbench.files import READ_ONLY, write_atomically
 def read_picture(path: Path, sha256: str | None = None) -> np.ndarray | None:
     """uint8 (h, w, 3), or None where there is no whole picture, or with `sha256` one of other bytes."""
     try:
+        if not path.is_file():  # for example a pipe, which would be waited for forever
+            return None
         data = path.read_bytes()
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             return None

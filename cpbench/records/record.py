@@ -19,7 +19,7 @@ from cpbench.registry import built_in_methods, facts_of
 
 SCHEMA: Final = 3
 MOST_CHARACTERS = 2000  # of a name, of a method with all its settings too
-Status = Literal["running", "interrupted", "failed", "finished"]
+Status = Literal["running", "stopped", "failed", "finished"]
 
 
 def text(value: object) -> str:
@@ -205,8 +205,9 @@ class Record(Part):
     schema_version: Annotated[Literal[3], Field(alias="schema")] = SCHEMA
     """SCHEMA; records of earlier versions are upgraded on reading."""
     status: Status
+    """stopped: by a signal, such as Ctrl-C; `upgrade` reads "interrupted" of older records as stopped."""
     reason: Text = ""
-    """Why it failed."""
+    """Why it failed, or what stopped it."""
     config: Config
     changed: dict[Text, Any] = {}
     """The method's options that are not those of its preset."""

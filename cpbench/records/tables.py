@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpbench.files import write_atomically
+from cpbench.files import read_limited, write_atomically
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.metrics.scores import among
 
@@ -34,10 +34,10 @@ def compressed(path: Path) -> Path:
 
 
 def table_bytes(path: Path) -> bytes:
-    """A table's bytes, of itself or of its compressed form; b"" where there is none, or it is not whole."""
+    """A table's bytes, of itself or of its compressed form; b"" where there is none, it is not whole, or it is too large."""
     try:
         if path.is_file():
-            return path.read_bytes()
+            return read_limited(path, MOST_BYTES) or b""
         if not compressed(path).is_file():
             return b""
         with gzip.open(compressed(path)) as opened:

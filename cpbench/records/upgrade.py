@@ -2,7 +2,7 @@
 
 Schema 1, of cpbench 0.1, had a SHA-256 over the bytes of 24 files of cpbench and of the method's (`code`) where schema 2 has
 versions; judges by their weights alone; and one device for all tasks. Schema 2 had other names for some parts, see `PARTS`
-and `COSTS`, and for some options, see `option_names`.
+and `COSTS`, and for some options, see `option_names`. Schema 3, too, had the status "interrupted" for what is "stopped" today.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ def today(content: Any) -> Any:
         is_sound = False
     upgraded = _from_1(content, facts) if content.get("schema") == 1 else content
     upgraded = _from_2(upgraded) if upgraded.get("schema") == 2 else upgraded
+    upgraded = {**upgraded, "status": "stopped"} if upgraded.get("status") == "interrupted" else upgraded
     return {**upgraded, "is_sound": is_sound}
 
 

@@ -29,16 +29,17 @@ _hooked = False
 
 
 def _hook(event: str, args: tuple) -> None:
-    if _watch is None:
+    watch = _watch  # read once: another thread, such as the memory sampler, may be in here when the watch ends
+    if watch is None:
         return
     if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
         path = os.path.realpath(os.fsdecode(args[0]))
-        if any(path.startswith(folder) for folder in _watch["folders"]):
+        if any(path.startswith(folder) for folder in watch["folders"]):
             raise ReplayError(f"learn opened {path}: it holds another concept's pictures")
-        if path.startswith(_watch["run"]) and path.lower().endswith(PICTURE_SUFFIXES):
+        if path.startswith(watch["run"]) and path.lower().endswith(PICTURE_SUFFIXES):
             raise ReplayError(f"learn opened {path}: learn may not read the pictures of a run")
-    elif event == "cpbench.subject" and args[0] != _watch["concept"]:
-        raise ReplayError(f"learn asked the drawn world for {args[0]!r} while learning {_watch['concept']!r}")
+    elif event == "cpbench.subject" and args[0] != watch["concept"]:
+        raise ReplayError(f"learn asked the drawn world for {args[0]!r} while learning {watch['concept']!r}")
 
 
 @contextmanager

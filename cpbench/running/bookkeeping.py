@@ -116,6 +116,18 @@ def is_finished(run: Run) -> bool:
     return record.files == shown_files(run.at) != {}
 
 
+def tasks_complete(run: Run) -> int:
+    """The number of tasks, from the first on, whose states are on disk; none of them is read."""
+    last = len(run.concepts)
+    return next((t - 1 for t in range(1, last + 1) if not run.at.task(t).state_record.exists()), last)
+
+
+def resume_point(run: Run) -> str:
+    """From where the run goes on: "resumes after task 2 of 3", or "begins again with task 1 of 3" if none is complete."""
+    complete, last = tasks_complete(run), len(run.concepts)
+    return f"resumes after task {complete} of {last}" if complete else f"begins again with task 1 of {last}"
+
+
 def shown_files(at: RunFolder) -> dict[str, str]:
     """SHA-256, by file name, of the tables and pictures beside run.json: scores, matrices, measures, grid."""
     return {file.name: file_hash(file) for file in at.shown()}

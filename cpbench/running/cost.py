@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    pass
+    import torch
 
 SAMPLE_SECONDS = 0.05
 
 
 class PeakMemory:
-    """The sampled peak of this process's resident memory, in bytes; on CUDA the allocator's own peak instead."""
+    """The sampled peak of this process's resident memory, in bytes; on a CUDA device its allocator's own peak instead."""
 
-    def __init__(self, device: str):
+    def __init__(self, device: torch.device):
         self.device, self.peak = device, 0
         self._stop = threading.Event()
 
@@ -25,8 +25,8 @@ class PeakMemory:
         import psutil
         import torch
 
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
             return self
         process = psutil.Process()
 
@@ -43,8 +43,8 @@ class PeakMemory:
     def __exit__(self, *error: object) -> None:
         import torch
 
-        if self.device == "cuda":
-            self.peak = torch.cuda.max_memory_allocated()
+        if self.device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated(self.device)
             return
         self._stop.set()
         self._thread.join()

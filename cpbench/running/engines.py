@@ -26,8 +26,10 @@ from cpbench.errors import UserError
 from cpbench.miniature import is_miniature
 from cpbench.output import opened, say
 from cpbench.records.folder import RECORD
+from cpbench.running import memory, stopping
 
 PATIENCE_SECONDS = 60.0  # a run that Ray restarts waits this long for its folder: its first process may still be dying
+COPY_FAILED = 4  # exit code of a job whose run is finished and could not be copied
 LOST = -1000  # instead of an exit code, for a process that Ray gave up: how it ended is unknown
 RETRIES = 3  # by Ray, of a run whose worker or node was lost
 MINIATURE_BYTES = 1_500_000_000  # memory of one run on the miniature, libraries included
@@ -68,7 +70,7 @@ def run_job(settings: dict[str, Any], progress: Path, threads: int, copy_to: str
     import torch
 
     torch.set_num_threads(threads)
-    with opened():
+    with opened(), stopping.signals_raise(interruptible=True):
         return _run_job(settings, progress, copy_to, patience)
 
 
@@ -76,18 +78,51 @@ def _run_job(settings: dict[str, Any], progress: Path, copy_to: str | None, pati
     from cpbench.running.runner import execute
 
     try:
-        run = execute(*config.resolve(settings), patience=patience, progress=progress)
-        if copy_to:
-            say(f"copied to {copy(run.folder, run.config.output, copy_to)}")
-    except UserError as error:
+        run_config, method_class, options = config.resolve(settings)
+        folder = execute(run_config, method_class, options, patience=patience, progress=progress).folder
+    except BaseException as error:
+        return _failed(error)
+    if copy_to:
+        try:
+            say(f"copied to {copy(folder, run_config.output, copy_to)}")
+        except Exception as error:  # of any file system, which has its own
+            say(f"cpbench: the run is finished: {folder}; but copying it to {copy_to} failed ({_one_line(error)})")
+            return COPY_FAILED
+    return 0
+
+
+def _failed(error: BaseException) -> int:
+    """Say in one line why a run did not finish, or the traceback of an unexpected error. Returns the exit code."""
+    if stopping.is_stopped(error):
+        say(f"cpbench: {stopping.line_of(error, 'the same command starts it again')}")
+        return stopping.exit_code()
+    if isinstance(error, UserError):
         say(f"cpbench: {error}")
         return 2
-    except KeyboardInterrupt:
-        return 130
-    except Exception:
-        say(traceback.format_exc().rstrip())
-        return 1
-    return 0
+    if not isinstance(error, Exception):
+        raise error
+    line = memory.shortage_line(error)
+    say(f"cpbench: {line}" if line else "".join(traceback.format_exception(error)).rstrip())
+    return 1
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def check_target(url: str) -> None:
+    """Try whether folders can be made and files written at a --copy-to URL. UserError, in one line, if not."""
+    import fsspec
+
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+        probe = f"{root.rstrip('/')}/.cpbench-probe-{os.getpid()}"
+        fs.makedirs(root, exist_ok=True)
+        fs.pipe_file(probe, b"probe")
+        fs.rm_file(probe)
+    except Exception as error:  # of any file system, or of its library, which may not be installed
+        raise UserError(f"--copy-to {url}: cannot be written ({_one_line(error)}); choose another URL") from None
 
 
 def copy(folder: Path, output: Path, url: str) -> str:
@@ -114,20 +149,28 @@ class Resources:
     jobs: int
     threads: int = 1
     gpus_per_run: float = 1.0
-    gpus: list[str] = field(default_factory=list)  # one GPU number per concurrent run; empty on CPUs
+    gpus: list[str] = field(default_factory=list)
+    """For each concurrent run its GPU, as CUDA_VISIBLE_DEVICES names it; empty where all runs have the same device."""
 
 
 def resources_for(
     device: str, backbones: Sequence[str], jobs: int | None, threads: int, gpus_per_run: float
 ) -> Resources:
-    """Resources for as many runs at once as cores, memory or GPUs allow."""
-    import psutil
-    import torch
+    """Resources for as many runs at once as cores, memory or GPUs allow. UserError for a device that is not available.
 
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        runs_per_gpu = max(1, int(1 / gpus_per_run))
-        slots = [str(n) for _ in range(runs_per_gpu) for n in range(torch.cuda.device_count())]
+    Without a number, runs are spread over the GPUs that this process may use; each sees only its own. "cuda:1", or Apple's
+    GPU, is for one run at a time, or as many as `gpus_per_run` allows.
+    """
+    import psutil
+
+    from cpbench.running.devices import pick_device, visible_gpus
+
+    device, runs_per_gpu = pick_device(device), max(1, int(1 / gpus_per_run))
+    if device == "cuda":
+        slots = visible_gpus() * runs_per_gpu
         return Resources(min(jobs or len(slots), len(slots)), threads, gpus_per_run, slots)
+    if device != "cpu":
+        return Resources(min(jobs or runs_per_gpu, runs_per_gpu), threads, gpus_per_run)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     need = max(MINIATURE_BYTES if is_miniature(b) else OTHERS_BYTES for b in backbones)
     fit = min(cores // threads, psutil.virtual_memory().available // need)
@@ -244,10 +287,7 @@ def main(words: list[str]) -> int:
     """The process of one job: python -m cpbench.running.engines JOB.yaml PROGRESS THREADS COPY_TO."""
     from cpbench.running.orphans import exit_with_parent
 
-    exit_with_parent(os.getppid())
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored from the start where the sweep is a background job
+    exit_with_parent(os.getppid(), records=True)
     job, progress, threads, copy_to = words
     return run_job(yaml.safe_load(Path(job).read_text()), Path(progress), int(threads), copy_to or None, 0.0)
 

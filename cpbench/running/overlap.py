@@ -25,15 +25,18 @@ _run: Run | None = None  # the worker's own
 def overlap_device(run: Run) -> str | None:
     """The device on which rows are evaluated while the next task is learned; None if this process evaluates them itself.
 
-    By default: a second GPU, or as many spare cores as this process has threads, if there is much to generate.
+    By default: this machine's CPU, if it has as many spare cores as this process has threads and there is much to generate.
+    Another GPU is used only if `overlap` is asked for: it may be somebody else's, or meant for another run.
     """
     overlap, device = run.config.overlap, str(run.backbone.device)
     much = sum(run.generation_work(t) for t in run.rows) >= WORTH_A_PROCESS
     if not (much if overlap is None else overlap):
         return None
     if device.startswith("cuda"):
+        if not overlap:
+            return None
         gpus = [f"cuda:{n}" for n in range(torch.cuda.device_count()) if n != (torch.device(device).index or 0)]
-        return gpus[0] if gpus else (device if overlap else None)
+        return gpus[0] if gpus else device
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     spare = device == "cpu" and cores >= 2 * torch.get_num_threads()
     return device if spare or overlap else None
@@ -52,6 +55,10 @@ def worker_process(run: Run) -> Iterator[Executor | None]:
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=begin)
     try:
         yield pool
+    except BaseException:
+        for process in list((pool._processes or {}).values()):  # else the row in progress would be waited for
+            process.kill()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -60,8 +67,10 @@ def _begin(config: RunConfig, threads: int, parent: int) -> None:
     from cpbench.registry import load_method
     from cpbench.running.orphans import exit_with_parent
     from cpbench.running.prepare import prepare
+    from cpbench.running.stopping import signals_wait_for_parent
 
     exit_with_parent(parent)
+    signals_wait_for_parent()
     torch.set_num_threads(threads)
     global _run
     method_class = load_method(config.method)

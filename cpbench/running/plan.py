@@ -64,7 +64,7 @@ def plan(run: Run) -> Plan:
     concepts, backbone = run.sequence.concepts, run.backbone
     pictures = sum(cell.pictures for t in run.rows for cell in run.cells_of(t))
     state, sizes, of_task = State(), [0], []
-    with PeakMemory(backbone.device.type) as memory:
+    with PeakMemory(backbone.device) as memory:
         for t, concept in list(enumerate(concepts, 1))[:2]:
             task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed)
             # the first rehearsal is extra: it loads what is loaded on first use
@@ -103,7 +103,7 @@ def timed_learning(run: Run, task: Task, state: State, most: int) -> tuple[int, 
     after = run.method_class(shortened(run.options, most)).learn(run.backbone, task, state)
     run.backbone.restore()
     if run.backbone.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(run.backbone.device)
     return run.backbone.unet_evaluations - before, time.perf_counter() - began, after
 
 

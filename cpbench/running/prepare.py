@@ -18,7 +18,7 @@ from cpbench.backbones import backbone as backbones
 from cpbench.backbones.sampling import Sampler, evaluations
 from cpbench.concepts import images, prompt_length, sequences
 from cpbench.config import RunConfig
-from cpbench.errors import UserError, did_you_mean
+from cpbench.errors import UserError
 from cpbench.files import read_json, short_hash
 from cpbench.judges import added, identity, inception
 from cpbench.judges import judge as judges
@@ -31,7 +31,8 @@ from cpbench.records.folder import RunFolder, picture_cache, run_folder
 from cpbench.records.record import Cost
 from cpbench.records.upgrade import cost_today
 from cpbench.registry import changed
-from cpbench.running import cells, counting
+from cpbench.running import cells, counting, memory
+from cpbench.running.devices import pick_device
 
 
 @dataclass(kw_only=True)
@@ -138,23 +139,6 @@ def rows_of(config: RunConfig, last: int) -> list[int]:
     return sorted({0, last, *(range(last + 1) if config.rows is None else config.rows)})
 
 
-def pick_device(device: str) -> str:
-    """The device, or the best available one for "auto". UserError for one that is not available."""
-    is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(device_type for device_type in ("cuda", "mps", "cpu") if is_available[device_type])
-    device_type, _, index = device.partition(":")
-    if device_type not in is_available:
-        raise did_you_mean(device, is_available, "device")
-    if index and not (device_type == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count()):
-        raise UserError(f"device {device}: this machine has no such device; leave out ':{index}'")
-    if not is_available[device_type]:
-        raise UserError(
-            f"device {device}: torch finds no such device on this machine; use --device cpu, or leave --device out"
-        )
-    return device
-
-
 def device_for(config: RunConfig) -> str:
     """The run's device, see `pick_device`; switches on deterministic algorithms if the configuration asks for them."""
     device = pick_device(config.device)
@@ -246,6 +230,7 @@ def check(run: Run) -> None:
                 "or layers, e.g. to_q"
             ) from None
     run.backbone.check(run.sampler.num_inference_steps)
+    memory.refuse_oversized(run)
     if config.rows and max(config.rows) > last:
         raise UserError(f"rows: there is no row {max(config.rows)}; the sequence has {last} tasks")
     row_cells = cells.cells_of_row(run.sequence, 0, run.pictures_per_prompt)
@@ -293,8 +278,13 @@ def identify(run: Run) -> None:
     )
 
 
-def judges_for_measures(folder: Path, run_judges: Mapping[str, judges.Judge]) -> dict[str, Embeddings]:
-    """The judges that `measures` uses, with cached embeddings: the run's, and Inception if its weights are available."""
+def judges_for_measures(
+    folder: Path, run_judges: Mapping[str, judges.Judge], device: torch.device | str
+) -> dict[str, Embeddings]:
+    """The judges that `measures` uses, with cached embeddings: the run's, and Inception if its weights are available.
+
+    device: Inception's, the same as the run's.
+    """
     file = inception.weights()
-    all_judges = run_judges if file is None else {**run_judges, "inception": inception.Inception(file)}
+    all_judges = run_judges if file is None else {**run_judges, "inception": inception.Inception(file, device)}
     return {name: Embeddings(RunFolder(folder).embeddings, judge) for name, judge in all_judges.items()}

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
 
 from cpbench.concepts import images, photographs
@@ -22,16 +22,18 @@ from cpbench.miniature import is_miniature
 from cpbench.output import say
 from cpbench.records import curves, machine, measures_table, terminal
 from cpbench.records.grid import retention_grid
-from cpbench.running import counting, measures, rows
+from cpbench.running import counting, measures, memory, rows, stopping
 from cpbench.running.bookkeeping import (
     is_finished,
     record_of,
     remove_temporary,
+    resume_point,
     run_lock,
     runs_of_other_versions,
     write_record,
     write_tables,
 )
+from cpbench.running.devices import few_threads
 from cpbench.running.overlap import evaluate_in_worker, worker_process
 from cpbench.running.prepare import Run, judges_for_measures, prepare
 from cpbench.running.progress import Reporter
@@ -58,22 +60,31 @@ def execute(
         if is_finished(run):
             say(f"finished already: {run.folder} (delete the folder to run it again)")
             return run
-        if not run.at.record.exists():
+        if run.at.record.exists():
+            say(f"this run {resume_point(run)}")
+        else:
             for line in runs_of_other_versions(run):
                 say(line)
-        write_record(run, "running")
         try:
-            _execute(run, progress)
-        except KeyboardInterrupt:
+            write_record(run, "running")
+            with few_threads(run.backbone):
+                _execute(run, progress)
+            write_record(run, "finished")
+        except BaseException as error:
+            # for example a full disk: then the first error is the one to report
             with contextlib.suppress(OSError):
-                write_record(run, "interrupted")
+                record_end(run, error)
             raise
-        except Exception as error:
-            with contextlib.suppress(OSError):  # for example a full disk: then the first error is the one to report
-                write_record(run, "failed", f"{type(error).__name__}: {error}")
-            raise
-        write_record(run, "finished")
     return run
+
+
+def record_end(run: Run, error: BaseException) -> None:
+    """Record that the run was stopped, or why it failed. To a stop is added from where the same command resumes."""
+    if stopping.is_stopped(error):
+        error.add_note(f"the same command {resume_point(run)}")
+        write_record(run, "stopped", stopping.signal_name())
+    elif isinstance(error, Exception):
+        write_record(run, "failed", memory.shortage_line(error) or f"{type(error).__name__}: {error}")
 
 
 def _execute(run: Run, progress: Path | None) -> None:
@@ -137,7 +148,10 @@ class RowQueue:
         if self.pool is None:
             self.finish(t, rows.evaluate_row(self.run, t, state, self.reporter))
             return
-        self.waiting[t] = self.pool.submit(evaluate_in_worker, t)
+        try:
+            self.waiting[t] = self.pool.submit(evaluate_in_worker, t)
+        except BrokenExecutor:
+            self.waiting[t] = broken_future()
         while self.waiting and next(iter(self.waiting.values())).done():
             self.collect(next(iter(self.waiting)))
 
@@ -148,7 +162,17 @@ class RowQueue:
             self.collect(t)
 
     def collect(self, t: int) -> None:
-        is_new, messages = self.waiting.pop(t).result()
+        future = self.waiting.pop(t)
+        if isinstance(future.exception(), BrokenExecutor):
+            if self.pool is not None:
+                say(
+                    "the second process, which generates the rows, was lost (killed, perhaps for memory): this one goes on alone"
+                )
+            self.pool = None
+            state = self.run.load_state(t) if t else None
+            self.finish(t, rows.evaluate_row(self.run, t, state, self.reporter))
+            return
+        is_new, messages = future.result()
         for line in messages:
             say(line)
         self.reporter.advance(self.run.generation_work(t))
@@ -166,9 +190,16 @@ class RowQueue:
                 say(table)
 
 
+def broken_future() -> Future:
+    """The future of a row that a lost process cannot take any more."""
+    future: Future = Future()
+    future.set_exception(BrokenExecutor())
+    return future
+
+
 def measure(run: Run) -> None:
     """Measures of the pictures beyond the matrices; prints a line for those that need more pictures."""
-    cached_judges = judges_for_measures(run.folder, run.judges)
+    cached_judges = judges_for_measures(run.folder, run.judges, run.backbone.device)
     measurements = measures.measure(
         run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, cached_judges
     )

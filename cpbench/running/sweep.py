@@ -26,8 +26,19 @@ from cpbench.concepts import images, sequences
 from cpbench.errors import UserError, did_you_mean
 from cpbench.files import prepare_folder, read_json, short_hash, write_atomically
 from cpbench.output import console, say
-from cpbench.running import cells, counting
-from cpbench.running.engines import LOST, Job, Local, OnRay, Outcome, SweepPaths, resources_for
+from cpbench.running import cells, counting, stopping
+from cpbench.running.engines import (
+    COPY_FAILED,
+    LOST,
+    Job,
+    Local,
+    OnRay,
+    Outcome,
+    Resources,
+    SweepPaths,
+    check_target,
+    resources_for,
+)
 from cpbench.running.progress import span
 from cpbench.validation import validated
 from cpbench.yaml_files import read_yaml
@@ -143,18 +154,24 @@ def start(
     copy_to: str | None,
 ) -> int:
     """Run a grid on the engine of this name. Returns the exit code, see `sweep`."""
-    resources = resources_for(str(grid.common.get("device", "auto")), grid.backbones, jobs, threads, gpus_per_run)
+    device = str(grid.common.get("device", "auto"))
     if engine == "local" and address:
         raise UserError("--address is for Ray clusters only; add --engine ray")
+    if engine == "ray" and ":" in device:
+        raise UserError(f"--device {device}: Ray chooses each run's GPU; leave out ':{device.partition(':')[2]}'")
+    if copy_to:
+        check_target(copy_to)
     if engine == "ray":
+        resources = Resources(len(grid.methods), threads, 0.0 if device == "cpu" else gpus_per_run)
         return sweep(grid, output, lambda paths: OnRay(paths, resources, copy_to, address))
+    resources = resources_for(device, grid.backbones, jobs, threads, gpus_per_run)
     return sweep(grid, output, lambda paths: Local(paths, resources, copy_to))
 
 
 def sweep(grid: Grid, output: Path, engine: Callable[[SweepPaths], Local | OnRay]) -> int:
     """Run all jobs; a failed one does not stop the others. Returns the exit code.
 
-    0: all finished; 1: none finished; 3: some did not finish; 130: interrupted.
+    0: all finished; 1: none finished; 3: some did not finish; 130, 143 or 129: stopped by a signal.
     """
     jobs, paths = jobs_of(grid), SweepPaths(output)
     prepare_folder(output / "sweep")
@@ -165,17 +182,20 @@ def sweep(grid: Grid, output: Path, engine: Callable[[SweepPaths], Local | OnRay
         write_atomically(paths.file(job, "yaml"), yaml.safe_dump(settings).encode())
     running_engine = engine(paths)
     say(f"{len(jobs)} runs, {running_engine.words}; logs in {output / 'sweep'}")
+    futures: dict[str, Future] = {}
     try:
-        futures = {
-            job.name: running_engine.submit(Job(job.name, {**job.settings, "output": str(output.absolute())}))
-            for job in jobs
-        }
         with contextlib.suppress(KeyboardInterrupt):
+            for job in jobs:
+                settings = {**job.settings, "output": str(output.absolute())}
+                futures[job.name] = running_engine.submit(Job(job.name, settings))
             follow(jobs, futures, paths)
-        if waiting := [f for f in futures.values() if not f.done()]:
+        if waiting := [job for job in jobs if job.name not in futures or not futures[job.name].done()]:
             running_engine.stop()
-            say(f"interrupted with {len(waiting)} runs left; the same command resumes after the last complete tasks")
-            return 130
+            say(
+                f"stopped by {stopping.signal_name()} with {len(waiting)} runs left; "
+                "the same command resumes after the last complete tasks"
+            )
+            return stopping.exit_code()
     finally:
         running_engine.close()
     outcomes = {name: _outcome(future) for name, future in futures.items()}
@@ -246,8 +266,10 @@ def state(outcome: Outcome) -> str:
         return "missing: never started"
     if outcome.code == LOST:
         return "failed: its worker was lost"
-    if outcome.code == 130:
-        return "interrupted"
+    if outcome.code in [128 + number for number in stopping.SIGNALS]:
+        return "stopped"
+    if outcome.code == COPY_FAILED:
+        return "finished, but not copied"
     if outcome.code < 0:
         return f"failed: killed by signal {-outcome.code}"
     return f"failed with exit code {outcome.code}"
@@ -256,7 +278,8 @@ def state(outcome: Outcome) -> str:
 def outcome_lines(jobs: list[Job], outcomes: dict[str, Outcome], paths: SweepPaths) -> Iterator[str]:
     """The number of finished runs; for each other run the reason and its log."""
     bad = [job for job in jobs if outcomes[job.name].code != 0]
-    yield f"{len(jobs) - len(bad)} of {len(jobs)} runs finished"
+    finished = sum(outcomes[job.name].code in (0, COPY_FAILED) for job in jobs)
+    yield f"{finished} of {len(jobs)} runs finished"
     for job in bad:
         log = paths.file(job, "log")
         lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []

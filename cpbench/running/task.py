@@ -107,7 +107,7 @@ def learn(run: Run, t: int, state: State | None, reporter: Reporter) -> Learned:
         if method.sees_earlier_data
         else audit.learning_only(concept.name, other_data, run.config.output)
     )
-    with PeakMemory(backbone.device.type) as memory, watch("learning"), guard:
+    with PeakMemory(backbone.device) as memory, watch("learning"), guard:
         learned = method.learn(backbone, task, state)
     reporter.advance(3 * (backbone.unet_evaluations - evaluations_reported))
     backbone.restore()
