@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow fuzz lint format bench bench-quick leaderboard reference pretrain golden
+.PHONY: help setup test test-slow test-gpu fuzz lint format bench bench-quick leaderboard reference pretrain golden
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: $(STAMP) ## run the tests
 
 test-slow: $(STAMP) ## run the tests that take minutes: kills at random moments, Ray with lost workers and nodes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
+
+test-gpu: $(STAMP) ## run the tests that need a CUDA device
+	$(BIN)/python -m pytest -q -m gpu
 
 fuzz: $(STAMP) ## try broken inputs on all readers for half an hour
 	CPBENCH_FUZZ_SECONDS=$${CPBENCH_FUZZ_SECONDS:-1800} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_fuzz.py

@@ -163,6 +163,11 @@ def resolve(
     keywords: dict[str, Any], config_file: Path | None = None, settings: tuple[str, ...] = ()
 ) -> tuple[RunConfig, type[Method], Options]:
     """(config, method class, its options) from the command line's values (None: not given), a file and --set arguments."""
+    return resolved(requested(keywords, config_file, settings))
+
+
+def requested(keywords: dict[str, Any], config_file: Path | None = None, settings: tuple[str, ...] = ()) -> RunConfig:
+    """The same without the method, which is not loaded: its options are only those that were given, and unchecked."""
     values = read_config_file(config_file) if config_file else {}
     values |= {k: v for k, v in keywords.items() if v is not None}
     for key in ("method", "sequence"):
@@ -171,6 +176,11 @@ def resolve(
     config = checked(with_settings(values, settings), "run")
     if "backbone" not in config.model_fields_set:
         _refuse_photographs_on_the_miniature(config.sequence)
+    return config
+
+
+def resolved(config: RunConfig) -> tuple[RunConfig, type[Method], Options]:
+    """(config, method class, its options) of a requested configuration: with the method's preset and defaults."""
     method = load_method(config.method)
     name = Path(config.method).stem
     has_preset = config.method in method_names()  # a file is no built-in method

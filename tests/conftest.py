@@ -258,14 +258,23 @@ OF_EVERY_METHOD = (
 )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """All tests are of the CPU, on machines with a GPU as well, apart from those of `make test-gpu`."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.backends.mps.is_available = lambda: False
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The modules that take longest begin, so that no core is idle at the end (`make test` deals out whole modules).
+    """Tests of a GPU are skipped where there is none. The modules that take longest begin, so that no core is idle at the end (`make test` deals out whole modules).
 
     Every method on every architecture takes minutes: it is on the first; a few of each kind stay with the others.
     """
     items.sort(key=lambda item: item.path.stem not in LONGEST)
     for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
         name, _, case = item.name.rstrip("]").partition("[")
         architecture, _, method = case.partition("-base-" if case.startswith("sd21-base-") else "-")
         if name in OF_EVERY_METHOD and method not in A_FEW.get(architecture, (method,)):

@@ -349,7 +349,7 @@ def test_networks_that_take_turns_draw_the_same_and_come_back(backbone: Backbone
     assert fingerprint(backbone) == before and not hasattr(backbone.denoiser, "_hf_hook")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_offload_on_a_gpu(folders: Callable[..., Path], name: str) -> None:
     plain = backbones.load(str(folders(name)), "cuda", BackboneConfig(dtype="float32"))

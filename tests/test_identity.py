@@ -109,7 +109,7 @@ def test_pickles_count_where_the_user_lets_them_be_read(tiny: Backbone, tiny_fol
 def test_auto_is_float32_on_cuda_for_small_models(
     monkeypatch: pytest.MonkeyPatch, millions: int, expected: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
     assert pick_dtype("auto", "cuda", lambda: millions * 10**6) == expected
     assert pick_dtype("auto", "cpu", lambda: millions * 10**6) == torch.float32
 

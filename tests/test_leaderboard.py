@@ -337,7 +337,7 @@ def test_methods_that_see_earlier_data_are_marked(tmp_path: Path) -> None:
 
 
 def test_only_whole_finished_runs_count(tmp_path: Path) -> None:
-    unfinished = [record("lora", 0.0, status=s, **seed(7)) for s in ("running", "failed", "interrupted")]
+    unfinished = [record("lora", 0.0, status=s, **seed(7)) for s in ("running", "failed", "stopped", "interrupted")]
     foreign = [record("lora", 0.0, schema=99, **seed(8)), '{"schema": 1', "[1, 2]", "null", "3", "{}"]
     write(tmp_path, record("lora", 0.5), *unfinished, *foreign)
     csv, _ = made(tmp_path)
@@ -810,7 +810,7 @@ def test_what_is_not_whole_is_listed_apart(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "leaderboard.md").read_text()
     states = {row["method"]: (row["seed"], row["state"]) for row in markdown_tables(text)["Excluded runs"]}
     assert states == {
-        "ewc": ("0", "interrupted: 3 of 7 rows exist"),
+        "ewc": ("0", "stopped: 3 of 7 rows exist"),
         "olora": ("0", "6 of 7 rows exist"),
         "clora": ("1", "its scores.csv is damaged"),
         "stamina": ("0", "running: 1 of 7 rows exist"),

@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     other = {"facts": facts("ewc") | {"backbone": "00" * 32, "sequence": "11" * 32}}
     other["config"] = {"backbone": "sd15", "seed": 0, "order": 0}
     make_run(tmp_path / "sd15", "ewc", 0.4, **other)
-    make_run(tmp_path / "stopped", "olora", 0.4, status="interrupted")
+    make_run(tmp_path / "stopped", "olora", 0.4, status="stopped")
     return tmp_path
 
 
@@ -59,7 +59,7 @@ def test_it_says_what_the_markdown_says(folder: Path) -> None:
         assert bare(board(tree, k)) == bare(rows)
     assert " to " in board(tree)[1]["DINO final"]
     assert [row["method"] for row in board(tree)] == ["genreplay", "ewc", "l2", "joint*"]
-    assert len(tree.tables) == 3 and board(tree, 2)[0]["state"] == "interrupted"
+    assert len(tree.tables) == 3 and board(tree, 2)[0]["state"] == "stopped"
     assert leaderboard.RANKS in tree.words
 
 

@@ -327,7 +327,7 @@ def test_progress_comes_to_what_was_planned(
     # and where all of it is there already
     folder = tmp_path.joinpath(*run["folder"].parts[-5:])
     shutil.copytree(run["folder"], folder)
-    (folder / "run.json").write_text(json.dumps(run_json(folder) | {"status": "interrupted"}))
+    (folder / "run.json").write_text(json.dumps(run_json(folder) | {"status": "stopped"}))
     reporters = counted(monkeypatch)
     cpbench.run(method="raretoken", sequence=str(small), output=tmp_path, options=RARE)
     assert [(r.total, r.done) for r in reporters] == [(by_hand, by_hand)]
@@ -491,9 +491,13 @@ def test_interrupted_and_failed_runs_say_so_and_go_on(
     with pytest.raises(SystemExit) as left:
         main()
     said = capsys.readouterr().err.strip()  # click ends the line that ^C is shown on
-    assert left.value.code == 130 and len(said.splitlines()) == 1 and "interrupted" in said
+    assert (
+        left.value.code == 130
+        and len(said.splitlines()) == 1
+        and "stopped by SIGINT; the same command resumes after task 1 of" in said
+    )
     (folder,) = (f.parent for f in output.glob("**/run.json"))
-    assert run_json(folder)["status"] == "interrupted"
+    assert run_json(folder)["status"] == "stopped"
 
     monkeypatch.setenv("STOP_TASK_2", "fail")
     with pytest.raises(ValueError, match="out of luck"):

@@ -233,9 +233,9 @@ def test_interrupted_sweeps_say_so(short: str, tmp_path: Path) -> None:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
-    assert process.returncode == 130 and "interrupted with 1 runs left" in said
+    assert process.returncode == 130 and "stopped by SIGINT with 1 runs left" in said
     (record,) = (tmp_path / "out").glob("**/run.json")
-    assert read_json(record)["status"] == "interrupted"
+    assert read_json(record)["status"] == "stopped"
 
 
 # Running on Ray: the same scores, whatever dies

@@ -144,3 +144,18 @@ def contents(output: Path) -> dict[str, bytes]:
     (folder,) = (f.parent for f in output.glob("**/run.json"))
     found = [f for pattern in PATTERNS for f in sorted(folder.glob(pattern)) if ".damaged-" not in f.name]
     return {str(f.relative_to(folder)): f.read_bytes() for f in found}
+
+
+def go_command(words: list[str], log: Path) -> None:
+    """The command line, as `cpbench WORDS` starts it, with standard output and errors to `log`."""
+    import torch
+
+    from cpbench.cli import main
+
+    torch.set_num_threads(1)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    sys.argv = ["cpbench", *words]
+    main()

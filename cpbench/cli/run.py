@@ -14,12 +14,17 @@ from cpbench.cli.options import ONE_RUN, SHARED, _listed, _numbered, cli, with_o
 @with_options(*ONE_RUN, *SHARED)
 def run(settings: tuple[str, ...], config: Path | None, **values: object) -> None:
     """Run one method over one sequence. A stopped run is resumed after its last whole task."""
-    from cpbench.config import resolve
+    from cpbench.config import requested, resolved
+    from cpbench.running import receipts
 
-    resolved = resolve(values, config, settings)
+    request = requested(values, config, settings)
+    if folder := receipts.finished_folder(request):
+        click.echo(receipts.finished_line(folder))
+        return
+    method = resolved(request)
     from cpbench.running.runner import execute
 
-    execute(*resolved)
+    execute(*method, request=request)
 
 
 @cli.command(epilog="Example: cpbench plan --method dcscore --sequence dreambench10 --backbone sd15")

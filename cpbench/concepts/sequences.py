@@ -103,6 +103,11 @@ class Sequence:
 # What callers use
 
 
+def built_in_names() -> list[str]:
+    """The names of cpbench's own sequences, sorted."""
+    return sorted(_built_in())
+
+
 def names() -> list[str]:
     """The names of the built-in sequences, and of those that installed packages add, sorted."""
     return sorted({*_built_in(), *(e.name for e in metadata.entry_points(group=ENTRY_POINTS))})

@@ -51,7 +51,7 @@ from cpbench.records.reading import find, read
 from cpbench.records.record import Facts
 from cpbench.records.tables import read_table
 from cpbench.running.bookkeeping import remove_temporary
-from cpbench.running.prepare import pick_device
+from cpbench.running.devices import few_threads, pick_device
 from cpbench.running.progress import Reporter
 
 NOISE = "classifier"  # key of its noise
@@ -272,7 +272,7 @@ def classify(
             for file in (at.classifier_record, at.classifier_counts, at.classifier_matrix):
                 file.unlink(missing_ok=True)
         title = f"classifying with {config.method} on {sequence.name}"
-        with Reporter(title, sum(map(classifier_run.work, todo))) as reporter:
+        with few_threads(backbone), Reporter(title, sum(map(classifier_run.work, todo))) as reporter:
             for t in todo:
                 rows_by_task[t] = classify_row(classifier_run, t, reporter)
                 spent += rows_by_task[t].unet_evaluations

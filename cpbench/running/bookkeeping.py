@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from cpbench.concepts import images
 from cpbench.errors import DamagedState, UserError
-from cpbench.files import file_hash, read_json, short_hash, write_atomically, write_json
+from cpbench.files import read_json, short_hash, write_atomically, write_json
 from cpbench.method import State
 from cpbench.metrics import matrices, summary
 from cpbench.metrics.multi_concept import summary as pair_summary
@@ -30,6 +30,7 @@ from cpbench.records.upgrade import CODE
 from cpbench.registry import changed
 from cpbench.running import rows
 from cpbench.running.prepare import Run
+from cpbench.running.receipts import shown_files
 from cpbench.running.task import is_dropped
 from cpbench.validation import validated
 
@@ -126,11 +127,6 @@ def resume_point(run: Run) -> str:
     """From where the run goes on: "resumes after task 2 of 3", or "begins again with task 1 of 3" if none is complete."""
     complete, last = tasks_complete(run), len(run.concepts)
     return f"resumes after task {complete} of {last}" if complete else f"begins again with task 1 of {last}"
-
-
-def shown_files(at: RunFolder) -> dict[str, str]:
-    """SHA-256, by file name, of the tables and pictures beside run.json: scores, matrices, measures, grid."""
-    return {file.name: file_hash(file) for file in at.shown()}
 
 
 def write_record(run: Run, status: Status, reason: str = "") -> None:

@@ -26,7 +26,7 @@ from cpbench.errors import UserError
 from cpbench.miniature import is_miniature
 from cpbench.output import opened, say
 from cpbench.records.folder import RECORD
-from cpbench.running import memory, stopping
+from cpbench.running import memory, receipts, stopping
 
 PATIENCE_SECONDS = 60.0  # a run that Ray restarts waits this long for its folder: its first process may still be dying
 COPY_FAILED = 4  # exit code of a job whose run is finished and could not be copied
@@ -67,24 +67,29 @@ class Outcome:
 
 def run_job(settings: dict[str, Any], progress: Path, threads: int, copy_to: str | None, patience: float) -> int:
     """Execute one run in this process. Returns its exit code; its messages go to standard output."""
-    import torch
-
-    torch.set_num_threads(threads)
-    with opened(), stopping.signals_raise(interruptible=True):
-        return _run_job(settings, progress, copy_to, patience)
+    with opened():
+        return _run_job(settings, progress, threads, copy_to, patience)
 
 
-def _run_job(settings: dict[str, Any], progress: Path, copy_to: str | None, patience: float) -> int:
-    from cpbench.running.runner import execute
-
+def _run_job(settings: dict[str, Any], progress: Path, threads: int, copy_to: str | None, patience: float) -> int:
     try:
-        run_config, method_class, options = config.resolve(settings)
-        folder = execute(run_config, method_class, options, patience=patience, progress=progress).folder
+        request = config.requested(settings)
+        if folder := receipts.finished_folder(request):
+            say(receipts.finished_line(folder))
+        else:
+            import torch
+
+            from cpbench.running.runner import execute
+
+            torch.set_num_threads(threads)
+            run_config, method_class, options = config.resolved(request)
+            run = execute(run_config, method_class, options, patience, progress, request)
+            folder = run.folder.absolute()
     except BaseException as error:
         return _failed(error)
     if copy_to:
         try:
-            say(f"copied to {copy(folder, run_config.output, copy_to)}")
+            say(f"copied to {copy(folder, request.output.absolute(), copy_to)}")
         except Exception as error:  # of any file system, which has its own
             say(f"cpbench: the run is finished: {folder}; but copying it to {copy_to} failed ({_one_line(error)})")
             return COPY_FAILED
@@ -289,7 +294,9 @@ def main(words: list[str]) -> int:
 
     exit_with_parent(os.getppid(), records=True)
     job, progress, threads, copy_to = words
-    return run_job(yaml.safe_load(Path(job).read_text()), Path(progress), int(threads), copy_to or None, 0.0)
+    settings = yaml.safe_load(Path(job).read_text())
+    with stopping.signals_raise(interruptible=True):
+        return run_job(settings, Path(progress), int(threads), copy_to or None, 0.0)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from cpbench.errors import UserError
 from cpbench.method import Options, State, Task
 from cpbench.records.pictures import png_bytes
 from cpbench.running.cost import PeakMemory
+from cpbench.running.devices import few_threads
 from cpbench.running.prepare import Run
 from cpbench.running.progress import span
 
@@ -64,7 +65,7 @@ def plan(run: Run) -> Plan:
     concepts, backbone = run.sequence.concepts, run.backbone
     pictures = sum(cell.pictures for t in run.rows for cell in run.cells_of(t))
     state, sizes, of_task = State(), [0], []
-    with PeakMemory(backbone.device) as memory:
+    with few_threads(backbone), PeakMemory(backbone.device) as memory:
         for t, concept in list(enumerate(concepts, 1))[:2]:
             task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed)
             # the first rehearsal is extra: it loads what is loaded on first use

@@ -22,7 +22,7 @@ from cpbench.miniature import is_miniature
 from cpbench.output import say
 from cpbench.records import curves, machine, measures_table, terminal
 from cpbench.records.grid import retention_grid
-from cpbench.running import counting, measures, memory, rows, stopping
+from cpbench.running import counting, measures, memory, receipts, rows, stopping
 from cpbench.running.bookkeeping import (
     is_finished,
     record_of,
@@ -46,19 +46,24 @@ def execute(
     options: Options,
     patience: float = 0.0,
     progress: Path | None = None,
+    request: RunConfig | None = None,
 ) -> Run:
     """Run, or resume, one configuration to its end; a finished run is not changed.
 
-    patience: see `run_lock`; progress: a file for the progress, which a sweep follows.
+    patience: see `run_lock`; progress: a file for the progress, which a sweep follows; request: the configuration before
+    presets and defaults were filled in, for a receipt of the finished run.
     """
     prepare_folder(config.output)
+    inputs = receipts.input_files(request) if request else None
     run = prepare(config, method_class, options)
     record_of(run, "running")  # refuses what no record may hold, before the folder is made
     prepare_folder(run.folder)
     with run_lock(run.folder, patience):
         remove_temporary(run.folder)
         if is_finished(run):
-            say(f"finished already: {run.folder} (delete the folder to run it again)")
+            say(receipts.finished_line(run.folder))
+            if request:
+                receipts.keep(request, inputs, run)
             return run
         if run.at.record.exists():
             say(f"this run {resume_point(run)}")
@@ -75,6 +80,8 @@ def execute(
             with contextlib.suppress(OSError):
                 record_end(run, error)
             raise
+        if request:
+            receipts.keep(request, inputs, run)
     return run
 
 
