@@ -26,7 +26,7 @@ from cpbench.errors import UserError
 from cpbench.miniature import is_miniature
 from cpbench.output import opened, say
 from cpbench.records.folder import RECORD
-from cpbench.running import memory, receipts, stopping
+from cpbench.running import failures, receipts, stopping
 
 PATIENCE_SECONDS = 60.0  # a run that Ray restarts waits this long for its folder: its first process may still be dying
 COPY_FAILED = 4  # exit code of a job whose run is finished and could not be copied
@@ -98,17 +98,14 @@ def _run_job(settings: dict[str, Any], progress: Path, threads: int, copy_to: st
 
 def _failed(error: BaseException) -> int:
     """Say in one line why a run did not finish, or the traceback of an unexpected error. Returns the exit code."""
-    if stopping.is_stopped(error):
-        say(f"cpbench: {stopping.line_of(error, 'the same command starts it again')}")
-        return stopping.exit_code()
-    if isinstance(error, UserError):
-        say(f"cpbench: {error}")
-        return 2
+    answer = failures.line_and_code(error)
+    if answer is not None:
+        say(f"cpbench: {answer[0]}")
+        return answer[1]
     if not isinstance(error, Exception):
         raise error
-    line = memory.shortage_line(error)
-    say(f"cpbench: {line}" if line else "".join(traceback.format_exception(error)).rstrip())
-    return 1
+    say("".join(traceback.format_exception(error)).rstrip())
+    return failures.FAILED
 
 
 def _one_line(error: Exception) -> str:
