@@ -150,7 +150,7 @@ def test_bfloat16_only_where_the_gpu_computes_in_it(
 
 def test_no_tensor_becomes_double_before_it_is_on_the_cpu() -> None:
     """Apple's GPUs have no float64."""
-    wrong = re.compile(r"\.(double\(\)|to\(torch\.float64\)).*\.(cpu|numpy)\(\)")
+    wrong = re.compile(r"^(?!.*\.cpu\(\).*\.double\(\)).*\.(double\(\)|to\(torch\.float64\)).*\.(cpu|numpy)\(\)")
     files = [f for top in ("cpbench", "baselines") for f in (ROOT / top).rglob("*.py")]
     assert [f"{f}: {line}" for f in files for line in f.read_text().splitlines() if wrong.search(line)] == []
 
@@ -165,7 +165,7 @@ def losses(parameters: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
         x, target = (torch.randn(64, 64, generator=g) for _ in range(2))
         h = torch.tanh(x.to(dtype) @ parameters["a"].to(dtype))
         out = (h @ parameters["b"].to(dtype)).float()
-        yield [(out - target).square().mean() * 1e-3]  # a mean over a latent of ordinary size has such gradients
+        yield [(out - target).square().mean() * 3e-5]  # a mean over a latent of ordinary size has such gradients
 
 
 def network() -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -40,7 +41,8 @@ def main() -> None:
 
 
 def _leave(line: str, code: int) -> None:
-    click.echo(line, err=True)
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        click.echo(line, err=True)
     sys.exit(code)
 
 

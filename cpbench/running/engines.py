@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import signal
 import subprocess
 import sys
 import time
@@ -227,7 +226,7 @@ class Local:
         self.stopped = True
         for process in list(self.running.values()):
             with contextlib.suppress(OSError):
-                process.send_signal(signal.SIGINT)
+                process.terminate()  # SIGTERM: unlike SIGINT, a background job does not ignore it
         self.pool.shutdown(cancel_futures=True)
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ def shortage_line(error: BaseException) -> str:
     if not (is_cuda or isinstance(error, MemoryError) or SHORTAGES.search(text)):
         return ""
     device = "the GPU" if is_cuda or "CUDA" in text or "MPS" in text else "this machine"
-    amount = re.search(r"allocate:? ?(?:memory: you tried to allocate )?([\d.]+ ?(?:[KMGT]i?B|bytes))", text)
+    amount = re.search(r"allocate:? ?(?:memory: you tried to allocate )?([\d.]+ ?(?:[KMGTP]i?B|bytes))", text)
     asked_for = f", {_readable(amount[1])} more were needed" if amount else ""
     return f"out of memory on {device}{asked_for}; {ADVICE}"
 

@@ -90,7 +90,7 @@ def record_end(run: Run, error: BaseException) -> None:
     if stopping.is_stopped(error):
         error.add_note(f"the same command {resume_point(run)}")
         write_record(run, "stopped", stopping.signal_name())
-    elif isinstance(error, Exception):
+    else:  # SystemExit as well, which a method may raise
         write_record(run, "failed", memory.shortage_line(error) or f"{type(error).__name__}: {error}")
 
 
