@@ -93,8 +93,9 @@ def input_files(request: RunConfig) -> dict[str, list[int]] | None:
         if is_used and (place is None or not place.is_dir()):
             return None
     places += filter(None, parts)
+    judges = (hub.MINIATURE if is_miniature(request.backbone) else Path(request.backbone)) / "judges"
     for judge_type, choice in (("clip", request.clip), ("dino", request.dino)):
-        judge = Path(os.path.expanduser(choice)) if choice else parts[0] / "judges" / judge_type
+        judge = Path(os.path.expanduser(choice)) if choice else judges / judge_type
         if not judge.is_dir():
             return None
         places.append(judge)
