@@ -36,7 +36,7 @@ from cpbench.baselines.base import Base
 
 class Waiting(Base):
     def learn(self, backbone, task, state):
-        order = os.environ.get("STOP_TASK_2", "")
+        order = os.environ.get("STOP_TASK_2", "") if backbone.computes else ""  # not while evaluations are counted
         if task.number == 2 and order == "out of memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.89 GiB")
         if task.number == 2 and order:
@@ -61,12 +61,21 @@ def words_of(tmp_path: Path, *more: object, output: str = "output") -> list[str]
     return [str(word) for word in (*words, "--device", "cpu", "--output", settings["output"], *more)]
 
 
-def started(tmp_path: Path, words: list[str], order: Path | str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("STOP_TASK_2", str(order))
-    server = undisturbed.server()
-    process = server.Process(target=go, args=(words, tmp_path / "log", str(order)))
-    process.start()
-    return process
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """start(words, order): a process of the command line, with STOP_TASK_2 as ordered; none outlives the test."""
+    processes = []
+
+    def started(words: list[str], order: Path | str) -> Any:
+        process = undisturbed.server().Process(target=go, args=(words, tmp_path / "log", str(order)))
+        process.start()
+        processes.append(process)
+        return process
+
+    yield started
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 def go(words: list[str], log: Path, order: str) -> None:
@@ -89,11 +98,9 @@ def record_below(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_stops_a_run_in_one_line(
-    name: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_stops_a_run_in_one_line(name: str, code: int, tmp_path: Path, start: Callable[..., Any]) -> None:
     marker, log, words = tmp_path / "waits", tmp_path / "log", words_of(tmp_path, "--no-overlap")
-    process = started(tmp_path, words, marker, monkeypatch)
+    process = start(words, marker)
     wait_for(marker, process, log)
     os.kill(process.pid, getattr(signal, name))
     process.join(60)
@@ -103,15 +110,15 @@ def test_a_signal_stops_a_run_in_one_line(
     assert record_below(tmp_path / "output")["status"] == "stopped"
     # and it does, and says so
     log.unlink()
-    process = started(tmp_path, words, "", monkeypatch)
+    process = start(words, "")
     process.join(120)
     assert process.exitcode == 0 and "this run resumes after task 1 of 3" in log.read_text()
     assert record_below(tmp_path / "output")["status"] == "finished"
 
 
-def test_a_second_signal_ends_a_run_at_once_and_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_signal_ends_a_run_at_once_and_in_silence(tmp_path: Path, start: Callable[..., Any]) -> None:
     marker, log = tmp_path / "hang", tmp_path / "log"
-    process = started(tmp_path, words_of(tmp_path, "--no-overlap"), marker, monkeypatch)
+    process = start(words_of(tmp_path, "--no-overlap"), marker)
     wait_for(marker, process, log)
     os.kill(process.pid, signal.SIGINT)
     wait_for(tmp_path / "hanging", process, log)
@@ -120,11 +127,11 @@ def test_a_second_signal_ends_a_run_at_once_and_in_silence(tmp_path: Path, monke
     assert process.exitcode == 130 and "Traceback" not in log.read_text()
 
 
-def test_a_lost_second_process_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_second_process_costs_nothing(tmp_path: Path, start: Callable[..., Any]) -> None:
     """It is killed while task 2 is learned; the rows that it had not made are then made here, and are the same."""
     marker, log = tmp_path / "waits", tmp_path / "log"
     words = words_of(tmp_path, "--overlap", output="lost")
-    process = started(tmp_path, words, marker, monkeypatch)
+    process = start(words, marker)
     wait_for(marker, process, log)
     workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
     assert len(workers) == 1
@@ -137,10 +144,10 @@ def test_a_lost_second_process_costs_nothing(tmp_path: Path, monkeypatch: pytest
     assert record_below(tmp_path / "lost")["status"] == "finished"
 
 
-def test_ctrl_c_with_a_second_process_is_one_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_with_a_second_process_is_one_line_too(tmp_path: Path, start: Callable[..., Any]) -> None:
     """A terminal sends SIGINT to both processes."""
     marker, log = tmp_path / "waits", tmp_path / "log"
-    process = started(tmp_path, words_of(tmp_path, "--overlap"), marker, monkeypatch)
+    process = start(words_of(tmp_path, "--overlap"), marker)
     wait_for(marker, process, log)
     children = psutil.Process(process.pid).children(recursive=True)
     for number in (process.pid, *(child.pid for child in children)):
