@@ -13,6 +13,7 @@ import torch
 from cpbench.output import collected
 from cpbench.running.progress import Reporter
 from cpbench.running.rows import evaluate_row, is_complete
+from cpbench.running.stopping import signals_wait
 
 if TYPE_CHECKING:
     from cpbench.config import RunConfig
@@ -54,6 +55,8 @@ def worker_process(run: Run) -> Iterator[Executor | None]:
     begin = (config, torch.get_num_threads(), os.getpid())
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=begin)
     try:
+        with signals_wait():  # Ctrl-C in a terminal goes to both processes
+            pool.submit(os.getpid)  # the first task starts the process
         yield pool
     except BaseException:
         for process in list((pool._processes or {}).values()):  # else the row in progress would be waited for
@@ -67,10 +70,8 @@ def _begin(config: RunConfig, threads: int, parent: int) -> None:
     from cpbench.registry import load_method
     from cpbench.running.orphans import exit_with_parent
     from cpbench.running.prepare import prepare
-    from cpbench.running.stopping import signals_wait_for_parent
 
     exit_with_parent(parent)
-    signals_wait_for_parent()
     torch.set_num_threads(threads)
     global _run
     method_class = load_method(config.method)

@@ -48,10 +48,17 @@ def signals_raise(interruptible: bool = False) -> Iterator[None]:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def signals_wait_for_parent() -> None:
-    """Ignore the SIGNALS, in a process whose parent handles them and ends it."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Within this context the SIGNALS wait. A process that is started in it never gets them: its parent handles them, and ends it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def is_stopped(error: BaseException) -> bool:
