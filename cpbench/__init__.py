@@ -22,11 +22,12 @@ def run(*, progress: bool = False, **settings: Any) -> dict[str, Any]:
     """
     from cpbench import output
     from cpbench.config import resolve
+    from cpbench.errors import speaking_of_arguments
     from cpbench.metrics import matrices
     from cpbench.records import tables
     from cpbench.running.runner import execute
 
-    with output.opened() if progress else contextlib.nullcontext():
+    with output.opened() if progress else contextlib.nullcontext(), speaking_of_arguments():
         finished_run = execute(*resolve(settings))
     scores = tables.read_scores(finished_run.at.scores)
     return {

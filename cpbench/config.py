@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from cpbench import miniature
 from cpbench.backbones.options import BACKBONES, BackboneConfig
 from cpbench.concepts import sequences
-from cpbench.errors import UserError, quoted
+from cpbench.errors import UserError, quoted, synonyms
 from cpbench.judges.identity import LIKE, preprocessing_settings
 from cpbench.miniature import is_miniature
 from cpbench.moved import warn_once
@@ -159,6 +159,26 @@ def _refuse_photographs_on_the_miniature(sequence: str) -> None:
         )
 
 
+def _refuse_options_beside(values: dict[str, Any]) -> None:
+    """UserError if an option of the method, or a setting of the evaluation, stands where the run's own settings do."""
+    own_keys = {*RunConfig.model_fields, *BackboneConfig.model_fields}
+    foreign = [key for key in values if key not in own_keys and not synonyms(str(key), own_keys)]
+    if not foreign:
+        return
+    parts = {
+        "evaluation": EvaluationChoices.model_fields,
+        "options": load_method(values["method"]).Options.model_fields,
+    }
+    for key in foreign:
+        for part, fields in parts.items():
+            if key in fields or synonyms(str(key), fields):
+                setting = key if key in fields else synonyms(str(key), fields)[0]
+                owner = "the method" if part == "options" else "the evaluation"
+                raise UserError(
+                    f"run: {quoted(key)}: is a setting of {owner}; put it under {part}, as {{{setting}: VALUE}}"
+                )
+
+
 def resolve(
     keywords: dict[str, Any], config_file: Path | None = None, settings: tuple[str, ...] = ()
 ) -> tuple[RunConfig, type[Method], Options]:
@@ -173,6 +193,7 @@ def requested(keywords: dict[str, Any], config_file: Path | None = None, setting
     for key in ("method", "sequence"):
         if not values.get(key):
             raise UserError(f"--{key} is missing; pass one (`cpbench list {key}s` shows them)")
+    _refuse_options_beside(values)
     config = checked(with_settings(values, settings), "run")
     if "backbone" not in config.model_fields_set:
         _refuse_photographs_on_the_miniature(config.sequence)

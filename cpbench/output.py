@@ -27,18 +27,24 @@ def console() -> Console | None:
 
 
 @contextmanager
-def opened() -> Iterator[None]:
-    """Within this context, messages go to standard output."""
+def opened(error: bool = False) -> Iterator[None]:
+    """Within this context, messages go to standard output, or to standard error."""
     from rich.console import Console
+
+    from cpbench.fitted_table import FittedTable, unwrapped
 
     def tell(message: Any) -> None:
         if isinstance(message, str):  # names are untrusted: nothing in them is markup or moves the cursor
             line = "".join(c if c.isprintable() or c == "\n" else " " for c in message)
             console.print(line, markup=False, soft_wrap=True)
+        elif isinstance(message, FittedTable) and not console.is_terminal and not message.split:
+            for line in unwrapped(message):  # a list is one line per row in a log
+                console.print(line, markup=False, soft_wrap=True)
         else:
             console.print(message)
 
-    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
+    stream = sys.stderr if error else sys.stdout
+    console = Console(width=None if stream.isatty() else LOG_WIDTH, highlight=False, stderr=error)
     with _set(console, tell):
         yield
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "cli", "leaderboard", "report", "finished", "miniature/pretrain", "running", "config",
     "records", "registry", "own_modules", "metrics", "judges", "learning", "method", "backbones", "concepts", "miniature", "remembered", "yaml_files",
-    "validation", "files", "torchvision_compat", "output", "numbers", "version", "errors",
+    "validation", "files", "torchvision_compat", "output", "fitted_table", "numbers", "version", "errors",
 )  # fmt: skip
 ANYWHERE = ("__init__", "__main__", "moved")  # the package's own door, and what leads from old names to new ones
 

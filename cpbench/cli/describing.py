@@ -4,37 +4,72 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
+
+from cpbench.cli.printing import LINE_WIDTH, print_list
+from cpbench.fitted_table import FittedTable
+
+if TYPE_CHECKING:
+    from cpbench.concepts.sequences import Concept
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else LINE_WIDTH, highlight=False)
 
 
 def method(name: str) -> None:
     """The docstring, then every option with its default and its value in the miniature's preset."""
-    from cpbench.registry import load_method, preset
-
-    method_class, console = load_method(name), _console()
-    module = inspect.getmodule(method_class)
-    for paragraph in inspect.cleandoc(module.__doc__ or method_class.__doc__ or "").split("\n\n"):
+    facts, console = method_facts(name), _console()
+    for paragraph in facts["text"].split("\n\n"):
         equation = any(line.startswith(" ") for line in paragraph.splitlines())
         console.print(paragraph if equation else paragraph.replace("\n", " "), markup=False)
         console.print()
+    if facts["options"]:
+        console.print("options (--set key=value)")
+        print_list(options_table(facts["options"]))
+
+
+def options_table(options: list[dict[str, Any]]) -> FittedTable:
+    """The options of `method_facts`, one per line."""
+    table = FittedTable(box=None)
+    table.add_column("key", no_wrap=True)
+    for head in ("default", "miniature", "meaning"):
+        table.add_column(head)
+    for option in options:
+        values = (_as_setting(option[place]) for place in ("default", "miniature"))
+        table.add_row(option["key"], *map(Text, values), Text(option["meaning"]))
+    return table
+
+
+def method_facts(name: str) -> dict[str, Any]:
+    """A method's name, docstring and options; "miniature" is an option's value in the preset, None where it has none."""
+    from cpbench.registry import load_method, preset
+
+    method_class = load_method(name)
+    module = inspect.getmodule(method_class)
     tuned = preset("miniature", name)
-    if method_class.Options.model_fields:
-        table = Table(title="options (--set key=value)", title_justify="left", box=None)
-        for head in ("key", "default", "miniature", "meaning"):
-            table.add_column(head)
-        for key, field in method_class.Options.model_fields.items():
-            default = field.default if not isinstance(field.default, tuple) else ", ".join(field.default)
-            preset_value = tuned.get(key, "")
-            preset_text = ", ".join(preset_value) if isinstance(preset_value, list) else str(preset_value)
-            table.add_row(key, str(default), preset_text, field.description or "")
-        console.print(table)
+    options = [
+        {
+            "key": key,
+            "default": list(field.default) if isinstance(field.default, tuple) else field.default,
+            "miniature": tuned.get(key),
+            "meaning": field.description or "",
+        }
+        for key, field in method_class.Options.model_fields.items()
+    ]
+    text = inspect.cleandoc((module and module.__doc__) or method_class.__doc__ or "")
+    return {"method": name, "text": text, "options": options}
+
+
+def _as_setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def sequence(name: str) -> None:
@@ -42,39 +77,73 @@ def sequence(name: str) -> None:
     from cpbench.concepts import sequences
 
     seq, console = sequences.load(name), _console()
-    test = seq.evaluation
     # brackets in a user's file are no markup
     console.print(f"[bold]{seq.name}[/bold] version {seq.version}: {escape(seq.description)}")
-    table = Table(box=None)
-    for head in ("task", "concept", "class noun", "type", "on the miniature", "elsewhere"):
-        table.add_column(head)
-    for t, c in enumerate(seq.concepts, start=1):
-        table.add_row(
-            str(t),
-            c.name,
-            escape(c.class_noun),
-            c.subject_type,
-            "drawn stand-in" if c.rendered else "photographs",
-            escape(c.images or "none"),
-        )
-    console.print(table)
+    print_list(concepts_table(seq.concepts))
     for place, rendered in (("on the miniature", True), ("elsewhere", False)):
-        settings = test.sampling(rendered)
+        settings = seq.evaluation.sampling(rendered)
         console.print(
             f"evaluation {place}: {settings.pictures_per_prompt} pictures per prompt, {settings.num_inference_steps} sampler steps, "
             f"guidance {settings.guidance_scale}"
         )
-    for subject_type, prompts in test.prompts.items():
+    for subject_type, prompts in seq.evaluation.prompts.items():
         console.print(f"  {subject_type}: " + "; ".join(prompts), markup=False)
+
+
+def concepts_table(concepts: Iterable[Concept]) -> FittedTable:
+    """The concepts of a sequence in order, one per line."""
+    table = FittedTable(box=None, drop=("type", "on the miniature", "elsewhere"))
+    for head in ("task", "concept"):
+        table.add_column(head, no_wrap=True)
+    for head in ("class noun", "type", "on the miniature", "elsewhere"):
+        table.add_column(head)
+    for t, c in enumerate(concepts, start=1):
+        source = "drawn stand-in" if c.rendered else "photographs"
+        table.add_row(str(t), c.name, Text(c.class_noun), c.subject_type, source, Text(c.images or "none"))
+    return table
+
+
+def sequence_facts(name: str) -> dict[str, Any]:
+    """What `sequence` prints, for JSON."""
+    from cpbench.concepts import sequences
+
+    seq = sequences.load(name)
+    concepts = [
+        {
+            "task": t,
+            "name": c.name,
+            "class_noun": c.class_noun,
+            "subject_type": c.subject_type,
+            "rendered": c.rendered,
+            "images": c.images,
+        }
+        for t, c in enumerate(seq.concepts, start=1)
+    ]
+    sampling = {
+        place: vars(seq.evaluation.sampling(rendered))
+        for place, rendered in (("miniature", True), ("photographs", False))
+    }
+    evaluation = {"prompts": seq.evaluation.prompts, "sampling": sampling}
+    heads = {"sequence": seq.name, "version": seq.version, "description": seq.description}
+    return {**heads, "concepts": concepts, "evaluation": evaluation}
 
 
 def backbone(name: str) -> None:
     """The miniature's model card; for a model of the hub, its repository and revision."""
     from cpbench.backbones import hub
-    from cpbench.backbones.options import BACKBONES
 
-    if name in hub.BUILT_IN:
-        repository, revision = hub.BUILT_IN[name]
-        _console().print(f"{name}: {BACKBONES[name]}\nhttps://huggingface.co/{repository} at {revision}", markup=False)
+    facts = backbone_facts(name)
+    if facts["repository"]:
+        page = f"https://huggingface.co/{facts['repository']} at {facts['revision']}"
+        _console().print(f"{name}: {facts['description']}\n{page}", markup=False)
         return
     _console().print((hub.MINIATURE / "README.md").read_text(), markup=False)
+
+
+def backbone_facts(name: str) -> dict[str, Any]:
+    """A built-in backbone's description, and its repository and revision on the hub; None for the miniature's."""
+    from cpbench.backbones import hub
+    from cpbench.backbones.options import BACKBONES
+
+    repository, revision = hub.BUILT_IN.get(name, (None, None))
+    return {"backbone": name, "description": BACKBONES[name], "repository": repository, "revision": revision}

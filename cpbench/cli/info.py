@@ -2,52 +2,105 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from cpbench.cli import candidates
 from cpbench.cli.options import cli
+from cpbench.cli.printing import AS_JSON
 from cpbench.errors import UserError, quoted
+
+if TYPE_CHECKING:
+    from cpbench.cli.doctor import Finding
+    from cpbench.fitted_table import FittedTable
 
 
 @cli.command()
 @click.option("--data", help="Folder with the photographs, or hub.  [default: $CPBENCH_DATA, or data/]")
 def doctor(data: str | None) -> None:
     """Check the installation. Packages, devices, weights and photographs, and what to do about those that are missing."""
-    from rich.console import Console
-    from rich.table import Table
-
     from cpbench.cli.doctor import findings
+    from cpbench.cli.printing import print_list
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for f in findings(data):
-        table.add_row(
-            "[green]ok[/green]" if f.good else "[yellow]--[/yellow]",
-            f.subject,
-            f.state if f.good else f"{f.state}: {f.advice}",
-        )
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    print_list(findings_table(findings(data)))
 
 
-@cli.command("list")
-@click.argument(
-    "noun", metavar="{methods|sequences|backbones}", type=click.Choice(["methods", "sequences", "backbones"])
+def findings_table(findings: Iterable[Finding]) -> FittedTable:
+    """A line per finding of doctor: whether it is good, its subject, its state, and what to do about it."""
+    from rich.text import Text
+
+    from cpbench.fitted_table import FittedTable
+
+    table = FittedTable(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for is_sign in (True, False, False):
+        table.add_column(no_wrap=is_sign)
+    for f in findings:
+        sign = "[green]ok[/green]" if f.good else "[yellow]--[/yellow]"
+        table.add_row(sign, Text(f.subject), Text(f.state if f.good else f"{f.state}: {f.advice}"))
+    return table
+
+
+NOUNS = ("methods", "sequences", "backbones", "runs")
+
+
+@cli.command("list", epilog="Example: cpbench list runs --output results/runs")
+@click.argument("noun", metavar=f"{{{'|'.join(NOUNS)}}}", type=click.Choice(NOUNS))
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="For runs: the folder they are in.  [default: results/runs]"
 )
-def list_(noun: str) -> None:
-    """List methods, sequences or backbones."""
-    from rich.console import Console
-    from rich.table import Table
+@AS_JSON
+def list_(noun: str, output: Path | None, as_json: bool) -> None:
+    """List methods, sequences, backbones or runs."""
+    from cpbench.cli.printing import print_json, print_list
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, words in _known(noun).items():
-        table.add_row(f"[bold]{name}[/bold]", words)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if noun == "runs":
+        _list_runs(output, as_json)
+        return
+    if output:
+        raise UserError(f"list {noun}: --output is for runs only; leave it out")
+    if as_json:
+        print_json([{"name": name, "description": words} for name, words in _known(noun).items()])
+        return
+    print_list(names_table(_known(noun)))
+
+
+def names_table(descriptions: dict[str, str]) -> FittedTable:
+    """A line per name, with its description."""
+    from rich.text import Text
+
+    from cpbench.fitted_table import FittedTable
+
+    table = FittedTable(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, words in descriptions.items():
+        table.add_row(name, Text(words))
+    return table
+
+
+def _list_runs(output: Path | None, as_json: bool) -> None:
+    from cpbench.cli.printing import print_json, print_list
+    from cpbench.config import DEFAULT_OUTPUT
+    from cpbench.output import say
+    from cpbench.records.runs import runs_in, runs_table
+
+    folder = output or DEFAULT_OUTPUT
+    if output and not output.is_dir():
+        raise UserError(f"list runs: there is no folder {output}; pass the --output of the runs")
+    runs = runs_in(folder)
+    if as_json:
+        print_json(runs)
+    elif runs:
+        print_list(runs_table(runs))
+    else:
+        say(f"no runs in {folder}; `cpbench run` makes one, --output names another folder")
 
 
 def _known(noun: str) -> dict[str, str]:
     if noun == "methods":
-        from cpbench.backbones.options import BACKBONES
         from cpbench.registry import built_in_methods, method_names, summary_of
 
         built_in = built_in_methods()
@@ -57,34 +110,39 @@ def _known(noun: str) -> dict[str, str]:
 
         return sequences.descriptions()
     from cpbench.backbones.options import BACKBONES
-    from cpbench.registry import built_in_methods, method_names, summary_of
 
     return BACKBONES
 
 
-@cli.command()
-@click.argument("name")
-def describe(name: str) -> None:
+@cli.command(epilog="Example: cpbench describe dcscore")
+@click.argument("name", shell_complete=candidates.described)
+@AS_JSON
+def describe(name: str, as_json: bool) -> None:
     """Show a method, sequence or backbone. For a method: its equations, its options and their presets."""
     from cpbench.cli import describing
+    from cpbench.cli.printing import print_json
     from cpbench.concepts import sequences
     from cpbench.errors import did_you_mean
     from cpbench.registry import method_names
 
     if name in method_names() or name.endswith(".py"):
-        describing.method(name)
+        show, facts = describing.method, describing.method_facts
     elif name in sequences.names() or name.endswith((".yaml", ".yml")):
-        describing.sequence(name)
+        show, facts = describing.sequence, describing.sequence_facts
     elif name in _known("backbones"):
-        describing.backbone(name)
+        show, facts = describing.backbone, describing.backbone_facts
     else:
         everything = [*method_names(), *sequences.names(), *_known("backbones")]
         raise did_you_mean(
             name,
             everything,
             "method, sequence or backbone",
-            "`cpbench list methods` (sequences, backbones) shows them.",
+            "`cpbench list methods`, `cpbench list sequences` and `cpbench list backbones` show them.",
         )
+    if as_json:
+        print_json(facts(name))
+    else:
+        show(name)
 
 
 @cli.command(epilog='Example: cpbench world "a dog in the snow" --subject dog2 --count 8 --output dog.png')

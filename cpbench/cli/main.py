@@ -8,11 +8,12 @@ import sys
 
 import click
 
-from cpbench.cli import build, export, info, results, run
+from cpbench.cli import build, completion, export, info, results, run
+from cpbench.cli.hints import unknown_option
 from cpbench.cli.options import cli
 from cpbench.running import failures, stopping
 
-VERBS = (build, export, info, results, run)  # each adds its own to `cli` when it is imported
+VERBS = (build, completion, export, info, results, run)  # each adds its own to `cli` when it is imported
 
 
 def main() -> None:
@@ -20,11 +21,13 @@ def main() -> None:
     with stopping.signals_raise():
         try:
             cli(sys.argv[1:] or ["--help"], standalone_mode=False)
-        except click.UsageError as error:
+        except click.NoSuchOption as error:
             _leave(
-                f"cpbench: {error.format_message()} (see `{error.ctx.command_path if error.ctx else 'cpbench'} --help`)",
+                f"cpbench: {unknown_option(error, sys.argv[1:])} (see `{_command(error)} --help`)",
                 failures.USAGE,
             )
+        except click.UsageError as error:
+            _leave(f"cpbench: {error.format_message()} (see `{_command(error)} --help`)", failures.USAGE)
         except click.ClickException as error:
             _leave(f"cpbench: {error.format_message()}", failures.USAGE)
         except click.Abort as error:  # click's own for a KeyboardInterrupt, or the end of the input
@@ -38,6 +41,10 @@ def main() -> None:
             if answer is None:
                 raise
             _leave(f"cpbench: {answer[0]}", answer[1])
+
+
+def _command(error: click.UsageError) -> str:
+    return error.ctx.command_path if error.ctx else "cpbench"
 
 
 def _leave(line: str, code: int) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 import click
 
 from cpbench import output
+from cpbench.cli import candidates
+
+LONGEST_HELP = 1000  # characters of a command's first sentence
 
 
 class Verbs(click.Group):
@@ -20,6 +23,13 @@ class Verbs(click.Group):
 
             raise did_you_mean(args[0], self.list_commands(ctx), "command", "`cpbench --help` lists them all.")
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each command with the first sentence of its help, whole: click's own cuts it."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, c.get_short_help_str(LONGEST_HELP)) for name, c in commands if c is not None and not c.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -88,11 +98,18 @@ JUDGING = (
 )
 ONE_RUN = (
     click.option(
-        "--method", help="Built-in name (see `cpbench list methods`) or path of a Python file that defines a Method."
+        "--method",
+        shell_complete=candidates.methods,
+        help="Built-in name (see `cpbench list methods`) or path of a Python file that defines a Method.",
     ),
-    click.option("--sequence", help="Built-in name (see `cpbench list sequences`) or path of a YAML file."),
+    click.option(
+        "--sequence",
+        shell_complete=candidates.sequences,
+        help="Built-in name (see `cpbench list sequences`) or path of a YAML file.",
+    ),
     click.option(
         "--backbone",
+        shell_complete=candidates.backbones,
         help="Built-in name (see `cpbench list backbones`), hub id or local diffusers folder.  [default: miniature]",
     ),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]"),
@@ -192,5 +209,5 @@ def with_options(*options: Callable) -> Callable[[Callable], Callable]:
     return decorate
 
 
-RUN = click.argument("run_", metavar="RUN", type=click.Path(path_type=Path))
+RUN = click.argument("run_", metavar="RUN", type=click.Path(path_type=Path), shell_complete=candidates.runs)
 AFTER = click.option("--after", type=click.IntRange(min=1), help="Use the state after this task.  [default: the last]")

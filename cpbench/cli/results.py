@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
+from cpbench.cli import candidates
 from cpbench.cli.options import JUDGING, RUN, TRUST, _numbered, cli, with_options
+from cpbench.cli.printing import AS_JSON
 from cpbench.errors import UserError
 
 
@@ -28,7 +29,7 @@ def clean(output: Path, dry_run: bool) -> None:
         click.echo(line)
 
 
-@cli.command()
+@cli.command(epilog="Example: cpbench leaderboard results/runs --concept dog")
 @click.argument("results", required=False, metavar="[RESULTS]", type=click.Path(path_type=Path))
 @click.option(
     "--results",
@@ -42,21 +43,34 @@ def clean(output: Path, dry_run: bool) -> None:
     help="Folder for leaderboard.md, .html, .csv and .json.  [default: the results folder]",
 )
 @click.option("--concept", help="Concept to show.  [default: the first of each sequence]")
-def leaderboard(results: Path | None, folder: Path | None, output: Path | None, concept: str | None) -> None:
+@AS_JSON
+def leaderboard(
+    results: Path | None, folder: Path | None, output: Path | None, concept: str | None, as_json: bool
+) -> None:
     """Make the leaderboard of finished runs. As Markdown, an HTML page to sort and filter, CSV and JSON.
 
     Runs that are not comparable get separate tables. A picture shows one concept as each method generates it.
     """
     if results and folder:
         raise UserError(f"leaderboard: two results folders are given, {results} and --results {folder}; pass one")
+    from cpbench.cli.printing import print_json
     from cpbench.leaderboard.board import write
 
     folder = results or folder or Path("results")
-    write(folder, output or folder, concept)
+    content = write(folder, output or folder, concept, show=not as_json)
+    if as_json:
+        print_json(content)
 
 
 @cli.command(epilog="Example: cpbench report results/runs/quick3/miniature/seqlora --plots")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.argument(
+    "runs",
+    nargs=-1,
+    required=True,
+    metavar="RUN...",
+    type=click.Path(path_type=Path),
+    shell_complete=candidates.runs,
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -74,21 +88,24 @@ def report(runs: tuple[Path, ...], output: Path | None, plots: bool) -> None:
 @cli.command(
     epilog="Example: cpbench compare results/runs/quick3/miniature/seqlora results/runs/quick3/miniature/dcscore"
 )
-@click.argument("one", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("other", metavar="RUN", type=click.Path(path_type=Path))
-def compare(one: Path, other: Path) -> None:
+@click.argument("one", metavar="RUN", type=click.Path(path_type=Path), shell_complete=candidates.runs)
+@click.argument("other", metavar="RUN", type=click.Path(path_type=Path), shell_complete=candidates.runs)
+@AS_JSON
+def compare(one: Path, other: Path, as_json: bool) -> None:
     """Test whether two runs differ. Pictures are paired by concept, prompt and noise; interval and p value are over concepts."""
-    from rich.console import Console
-
-    from cpbench.report.paired_runs import compare_runs, comparison_table, unpaired_notes
+    from cpbench.cli.printing import print_json, print_tables
+    from cpbench.output import say
+    from cpbench.report.paired_runs import compare_runs, comparison_facts, comparison_table, unpaired_notes
 
     runs, row, comparisons, notes = compare_runs(one, other)
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(comparison_table(runs, row, comparisons))
-    for line in [*unpaired_notes(comparisons), *notes]:
-        console.print(line, markup=False)
     if min(comparison.concepts for comparison in comparisons.values()) < 6:
-        console.print("With fewer than six concepts no difference is significant: p cannot fall below 0.05.")
+        notes = [*notes, "With fewer than six concepts no difference is significant: p cannot fall below 0.05."]
+    if as_json:
+        print_json(comparison_facts(runs, row, comparisons) | {"notes": [*unpaired_notes(comparisons), *notes]})
+        return
+    print_tables(comparison_table(runs, row, comparisons))
+    for line in [*unpaired_notes(comparisons), *notes]:
+        say(line)
 
 
 @cli.command(epilog="Example: cpbench score results/runs/quick3/sd15/seqlora --judge clip-vit-l-14")
@@ -104,6 +121,7 @@ def compare(one: Path, other: Path) -> None:
 @with_options(*JUDGING)
 @click.option("--data", help="Folder with the photographs, or hub.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps.")
+@AS_JSON
 def score(
     run_: Path,
     names: tuple[str, ...],
@@ -111,13 +129,13 @@ def score(
     dino: str | None,
     data: str | None,
     device: str,
+    as_json: bool,
     **preprocessing: str | None,
 ) -> None:
     """Rescore a run's pictures. Other judges score the saved pictures; nothing is generated. Results go to RUN/scored."""
-    from rich.console import Console
-
+    from cpbench.cli.printing import by_row, print_json, print_tables
     from cpbench.finished.scoring import judges_by_type, rescore
-    from cpbench.records.terminal import run_tables
+    from cpbench.records.terminal import run_figures, run_matrices, run_tables
     from cpbench.running.prepare import pick_device
 
     named, added = judges_by_type(names)
@@ -130,9 +148,11 @@ def score(
         **preprocessing,
         added=added,
     )
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    for table in run_tables(folder, concepts, last):
-        console.print(table)
+    if as_json:
+        matrices = {name: by_row(matrix) for name, matrix in run_matrices(folder, concepts).items()}
+        print_json({"folder": folder, "matrices": matrices, "figures": run_figures(folder, concepts, last)})
+        return
+    print_tables(*run_tables(folder, concepts, last))
     click.echo(folder)
 
 
@@ -151,22 +171,32 @@ def score(
 @click.option("--data", help="Folder with the photographs, or hub.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps.")
 @with_options(*TRUST)
+@AS_JSON
 def classify(
-    run_: Path, rows: list[int] | None, draws: int, data: str | None, device: str, **trusted: bool | None
+    run_: Path,
+    rows: list[int] | None,
+    draws: int,
+    data: str | None,
+    device: str,
+    as_json: bool,
+    **trusted: bool | None,
 ) -> None:
     """Classify real pictures with the model itself. The result is a retention matrix that needs no judge.
 
     A picture is assigned to the concept whose prompt best predicts the noise added to it (diffusion classifier). Results
     go to RUN/classifier; rows that exist are kept.
     """
-    from rich.console import Console
-
+    from cpbench.cli.printing import by_row, print_json, print_tables
     from cpbench.finished import classifier_matrix
 
     result = classifier_matrix.classify(run_, rows, draws, data, device, **trusted)
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    for table in classifier_matrix.tables(result.matrix):
-        console.print(table)
+    if as_json:
+        facts = {"folder": result.folder, "matrix": by_row(result.matrix), "rows_without_state": result.left_out}
+        figures = classifier_matrix.classifier_figures(result.matrix)
+        evaluations = {"evaluations": result.spent[0], "evaluations_in_all": result.spent[1]}
+        print_json(facts | {"figures": figures} | evaluations)
+        return
+    print_tables(*classifier_matrix.tables(result.matrix))
     if result.left_out:
         click.echo(f"left out: {classifier_matrix.states_of_rows(result.left_out)} not on disk")
     click.echo(f"chance: 1 / concepts of the row; UNet evaluations: {result.spent[0]} now, {result.spent[1]} in all")

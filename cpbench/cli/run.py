@@ -7,12 +7,16 @@ from pathlib import Path
 
 import click
 
+from cpbench.cli import candidates
 from cpbench.cli.options import ONE_RUN, SHARED, _listed, _numbered, cli, with_options
+from cpbench.cli.printing import AS_JSON
+from cpbench.errors import UserError
 
 
 @cli.command(epilog="Example: cpbench run --method seqlora --sequence dreambench10 --set steps=50 --seed 1")
 @with_options(*ONE_RUN, *SHARED)
-def run(settings: tuple[str, ...], config: Path | None, **values: object) -> None:
+@click.option("--verbose", "-v", is_flag=True, help="Print the tables after every task, not only after the last.")
+def run(settings: tuple[str, ...], config: Path | None, verbose: bool, **values: object) -> None:
     """Run one method over one sequence. A stopped run is resumed after its last whole task."""
     from cpbench.config import requested, resolved
     from cpbench.running import receipts
@@ -24,13 +28,17 @@ def run(settings: tuple[str, ...], config: Path | None, **values: object) -> Non
     method = resolved(request)
     from cpbench.running.runner import execute
 
-    execute(*method, request=request)
+    execute(*method, request=request, verbose=verbose)
 
 
 @cli.command(epilog="Example: cpbench plan --method dcscore --sequence dreambench10 --backbone sd15")
 @with_options(*ONE_RUN, *SHARED)
-def plan(settings: tuple[str, ...], config: Path | None, **values: object) -> None:
+@AS_JSON
+def plan(settings: tuple[str, ...], config: Path | None, as_json: bool, **values: object) -> None:
     """Estimate a run's cost. Steps, pictures, disk space, memory and time, on this machine."""
+    from dataclasses import asdict
+
+    from cpbench.cli.printing import print_json
     from cpbench.config import resolve
 
     resolved = resolve(values, config, settings)
@@ -39,7 +47,11 @@ def plan(settings: tuple[str, ...], config: Path | None, **values: object) -> No
     from cpbench.running.prepare import prepare
 
     run = prepare(*resolved)
-    for name, text in [*plan_lines(rehearse(run)), *(("note", note) for note in run.notes)]:
+    estimate = rehearse(run)
+    if as_json:
+        print_json(asdict(estimate) | {"notes": run.notes})
+        return
+    for name, text in [*plan_lines(estimate), *(("note", note) for note in run.notes)]:
         click.echo(f"{name:9} {text}")
 
 
@@ -50,11 +62,20 @@ def plan(settings: tuple[str, ...], config: Path | None, **values: object) -> No
 @click.option(
     "--methods",
     multiple=True,
+    shell_complete=candidates.methods,
     callback=_listed,
     help="Comma-separated; settings follow a method's name, as in 'dcscore variant=ewc'.",
 )
-@click.option("--sequences", multiple=True, callback=_listed, help="Comma-separated.")
-@click.option("--backbones", multiple=True, callback=_listed, help="Comma-separated.  [default: miniature]")
+@click.option(
+    "--sequences", multiple=True, shell_complete=candidates.sequences, callback=_listed, help="Comma-separated."
+)
+@click.option(
+    "--backbones",
+    multiple=True,
+    shell_complete=candidates.backbones,
+    callback=_listed,
+    help="Comma-separated.  [default: miniature]",
+)
 @click.option("--seeds", multiple=True, callback=_numbered, help="Comma-separated.  [default: 0]")
 @click.option("--orders", multiple=True, callback=_numbered, help="Comma-separated.  [default: 0]")
 @click.option(
@@ -77,27 +98,50 @@ def plan(settings: tuple[str, ...], config: Path | None, **values: object) -> No
 @click.option("--copy-to", help="Copy finished run folders to this fsspec URL, e.g. s3://bucket/runs.")
 @click.option("--dry-run", is_flag=True, help="Print what would run, what is finished, and the cost; run nothing.")
 @with_options(*SHARED)
-def sweep(grid: str | None, config: Path | None, settings: tuple[str, ...], dry_run: bool, **values: object) -> None:
+@AS_JSON
+def sweep(
+    grid: str | None,
+    config: Path | None,
+    settings: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    **values: object,
+) -> None:
     """Run many configurations. One process per run: methods x sequences x backbones x seeds x orders.
 
     Finished runs are skipped, stopped ones resumed; a run that fails does not stop the others.
     """
+    from cpbench.cli.printing import print_json, print_list
     from cpbench.running import sweep
 
+    if as_json and not dry_run:
+        raise UserError(
+            "sweep: --json goes with --dry-run; afterwards, `cpbench list runs --json` has what the runs came to"
+        )
     axes = {axis: values.pop(axis) for axis in sweep.AXES}
     engine_options = {
         name: values.pop(name) for name in ("engine", "address", "jobs", "threads", "gpus_per_run", "copy_to")
     }
     jobs, output = sweep.grid_from(grid, axes, config, settings, values)
     if dry_run:
-        for line in sweep.dry_run(jobs, output):
-            click.echo(line)
+        estimates = sweep.estimate_jobs(jobs, output)
+        if as_json:
+            print_json(sweep.dry_run_facts(estimates))
+            return
+        print_list(sweep.dry_run_table(estimates))
+        click.echo(sweep.dry_run_total(estimates))
         return
     sys.exit(sweep.start(jobs, output, **engine_options))
 
 
 @cli.command(epilog="Example: cpbench tune --method 'dcscore variant=ewc' --budget 4")
-@click.option("--method", "words", required=True, help="Method to tune; settings that follow it make it a variant.")
+@click.option(
+    "--method",
+    "words",
+    required=True,
+    shell_complete=candidates.methods,
+    help="Method to tune; settings that follow it make it a variant.",
+)
 @click.option("--budget", type=click.IntRange(min=1), default=4, show_default=True, help="Number of trials.")
 @click.option(
     "--output",

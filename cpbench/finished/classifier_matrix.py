@@ -37,6 +37,7 @@ from cpbench.errors import UserError
 from cpbench.files import read_json, seed_of, short_hash, write_atomically, write_json
 from cpbench.finished import load, scoring
 from cpbench.finished.load import TrainedRun
+from cpbench.fitted_table import compact
 from cpbench.learning import diffusion_classifier
 from cpbench.learning.training import TEMPLATES, Batch
 from cpbench.method import Method, NotDefined
@@ -377,7 +378,7 @@ def tables(matrix: pd.DataFrame) -> list[Table]:
     if len(matrix.columns) <= MOST_COLUMNS:
         out.append(terminal.matrix_table("share of real pictures that the model assigns to their own concept", matrix))
     if values := classifier_figures(matrix):
-        table = terminal.compact(f"summary after task {matrix.index.max()}")
+        table = compact(f"summary after task {matrix.index.max()}")
         table.add_column("", no_wrap=True)
         table.add_column("accuracy", justify="right")
         for name, value in values.items():

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from rich.text import Text
@@ -67,8 +68,11 @@ def grids(groups: Sequence[Group], concept: str | None, output: Path) -> dict[st
     return files
 
 
-def write(folder: Path, output: Path, concept: str | None = None) -> None:
-    """Write leaderboard.md, .html, .csv, .json and the grids to `output`. UserError if `folder` has no finished run."""
+def write(folder: Path, output: Path, concept: str | None = None, show: bool = True) -> dict[str, Any]:
+    """Write leaderboard.md, .html, .csv, .json and the grids to `output`. Returns the content of leaderboard.json.
+
+    show: whether the tables are printed. UserError if `folder` has no finished run.
+    """
     if not folder.is_dir():
         raise UserError(f"results folder {folder}: it does not exist; create it with `cpbench run` or `make bench`")
     runs = read_runs(folder)
@@ -83,16 +87,19 @@ def write(folder: Path, output: Path, concept: str | None = None) -> None:
         raise did_you_mean(concept, sorted(concepts), "concept")
     prepare_folder(output)
     pictures = grids(groups, concept, output)
+    content = as_json(groups, unfinished, pictures)
     files = {
         "leaderboard.md": markdown(groups, unfinished, pictures),
         "leaderboard.html": page(groups, unfinished, pictures, output),
         "leaderboard.csv": score_table(groups).to_csv(index=False, float_format="%.6f", lineterminator="\n"),
-        "leaderboard.json": json.dumps(as_json(groups, unfinished, pictures), indent=1, allow_nan=False) + "\n",
+        "leaderboard.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
     }
     for name, content in files.items():
         write_atomically(output / name, content.encode())
     terminal = console()
-    for table in terminal_tables(groups, unfinished, terminal.width if terminal else LOG_WIDTH):
+    for table in terminal_tables(groups, unfinished, terminal.width if terminal else LOG_WIDTH) if show else ():
         say(table)
-    say(Text(f"{RANKS}\n"))
+    if show:
+        say(Text(f"{RANKS}\n"))
     say("wrote " + ", ".join(str(output / name) for name in (*files, *pictures.values())))
+    return content

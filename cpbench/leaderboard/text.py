@@ -13,12 +13,12 @@ from rich.text import Text
 
 from cpbench.config import ON_THE_MINIATURE
 from cpbench.files import escape_markdown
+from cpbench.fitted_table import compact
 from cpbench.judges import identity
 from cpbench.leaderboard.columns import IN_TERMINAL, MORE, RANKS, board_columns
 from cpbench.leaderboard.entries import Run
 from cpbench.leaderboard.rows import PICTURE_SOURCES, Group, Row
 from cpbench.miniature import is_miniature
-from cpbench.records import terminal
 
 SCHEMA = 3  # of leaderboard.json: a row has its "scores"
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -193,17 +193,19 @@ def as_json(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
 
 
 def terminal_tables(groups: Sequence[Group], unfinished: Sequence[Run], width: int) -> list[Table]:
-    """The columns that fit 120 characters, with the first one's interval on terminals that wide. Names are not markup."""
+    """The columns that fit 120 characters, with the first one's interval on terminals that wide; on narrower ones the columns of
+    IN_TERMINAL go from the last. Names are not markup."""
     tables = []
     columns = [c for c in board_columns(groups) if c.key in IN_TERMINAL]
+    heads = ["runs", *(c.head.replace(" ", "\n") for c in columns), "replay-free"]
     for group in groups:
-        table = terminal.compact("")
+        table = compact("", drop=(heads[-1], *heads[-2:1:-1], heads[0]))
         table.title = Text("\n".join(filter(None, [group.title, table_notes(group)])))
         table.caption, table.caption_justify = Text(caveat(group)) if caveat(group) else None, "left"
         table.add_column("rank", justify="right", no_wrap=True)
-        table.add_column("method", overflow="fold")
-        for head in ("runs", *(c.head for c in columns), "replay-free"):
-            table.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
+        table.add_column("method")
+        for head in heads:
+            table.add_column(head, justify="right", no_wrap=True)
         for row in group.rows:
             means = [c.mean_and_std(row)[0] for c in columns]
             if width >= 120:
@@ -211,9 +213,9 @@ def terminal_tables(groups: Sequence[Group], unfinished: Sequence[Run], width: i
             table.add_row(group.rank(row), Text(row.label), str(len(row.runs)), *map(Text, means), row.replay_free)
         tables.append(table)
     if unfinished:
-        table = terminal.compact("Excluded runs")
+        table = compact("Excluded runs", drop=("settings", "backbone", "order", "seed"))
         for head in UNFINISHED:
-            table.add_column(head, overflow="fold")
+            table.add_column(head)
         for run in unfinished:
             table.add_row(*map(Text, unfinished_cells(run)))
         tables.append(table)

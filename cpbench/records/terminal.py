@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from rich import box
 from rich.table import Table
 
+from cpbench.fitted_table import compact
 from cpbench.metrics import figures, matrices
 from cpbench.metrics.matrices import reference_row
 from cpbench.metrics.multi_concept import summary as pair_summary
@@ -20,12 +20,6 @@ from cpbench.records import tables
 from cpbench.records.folder import RunFolder
 from cpbench.records.grid import MOST_COLUMNS
 from cpbench.records.record import Cost
-
-
-def compact(title: str, gap: int = 2) -> Table:
-    """A table without frame, its columns `gap` characters apart: eleven columns of numbers fit a terminal of 80."""
-    style = {"box": box.SIMPLE_HEAD, "padding": (0, gap - 1, 0, 0), "pad_edge": False, "show_edge": False}
-    return Table(title=title, title_justify="left", **style)
 
 
 def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
@@ -45,9 +39,19 @@ def run_tables(folder: Path, concepts: list[str], t: int) -> list[Table]:
     return [*out, composition_table(pairs)] if t == len(concepts) and pairs else out
 
 
+def run_matrices(folder: Path, concepts: list[str]) -> dict[str, pd.DataFrame]:
+    """The retention matrices in a folder with a scores.csv, by score."""
+    return matrices.matrices(tables.read_scores(RunFolder(folder).scores), concepts)
+
+
+def run_figures(folder: Path, concepts: list[str], t: int) -> dict[str, dict[str, float | None]]:
+    """The figures after task t, by score."""
+    return summaries(tables.read_scores(RunFolder(folder).scores), concepts, t)
+
+
 def matrix_table(title: str, matrix: pd.DataFrame) -> Table:
     """A retention matrix; bold: each concept right after its own task."""
-    table = compact(title, gap=1 if (matrix < 0).any(axis=None) else 2)
+    table = compact(title, gap=1 if (matrix < 0).any(axis=None) else 2, split=True)
     table.add_column("model", no_wrap=True)
     for concept in matrix.columns:
         table.add_column(concept, justify="right", overflow="fold", min_width=5)
@@ -60,11 +64,11 @@ def matrix_table(title: str, matrix: pd.DataFrame) -> Table:
 
 def composition_table(rows: dict[str, dict[str, float]]) -> Table:
     """Pictures of two concepts, from `multi_concept.summary`: likeness to either, to the prompt, and how often both are there."""
-    table = compact("two concepts in one picture")
+    table = compact("two concepts in one picture", split=True)
     table.add_column("model", no_wrap=True)
     names = [*among({name for means in rows.values() for name in means}), "both"]
     for name in names:
-        table.add_column(title_of(name), justify="right")
+        table.add_column(title_of(name), justify="right", no_wrap=True)
     for row, means in rows.items():
         name = "untouched" if row == "0" else f"task {row}"
         table.add_row(name, *(number(means.get(k, math.nan)) for k in names))
@@ -75,8 +79,8 @@ def summary_table(scores: pd.DataFrame, concepts: list[str], t: int) -> Table:
     """The figures; after the last task each with its 95 % interval, of resampled concepts, prompts and pictures."""
     by_score, ended = summaries(scores, concepts, t), t == len(concepts)
     bounds = intervals(scores, concepts, t) if ended else {}
-    table = compact(f"summary after task {t}" + (", with 95 % intervals" if ended else ""))
-    table.add_column("", min_width=10)
+    table = compact(f"summary after task {t}" + (", with 95 % intervals" if ended else ""), split=True)
+    table.add_column("")
     for metric in by_score:
         table.add_column(title_of(metric), justify="left" if ended else "right", no_wrap=True)
     for figure in figures.table_figures():
@@ -95,7 +99,7 @@ def between(bounds: list[float] | None) -> str:
 
 def cost_table(costs: Mapping[int, Cost]) -> Table:
     """What each task cost; row 0 is generating and judging with the untouched model."""
-    table = compact("cost by task")
+    table = compact("cost by task", drop=("trained", "reused", "judge s", "evaluations", "generated", "peak MB"))
     heads = (
         "task",
         "learn s",
@@ -109,7 +113,7 @@ def cost_table(costs: Mapping[int, Cost]) -> Table:
         "peak MB",
     )
     for head in heads:
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for t, cost in sorted(costs.items()):
         seconds = (cost.learning_seconds, cost.generation_seconds, cost.judging_seconds)
         table.add_row(

@@ -449,6 +449,6 @@ def command(run: RunView) -> str:
 
 
 def config_file(run: RunView) -> str:
-    """The full configuration as YAML for `cpbench run --config`: every option, independent of the presets."""
+    """The full configuration as YAML for `cpbench run --config FILE`: every option, independent of the presets."""
     config = {k: v for k, v in run.record.config.as_json().items() if v is not None and k != "output"}
     return yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from cpbench.errors import UserError
+from cpbench.fitted_table import compact
 from cpbench.metrics.comparison import Comparison, Key, compare
 from cpbench.metrics.scores import title_of
 from cpbench.numbers import number
-from cpbench.records.terminal import compact
 from cpbench.report import data
 from cpbench.report.data import RunView, metrics_of
 
@@ -64,11 +66,22 @@ def row_scores(run: RunView, metric: str, row: int) -> dict[Key, float]:
     return {key[1:]: value for key, value in run.picture_scores(metric).items() if key[0] == row}
 
 
+def comparison_facts(runs: list[RunView], row: int, comparisons: dict[str, Comparison]) -> dict[str, Any]:
+    """The comparison for JSON: differences are of the first run minus the second."""
+    scores = {
+        metric: asdict(comparison) | {"is_significant": comparison.is_significant}
+        for metric, comparison in comparisons.items()
+    }
+    return {"runs": [str(run.folder) for run in runs], "task": row, "scores": scores}
+
+
 def comparison_table(runs: list[RunView], row: int, comparisons: dict[str, Comparison]) -> Table:
     """One line per metric: mean difference, its interval, p value and verdict."""
-    output = compact(f"{runs[0].label} (A) minus {runs[1].label} (B), after task {row}")
-    for head in ("", "A - B", "95 % interval", "p", "concepts", "pairs", ""):
-        output.add_column(head, justify="left" if not head else "right", no_wrap=True)
+    output = compact(
+        f"{runs[0].label} (A) minus {runs[1].label} (B), after task {row}", drop=("pairs", "concepts", "p")
+    )
+    for head in ("", "A - B", "95 % interval", "p", "concepts", "pairs", " "):
+        output.add_column(head, justify="right" if head.strip() else "left", no_wrap=True)
     for metric, comparison in comparisons.items():
         verdict = (
             "no difference shown"

@@ -37,7 +37,7 @@ OTHERS_BYTES = 8_000_000_000
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its name in the sweep, and its settings, as `cpbench run --config` reads them."""
+    """One run: its name in the sweep, and its settings, as `cpbench run --config FILE` reads them."""
 
     name: str
     settings: dict[str, Any]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
@@ -20,7 +21,7 @@ from cpbench.judges import identity
 from cpbench.method import Method, Options, State
 from cpbench.miniature import is_miniature
 from cpbench.output import say
-from cpbench.records import curves, machine, measures_table, terminal
+from cpbench.records import curves, machine, measures_table, outcome_lines, tables, terminal
 from cpbench.records.grid import retention_grid
 from cpbench.running import counting, measures, memory, receipts, rows, stopping
 from cpbench.running.bookkeeping import (
@@ -47,11 +48,13 @@ def execute(
     patience: float = 0.0,
     progress: Path | None = None,
     request: RunConfig | None = None,
+    verbose: bool = False,
 ) -> Run:
     """Run, or resume, one configuration to its end; a finished run is not changed.
 
     patience: see `run_lock`; progress: a file for the progress, which a sweep follows; request: the configuration before
-    presets and defaults were filled in, for a receipt of the finished run.
+    presets and defaults were filled in, for a receipt of the finished run; verbose: print the tables after every task, not
+    only after the last.
     """
     prepare_folder(config.output)
     inputs = receipts.input_files(request) if request else None
@@ -73,7 +76,7 @@ def execute(
         try:
             write_record(run, "running")
             with few_threads(run.backbone):
-                _execute(run, progress)
+                _execute(run, progress, verbose)
             write_record(run, "finished")
         except BaseException as error:
             # for example a full disk: then the first error is the one to report
@@ -94,7 +97,7 @@ def record_end(run: Run, error: BaseException) -> None:
         write_record(run, "failed", memory.shortage_line(error) or f"{type(error).__name__}: {error}")
 
 
-def _execute(run: Run, progress: Path | None) -> None:
+def _execute(run: Run, progress: Path | None, verbose: bool) -> None:
     concepts = run.sequence.concepts
     learning = sum(run.learning_work(t) for t in range(1, len(concepts) + 1))
     total = learning + sum(run.generation_work(t) for t in run.rows)
@@ -113,12 +116,14 @@ def _execute(run: Run, progress: Path | None) -> None:
             say(f"note: {note}")
         state: State | None = State()
         with worker_process(run) as pool:
-            queue = RowQueue(run, pool, reporter)
+            queue = RowQueue(run, pool, reporter, verbose)
             queue.make(0, None)
             for t in range(1, len(concepts) + 1):
                 state = learn_task(run, t, state, reporter)
                 queue.make(t, state)
             queue.wait()
+        for table in terminal.run_tables(run.folder, run.concepts, len(concepts)):
+            say(table)
         say(terminal.cost_table(run.costs))
         for line in filter(None, (machine.differences(run.made_on), counting.difference(run.counts, run.costs))):
             say(line)
@@ -128,6 +133,9 @@ def _execute(run: Run, progress: Path | None) -> None:
     say(
         f"finished: {run.folder} (scores.csv, matrix-*.csv, measures.csv, identification.csv, grid.png, curves.png, run.json)"
     )
+    if line := outcome_lines.verdict(tables.read_scores(run.at.scores), run.concepts):
+        say(line)
+    say(f"next: cpbench report {shlex.quote(str(run.folder))}")
 
 
 def ornament(target: Path, make: Callable[[Path], None]) -> None:
@@ -145,12 +153,15 @@ def ornament(target: Path, make: Callable[[Path], None]) -> None:
 class RowQueue:
     """Rows in progress: evaluated here at once, or in `pool` while the next task is learned; finished in order."""
 
-    def __init__(self, run: Run, pool: Executor | None, reporter: Reporter):
-        self.run, self.pool, self.reporter = run, pool, reporter
+    def __init__(self, run: Run, pool: Executor | None, reporter: Reporter, verbose: bool = False):
+        self.run, self.pool, self.reporter, self.verbose = run, pool, reporter, verbose
         self.waiting: dict[int, Future] = {}
 
     def make(self, t: int, state: State | None) -> None:
         if t not in self.run.rows:
+            say(
+                f"task {t} of {len(self.run.concepts)}, {self.run.concepts[t - 1]}: learned; its row is left out (--rows)"
+            )
             return
         if self.pool is None:
             self.finish(t, rows.evaluate_row(self.run, t, state, self.reporter))
@@ -186,13 +197,16 @@ class RowQueue:
         self.finish(t, is_new)
 
     def finish(self, t: int, is_new: bool) -> None:
-        """After row t: write the run's tables, and drop earlier states that are not to be kept."""
+        """After row t: write the run's tables, drop earlier states that are not to be kept, and print what the task came to."""
         if t == 0:
             return
         write_tables(self.run, t)
         for before in range(max(1, *(row for row in self.run.rows if row < t)), t):
             drop_state(self.run, before)
-        if is_new or t == len(self.run.concepts):
+        if not is_new:
+            return
+        say(outcome_lines.task_line(tables.read_scores(self.run.at.scores), self.run.concepts, t))
+        if self.verbose and t < len(self.run.concepts):  # the last ones are printed at the end
             for table in terminal.run_tables(self.run.folder, self.run.concepts, t):
                 say(table)
 

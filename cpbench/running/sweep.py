@@ -1,6 +1,6 @@
 """Many runs: methods x sequences x backbones x seeds x orders, one process per run, on this machine or on a Ray cluster.
 
-A grid is expanded into jobs. A job is a file that `cpbench run --config` reads, written next to its log, so that a failed
+A grid is expanded into jobs. A job is a file that `cpbench run --config FILE` reads, written next to its log, so that a failed
 job can be repeated by hand. A thread pool schedules the jobs on this machine, Ray on a cluster. Runs resume by themselves
 (runner.py), so the same command resumes a sweep that was stopped.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -25,6 +25,9 @@ from cpbench import config, miniature, own_modules
 from cpbench.concepts import images, sequences
 from cpbench.errors import UserError, did_you_mean
 from cpbench.files import prepare_folder, read_json, short_hash, write_atomically
+from cpbench.fitted_table import FittedTable
+from cpbench.metrics.scores import MAIN, title_of
+from cpbench.numbers import number
 from cpbench.output import console, say
 from cpbench.running import cells, counting, stopping
 from cpbench.running.engines import (
@@ -42,6 +45,10 @@ from cpbench.running.engines import (
 from cpbench.running.progress import span
 from cpbench.validation import validated
 from cpbench.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    from cpbench.method import Method
+    from cpbench.records.record import Record
 
 LOG_EVERY_SECONDS = 60.0
 AXES = ("methods", "sequences", "backbones", "seeds", "orders")
@@ -199,6 +206,7 @@ def sweep(grid: Grid, output: Path, engine: Callable[[SweepPaths], Local | OnRay
     finally:
         running_engine.close()
     outcomes = {name: _outcome(future) for name, future in futures.items()}
+    say(outcome_table(jobs, outcomes, output))
     for line in outcome_lines(jobs, outcomes, paths):
         say(line)
     failed = sum(o.code != 0 for o in outcomes.values())
@@ -214,16 +222,15 @@ def _outcome(future: Future) -> Outcome:
 
 
 def follow(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> None:
-    """Report each run's progress until all are done: a live table on a terminal, a line per minute in a log."""
+    """Report each run's progress until all are done: a live table on a terminal, lines per minute in a log."""
     from rich.live import Live
 
     terminal = console()
     if terminal is not None and terminal.is_terminal:
-        with Live(table(jobs, futures, paths), console=terminal, refresh_per_second=2) as live:
+        with Live(table(jobs, futures, paths), console=terminal, refresh_per_second=2, transient=True) as live:
             while not all(f.done() for f in futures.values()):
                 time.sleep(0.5)
                 live.update(table(jobs, futures, paths))
-            live.update(table(jobs, futures, paths))
         return
     reported, last = set(), time.monotonic()
     while not all(f.done() for f in futures.values()):
@@ -239,15 +246,40 @@ def follow(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> No
                     say(
                         f"{job.name}: {progress['stage']}, {progress['share']:.0%}, about {span(progress['left'])} left"
                     )
+            say(overall(jobs, futures, paths))
 
 
-def table(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> Any:
-    """One row per run: its state, its task, and its remaining time."""
-    from rich.table import Table
+def overall(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> str:
+    """How many runs have ended, and the time left in all, in one line."""
+    outcomes = [_outcome(f) for f in futures.values() if f.done()]
+    waiting = [job for job in jobs if not futures[job.name].done()]
+    progress = [p for job in waiting if (p := read_json(paths.file(job, "progress")))]
+    left = time_left([o.seconds for o in outcomes if o.code == 0], progress, len(waiting) - len(progress))
+    about = f", about {span(left)} left in all" if left is not None else ", time left not known yet"
+    return f"{len(outcomes)} of {len(jobs)} runs ended{about if waiting else ''}"
 
-    rich_table = Table(box=None, padding=(0, 2, 0, 0))
+
+def time_left(seconds: list[float], progress: list[dict[str, Any]], waiting: int) -> float | None:
+    """Seconds until all runs have ended, if as many run at once as now; None if nothing tells.
+
+    seconds: of the finished runs; progress: of those that run, {"share": done, "left": seconds or None}; waiting: runs that
+    have not started. A run that has not started is expected to take as long as the others on average.
+    """
+    measured = [p for p in progress if p["left"] is not None]
+    whole = [*seconds, *(p["left"] / (1 - p["share"]) for p in measured if p["share"] < 1)]
+    unknown = len(progress) - len(measured) + waiting
+    if not whole and unknown:
+        return None
+    mean = sum(whole) / len(whole) if whole else 0.0
+    lefts = [p["left"] for p in measured]
+    return max([(sum(lefts) + unknown * mean) / max(len(progress), 1), *lefts])
+
+
+def table(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> FittedTable:
+    """One row per run: its state, its task, and its remaining time; below it the time left in all."""
+    rich_table = FittedTable(box=None, padding=(0, 2, 0, 0), drop=("task", "left"))
     for head in ("run", "state", "task", "left"):
-        rich_table.add_column(head)
+        rich_table.add_column(head, no_wrap=head == "run")
     for job in jobs:
         future, progress = futures[job.name], read_json(paths.file(job, "progress"))
         if future.done():
@@ -256,7 +288,35 @@ def table(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> Any
             rich_table.add_row(job.name, f"running, {progress['share']:.0%}", progress["stage"], span(progress["left"]))
         else:
             rich_table.add_row(job.name, "starting" if paths.file(job, "log").exists() else "waiting", "", "")
+    rich_table.caption, rich_table.caption_justify = overall(jobs, futures, paths), "left"
     return rich_table
+
+
+def outcome_table(jobs: list[Job], outcomes: dict[str, Outcome], output: Path) -> FittedTable:
+    """One row per run: how it ended, and its final score if it is finished."""
+    scores = final_scores(jobs, output)
+    rich_table = FittedTable(box=None, padding=(0, 2, 0, 0), drop=("state",))
+    rich_table.add_column("run", no_wrap=True)
+    rich_table.add_column("state")
+    rich_table.add_column(f"{title_of(MAIN)} final", justify="right", no_wrap=True)
+    for job in jobs:
+        rich_table.add_row(job.name, state(outcomes[job.name]), number(scores.get(job.name)))
+    return rich_table
+
+
+def final_scores(jobs: list[Job], output: Path) -> dict[str, float | None]:
+    """By job the final average of the main score, of those that are finished."""
+    from cpbench.records.reading import finished_runs
+
+    records, scores = [record for _, record in finished_runs(output)], {}
+    for job in jobs:
+        run_config, method_class, _ = config.resolve(job.settings)
+        identity = run_identity(method_class, sequences.load(run_config.sequence))
+        settings = settings_of(run_config)
+        record = next((r for r in records if _is_of(r, settings, identity)), None)
+        if record is not None:
+            scores[job.name] = record.figures.get(MAIN, {}).get("final_average")
+    return scores
 
 
 def state(outcome: Outcome) -> str:
@@ -316,12 +376,9 @@ def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
         run_config, method_class, options = config.resolve(job.settings)
         seq = sequences.load(run_config.sequence)
         sampler, per_prompt = generation_settings(run_config, seq)
-        settings = run_config.model_dump(mode="json") | {"output": None, "device": "", "overlap": None}
+        settings = settings_of(run_config)
         similar = [r for r in records if _agree(r.config.as_json(), settings, ("seed", "order"))]
-        code = own_modules.identity(method_class) | {"sequence": sequences.content_hash(seq)}
-        same = any(
-            _agree(r.config.as_json(), settings, ()) and code.items() <= r.facts.as_json().items() for r in similar
-        )
+        same = any(_is_of(r, settings, run_identity(method_class, seq)) for r in similar)
         seconds = [sum(cost.seconds for cost in r.costs.values()) for r in similar]
         picture_counts = {c.name: images.number(c, run_config.backbone, run_config.data) for c in seq.concepts}
         counts = counting.remembered_counts(
@@ -336,22 +393,59 @@ def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
     return estimates
 
 
-def dry_run(grid: Grid, output: Path) -> Iterator[str]:
-    """The lines of --dry-run."""
-    estimates = estimate_jobs(grid, output)
-    width = max(len(o.job.name) for o in estimates)
-    for o in estimates:
-        learning = f"{o.learning:>9,} UNet evaluations" if o.learning is not None else "not counted yet,"
-        cost = f"{learning} to learn, {o.generation:>9,} at most to generate"
-        before = f", about {span(o.seconds)} as before" if o.seconds else ""
-        yield f"{o.job.name:{width}}  {'finished' if o.is_finished else f'{cost}{before}'}"
-    unfinished = [o for o in estimates if not o.is_finished]
-    uncounted = sum(o.learning is None for o in unfinished)
+def dry_run_table(estimates: list[JobEstimate]) -> FittedTable:
+    """A line per run: whether it is finished, or what it would cost."""
+    table = FittedTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, drop=("as before", "to generate, at most"))
+    table.add_column("run", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for head in ("to learn", "to generate, at most", "as before"):
+        table.add_column(head, justify="right")
+    for e in estimates:
+        learning = f"{e.learning:,} evaluations" if e.learning is not None else "not counted yet"
+        costs = (learning, f"{e.generation:,} evaluations", span(e.seconds) if e.seconds else "-")
+        table.add_row(e.job.name, "finished" if e.is_finished else "to do", *(("", "", "") if e.is_finished else costs))
+    return table
+
+
+def dry_run_total(estimates: list[JobEstimate]) -> str:
+    """What all runs that are not finished would cost, in one line."""
+    unfinished = [e for e in estimates if not e.is_finished]
+    uncounted = sum(e.learning is None for e in unfinished)
     more = f" (of {uncounted} not counted yet; `cpbench plan` counts)" if uncounted else ""
-    yield (
-        f"{len(unfinished)} of {len(estimates)} runs to do: {sum(o.learning or 0 for o in unfinished):,} UNet evaluations to learn{more}, "
-        f"{sum(o.generation for o in unfinished):,} at most to generate"
+    return (
+        f"{len(unfinished)} of {len(estimates)} runs to do: {sum(e.learning or 0 for e in unfinished):,} UNet evaluations to learn{more}, "
+        f"{sum(e.generation for e in unfinished):,} at most to generate"
     )
+
+
+def dry_run_facts(estimates: list[JobEstimate]) -> list[dict[str, Any]]:
+    """The same for JSON; null is what is not known yet."""
+    return [
+        {
+            "name": e.job.name,
+            "settings": {key: str(v) if isinstance(v, Path) else v for key, v in e.job.settings.items()},
+            "is_finished": e.is_finished,
+            "learning_evaluations": e.learning,
+            "generation_evaluations_at_most": e.generation,
+            "seconds_as_before": e.seconds,
+        }
+        for e in estimates
+    ]
+
+
+def settings_of(run_config: config.RunConfig) -> dict[str, Any]:
+    """A run's settings as its record has them, without those that change no score."""
+    return run_config.model_dump(mode="json") | {"output": None, "device": "", "overlap": None}
+
+
+def run_identity(method_class: type[Method], seq: sequences.Sequence) -> dict[str, Any]:
+    """The facts of a run that tell which code and which sequence it is of."""
+    return own_modules.identity(method_class) | {"sequence": sequences.content_hash(seq)}
+
+
+def _is_of(record: Record, settings: dict[str, Any], identity: dict[str, Any]) -> bool:
+    """Whether a record is of a run with these settings, by today's code."""
+    return _agree(record.config.as_json(), settings, ()) and identity.items() <= record.facts.as_json().items()
 
 
 def _agree(recorded: dict[str, Any], settings: dict[str, Any], ignored: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Pretraining of the miniature: `cpbench pretrain [vae|unet|clip|dino]`."""
+"""Pretraining of the miniature: `cpbench pretrain`."""
 
 from cpbench import torchvision_compat
 
