@@ -20,7 +20,7 @@ def main() -> None:
     """Entry point: one clear line and exit code 2 for bad input, 1 for a failure, 130, 143 or 129 when stopped by a signal."""
     with stopping.signals_raise():
         try:
-            cli(sys.argv[1:] or ["--help"], standalone_mode=False)
+            cli(sys.argv[1:] or ["--help"], standalone_mode=False, complete_var=completion.VARIABLE)
         except click.NoSuchOption as error:
             _leave(
                 f"cpbench: {unknown_option(error, sys.argv[1:])} (see `{_command(error)} --help`)",
