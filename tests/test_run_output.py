@@ -1,8 +1,10 @@
 """What a run and a sweep print: a line per task, tables once, a verdict and the next command; and the list of runs."""
 
 import json
+import os
 import re
 import shlex
+import socket
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 
 from cpbench.cli.options import cli
 from cpbench.metrics.matrices import SCORE_COLUMNS
-from cpbench.records import outcome_lines, tables
+from cpbench.records import outcome_lines, runs, tables
+from cpbench.records.folder import RunFolder
 from cpbench.records.reading import read
 from cpbench.running import sweep
 from cpbench.running.engines import Job, Outcome, SweepPaths
@@ -217,6 +220,27 @@ def test_an_unfinished_run_is_listed_and_a_damaged_one_is_named(call: Callable, 
     assert re.search(r"^left out .*damaged/order0-seed0: ", shown, re.MULTILINE)
     (run,) = json.loads(call("list", "runs", "--json")[1])
     assert run["status"] == "failed" and run["dino_final_average"] is None
+
+
+@pytest.mark.parametrize(
+    ("holder", "status"),
+    [
+        (None, "stopped"),
+        ({"pid": os.getpid(), "host": socket.gethostname()}, "running"),
+        ({"pid": 2**22 + 1, "host": socket.gethostname()}, "stopped"),  # more than Linux gives out
+        ({"pid": "1", "host": socket.gethostname()}, "stopped"),
+        ({"pid": 10**30, "host": socket.gethostname()}, "stopped"),
+        ({"pid": 1, "host": "another-machine"}, "running"),
+        (["nonsense"], "stopped"),
+    ],
+)
+def test_a_run_whose_process_is_gone_is_not_running(tmp_path: Path, holder: object, status: str) -> None:
+    source = next((REFERENCE / "quick3" / "miniature" / "base").glob("*/order0-seed0")) / "run.json"
+    (tmp_path / "run.json").write_text(json.dumps(json.loads(source.read_text()) | {"status": "running"}))
+    if holder is not None:
+        RunFolder(tmp_path).holder.write_text(json.dumps(holder))
+    (run,) = runs.runs_in(tmp_path)
+    assert run["status"] == status
 
 
 def test_no_runs_is_a_line_and_no_folder_an_error(call: Callable) -> None:

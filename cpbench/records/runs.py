@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.text import Text
 
+from cpbench.files import read_json
 from cpbench.fitted_table import FittedTable
 from cpbench.metrics.scores import MAIN, title_of
 from cpbench.numbers import number
 from cpbench.records import reading
+from cpbench.records.folder import RunFolder
 from cpbench.records.record import Record, method_name
 
 FINAL = "final_average"
+MOST_PID = 2**31
 LEAST_FIRST = ("folder", "settings", "order", "seed", "backbone")  # columns that a narrow terminal leaves out
+
+
+def status_of(folder: Path, record: Record) -> str:
+    """The recorded status; "stopped" for a run that says it is running and whose process is gone."""
+    if record.status == "running":
+        return "running" if _is_held(folder) else "stopped"
+    return "stopped" if record.status == "interrupted" else record.status
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether the process that has the run folder is alive; of another machine's it is not known, and assumed."""
+    holder = read_json(RunFolder(folder).holder)
+    if not isinstance(holder, dict):
+        return False
+    pid = holder.get("pid")
+    if holder.get("host") != socket.gethostname():
+        return True
+    return isinstance(pid, int) and 0 < pid < MOST_PID and psutil.pid_exists(pid)
 
 
 def run_facts(folder: Path, record: Record) -> dict[str, Any]:
@@ -26,7 +49,7 @@ def run_facts(folder: Path, record: Record) -> dict[str, Any]:
         "backbone": Path(record.config.backbone).name,
         "seed": record.config.seed,
         "order": record.config.order,
-        "status": record.status,
+        "status": status_of(folder, record),
         f"{MAIN}_{FINAL}": final,
         "settings": record.hash,
         "folder": str(folder),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from rich.text import Text
 
 from cpbench import config, miniature, own_modules
 from cpbench.concepts import images, sequences
@@ -276,19 +277,23 @@ def time_left(seconds: list[float], progress: list[dict[str, Any]], waiting: int
 
 
 def table(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> FittedTable:
-    """One row per run: its state, its task, and its remaining time; below it the time left in all."""
-    rich_table = FittedTable(box=None, padding=(0, 2, 0, 0), drop=("task", "left"))
+    """One row per run: its state, its task, and its remaining time. The title has the time left in all, and runs at work come
+    first: a terminal shows no more rows than it has."""
+    title = overall(jobs, futures, paths)
+    rich_table = FittedTable(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), drop=("task", "left"))
     for head in ("run", "state", "task", "left"):
         rich_table.add_column(head, no_wrap=head == "run")
+    running, others = [], []
     for job in jobs:
         future, progress = futures[job.name], read_json(paths.file(job, "progress"))
         if future.done():
-            rich_table.add_row(job.name, state(_outcome(future)), "", "")
+            others.append((job.name, state(_outcome(future)), "", ""))
         elif progress:
-            rich_table.add_row(job.name, f"running, {progress['share']:.0%}", progress["stage"], span(progress["left"]))
+            running.append((job.name, f"running, {progress['share']:.0%}", progress["stage"], span(progress["left"])))
         else:
-            rich_table.add_row(job.name, "starting" if paths.file(job, "log").exists() else "waiting", "", "")
-    rich_table.caption, rich_table.caption_justify = overall(jobs, futures, paths), "left"
+            others.append((job.name, "starting" if paths.file(job, "log").exists() else "waiting", "", ""))
+    for row in (*running, *others):
+        rich_table.add_row(*map(Text, row))
     return rich_table
 
 
@@ -300,7 +305,7 @@ def outcome_table(jobs: list[Job], outcomes: dict[str, Outcome], output: Path) -
     rich_table.add_column("state")
     rich_table.add_column(f"{title_of(MAIN)} final", justify="right", no_wrap=True)
     for job in jobs:
-        rich_table.add_row(job.name, state(outcomes[job.name]), number(scores.get(job.name)))
+        rich_table.add_row(Text(job.name), state(outcomes[job.name]), number(scores.get(job.name)))
     return rich_table
 
 
@@ -403,7 +408,9 @@ def dry_run_table(estimates: list[JobEstimate]) -> FittedTable:
     for e in estimates:
         learning = f"{e.learning:,} evaluations" if e.learning is not None else "not counted yet"
         costs = (learning, f"{e.generation:,} evaluations", span(e.seconds) if e.seconds else "-")
-        table.add_row(e.job.name, "finished" if e.is_finished else "to do", *(("", "", "") if e.is_finished else costs))
+        table.add_row(
+            Text(e.job.name), "finished" if e.is_finished else "to do", *(("", "", "") if e.is_finished else costs)
+        )
     return table
 
 
