@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.table import Column, Table
-from rich.text import Text
+from rich.text import Text, TextType
 
 LONGEST_WORD = 24  # columns; a longer word in a cell of text may be folded
 UNLIMITED = 100_000  # columns, where there is no terminal: each row is one line
@@ -69,10 +69,10 @@ class FittedTable(Table):
         return fewest, max(fewest, most)
 
     def _width(self, widths: Sequence[int]) -> int:
-        """Of a table with columns of these widths."""
-        _, right, _, left = self.padding
-        lines = (len(widths) - 1 + 2 * self.show_edge) if self.box else 0
-        return sum(widths) + len(widths) * (left + right) + lines
+        """Of a table with columns of these widths; versions of rich count the padding at the edges differently."""
+        table = Table(box=self.box, show_edge=self.show_edge, pad_edge=self.pad_edge, padding=self.padding)
+        table.columns = [Column(_index=n) for n in range(len(widths))]
+        return sum(widths) + sum(table._get_padding_width(n) for n in range(len(widths))) + table._extra_width
 
     def _part(
         self,
@@ -148,7 +148,7 @@ class FittedTable(Table):
         return outer
 
 
-def compact(title: str, gap: int = 2, **options: Any) -> FittedTable:
+def compact(title: TextType, gap: int = 2, **options: Any) -> FittedTable:
     """A table without frame, its columns `gap` characters apart: eleven columns of numbers fit a terminal of 80."""
     style = {"box": box.SIMPLE_HEAD, "padding": (0, gap - 1, 0, 0), "pad_edge": False, "show_edge": False}
     return FittedTable(title=title, title_justify="left", **style, **options)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from cpbench.errors import UserError
 from cpbench.fitted_table import compact
@@ -77,9 +78,8 @@ def comparison_facts(runs: list[RunView], row: int, comparisons: dict[str, Compa
 
 def comparison_table(runs: list[RunView], row: int, comparisons: dict[str, Comparison]) -> Table:
     """One line per metric: mean difference, its interval, p value and verdict."""
-    output = compact(
-        f"{runs[0].label} (A) minus {runs[1].label} (B), after task {row}", drop=("pairs", "concepts", "p")
-    )
+    title = f"{runs[0].label} (A) minus {runs[1].label} (B), after task {row}"
+    output = compact(Text(title), drop=("pairs", "concepts", "p"))  # labels have brackets, which are no markup
     for head in ("", "A - B", "95 % interval", "p", "concepts", "pairs", " "):
         output.add_column(head, justify="right" if head.strip() else "left", no_wrap=True)
     for metric, comparison in comparisons.items():
