@@ -162,6 +162,8 @@ def _refuse_photographs_on_the_miniature(sequence: str) -> None:
 def _refuse_options_beside(values: dict[str, Any]) -> None:
     """UserError if an option of the method, or a setting of the evaluation, stands where the run's own settings do."""
     own_keys = {*RunConfig.model_fields, *BackboneConfig.model_fields}
+    if not isinstance(values["method"], str):  # which `checked` will refuse
+        return
     foreign = [key for key in values if key not in own_keys and not synonyms(str(key), own_keys)]
     if not foreign:
         return

@@ -140,7 +140,7 @@ class FittedTable(Table):
             for column in (Column(width=0), Column(no_wrap=True), Column(overflow="fold")):
                 inner.columns.append(replace(column, _index=len(inner.columns)))
             for head, cell in zip(heads[1:], cells[1:], strict=True):
-                if cell not in ("", "-"):
+                if str(cell) not in ("", "-"):
                     inner.add_row("", head, cell)
             outer.add_row(inner)
         if self.caption:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from cpbench.cli import options as options_module
 from cpbench.config import resolve
 from cpbench.files import read_json
+from cpbench.fitted_table import unwrapped
 from cpbench.records.record import Cost
 from cpbench.records.tables import read_scores
 from cpbench.running import counting, plan, runner, sweep
@@ -74,6 +75,12 @@ def test_the_counts_are_those_of_the_run(method: str, tmp_path: Path) -> None:
     assert foretold.learning_seconds > 0 and foretold.generation_seconds > 0 and foretold.peak_memory_bytes > 10**8
 
 
+def dry_run(grid: sweep.Grid, output: Path) -> tuple[list[str], str]:
+    """The table of a dry run, and the line below it."""
+    estimates = sweep.estimate_jobs(grid, output)
+    return unwrapped(sweep.dry_run_table(estimates)), sweep.dry_run_total(estimates)
+
+
 def test_a_plan_writes_nothing_and_says_all(tmp_path: Path) -> None:
     told = ["plan", "--method", "dcscore", "--sequence", "quick3", "--output", str(tmp_path)]
     done = CliRunner().invoke(options_module.cli, told, catch_exceptions=False)
@@ -122,11 +129,16 @@ def test_a_dry_run_says_what_is_not_counted_yet(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("CPBENCH_CACHE", str(tmp_path / "cache"))
     common = {"options": GIVEN["options"], "evaluation": GIVEN["evaluation"]}
     grid = sweep.Grid(methods=("seqlora",), sequences=(GIVEN["sequence"],), common=common)
-    first, last = sweep.dry_run(grid, tmp_path / "out")
-    assert "not counted yet, to learn" in first and "(of 1 not counted yet; `cpbench plan` counts)" in last
+    (_, first), last = dry_run(grid, tmp_path / "out")
+    assert "not counted yet" in first and "(of 1 not counted yet; `cpbench plan` counts)" in last
     assert prepare(*resolve(GIVEN | {"method": "seqlora", "output": tmp_path})).counts == [4, 4, 4]
-    first, last = sweep.dry_run(grid, tmp_path / "out")
-    assert "12 UNet evaluations to learn" in first and "not counted" not in last
+    (head, first), last = dry_run(grid, tmp_path / "out")
+    assert (
+        "to learn" in head
+        and " 12 evaluations" in first
+        and "12 UNet evaluations to learn" in last
+        and "not counted" not in last
+    )
 
 
 def test_a_run_that_takes_another_number_says_so() -> None:

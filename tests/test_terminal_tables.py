@@ -28,7 +28,7 @@ from cpbench.records.reading import read
 from cpbench.records.record import Cost
 from cpbench.registry import built_in_methods
 from cpbench.report import paired_runs
-from cpbench.running import sweep
+from cpbench.running import progress, sweep
 from cpbench.running.engines import Job, Outcome, SweepPaths
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,6 +192,16 @@ def test_the_leaderboard_has_its_methods_at_every_width(tables: dict) -> None:
         for method in ("seqlora", "textualinversion", "dcscore", "classdiffusion"):
             assert re.search(rf"^ *\d+ +{method}\b.* \d\.\d\d\d", text, re.MULTILINE), (method, width)
     assert "not shown at this width" in printed(board, 60) and "not shown" not in printed(board, 120)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_progress_of_a_run_is_whole(width: int) -> None:
+    console = Console(width=width, file=StringIO(), force_terminal=True, color_system=None)
+    live = progress.bar(console)
+    live.add_task("task 3 of 10: generating colorful_sneaker", total=100, completed=42)
+    text = printed(live.get_renderable(), width)
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    assert {"task", "generating", "colorful_sneaker", "42", "%", "0:00:00", "left", "-:--:--"} <= set(text.split())
 
 
 # How a table adapts

@@ -6,13 +6,16 @@ import contextlib
 import time
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from cpbench import output
 from cpbench.files import write_json
 
 LOG_EVERY_SECONDS = 30.0
 WRITE_EVERY_SECONDS = 1.0
+BAR_FROM_WIDTH, BAR_WIDTH = 100, 20  # columns of the terminal, and of the bar
 
 
 def span(seconds: float | None) -> str:
@@ -23,6 +26,20 @@ def span(seconds: float | None) -> str:
         if seconds >= 2 * unit:
             return f"{seconds / unit:.1f} {name}"
     return f"{seconds:.0f} seconds"
+
+
+def bar(console: Console) -> Progress:
+    """A live line: the stage, the share done, the time spent and left; with a bar where there is room for one."""
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    ]
+    if console.width >= BAR_FROM_WIDTH:
+        columns.insert(1, BarColumn(BAR_WIDTH))
+    return Progress(*columns, console=console, transient=True)
 
 
 class Reporter:
@@ -43,15 +60,7 @@ class Reporter:
 
     def __enter__(self) -> Reporter:
         if self.console is not None and self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:3.0f} %"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar = bar(self.console)
             self._bar.start()
             self._id = self._bar.add_task(self.title, total=self.total)
         return self
@@ -64,7 +73,7 @@ class Reporter:
         """Set the name of the current stage."""
         self.stage = stage
         if self._bar:
-            self._bar.update(self._id, description=f"{self.title}  {stage}")
+            self._bar.update(self._id, description=stage)
         self._write()
 
     def advance(self, evaluations: float) -> None:

@@ -300,10 +300,11 @@ def table(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> Fit
 def outcome_table(jobs: list[Job], outcomes: dict[str, Outcome], output: Path) -> FittedTable:
     """One row per run: how it ended, and its final score if it is finished."""
     scores = final_scores(jobs, output)
-    rich_table = FittedTable(box=None, padding=(0, 2, 0, 0), drop=("state",))
+    score = f"{title_of(MAIN)} final"
+    rich_table = FittedTable(box=None, padding=(0, 2, 0, 0), drop=(score,))
     rich_table.add_column("run", no_wrap=True)
     rich_table.add_column("state")
-    rich_table.add_column(f"{title_of(MAIN)} final", justify="right", no_wrap=True)
+    rich_table.add_column(score, justify="right", no_wrap=True)
     for job in jobs:
         rich_table.add_row(Text(job.name), state(outcomes[job.name]), number(scores.get(job.name)))
     return rich_table
