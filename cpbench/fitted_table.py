@@ -44,7 +44,7 @@ class FittedTable(Table):
         heads = [str(column.header) for column in self.columns]
         shown = [k for k, head in enumerate(heads) if head not in self.drop]
         for head in reversed([head for head in self.drop if head in heads]):  # the most important first
-            more = sorted([*shown, heads.index(head)])
+            more = sorted({*shown, *(k for k, other in enumerate(heads) if other == head)})
             if self._width([bounds[k][0] for k in more]) <= options.max_width:
                 shown = more
         if self._width([bounds[k][0] for k in shown]) <= options.max_width:
@@ -91,7 +91,7 @@ class FittedTable(Table):
             spare -= 1
         notes = [
             note
-            for note in (self.caption, f"not shown at this width: {', '.join(left_out)}" if left_out else "")
+            for note in (self.caption, f"not shown at this width: {'; '.join(left_out)}" if left_out else "")
             if note
         ]
         table = Table(

@@ -82,7 +82,7 @@ def test_bash_completes_with_it(call: Callable, tmp_path: Path) -> None:
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m cpbench "$@"\n')
     program.chmod(0o755)
-    lines = [script, "COMP_WORDS=(cpbench run --method texti)", "COMP_CWORD=3", "_cpbench_completion cpbench"]
+    lines = [script, "COMP_WORDS=(cpbench run --method textu)", "COMP_CWORD=3", "_cpbench_completion cpbench"]
     text = "\n".join([*lines, 'echo "${COMPREPLY[@]}"'])
     environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
     ended = subprocess.run(["bash"], input=text, env=environment, cwd=tmp_path, capture_output=True, text=True)

@@ -178,7 +178,7 @@ def test_an_option_that_is_a_setting_is_answered_with_set(call: Callable, words:
         ({"method": "ewc", "sequence": "quick3", "guidance_scale": 1}, "put it under evaluation, as {guidance_scale"),
         ({"method": "ewc", "sequence": "quick3", "model": "sd15"}, "did you mean 'backbone'"),
         ({"method": "ewc", "sequence": "quick3", "sede": 1}, "did you mean 'seed'"),
-        ({"method": "ewc", "sequence": "quick3", "device": "cuda:77"}, 'use device="cpu", or leave device out'),
+        ({"method": "ewc", "sequence": "quick3", "resolution": 96}, "leave out resolution"),
     ],
 )  # fmt: skip
 def test_errors_from_python_speak_of_arguments(settings: dict[str, object], answer: str, tmp_path: Path) -> None:

@@ -87,12 +87,12 @@ def write(folder: Path, output: Path, concept: str | None = None, show: bool = T
         raise did_you_mean(concept, sorted(concepts), "concept")
     prepare_folder(output)
     pictures = grids(groups, concept, output)
-    content = as_json(groups, unfinished, pictures)
+    board = as_json(groups, unfinished, pictures)
     files = {
         "leaderboard.md": markdown(groups, unfinished, pictures),
         "leaderboard.html": page(groups, unfinished, pictures, output),
         "leaderboard.csv": score_table(groups).to_csv(index=False, float_format="%.6f", lineterminator="\n"),
-        "leaderboard.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
+        "leaderboard.json": json.dumps(board, indent=1, allow_nan=False) + "\n",
     }
     for name, content in files.items():
         write_atomically(output / name, content.encode())
@@ -102,4 +102,4 @@ def write(folder: Path, output: Path, concept: str | None = None, show: bool = T
     if show:
         say(Text(f"{RANKS}\n"))
     say("wrote " + ", ".join(str(output / name) for name in (*files, *pictures.values())))
-    return content
+    return board
