@@ -97,7 +97,7 @@ def _close(name: str, choices: list[str]) -> list[str]:
 def synonyms(name: str, choices: Iterable[str]) -> list[str]:
     """The choices, at most three, that mean what other programs call `name`; of a method's weights its own come first."""
     plain = re.sub("[^a-z0-9]", "", name.lower())
-    own_names = [own_name for own_name, others in SYNONYMS.items() if plain in others.split()]
+    own_names = [own_name for own_name, foreign in SYNONYMS.items() if plain in foreign.split()]
     endings = tuple(own_name[1:] for own_name in own_names if own_name.startswith("*"))
     choices = list(choices)
     exact = [c for c in choices if c in own_names]

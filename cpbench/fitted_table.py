@@ -42,14 +42,14 @@ class FittedTable(Table):
         unlimited = options.update_width(UNLIMITED)
         bounds = [self._bounds(console, unlimited, column) for column in self.columns]
         heads = [str(column.header) for column in self.columns]
-        shown = [k for k, head in enumerate(heads) if head not in self.drop]
+        visible = [k for k, head in enumerate(heads) if head not in self.drop]
         for head in reversed([head for head in self.drop if head in heads]):  # the most important first
-            more = sorted({*shown, *(k for k, other in enumerate(heads) if other == head)})
+            more = sorted({*visible, *(k for k, name in enumerate(heads) if name == head)})
             if self._width([bounds[k][0] for k in more]) <= options.max_width:
-                shown = more
-        if self._width([bounds[k][0] for k in shown]) <= options.max_width:
-            left_out = [" ".join(heads[k].split()) for k in range(len(heads)) if k not in shown]
-            yield self._part(shown, bounds, options.max_width, self.title, left_out)
+                visible = more
+        if self._width([bounds[k][0] for k in visible]) <= options.max_width:
+            left_out = [" ".join(heads[k].split()) for k in range(len(heads)) if k not in visible]
+            yield self._part(visible, bounds, options.max_width, self.title, left_out)
         elif self.split and all(self._width([bounds[0][0], low]) <= options.max_width for low, _ in bounds[1:]):
             yield from self._blocks(bounds, options.max_width)
         else:
@@ -76,16 +76,16 @@ class FittedTable(Table):
 
     def _part(
         self,
-        shown: Sequence[int],
+        visible: Sequence[int],
         bounds: Sequence[tuple[int, int]],
         room: int,
         title: Any,
         left_out: Sequence[str] = (),
     ) -> Table:
         """A plain table of some of the columns; room that is left goes to the narrowest of those that could use it."""
-        widths = {k: bounds[k][0] for k in shown}
+        widths = {k: bounds[k][0] for k in visible}
         spare = min(room, UNLIMITED) - self._width(list(widths.values()))
-        while spare > 0 and (short := [k for k in shown if widths[k] < bounds[k][1]]):
+        while spare > 0 and (short := [k for k in visible if widths[k] < bounds[k][1]]):
             narrowest = min(short, key=lambda k: widths[k])
             widths[narrowest] += 1
             spare -= 1
@@ -109,22 +109,22 @@ class FittedTable(Table):
         )
         table.columns = [
             replace(self.columns[k], _index=n, width=widths[k], min_width=None, overflow="fold")
-            for n, k in enumerate(shown)
+            for n, k in enumerate(visible)
         ]
         table.rows = self.rows
         return table
 
     def _blocks(self, bounds: Sequence[tuple[int, int]], room: int) -> Iterator[RenderableType]:
         """The table in parts that fit, each with the first column."""
-        others = list(range(1, len(self.columns)))
+        queue = list(range(1, len(self.columns)))
         title = self.title
-        while others:
-            shown = [0]
-            while others and self._width([bounds[k][0] for k in [*shown, others[0]]]) <= room:
-                shown.append(others.pop(0))
+        while queue:
+            visible = [0]
+            while queue and self._width([bounds[k][0] for k in [*visible, queue[0]]]) <= room:
+                visible.append(queue.pop(0))
             if title is None:
                 yield ""
-            yield self._part(shown, bounds, room, title)
+            yield self._part(visible, bounds, room, title)
             title = None
 
     def _turned(self, console: Console) -> RenderableType:

@@ -110,7 +110,7 @@ def test_a_run_prints_a_line_per_task_then_its_tables_a_verdict_and_what_to_do_n
     code, shown, said = call("run", *words)
     assert (code, said) == (0, "")
     lines = shown.splitlines()
-    tasks = [k for k, line in enumerate(lines) if re.match(r"task \d of 3, \w+: learned 0", line)]
+    tasks = [k for k, line in enumerate(lines) if re.match(r"task \d of 3, \w+: learned -?0", line)]
     assert [lines[k].split()[1] for k in tasks] == ["1", "2", "3"]
     titles = [k for k, line in enumerate(lines) if re.match(r"(DINO|CLIP-I|CLIP-T|summary) after task", line)]
     assert len(titles) == 4 and min(titles) > max(tasks) and all("task 3" in lines[k] for k in titles)

@@ -276,7 +276,7 @@ def snake_case(value: object, free: bool = False) -> None:
     """Keys are names in snake_case; below "matrices", "matrix", "prompts" and "settings" they are names of things."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            assert free or re.fullmatch(r"[a-z][a-z0-9_]*", key), key
+            assert free or re.fullmatch(r"[a-z][a-z0-9_]*(_[kM]B)?", key), key
             snake_case(inner, free or key in ("matrices", "matrix", "prompts", "settings", "comparable"))
     elif isinstance(value, list):
         for inner in value:

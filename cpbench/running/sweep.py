@@ -255,8 +255,8 @@ def overall(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> s
     outcomes = [_outcome(f) for f in futures.values() if f.done()]
     waiting = [job for job in jobs if not futures[job.name].done()]
     progress = [p for job in waiting if (p := read_json(paths.file(job, "progress")))]
-    left = time_left([o.seconds for o in outcomes if o.code == 0], progress, len(waiting) - len(progress))
-    about = f", about {span(left)} left in all" if left is not None else ", time left not known yet"
+    seconds = time_left([o.seconds for o in outcomes if o.code == 0], progress, len(waiting) - len(progress))
+    about = f", about {span(seconds)} left in all" if seconds is not None else ", time left not known yet"
     return f"{len(outcomes)} of {len(jobs)} runs ended{about if waiting else ''}"
 
 
@@ -266,13 +266,13 @@ def time_left(seconds: list[float], progress: list[dict[str, Any]], waiting: int
     seconds: of the finished runs; progress: of those that run, {"share": done, "left": seconds or None}; waiting: runs that
     have not started. A run that has not started is expected to take as long as the others on average.
     """
-    measured = [p for p in progress if p["left"] is not None]
-    whole = [*seconds, *(p["left"] / (1 - p["share"]) for p in measured if p["share"] < 1)]
-    unknown = len(progress) - len(measured) + waiting
+    estimates = [p for p in progress if p["left"] is not None]
+    whole = [*seconds, *(p["left"] / (1 - p["share"]) for p in estimates if p["share"] < 1)]
+    unknown = len(progress) - len(estimates) + waiting
     if not whole and unknown:
         return None
     mean = sum(whole) / len(whole) if whole else 0.0
-    lefts = [p["left"] for p in measured]
+    lefts = [p["left"] for p in estimates]
     return max([(sum(lefts) + unknown * mean) / max(len(progress), 1), *lefts])
 
 
@@ -283,16 +283,16 @@ def table(jobs: list[Job], futures: dict[str, Future], paths: SweepPaths) -> Fit
     rich_table = FittedTable(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), drop=("task", "left"))
     for head in ("run", "state", "task", "left"):
         rich_table.add_column(head, no_wrap=head == "run")
-    running, others = [], []
+    running, pending = [], []
     for job in jobs:
         future, progress = futures[job.name], read_json(paths.file(job, "progress"))
         if future.done():
-            others.append((job.name, state(_outcome(future)), "", ""))
+            pending.append((job.name, state(_outcome(future)), "", ""))
         elif progress:
             running.append((job.name, f"running, {progress['share']:.0%}", progress["stage"], span(progress["left"])))
         else:
-            others.append((job.name, "starting" if paths.file(job, "log").exists() else "waiting", "", ""))
-    for row in (*running, *others):
+            pending.append((job.name, "starting" if paths.file(job, "log").exists() else "waiting", "", ""))
+    for row in (*running, *pending):
         rich_table.add_row(*map(Text, row))
     return rich_table
 
