@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,15 @@ from cpbench.errors import DamagedState, UserError
 from cpbench.files import file_hash, read_json
 from cpbench.method import State
 from cpbench.records import tables, upgrade
+from cpbench.records.folder import RunFolder
+from cpbench.report import data
 from cpbench.running import audit, engines, memory, stopping
 from cpbench.running.runner import resume_point
 
 # In task 2 it waits, or fails, as STOP_TASK_2 says; STOP_TASK_2=hang waits in its own clean-up as well.
 WAITING = """
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -39,6 +43,8 @@ class Waiting(Base):
         order = os.environ.get("STOP_TASK_2", "") if backbone.computes else ""  # not while evaluations are counted
         if task.number == 2 and order == "out of memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.89 GiB")
+        if task.number == 2 and order == "exit":
+            sys.exit(0)
         if task.number == 2 and order:
             try:
                 Path(order).touch()
@@ -287,6 +293,17 @@ def test_out_of_memory_while_learning_is_a_failed_run_and_a_line(
     assert record["status"] == "failed" and record["reason"].startswith("out of memory on the GPU, 20.00 GiB")
 
 
+def test_a_method_that_exits_is_a_failed_run_and_not_a_success(
+    tmp_path: Path, call: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOP_TASK_2", "exit")
+    code, _, text = call(*words_of(tmp_path, "--no-overlap"))
+    assert code == 1 and text.strip().splitlines()[-1] == (
+        "cpbench: the method broke the rules: it ended the program by sys.exit(0); raise an error instead, or return"
+    )
+    assert record_below(tmp_path / "output")["status"] == "failed"
+
+
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
@@ -355,6 +372,18 @@ def test_a_table_of_60_gb_is_refused_by_its_size(tmp_path: Path) -> None:
     assert tables.read_scores(file) is None and tables.table_bytes(file) == b""
 
 
+def test_a_picture_of_60_gb_is_left_out_of_a_report_unread(tmp_path: Path) -> None:
+    row = RunFolder(tmp_path).task(0)
+    row.all_pictures.mkdir(parents=True)
+    picture = row.all_pictures / "dog-00.png"
+    picture.touch()
+    os.truncate(picture, 60 * 2**30)
+    row.row.write_text(json.dumps({"pictures": {str(picture.relative_to(row.path)): "0" * 64}}))
+    run = SimpleNamespace(folder=tmp_path, tasks=0, altered_pictures=set(), notes=[])
+    data.add_pictures(run)
+    assert run.altered_pictures == {picture}
+
+
 # Broken packages, and nouns that are no words
 
 
@@ -387,10 +416,6 @@ def test_a_class_noun_that_looks_like_a_new_word_is_refused_where_it_is_read(tmp
 
 
 def test_the_resume_point_is_after_the_last_complete_task(tmp_path: Path) -> None:
-    from types import SimpleNamespace
-
-    from cpbench.records.folder import RunFolder
-
     run = SimpleNamespace(concepts=["a", "b", "c"], at=RunFolder(tmp_path))
     assert resume_point(run) == "begins again with task 1 of 3"
     for t in (1, 2):

@@ -184,12 +184,13 @@ def sample(run: TrainedRun, prompt: str, n: int, seed: int, steps: int | None, g
     steps, guidance: None for the run's own.
     """
     from cpbench.backbones.sampling import SampleRequest, generate
+    from cpbench.running.devices import few_threads
 
     named = concepts_in(prompt, list(run.nouns))
     words = full_prompt(run, prompt)
     sampler = sampler_of(run, steps, guidance)
     try:
-        with installed(run, named, (words,)):
+        with few_threads(run.backbone), installed(run, named, (words,)):
             refuse_unread(run, prompt)
             return generate(run.backbone, [SampleRequest(words, seed, "sample", prompt, k) for k in range(n)], sampler)
     except NotDefined as reason:

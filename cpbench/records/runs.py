@@ -26,7 +26,7 @@ def status_of(folder: Path, record: Record) -> str:
     """The recorded status; "stopped" for a run that says it is running and whose process is gone."""
     if record.status == "running":
         return "running" if _is_held(folder) else "stopped"
-    return "stopped" if record.status == "interrupted" else record.status
+    return record.status
 
 
 def _is_held(folder: Path) -> bool:

@@ -40,6 +40,7 @@ from cpbench.records.upgrade import cost_today
 
 DEFAULT_BATCH_SIZE = 16  # pictures per pipeline call
 MOST_TABLE_BYTES = 2**25  # bytes; larger tables are not read
+MOST_BYTES_OF_PICTURE = 2**26  # larger files are no pictures of a run, and are not read
 MOST_PROMPTS = 64
 MOST_NUMBER = 1e300  # larger costs are not shown, their sum could overflow
 MOST_CHARACTERS = 300  # per fact
@@ -250,7 +251,9 @@ def add_pictures(run: RunView) -> None:
         task = RunFolder(run.folder).task(t).path
         for name, digest in recorded_pictures(task).items():
             file = task / name
-            if ".." not in Path(name).parts and os.path.isfile(file) and file_hash(file) != digest:
+            if ".." in Path(name).parts or not os.path.isfile(file):
+                continue
+            if file.stat().st_size > MOST_BYTES_OF_PICTURE or file_hash(file) != digest:
                 run.altered_pictures.add(file)
     if not any(RunFolder(run.folder).task(t).all_pictures.is_dir() for t in range(run.tasks + 1)):
         run.notes.append(

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,8 @@ def picture_folders(request: RunConfig) -> list[Path] | None:
 
 
 def finished_line(folder: Path) -> str:
-    return f"finished already: {folder} (delete the folder to run it again)"
+    """What is said of a run that is finished already, and what to do next."""
+    return f"finished already: {folder} (delete the folder to run it again); next: cpbench report {shlex.quote(str(folder))}"
 
 
 def shown_files(at: RunFolder) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cpbench.concepts import images, photographs
 from cpbench.config import ON_THE_MINIATURE, RunConfig
+from cpbench.errors import RulesError
 from cpbench.files import prepare_folder
 from cpbench.judges import identity
 from cpbench.method import Method, Options, State
@@ -82,6 +83,10 @@ def execute(
             # for example a full disk: then the first error is the one to report
             with contextlib.suppress(OSError):
                 record_end(run, error)
+            if isinstance(error, SystemExit):
+                raise RulesError(
+                    f"it ended the program by sys.exit({error.code!r}); raise an error instead, or return"
+                ) from error
             raise
         if request:
             receipts.keep(request, inputs, run)
