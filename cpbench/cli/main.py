@@ -27,9 +27,9 @@ def main() -> None:
                 failures.USAGE,
             )
         except click.UsageError as error:
-            _leave(f"cpbench: {error.format_message()} (see `{_command(error)} --help`)", failures.USAGE)
+            _leave(f"cpbench: {_line(error)} (see `{_command(error)} --help`)", failures.USAGE)
         except click.ClickException as error:
-            _leave(f"cpbench: {error.format_message()}", failures.USAGE)
+            _leave(f"cpbench: {_line(error)}", failures.USAGE)
         except click.Abort as error:  # click's own for a KeyboardInterrupt, or the end of the input
             stop = error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else error
             _leave(f"cpbench: {stopping.line_of(stop, failures.RESUMES)}", stopping.exit_code())
@@ -45,6 +45,10 @@ def main() -> None:
 
 def _command(error: click.UsageError) -> str:
     return error.ctx.command_path if error.ctx else "cpbench"
+
+
+def _line(error: click.ClickException) -> str:
+    return " ".join(error.format_message().split())  # click puts choices on lines of their own
 
 
 def _leave(line: str, code: int) -> None:
