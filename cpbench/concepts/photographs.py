@@ -193,10 +193,13 @@ def files_of(folder: Path, concept: str) -> list[Path]:
     files = pictures_of(folder, concept)
     for file in files:
         _refuse_links(file, concept)
-        if file.suffix.lower() in UNREAD:
-            raise UserError(
-                f"concept {concept}: {file} has a format that is not supported; convert it to JPEG or PNG, or remove it"
-            )
+    if unread := [file for file in files if file.suffix.lower() in UNREAD]:
+        others = f" (and {len(unread) - 1} more files)" if len(unread) > 1 else ""
+        pronoun = "them" if others else "it"
+        raise UserError(
+            f"concept {concept}: {unread[0]}{others} has a format that is not supported; convert {pronoun} to JPEG or PNG, "
+            f"or remove {pronoun}"
+        )
     if not files:
         hint = f"; left out: {parts}" if (parts := left_out(folder, concept)) else ""
         raise UserError(f"concept {concept}: no pictures ({', '.join(FORMATS)}) in {folder}; put 3 to 6 there{hint}")
