@@ -194,11 +194,10 @@ def files_of(folder: Path, concept: str) -> list[Path]:
     for file in files:
         _refuse_links(file, concept)
     if unread := [file for file in files if file.suffix.lower() in UNREAD]:
-        others = f" (and {len(unread) - 1} more files)" if len(unread) > 1 else ""
-        pronoun = "them" if others else "it"
+        names = str(unread[0]) if len(unread) == 1 else f"{_listed({file.name for file in unread})} in {folder}"
+        verb, pronoun = ("has", "it") if len(unread) == 1 else ("have", "them")
         raise UserError(
-            f"concept {concept}: {unread[0]}{others} has a format that is not supported; convert {pronoun} to JPEG or PNG, "
-            f"or remove {pronoun}"
+            f"concept {concept}: {names} {verb} a format that is not supported; convert {pronoun} to JPEG or PNG, or remove {pronoun}"
         )
     if not files:
         hint = f"; left out: {parts}" if (parts := left_out(folder, concept)) else ""
