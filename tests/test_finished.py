@@ -186,6 +186,25 @@ def test_what_is_not_there_is_named(run: Path, after: int, prompt: str, said: st
         sample(open_run(run, after, "cpu"), prompt, 1, 0, 2, None)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sample", "--prompt", "a {vase}"], "unknown concept 'vase'"),
+        (["export", "out", "--concept", "vase"], "unknown concept 'vase'"),
+        (["export", "full"], "full: is not empty; pass a new folder"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_backbone_is_loaded(
+    words: list[str], said: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    monkeypatch.setattr("cpbench.finished.load.load_backbone", lambda *a: pytest.fail("loaded a model first"))
+    code, _, text = call(words[0], str(run), *words[1:])
+    assert code == 2 and said in text and len(text.strip().splitlines()) == 1
+
+
 # A run from a stranger
 
 

@@ -50,6 +50,22 @@ def test_a_finished_run_is_recognised_without_torch(finished: dict[str, Any], tm
     assert line.startswith(f"finished already: {record.parent} ")
 
 
+def test_a_relative_output_and_a_report_change_nothing(
+    finished: dict[str, Any], tmp_path: Path, call: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [word if word != str(tmp_path / "out") else "out" for word in finished["words"]]
+    settings = finished | {"output": "out"}
+    assert receipts.finished_folder(request_of(settings)) is None  # another folder to start from is another request
+    code, text, _ = call("run", *words)
+    assert code == 0 and text.splitlines()[-1].startswith("finished already: ")
+    folder = receipts.finished_folder(request_of(settings))
+    assert folder is not None
+    code, _, text = call("report", str(folder))
+    assert code == 0, text
+    assert receipts.finished_folder(request_of(settings)) == folder
+
+
 def test_any_change_is_checked_in_the_full_way(finished: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
     folder = receipts.finished_folder(request_of(finished))
     assert folder is not None and (folder / "run.json").is_file()
@@ -92,7 +108,7 @@ def renew(settings: dict[str, Any], folder: Path) -> None:
     request = request_of(settings)
     receipt = {
         "inputs": receipts.digest_of(receipts.input_files(request)),
-        "results": receipts.digest_of(receipts.status_of([folder])),
+        "results": receipts.digest_of(receipts.results_of(folder)),
         "folder": str(folder),
     }
     remembered.remember(receipts.TOPIC, receipts.key_of(request), receipt)

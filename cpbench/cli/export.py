@@ -49,7 +49,7 @@ def sample(
 
     prepare_folder(output)
     sample_folder.entries_of(output)  # a damaged sample.json is refused before anything is generated
-    trained_run = load.open_run(run_, after, device, **trusted)
+    trained_run = load.open_run(run_, after, device, **trusted, check=lambda learned: load.concepts_in(prompt, learned))
     pictures = load.sample(trained_run, prompt, n, seed, num_inference_steps, guidance_scale)
     request = load.request_of(trained_run, prompt, seed, num_inference_steps, guidance_scale)
     for path in sample_folder.write(output, pictures, request):
@@ -64,8 +64,9 @@ def sample(
 @with_options(*TRUST)
 def export(run_: Path, out: Path, after: int | None, concept: str | None, **trusted: bool | None) -> None:
     """Export a run to diffusers. README.md in the folder shows how to load the files with plain diffusers."""
-    from cpbench.finished.export import export as write_files
+    from cpbench.finished import export as exporting
     from cpbench.finished.load import open_run
 
-    for path in write_files(open_run(run_, after, "cpu", **trusted), out, concept):
+    trained_run = open_run(run_, after, "cpu", **trusted, check=lambda learned: exporting.refuse(out, concept, learned))
+    for path in exporting.export(trained_run, out, concept):
         click.echo(path)

@@ -8,14 +8,24 @@ from pathlib import Path
 
 from cpbench import torchvision_compat
 from cpbench.backbones import hub
-from cpbench.errors import UserError, did_you_mean, quoted
+from cpbench.errors import UserError, quoted
 from cpbench.files import FILE_NAME, escape_markdown, prepare_folder, write_atomically
-from cpbench.finished.load import TrainedRun, installed, sampler_of
+from cpbench.finished.load import TrainedRun, installed, refuse_unknown, sampler_of
 from cpbench.method import NotDefined
 from cpbench.miniature import is_miniature
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that load_lora_weights expects
 ENCODERS = ("clip_l", "clip_g")  # the usual keys of a token's two embeddings for SDXL
+
+
+def refuse(out: Path, concept: str | None, learned: list[str]) -> None:
+    """UserError for a folder that is not empty, and a concept that is not learned: known before a model is loaded."""
+    if concept is not None:
+        refuse_unknown(concept, learned)
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out}: is not empty; pass a new folder")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; pass a new folder")
 
 
 def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]:
@@ -26,10 +36,7 @@ def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]
     """
     from safetensors.torch import save
 
-    if concept is not None and concept not in run.nouns:
-        raise did_you_mean(concept, list(run.nouns), "concept", f"Learned at that point: {', '.join(run.nouns)}.")
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out}: is not empty; pass a new folder")
+    refuse(out, concept, list(run.nouns))
     if run.method.per_prompt:
         raise UserError(
             f"run {run.folder}: {run.config.method} is installed for each prompt separately, so it cannot be exported to files; use `cpbench sample`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,11 @@ def open_run(
     device: str = "auto",
     allow_pickle: bool | None = None,
     trust_remote_code: bool | None = None,
+    check: Callable[[list[str]], object] | None = None,
 ) -> TrainedRun:
     """The state after task `after`, by default the last one on disk. UserError, in one line, for what is missing.
+
+    check: called with the learned concepts before the backbone is loaded; it raises UserError if the user names others.
 
     The folder may come from anybody: its record may not cause code to run or weights to be unpickled; only the last two
     arguments allow that.
@@ -68,6 +71,8 @@ def open_run(
             f"run {folder}: there is no state after task {t}; it has those after {', '.join(map(str, tasks_with_state))}"
         )
     state = state_after(folder, t, concepts)
+    if check is not None:
+        check(state.concepts)
     method, backbone = load_backbone(config, folder, weights)
     nouns = {c: concepts[c] for c in state.concepts}
     trained_run = TrainedRun(folder, config, method, state, backbone, nouns, t, recorded_sampler(record))
@@ -247,6 +252,11 @@ def concepts_in(prompt: str, learned: list[str]) -> tuple[str, ...]:
         raise UserError(f"prompt {prompt!r}: {error}; write a concept as {{{learned[0]}}}") from None
     fields = [field for field, *_ in parsed]
     for field in fields:
-        if field not in learned:
-            raise did_you_mean(field, learned, "concept", f"Learned at that point: {', '.join(learned)}.")
+        refuse_unknown(field, learned)
     return tuple(dict.fromkeys(fields))
+
+
+def refuse_unknown(concept: str, learned: list[str]) -> None:
+    """UserError for a concept that is not learned."""
+    if concept not in learned:
+        raise did_you_mean(concept, learned, "concept", f"Learned at that point: {', '.join(learned)}.")

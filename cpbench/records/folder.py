@@ -166,9 +166,13 @@ class RunFolder:
     def matrix(self, name: str) -> Path:
         return self.path / f"matrix-{name}.csv"
 
+    @property
+    def all_scored(self) -> Path:
+        return self.path / "scored"
+
     def scored(self, judges: str) -> RunFolder:
         """Where the scores of other judges are, with matrices and judges.json of their own."""
-        return RunFolder(self.path / "scored" / judges)
+        return RunFolder(self.all_scored / judges)
 
     @property
     def judges(self) -> Path:

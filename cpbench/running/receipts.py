@@ -52,7 +52,7 @@ def finished_folder(request: RunConfig) -> Path | None:
     if not isinstance(receipt, dict) or receipt.get("inputs") != digest_of(inputs):
         return None
     folder = Path(str(receipt.get("folder")))
-    results = status_of([folder])
+    results = results_of(folder)
     if results is None or receipt.get("results") != digest_of(results):
         return None
     try:
@@ -67,10 +67,11 @@ def keep(request: RunConfig, inputs: dict[str, list[int]] | None, run: Run) -> N
     from cpbench.running.devices import SMALL, weights_of
 
     depends_on_device = run.config.loading.dtype == "auto" and weights_of(run.backbone) >= SMALL
-    results = status_of([run.folder])
+    folder = run.folder.absolute()
+    results = results_of(folder)
     if inputs is None or results is None or depends_on_device or not _are_settled(inputs):
         return
-    receipt = {"inputs": digest_of(inputs), "results": digest_of(results), "folder": str(run.folder.absolute())}
+    receipt = {"inputs": digest_of(inputs), "results": digest_of(results), "folder": str(folder)}
     remembered.remember(TOPIC, key_of(request), receipt)
 
 
@@ -134,6 +135,17 @@ def finished_line(folder: Path) -> str:
 def shown_files(at: RunFolder) -> dict[str, str]:
     """SHA-256, by file name, of the tables and pictures beside run.json: scores, matrices, measures, grid."""
     return {file.name: file_hash(file) for file in at.shown()}
+
+
+def results_of(folder: Path) -> dict[str, list[int]] | None:
+    """The `status_of` the files that a run wrote, without those that other commands add: they change nothing of it."""
+    run = RunFolder(folder)
+    additions = {run.report, run.embeddings, run.classifier, run.all_scored}
+    try:
+        places = [path for path in folder.iterdir() if path not in additions and not path.name.startswith(".")]
+    except OSError:
+        return None
+    return status_of(places)
 
 
 def status_of(places: Iterable[Path]) -> dict[str, list[int]] | None:
