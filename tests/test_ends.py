@@ -86,6 +86,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 def go(words: list[str], log: Path, order: str) -> None:
     os.environ["STOP_TASK_2"] = order
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # tests in the background of a shell inherit that it is ignored
     undisturbed.go_command(words, log)
 
 

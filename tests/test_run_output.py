@@ -176,6 +176,8 @@ def test_a_sweep_ends_with_its_table(call: Callable, words: list[str], tmp_path:
     for seed, line in enumerate(lines[head + 1 : head + 3]):
         assert re.fullmatch(rf"three-miniature-base-order0-seed{seed} +finished in .* +{finals[seed]:.3f}", line), line
     assert lines[head + 3] == "2 of 2 runs finished"
+    _, shown, _ = call("sweep", *axes[:-2], "--dry-run", "--json")  # a sequence by its relative path is found again
+    assert [run["is_finished"] for run in json.loads(shown)] == [True, True]
 
 
 # Runs that are there

@@ -591,7 +591,7 @@ def test_a_backbone_without_judges_needs_the_published_ones(
     for name in CONCEPTS:
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.fromarray(images.rendered(name)[0]).save(tmp_path / "photos" / name / "0.png")
-    with pytest.raises(UserError, match="judge clip-vit-b-32: .* pass --clip FILE.safetensors"):
+    with pytest.raises(UserError, match="judge clip-vit-b-32: .* pass clip=FILE.safetensors"):
         words = {"sequence": str(tmp_path / "photos.yaml"), "backbone": str(folder), "output": tmp_path / "out"}
         cpbench.run(method="base", **words)
 

@@ -425,7 +425,7 @@ def test_broken_weights_are_named(folder: Path, part: str, keep: str) -> None:
 
 def test_weights_of_another_network_are_one_line(folder: Path) -> None:
     shutil.copy(folder / "vae" / WEIGHTS["vae"][0], folder / "unet" / WEIGHTS["unet"][0])
-    assert "lack conv_in.weight and" in refused(folder)
+    assert "its unet lacks weights that its config.json asks for: conv_in.weight and" in refused(folder)
 
 
 def test_names_that_no_file_can_have_are_unknown(tmp_path: Path) -> None:

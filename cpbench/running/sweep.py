@@ -30,6 +30,7 @@ from cpbench.fitted_table import FittedTable
 from cpbench.metrics.scores import MAIN, title_of
 from cpbench.numbers import number
 from cpbench.output import console, say
+from cpbench.records import recorded_paths
 from cpbench.running import cells, counting, stopping
 from cpbench.running.engines import (
     COPY_FAILED,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from cpbench.records.record import Record
 
 LOG_EVERY_SECONDS = 60.0
+WITHOUT_SCORES = {"output": None, "device": "", "overlap": None}  # settings that change no score
 AXES = ("methods", "sequences", "backbones", "seeds", "orders")
 MOST_JOBS = 10_000
 LONGEST_NAME = 200  # bytes; a job's files have its name
@@ -312,16 +314,14 @@ def outcome_table(jobs: list[Job], outcomes: dict[str, Outcome], output: Path) -
 
 def final_scores(jobs: list[Job], output: Path) -> dict[str, float | None]:
     """By job the final average of the main score, of those that are finished."""
-    from cpbench.records.reading import finished_runs
-
-    records, scores = [record for _, record in finished_runs(output)], {}
+    runs, scores = recorded_runs(output), {}
     for job in jobs:
         run_config, method_class, _ = config.resolve(job.settings)
-        identity = run_identity(method_class, sequences.load(run_config.sequence))
-        settings = settings_of(run_config)
-        record = next((r for r in records if _is_of(r, settings, identity)), None)
-        if record is not None:
-            scores[job.name] = record.figures.get(MAIN, {}).get("final_average")
+        seq = sequences.load(run_config.sequence)
+        settings, identity = settings_of(run_config, seq), run_identity(method_class, seq)
+        run = next((r for r in runs if r.is_of(settings, identity)), None)
+        if run is not None:
+            scores[job.name] = run.record.figures.get(MAIN, {}).get("final_average")
     return scores
 
 
@@ -373,19 +373,18 @@ class JobEstimate:
 
 def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
     """For --dry-run: nothing is loaded or started; finished runs are recognised by their run.json."""
-    from cpbench.records.reading import finished_runs
     from cpbench.running.prepare import generation_settings, rows_of
 
-    records = [record for _, record in finished_runs(output)] if output.is_dir() else []
+    runs = recorded_runs(output) if output.is_dir() else []
     estimates = []
     for job in jobs_of(grid):
         run_config, method_class, options = config.resolve(job.settings)
         seq = sequences.load(run_config.sequence)
         sampler, per_prompt = generation_settings(run_config, seq)
-        settings = settings_of(run_config)
-        similar = [r for r in records if _agree(r.config.as_json(), settings, ("seed", "order"))]
-        same = any(_is_of(r, settings, run_identity(method_class, seq)) for r in similar)
-        seconds = [sum(cost.seconds for cost in r.costs.values()) for r in similar]
+        settings = settings_of(run_config, seq)
+        similar = [r for r in runs if r.agrees(settings, ("seed", "order"))]
+        same = any(r.is_of(settings, run_identity(method_class, seq)) for r in similar)
+        seconds = [sum(cost.seconds for cost in r.record.costs.values()) for r in similar]
         picture_counts = {c.name: images.number(c, run_config.backbone, run_config.data) for c in seq.concepts}
         counts = counting.remembered_counts(
             counting.key_of(method_class, run_config.options, run_config.backbone, picture_counts)
@@ -441,9 +440,10 @@ def dry_run_facts(estimates: list[JobEstimate]) -> list[dict[str, Any]]:
     ]
 
 
-def settings_of(run_config: config.RunConfig) -> dict[str, Any]:
-    """A run's settings as its record has them, without those that change no score."""
-    return run_config.model_dump(mode="json") | {"output": None, "device": "", "overlap": None}
+def settings_of(run_config: config.RunConfig, seq: sequences.Sequence) -> dict[str, Any]:
+    """A run's settings as its record has them, paths too, without those that change no score."""
+    settings = run_config.model_dump(mode="json")
+    return recorded_paths.with_paths(settings, recorded_paths.absolute_paths(settings, seq.concepts)) | WITHOUT_SCORES
 
 
 def run_identity(method_class: type[Method], seq: sequences.Sequence) -> dict[str, Any]:
@@ -451,11 +451,27 @@ def run_identity(method_class: type[Method], seq: sequences.Sequence) -> dict[st
     return own_modules.identity(method_class) | {"sequence": sequences.content_hash(seq)}
 
 
-def _is_of(record: Record, settings: dict[str, Any], identity: dict[str, Any]) -> bool:
-    """Whether a record is of a run with these settings, by today's code."""
-    return _agree(record.config.as_json(), settings, ()) and identity.items() <= record.facts.as_json().items()
+@dataclass(frozen=True)
+class RecordedRun:
+    """A finished run, and its settings as they are found today."""
+
+    record: Record
+    settings: dict[str, Any]
+
+    def agrees(self, settings: dict[str, Any], ignored: tuple[str, ...] = ()) -> bool:
+        """Whether it has these settings, apart from those that are ignored."""
+        return all(self.settings.get(k) == v for k, v in settings.items() if k not in ignored)
+
+    def is_of(self, settings: dict[str, Any], identity: dict[str, Any]) -> bool:
+        """Whether it has these settings, and was made by today's code."""
+        return self.agrees(settings) and identity.items() <= self.record.facts.as_json().items()
 
 
-def _agree(recorded: dict[str, Any], settings: dict[str, Any], ignored: tuple[str, ...]) -> bool:
-    recorded = recorded | {"output": None, "device": "", "overlap": None}
-    return all(recorded.get(k) == v for k, v in settings.items() if k not in ignored)
+def recorded_runs(output: Path) -> list[RecordedRun]:
+    """The finished runs below a folder."""
+    from cpbench.records.reading import finished_runs
+
+    return [
+        RecordedRun(record, recorded_paths.config_today(record, folder) | WITHOUT_SCORES)
+        for folder, record in finished_runs(output)
+    ]
