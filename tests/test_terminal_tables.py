@@ -286,6 +286,7 @@ def snake_case(value: object, free: bool = False) -> None:
 @pytest.mark.parametrize(
     "words",
     [
+        ("doctor", "--data", "nowhere"),
         ("list", "methods"),
         ("list", "sequences"),
         ("list", "backbones"),

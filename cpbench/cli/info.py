@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 
 @cli.command()
 @click.option("--data", help="Folder with the photographs, or hub.  [default: $CPBENCH_DATA, or data/]")
-def doctor(data: str | None) -> None:
+@AS_JSON
+def doctor(data: str | None, as_json: bool) -> None:
     """Check the installation. Packages, devices, weights and photographs, and what to do about those that are missing."""
-    from cpbench.cli.doctor import findings
-    from cpbench.cli.printing import print_list
+    from dataclasses import asdict
 
+    from cpbench.cli.doctor import findings
+    from cpbench.cli.printing import print_json, print_list
+
+    if as_json:
+        print_json([asdict(finding) | {"advice": "" if finding.good else finding.advice} for finding in findings(data)])
+        return
     print_list(findings_table(findings(data)))
 
 
