@@ -205,6 +205,20 @@ def call(
     return called
 
 
+THREE = """
+name: three
+version: 1
+images: {drawn: true}
+concepts:
+  - {name: dog, class_noun: dog, kind: live}
+  - {name: vase, class_noun: vase, kind: object}
+  - {name: dog2, class_noun: dog, kind: live}
+evaluation:
+  live: ["a {} in the snow"]
+  object: ["a {} in the snow"]
+  pictures_per_prompt: 1
+  num_inference_steps: 1
+"""
 SHORT = """
 name: short
 version: 1

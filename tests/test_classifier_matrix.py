@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import THREE
 from hypothesis import given
 from hypothesis import strategies as st
 from test_html_report import make_run, record
@@ -107,20 +108,6 @@ def test_errors_by_loop(miniature: Backbone, make_task: Callable) -> None:
 # Runs
 
 
-LIKE = """
-name: alike
-version: 1
-images: {drawn: true}
-concepts:
-  - {name: dog, class_noun: dog, kind: live}
-  - {name: vase, class_noun: vase, kind: object}
-  - {name: dog2, class_noun: dog, kind: live}
-evaluation:
-  live: ["a {} in the snow"]
-  object: ["a {} in the snow"]
-  pictures_per_prompt: 1
-  num_inference_steps: 1
-"""
 OPTIONS = {"steps": 4, "batch_size": 1, "rank": 2, "learning_rate": 1e-2, "token_learning_rate": 3e-2}
 
 
@@ -128,7 +115,7 @@ OPTIONS = {"steps": 4, "batch_size": 1, "rank": 2, "learning_rate": 1e-2, "token
 def alike(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """alike(method): the folder of a finished run over three concepts, two of one noun, made once."""
     folder = tmp_path_factory.mktemp("alike")
-    (folder / "alike.yaml").write_text(LIKE)
+    (folder / "alike.yaml").write_text(THREE.replace("name: three", "name: alike"))
 
     def run(method: str) -> Path:
         given = {"method": method, "sequence": str(folder / "alike.yaml"), "output": folder / "out"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import THREE
 
 from cpbench.cli.options import cli
 from cpbench.metrics.matrices import SCORE_COLUMNS
@@ -25,20 +26,6 @@ REFERENCE = ROOT / "results" / "reference"
 CONCEPTS = ["dog", "cup", "cat"]
 DINO = {(0, "dog"): 0.26, (0, "cup"): 0.05, (0, "cat"): 0.34, (1, "dog"): 0.736, (2, "dog"): 0.549, (2, "cup"): 0.963,
         (3, "dog"): 0.09, (3, "cup"): 0.862, (3, "cat"): 0.778}  # fmt: skip
-SEQUENCE = """
-name: three
-version: 1
-images: {drawn: true}
-concepts:
-  - {name: dog, class_noun: dog, kind: live}
-  - {name: vase, class_noun: vase, kind: object}
-  - {name: dog2, class_noun: dog, kind: live}
-evaluation:
-  live: ["a {} in the snow"]
-  object: ["a {} in the snow"]
-  pictures_per_prompt: 1
-  num_inference_steps: 1
-"""
 
 
 def scores_of(cells: dict[tuple[int, str], float], real: float = 0.9) -> pd.DataFrame:
@@ -99,7 +86,7 @@ def test_scores_that_are_not_defined_are_no_loss(metric: str) -> None:
 
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
-    (tmp_path / "three.yaml").write_text(SEQUENCE)
+    (tmp_path / "three.yaml").write_text(THREE)
     short = "--set steps=1 --set batch_size=1 --set rank=1 --no-overlap"
     return ["--method", "seqlora", "--sequence", "three.yaml", *shlex.split(short)]
 

@@ -64,7 +64,8 @@ def finished_folder(request: RunConfig) -> Path | None:
 
 def keep(request: RunConfig, inputs: dict[str, list[int]] | None, run: Run) -> None:
     """Keep a receipt of a finished run. inputs: the `input_files` before anything was read."""
-    from cpbench.running.devices import SMALL, weights_of
+    from cpbench.backbones.loading import SMALL
+    from cpbench.running.devices import weights_of
 
     depends_on_device = run.config.loading.dtype == "auto" and weights_of(run.backbone) >= SMALL
     folder = run.folder.absolute()

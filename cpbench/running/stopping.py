@@ -20,10 +20,6 @@ _received: int | None = None
 class Stopped(KeyboardInterrupt):
     """The process got one of SIGNALS. Like Ctrl-C's exception, it is not caught by `except Exception`."""
 
-    def __init__(self, number: int):
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
 
 @contextmanager
 def signals_raise(interruptible: bool = False) -> Iterator[None]:
@@ -86,7 +82,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
     _received = number
     for other in SIGNALS:
         signal.signal(other, _leave)
-    raise Stopped(number)
+    raise Stopped(signal.Signals(number).name)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
