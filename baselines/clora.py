@@ -21,7 +21,6 @@ it does. The loop clips the gradient of all trained parameters together, so that
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 
 from cpbench.learning import (
@@ -30,6 +29,7 @@ from cpbench.learning import (
     add_to_weights,
     add_tokens,
     forgetting,
+    joined,
     learn_lora,
     past_loras,
     products,
@@ -76,7 +76,7 @@ class CLora(Method):
 
         def penalty(batch, lora_parameters):
             current = products(lora_parameters)
-            norm = torch.stack([product.detach().abs().sum() for product in current.values()]).sum()
+            norm = joined(list(current.values())).detach().abs().sum()
             terms, logged = {}, {"log_norm": norm.clamp(min=TINY).log()}
             if past:
                 L_forget = forgetting(past, current)

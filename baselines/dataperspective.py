@@ -103,7 +103,7 @@ class DataPerspective(dreambooth.DreamBooth):
             prompts = [
                 "" if d else c[k // o.crops] for k, d in zip(batch.picture_indices.tolist(), dropped, strict=True)
             ]
-            return {"denoising": learning.error(backbone, batch, backbone.encode_prompts(prompts))} | of_class()
+            return learning.denoising_terms(backbone, batch, prompts, [of_class])
 
         learning.train(backbone, replace(task, images=crops), loss, [group], o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = V
@@ -132,8 +132,9 @@ class DataPerspective(dreambooth.DreamBooth):
         c_pr += structured.augmented(noun, o.prior_pictures // 2, generator)
         sampler = Sampler(o.prior_inference_steps, o.prior_guidance_scale)
         images = prior_preservation.generate(backbone, task, c_pr, sampler)
-        term = prior_preservation.denoising_term(backbone, task, images, c_pr, o.steps, o.batch_size)
-        return lambda: {"prior": o.prior_weight * term()}
+        return prior_preservation.error_term(
+            backbone, task, images, c_pr, o.steps, o.batch_size, "prior", "prior", o.prior_weight
+        )
 
     def phrase(self, concept, class_noun, state):
         return super().phrase(concept, self.options.classes.get(concept, class_noun), state)

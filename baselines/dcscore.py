@@ -189,7 +189,8 @@ class DCScore(Method):
             return values
 
         samples = enumerate(learning.batches(backbone, task, o.fisher_samples, 1, "fisher"))
-        F_n, *plain = ewc.estimate(map(losses, samples), phi, backbone.dtype)
+        with learning.encoding_once(backbone):
+            F_n, *plain = ewc.estimate(map(losses, samples), phi, backbone.dtype)
         if plain:  # near 1: DC scores changed nothing
             task.log(o.fisher_samples, phase="fisher", cosine_to_plain=ewc.cosine(F_n, plain[0]))
         return F_n

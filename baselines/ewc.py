@@ -117,5 +117,6 @@ def fisher_of(backbone, task, phrase: str, phi: dict[str, torch.Tensor], options
         return [e]
 
     samples = enumerate(learning.batches(backbone, task, options.fisher_samples, 1, "fisher"))
-    (F_t,) = ewc.estimate(map(losses, samples), phi, backbone.dtype)
+    with learning.encoding_once(backbone):
+        (F_t,) = ewc.estimate(map(losses, samples), phi, backbone.dtype)
     return F_t

@@ -52,19 +52,18 @@ class GenerativeReplay(SequentialLora):
         nouns = state.facts.get("nouns", {})
         replay = self.replay(backbone, task, state, nouns) if state.concepts else dict
         last = state.tensors_of("adapter", backbone.device) or None
-        after, lora_parameters = learn_lora(
-            self, backbone, task, state, lambda batch, lora_parameters: replay(), init=last
-        )
+        after, lora_parameters = learn_lora(self, backbone, task, state, init=last, more=replay)
         after.facts["nouns"] = {**nouns, task.concept: task.class_noun}
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in lora_parameters.items()}
         return after
 
     def replay(self, backbone, task, state, nouns):
-        """Generate pictures with the last task's model; returns a function that returns the term on them, once per step."""
+        """Generate pictures with the last task's model; returns the term on them."""
         o = self.options
         phrases = [self.phrase(concept, nouns[concept], state) for concept in state.concepts]
         prompts = [TEMPLATES[k % len(TEMPLATES)].format(y) for y in phrases for k in range(o.replay_pictures)]
         with backbone.installed(self, state, ()):
             images = prior_preservation.generate(backbone, task, prompts, self.sampler, "replay")
-        term = prior_preservation.denoising_term(backbone, task, images, prompts, o.steps, o.batch_size, "replay")
-        return lambda: {"replay": o.replay_weight * term()}
+        return prior_preservation.error_term(
+            backbone, task, images, prompts, o.steps, o.batch_size, "replay", "replay", o.replay_weight
+        )

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning import LoraOptions, learn_lora, products
+from cpbench.learning import LoraOptions, joined, learn_lora, products
 
 
 class L2Options(LoraOptions):
@@ -26,7 +26,8 @@ class L2Options(LoraOptions):
 
 def distance(current: dict[str, torch.Tensor], last: dict[str, torch.Tensor]) -> torch.Tensor:
     """|| W - W_{t-1} ||_F^2 from products A B by layer."""
-    return torch.stack([(current[layer] - product).square().sum() for layer, product in last.items()]).sum()
+    W, fixed = (joined([products_of[layer] for layer in last]) for products_of in (current, last))
+    return (W - fixed).square().sum()
 
 
 class L2(SequentialLora):

@@ -26,7 +26,16 @@ import torch
 from pydantic import Field
 
 from cpbench.baselines.clora import CLora
-from cpbench.learning import LoraOptions, learn_lora, past_loras, side_by_side, stacked, sum_of_products, token_of
+from cpbench.learning import (
+    LoraOptions,
+    joined,
+    learn_lora,
+    past_loras,
+    side_by_side,
+    stacked,
+    sum_of_products,
+    token_of,
+)
 
 
 class OLoraOptions(LoraOptions):
@@ -45,7 +54,7 @@ def overlap(past: dict[str, torch.Tensor], current: dict[str, torch.Tensor], sid
     """sum | B_t'^T B_t | or sum | A_t' A_t^T | from LoRA parameters by name; past: all earlier LoRAs as one."""
     names = [name for name in current if name.endswith(f"lora_{side}")]
     products = [directions(past[name], side) @ directions(current[name], side).T for name in names]
-    return torch.stack([product.abs().sum() for product in products]).sum()
+    return joined(products).abs().sum()
 
 
 class OLora(CLora):

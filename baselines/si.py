@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning import LoraOptions, learn_lora
+from cpbench.learning import LoraOptions, fisher, learn_lora
 
 XI = 1e-3
 
@@ -47,8 +47,8 @@ class SynapticIntelligence(SequentialLora):
                 start[name] = entries.detach().clone()
             if not Omega:
                 return {}
-            terms = [(Omega[name] * (theta[name] - start[name]).square()).sum() for name in Omega]
-            return {"si": self.options.si_weight * torch.stack(terms).sum()}
+            held = {name: entries for name, entries in theta.items() if name in Omega}
+            return {"si": self.options.si_weight * fisher.weighted_distance(Omega, held, start)}
 
         def before_step(batch, terms, gradients):
             g.update(gradients["denoising"])

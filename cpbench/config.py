@@ -86,6 +86,10 @@ class RunConfig(BaseModel):
     overlap: bool | None = Field(
         None, description="rows in a second process; None: on the CPU, if there are spare cores"
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="compile the denoiser for sampling: faster, other last bits; auto: if the run's pictures repay it",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="the method's options")
     evaluation: EvaluationChoices = Field(default_factory=EvaluationChoices)
 
@@ -95,6 +99,12 @@ class RunConfig(BaseModel):
         if words is not None:
             preprocessing_settings(words)
         return words
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        """YAML reads on and off as true and false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 # Layers of settings

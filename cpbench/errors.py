@@ -131,7 +131,7 @@ class ReplayError(RulesError):
 
 # Messages for those who call cpbench from Python
 
-VALUES = "cpu hub miniature gelu float32"  # values that a message names after a flag
+VALUES = "cpu hub miniature gelu float32 off"  # values that a message names after a flag
 FLAG = re.compile(
     r"--set '?(?P<key>[\w.]+)=(?P<setting>\[[^\]]*\]|[\w.]+)'?"
     r"|--(?P<name>[a-z]+(?:-[a-z]+)*)(?: (?P<placeholder>[A-Z]{3,})\b| (?P<value>" + VALUES.replace(" ", "|") + r")\b)?"

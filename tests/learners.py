@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cpbench.backbones.backbone import Backbone
+from cpbench.learning import training
 from cpbench.method import Method, State, Task
 
 MakeTask = Callable[..., Task]
@@ -53,7 +54,7 @@ def learn(
     seed: int = 0,
     **options: Any,
 ) -> Learned:
-    """Task `number` by a new method object; `look` is called after every step."""
+    """Task `number` by a new method object; `look` is called after every step, and all figures are read in each."""
     learned = Learned(State())
     given = State({k: v.clone() for k, v in state.tensors.items()}, copy.deepcopy(state.facts)) if state else State()
 
@@ -66,9 +67,11 @@ def learn(
     chosen = {k: v for k, v in (SMALL | options).items() if k in options or k in kind.Options.model_fields}
     task = make_task(backbone, (*CONCEPTS, FOURTH)[number - 1], number, seed=seed, log=log)
     before, backbone.trainable_parameters = backbone.unet_evaluations, 0
+    period, training.PERIOD = training.PERIOD, 1
     try:
         learned.state = kind(kind.Options(**chosen)).learn(backbone, task, given)
     finally:
+        training.PERIOD = period
         backbone.restore()
     if state is not None:  # what was given is not written to
         assert given.facts == state.facts and same(given.tensors, state.tensors)

@@ -1,7 +1,6 @@
 """Adapters against the dense computation they stand for: bigger tables, W + B A, and no trace when taken out."""
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,7 @@ from torch import nn
 
 from cpbench.backbones import adapters
 from cpbench.backbones.adapters import add_lora, inner_name, matching_modules, put_at, remove_lora
-from cpbench.backbones.backbone import Backbone, fingerprint
-from cpbench.backbones.loading import load
-from cpbench.backbones.options import BackboneConfig
+from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.vocabulary import TokenEmbeddings
 
 WORDS, WIDTH = 7, 5
@@ -323,60 +320,3 @@ def test_changes_go_on_top_of_the_weights_of_their_layers_alone(tiny: Backbone) 
     tiny.restore()
     adapters.add_to_weights(tiny, {})
     assert tiny.weights == {} and all(torch.equal(p, before[n]) for n, p in tiny.denoiser.named_parameters())
-
-
-# Merged, to draw with
-
-
-@pytest.mark.parametrize("replaced", [False, True])
-def test_merged_layers_compute_the_same_and_leave_no_trace(tiny: Backbone, replaced: bool) -> None:
-    before = fingerprint(tiny)
-    targets = ("to_q", "to_v", "conv1", "ff.net.2")
-    if replaced:
-        tiny.replace_weights({"conv_in.weight": tiny.denoiser.conv_in.weight * 1.5})
-    factors = tiny.add_lora(4, targets, seeded(0))
-    for factor in factors.values():
-        factor.data = torch.randn(factor.shape, generator=seeded(len(factor))) * 0.1
-    noisy, t = torch.randn(2, *tiny.latent_shape, generator=seeded(1)), torch.tensor([100, 700])
-    words = tiny.encode_prompts(["a dog", "a cat in the snow"])
-    layers = {name: type(m) for name, m in tiny.denoiser.named_modules()}
-    with torch.no_grad():
-        wrapped = tiny.predict(noisy, t, words)
-        hashed = tiny.installed_hash()
-        with tiny.generating():
-            merged = tiny.predict(noisy, t, words)
-            assert not any("lora" in name for name, _ in tiny.denoiser.named_modules())
-        torch.testing.assert_close(tiny.predict(noisy, t, words), wrapped, rtol=0, atol=0)
-    torch.testing.assert_close(merged, wrapped, rtol=1e-4, atol=1e-5)
-    assert {name: type(m) for name, m in tiny.denoiser.named_modules()} == layers and tiny.installed_hash() == hashed
-    tiny.restore()
-    assert fingerprint(tiny) == before
-    with torch.no_grad():
-        assert not torch.allclose(tiny.predict(noisy, t, words), wrapped, atol=1e-3)  # the LoRA did something
-
-
-def test_a_failure_while_merged_puts_the_loras_back(tiny: Backbone) -> None:
-    before = fingerprint(tiny)
-    tiny.add_lora(2, ("to_k",), seeded(0))
-    with_lora = fingerprint(tiny)
-    with pytest.raises(RuntimeError, match="while drawing"), tiny.generating():
-        raise RuntimeError("while drawing")
-    assert fingerprint(tiny) == with_lora
-    tiny.restore()
-    assert fingerprint(tiny) == before
-
-
-@pytest.mark.parametrize("kind", ["lora", "vera", "dora"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_only_loras_in_float32_are_merged(tiny_folder: Path, kind: str, dtype: str) -> None:
-    backbone = load(str(tiny_folder), loading=BackboneConfig(dtype=dtype))
-    weight = backbone.denoiser.get_parameter("mid_block.attentions.0.proj_in.weight")
-    name = next(n for n, m in backbone.denoiser.named_modules() if n.endswith("to_q") and isinstance(m, nn.Linear))
-    backbone.replace_weights(
-        {f"{name}.weight": backbone.denoiser.get_parameter(f"{name}.weight")}
-    )  # which is in float32
-    backbone.add_lora(2, (name,), seeded(0), adapter_type=kind)
-    with backbone.generating():
-        plain = type(backbone.denoiser.get_submodule(name)) is nn.Linear
-    assert plain == (kind == "lora" and dtype == "float32")
-    assert weight.dtype == getattr(torch, dtype)

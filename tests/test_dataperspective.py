@@ -55,6 +55,15 @@ def said(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return noted
 
 
+@pytest.fixture
+def by_picture(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The prompt of every picture in every step."""
+    noted: list[list[str]] = []
+    encode = training.encoded
+    monkeypatch.setattr(training, "encoded", lambda backbone, texts: noted.append(texts) or encode(backbone, texts))
+    return noted
+
+
 # Crops
 
 
@@ -123,7 +132,7 @@ def test_half_of_it_is_formatted_and_half_amplified(tiny: Backbone, make_task: M
 
 
 def test_every_step_has_as_many_of_the_set_each_under_its_prompt(
-    tiny: Backbone, make_task: MakeTask, sets: list, said: list[list[str]]
+    tiny: Backbone, make_task: MakeTask, sets: list, by_picture: list[list[str]]
 ) -> None:
     """In the first step, when the model is still the untouched one: picture by picture."""
     curve = learn(DataPerspective, tiny, make_task, 1, None, adapter="lora", prior_weight=0.5, **OPTIONS).curve
@@ -138,9 +147,8 @@ def test_every_step_has_as_many_of_the_set_each_under_its_prompt(
         errors.append(float((guess - first.noise[k]).square().mean()))
     assert curve[0]["prior"] == pytest.approx(0.5 * np.mean(errors), rel=1e-4)
     assert all(f["loss"] == pytest.approx(f["denoising"] + f["prior"], rel=1e-6) for f in curve)
-    calls = said[2 : 2 + 6]  # after those for captions
-    assert [len(texts) for texts in calls] == [2] * 6  # of the concept and of the set, in turn
-    assert all(set(texts) <= set(prompts) for texts in calls[1::2])
+    assert [len(texts) for texts in by_picture] == [2 + 2] * 3  # of the concept and of the set
+    assert all(set(texts[2:]) <= set(prompts) and not set(texts[:2]) & set(prompts) for texts in by_picture)
 
 
 @pytest.mark.parametrize("without", [{"prior_pictures": 0}, {"prior_weight": 0}])
@@ -195,13 +203,13 @@ def test_each_crop_is_learned_under_its_pictures_caption(
             assert other != pytest.approx(expected, rel=3e-5)
 
 
-def test_a_share_of_the_captions_is_left_out(tiny: Backbone, make_task: MakeTask, said: list[list[str]]) -> None:
+def test_a_share_of_the_captions_is_left_out(tiny: Backbone, make_task: MakeTask, by_picture: list[list[str]]) -> None:
     chosen = {"adapter": "lora", "prior_pictures": 0, "steps": 20, "batch_size": 10, "captions": TOLD}
     learn(DataPerspective, tiny, make_task, 1, None, caption_dropout=0.3, **chosen)
-    texts = [text for call in said for text in call]
+    texts = [text for step in by_picture for text in step]
     assert set(texts) == {"", *(f"a photo of a <sks-1> dog, {place}" for place in TOLD["dog"])} and len(texts) == 200
     assert 60 - 4 * 6.5 < texts.count("") < 60 + 4 * 6.5  # four standard deviations
-    assert any("" in call and len(set(call)) > 1 for call in said)  # drawn for each picture
+    assert any("" in step and len(set(step)) > 1 for step in by_picture)  # drawn for each picture
 
 
 @pytest.mark.parametrize("captions", [{"dog": ("by a lake",)}, {"dog": ("a", "b", "c")}, {"vase": ("a", "b")}])
@@ -232,14 +240,14 @@ def test_without_captions_the_untouched_model_chooses(
 
 
 def test_a_class_may_be_told_more_specifically(
-    tiny: Backbone, make_task: MakeTask, sets: list, said: list[list[str]]
+    tiny: Backbone, make_task: MakeTask, sets: list, said: list[list[str]], by_picture: list[list[str]]
 ) -> None:
     chosen = OPTIONS | {"adapter": "lora", "classes": {"dog": "corgi dog"}, "caption_dropout": 0.0}
     state = learn(DataPerspective, tiny, make_task, 1, None, **chosen).state
     ((_, prompts, _),) = sets
     assert all(" corgi dog" in p for p in prompts)
     assert all(p.startswith("a photo of a corgi dog, ") for p in said[0])  # the choice of captions
-    assert all(p.startswith("a photo of a <sks-1> corgi dog, ") for p in said[2])
+    assert all(p.startswith("a photo of a <sks-1> corgi dog, ") for step in by_picture for p in step[:2])
     method = DataPerspective(DataPerspectiveOptions(classes={"dog": "corgi dog"}))
     assert method.phrase("dog", "dog", state) == "<sks-1> corgi dog"
     assert DataPerspective().phrase("dog", "dog", state) == "<sks-1> dog"

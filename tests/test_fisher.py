@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cpbench.learning import fisher
+from cpbench.learning.flat import Block
 
 Tensors = dict[str, torch.Tensor]
 SHAPES = {"b": (2, 3), "a": (4,), "c": (1,)}  # not in the order of their names
@@ -191,3 +193,38 @@ def test_a_multiple_of_a_small_fisher_has_the_cosine_1(scale: float) -> None:
     """Squared gradients are small: 1e-5 is an ordinary gradient of a mean over a large latent."""
     a = {k: v.square().float() for k, v in drawn(0).items()}
     assert fisher.cosine(a, {k: v * scale for k, v in a.items()}) == pytest.approx(1, abs=1e-4)
+
+
+class Counted(TorchDispatchMode):
+    """Operations that compute or move values, without views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        if not func.is_view and func is not torch.ops.aten.detach.default:
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("layers", [4, 60])
+def test_the_penalty_takes_as_many_operations_for_any_number_of_layers(layers: int) -> None:
+    """Its value and gradient by loops; tensors in another order than the parameters', as a state read from disk has them."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {f"layer {k}": (3, 2 + k % 3) for k in range(layers)}
+    phi = {k: torch.nn.Parameter(torch.randn(shape, generator=generator)) for k, shape in shapes.items()}
+    F, anchor = ({k: torch.rand(shapes[k], generator=generator) for k in sorted(shapes)} for _ in range(2))
+    expected = {k: F[k] * (p.detach() - anchor[k]) for k, p in phi.items()}
+    value = sum(float((0.5 * F[k] * (p.detach() - anchor[k]) ** 2).sum()) for k, p in phi.items())
+    block = Block(list(phi.values()), torch.float32)
+    block.begin_step()
+    with Counted() as counted:
+        loss = fisher.penalty(F, phi, anchor)
+        gradients = torch.autograd.grad(loss, list(phi.values()))
+    assert len(counted.names) <= 15, counted.names
+    assert float(loss) == pytest.approx(value, rel=1e-5)
+    for name, gradient in zip(phi, gradients, strict=True):
+        torch.testing.assert_close(gradient, expected[name])
+    block.end()
+    torch.testing.assert_close(fisher.penalty(F, phi, anchor), loss)

@@ -55,23 +55,23 @@ def test_every_batch_is_of_one_concept_with_its_own_words(
 ) -> None:
     """Latents are drawn without their deviation here, so that each is a picture's own or its mirror image's."""
     before = three(restart)[1].state
-    genuine, encode, error = tiny.encode_images, tiny.encode_prompts, training.error
+    genuine, errors = tiny.encode_images, training.errors
     monkeypatch.setattr(tiny, "encode_images", lambda images: (genuine(images)[0], 0 * genuine(images)[1]))
     means = {}
     for number, concept in enumerate(CONCEPTS, 1):
         images = make_task(tiny, concept, number).images
         means[concept] = torch.cat([genuine(x)[0] for x in (images, images[:, :, ::-1])])
     seen: list[tuple[str, str]] = []
-    said: list[str] = []
 
-    def note(backbone: Backbone, batch: training.Batch, words: torch.Tensor) -> torch.Tensor:
+    def note(backbone: Backbone, parts: list[tuple[training.Batch, list[str]]]) -> list[torch.Tensor]:
+        ((batch, prompts),) = parts
         whose = [{c for c, mean in means.items() if any(torch.equal(z, m) for m in mean)} for z in batch.latents]
         (concept,) = set.intersection(*whose)
-        seen.append((concept, said[-1]))
-        return error(backbone, batch, words)
+        (prompt,) = set(prompts)
+        seen.append((concept, prompt))
+        return errors(backbone, parts)
 
-    monkeypatch.setattr(tiny, "encode_prompts", lambda texts: said.extend(texts) or encode(texts))
-    monkeypatch.setattr(training, "error", note)
+    monkeypatch.setattr(training, "errors", note)
     learn(Joint, tiny, make_task, 3, before, restart=restart, steps=20)
     assert len(seen) == 20 * (3 if restart else 1)
     phrases = {"dog": "<v1> dog", "vase": "<v2> vase", "dog2": "<v3> dog"}

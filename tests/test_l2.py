@@ -29,6 +29,18 @@ def far(before: Learned, after: Learned) -> float:
     return sum(((product(after.factors, n) - product(before.factors, n)) ** 2).sum() for n in names)
 
 
+def test_the_distance_goes_by_names_and_not_by_their_order() -> None:
+    """A state that was read has its tensors in the order of their names; a new LoRA has that of its layers."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"z.lora_A": (2, 3), "z.lora_B": (4, 2), "a.lora_A": (2, 3), "a.lora_B": (4, 2), "m.lora_A": (2, 5)}
+    now = {k: torch.randn(s, generator=generator) for k, s in (shapes | {"m.lora_B": (4, 2)}).items()}
+    last = {k: now[k].clone() for k in sorted(now)}
+    assert list(products(now)) == ["z", "a", "m"] and list(products(last)) == ["a", "m", "z"]
+    assert float(distance(products(now), products(last))) == 0
+    for layer, W in products(now).items():
+        np.testing.assert_allclose(W.numpy(), product(now, layer), rtol=1e-5, atol=1e-6)
+
+
 def test_the_distance_by_hand() -> None:
     last = {"q": torch.tensor([[1.0, -2.0], [0.0, 3.0]]), "conv": torch.zeros(1, 1, 2, 1)}
     now = {"q": torch.tensor([[1.0, 1.0], [5.0, 3.0]]), "conv": torch.tensor([2.0, -1.0]).view(1, 1, 2, 1)}

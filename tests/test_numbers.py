@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCORE_FORMAT = re.compile(r"[+,]?\.[234]f")
 # Where that is no score for a person: seconds, gigabytes, and what is read by a program
 OTHERS = {
-    "benchmarks/cli_startup.py", "benchmarks/memory.py", "benchmarks/sampling.py",
+    "benchmarks/cli_startup.py", "benchmarks/learning_step.py", "benchmarks/memory.py", "benchmarks/sampling.py",
     "benchmarks/world.py", "cpbench/finished/classifier_matrix.py", "cpbench/miniature/pretrain/loop.py",
     "cpbench/miniature/pretrain/card.py", "cpbench/running/plan.py",
 }  # fmt: skip

@@ -11,14 +11,13 @@ gradient (their 4.3).
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
+from cpbench.backbones import lora_layers
 from cpbench.backbones.families import layers_by_role
 from cpbench.errors import UserError
 from cpbench.moved import old_names, renamed_keywords
@@ -89,6 +88,8 @@ def add_lora(
         else:
             config = LoraConfig(**settings, lora_alpha=rank, init_lora_weights=True, use_dora=adapter_type == "dora")
             inject_adapter_in_model(config, root)
+    if adapter_type == "lora":
+        lora_layers.give_own_forward(root, names)
     sides = [f"{name}.{side}" for name in names for side in TRAINED[adapter_type]]
     lora_parameters = {side: root.get_parameter(inner_name(side)) for side in sides}
     for parameter in lora_parameters.values():
@@ -150,28 +151,6 @@ def remove_lora(root: nn.Module, originals: Mapping[str, nn.Module]) -> None:
             delattr(root, attribute)
 
 
-@contextmanager
-def merged(
-    root: nn.Module, originals: Mapping[str, nn.Module], lora_parameters: Mapping[str, torch.Tensor]
-) -> Iterator[None]:
-    """A context with plain layers of weights W + A B in place of the LoRA layers: the same function, but faster.
-
-    originals: the wrapped layers by name; they are not changed. Only for plain LoRA, see `is_lora`.
-    """
-    wrapped = {name: root.get_submodule(name) for name in originals}
-    with torch.no_grad():
-        for name, delta in products(lora_parameters).items():
-            plain = copy.copy(originals[name])
-            plain._parameters = dict(originals[name]._parameters)  # a dict of the copy; the tensors are not copied
-            plain.weight = nn.Parameter(originals[name].weight + delta, requires_grad=False)
-            put_at(root, name, plain)
-    try:
-        yield
-    finally:
-        for name, layer in wrapped.items():
-            put_at(root, name, layer)
-
-
 def is_lora(lora_parameters: Mapping[str, torch.Tensor]) -> bool:
     """Whether all parameters are A and B of a plain LoRA, and not of a relative."""
     return all(name.endswith((".lora_A", ".lora_B")) for name in lora_parameters)
@@ -181,10 +160,21 @@ def is_lora(lora_parameters: Mapping[str, torch.Tensor]) -> bool:
 
 
 def products(lora_parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A B of each layer, in the shape of its W: peft's lora_B (out, r, ...) @ lora_A (r, in, ...)."""
+    """A B of each layer, in the shape of its W: peft's lora_B (out, r, ...) @ lora_A (r, in, ...).
+
+    Layers of equal shapes are multiplied together, as one batch of matrices.
+    """
     layers = dict.fromkeys(name.rpartition(".")[0] for name in lora_parameters)
-    pairs = {layer: (lora_parameters[f"{layer}.lora_A"], lora_parameters[f"{layer}.lora_B"]) for layer in layers}
-    return {layer: (B.flatten(1) @ A.flatten(1)).view(len(B), *A.shape[1:]) for layer, (A, B) in pairs.items()}
+    by_shapes: dict[tuple[torch.Size, torch.Size], list[str]] = {}
+    for layer in sorted(layers):
+        shapes = (lora_parameters[f"{layer}.lora_A"].shape, lora_parameters[f"{layer}.lora_B"].shape)
+        by_shapes.setdefault(shapes, []).append(layer)
+    by_layer: dict[str, torch.Tensor] = {}
+    for (shape, _), names in by_shapes.items():
+        A, B = (torch.stack([lora_parameters[f"{layer}.{side}"] for layer in names]) for side in ("lora_A", "lora_B"))
+        stacked = (B.flatten(2) @ A.flatten(2)).view(len(names), B.shape[1], *shape[1:])
+        by_layer |= dict(zip(names, stacked.unbind(), strict=True))
+    return {layer: by_layer[layer] for layer in layers}
 
 
 def sum_of_products(loras: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cpbench.backbones import adapters
+from cpbench.backbones import adapters, merging, prompt_layers
 from cpbench.backbones.families import family_of
 from cpbench.backbones.hub import MINIATURE as MINIATURE
 from cpbench.backbones.hub import hash_folder as hash_folder
@@ -24,6 +24,7 @@ from cpbench.errors import RulesError
 from cpbench.moved import old_attributes, renamed_keywords, warn_once
 
 if TYPE_CHECKING:
+    from cpbench.backbones.compiling import CompiledForward
     from cpbench.backbones.sampling import Sampler
 
 MEGAPIXEL = 2**20
@@ -36,7 +37,7 @@ class Backbone:
     Methods change it only by `add_lora`, `add_token` and `replace_weights`; `restore` undoes these changes and refuses
     any other. lora_parameters, token_embeddings and weights hold what was added. unet_evaluations: the number of
     pictures that went through the denoiser, in training and in sampling. trainable_parameters: how many the last task
-    trained. offload: see `generating`.
+    trained. offload: see `generating`. compiled: the denoiser's forward for sampling, if it is to be compiled.
     """
 
     computes: ClassVar[bool] = True  # false for a backbone that only counts evaluations
@@ -66,7 +67,9 @@ class Backbone:
         self.weights: dict[str, nn.Parameter] = {}
         self.unet_evaluations = 0
         self.trainable_parameters = 0
+        self.encoded: Any = None  # remembers prompts while a method learns, see `learning.encoded_prompts`
         self.facts: dict[str, Any] = {}
+        self.compiled: CompiledForward | None = None
         self.denoiser.register_forward_pre_hook(self._count, with_kwargs=True)
         # the tensors themselves, with torch's count of their in-place changes
         self._pristine = {name: (tensor, tensor._version) for name, tensor in self._tensors()}
@@ -120,23 +123,51 @@ class Backbone:
             yield
 
     @contextmanager
-    def generating(self) -> Iterator[None]:
-        """The context for sampling. With `offload`, diffusers moves idle networks to the CPU.
+    def learning_precision(self) -> Iterator[None]:
+        """Mixed precision only where it is needed: where a method put float32 weights or a relative of LoRA into it.
 
-        In float32 LoRAs are merged (`adapters.merged`); in lower precision W + A B would lose the digits of A B.
+        Our LoRA layers cast by themselves, and each loaded network is in one precision.
         """
-        if not self.offload:
-            can = self.dtype == torch.float32 and adapters.is_lora(self.lora_parameters)
-            with adapters.merged(self.denoiser, self._originals, self.lora_parameters) if can else nullcontext():
-                yield
+        uniform = all(part.dtype == self.dtype for _, part in self.vocabulary.named_encoders())
+        if uniform and not self.weights and adapters.is_lora(self.lora_parameters):
+            yield
             return
+        with self.precision():
+            yield
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        """The context for sampling: adapters are merged, all weights are in the pipeline's precision, and keys and values of
+        a prompt are computed once.
+
+        With `offload`, diffusers moves idle networks to the CPU.
+        """
+        # a weight below an adapter is in the merged one
+        learned = [(*self._part_of(name), self.as_loaded(name).dtype) for name in self.weights]
+        with (
+            merging.merged(self.denoiser, self._originals, self.lora_parameters, self.dtype),
+            merging.rounded(learned),
+            prompt_layers.remembered(self.denoiser),
+            self.compiled.installed() if self.compiled else nullcontext(),
+            self._taking_turns() if self.offload else nullcontext(),
+        ):
+            yield
+
+    @contextmanager
+    def _taking_turns(self) -> Iterator[None]:
+        """A context in which diffusers moves the networks between the CPU and the device."""
         moved = [(m, n, b) for _, part in self.parts() for m in part.modules() for n, b in m._buffers.items()]
+        unmerged = [original.weight for original in self._originals.values()]  # not needed now
+        for weight in unmerged:
+            weight.data = weight.data.cpu()
         self.pipe.enable_model_cpu_offload(device=self.device)
         try:
             yield
         finally:
             self.pipe.remove_all_hooks()
             self.pipe.to(self.device)
+            for weight in unmerged:
+                weight.data = weight.data.to(self.device)
             for module, name, buffer in moved:  # moving creates new buffers, and `restore` expects the original ones
                 module._buffers[name] = buffer
 
@@ -322,7 +353,7 @@ class Backbone:
         """
         hidden, keywords = self.family.arguments(prompt_embeds, self.picture_size, self.dtype)
         inputs = (noisy.to(self.dtype), timesteps, hidden)
-        with self.precision():
+        with self.learning_precision():
             if lora_parameters is None:
                 return self.denoiser(*inputs, **keywords).sample
             values = {adapters.inner_name(k): v for k, v in lora_parameters.items()}
@@ -330,7 +361,11 @@ class Backbone:
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         """Prompt embeddings (n, tokens, d) for `predict`, with gradients to the trained token embeddings."""
-        with self.precision():
+        return self.encode_anew(prompts) if self.encoded is None else self.encoded.encode(prompts)
+
+    def encode_anew(self, prompts: list[str]) -> torch.Tensor:
+        """As `encode_prompts`, and never remembered from an earlier call."""
+        with self.learning_precision():
             return self.family.encode_prompts(self.vocabulary, prompts)
 
     @renamed_keywords(words="prompt_embeds")
@@ -339,16 +374,18 @@ class Backbone:
         return self.family.hidden_states(prompt_embeds)
 
     def sample_latents(self, prompts: list[str], latents: torch.Tensor, sampler: Sampler) -> torch.Tensor:
-        """Latents that the pipeline's present solver samples from noise (n, c, h, w) with these prompts."""
-        with self.precision():
-            return self.pipe(
-                **self.family.sampling_arguments(prompts, sampler.guidance_scale),
-                height=self.picture_size,
-                width=self.picture_size,
-                latents=latents,
-                num_inference_steps=sampler.num_inference_steps,
-                output_type="latent",  # to be decoded outside of mixed precision
-            ).images
+        """Latents that the pipeline's present solver samples from noise (n, c, h, w) with these prompts.
+
+        Within `generating`, which gives all weights one precision: no autocast is needed.
+        """
+        return self.pipe(
+            **self.family.sampling_arguments(prompts, sampler.guidance_scale),
+            height=self.picture_size,
+            width=self.picture_size,
+            latents=latents,
+            num_inference_steps=sampler.num_inference_steps,
+            output_type="latent",  # decoded in parts, see `decode_latents`
+        ).images
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,6 +18,7 @@ from torch import nn
 from cpbench import torchvision_compat
 from cpbench.backbones import hub, processes, untrusted, vocabulary
 from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.cpu_memory import keep_freed_blocks
 from cpbench.backbones.families import FAMILIES, family_named, family_of
 from cpbench.backbones.families.family import Family
 from cpbench.backbones.options import BackboneConfig
@@ -49,6 +50,8 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
     pipeline_class = index["_class_name"]
     if config.offload and device == "cpu":
         raise UserError("offload: moves networks off a GPU, and this run is on the CPU; leave out --offload")
+    if torch.device(device).type == "cpu":
+        keep_freed_blocks()
     family = family_in(index)
     dtype = pick_dtype(config.dtype, device, lambda: denoiser_weights(folder, index, config))
     trusted = {"trust_remote_code": True} if config.trust_remote_code else {}

@@ -48,6 +48,16 @@ def noise(backbone: Backbone, request: SampleRequest) -> torch.Tensor:
     return torch.randn(backbone.latent_shape, generator=torch.Generator().manual_seed(seed))
 
 
+def memory_format(backbone: Backbone) -> torch.memory_format:
+    """The order of latents in memory, which all of a denoiser's activations take over.
+
+    channels_last where its convolutions measure faster: on the CPU, and in half precision on a GPU.
+    """
+    is_half = backbone.dtype in (torch.float16, torch.bfloat16)
+    is_faster = backbone.device.type == "cpu" or (backbone.device.type == "cuda" and is_half)
+    return torch.channels_last if is_faster else torch.contiguous_format
+
+
 @torch.no_grad()
 def generate(backbone: Backbone, requests: list[SampleRequest], sampler: Sampler) -> np.ndarray:
     """The pictures, uint8 (n, h, w, 3), in the order of the requests. UserError if the model outputs NaN."""
@@ -56,12 +66,12 @@ def generate(backbone: Backbone, requests: list[SampleRequest], sampler: Sampler
     batches = []
     try:
         with backbone.generating():
+            # each call of the pipeline sets the solver's timesteps, by which it forgets the last call's
+            pipe.scheduler = process.solver(sampler.num_inference_steps)
             for i in range(0, len(requests), sampler.batch_size):
                 batch = requests[i : i + sampler.batch_size]
-                # a new scheduler per call: a multistep solver remembers its last steps
-                pipe.scheduler = process.solver(sampler.num_inference_steps)
                 latents = torch.stack([noise(backbone, request) for request in batch]).to(
-                    backbone.device, backbone.dtype
+                    backbone.device, backbone.dtype, memory_format=memory_format(backbone)
                 )
                 latents = backbone.sample_latents([request.prompt for request in batch], latents, sampler)
                 pictures = backbone.decode_latents(latents)

@@ -159,6 +159,11 @@ SHARED = (
         help="Generate and judge while the next task is learned.  [default: on a CPU with spare cores; another GPU is used only with --overlap]",
     ),
     click.option(
+        "--compile",
+        type=click.Choice(["auto", "on", "off"]),
+        help="Compile the denoiser for generation: faster after a minute or two, other last bits.  [default: auto, if the run is long enough to repay it]",
+    ),
+    click.option(
         "--data", help="Folder with the photographs, or hub.  [default: $CPBENCH_DATA, or as the sequence says]"
     ),
     click.option(

@@ -29,6 +29,8 @@ from cpbench.learning import (
     structured_prompts,
     weights_or_lora,
 )
+from cpbench.learning.encoded_prompts import encoding_once
+from cpbench.learning.flat import joined
 from cpbench.learning.lora import (
     LoraOptions,
     add_tokens,
@@ -41,7 +43,7 @@ from cpbench.learning.lora import (
 )
 from cpbench.learning.prior_preservation import PriorOptions, prior_preservation_term
 from cpbench.learning.semantic_preservation import SemanticPreservationOptions, semantic_preservation_term
-from cpbench.learning.training import TEMPLATES, Batch, Loss, Terms, batches, denoising, error, train
+from cpbench.learning.training import TEMPLATES, Batch, Loss, Terms, batches, denoising, denoising_terms, error, train
 from cpbench.learning.weights_or_lora import WeightsOrLoraOptions
 from cpbench.moved import old_names
 
@@ -65,12 +67,15 @@ __all__ = [
     "add_words",
     "batches",
     "denoising",
+    "denoising_terms",
     "diffusion_classifier",
     "dora_weights",
+    "encoding_once",
     "error",
     "fisher",
     "forgetting",
     "functional",
+    "joined",
     "learn_lora",
     "matching_modules",
     "norms",

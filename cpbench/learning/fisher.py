@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
+from cpbench.learning.flat import joined
+
 LARGEST_SCALE = 2.0**16  # of a loss in float16; as torch's GradScaler begins
 Tensors = Mapping[str, torch.Tensor]
 
@@ -71,8 +73,17 @@ def online(running: Tensors | None, new: Tensors, decay: float = 1.0) -> dict[st
 
 
 def penalty(fisher: Tensors, parameters: Tensors, anchor: Tensors) -> torch.Tensor:
-    """1/2 sum_j F_j (phi_j - phi*_j)^2."""
-    return 0.5 * torch.stack([(fisher[k] * (p - anchor[k]).square()).sum() for k, p in parameters.items()]).sum()
+    """1/2 sum_j F_j (phi_j - phi*_j)^2, the sum over the entries of `parameters`.
+
+    It is computed on vectors of all entries: a few operations, however many tensors there are.
+    """
+    return 0.5 * weighted_distance(fisher, parameters, anchor)
+
+
+def weighted_distance(weights: Tensors, parameters: Tensors, anchor: Tensors) -> torch.Tensor:
+    """sum_j w_j (phi_j - phi*_j)^2, the sum over the entries of `parameters`."""
+    w, fixed = (joined([tensors[name] for name in parameters]) for tensors in (weights, anchor))
+    return (w * (joined(list(parameters.values())) - fixed).square()).sum()
 
 
 def cosine(a: Tensors, b: Tensors) -> float:

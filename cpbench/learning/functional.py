@@ -48,10 +48,11 @@ def adding(root: nn.Module, weight_deltas: Mapping[str, torch.Tensor]) -> Iterat
         def add(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
             if name not in weight_deltas:
                 return None
+            delta = weight_deltas[name].to(output.dtype)
             if isinstance(layer, nn.Linear):
-                return output + F.linear(args[0], weight_deltas[name])
+                return output + F.linear(args[0], delta)
             geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
-            return output + F.conv2d(args[0], weight_deltas[name], None, *geometry)
+            return output + F.conv2d(args[0], delta, None, *geometry)
 
         return add
 

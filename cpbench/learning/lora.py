@@ -14,6 +14,7 @@ from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
 from cpbench.files import seed_of
 from cpbench.learning import training
+from cpbench.learning.flat import joined
 from cpbench.learning.semantic_preservation import SemanticPreservationOptions, semantic_preservation_term
 from cpbench.method import Method, State, Task
 from cpbench.moved import old_names, renamed_keywords, warn_once
@@ -79,13 +80,15 @@ def learn_lora(
     adapter_type: adapters.AdapterType = "lora",
     before_step: training.BeforeStep | None = None,
     after_step: training.AfterStep | None = None,
+    more: training.MoreTerms = dict,
 ) -> tuple[State, dict[str, torch.Tensor]]:
     """Learn a task as most methods do: train one LoRA and one new word on the denoising loss plus a penalty.
 
     method: its options must have the fields of `LoraOptions`. penalty, before_step, after_step: see `training.train`;
     the penalty's parameters are those of the LoRA only. start: the new word's first embedding (d,); the default is its
     class noun's. weight_deltas: what is added to the frozen weights, by layer. init: the LoRA to start with, by name;
-    the default is a new one. adapter_type: "lora", "vera" or "dora", see `adapters.add_lora`.
+    the default is a new one. adapter_type: "lora", "vera" or "dora", see `adapters.add_lora`. more: further terms, see
+    `training.denoising`.
 
     Returns (the next state, which so far holds all words and facts; the LoRA's parameters by name, still in the
     denoiser).
@@ -110,7 +113,7 @@ def learn_lora(
         return terms | preservation()
 
     groups = [(o.learning_rate, lora_parameters), (o.token_learning_rate, {TOKEN: embedding})]
-    loss = training.denoising(backbone, phrase)
+    loss = training.denoising(backbone, phrase, more)
     training.train(
         backbone,
         task,
@@ -139,7 +142,7 @@ def forgetting(past: dict[str, torch.Tensor], products: dict[str, torch.Tensor])
 
     past: the sum of the earlier tasks' A B by layer. products: the current A B by layer.
     """
-    return torch.stack([(past[layer].abs() * product).square().sum() for layer, product in products.items()]).sum()
+    return (joined([past[layer] for layer in products]).abs() * joined(list(products.values()))).square().sum()
 
 
 def past_loras(state: State, device: torch.device | str = "cpu") -> list[dict[str, torch.Tensor]]:

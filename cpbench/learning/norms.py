@@ -7,18 +7,22 @@ from collections.abc import Mapping
 import torch
 
 from cpbench.backbones.backbone import Backbone
+from cpbench.learning.flat import joined, stacks
 from cpbench.moved import old_names
 
 
 @torch.no_grad()
 def lora_norm(lora_parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """|| B A ||_F over all layers together, computed from (r, r) products: || B A ||_F^2 = tr(B^T B A A^T)."""
-    squares = []
-    for name, A in lora_parameters.items():
-        if name.endswith("lora_A"):
-            A, B = A.flatten(1), lora_parameters[name.removesuffix("A") + "B"].flatten(1)
-            squares.append(((B.T @ B) * (A @ A.T).T).sum())
-    return torch.stack(squares).sum().clamp(min=0).sqrt()
+    squares: dict[str, torch.Tensor] = {}  # A A^T and B^T B of each layer
+    for side, is_left in (("lora_A", True), ("lora_B", False)):
+        for names, stacked in stacks({k: v for k, v in lora_parameters.items() if k.endswith(side)}):
+            X = stacked.flatten(2)
+            products = X @ X.mT if is_left else X.mT @ X
+            squares |= dict(zip(names, products.unbind(), strict=True))
+    names = [name for name in lora_parameters if name.endswith("lora_A")]
+    of_A, of_B = (joined([squares[name[:-1] + side] for name in names]) for side in "AB")  # symmetric matrices
+    return (of_B * of_A).sum().clamp(min=0).sqrt()
 
 
 @torch.no_grad()

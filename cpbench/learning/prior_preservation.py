@@ -66,20 +66,30 @@ def denoising_term(
 
     prompts: prompts[k] is the prompt of images[k]. steps, batch_size, purpose: as `training.batches` takes them.
     """
+    term = error_term(backbone, task, images, prompts, steps, batch_size, purpose, "error", 1.0)
+    return lambda: term()["error"]
+
+
+def error_term(
+    backbone: Backbone,
+    task: Task,
+    images: np.ndarray,
+    prompts: Sequence[str],
+    steps: int,
+    batch_size: int,
+    purpose: str,
+    name: str,
+    weight: float,
+) -> training.ErrorTerm:
+    """The same as a term {name: weight * error}, which `training.denoising` computes in one call with the concept's own."""
     batches = training.batches(backbone, replace(task, images=images), steps, batch_size, purpose)
-
-    def term() -> torch.Tensor:
-        batch = next(batches)
-        prompt_embeds = backbone.encode_prompts([prompts[k] for k in batch.picture_indices.tolist()])
-        return training.error(backbone, batch, prompt_embeds)
-
-    return term
+    return training.ErrorTerm(backbone, name, weight, batches, prompts)
 
 
 def prior_preservation_term(
     backbone: Backbone, task: Task, prompt: str, o: PriorOptions, steps: int, batch_size: int
 ) -> training.MoreTerms:
-    """A function to be called once per step: it returns {"prior": the weighted denoising error on pictures of `prompt`}.
+    """A term for `training.denoising`: {"prior": the weighted denoising error on pictures of `prompt`}.
 
     The pictures are generated at once, by the model in its present state. Without pictures or weight the dict is empty.
     """
@@ -87,8 +97,7 @@ def prior_preservation_term(
         return dict
     prompts = [prompt] * o.prior_pictures
     images = generate(backbone, task, prompts, Sampler(o.prior_inference_steps, o.prior_guidance_scale))
-    term = denoising_term(backbone, task, images, prompts, steps, batch_size)
-    return lambda: {"prior": o.prior_weight * term()}
+    return error_term(backbone, task, images, prompts, steps, batch_size, "prior", "prior", o.prior_weight)
 
 
 __getattr__ = old_names(__name__)

@@ -13,6 +13,7 @@ import torch
 from cpbench.backbones.backbone import Backbone
 from cpbench.learning import diffusion_classifier as dc
 from cpbench.learning import training
+from cpbench.learning.encoded_prompts import encoding_once
 from cpbench.method import Task
 from cpbench.moved import old_names
 
@@ -79,8 +80,9 @@ def most_likely_background(backbone: Backbone, task: Task, noun: str, samples: i
     backgrounds = phrases_of(BACKGROUNDS)
     prompts = [formatted(noun, background) for background in backgrounds]
     e = torch.zeros(len(task.images), len(backgrounds))
-    for batch in training.batches(backbone, task, samples, 1, "captions", ("{}",)):
-        e[batch.picture_indices] += dc.errors(dc.predicted_noise(backbone, batch, prompts), batch.noise).cpu()
+    with encoding_once(backbone):
+        for batch in training.batches(backbone, task, samples, 1, "captions", ("{}",)):
+            e[batch.picture_indices] += dc.errors(dc.predicted_noise(backbone, batch, prompts), batch.noise).cpu()
     return [backgrounds[k] for k in e.argmin(1).tolist()]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,12 +12,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.memory_format import channels_last
 from cpbench.errors import RulesError, UserError
 from cpbench.learning import norms
+from cpbench.learning.encoded_prompts import encoded, encoding_once
+from cpbench.learning.optimizer import Optimizer
 from cpbench.method import Task
 from cpbench.moved import old_attributes, renamed_keywords, warn_once
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "a {}")
+PERIOD = 10  # steps; reading a figure makes the host wait for the device, and norms cost as much as a penalty
 
 
 @old_attributes(which="picture_indices")
@@ -62,20 +67,65 @@ class Latents:
         return self.mean[picture_indices] + self.std[picture_indices] * noise, picture_indices % (len(self.mean) // 2)
 
 
+@dataclass(frozen=True)
+class ErrorTerm:
+    """A term of the loss: the denoising error on further pictures, times `weight`.
+
+    Called without arguments it returns {name: error}. `denoising` computes it in the same call of the denoiser as the
+    concept's own. batches: one per step. prompts: prompts[k] is the prompt of picture k.
+    """
+
+    backbone: Backbone
+    name: str
+    weight: float
+    batches: Iterator[Batch]
+    prompts: Sequence[str]
+
+    def next(self) -> tuple[Batch, list[str]]:
+        """The next batch, and the prompt of each of its pictures."""
+        batch = next(self.batches)
+        return batch, [self.prompts[k] for k in batch.picture_indices.tolist()]
+
+    def __call__(self) -> dict[str, torch.Tensor]:
+        (value,) = errors(self.backbone, [self.next()])
+        return {self.name: self.weight * value}
+
+
 def denoising(backbone: Backbone, phrase: str, *more: MoreTerms) -> Loss:
     """The usual denoising loss with a phrase in the prompt (Rombach et al. 2022, eq. 3), as a function of a batch.
 
-    more: functions that return further terms; each is called once per step.
+    more: functions that return further terms; each is called once per step. An `ErrorTerm` is computed in the same call
+    of the denoiser.
     """
 
     def loss(batch: Batch) -> dict[str, torch.Tensor]:
-        prompt_embeds = backbone.encode_prompts([batch.template.format(phrase)]).expand(len(batch.noisy), -1, -1)
-        terms = {"denoising": error(backbone, batch, prompt_embeds)}
-        for more_terms in more:
-            terms |= more_terms()
-        return terms
+        return denoising_terms(backbone, batch, [batch.template.format(phrase)] * len(batch.noisy), more)
 
     return loss
+
+
+def denoising_terms(
+    backbone: Backbone, batch: Batch, prompts: Sequence[str], more: Sequence[MoreTerms] = ()
+) -> dict[str, torch.Tensor]:
+    """{"denoising": the error on the batch, one prompt per picture} and the terms of `more`, as `denoising` takes them."""
+    error_terms = [term for term in more if isinstance(term, ErrorTerm)]
+    first, *further = errors(backbone, [(batch, prompts), *(term.next() for term in error_terms)])
+    terms = {"denoising": first}
+    terms |= {term.name: term.weight * value for term, value in zip(error_terms, further, strict=True)}
+    for more_terms in more:
+        if not isinstance(more_terms, ErrorTerm):
+            terms |= more_terms()
+    return terms
+
+
+def errors(backbone: Backbone, parts: Sequence[tuple[Batch, Sequence[str]]]) -> list[torch.Tensor]:
+    """The denoising error, see `error`, of each (batch, prompts of its pictures), by one call of the denoiser on all."""
+    prompt_embeds = encoded(backbone, [prompt for _, prompts in parts for prompt in prompts])
+    noisy, timesteps = (torch.cat([getattr(batch, key) for batch, _ in parts]) for key in ("noisy", "timesteps"))
+    predictions = (
+        backbone.predict(noisy, timesteps, prompt_embeds).float().split([len(batch.noisy) for batch, _ in parts])
+    )
+    return [_error(backbone, batch, part) for (batch, _), part in zip(parts, predictions, strict=True)]
 
 
 @renamed_keywords(words="prompt_embeds")
@@ -84,7 +134,10 @@ def error(backbone: Backbone, batch: Batch, prompt_embeds: torch.Tensor) -> torc
 
     prompt_embeds: (n, tokens, d), one prompt per picture of the batch.
     """
-    prediction = backbone.predict(batch.noisy, batch.timesteps, prompt_embeds).float()
+    return _error(backbone, batch, backbone.predict(batch.noisy, batch.timesteps, prompt_embeds).float())
+
+
+def _error(backbone: Backbone, batch: Batch, prediction: torch.Tensor) -> torch.Tensor:
     target = backbone.process.target(batch.latents, batch.noise, batch.timesteps).float()
     weight = backbone.process.weight(batch.timesteps)
     if weight is None:
@@ -134,13 +187,18 @@ def train(
         each minimised term. The hook may change them; the step uses their sum.
     after_step(before, after): the parameters by name before and after the step, for reading only.
 
-    Each step logs the terms, the gradient's norm and `norms.trained_norms` to the task's log under the name `phase`.
-    Raises RulesError for a parameter that belongs to the backbone itself, and for a term to minimise without a
-    gradient.
+    Each step logs the terms and the gradient's norm to the task's log under the name `phase`, and every tenth step and
+    the last also `norms.trained_norms`. The log is written, and the loss is checked, in these steps: UserError for a
+    loss that was not finite in one of the steps since. While the loop runs, parameters are views into one vector, see
+    `flat`. Prompts without a trained word are encoded once.
+    Raises RulesError for a parameter that belongs to the backbone itself or is named twice, and for a term to minimise
+    without a gradient.
     """
     named = [(rate, _named(backbone, group, place)) for place, (rate, group) in enumerate(groups)]
     trained = {name: p for _, group in named for name, p in group.items()}
     parameters = [p for _, group in named for p in group.values()]
+    if len({id(p) for p in parameters}) < len(parameters):
+        raise RulesError("it trains a parameter twice; name it in one group")
     if not backbone.computes:
         _counted(
             batches(backbone, task, steps, batch_size, phase, templates),
@@ -157,37 +215,70 @@ def train(
             "it trains a parameter that is as it was loaded; put a copy in by replace_weights, and train that"
         )
     backbone.trainable_parameters = max(backbone.trainable_parameters, sum(p.numel() for p in parameters))
-    optimizer = torch.optim.AdamW(
-        [{"params": list(group.values()), "lr": rate} for rate, group in named], weight_decay=0.0
-    )
     # float16 gradients would underflow without scaling; in other precisions this does nothing
     scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
-    for step, batch in enumerate(batches(backbone, task, steps, batch_size, phase, templates)):
-        terms, logged = parted(loss(batch))
-        if penalty is not None:
-            penalty_terms, penalty_logged = parted(penalty(batch, trained))
-            terms, logged = terms | penalty_terms, logged | penalty_logged
-        total = torch.stack(list(terms.values())).sum()
-        optimizer.zero_grad(set_to_none=True)
-        if before_step is None:
-            scaler.scale(total).backward()
-        else:
-            gradients = {name: _gradients(term, trained, scaler) for name, term in terms.items()}
-            before_step(batch, terms, gradients)
-            _add_up(gradients, trained, scaler)
-        if not torch.isfinite(total):
-            raise UserError(
-                f"concept {task.concept}: the loss is {float(total.detach())} at step {step}; lower the learning rate"
-            )
-        scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-        before = {name: p.detach().clone() for name, p in trained.items()} if after_step is not None else {}
-        scaler.step(optimizer)
-        scaler.update()
-        if after_step is not None:
-            after_step(before, {name: p.detach() for name, p in trained.items()})
-        figures = {"loss": total, "gradient_norm": norm, **terms, **logged, **norms.trained_norms(backbone)}
-        task.log(step, phase=phase, **{k: float(v.detach()) for k, v in figures.items()})
+    log = StepLog(task, phase)
+    in_use = channels_last(backbone.denoiser)
+    with Optimizer(named, backbone.dtype) as optimizer, encoding_once(backbone), in_use, log:
+        for step, batch in enumerate(batches(backbone, task, steps, batch_size, phase, templates)):
+            optimizer.begin_step()
+            terms, logged = parted(loss(batch))
+            if penalty is not None:
+                penalty_terms, penalty_logged = parted(penalty(batch, trained))
+                terms, logged = terms | penalty_terms, logged | penalty_logged
+            total = torch.stack(list(terms.values())).sum()
+            if before_step is None:
+                optimizer.receive([_scaled_gradients(total, trained, scaler, retain_graph=False)])
+            else:
+                gradients = {name: _gradients(term, trained, scaler) for name, term in terms.items()}
+                before_step(batch, terms, gradients)
+                scale = scaler.get_scale() if scaler.is_enabled() else 1.0
+                optimizer.receive(list(gradients.values()), scale, keep=True)
+            scaler.unscale_(optimizer.adamw)
+            norm = optimizer.clip()
+            before = optimizer.values() if after_step is not None else {}
+            optimizer.step(scaler)
+            if after_step is not None:
+                after_step(before, {name: p.detach() for name, p in trained.items()})
+            is_read = step % PERIOD == 0 or step == steps - 1
+            values = norms.trained_norms(backbone) if is_read else {}
+            log.add(step, {"loss": total, "gradient_norm": norm, **terms, **logged, **values})
+            if is_read:
+                log.write()
+
+
+@dataclass
+class StepLog:
+    """The figures of steps, which stay on the device until they are written together."""
+
+    task: Task
+    phase: str
+    waiting: list[tuple[int, list[str], torch.Tensor]] = field(default_factory=list)
+
+    def add(self, step: int, figures: Mapping[str, torch.Tensor]) -> None:
+        """Note the figures of a step, scalars by name; one is called "loss"."""
+        device = figures["loss"].device
+        scalars = [figure.detach().reshape(()).to(device, torch.float32) for figure in figures.values()]
+        self.waiting.append((step, list(figures), torch.stack(scalars)))
+
+    def write(self) -> None:
+        """Log the steps that wait. UserError at the first whose loss is not finite; it is not logged."""
+        waiting, self.waiting = self.waiting, []
+        values = iter(torch.cat([vector for _, _, vector in waiting]).tolist() if waiting else [])
+        for step, names, _ in waiting:
+            figures = {name: next(values) for name in names}
+            if not math.isfinite(figures["loss"]):
+                raise UserError(
+                    f"concept {self.task.concept}: the loss is {figures['loss']} at step {step}; lower the learning rate"
+                )
+            self.task.log(step, phase=self.phase, **figures)
+
+    def __enter__(self) -> StepLog:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *error: object) -> None:
+        if error_type is not None and issubclass(error_type, Exception):
+            self.write()  # a loss that is not finite explains an error in a later step
 
 
 def _counted(
@@ -245,12 +336,16 @@ def parted(terms: Terms) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tenso
 
 def _gradients(term: torch.Tensor, trained: Mapping[str, nn.Parameter], scaler: Any) -> dict[str, torch.Tensor]:
     """d term / d parameter for the parameters that the term depends on, without the scaling for float16."""
-    gradients = torch.autograd.grad(scaler.scale(term), list(trained.values()), retain_graph=True, allow_unused=True)
-    return {name: g / scaler.get_scale() for name, g in zip(trained, gradients, strict=True) if g is not None}
+    gradients = _scaled_gradients(term, trained, scaler, retain_graph=True)
+    if not scaler.is_enabled():
+        return gradients
+    return {name: g / scaler.get_scale() for name, g in gradients.items()}
 
 
-def _add_up(gradients: Mapping[str, Tensors], trained: Mapping[str, nn.Parameter], scaler: Any) -> None:
-    """Set each parameter's gradient to the sum over terms, scaled as the optimiser's step expects it."""
-    for name, parameter in trained.items():
-        parts = [by_name[name] for by_name in gradients.values() if name in by_name]
-        parameter.grad = torch.stack(parts).sum(0) * scaler.get_scale() if parts else None
+def _scaled_gradients(
+    loss: torch.Tensor, trained: Mapping[str, nn.Parameter], scaler: Any, retain_graph: bool
+) -> dict[str, torch.Tensor]:
+    """d loss / d parameter for the parameters that the loss depends on, scaled for float16."""
+    scaled, parameters = scaler.scale(loss), list(trained.values())
+    gradients = torch.autograd.grad(scaled, parameters, retain_graph=retain_graph, allow_unused=True)
+    return {name: g for name, g in zip(trained, gradients, strict=True) if g is not None}

@@ -188,6 +188,12 @@ class Cost(Part):
     pictures_generated: Number = 0
     pictures_reused: Number = 0
     """Pictures that another row or run had generated."""
+    generation_compiled: StrictBool = False
+    """Whether the denoiser was compiled for some of the batches."""
+    compile_seconds: Number = 0.0
+    """Of generation_seconds: the calls that compiled the denoiser."""
+    compiled_anew: Number = 0
+    """Graphs that were compiled and not taken from the cache."""
     judging_seconds: Number = 0.0
     trainable_parameters: Number = 0
     state_parameters: Number = 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cpbench.output import collected
+from cpbench.running.compilation import compiled_forward
 from cpbench.running.progress import Reporter
 from cpbench.running.rows import evaluate_row, is_complete
 from cpbench.running.stopping import signals_wait
@@ -76,6 +77,7 @@ def _begin(config: RunConfig, threads: int, parent: int) -> None:
     global _run
     method_class = load_method(config.method)
     _run = prepare(config, method_class, method_class.Options(**config.options))
+    _run.backbone.compiled = compiled_forward(_run)
 
 
 def evaluate_in_worker(t: int) -> tuple[bool, list[str]]:

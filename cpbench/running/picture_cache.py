@@ -51,13 +51,20 @@ def generate_once(
     for i in range(0, len(requests), sampler.batch_size):
         part = requests[i : i + sampler.batch_size]
         # the batch is part of the key: in another batch the same picture may differ in its last bits
-        company = hashlib.sha256(json.dumps([installed, *map(astuple, part)]).encode()).hexdigest()
+        facts = [installed, *map(astuple, part)] + (["compiled"] if is_compiled(backbone, sampler, len(part)) else [])
+        company = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         keys += [picture_key(company, w, sampler, backbone) for w in part]
     cached = [recall(cache, key) for key in keys]
     if all(cached):
         return np.stack([picture for picture, _ in cached]), [file for _, file in cached], 0
     pictures = generate(backbone, requests, sampler)
     return pictures, [keep(cache, *pair) for pair in zip(keys, pictures, strict=True)], len(requests)
+
+
+def is_compiled(backbone: Backbone, sampler: Sampler, pictures: int) -> bool:
+    """Whether a batch of so many pictures is computed by the compiled denoiser, whose last bits are others."""
+    a_step = backbone.family.evaluations_a_step(sampler.guidance_scale)
+    return backbone.compiled is not None and a_step * pictures in backbone.compiled.sizes
 
 
 def keep(cache: Path, key: str, picture: np.ndarray) -> CachedPicture:

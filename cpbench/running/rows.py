@@ -49,6 +49,8 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
         return False
     watch, rows, placed = Stopwatch(), [], {}
     before, generated, reused = run.backbone.unet_evaluations, 0, 0
+    compiled = run.backbone.compiled
+    compiling = (compiled.seconds, compiled.anew) if compiled else (0.0, 0)
     for group in generation_groups(run.cells_of(t)):
         group_name = group[0].name if len(group) == 1 else f"{len(group)} plain nouns"
         reporter.at(f"task {t} of {len(run.concepts)}: generating {group_name}")
@@ -88,6 +90,12 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
         "pictures_generated": generated,
         "pictures_reused": reused,
     }
+    if compiled:
+        cost |= {
+            "generation_compiled": True,
+            "compile_seconds": round(compiled.seconds - compiling[0], 3),
+            "compiled_anew": compiled.anew - compiling[1],
+        }
     tables.write_scores(at.scores, pd.DataFrame(rows, columns=SCORE_COLUMNS))
     record = {
         "cost": cost,

@@ -24,7 +24,7 @@ from cpbench.miniature import is_miniature
 from cpbench.output import say
 from cpbench.records import curves, machine, measures_table, outcome_lines, tables, terminal
 from cpbench.records.grid import retention_grid
-from cpbench.running import counting, measures, memory, receipts, rows, stopping
+from cpbench.running import compilation, counting, measures, memory, receipts, rows, stopping
 from cpbench.running.bookkeeping import (
     is_finished,
     record_of,
@@ -74,6 +74,7 @@ def execute(
         else:
             for line in runs_of_other_versions(run):
                 say(line)
+        run.backbone.compiled = compilation.compiled_forward(run)
         try:
             write_record(run, "running")
             with few_threads(run.backbone):
@@ -130,7 +131,12 @@ def _execute(run: Run, progress: Path | None, verbose: bool) -> None:
         for table in terminal.run_tables(run.folder, run.concepts, len(concepts)):
             say(table)
         say(terminal.cost_table(run.costs))
-        for line in filter(None, (machine.differences(run.made_on), counting.difference(run.counts, run.costs))):
+        notes = (
+            machine.differences(run.made_on),
+            counting.difference(run.counts, run.costs),
+            compilation.cost_line(run.costs),
+        )
+        for line in filter(None, notes):
             say(line)
     measure(run)
     ornament(run.at.grid, lambda target: retention_grid(run.folder, run.concepts, target))

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from cpbench.records.record import Record
 
 LOG_EVERY_SECONDS = 60.0
-WITHOUT_SCORES = {"output": None, "device": "", "overlap": None}  # settings that change no score
+WITHOUT_SCORES = {"output": None, "device": "", "overlap": None, "compile": "auto"}  # settings that change no score
 AXES = ("methods", "sequences", "backbones", "seeds", "orders")
 MOST_JOBS = 10_000
 LONGEST_NAME = 200  # bytes; a job's files have its name

@@ -34,6 +34,7 @@ class Diffusion:
     def __init__(self, pipeline_scheduler: Any):
         self.pipeline_scheduler = pipeline_scheduler
         self.scheduler = training(pipeline_scheduler)
+        self._solvers: dict[int, Any] = {}
 
     @property
     def num_timesteps(self) -> int:
@@ -78,7 +79,9 @@ class Diffusion:
         return {"epsilon": eps, "x_0": x_0, "v": a * eps - s * x_0}[to]
 
     def solver(self, num_inference_steps: int) -> Any:
-        return solver(self.pipeline_scheduler, num_inference_steps)
+        if num_inference_steps not in self._solvers:
+            self._solvers[num_inference_steps] = solver(self.pipeline_scheduler, num_inference_steps)
+        return self._solvers[num_inference_steps]
 
 
 def _given_settings(pipeline_scheduler: Any, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -37,4 +37,6 @@ class Process(Protocol):
         """The denoiser's output as if it had predicted `to`."""
 
     def solver(self, num_inference_steps: int) -> Any:
-        """A new deterministic solver of diffusers. UserError if it cannot have so many steps."""
+        """A deterministic solver of diffusers, whose `set_timesteps` forgets its last steps. UserError if it cannot have so
+        many steps.
+        """
