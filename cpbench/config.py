@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -40,6 +40,10 @@ class EvaluationChoices(BaseModel):
     forward_transfer_cells: bool | None = Field(
         None, description="also generate concepts not yet learned, which forward transfer needs"
     )
+    rows: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, description="rows of the matrix to generate besides row 0 and the last; None: all"
+    )
+    diagonal: bool = Field(False, description="also generate, in each row left out, the concept of its own task alone")
 
     @model_validator(mode="before")
     @classmethod
@@ -52,6 +56,13 @@ class EvaluationChoices(BaseModel):
                 warn_once(f"evaluation.{old}", f"evaluation.{new}")
                 values = {new if key == old else key: value for key, value in values.items()}
         return values
+
+    @field_validator("rows")
+    @classmethod
+    def _name_rows_once(cls, rows: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if repeated := [t for t in rows or () if rows and rows.count(t) > 1]:
+            raise ValueError(f"row {repeated[0]} is named twice; name it once")
+        return rows
 
 
 class RunConfig(BaseModel):
@@ -80,9 +91,6 @@ class RunConfig(BaseModel):
     keep_states: Literal["all", "last"] | None = Field(
         None, description="default: last if whole weights are learned, else all"
     )
-    rows: tuple[int, ...] | None = Field(
-        None, description="rows of the matrix to generate besides row 0 and the last; None: all"
-    )
     overlap: bool | None = Field(
         None, description="rows in a second process; None: on the CPU, if there are spare cores"
     )
@@ -92,6 +100,16 @@ class RunConfig(BaseModel):
     )
     options: dict[str, Any] = Field(default_factory=dict, description="the method's options")
     evaluation: EvaluationChoices = Field(default_factory=EvaluationChoices)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rows_in_evaluation(cls, values: Any) -> Any:
+        return with_rows_in_evaluation(values) if isinstance(values, dict) else values
+
+    @property
+    def rows(self) -> tuple[int, ...] | None:
+        """`evaluation.rows`, by its short form."""
+        return self.evaluation.rows
 
     @field_validator("clip_preprocessing", "dino_preprocessing")
     @classmethod
@@ -136,6 +154,14 @@ def with_settings(values: dict[str, Any], settings: tuple[str, ...]) -> dict[str
     return _with_more(_with_more(values, "options", options), "evaluation", evaluation)
 
 
+def with_rows_in_evaluation(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `rows`, the short form of `evaluation.rows`, in their evaluation, where it takes precedence."""
+    rows, evaluation = values.get("rows"), values.get("evaluation", {})
+    if "rows" not in values or not isinstance(evaluation, dict):
+        return values
+    return {k: v for k, v in values.items() if k != "rows"} | {"evaluation": evaluation | {"rows": rows}}
+
+
 def _with_more(values: dict[str, Any], part: str, more: dict[str, Any]) -> dict[str, Any]:
     """`values` with `more` in one of its mappings; unchanged if that is no mapping, which `checked` will report."""
     entries = values.get(part, {})
@@ -171,7 +197,7 @@ def _refuse_photographs_on_the_miniature(sequence: str) -> None:
 
 def _refuse_options_beside(values: dict[str, Any]) -> None:
     """UserError if an option of the method, or a setting of the evaluation, stands where the run's own settings do."""
-    own_keys = {*RunConfig.model_fields, *BackboneConfig.model_fields}
+    own_keys = {*RunConfig.model_fields, *BackboneConfig.model_fields, "rows"}
     if not isinstance(values["method"], str):  # which `checked` will refuse
         return
     foreign = [key for key in values if key not in own_keys and not synonyms(str(key), own_keys)]
@@ -200,8 +226,8 @@ def resolve(
 
 def requested(keywords: dict[str, Any], config_file: Path | None = None, settings: tuple[str, ...] = ()) -> RunConfig:
     """The same without the method, which is not loaded: its options are only those that were given, and unchecked."""
-    values = read_config_file(config_file) if config_file else {}
-    values |= {k: v for k, v in keywords.items() if v is not None}
+    values = with_rows_in_evaluation(read_config_file(config_file)) if config_file else {}
+    values = with_rows_in_evaluation(values | {k: v for k, v in keywords.items() if v is not None})
     for key in ("method", "sequence"):
         if not values.get(key):
             raise UserError(f"--{key} is missing; pass one (`cpbench list {key}s` shows them)")

@@ -195,7 +195,7 @@ def test_wrong_settings_are_one_line(given_: dict[str, Any], settings: tuple[str
         ("evaluation: {3: 4}", "evaluation: unknown key 3"),
         ("loading: {resolution: [64]}", "loading.resolution: must be a whole number"),
         ("rows: 3", "rows: must be a list, such as [a, b], not 3"),
-        ("rows: [1, true]", "row 2: must be a number, not True"),
+        ("rows: [2, true]", "row 2: must be a number, not True"),
         ("fit: 3", "fit: must be 'crop' or 'pad', not 3"),
         ("colour: red", "unknown key 'colour': the keys are method, sequence, "),
         ("data: 'a\0b'", "not valid YAML"),

@@ -181,9 +181,11 @@ def test_what_was_forgotten_is_not_told_of_rows_that_were_not_drawn(ten: tuple) 
     folder, sequence, real = ten
     judges = {kind: Embeddings(folder, judge) for kind, judge in load_judges("miniature").items()}
     found = measures.measure(folder, sequence, [0, 5, 10], 1, real, judges)
-    assert found.refused == {"F_mmd": "dog has no pictures from right after its own task; generate all rows"}
+    assert found.refused == {
+        "F_mmd": "dog has no pictures from right after its own task; generate all rows, or set evaluation.diagonal=true"
+    }
     assert measures.refusals(found.refused) == [
-        "not measured: F_mmd: dog has no pictures from right after its own task; generate all rows"
+        "not measured: F_mmd: dog has no pictures from right after its own task; generate all rows, or set evaluation.diagonal=true"
     ]
 
 

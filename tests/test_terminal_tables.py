@@ -104,6 +104,11 @@ def comparison(folder: Path) -> FittedTable:
     return paired_runs.comparison_table(compared, row, comparisons)
 
 
+def compared_figures(folder: Path) -> FittedTable:
+    compared, row, _, _ = paired_runs.compare_runs(TEN, OTHER)
+    return paired_runs.figure_table(compared, row)
+
+
 def composition(folder: Path) -> FittedTable:
     means = dict.fromkeys(("dino", "clip_i", "clip_t", "both"), 0.123)
     return terminal.composition_table({"0": means, "10": means})
@@ -125,6 +130,7 @@ TABLES: dict[str, Callable[[Path], FittedTable | list[FittedTable]]] = {
     "cpbench/records/runs.py:runs_table": lambda _: runs.runs_table(runs.runs_in(REFERENCE)),
     "cpbench/finished/classifier_matrix.py:tables": classifier_tables,
     "cpbench/report/paired_runs.py:comparison_table": comparison,
+    "cpbench/report/paired_runs.py:figure_table": compared_figures,
     "cpbench/leaderboard/text.py:terminal_tables": leaderboard,
     "cpbench/running/sweep.py:table": sweep_table,
     "cpbench/running/sweep.py:outcome_table": outcome_table,

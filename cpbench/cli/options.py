@@ -151,7 +151,7 @@ SHARED = (
         "--rows",
         multiple=True,
         callback=_numbered,
-        help="Rows of the matrix to generate besides row 0 and the last, e.g. 10,20,30.  [default: all]",
+        help="Rows of the matrix to generate besides row 0 and the last, e.g. 10,20,30; short for --set evaluation.rows=[10,20,30].  [default: all]",
     ),
     click.option(
         "--overlap/--no-overlap",

@@ -95,7 +95,13 @@ def compare(one: Path, other: Path, as_json: bool) -> None:
     """Test whether two runs differ. Pictures are paired by concept, prompt and noise; interval and p value are over concepts."""
     from cpbench.cli.printing import print_json, print_tables
     from cpbench.output import say
-    from cpbench.report.paired_runs import compare_runs, comparison_facts, comparison_table, unpaired_notes
+    from cpbench.report.paired_runs import (
+        compare_runs,
+        comparison_facts,
+        comparison_table,
+        figure_table,
+        unpaired_notes,
+    )
 
     runs, row, comparisons, notes = compare_runs(one, other)
     if min(comparison.concepts for comparison in comparisons.values()) < 6:
@@ -103,7 +109,7 @@ def compare(one: Path, other: Path, as_json: bool) -> None:
     if as_json:
         print_json(comparison_facts(runs, row, comparisons) | {"notes": [*unpaired_notes(comparisons), *notes]})
         return
-    print_tables(comparison_table(runs, row, comparisons))
+    print_tables(comparison_table(runs, row, comparisons), figure_table(runs, row))
     for line in [*unpaired_notes(comparisons), *notes]:
         say(line)
 

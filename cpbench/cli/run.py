@@ -13,6 +13,18 @@ from cpbench.cli.printing import AS_JSON
 from cpbench.errors import UserError
 
 
+class ShareOfGpu(click.ParamType):
+    """A number above 0 and up to 1, or "auto"."""
+
+    name = "share"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "auto|FLOAT"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        return "auto" if value == "auto" else click.FloatRange(0, 1, min_open=True).convert(value, param, ctx)
+
+
 @cli.command(epilog="Example: cpbench run --method seqlora --sequence dreambench10 --set steps=50 --seed 1")
 @with_options(*ONE_RUN, *SHARED)
 @click.option("--verbose", "-v", is_flag=True, help="Print the tables after every task, not only after the last.")
@@ -90,10 +102,10 @@ def plan(settings: tuple[str, ...], config: Path | None, as_json: bool, **values
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads per run.")
 @click.option(
     "--gpus-per-run",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=ShareOfGpu(),
     default=1.0,
     show_default=True,
-    help="Share of a GPU per run; with 0.5, two runs share one.",
+    help="Share of a GPU per run: with 0.5, two runs share one; auto: as many as its memory holds, by a short rehearsal.",
 )
 @click.option("--copy-to", help="Copy finished run folders to this fsspec URL, e.g. s3://bucket/runs.")
 @click.option("--dry-run", is_flag=True, help="Print what would run, what is finished, and the cost; run nothing.")

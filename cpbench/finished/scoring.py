@@ -35,7 +35,7 @@ from cpbench.records.record import Facts, Record
 from cpbench.running import cells, judging, measures
 from cpbench.running.cells import pictures_of
 from cpbench.running.judging import reference_rows
-from cpbench.running.prepare import added_judges, generation_settings, judges_for_measures, rows_of
+from cpbench.running.prepare import added_judges, generation_settings, judges_for_measures
 
 MOST_OF_A_NAME = 40  # characters of a judge's name in the folder's name
 
@@ -103,12 +103,13 @@ def rescore(
     judges |= added_judges([*config.judges, *added], device)
     cached_judges = judges_for_measures(folder, judges, device)
     _, per_prompt = generation_settings(config, sequence)
-    rows = [t for t in rows_of(config, len(sequence.concepts)) if RunFolder(folder).task(t).all_pictures.is_dir()]
+    rows = [t for t in cells.rows_of(config, len(sequence.concepts)) if RunFolder(folder).task(t).all_pictures.is_dir()]
     if not rows:
         raise UserError(f"run {folder}: its pictures are not there; run it again, or name another")
     try:
         lines = [line for t in rows for line in score_row(folder, sequence, t, per_prompt, real, cached_judges, config)]
-        measurements = measures.measure(folder, sequence, rows, per_prompt, real, cached_judges)
+        partial = set(rows) - set(cells.whole_rows(config, len(sequence.concepts)))
+        measurements = measures.measure(folder, sequence, rows, per_prompt, real, cached_judges, partial)
         by_rules = pair_rules.matrices(folder, sequence, rows, per_prompt, real, cached_judges)
     finally:
         for judge in cached_judges.values():
@@ -175,7 +176,7 @@ def score_row(
 ) -> list[tuple]:
     """Row t as `rows.evaluate_row` would write it, from the pictures on disk; NaN where there is none."""
     lines = []
-    for cell in cells.cells_of_row(sequence, t, per_prompt, bool(config.evaluation.forward_transfer_cells)):
+    for cell in cells.cells_of(config, sequence, t, per_prompt):
         pictures_by_sample = pictures_of(RunFolder(folder).task(t), cell)
         if pictures_by_sample:
             pictures = np.stack(

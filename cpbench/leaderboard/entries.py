@@ -164,7 +164,7 @@ def run_of(folder: Path, path: str, record: Record) -> Run:
 def dino_scores(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key, float], dict[Key, float], str]:
     """(finals, learned, since, problem): DINO by (concept, prompt, index), see `Run`, and why the scores are incomplete.
 
-    `since` is {} if a concept has no score in one of its rows. A record without scores.csv is a problem: its figures alone
+    `since` is {} if a concept has no score in one of the rows from its own task on, also one that was left out. A record without scores.csv is a problem: its figures alone
     prove nothing.
     """
     concepts, file = record.sequence.concepts, RunFolder(folder).scores
@@ -182,7 +182,8 @@ def dino_scores(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Ke
     finals = by_picture(cells[cells["row"] == len(concepts)])
     since = cells[cells["row"] >= own_task]
     means = since.groupby(["concept", "prompt", "index"], as_index=False)["value"].mean()
-    is_complete = since.groupby(["row", "concept"])["value"].count().all()
+    numbers_per_cell = since.groupby(["row", "concept"])["value"].count()
+    is_complete = int((numbers_per_cell > 0).sum()) == len(concepts) * (len(concepts) + 1) // 2
     return finals, by_picture(cells[cells["row"] == own_task]), by_picture(means) if is_complete else {}, problem
 
 
@@ -228,8 +229,16 @@ def comparable_facts(record: Record) -> dict[str, Any]:
         "pictures_per_prompt": facts.pictures_per_prompt,
         "dtype": facts.dtype,
         "picture_size": facts.picture_size,
-        "rows": "all" if record.rows == list(range(last + 1)) else record.rows,
+        "rows": generated_rows(record, last),
     }
+
+
+def generated_rows(record: Record, last: int) -> str | list[int]:
+    """The rows of the matrix: "all", their numbers, or both the numbers of whole rows and a word for single concepts."""
+    rows = record.whole_rows
+    if rows == list(range(last + 1)):
+        return "all"
+    return f"{', '.join(map(str, rows))} and the diagonal" if record.facts.diagonal else rows
 
 
 def as_float(value: Scalar) -> Scalar:

@@ -17,7 +17,7 @@ def retention_grid(folder: Path, concepts: list[str], target: Path, prompt: int 
     """Write a picture in which each row is a concept and each column the model after one task, all of one prompt and noise.
 
     The leftmost column has the real pictures. A frame marks the task in which the concept was learned; the cells to its
-    right show how well it was kept. Rows of the matrix that were left out (--rows) have no column.
+    right show how well it was kept. Rows of the matrix that were left out (evaluation.rows) have no column, or one picture.
     """
     rows = [(c, cells(folder, concepts, c, prompt), j + 2) for j, c in enumerate(concepts)]
     write_sheet(["real", *columns(len(concepts))], rows, target)

@@ -27,11 +27,11 @@ def task_line(scores: pd.DataFrame, concepts: Sequence[str], t: int) -> str:
     floor = matrix.iloc[0, t - 1] if matrix.index[0] == 0 else math.nan
     line = f"{head}: learned {number(matrix.loc[t].iloc[t - 1])} by {title_of(metric)} (untouched {number(floor)})"
     earlier = range(t - 1)
-    if not earlier:
+    if matrix.loc[t].iloc[: t - 1].isna().all():  # none yet, or its row has the concept of its own task alone
         return line
     line += f"; kept {number(_mean(matrix.loc[t].iloc[j] for j in earlier))}"
-    first_scores = _mean(_first_score(matrix, j) for j in earlier)
-    line += f" of {number(first_scores)}" if not math.isnan(first_scores) else ""
+    after_own_task = _after_own_task(matrix, earlier)
+    line += f" of {number(after_own_task)}" if not math.isnan(after_own_task) else ""
     drop = largest_drop(matrix, [t])
     return f"{line}; {drop}" if drop else f"{line}; nothing lost"
 
@@ -51,7 +51,7 @@ def verdict(scores: pd.DataFrame, concepts: Sequence[str]) -> str:
     listed = ", ".join(f"{name} {number(value)}" for name, value in references if not math.isnan(value))
     line = f"{title_of(metric)} after {last} task{'s' if last > 1 else ''}: {number(_mean(matrix.loc[last]))}"
     line += f" ({listed})" if listed else ""
-    learned = _mean(_first_score(matrix, j) for j in range(last))
+    learned = _after_own_task(matrix, range(last))
     line += (
         f"; right after its own task a concept had {number(learned)}" if last > 1 and not math.isnan(learned) else ""
     )
@@ -60,24 +60,27 @@ def verdict(scores: pd.DataFrame, concepts: Sequence[str]) -> str:
 
 
 def largest_drop(matrix: pd.DataFrame, rows: Sequence[int]) -> str:
-    """Which concept lost most in one of these rows, against the row before it, and which concept was learned there; "" for no loss."""
+    """Which concept lost most in one of these rows, against the last row before it that has the concept, and which concepts
+    were learned in between; "" for no loss."""
     concepts, drops = list(matrix.columns), []
-    for t in rows:
-        before = max((row for row in matrix.index if 0 < row < t), default=None)
-        for j in range(before or 0):
-            pair = matrix.loc[before].iloc[j], matrix.loc[t].iloc[j]
-            if pair[0] - pair[1] > LEAST_LOSS:  # False for NaN
-                drops.append((pair[0] - pair[1], concepts[j], *pair, " or ".join(concepts[before:t])))
+    for t, j in ((row, j) for row in rows for j in range(row - 1)):
+        column = matrix.iloc[:, j].dropna()
+        before = max((row for row in column.index if j < row < t), default=None)
+        if before is None or t not in column.index:
+            continue
+        pair = float(column.loc[before]), float(column.loc[t])
+        if pair[0] - pair[1] > LEAST_LOSS:
+            drops.append((pair[0] - pair[1], concepts[j], *pair, " or ".join(concepts[before:t])))
     if not drops:
         return ""
     _, concept, high, low, causes = max(drops, key=lambda drop: drop[0])
     return f"hit hardest: {concept} {number(high)} -> {number(low)}, by {causes}"
 
 
-def _first_score(matrix: pd.DataFrame, j: int) -> float:
-    """Of concept j, in the first row after it was learned."""
-    after = [row for row in matrix.index if row > j]
-    return float(matrix.loc[after[0]].iloc[j]) if after else math.nan
+def _after_own_task(matrix: pd.DataFrame, indices: Sequence[int]) -> float:
+    """The mean over concepts of each one's score right after its own task; NaN where one of these rows was left out."""
+    rows = [j + 1 for j in indices]
+    return _mean(matrix.loc[j + 1].iloc[j] for j in indices) if set(rows) <= set(matrix.index) else math.nan
 
 
 def _mean(values: object) -> float:

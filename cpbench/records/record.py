@@ -94,7 +94,6 @@ class Config(Open):
     method: Text = ""
     sequence: Text = ""
     judges: list[Text] = []
-    rows: list[Whole] | None = None
     options: dict[Text, Any] = {}
     evaluation: dict[Text, Any] = {}
     loading: dict[Text, Any] = {}
@@ -163,6 +162,8 @@ class Facts(Open):
     """Side of a picture in pixels."""
     rows: list[Whole] | None = None
     """The rows of the matrix that were asked for; None is all."""
+    diagonal: StrictBool = False
+    """Whether the rows left out have the concept of their own task."""
 
 
 class Conditions(Open):
@@ -260,11 +261,16 @@ class Record(Part):
         return self.status == "finished"
 
     @property
-    def rows(self) -> list[int]:
-        """The rows of the matrix that a whole run has."""
+    def whole_rows(self) -> list[int]:
+        """The rows of the matrix in which a finished run has all concepts learned so far."""
         last = len(self.sequence.concepts)
         chosen_rows = range(last + 1) if self.facts.rows is None else self.facts.rows
         return sorted({0, last, *(t for t in chosen_rows if t <= last)})
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows of the matrix in which a finished run has a concept."""
+        return list(range(len(self.sequence.concepts) + 1)) if self.facts.diagonal else self.whole_rows
 
 
 def contradiction(record: Record) -> str:
@@ -296,15 +302,23 @@ def sees_earlier_data(record: Record) -> bool:
 
 
 def changed_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the evaluation's settings is not the sequence's; the number of pictures per pipeline call moves no score."""
-    return {f"evaluation.{k}": v for k, v in evaluation.items() if v is not None and k != "batch_size"}
+    """What of the evaluation's settings is not the usual; the number of pictures per pipeline call moves no score."""
+    usual = {"batch_size"} | ({"diagonal"} if evaluation.get("diagonal") is False else set())
+    return {f"evaluation.{k}": v for k, v in evaluation.items() if v is not None and k not in usual}
 
 
 def method_name(record: Record) -> str:
     """The method with the settings that are not its usual ones: "raretoken adapter=lora"."""
     settings = record.changed | changed_evaluation(record.config.evaluation)
-    words = (f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in settings.items())
-    return " ".join([record.facts.method, *words])
+    return " ".join([record.facts.method, *(f"{k}={_as_word(v)}" for k, v in settings.items())])
+
+
+def _as_word(value: object) -> str:
+    """As it is typed after the = of --set, without spaces in a list of numbers."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    is_numbers = isinstance(value, list) and all(type(n) is int for n in value)
+    return str(value).replace(" ", "") if is_numbers else str(value)
 
 
 def method_label(record: Record) -> str:

@@ -96,6 +96,7 @@ def today(content: Any) -> Any:
     upgraded = _from_1(content, facts) if content.get("schema") == 1 else content
     upgraded = _from_2(upgraded) if upgraded.get("schema") == 2 else upgraded
     upgraded = {**upgraded, "status": "stopped"} if upgraded.get("status") == "interrupted" else upgraded
+    upgraded = _rows_in_evaluation(upgraded)
     return {**upgraded, "is_sound": is_sound}
 
 
@@ -106,6 +107,18 @@ def cost_today(cost: Any) -> Any:
 
 def _renamed(part: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {names.get(key, key): value for key, value in part.items()}
+
+
+def _rows_in_evaluation(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the rows that were asked for among the settings of the evaluation; they once stood beside it."""
+    config = record.get("config")
+    if not isinstance(config, dict) or "rows" not in config:
+        return record
+    evaluation = config.get("evaluation", {})
+    without_rows = {k: v for k, v in config.items() if k != "rows"}
+    if config["rows"] is None or not isinstance(evaluation, dict):
+        return record | {"config": without_rows}
+    return record | {"config": without_rows | {"evaluation": evaluation | {"rows": config["rows"]}}}
 
 
 def _from_2(record: dict[str, Any]) -> dict[str, Any]:

@@ -80,9 +80,14 @@ class RunView:
         return len(self.concepts)
 
     @property
+    def whole_rows(self) -> list[int]:
+        """The rows that have scores of all concepts learned so far, not of the own task's concept alone."""
+        return [t for t in self.scored_rows if t in self.record.whole_rows]
+
+    @property
     def last(self) -> int:
-        """The last task with scores; 0 if there is none."""
-        return max(self.scored_rows, default=0)
+        """The last task whose row has scores and is whole; 0 if there is none."""
+        return max(self.whole_rows, default=0)
 
     @property
     def is_finished(self) -> bool:
@@ -211,6 +216,11 @@ def add_scores(run: RunView) -> None:
     if run.scored_rows and skipped:
         notes.append(
             f"Rows {ranges(skipped)} of the matrices were not evaluated (--rows); figures that need them are undefined."
+        )
+    if alone := [t for t in run.scored_rows if t not in run.whole_rows]:
+        notes.append(
+            f"Rows {ranges(alone)} of the matrices have the concept of their own task alone (evaluation.diagonal); figures that "
+            "need other cells of them are undefined."
         )
 
 
@@ -420,6 +430,8 @@ def comparison_notes(runs: list[RunView]) -> list[str]:
             notes.append(f"These runs have different {nouns}, so their scores do not differ by the method alone.")
     if len({run.record.config.seed for run in runs}) > 1:
         notes.append("These runs have different seeds, so their pictures start from different noise.")
+    if len({(*run.record.whole_rows, run.record.facts.diagonal) for run in runs}) > 1:
+        notes.append("These runs have different rows of the matrix; a figure that needs a missing cell is empty.")
     if len({tuple(run.concepts) for run in runs}) > 1:
         notes.append("These runs learned the concepts in different orders.")
     return notes
@@ -437,8 +449,6 @@ def command(run: RunView) -> str:
             arguments += [f"--{key.replace('_', '-')}", one_line(value)]
     for name in run.record.config.judges:
         arguments += ["--judge", name]
-    rows = run.record.config.rows
-    arguments += ["--rows", ",".join(map(str, rows))] if rows is not None else []
     batch_size = run.record.config.evaluation.get("batch_size")
     settings = run.record.changed | changed_evaluation(run.record.config.evaluation)
     settings |= {"evaluation.batch_size": batch_size} if batch_size not in (None, DEFAULT_BATCH_SIZE) else {}

@@ -1,18 +1,22 @@
-"""`cpbench compare`: two runs, picture by picture, after the last task that both have evaluated."""
+"""`cpbench compare`: two runs, picture by picture, after the last task that both have evaluated, and their figures."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
 from cpbench.errors import UserError
 from cpbench.fitted_table import compact
 from cpbench.metrics.comparison import Comparison, Key, compare
+from cpbench.metrics.figures import table_figures
 from cpbench.metrics.scores import title_of
+from cpbench.metrics.summary import summaries
 from cpbench.numbers import number
 from cpbench.report import data
 from cpbench.report.data import RunView, metrics_of
@@ -37,7 +41,7 @@ def compare_runs(first: Path, second: Path) -> tuple[list[RunView], int, dict[st
             )
         if run.doubt:
             raise UserError(f"compare: {run.folder}: {run.doubt}; run it again, or choose another run")
-    row = max({*runs[0].scored_rows} & {*runs[1].scored_rows} - {0}, default=0)
+    row = max({*runs[0].whole_rows} & {*runs[1].whole_rows} - {0}, default=0)
     if not row:
         raise UserError("compare: the runs have no evaluated task in common; finish both, or evaluate the same --rows")
     comparisons = {}
@@ -67,13 +71,45 @@ def row_scores(run: RunView, metric: str, row: int) -> dict[Key, float]:
     return {key[1:]: value for key, value in run.picture_scores(metric).items() if key[0] == row}
 
 
+def common_figures(runs: list[RunView], row: int) -> dict[str, list[dict[str, float | None]]]:
+    """By metric, each run's figures after task `row`, from the cells that both runs have; None where one needs another.
+
+    A run that left out rows (see `evaluation.rows`) thus has the same cells in a figure as the one beside it.
+    """
+    cell = ["kind", "metric", "row", "concept"]
+    tables = [run.scores[run.scores["kind"].isin(("cell", "unlearned"))].dropna(subset="value") for run in runs]
+    common = tables[0][cell].drop_duplicates().merge(tables[1][cell].drop_duplicates())
+    parts = [
+        pd.concat([table.merge(common), run.scores[run.scores["kind"] == "real"]])
+        for run, table in zip(runs, tables, strict=True)
+    ]
+    concepts = runs[0].concepts
+    sides = [summaries(part, concepts, row) for part in parts]
+    return {metric: [side[metric] for side in sides] for metric in metrics_of(runs) if all(metric in s for s in sides)}
+
+
+def figure_table(runs: list[RunView], row: int) -> Table:
+    """The figures by the main metric: of either run, from the cells that both have, and their difference."""
+    figures_by_metric = common_figures(runs, row)
+    metric = next(iter(figures_by_metric))
+    first, second = figures_by_metric[metric]
+    output = compact(Text(f"{title_of(metric)} after task {row}, from the cells that both runs have"))
+    for head in ("", "A", "B", "A - B"):
+        output.add_column(head, justify="right" if head else "left", no_wrap=True)
+    for figure in table_figures():
+        a, b = (math.nan if v is None else v for v in (first[figure.name], second[figure.name]))
+        output.add_row(figure.heading(), number(a), number(b), number(a - b, sign=True))
+    return output
+
+
 def comparison_facts(runs: list[RunView], row: int, comparisons: dict[str, Comparison]) -> dict[str, Any]:
-    """The comparison for JSON: differences are of the first run minus the second."""
+    """The comparison for JSON: differences are of the first run minus the second; figures are `common_figures`, in order."""
     scores = {
         metric: asdict(comparison) | {"is_significant": comparison.is_significant}
         for metric, comparison in comparisons.items()
     }
-    return {"runs": [str(run.folder) for run in runs], "task": row, "scores": scores}
+    facts = {"runs": [str(run.folder) for run in runs], "task": row, "scores": scores}
+    return facts | {"figures": common_figures(runs, row)}
 
 
 def comparison_table(runs: list[RunView], row: int, comparisons: dict[str, Comparison]) -> Table:

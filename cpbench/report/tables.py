@@ -81,7 +81,7 @@ def heat_tables(run: RunView, scale: dict[str, tuple[float, float]], max_cells: 
     out = []
     rows = thinned_rows(run, max_cells)
     for metric, table in run.matrices.items():
-        table_rows = heat_rows(table.loc[rows], run.scored_rows, scale[metric])
+        table_rows = heat_rows(table.loc[rows], run.whole_rows, scale[metric])
         for reference, head in (("oracle", "oracle"), ("real", "real")):
             values = run.reference(reference, metric)
             if not all(map(math.isnan, values)):
@@ -102,6 +102,7 @@ def thinned_rows(run: RunView, max_cells: int) -> list[int]:
 
 
 def heat_rows(table: pd.DataFrame, scored: Sequence[int], scale: tuple[float, float]) -> list[dict[str, Any]]:
+    """Rows of cells; scored: those that have all that was learned so far, of which alone there is a mean."""
     rows = []
     for t, row in table.iterrows():
         values = row.to_numpy(dtype=float)
@@ -200,13 +201,13 @@ def cost_cells(cost: dict[str, float]) -> list[str]:
 
 
 def measure_rows(run: RunView) -> dict[str, Any]:
-    """The MEASURES in measures.csv, one line per row: means over concepts or nouns, each with its interval.
+    """The MEASURES in measures.csv, one line per whole row: means over concepts or nouns, each with its interval.
 
     Empty without the file.
     """
     if run.measures is None or run.measures["value"].isna().all():
         return {}
-    table = run.measures.dropna(subset="value")
+    table = run.measures[run.measures["row"].isin(run.whole_rows)].dropna(subset="value")
     table = table.assign(value=table["value"] * table["measure"].map(SCALES).fillna(1.0))
     heads = [(name, head) for name, head in MEASURES.items() if name in set(table["measure"])]
     parts = {key: group for key, group in table.groupby(["row", "measure"])}

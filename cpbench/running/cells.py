@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from cpbench.records.folder import TaskFolder, picture_name
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.pictures import is_blank, read_picture
 from cpbench.running import multi_concept
+
+if TYPE_CHECKING:
+    from cpbench.config import RunConfig
 
 # DreamBench's class nouns; those that are not in the sequence show what is lost beyond it
 NOUNS = (
@@ -68,6 +72,32 @@ def cells_of_row(sequence: Sequence, t: int, per_prompt: int, forward_transfer_c
         row_cells.append(Cell("pair", f"{a.name}+{b.name}", (a, b), nouns, test.multi_concept_prompts, per_prompt))
     nouns = dict.fromkeys([*(c.class_noun for c in sequence.concepts), *NOUNS]) if test.class_noun_prompts else ()
     return row_cells + [Cell("prior", noun, (), (noun,), test.class_noun_prompts, 1) for noun in nouns]
+
+
+def whole_rows(config: RunConfig, last: int) -> list[int]:
+    """The rows, for a sequence of `last` tasks, whose concepts, pairs and nouns are all generated: by default all rows.
+
+    UserError for a row beyond the sequence.
+    """
+    rows = range(last + 1) if config.rows is None else config.rows
+    if beyond := [t for t in rows if t > last]:
+        raise UserError(f"rows: there is no row {max(beyond)}; the sequence has {last} task{'s' if last > 1 else ''}")
+    return sorted({0, last, *rows})
+
+
+def rows_of(config: RunConfig, last: int) -> list[int]:
+    """The rows that have a cell: the whole ones and, with `evaluation.diagonal`, those that have their own concept alone."""
+    rows = whole_rows(config, last)
+    return list(range(last + 1)) if config.evaluation.diagonal else rows
+
+
+def cells_of(config: RunConfig, sequence: Sequence, t: int, per_prompt: int) -> list[Cell]:
+    """The cells of row t of `rows_of`, as a run is configured."""
+    row_cells = cells_of_row(sequence, t, per_prompt, bool(config.evaluation.forward_transfer_cells))
+    if t in whole_rows(config, len(sequence.concepts)):
+        return row_cells
+    concept = sequence.concepts[t - 1].name
+    return [cell for cell in row_cells if cell.cell_type == "cell" and cell.name == concept]
 
 
 def picture_of(task: TaskFolder, cell: Cell, template: str, index: int) -> Path:

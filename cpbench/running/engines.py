@@ -25,7 +25,7 @@ from cpbench.errors import UserError
 from cpbench.miniature import is_miniature
 from cpbench.output import opened, say
 from cpbench.records.folder import RECORD
-from cpbench.running import failures, receipts, stopping
+from cpbench.running import failures, gpu_sharing, receipts, stopping
 
 PATIENCE_SECONDS = 60.0  # a run that Ray restarts waits this long for its folder: its first process may still be dying
 COPY_FAILED = 4  # exit code of a job whose run is finished and could not be copied
@@ -152,6 +152,8 @@ class Resources:
     gpus_per_run: float = 1.0
     gpus: list[str] = field(default_factory=list)
     """For each concurrent run its GPU, as CUDA_VISIBLE_DEVICES names it; empty where all runs have the same device."""
+    rehearsed: list[dict[str, Any]] = field(default_factory=list)
+    """On Ray, settings of the runs whose memory decides `gpus_per_run`; empty where it was given."""
 
 
 def resources_for(
@@ -250,12 +252,24 @@ class OnRay:
                 raise UserError(
                     f"engine ray: no cluster at {address} ({error}); start one with `ray start --head`"
                 ) from None
-        gpus = resources.gpus_per_run if ray.cluster_resources().get("GPU") else 0
+        self.gpus = self._gpus_per_run() if ray.cluster_resources().get("GPU") else 0
         self.words = f"on Ray: {len(ray.nodes())} nodes, {ray.cluster_resources().get('CPU', 0):.0f} CPUs"
         # max_calls: a new process for every run, so that no run inherits another's memory
-        remote_options = {"num_cpus": resources.threads, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
+        remote_options = {"num_cpus": resources.threads, "num_gpus": self.gpus, "max_retries": RETRIES, "max_calls": 1}
         self.task = ray.remote(**remote_options)(_on_a_worker)
         self.refs: list[Any] = []
+
+    def _gpus_per_run(self) -> float:
+        """As given, or by the memory of rehearsals on the cluster's GPUs."""
+        if not self.resources.rehearsed:
+            return self.resources.gpus_per_run
+        options = {"num_cpus": self.resources.threads, "num_gpus": 1, "max_calls": 1}
+        rehearse = self.ray.remote(**options)(_rehearsed_on_a_worker)
+        refs = {str(s): rehearse.remote(s, os.getcwd()) for s in gpu_sharing.distinct(self.resources.rehearsed)}
+        runs = gpu_sharing.runs_per_gpu(
+            self.resources.rehearsed, gpu_sharing.MOST_RUNS, lambda settings: self.ray.get(refs[str(settings)])
+        )
+        return gpu_sharing.share_of(runs)
 
     def submit(self, job: Job) -> Future:
         files = [str(self.paths.file(job, ending).absolute()) for ending in ("log", "progress")]
@@ -282,6 +296,16 @@ def _on_a_worker(
     with open(log, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         code = run_job(settings, Path(progress), threads, copy_to, PATIENCE_SECONDS)
     return Outcome(code, time.monotonic() - began)
+
+
+def _rehearsed_on_a_worker(settings: dict[str, Any], folder: str) -> gpu_sharing.Need | None:
+    """The memory that a run needs, rehearsed on a Ray worker with a GPU; None if it cannot be rehearsed."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+    try:
+        return gpu_sharing.measured(settings)
+    except Exception:  # the run itself will say it
+        return None
 
 
 def main(words: list[str]) -> int:

@@ -20,7 +20,7 @@ and a line per (row, distance between sets), without a concept's name, for sets 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,10 +48,12 @@ def measure(
     per_prompt: int,
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Embeddings],
+    partial: Collection[int] = (),
 ) -> Measurements:
     """Measure the rows of a run folder.
 
-    real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", optionally "inception".
+    real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", optionally "inception". partial: the rows that have the
+    concept of their own task alone; a distance between sets, which is of all concepts learned so far, they do not have.
     """
     references = {c.name: judges["dino"].images(real[c.name]) for c in sequence.concepts}
     untouched: Features = {}
@@ -79,7 +81,9 @@ def measure(
             name, value = variety(pictures_by_concept[concept], vectors)
             lines.append((t, name, concept, value))
         lines += [(t, *line) for line in drift_lines(noun_features, untouched, sequence, t, references)]
-        if t and pictures_by_concept:
+        if t in partial:
+            after_own_task |= features(judges["clip"], pictures_by_concept)
+        elif t and pictures_by_concept:
             values, refused = set_distances(
                 pictures_by_concept, real, judges, after_own_task, sequence.concepts[t - 1].name
             )
@@ -148,7 +152,9 @@ def set_distances(
     }
     values, refused = {}, {}
     if unknown:
-        refused["F_mmd"] = f"{unknown[0]} has no pictures from right after its own task; generate all rows"
+        refused["F_mmd"] = (
+            f"{unknown[0]} has no pictures from right after its own task; generate all rows, or set evaluation.diagonal=true"
+        )
         del todo["F_mmd"]
     for name, distance in todo.items():
         try:

@@ -12,6 +12,7 @@ import torch
 
 from cpbench.output import collected
 from cpbench.running.compilation import compiled_forward
+from cpbench.running.gpu_sharing import two_fit
 from cpbench.running.progress import Reporter
 from cpbench.running.rows import evaluate_row, is_complete
 from cpbench.running.stopping import signals_wait
@@ -28,7 +29,8 @@ def overlap_device(run: Run) -> str | None:
     """The device on which rows are evaluated while the next task is learned; None if this process evaluates them itself.
 
     By default: this machine's CPU, if it has as many spare cores as this process has threads and there is much to generate.
-    Another GPU is used only if `overlap` is asked for: it may be somebody else's, or meant for another run.
+    Another GPU is used only if `overlap` is asked for: it may be somebody else's, or meant for another run. Where there is
+    no other, it is the run's own, if its memory is enough for both.
     """
     overlap, device = run.config.overlap, str(run.backbone.device)
     much = sum(run.generation_work(t) for t in run.rows) >= WORTH_A_PROCESS
@@ -38,7 +40,7 @@ def overlap_device(run: Run) -> str | None:
         if not overlap:
             return None
         gpus = [f"cuda:{n}" for n in range(torch.cuda.device_count()) if n != (torch.device(device).index or 0)]
-        return gpus[0] if gpus else device
+        return gpus[0] if gpus else device if two_fit(run) else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     spare = device == "cpu" and cores >= 2 * torch.get_num_threads()
     return device if spare or overlap else None

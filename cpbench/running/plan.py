@@ -98,6 +98,17 @@ def plan(run: Run) -> Plan:
     )
 
 
+def rehearsed_peak(run: Run) -> int:
+    """Bytes at the peak of a short rehearsal: two tasks, and one batch of pictures, at the run's own batch sizes."""
+    state = State()
+    with few_threads(run.backbone), PeakMemory(run.backbone.device) as memory:
+        for t, concept in list(enumerate(run.sequence.concepts, 1))[:2]:
+            task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed)
+            _, _, state = timed_learning(run, task, state, SHORT)
+        timed_generation(run, SAMPLED_STEPS[0])
+    return memory.peak
+
+
 def timed_learning(run: Run, task: Task, state: State, most: int) -> tuple[int, float, State]:
     """(evaluations, seconds, resulting state) of a task whose repetitions are limited to `most`."""
     before, began = run.backbone.unet_evaluations, time.perf_counter()

@@ -58,8 +58,13 @@ class Run:
 
     @property
     def rows(self) -> list[int]:
-        """The rows of the matrix that are generated."""
-        return rows_of(self.config, len(self.concepts))
+        """The rows of the matrix that are generated, whole or in part."""
+        return cells.rows_of(self.config, len(self.concepts))
+
+    @property
+    def whole_rows(self) -> list[int]:
+        """Those of them in which all that was learned so far is generated."""
+        return cells.whole_rows(self.config, len(self.concepts))
 
     @property
     def cache(self) -> Path:
@@ -125,18 +130,11 @@ class Run:
 
     def cells_of(self, t: int) -> list[cells.Cell]:
         """The cells of row t."""
-        return cells.cells_of_row(
-            self.sequence, t, self.pictures_per_prompt, bool(self.config.evaluation.forward_transfer_cells)
-        )
+        return cells.cells_of(self.config, self.sequence, t, self.pictures_per_prompt)
 
     def generation_work(self, t: int) -> int:
         """Denoiser evaluations that generating row t takes."""
         return evaluations(self.backbone, self.sampler, sum(cell.pictures for cell in self.cells_of(t)))
-
-
-def rows_of(config: RunConfig, last: int) -> list[int]:
-    """The rows of the matrix to generate, for a sequence of `last` tasks: all, or the selected ones plus first and last."""
-    return sorted({0, last, *(range(last + 1) if config.rows is None else config.rows)})
 
 
 def device_for(config: RunConfig) -> str:
@@ -171,6 +169,7 @@ def load_run(config: RunConfig, method_class: type[Method], options: Options) ->
     """Load the sequence, backbone, pictures and judges of a run."""
     of_judges(config.judges)  # refuses an unknown or broken judge before anything is loaded
     sequence = sequences.ordered(sequences.load(config.sequence), config.order)
+    cells.whole_rows(config, len(sequence.concepts))  # refuses a row that there is not, before anything is loaded
     device = device_for(config)
     backbone = loading.load(config.backbone, device, config.loading)
     method_class(options).check(backbone)
@@ -218,7 +217,7 @@ def added_judges(names: Iterable[str], device: str) -> dict[str, judges.Judge]:
 
 def check(run: Run) -> None:
     """UserError for parts that do not work together; warnings go into `run.notes`."""
-    config, last = run.config, len(run.concepts)
+    config = run.config
     if (targets := config.options.get("target_modules")) is not None:
         try:
             if not targets:
@@ -231,8 +230,6 @@ def check(run: Run) -> None:
             ) from None
     run.backbone.check(run.sampler.num_inference_steps)
     memory.refuse_oversized(run)
-    if config.rows and max(config.rows) > last:
-        raise UserError(f"rows: there is no row {max(config.rows)}; the sequence has {last} tasks")
     row_cells = cells.cells_of_row(run.sequence, 0, run.pictures_per_prompt)
     unused, changed_options = run.options.without_effect(), changed(config.method, config.backbone, run.options)
     run.notes = [
@@ -240,6 +237,8 @@ def check(run: Run) -> None:
         for name, reason in unused.items()
         if name in changed_options
     ]
+    if config.evaluation.diagonal and run.whole_rows == run.rows:
+        run.notes.append("evaluation.diagonal has no effect, since all rows are generated; leave it out")
     run.notes += images.notes(run.sequence.concepts, config.backbone, run.images, config.data)
     run.notes += images.unread_prompts(run.sequence, config.backbone)
     readers = prompt_length.readers_of(run.backbone, run.judges["clip"].tokenizer, added=1)
@@ -267,6 +266,8 @@ def identify(run: Run) -> None:
         run.facts["rows"] = sorted(config.rows)
     if config.evaluation.forward_transfer_cells:
         run.facts["upper_triangle"] = True
+    if config.evaluation.diagonal:
+        run.facts["diagonal"] = True
     run.folder = run_folder(
         output=config.output,
         sequence=run.sequence.name,

@@ -171,7 +171,7 @@ class RowQueue:
     def make(self, t: int, state: State | None) -> None:
         if t not in self.run.rows:
             say(
-                f"task {t} of {len(self.run.concepts)}, {self.run.concepts[t - 1]}: learned; its row is left out (--rows)"
+                f"task {t} of {len(self.run.concepts)}, {self.run.concepts[t - 1]}: learned; its row is left out (evaluation.rows)"
             )
             return
         if self.pool is None:
@@ -232,8 +232,9 @@ def broken_future() -> Future:
 def measure(run: Run) -> None:
     """Measures of the pictures beyond the matrices; prints a line for those that need more pictures."""
     cached_judges = judges_for_measures(run.folder, run.judges, run.backbone.device)
+    partial = set(run.rows) - set(run.whole_rows)
     measurements = measures.measure(
-        run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, cached_judges
+        run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, cached_judges, partial
     )
     for judge in cached_judges.values():
         judge.save()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -31,7 +31,7 @@ from cpbench.metrics.scores import MAIN, title_of
 from cpbench.numbers import number
 from cpbench.output import console, say
 from cpbench.records import recorded_paths
-from cpbench.running import cells, counting, stopping
+from cpbench.running import cells, counting, gpu_sharing, stopping
 from cpbench.running.engines import (
     COPY_FAILED,
     LOST,
@@ -94,8 +94,10 @@ def grid_from(
             raise UserError(f"--{axis} is missing; pass it, or a --grid that has it")
     checked_grid = validated(Grid, values, source)
     config.checked(config.ANY_RUN | checked_grid.common, f"{source}: common")
-    common = checked_grid.common | (config.read_config_file(config_file) if config_file else {})
+    common = config.with_rows_in_evaluation(checked_grid.common)
+    common |= config.with_rows_in_evaluation(config.read_config_file(config_file)) if config_file else {}
     common |= {key: value for key, value in overrides.items() if value is not None}
+    common = config.with_rows_in_evaluation(common)
     for axis in AXES:
         if axis[:-1] in common:
             raise UserError(f"{axis[:-1]}: is an axis of the sweep, not a common setting; use --{axis}")
@@ -138,8 +140,8 @@ def jobs_of(grid: Grid) -> list[Job]:
             "order": order,
         }
         job_settings = config.with_settings(job_settings, tuple(method_settings))
-        config.resolve(job_settings)
-        sequences.load(sequence)
+        run_config, _, _ = config.resolve(job_settings)
+        cells.whole_rows(run_config, len(sequences.load(sequence).concepts))
         name = f"{Path(sequence).stem}-{Path(backbone).name}-{'-'.join([Path(method).stem, *method_settings])}-order{order}-seed{seed}"
         name = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
         if len(name.encode()) > LONGEST_NAME:
@@ -160,10 +162,13 @@ def start(
     address: str | None,
     jobs: int | None,
     threads: int,
-    gpus_per_run: float,
+    gpus_per_run: float | Literal["auto"],
     copy_to: str | None,
 ) -> int:
-    """Run a grid on the engine of this name. Returns the exit code, see `sweep`."""
+    """Run a grid on the engine of this name. Returns the exit code, see `sweep`.
+
+    gpus_per_run: the share of a GPU that each run gets, or "auto", by the memory that the runs need.
+    """
     device = str(grid.common.get("device", "auto"))
     if engine == "local" and address:
         raise UserError("--address is for Ray clusters only; add --engine ray")
@@ -171,11 +176,32 @@ def start(
         raise UserError(f"--device {device}: Ray chooses each run's GPU; leave out ':{device.partition(':')[2]}'")
     if copy_to:
         check_target(copy_to)
+    settings = settings_to_rehearse(grid, output) if gpus_per_run == "auto" and device != "cpu" else []
     if engine == "ray":
-        resources = Resources(len(grid.methods), threads, 0.0 if device == "cpu" else gpus_per_run)
+        number_given = 1.0 if gpus_per_run == "auto" else gpus_per_run
+        resources = Resources(len(grid.methods), threads, 0.0 if device == "cpu" else number_given, rehearsed=settings)
         return sweep(grid, output, lambda paths: OnRay(paths, resources, copy_to, address))
-    resources = resources_for(device, grid.backbones, jobs, threads, gpus_per_run)
+    share = automatic_share(device, settings, jobs, threads) if gpus_per_run == "auto" else gpus_per_run
+    resources = resources_for(device, grid.backbones, jobs, threads, share)
     return sweep(grid, output, lambda paths: Local(paths, resources, copy_to))
+
+
+def settings_to_rehearse(grid: Grid, output: Path) -> list[dict[str, Any]]:
+    """The settings of the runs that are not finished."""
+    return [{**e.job.settings, "output": str(output)} for e in estimate_jobs(grid, output) if not e.is_finished]
+
+
+def automatic_share(device: str, settings: list[dict[str, Any]], jobs: int | None, threads: int) -> float:
+    """The share of this machine's GPUs that each run gets, by memory, cores and the number of runs at once that was given."""
+    from cpbench.running.devices import pick_device, visible_gpus
+
+    picked = pick_device(device)
+    if not picked.startswith("cuda"):
+        return 1.0
+    gpus = len(visible_gpus()) if picked == "cuda" else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = -(-min(cores // threads, jobs or MOST_JOBS) // gpus)
+    return gpu_sharing.share_of(gpu_sharing.runs_per_gpu(settings, max(1, most), gpu_sharing.measured_apart))
 
 
 def sweep(grid: Grid, output: Path, engine: Callable[[SweepPaths], Local | OnRay]) -> int:
@@ -373,7 +399,7 @@ class JobEstimate:
 
 def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
     """For --dry-run: nothing is loaded or started; finished runs are recognised by their run.json."""
-    from cpbench.running.prepare import generation_settings, rows_of
+    from cpbench.running.prepare import generation_settings
 
     runs = recorded_runs(output) if output.is_dir() else []
     estimates = []
@@ -390,9 +416,8 @@ def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
             counting.key_of(method_class, run_config.options, run_config.backbone, picture_counts)
         )
         learning = sum(counts) if counts is not None else None
-        rows = rows_of(run_config, len(seq.concepts))
-        upper = bool(run_config.evaluation.forward_transfer_cells)
-        pictures = sum(cell.pictures for t in rows for cell in cells.cells_of_row(seq, t, per_prompt, upper))
+        rows = cells.rows_of(run_config, len(seq.concepts))
+        pictures = sum(cell.pictures for t in rows for cell in cells.cells_of(run_config, seq, t, per_prompt))
         generation = sampler.evaluations(pictures)
         estimates.append(JobEstimate(job, same, learning, generation, sum(seconds) / len(seconds) if seconds else None))
     return estimates
@@ -443,7 +468,15 @@ def dry_run_facts(estimates: list[JobEstimate]) -> list[dict[str, Any]]:
 def settings_of(run_config: config.RunConfig, seq: sequences.Sequence) -> dict[str, Any]:
     """A run's settings as its record has them, paths too, without those that change no score."""
     settings = run_config.model_dump(mode="json")
-    return recorded_paths.with_paths(settings, recorded_paths.absolute_paths(settings, seq.concepts)) | WITHOUT_SCORES
+    paths = recorded_paths.absolute_paths(settings, seq.concepts)
+    return without_usual_evaluation(recorded_paths.with_paths(settings, paths) | WITHOUT_SCORES)
+
+
+def without_usual_evaluation(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with those of the evaluation that are not the usual ones: an older record has not all of today's."""
+    usual = {name: field.default for name, field in config.EvaluationChoices.model_fields.items()}
+    evaluation = settings.get("evaluation") or {}
+    return settings | {"evaluation": {k: v for k, v in evaluation.items() if k not in usual or v != usual[k]}}
 
 
 def run_identity(method_class: type[Method], seq: sequences.Sequence) -> dict[str, Any]:
@@ -472,6 +505,6 @@ def recorded_runs(output: Path) -> list[RecordedRun]:
     from cpbench.records.reading import finished_runs
 
     return [
-        RecordedRun(record, recorded_paths.config_today(record, folder) | WITHOUT_SCORES)
+        RecordedRun(record, without_usual_evaluation(recorded_paths.config_today(record, folder) | WITHOUT_SCORES))
         for folder, record in finished_runs(output)
     ]
