@@ -10,6 +10,7 @@ task.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -125,9 +126,11 @@ class State:
         bound: the run, seed, order, task and previous state that this state belongs to. It becomes part of the checked
         record, and `load` can require it. Raises ValueError for a tensor whose name does not begin with a type.
         """
-        from safetensors.torch import save
+        return self.serialized(bound).write(folder)
 
-        from cpbench.files import write_atomically
+    def serialized(self, bound: Mapping[str, Any] | None = None) -> SerializedState:
+        """The bytes that `save` writes, in memory; raises as it does."""
+        from safetensors.torch import save
 
         for name in self.tensors:
             if name.split("/", 1)[0] not in TENSOR_TYPES or "/" not in name:
@@ -136,15 +139,8 @@ class State:
                 )
         # cloned: safetensors refuses two names for the same memory, such as an anchor that is the adapter
         data = save({k: v.detach().cpu().contiguous().clone() for k, v in self.tensors.items()})
-        write_atomically(folder / STATE_TENSORS, data)
-        digest = hashlib.sha256(data).hexdigest()
-        record = {"schema": SCHEMA, "sha256": digest, "facts": self.facts}
-        if bound is not None:
-            record["bound"] = dict(bound)
-        record = json.loads(json.dumps(record))
-        text = json.dumps({**record, "checksum": _checksum(record)}, indent=1, sort_keys=True)
-        write_atomically(folder / STATE_RECORD, text.encode())
-        return digest
+        record = {"schema": SCHEMA, "facts": self.facts} | ({} if bound is None else {"bound": dict(bound)})
+        return SerializedState(data, json.loads(json.dumps(record)))
 
     @staticmethod
     def load(folder: Path, bound: Mapping[str, Any] | None = None) -> State:
@@ -153,9 +149,6 @@ class State:
         bound: what it must belong to, see `save`. Raises FileNotFoundError if there is no state, and DamagedState,
         which names the file, if the state is incomplete, belongs to something else, or holds NaN or infinity.
         """
-        import torch
-        from safetensors.torch import load
-
         record = _record(folder, bound)
         tensors = folder / STATE_TENSORS
         if not tensors.is_file():
@@ -163,18 +156,7 @@ class State:
         data = tensors.read_bytes()
         if hashlib.sha256(data).hexdigest() != record["sha256"]:
             raise DamagedState(tensors, "its checksum is not the one recorded")
-        try:
-            loaded = load(data)
-        except Exception as error:  # the checksum matches and the content is broken: the library raises many types
-            raise DamagedState(tensors, f"it cannot be read as safetensors ({error})") from None
-        for name, tensor in loaded.items():
-            numbers = (
-                tensor if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) else tensor.to(torch.float64)
-            )
-            if not torch.isfinite(numbers).all():
-                raise DamagedState(tensors, f"{name} holds no numbers (NaN or infinity)")
-        # the library returns them in another order at every call, and the order of a method's sums would follow
-        return State(dict(sorted(loaded.items())), record["facts"])
+        return State(_tensors_in(data, tensors), record["facts"])
 
     @staticmethod
     def checksum(folder: Path, bound: Mapping[str, Any] | None = None) -> str:
@@ -183,6 +165,49 @@ class State:
         Raises as `load` does. The tensors are not read.
         """
         return _checksum(_record(folder, bound))
+
+
+@dataclass(frozen=True)
+class SerializedState:
+    """A state as the bytes of its two files: what reads them need not wait until they are on disk.
+
+    tensors: the bytes of state.safetensors. record: what state.json holds, without the checksums.
+    """
+
+    tensors: bytes = field(repr=False)
+    record: dict[str, Any]
+
+    def write(self, folder: Path) -> str:
+        """Write state.safetensors, then state.json with its checksum, each atomically. Returns the tensors' SHA-256."""
+        from cpbench.files import write_atomically
+
+        write_atomically(folder / STATE_TENSORS, self.tensors)
+        digest = hashlib.sha256(self.tensors).hexdigest()
+        record = self.record | {"sha256": digest}
+        text = json.dumps({**record, "checksum": _checksum(record)}, indent=1, sort_keys=True)
+        write_atomically(folder / STATE_RECORD, text.encode())
+        return digest
+
+    def state(self, folder: Path) -> State:
+        """The state that `State.load` reads from the folder once it is written there; raises as it does."""
+        return State(_tensors_in(self.tensors, folder / STATE_TENSORS), copy.deepcopy(self.record["facts"]))
+
+
+def _tensors_in(data: bytes, file: Path) -> dict[str, torch.Tensor]:
+    """The tensors in a state's bytes, in the order of their names. DamagedState, which names the file, for NaN or infinity."""
+    import torch
+    from safetensors.torch import load
+
+    try:
+        loaded = load(data)
+    except Exception as error:  # the checksum matches and the content is broken: the library raises many types
+        raise DamagedState(file, f"it cannot be read as safetensors ({error})") from None
+    for name, tensor in loaded.items():
+        numbers = tensor if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) else tensor.to(torch.float64)
+        if not torch.isfinite(numbers).all():
+            raise DamagedState(file, f"{name} holds no numbers (NaN or infinity)")
+    # the library returns them in another order at every call, and the order of a method's sums would follow
+    return dict(sorted(loaded.items()))
 
 
 def _record(folder: Path, bound: Mapping[str, Any] | None) -> dict[str, Any]:

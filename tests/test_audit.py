@@ -17,7 +17,7 @@ from cpbench.concepts import images
 from cpbench.config import resolve
 from cpbench.errors import ReplayError
 from cpbench.method import State
-from cpbench.running import audit, prepare, runner
+from cpbench.running import audit, prepare, runner, task
 from cpbench.running.audit import search_state
 
 CHEATS = Path(__file__).parent / "cheats"
@@ -285,3 +285,16 @@ def test_a_real_lora_is_not_taken_for_its_pictures(miniature: Backbone, make_tas
     state = SequentialLora(LoraOptions(rank=8, steps=2, batch_size=2)).learn(miniature, task, State())
     miniature.restore()
     search_state(state.tensors, {"dog": (task.images, miniature.encode_images(task.images)[0])})
+
+
+def test_training_pictures_are_encoded_once_per_run_and_not_once_per_task(place: Path) -> None:
+    settings = {"method": "seqlora", "sequence": str(place / "drawn.yaml"), "output": place / "encoded"}
+    loaded = prepare.load_run(*resolve(settings))
+    encoded: list[int] = []
+    loaded.backbone.vae.encoder.register_forward_hook(lambda module, args, out: encoded.append(len(args[0])))
+    for t in (1, 2, 2):
+        task.check(loaded, t, State({"adapter/a": torch.randn(20_000)}, {"concepts": list(CONCEPTS[:t])}))
+    assert sum(encoded) == sum(len(loaded.images[name]) for name in CONCEPTS)
+    copied = torch.from_numpy(loaded.images["dog"][0]).float().flatten()
+    with pytest.raises(ReplayError, match="an image of concept 'dog'"):
+        task.check(loaded, 2, State({"adapter/a": 0.01 * copied + 3}, {"concepts": list(CONCEPTS)}))

@@ -16,6 +16,7 @@ from cpbench.backbones.sampling import Sampler, SampleRequest
 from cpbench.config import checked
 from cpbench.records.record import Cost
 from cpbench.running import compilation, picture_cache
+from cpbench.running.writing import Writer
 
 needs_compiler = pytest.mark.skipif(bool(obstacle(torch.device("cpu"))), reason="no C++ compiler to compile with")
 
@@ -142,11 +143,16 @@ def test_compiled_pictures_are_cached_apart(tiny: Backbone, tmp_path: Path, monk
     """A batch of a size that is not compiled is the same batch with and without."""
     cell = [SampleRequest("a dog", 0, "dog", "a {}", index) for index in range(3)]
     sampler = Sampler(1, 4.0, 2)
-    assert picture_cache.generate_once(tiny, cell, sampler, tmp_path)[2] == 3
+
+    def generated_anew() -> int:
+        with Writer(tiny.device) as writer:
+            return picture_cache.generate_once(tiny, cell, sampler, tmp_path, writer)[2]
+
+    assert generated_anew() == 3
     monkeypatch.setattr(tiny, "compiled", SimpleNamespace(sizes={6}, installed=nullcontext))
-    assert picture_cache.generate_once(tiny, cell, sampler, tmp_path)[2] == 0
+    assert generated_anew() == 0
     tiny.compiled.sizes = {4}
-    assert picture_cache.generate_once(tiny, cell, sampler, tmp_path)[2] == 3
+    assert generated_anew() == 3
 
 
 def test_what_compiling_took_is_told_of_all_rows() -> None:

@@ -21,7 +21,8 @@ from cpbench.records import machine
 from cpbench.records import machine as machine_module
 from cpbench.records.pictures import CachedPicture, place, png_bytes, read_picture
 from cpbench.running import picture_cache
-from cpbench.running.picture_cache import generate_once, picture_key
+from cpbench.running.picture_cache import picture_key
+from cpbench.running.writing import Writer
 
 TWO_STEPS = Sampler(num_inference_steps=2, guidance_scale=4.0, batch_size=4)
 CELL = [
@@ -40,6 +41,15 @@ OTHERS = {
 
 def files_of(folder: Path) -> dict[Path, bytes]:
     return {f: f.read_bytes() for f in folder.rglob("*.png")}
+
+
+def generate_once(
+    backbone: Backbone, requests: list[SampleRequest], sampler: Sampler, cache: Path
+) -> tuple[np.ndarray, list[CachedPicture], int]:
+    """`picture_cache.generate_once` with everything written."""
+    with Writer(backbone.device) as writer:
+        pictures, files, generated = picture_cache.generate_once(backbone, requests, sampler, cache, writer)
+    return pictures, [file.result() for file in files], generated
 
 
 def with_word(backbone: Backbone) -> None:
@@ -295,7 +305,7 @@ def test_a_picture_cut_anywhere_is_whole_or_none(tmp_path: Path) -> None:
 
 def kept_as(file: Path, data: bytes) -> CachedPicture:
     file.write_bytes(data)
-    return CachedPicture(file, hashlib.sha256(data).hexdigest())
+    return CachedPicture(file, hashlib.sha256(data).hexdigest(), data)
 
 
 def test_a_picture_is_placed_as_a_copy_that_cannot_change_the_cache(tmp_path: Path) -> None:

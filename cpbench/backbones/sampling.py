@@ -74,10 +74,10 @@ def generate(backbone: Backbone, requests: list[SampleRequest], sampler: Sampler
                     backbone.device, backbone.dtype, memory_format=memory_format(backbone)
                 )
                 latents = backbone.sample_latents([request.prompt for request in batch], latents, sampler)
-                pictures = backbone.decode_latents(latents)
-                if not np.isfinite(pictures).all():
+                pictures, is_finite = backbone.decode_latents(latents)
+                batches.append(pictures.cpu().numpy())  # the only copy of a batch
+                if not is_finite:
                     raise UserError(f"prompt {batch[0].prompt!r}: the model's picture is NaN; lower the learning rate")
-                batches.append(np.rint(pictures * 255).astype(np.uint8))
     finally:
         pipe.scheduler = original
     return np.concatenate(batches)

@@ -31,14 +31,17 @@ class ShareOfGpu(click.ParamType):
 def run(settings: tuple[str, ...], config: Path | None, verbose: bool, **values: object) -> None:
     """Run one method over one sequence. A stopped run is resumed after its last whole task."""
     from cpbench.config import requested, resolved
-    from cpbench.running import receipts
+    from cpbench.output import say
+    from cpbench.running import collector, receipts
 
     request = requested(values, config, settings)
     if folder := receipts.finished_folder(request):
         click.echo(receipts.finished_line(folder))
         return
-    method = resolved(request)
-    from cpbench.running.runner import execute
+    say(f"{Path(request.method).stem} on {request.sequence}: loading torch and the models")  # may take half a minute
+    with collector.paused():
+        method = resolved(request)
+        from cpbench.running.runner import execute
 
     execute(*method, request=request, verbose=verbose)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from cpbench.version import SCORES
 if TYPE_CHECKING:
     from cpbench.judges.judge import Judge
 
+MOST_AT_ONCE = 3  # arrays that a cell's scores compare: its pictures, and the real ones of two concepts
 LIBRARIES = ("torch", "open_clip_torch", "timm", "torch-fidelity", "pillow")  # that encode pictures or prepare them
 
 
@@ -28,8 +30,11 @@ class Embeddings:
 
     def __init__(self, folder: Path, judge: Judge):
         self.judge, self.key = judge, _key(judge)
-        self.file = folder / f"{judge.name}-{identity.key(self.key)}.safetensors"
-        self.known, self.grown = _read(self.file, self.key), False
+        self.file = _file(folder, judge.name, self.key)
+        self.of_rows = sorted(folder.glob(f"{self.file.stem}-row*.safetensors"))  # see `RowEmbeddings`
+        self.known, self.grown = _read(self.file, self.key), bool(self.of_rows)
+        for file in self.of_rows:
+            self.known |= _read(file, self.key)
 
     def images(self, pictures: np.ndarray) -> np.ndarray:
         """Unit vectors (n, d) of pictures (n, h, w, 3)."""
@@ -52,12 +57,52 @@ class Embeddings:
         return self.judge.texts(prompts)
 
     def save(self) -> None:
-        from safetensors.numpy import save
-
         if self.grown:
-            held = {k: np.ascontiguousarray(v) for k, v in sorted(self.known.items())}
-            facts = {"key": json.dumps(self.key, sort_keys=True), "sha256": _digest(held)}
-            write_atomically(self.file, save(held, facts))
+            _write(self.file, self.key, self.known)
+        for file in self.of_rows:
+            file.unlink(missing_ok=True)
+
+
+class RowEmbeddings:
+    """A judge that notes its embeddings of a row's pictures, for `Embeddings`: another process may need them later."""
+
+    def __init__(self, judge: Judge):
+        self.judge = judge
+        self.noted: dict[str, np.ndarray] = {}
+        self._recent: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=MOST_AT_ONCE)
+
+    def images(self, pictures: np.ndarray) -> np.ndarray:
+        """Unit vectors (n, d) of pictures (n, h, w, 3); the same array again is not hashed again."""
+        from cpbench.judges.judge import content_key
+
+        for array, vectors in self._recent:
+            if array is pictures:
+                return vectors
+        vectors = self.judge.images(pictures)
+        if len(vectors) == len(pictures):  # else the score, of a package, will be refused
+            self.noted |= dict(zip(map(content_key, pictures), vectors, strict=True))
+        self._recent.append((pictures, vectors))
+        return vectors
+
+    def texts(self, prompts: list[str]) -> np.ndarray:
+        return self.judge.texts(prompts)
+
+    def save(self, folder: Path, t: int) -> None:
+        """Write what was noted in row t to a file of its own, which `Embeddings` puts together with the others."""
+        key = _key(self.judge)
+        file = _file(folder, self.judge.name, key)
+        _write(file.with_stem(f"{file.stem}-row{t:02d}"), key, self.noted)
+
+
+def _file(folder: Path, name: str, key: dict[str, Any]) -> Path:
+    return folder / f"{name}-{identity.key(key)}.safetensors"
+
+
+def _write(file: Path, key: dict[str, Any], vectors: dict[str, np.ndarray]) -> None:
+    from safetensors.numpy import save
+
+    held = {k: np.ascontiguousarray(v) for k, v in sorted(vectors.items())}
+    write_atomically(file, save(held, {"key": json.dumps(key, sort_keys=True), "sha256": _digest(held)}))
 
 
 def _key(judge: Judge) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,9 +83,19 @@ class Preprocessing:
 
     def __call__(self, images: list[np.ndarray] | np.ndarray) -> torch.Tensor:
         """uint8 pictures (h, w, 3), of any sizes -> float (n, 3, crop, crop)."""
-        return torch.stack([self.one(np.asarray(i)) for i in images])
+        return self.normalised(torch.from_numpy(self.cropped(images)))
 
-    def one(self, image: np.ndarray) -> torch.Tensor:
+    def cropped(self, images: Sequence[np.ndarray] | np.ndarray, threads: int = 1) -> np.ndarray:
+        """uint8 pictures (h, w, 3), of any sizes -> resized and cropped, uint8 (n, crop, crop, 3).
+
+        PIL, whose pixels the judges' published scores depend on, resizes in several threads at once: it needs no lock.
+        """
+        if threads == 1 or len(images) == 1:
+            return np.stack([self._cropped(np.asarray(image)) for image in images])
+        with ThreadPoolExecutor(min(threads, len(images))) as pool:
+            return np.stack(list(pool.map(self._cropped, images)))
+
+    def _cropped(self, image: np.ndarray) -> np.ndarray:
         h, w = image.shape[:2]
         if min(h, w) != self.resize:
             size = (
@@ -91,8 +104,13 @@ class Preprocessing:
             )  # cut off, as torchvision's
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling[self.interpolation.upper()]))
         y0, x0 = (round((side - self.crop) / 2) for side in image.shape[:2])  # half to even, as in torchvision
-        x = torch.from_numpy(np.array(image[y0 : y0 + self.crop, x0 : x0 + self.crop])).permute(2, 0, 1).float() / 255
-        return (x - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
+        return image[y0 : y0 + self.crop, x0 : x0 + self.crop]
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, crop, crop, 3) -> float (n, 3, crop, crop), on the same device."""
+        x = pixels.permute(0, 3, 1, 2).contiguous().float() / 255
+        mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std
 
 
 def content_key(picture: np.ndarray) -> str:
@@ -102,6 +120,7 @@ def content_key(picture: np.ndarray) -> str:
 
 
 MOST_KEPT = 4096  # embeddings that a judge caches
+MOST_THREADS = 8
 
 
 @dataclass
@@ -127,9 +146,9 @@ class Judge:
         new = [i for i, k in enumerate(keys) if k not in vectors]
         for at in range(0, len(new), batch_size):
             part = new[at : at + batch_size]
-            x = self.preprocessing([pictures[i] for i in part])
+            pixels = self.preprocessing.cropped([pictures[i] for i in part], _threads(self.device))
+            x = self.preprocessing.normalised(torch.from_numpy(pixels).to(self.device))
             encode = getattr(self.model, "encode_image", self.model)
-            x = x.to(self.device)
             for i, v in zip(part, F.normalize(encode(x).float(), dim=-1).cpu().numpy(), strict=True):
                 vectors[keys[i]] = v.copy()  # a copy: a view would keep the whole batch in memory
         self._vectors |= vectors  # the most recently used are at the end
@@ -144,6 +163,14 @@ class Judge:
             raise TypeError(f"judge {self.name} has no text encoder")
         tokens = self.tokenizer(prompts).to(self.device)
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu().numpy()
+
+
+def _threads(device: torch.device) -> int:
+    """Threads that prepare pictures: beside a GPU one per core, up to MOST_THREADS; on a CPU as many as torch has."""
+    if device.type == "cpu":
+        return min(torch.get_num_threads(), MOST_THREADS)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_THREADS)
 
 
 def content_hash(value: Any) -> str:

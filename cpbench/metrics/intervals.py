@@ -100,8 +100,6 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
 
     ValueError on another shape.
     """
-    from scipy import stats  # takes a second
-
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"one value per seed, (n,); got {values.shape}")
@@ -109,7 +107,9 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     mean = float(values.mean()) if n else float("nan")
     if n < FEWEST_SEEDS:
         return Interval(mean, float("nan"), float("nan"), n)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    from scipy.special import stdtrit  # Student's t; scipy.stats, which has it as well, takes a second to import
+
+    half = float(stdtrit(n - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
 
 

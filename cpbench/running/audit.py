@@ -88,6 +88,7 @@ def search_state(
     """
     import torch
 
+    longest = max((tensor.numel() for tensor in tensors.values()), default=0)
     by_size: dict[int, list[tuple[str, str, torch.Tensor]]] = {}
     for concept, (images, latents) in concept_data.items():
         rows = torch.from_numpy(images).float()
@@ -98,7 +99,7 @@ def search_state(
             ("latent", latents.float().cpu()),
         ]
         for form_name, form in forms:
-            for vector in form.flatten(1):
+            for vector in form.flatten(1) if form[0].numel() <= longest else ():  # no tensor holds a longer one
                 by_size.setdefault(len(vector), []).append((concept, form_name, vector))
     # computed once, not per tensor: at 512 pixels they are as large as a small state
     units = {n: unit(torch.stack([vector for *_, vector in references])) for n, references in by_size.items()}

@@ -58,8 +58,9 @@ class CountingBackbone(Backbone):
         zeros = torch.zeros(len(images), *self.latent_shape, device=self.device)
         return zeros, zeros.clone()
 
-    def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
-        return np.zeros((len(latents), self.picture_size, self.picture_size, 3), np.float32)
+    def decode_latents(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pictures = torch.zeros((len(latents), self.picture_size, self.picture_size, 3), dtype=torch.uint8)
+        return pictures, torch.tensor(True)
 
     def sample_latents(self, prompts: list[str], latents: torch.Tensor, sampler: Sampler) -> torch.Tensor:
         a_step = self.family.evaluations_a_step(sampler.guidance_scale)

@@ -14,7 +14,7 @@ from cpbench.records.pictures import is_blank
 from cpbench.running import multi_concept
 
 if TYPE_CHECKING:
-    from cpbench.judges.embeddings import Embeddings
+    from cpbench.judges.embeddings import Embeddings, RowEmbeddings
     from cpbench.judges.judge import Judge
     from cpbench.running.cells import Cell
 
@@ -33,7 +33,7 @@ def score_cell(
     entry_type: str,
     pictures: np.ndarray,
     real: Mapping[str, np.ndarray],
-    judges: Mapping[str, Judge | Embeddings],
+    judges: Mapping[str, Judge | Embeddings | RowEmbeddings],
 ) -> list[tuple]:
     """Lines of scores.csv: each picture's scores against its concept's real pictures and against its prompt.
 
@@ -66,7 +66,10 @@ def score_cell(
 
 
 def reference_rows(
-    cell: Cell, real: Mapping[str, np.ndarray], judges: Mapping[str, Judge | Embeddings], seed: int | None
+    cell: Cell,
+    real: Mapping[str, np.ndarray],
+    judges: Mapping[str, Judge | Embeddings | RowEmbeddings],
+    seed: int | None,
 ) -> list[tuple]:
     """Ceiling 1: the real pictures against each other, without self-pairs; with a seed (miniature) also the row `oracle`."""
     rows: list[tuple] = [

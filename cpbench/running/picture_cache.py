@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from concurrent.futures import Future
 from dataclasses import astuple
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.sampling import Sampler, SampleRequest, generate
 from cpbench.files import READ_ONLY, write_atomically
 from cpbench.records import machine
-from cpbench.records.pictures import CachedPicture, png_bytes, read_picture
+from cpbench.records.pictures import CachedPicture, decoded, png_bytes, read_bytes
+from cpbench.running.writing import Writer, done
 from cpbench.version import SCORES
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft")  # a picture's bytes depend on their versions
@@ -43,10 +45,10 @@ def picture_key(installed: str, request: SampleRequest, sampler: Sampler, backbo
 
 
 def generate_once(
-    backbone: Backbone, requests: list[SampleRequest], sampler: Sampler, cache: Path
-) -> tuple[np.ndarray, list[CachedPicture], int]:
+    backbone: Backbone, requests: list[SampleRequest], sampler: Sampler, cache: Path, writer: Writer
+) -> tuple[np.ndarray, list[Future[CachedPicture]], int]:
     """The requested pictures, read from `cache` if all of them are in it, else all generated: a batch must not depend on
-    what is cached. Returns (pictures, their files in the cache, the number generated)."""
+    what is cached. Returns (pictures, their files in the cache, which `writer` may still be writing, the number generated)."""
     keys, installed = [], backbone.installed_hash()
     for i in range(0, len(requests), sampler.batch_size):
         part = requests[i : i + sampler.batch_size]
@@ -56,9 +58,10 @@ def generate_once(
         keys += [picture_key(company, w, sampler, backbone) for w in part]
     cached = [recall(cache, key) for key in keys]
     if all(cached):
-        return np.stack([picture for picture, _ in cached]), [file for _, file in cached], 0
+        return np.stack([picture for picture, _ in cached]), [done(file) for _, file in cached], 0
     pictures = generate(backbone, requests, sampler)
-    return pictures, [keep(cache, *pair) for pair in zip(keys, pictures, strict=True)], len(requests)
+    files = [writer.submit(keep, cache, key, picture) for key, picture in zip(keys, pictures, strict=True)]
+    return pictures, files, len(requests)
 
 
 def is_compiled(backbone: Backbone, sampler: Sampler, pictures: int) -> bool:
@@ -73,15 +76,16 @@ def keep(cache: Path, key: str, picture: np.ndarray) -> CachedPicture:
     digest = hashlib.sha256(data).hexdigest()
     file = cache / key[:2] / f"{key}-{digest}.png"
     write_atomically(file, data, READ_ONLY)
-    return CachedPicture(file, digest)
+    return CachedPicture(file, digest, data)
 
 
 def recall(cache: Path, key: str) -> tuple[np.ndarray, CachedPicture] | None:
     """The cached picture of this key; None if there is none. A file whose hash is not the one in its name is removed."""
     for file in sorted((cache / key[:2]).glob(f"{key}-*.png")):
-        picture = read_picture(file, digest := file.stem.partition("-")[2])
-        if picture is not None:
-            return picture, CachedPicture(file, digest)
+        data = read_bytes(file, digest := file.stem.partition("-")[2])
+        picture = None if data is None else decoded(data)
+        if data is not None and picture is not None:
+            return picture, CachedPicture(file, digest, data)
         with contextlib.suppress(OSError):
             file.unlink()
     return None

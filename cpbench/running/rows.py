@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from cpbench.backbones.sampling import SampleRequest, evaluations
 from cpbench.concepts import images, prompt_length
 from cpbench.errors import DamagedState, UserError, quoted
 from cpbench.files import READ_ONLY, file_hash, read_json, write_atomically, write_json
+from cpbench.judges.embeddings import RowEmbeddings
 from cpbench.method import NotDefined, State
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.output import say
@@ -29,6 +31,7 @@ from cpbench.running.cells import CELL_TYPES, picture_of
 from cpbench.running.cost import Stopwatch
 from cpbench.running.judging import cell_metrics, reference_rows, score_cell
 from cpbench.running.picture_cache import generate_once
+from cpbench.running.writing import Writer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,16 +41,22 @@ if TYPE_CHECKING:
     from cpbench.running.progress import Reporter
 
 
-def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> bool:
+def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter, writer: Writer | None = None) -> bool:
     """Evaluate row t of the retention matrix: every concept learned so far; in row 0 all concepts, by the untouched model.
 
-    Returns False if the row existed already.
+    writer: may still be writing the state. The row is recorded once everything is written, its state too. Returns False if
+    the row existed already.
     """
+    if writer is None:  # a process that only evaluates rows
+        with Writer(run.backbone.device) as writer:
+            return evaluate_row(run, t, state, reporter, writer)
     at = run.at.task(t)
     if is_complete(run, t):
         reporter.advance(run.generation_work(t))
         return False
-    watch, rows, placed = Stopwatch(), [], {}
+    watch, rows = Stopwatch(), []
+    judges = {name: RowEmbeddings(judge) for name, judge in run.judges.items()}
+    placed: dict[str, Future[str]] = {}  # by file, the SHA-256 of what is being written there
     before, generated, reused = run.backbone.unet_evaluations, 0, 0
     compiled = run.backbone.compiled
     compiling = (compiled.seconds, compiled.anew) if compiled else (0.0, 0)
@@ -56,7 +65,7 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
         reporter.at(f"task {t} of {len(run.concepts)}: generating {group_name}")
         try:
             with watch("generation"):
-                batches, new = generate_cells(run, group, state)
+                batches, new = generate_cells(run, group, state, writer)
         except NotDefined as reason:
             for cell in group:
                 say(f"task {t}, {cell.name}: not defined ({reason})")
@@ -67,8 +76,7 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
         for cell, pictures, files in batches:
             for (template, k), file in zip(cell.samples, files, strict=True):
                 target = picture_of(at, cell, template, k)
-                place(file, target)
-                placed[target.relative_to(at.path).as_posix()] = file.sha256
+                placed[target.relative_to(at.path).as_posix()] = writer.submit(place_cached, file, target)
             if failed := [w for w, p in zip(cell.samples, pictures, strict=True) if is_blank(p)]:
                 prompt, index = failed[0]
                 say(
@@ -76,13 +84,12 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
                     f"and not scored (the first: {prompt!r}, {index})"
                 )
             with watch("judging"):
-                rows += score_cell(t, cell, cell.cell_type, pictures, run.images, run.judges)
+                rows += score_cell(t, cell, cell.cell_type, pictures, run.images, judges)
                 if t == 0 and cell.cell_type == "cell":
                     drawn_world = images.is_rendered(cell.concepts[0], run.config.backbone)
-                    rows += reference_rows(cell, run.images, run.judges, run.config.seed if drawn_world else None)
-                    real, target = png_bytes(run.images[cell.name][0]), at.real(cell.name)
-                    write_atomically(target, real, READ_ONLY)
-                    placed[target.relative_to(at.path).as_posix()] = hashlib.sha256(real).hexdigest()
+                    rows += reference_rows(cell, run.images, judges, run.config.seed if drawn_world else None)
+                    target, real = at.real(cell.name), run.images[cell.name][0]
+                    placed[target.relative_to(at.path).as_posix()] = writer.submit(write_picture, target, real)
             reporter.advance(evaluations(run.backbone, run.sampler, cell.pictures))
     cost = {
         **watch.record(),
@@ -90,6 +97,10 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
         "pictures_generated": generated,
         "pictures_reused": reused,
     }
+    for judge in judges.values():
+        writer.submit(judge.save, run.at.embeddings, t)
+    hashes = {name: future.result() for name, future in placed.items()}
+    writer.wait()  # for the state as well
     if compiled:
         cost |= {
             "generation_compiled": True,
@@ -102,7 +113,7 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter) -> b
         "made_on": machine.facts(run.backbone.device),
         "scores_sha256": file_hash(at.scores),
         "state": run.state_checksum(t),
-        "pictures": placed,
+        "pictures": hashes,
     }
     write_json(at.row, record)
     return True
@@ -117,9 +128,23 @@ def generation_groups(row: Sequence[Cell]) -> list[list[Cell]]:
     return [[cell] for cell in row if cell.cell_type != "prior"] + ([nouns] if nouns else [])
 
 
+def place_cached(cached: Future[CachedPicture], target: Path) -> str:
+    """Put a picture from the cache, as soon as it is written there, into the task's folder; returns its SHA-256."""
+    picture = cached.result()
+    place(picture, target)
+    return picture.sha256
+
+
+def write_picture(target: Path, picture: np.ndarray) -> str:
+    """Write a picture, read-only; returns its SHA-256."""
+    data = png_bytes(picture)
+    write_atomically(target, data, READ_ONLY)
+    return hashlib.sha256(data).hexdigest()
+
+
 def generate_cells(
-    run: Run, group: list[Cell], state: State | None
-) -> tuple[list[tuple[Cell, np.ndarray, list[CachedPicture]]], int]:
+    run: Run, group: list[Cell], state: State | None, writer: Writer
+) -> tuple[list[tuple[Cell, np.ndarray, list[Future[CachedPicture]]]], int]:
     """(pictures and their files by cell, number generated), see `generate_once`; by the untouched model if there is no
     state. All cells of a group have the same concepts installed. Raises NotDefined as `install` does.
     """
@@ -142,7 +167,7 @@ def generate_cells(
             readers = prompt_length.readers_of(run.backbone)
             for template, words in prompt_texts:
                 prompt_length.refuse_cut(readers, *prompt_length.filled(template, words))
-            part_pictures, part_files, new = generate_once(run.backbone, part, run.sampler, run.cache)
+            part_pictures, part_files, new = generate_once(run.backbone, part, run.sampler, run.cache, writer)
         pictures, files, generated = [*pictures, *part_pictures], [*files, *part_files], generated + new
     pictures = np.stack(pictures)
     ends = np.cumsum([cell.pictures for cell in group])

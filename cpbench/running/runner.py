@@ -1,7 +1,8 @@
 """The sequential runner: for every task learn, save, read back, generate every concept learned so far, judge.
 
-Every task gets a new method object and a pristine backbone; only the state, read back from disk, is passed on.
-Each result is on disk before the next step starts, so a stopped run resumes from there.
+Every task gets a new method object and a pristine backbone; only the state, read back from the bytes that are written, is
+passed on. A task's state and pictures are written while its row is generated and judged; they are on disk before the row is
+recorded and the next task starts, so a stopped run resumes from there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cpbench.miniature import is_miniature
 from cpbench.output import say
 from cpbench.records import curves, machine, measures_table, outcome_lines, tables, terminal
 from cpbench.records.grid import retention_grid
-from cpbench.running import compilation, counting, measures, memory, receipts, rows, stopping
+from cpbench.running import collector, compilation, counting, measures, memory, receipts, rows, stopping
 from cpbench.running.bookkeeping import (
     is_finished,
     record_of,
@@ -40,6 +41,7 @@ from cpbench.running.overlap import evaluate_in_worker, worker_process
 from cpbench.running.prepare import Run, judges_for_measures, prepare
 from cpbench.running.progress import Reporter
 from cpbench.running.task import drop_state, learn_task
+from cpbench.running.writing import Writer
 
 
 def execute(
@@ -59,7 +61,8 @@ def execute(
     """
     prepare_folder(config.output)
     inputs = receipts.input_files(request) if request else None
-    run = prepare(config, method_class, options)
+    with collector.paused():
+        run = prepare(config, method_class, options)
     record_of(run, "running")  # refuses what no record may hold, before the folder is made
     prepare_folder(run.folder)
     with run_lock(run.folder, patience):
@@ -121,11 +124,11 @@ def _execute(run: Run, progress: Path | None, verbose: bool) -> None:
         for note in run.notes:
             say(f"note: {note}")
         state: State | None = State()
-        with worker_process(run) as pool:
-            queue = RowQueue(run, pool, reporter, verbose)
+        with Writer(run.backbone.device) as writer, worker_process(run) as pool:
+            queue = RowQueue(run, pool, reporter, writer, verbose)
             queue.make(0, None)
             for t in range(1, len(concepts) + 1):
-                state = learn_task(run, t, state, reporter)
+                state = learn_task(run, t, state, reporter, writer)
                 queue.make(t, state)
             queue.wait()
         for table in terminal.run_tables(run.folder, run.concepts, len(concepts)):
@@ -164,19 +167,21 @@ def ornament(target: Path, make: Callable[[Path], None]) -> None:
 class RowQueue:
     """Rows in progress: evaluated here at once, or in `pool` while the next task is learned; finished in order."""
 
-    def __init__(self, run: Run, pool: Executor | None, reporter: Reporter, verbose: bool = False):
-        self.run, self.pool, self.reporter, self.verbose = run, pool, reporter, verbose
+    def __init__(self, run: Run, pool: Executor | None, reporter: Reporter, writer: Writer, verbose: bool = False):
+        self.run, self.pool, self.reporter, self.writer, self.verbose = run, pool, reporter, writer, verbose
         self.waiting: dict[int, Future] = {}
 
     def make(self, t: int, state: State | None) -> None:
         if t not in self.run.rows:
+            self.writer.wait()  # for the state
             say(
                 f"task {t} of {len(self.run.concepts)}, {self.run.concepts[t - 1]}: learned; its row is left out (evaluation.rows)"
             )
             return
         if self.pool is None:
-            self.finish(t, rows.evaluate_row(self.run, t, state, self.reporter))
+            self.finish(t, rows.evaluate_row(self.run, t, state, self.reporter, self.writer))
             return
+        self.writer.wait()  # the other process reads the state from the disk
         try:
             self.waiting[t] = self.pool.submit(evaluate_in_worker, t)
         except BrokenExecutor:
@@ -199,7 +204,7 @@ class RowQueue:
                 )
             self.pool = None
             state = self.run.load_state(t) if t else None
-            self.finish(t, rows.evaluate_row(self.run, t, state, self.reporter))
+            self.finish(t, rows.evaluate_row(self.run, t, state, self.reporter, self.writer))
             return
         is_new, messages = future.result()
         for line in messages:

@@ -6,10 +6,14 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pandas as pd
+import psutil
 import torch
+from safetensors import SafetensorError, safe_open
 
+from cpbench.backbones.backbone import Backbone
 from cpbench.concepts import images
 from cpbench.errors import DamagedState, RulesError, UserError, quoted
 from cpbench.files import write_atomically, write_json
@@ -20,6 +24,13 @@ from cpbench.running import audit, rows
 from cpbench.running.cost import PeakMemory, Stopwatch
 from cpbench.running.prepare import Run
 from cpbench.running.progress import Reporter
+from cpbench.running.writing import Writer
+
+MOST_OF_MEMORY = 0.25  # that is free: a state's bytes beside the state itself
+
+_latents: WeakKeyDictionary[Backbone, dict[str, torch.Tensor]] = (
+    WeakKeyDictionary()
+)  # of the training pictures, by concept
 
 
 def drop_state(run: Run, t: int) -> None:
@@ -27,9 +38,18 @@ def drop_state(run: Run, t: int) -> None:
     at = run.at.task(t)
     if run.config.keep_states == "all" or not at.state.exists():
         return
-    if run.config.keep_states == "last" or "weights" in State.load(at.path).bytes_by_type():
+    if run.config.keep_states == "last" or has_whole_weights(at.state):
         at.dropped.touch()  # before the tensors: a state without them counts as damaged unless this file exists
         at.state.unlink()
+
+
+def has_whole_weights(file: Path) -> bool:
+    """Whether a state's file holds whole weights, by the names in its header. DamagedState if it cannot be read."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return any(name.startswith("weights/") for name in tensors.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise DamagedState(file, f"it cannot be read as safetensors ({error})") from None
 
 
 def is_dropped(run: Run, t: int) -> bool:
@@ -40,8 +60,11 @@ def is_dropped(run: Run, t: int) -> bool:
     return t < len(run.concepts) and (run.at.task(t + 1).state.exists() or is_dropped(run, t + 1))
 
 
-def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> State | None:
-    """State t: read from disk if it is complete, else learned, saved and read back. None if it was dropped."""
+def learn_task(run: Run, t: int, state: State | None, reporter: Reporter, writer: Writer) -> State | None:
+    """State t: read from disk if it is complete, else learned, saved and read back. None if it was dropped.
+
+    `writer` may still be writing it; what is read back is the same bytes.
+    """
     if is_dropped(run, t):
         reporter.advance(run.learning_work(t))
         return None
@@ -50,8 +73,7 @@ def learn_task(run: Run, t: int, state: State | None, reporter: Reporter) -> Sta
         return saved
     learned = learn(run, t, state, reporter)
     check(run, t, learned.state)
-    keep(run, t, learned)
-    return run.load_state(t)
+    return keep(run, t, learned, writer)
 
 
 def recover(run: Run, t: int) -> State | None:
@@ -132,15 +154,19 @@ def check(run: Run, t: int, learned: Any) -> None:
         return
     if pictures_carried := [name for name in learned.tensors if name.startswith("pictures/")]:
         raise RulesError(f"its state carries {pictures_carried[0]}, but the method does not declare sees_earlier_data")
-    images_by_concept = {name: run.images[name] for name in run.concepts[:t]}
-    audit.search_state(
-        learned.tensors,
-        {name: (pictures, run.backbone.encode_images(pictures)[0]) for name, pictures in images_by_concept.items()},
-    )
+    latents = _latents.setdefault(run.backbone, {})
+    for name in run.concepts[:t]:
+        if name not in latents:  # encoded once per run, not once per task
+            latents[name] = run.backbone.encode_images(run.images[name])[0].cpu()
+    audit.search_state(learned.tensors, {name: (run.images[name], latents[name]) for name in run.concepts[:t]})
 
 
-def keep(run: Run, t: int, learned: Learned) -> None:
-    """Write the training log, the cost, and last the state, which completes the task."""
+def keep(run: Run, t: int, learned: Learned, writer: Writer) -> State:
+    """Write the training log, the cost, and last the state, which completes the task. Returns the state, read back.
+
+    The state is read back from the bytes that `writer` is writing, where memory has room for them beside the state for as
+    long as that takes; else from the disk.
+    """
     at, state = run.at.task(t), learned.state
     if learned.curve:
         text = pd.DataFrame(learned.curve).to_csv(index=False, float_format="%.6g")
@@ -151,7 +177,14 @@ def keep(run: Run, t: int, learned: Learned) -> None:
     }
     made_on = machine.facts(run.backbone.device)
     write_json(at.cost, {"cost": learned.cost | state_size, "made_on": made_on})
-    state.save(at.path, run.state_binding(t))
+    binding = run.state_binding(t)
+    has_room = sum(state_size["state_bytes"].values()) <= psutil.virtual_memory().available * MOST_OF_MEMORY
+    if at.row.exists() or not has_room:  # a row on disk may be this state's, which is known once it is written
+        state.save(at.path, binding)
+        return run.load_state(t)
+    serialized = state.serialized(binding)
+    writer.submit(serialized.write, at.path)
+    return serialized.state(at.path)
 
 
 def refuse_invalid_state(method: str, t: int, learned: object, concepts: list[str]) -> None:
