@@ -15,8 +15,8 @@ sys.path.insert(0, str(BENCHMARKS))
 import same_scores  # noqa: E402
 import timing  # noqa: E402
 
-MOST_KERNELS = 5_520  # of a learning step on Stable Diffusion 1.5
-MOST_KERNELS_THIN = 1_970  # of its first and last level with one layer each
+MOST_KERNELS = 2_200  # of a learning step on Stable Diffusion 1.5
+MOST_KERNELS_THIN = 640  # of its first and last level with one layer each
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="counting kernels needs a C++ compiler"
 )

@@ -1,6 +1,7 @@
 """A compiled forward against the eager one: the same outputs, once per size of batch, whatever weights are installed."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,9 +14,11 @@ from torch import nn
 from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.compiling import CompiledForward, obstacle
 from cpbench.backbones.sampling import Sampler, SampleRequest
-from cpbench.config import checked
+from cpbench.config import checked, resolve
 from cpbench.records.record import Cost
 from cpbench.running import compilation, picture_cache
+from cpbench.running.prepare import prepare
+from cpbench.running.rows import generate_cells, generation_groups
 from cpbench.running.writing import Writer
 
 needs_compiler = pytest.mark.skipif(bool(obstacle(torch.device("cpu"))), reason="no C++ compiler to compile with")
@@ -95,7 +98,8 @@ def planned(choice: str, tiny: Backbone, tmp_path: Path, **changes: object) -> S
         sampler=Sampler(5, 4.0, 4),
         rows=[0, 1],
         cells_of=lambda t: cells,
-        method_class=SimpleNamespace(per_prompt=changes.get("per_prompt", False)),
+        options=None,
+        method_class=lambda options: SimpleNamespace(per_prompt=changes.get("per_prompt", False)),
         notes=[],
     )
 
@@ -107,6 +111,20 @@ def test_work_is_counted_by_size_of_batch(tiny: Backbone, tmp_path: Path) -> Non
     assert seconds == pytest.approx({8: 4 * 8 * 5 * unit, 4: 2 * 4 * 5 * unit})
     one_by_one = compilation.planned_seconds(planned("auto", tiny, tmp_path, per_prompt=True))
     assert one_by_one == pytest.approx({8: (2 + 2) * 8 * 5 * unit, 4: 4 * 5 * unit, 2: 2 * 2 * 5 * unit})
+
+
+def test_planned_batches_are_those_that_the_denoiser_gets(short: Path, tmp_path: Path) -> None:
+    """Of an untouched model's row: concepts, nouns and pairs, two batches of them with something left over."""
+    values = {"method": "seqlora", "sequence": str(short), "output": tmp_path, "evaluation": {"batch_size": 3}}
+    run = prepare(*resolve(values, settings=("evaluation.pictures_per_prompt=4",)))
+    sizes: Counter[int] = Counter()
+    run.backbone.denoiser.register_forward_pre_hook(lambda module, arguments: sizes.update([len(arguments[0])]))
+    with Writer(run.backbone.device) as writer:
+        for group in generation_groups(run.cells_of(0)):
+            generate_cells(run, group, None, writer)
+    assert compilation.planned_batches(run, 0) == sizes and 6 in sizes and len(sizes) > 1
+    plain = compilation.planned_batches(run, 1)
+    assert max(plain) == 6, "the method installs once for all prompts"
 
 
 def test_only_sizes_that_repay_it_are_compiled_and_on_means_at_least_one() -> None:

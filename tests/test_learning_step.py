@@ -10,6 +10,7 @@ from torch import nn
 from cpbench.backbones import adapters, lora_layers
 from cpbench.backbones.backbone import Backbone, fingerprint
 from cpbench.backbones.loading import load
+from cpbench.backbones.lora_layers import step_view
 from cpbench.backbones.memory_format import channels_last
 from cpbench.backbones.options import BackboneConfig
 from cpbench.errors import RulesError
@@ -208,17 +209,19 @@ def test_a_block_keeps_values_names_and_objects() -> None:
     assert torch.equal(joined(parameters), block.value)
 
 
-def test_gradients_through_a_block_are_those_of_its_parameters() -> None:
-    """A term of the whole vector, one of the layers' views and one of a parameter itself, together and alone."""
+@pytest.mark.parametrize("layers_dtype", [torch.float32, torch.bfloat16])
+def test_gradients_through_a_block_are_those_of_its_parameters(layers_dtype: torch.dtype) -> None:
+    """A term of the whole vector, one of what layers compute with and one of a parameter itself, together and alone."""
     parameters = parameters_of(SHAPES)
-    block = Block(parameters, torch.float32)
+    block = Block(parameters, layers_dtype)
     block.begin_step()
     weights = torch.randn(block.value.shape, generator=seeded(9))
     whole, layer, own = (
         (weights * joined(parameters).square()).sum(),
-        parameters[0].step_view.sum(),
+        step_view(parameters[0]).float().sum(),
         parameters[1].sum(),
     )
+    assert step_view(parameters[0]).dtype == layers_dtype
     found = torch.autograd.grad(whole + 2 * layer + 3 * own, parameters, retain_graph=True)
     parts = weights.split([p.numel() for p in parameters])
     expected = [2 * w.view(p.shape) * p.detach() for w, p in zip(parts, parameters, strict=True)]

@@ -81,7 +81,13 @@ class CompiledForward:
             output = self._compiled(sample, *args, **kwargs)
         except TorchDynamoException as error:
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"compile: torch cannot compile the denoiser ({reason}); pass --compile off") from error
+            folder = os.environ.get(
+                "TORCHINDUCTOR_CACHE_DIR", "torch's cache"
+            )  # a killed compiler leaves cut files there
+            raise UserError(
+                f"compile: torch cannot compile the denoiser ({reason}); delete {folder} if a file in it is damaged, or pass "
+                "--compile off"
+            ) from error
         if compiled := counters["stats"]["unique_graphs"] - graphs:
             self.seconds += time.perf_counter() - start
             self.graphs += compiled
@@ -91,6 +97,10 @@ class CompiledForward:
 
 
 def _use_cache_folder() -> None:
-    """Let torch keep compiled code in the cache folder, unless its own variable names another: torch sets it at first use."""
-    if (folder := remembered.folder()) is not None:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.absolute() / "compiled"))
+    """Let torch keep compiled code in the cache folder, unless its own variable names another folder than its default,
+    which torch sets by itself."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    is_chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR") not in (None, os.path.abspath(default_cache_dir()))
+    if not is_chosen and (folder := remembered.folder()) is not None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder.absolute() / "compiled")

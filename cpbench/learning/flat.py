@@ -36,8 +36,8 @@ class Join(torch.autograd.Function):
 class Block:
     """Parameters that are views into one vector, in their order, until they are moved elsewhere.
 
-    value: the vector, which the optimiser moves, and whose `grad` it reads. joined: the same as a function of the
-    parameters, for terms of the loss. dtype: the precision of the layers that use the parameters.
+    value: the vector, which the optimiser moves, and whose `grad` it reads. dtype: the precision of the layers that use
+    the parameters.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], dtype: torch.dtype):
@@ -46,14 +46,24 @@ class Block:
         for parameter, part in zip(self.parameters, in_parts(self.value.detach(), self.shapes), strict=True):
             parameter.data = part
             parameter.block = self
+        self._joined: torch.Tensor | None = None
+
+    @property
+    def joined(self) -> torch.Tensor:
+        """The vector as a function of the parameters; the same tensor throughout a step."""
+        if self._joined is None:
+            self._joined = Join.apply(self.value.detach(), *self.parameters)
+        return self._joined
 
     def begin_step(self) -> None:
-        """A new graph from the parameters to `joined`, and to the parts of it that layers compute with.
+        """A new graph from the parameters to `joined`, and to what layers of another precision compute with.
 
-        The vector is cast to the layers' precision as a whole. A part is the parameter's attribute `step_view`, see
-        `lora_layers.step_view`.
+        For these the vector is cast as a whole. Its part is the parameter's attribute `step_view`, see
+        `lora_layers.step_view`. In the parameters' own precision layers use the parameters themselves.
         """
-        self.joined = Join.apply(self.value.detach(), *self.parameters)
+        self._joined = None
+        if self.dtype == self.value.dtype:
+            return
         for parameter, part in zip(self.parameters, in_parts(self.joined.to(self.dtype), self.shapes), strict=True):
             parameter.step_view = part
 

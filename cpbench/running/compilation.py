@@ -52,25 +52,27 @@ def sizes_to_compile(seconds: Mapping[int, float], is_asked: bool) -> list[int]:
 
 def planned_seconds(run: Run) -> dict[int, float]:
     """About how long one core (or a GPU) computes batches of each size, as they are passed to the denoiser."""
+    evaluation = (
+        SECONDS.get(run.backbone.device.type, 0.0) * weights_of(run.backbone) * math.prod(run.backbone.latent_shape[1:])
+    )
+    batches = sum((planned_batches(run, t) for t in run.rows), Counter())
+    return {size: number * size * run.sampler.num_inference_steps * evaluation for size, number in batches.items()}
+
+
+def planned_batches(run: Run, t: int) -> Counter[int]:
+    """How many batches of each size row t passes through all sampler steps: with guidance, of twice the pictures."""
     a_step = run.backbone.family.evaluations_a_step(run.sampler.guidance_scale)
-    positions = math.prod(run.backbone.latent_shape[1:])
-    a_picture = SECONDS.get(run.backbone.device.type, 0.0) * weights_of(run.backbone) * positions * a_step
-    batches: Counter[int] = Counter()
-    for t in run.rows:
-        for group in generation_groups(run.cells_of(t)):
-            if t and run.method_class.per_prompt:  # one installation per prompt
-                counts = [cell.pictures // len(cell.templates) for cell in group for _ in cell.templates]
-            else:
-                counts = [sum(cell.pictures for cell in group)]
-            for count in counts:
-                whole, left_over = divmod(count, run.sampler.batch_size)
-                batches[run.sampler.batch_size] += whole
-                batches[left_over] += left_over > 0
-    return {
-        size * a_step: number * size * run.sampler.num_inference_steps * a_picture
-        for size, number in batches.items()
-        if number
-    }
+    per_prompt, batches = t > 0 and run.method_class(run.options).per_prompt, Counter[int]()
+    for group in generation_groups(run.cells_of(t)):
+        if per_prompt:  # one installation per prompt
+            counts = [cell.pictures // len(cell.templates) for cell in group for _ in cell.templates]
+        else:
+            counts = [sum(cell.pictures for cell in group)]
+        for count in counts:
+            whole, left_over = divmod(count, run.sampler.batch_size)
+            batches[a_step * run.sampler.batch_size] += whole
+            batches[a_step * left_over] += left_over > 0
+    return +batches  # without sizes that do not occur
 
 
 def cost_line(costs: Mapping[int, Cost]) -> str:
