@@ -1,7 +1,7 @@
 """Our own forward of layers with a plain LoRA: the function of peft's layers, without their casts and dispatch.
 
 peft makes, wraps and names the layers (`adapters.add_lora`); here each gets another `forward`. With W (out, in) and the
-factors A (r, in) and B (out, r), a layer has two ways to compute x (W + B A)^T, for which autograd finds the gradients:
+factors A (r, in) and B (out, r), a layer has two ways to compute x (W + B A)^T:
 
     one product      y = x (W + B A)^T
     two products     y = x W^T + (x A^T) B^T
