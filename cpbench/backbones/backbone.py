@@ -16,6 +16,7 @@ from cpbench.backbones import adapters, merging, prompt_layers
 from cpbench.backbones.families import family_of
 from cpbench.backbones.hub import MINIATURE as MINIATURE
 from cpbench.backbones.hub import hash_folder as hash_folder
+from cpbench.backbones.memory_format import channels_last
 from cpbench.backbones.processes import process_of
 from cpbench.backbones.processes.process import Process
 from cpbench.backbones.untrusted import loading
@@ -137,8 +138,8 @@ class Backbone:
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """The context for sampling: adapters are merged, all weights are in the pipeline's precision, and keys and values of
-        a prompt are computed once.
+        """The context for sampling: adapters are merged, all weights are in the pipeline's precision and convolutions in
+        channels_last where that is faster, and keys and values of a prompt are computed once.
 
         With `offload`, diffusers moves idle networks to the CPU.
         """
@@ -147,6 +148,7 @@ class Backbone:
         with (
             merging.merged(self.denoiser, self._originals, self.lora_parameters, self.dtype),
             merging.rounded(learned),
+            channels_last(self.denoiser),
             prompt_layers.remembered(self.denoiser),
             self.compiled.installed() if self.compiled else nullcontext(),
             self._taking_turns() if self.offload else nullcontext(),
