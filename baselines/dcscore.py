@@ -183,13 +183,11 @@ class DCScore(Method):
                 values.insert(0, fisher_loss(e, n_past, o.dc_weight, o.temperature, o.negatives))
                 log_p = dc.log_scores(e.detach(), o.temperature)
                 figures = {"entropy": dc.cross_entropy(log_p, log_p), "p_n": log_p[:, -1].exp()}
-            task.log(
-                sample, phase="fisher", loss=float(values[0].detach()), **{k: float(x) for k, x in figures.items()}
-            )
+            log.add(sample, {"loss": values[0], **figures})
             return values
 
         samples = enumerate(learning.batches(backbone, task, o.fisher_samples, 1, "fisher"))
-        with learning.encoding_once(backbone):
+        with learning.encoding_once(backbone), learning.StepLog(task, "fisher") as log:
             F_n, *plain = ewc.estimate(map(losses, samples), phi, backbone.dtype)
         if plain:  # near 1: DC scores changed nothing
             task.log(o.fisher_samples, phase="fisher", cosine_to_plain=ewc.cosine(F_n, plain[0]))

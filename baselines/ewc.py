@@ -113,10 +113,10 @@ def fisher_of(backbone, task, phrase: str, phi: dict[str, torch.Tensor], options
     def losses(numbered):
         sample, batch = numbered
         e = denoise(batch)["denoising"]
-        task.log(sample, phase="fisher", loss=float(e.detach()))
+        log.add(sample, {"loss": e})
         return [e]
 
     samples = enumerate(learning.batches(backbone, task, options.fisher_samples, 1, "fisher"))
-    with learning.encoding_once(backbone):
+    with learning.encoding_once(backbone), learning.StepLog(task, "fisher") as log:
         (F_t,) = ewc.estimate(map(losses, samples), phi, backbone.dtype)
     return F_t

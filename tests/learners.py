@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.learning import training
+from cpbench.learning import step_log
 from cpbench.method import Method, State, Task
 
 MakeTask = Callable[..., Task]
@@ -67,11 +67,11 @@ def learn(
     chosen = {k: v for k, v in (SMALL | options).items() if k in options or k in kind.Options.model_fields}
     task = make_task(backbone, (*CONCEPTS, FOURTH)[number - 1], number, seed=seed, log=log)
     before, backbone.trainable_parameters = backbone.unet_evaluations, 0
-    period, training.PERIOD = training.PERIOD, 1
+    period, step_log.PERIOD = step_log.PERIOD, 1
     try:
         learned.state = kind(kind.Options(**chosen)).learn(backbone, task, given)
     finally:
-        training.PERIOD = period
+        step_log.PERIOD = period
         backbone.restore()
     if state is not None:  # what was given is not written to
         assert given.facts == state.facts and same(given.tensors, state.tensors)

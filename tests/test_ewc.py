@@ -12,6 +12,7 @@ from learners import CONCEPTS, Learned, MakeTask, Tensors, change, layers, learn
 from cpbench.backbones.backbone import Backbone
 from cpbench.baselines.dcscore import DCScore
 from cpbench.baselines.ewc import Ewc, EwcOptions
+from cpbench.errors import UserError
 from cpbench.learning import training
 from cpbench.method import State
 
@@ -111,6 +112,18 @@ def test_the_fisher_of_the_product_agrees_with_finite_differences(tiny: Backbone
     squares = [((loss(i, 0.05) - loss(i, -0.05)) / 0.1) ** 2 for i in steepest]
     ratios = np.array([float(F.view(-1)[i]) for i in steepest]) / squares
     np.testing.assert_allclose(ratios / ratios[0], 1, rtol=0.1)
+
+
+def test_a_fishers_loss_that_is_no_number_is_refused(
+    tiny: Backbone, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its square would make every later penalty NaN; samples are single pictures."""
+    plain = tiny.predict
+    monkeypatch.setattr(
+        tiny, "predict", lambda noisy, *more: plain(noisy, *more) * (float("nan") if len(noisy) == 1 else 1)
+    )
+    with pytest.raises(UserError, match="concept dog: the loss is nan at step 0"):
+        learn(Ewc, tiny, make_task, 1, None, **SMALL)
 
 
 def test_each_tasks_fisher_has_mean_1(three: Three) -> None:

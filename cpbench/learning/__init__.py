@@ -43,6 +43,7 @@ from cpbench.learning.lora import (
 )
 from cpbench.learning.prior_preservation import PriorOptions, prior_preservation_term
 from cpbench.learning.semantic_preservation import SemanticPreservationOptions, semantic_preservation_term
+from cpbench.learning.step_log import StepLog
 from cpbench.learning.training import TEMPLATES, Batch, Loss, Terms, batches, denoising, denoising_terms, error, train
 from cpbench.learning.weights_or_lora import WeightsOrLoraOptions
 from cpbench.moved import old_names
@@ -60,6 +61,7 @@ __all__ = [
     "PriorOptions",
     "Sampler",
     "SemanticPreservationOptions",
+    "StepLog",
     "Terms",
     "WeightsOrLoraOptions",
     "add_to_weights",

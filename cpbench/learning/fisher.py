@@ -57,7 +57,11 @@ def estimate(
         more = [i + 1 < len(losses) for i in range(len(losses))]
         squares = [squared_gradients(loss, parameters, m, dtype) for loss, m in zip(losses, more, strict=True)]
         del losses  # else this sample's graph stays in memory while the next one is built
-        sums = [{k: a[k] + b[k] for k in a} for a, b in zip(sums, squares, strict=True)] if sums else squares
+        if sums:
+            for total, square in zip(sums, squares, strict=True):
+                torch._foreach_add_(list(total.values()), [square[k] for k in total])
+        else:
+            sums = squares
     return [{k: v / count for k, v in total.items()} for total in sums]
 
 

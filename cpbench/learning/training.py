@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,15 +12,15 @@ from torch import nn
 
 from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.memory_format import channels_last
-from cpbench.errors import RulesError, UserError
-from cpbench.learning import norms
+from cpbench.errors import RulesError
+from cpbench.learning import norms, step_log
 from cpbench.learning.encoded_prompts import encoded, encoding_once
 from cpbench.learning.optimizer import Optimizer
+from cpbench.learning.step_log import StepLog
 from cpbench.method import Task
 from cpbench.moved import old_attributes, renamed_keywords, warn_once
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "a {}")
-PERIOD = 10  # steps; reading a figure makes the host wait for the device, and norms cost as much as a penalty
 
 
 @old_attributes(which="picture_indices")
@@ -240,45 +239,9 @@ def train(
             optimizer.step(scaler)
             if after_step is not None:
                 after_step(before, {name: p.detach() for name, p in trained.items()})
-            is_read = step % PERIOD == 0 or step == steps - 1
-            values = norms.trained_norms(backbone) if is_read else {}
+            has_norms = step % step_log.PERIOD == 0 or step == steps - 1
+            values = norms.trained_norms(backbone) if has_norms else {}
             log.add(step, {"loss": total, "gradient_norm": norm, **terms, **logged, **values})
-            if is_read:
-                log.write()
-
-
-@dataclass
-class StepLog:
-    """The figures of steps, which stay on the device until they are written together."""
-
-    task: Task
-    phase: str
-    waiting: list[tuple[int, list[str], torch.Tensor]] = field(default_factory=list)
-
-    def add(self, step: int, figures: Mapping[str, torch.Tensor]) -> None:
-        """Note the figures of a step, scalars by name; one is called "loss"."""
-        device = figures["loss"].device
-        scalars = [figure.detach().reshape(()).to(device, torch.float32) for figure in figures.values()]
-        self.waiting.append((step, list(figures), torch.stack(scalars)))
-
-    def write(self) -> None:
-        """Log the steps that wait. UserError at the first whose loss is not finite; it is not logged."""
-        waiting, self.waiting = self.waiting, []
-        values = iter(torch.cat([vector for _, _, vector in waiting]).tolist() if waiting else [])
-        for step, names, _ in waiting:
-            figures = {name: next(values) for name in names}
-            if not math.isfinite(figures["loss"]):
-                raise UserError(
-                    f"concept {self.task.concept}: the loss is {figures['loss']} at step {step}; lower the learning rate"
-                )
-            self.task.log(step, phase=self.phase, **figures)
-
-    def __enter__(self) -> StepLog:
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, *error: object) -> None:
-        if error_type is not None and issubclass(error_type, Exception):
-            self.write()  # a loss that is not finite explains an error in a later step
 
 
 def _counted(
