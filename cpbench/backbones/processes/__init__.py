@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cpbench.backbones.processes.flow import Density
     from cpbench.backbones.processes.process import Process
 
 
-def process_of(scheduler: Any) -> Process:
-    """The process of a pipeline's scheduler."""
-    from cpbench.backbones.processes.diffusion import Diffusion
+def process_of(scheduler: Any, density: Density | None = None) -> Process:
+    """The process of a pipeline's scheduler. density: how the pipeline's family draws training times, for a flow."""
+    from cpbench.backbones.processes import diffusion, flow
 
-    return Diffusion(scheduler)
+    return flow.Flow(scheduler, density) if density is not None else diffusion.Diffusion(scheduler)
 
 
-def refuse(scheduler: Any, label: str) -> None:
+def refuse(scheduler: Any, label: str, density: Density | None = None) -> None:
     """UserError, which begins with `label`, for a scheduler without a process that methods can train on."""
-    from cpbench.backbones.processes import diffusion
+    from cpbench.backbones.processes import diffusion, flow
 
-    diffusion.refuse(scheduler, label)
+    if density is not None:
+        flow.refuse(scheduler, label)
+    else:
+        diffusion.refuse(scheduler, label)
