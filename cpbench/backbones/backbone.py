@@ -60,7 +60,7 @@ class Backbone:
         self.dtype = self.denoiser.dtype
         self.vae: nn.Module = pipe.vae
         self.vocabulary = Vocabulary(pipe, self.family.tokenizers)
-        self._process = process_of(pipe.scheduler)
+        self._process = process_of(pipe.scheduler, self.family.density)
         for _, part in self.parts():
             part.requires_grad_(False).eval().to(device)
         self._originals: dict[str, nn.Module] = {}
@@ -87,13 +87,14 @@ class Backbone:
                 yield f"{part}.{name}", tensor
 
     def _count(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.unet_evaluations += len(args[0] if args else kwargs["sample"])
+        latents = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        self.unet_evaluations += len(latents)
 
     @property
     def process(self) -> Process:
         """The noise process of the pipeline's scheduler: noised latents, training target, solver."""
         if self._process.pipeline_scheduler is not self.pipe.scheduler:
-            self._process = process_of(self.pipe.scheduler)
+            self._process = process_of(self.pipe.scheduler, self.family.density)
         return self._process
 
     @property
@@ -353,8 +354,8 @@ class Backbone:
 
         lora_parameters: used in place of the installed LoRA, for a frozen teacher.
         """
-        hidden, keywords = self.family.arguments(prompt_embeds, self.picture_size, self.dtype)
-        inputs = (noisy.to(self.dtype), timesteps, hidden)
+        keywords = self.family.arguments(prompt_embeds, self.picture_size, self.dtype) | {"timestep": timesteps}
+        inputs = (noisy.to(self.dtype),)
         with self.learning_precision():
             if lora_parameters is None:
                 return self.denoiser(*inputs, **keywords).sample

@@ -67,9 +67,10 @@ class CompiledForward:
         finally:
             del self.network.forward  # the instance's; the class's is below it
 
-    def _forward(self, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if len(sample) not in self.sizes:
-            return self._eager(sample, *args, **kwargs)
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        latents = args[0] if args else kwargs["hidden_states"]
+        if len(latents) not in self.sizes:
+            return self._eager(*args, **kwargs)
         from torch._dynamo.exc import TorchDynamoException
         from torch._dynamo.utils import counters
 
@@ -78,7 +79,7 @@ class CompiledForward:
         try:
             if self._is_cuda:
                 torch.compiler.cudagraph_mark_step_begin()
-            output = self._compiled(sample, *args, **kwargs)
+            output = self._compiled(*args, **kwargs)
         except TorchDynamoException as error:
             reason = str(error).strip().partition("\n")[0]
             folder = os.environ.get(

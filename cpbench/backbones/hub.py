@@ -36,6 +36,7 @@ WORTH_REMEMBERING = 2**24  # bytes; a smaller file is read as fast as a remember
 JUST_WRITTEN = 2 * 10**9  # nanoseconds within which a file may be written again with the same times
 NETWORKS = {  # of a pipeline, and the library that reads their weights
     "unet": "diffusers",
+    "transformer": "diffusers",
     "vae": "diffusers",
     "text_encoder": "transformers",
     "text_encoder_2": "transformers",

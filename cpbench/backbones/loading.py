@@ -163,7 +163,8 @@ def _refuse_odd(pipe: Any, family: Family, label: str, vae_label: str, resolutio
             )
         for key, declared in inspect.signature(type(part).__init__).parameters.items():
             annotation, value = str(declared.annotation), part.config.get(key)
-            left_out = value is None and ("None" in annotation or "Optional" in annotation)
+            is_empty = isinstance(value, list | tuple) and isinstance(declared.default, tuple) and not declared.default
+            left_out = value is None and ("None" in annotation or "Optional" in annotation) or (is_empty and not value)
             if ("int" in annotation or "float" in annotation) and not (number(value) or left_out):
                 raise UserError(
                     f"{place} has {key} {quoted(value)} in its config.json, which must be a number; fetch it again"
@@ -182,7 +183,7 @@ def _refuse_odd(pipe: Any, family: Family, label: str, vae_label: str, resolutio
                 raise ValueError(f"model_max_length of its {name} is not 1 to {positions}")
             vocabulary.refuse_unmerged(tokenizer, label)
     family.refuse_mismatch(label)
-    processes.refuse(pipe.scheduler, label)
+    processes.refuse(pipe.scheduler, label, family.density)
 
 
 def old_settings(library_warnings: Iterable[warnings.WarningMessage], folder: Path) -> Iterator[str]:

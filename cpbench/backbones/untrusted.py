@@ -17,7 +17,8 @@ from cpbench.errors import UserError, quoted
 INDEX = {"backbone": "model_index.json", "vae": "config.json"}  # the file that describes a folder
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 LIBRARIES = ("diffusers", "transformers", None)  # that a pipeline's parts come from; None: the part is left out
-NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
+# the last two: SD3's T5, without which it is often used
+NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder", "text_encoder_3", "tokenizer_3")
 SHARDS_INDEX = re.compile(r".*\.safetensors\.index(\.[\w-]+)?\.json")
 OTHER_SHAPE = re.compile(  # diffusers' message
     r"because (?P<tensor>\S+) expected shape torch\.Size\((?P<config>\[[\d, ]*\])\), "

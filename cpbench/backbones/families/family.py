@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
+from cpbench.backbones.processes.flow import Density
 from cpbench.backbones.vocabulary import Vocabulary
 
 Role = Literal["attention", "text_keys_values", "text_attention", "feed_forward"]
@@ -19,7 +20,7 @@ class Family(Protocol):
     "text_attention": those of the attention to the prompt; "text_keys_values": its keys and values; "feed_forward": the
     layers after an attention. unread: arguments of the pipeline's from_pretrained for parts that are never loaded.
     float32_vae: the usual autoencoder overflows in half precision, and is loaded in float32 unless its config says
-    otherwise.
+    otherwise. density: of a flow's training times; None for diffusion.
     """
 
     denoiser: ClassVar[str]  # its name among the pipeline's parts
@@ -28,6 +29,7 @@ class Family(Protocol):
     roles: ClassVar[Mapping[Role, tuple[str, ...]]]
     unread: ClassVar[Mapping[str, Any]]
     float32_vae: ClassVar[bool]
+    density: ClassVar[Density | None]
     pipe: Any
 
     def __init__(self, pipe: Any): ...
@@ -52,10 +54,8 @@ class Family(Protocol):
     def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """The hidden states (n, tokens, d) of the prompts' tokens, from the result of `encode_prompts`."""
 
-    def arguments(
-        self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """(hidden states, further keywords) for the denoiser's call, from the result of `encode_prompts`."""
+    def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
+        """Keywords for the denoiser's call besides latents and times, from the result of `encode_prompts`."""
 
     def normalised(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The autoencoder's posterior in the scale that the denoiser works in."""

@@ -29,6 +29,7 @@ class StableDiffusion:
         "requires_safety_checker": False,
     }
     float32_vae: ClassVar[bool] = False
+    density: ClassVar[None] = None
     addition_embed_type: ClassVar[str | None] = None  # further input of its UNet besides the prompt's tokens
 
     def __init__(self, pipe: Any):
@@ -57,10 +58,8 @@ class StableDiffusion:
     def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         return prompt_embeds
 
-    def arguments(
-        self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        return prompt_embeds.to(dtype), {}
+    def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
+        return {"encoder_hidden_states": prompt_embeds.to(dtype)}
 
     # Latents
 

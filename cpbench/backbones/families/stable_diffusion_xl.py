@@ -34,14 +34,12 @@ class StableDiffusionXL(StableDiffusion):
         """The pooled states (n, d) of the second encoder, from the result of `encode_prompts`."""
         return prompt_embeds[:, -1, : self.pipe.text_encoder_2.config.projection_dim]
 
-    def arguments(
-        self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
+    def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
         """With the pooled states, and sizes and crop (Podell et al. 2023, 2.2) of an uncropped picture."""
         pooled, size = self.pooled(prompt_embeds), picture_size
         ids = torch.tensor([size, size, 0, 0, size, size], dtype=dtype, device=pooled.device)
         added = {"text_embeds": pooled.to(dtype), "time_ids": ids.expand(len(pooled), -1)}
-        return self.hidden_states(prompt_embeds).to(dtype), {"added_cond_kwargs": added}
+        return {"encoder_hidden_states": self.hidden_states(prompt_embeds).to(dtype), "added_cond_kwargs": added}
 
     def _standard(self) -> tuple[Any, Any]:
         """Per channel if the autoencoder has statistics."""

@@ -1,0 +1,136 @@
+"""Stable Diffusion 3 and 3.5: a transformer with joint attention of text and picture (Esser et al. 2024), without its T5.
+
+The pipeline may be used without its third text encoder, T5: in the place of its tokens are zeros. Words are learned in
+the two CLIP encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch.nn import functional as F
+
+from cpbench.backbones.families.family import Role
+from cpbench.backbones.processes.flow import Density
+from cpbench.backbones.vocabulary import Vocabulary, encoder_name
+from cpbench.errors import UserError
+
+T5_TOKENS = 256  # the pipeline's own default; no token is masked, so that the number matters
+
+
+class StableDiffusion3:
+    denoiser: ClassVar[str] = "transformer"
+    denoiser_class: ClassVar[str] = "SD3Transformer2DModel"
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
+    roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {
+        # attn2, which 3.5-medium has in some blocks, is of the picture to itself
+        "attention": ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+        "text_attention": ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+        "text_keys_values": ("add_k_proj", "add_v_proj"),
+        "feed_forward": ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    }
+    unread: ClassVar[Mapping[str, Any]] = dict.fromkeys(
+        ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
+    )
+    float32_vae: ClassVar[bool] = False
+    density: ClassVar[Density] = Density("logit-normal", is_shifted=True)
+
+    def __init__(self, pipe: Any):
+        self.pipe = pipe
+
+    @property
+    def picture_size(self) -> int:
+        return self.pipe.transformer.config.sample_size * self.pipe.vae_scale_factor
+
+    @property
+    def smallest_side(self) -> int:
+        return self.pipe.transformer.config.patch_size
+
+    def latent_shape(self, picture_size: int) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        side = picture_size // self.pipe.vae_scale_factor
+        return self.pipe.transformer.config.in_channels, side, side
+
+    # Prompts
+
+    @property
+    def t5_tokens(self) -> int:
+        """How many zeros stand for T5's tokens: none in a transformer that is as wide as the CLIP encoders."""
+        has_room = self.pipe.transformer.config.joint_attention_dim > sum(self._widths())
+        return T5_TOKENS if has_room else 0
+
+    def _widths(self) -> list[int]:
+        return [getattr(self.pipe, encoder_name(t)).config.hidden_size for t in self.tokenizers]
+
+    def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
+        """Hidden states of the layers before the last, side by side, the zeros, and the pooled states as one more token."""
+        outputs = [vocabulary.outputs(encoder, prompts, all_layers=True) for encoder in vocabulary.encoders]
+        hidden = torch.cat([out.hidden_states[-2] for out in outputs], dim=-1)
+        pooled = torch.cat([out[0] for out in outputs], dim=-1).unsqueeze(1)
+        width = self.pipe.transformer.config.joint_attention_dim
+        hidden = F.pad(hidden, (0, width - hidden.shape[-1], 0, self.t5_tokens))
+        return torch.cat([hidden, F.pad(pooled, (0, width - pooled.shape[-1]))], dim=1)
+
+    def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        return prompt_embeds[:, :-1]
+
+    def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
+        pooled = prompt_embeds[:, -1, : self.pipe.transformer.config.pooled_projection_dim]
+        return {
+            "encoder_hidden_states": self.hidden_states(prompt_embeds).to(dtype),
+            "pooled_projections": pooled.to(dtype),
+        }
+
+    # Latents
+
+    def normalised(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        vae = self.pipe.vae.config
+        return (mean - vae.shift_factor) * vae.scaling_factor, std * vae.scaling_factor
+
+    def denormalised(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.pipe.vae.config
+        return latents / vae.scaling_factor + vae.shift_factor
+
+    # Sampling
+
+    def evaluations_a_step(self, guidance_scale: float) -> int:
+        """Two with guidance, for the prompt and the empty prompt."""
+        return 2 if guidance_scale > 1 else 1
+
+    def sampling_arguments(self, prompts: list[str], guidance_scale: float) -> dict[str, Any]:
+        return {"prompt": prompts, "guidance_scale": guidance_scale, "max_sequence_length": self.t5_tokens}
+
+    # Parts that do not fit together
+
+    def refuse_mismatch(self, label: str) -> None:
+        needed = [part for t in self.tokenizers for part in (encoder_name(t), t)]
+        if absent := [part for part in needed if getattr(self.pipe, part, None) is None]:
+            raise UserError(f"{label}: has no {absent[0]}; StableDiffusion3Pipeline needs {' and '.join(needed)}")
+        transformer, vae = self.pipe.transformer.config, self.pipe.vae.config
+        latents, out = vae.latent_channels, transformer.out_channels or transformer.in_channels
+        if not transformer.in_channels == out == latents:
+            raise UserError(
+                f"{label}: its VAE's latents have {latents} channels, and its transformer reads {transformer.in_channels} and "
+                f"predicts {out}; pass a --vae that fits"
+            )
+        if not isinstance(getattr(vae, "shift_factor", None), int | float):
+            raise UserError(
+                f"{label}: its VAE has no shift_factor, which the pipeline subtracts; write a number into its config.json, 0.0 "
+                "if it was trained without one"
+            )
+        widths, projections = self._widths(), self._projections()
+        if sum(widths) > transformer.joint_attention_dim:
+            raise UserError(
+                f"{label}: its text encoders give hidden states of {' + '.join(map(str, widths))}, and its transformer reads "
+                f"{transformer.joint_attention_dim}; the parts are of two models"
+            )
+        if sum(projections) != transformer.pooled_projection_dim:
+            raise UserError(
+                f"{label}: its text encoders give pooled states of {' + '.join(map(str, projections))}, and its transformer "
+                f"reads {transformer.pooled_projection_dim}; the parts are of two models"
+            )
+
+    def _projections(self) -> list[int]:
+        return [getattr(self.pipe, encoder_name(t)).config.projection_dim for t in self.tokenizers]
