@@ -26,7 +26,7 @@ def new_sequence(target: Path, items: tuple[str, ...]) -> None:
 
 
 @cli.command()
-@click.argument("parts", nargs=-1, type=click.Choice(["vae", "unet", "clip", "dino", "checks"]))
+@click.argument("parts", nargs=-1, type=click.Choice(["vae", "unet", "clip", "dino", "checks", "flow"]))
 @click.option("--all", "everything", is_flag=True, help="Train every part.")
 @click.option(
     "--work",
@@ -49,11 +49,13 @@ def pretrain(
 ) -> None:
     """Train the miniature. A stopped training is resumed; the weights of complete models are written.
 
-    checks: a classifier and a second DINO judge, which the model card is measured with.
+    checks: a classifier and a second DINO judge, which the model card is measured with. flow: the second miniature's
+    denoiser, in stages, on the weights of the first; it is trained alone.
     """
     if bool(parts) + everything + card != 1:
         raise UserError(
-            "pretrain: nothing is chosen, or more than one thing; pass parts (vae, unet, clip, dino, checks), or --all, or --card"
+            "pretrain: nothing is chosen, or more than one thing; pass parts (vae, unet, clip, dino, checks), or flow, or --all, "
+            "or --card"
         )
     from rich.console import Console
 
@@ -66,8 +68,13 @@ def pretrain(
         write_card(output or MINIATURE, work, Path("docs/miniature.md"), Path("results/runs"))
         return
     from cpbench.files import prepare_folder
-    from cpbench.miniature.pretrain.stages import PARTS
+    from cpbench.miniature.pretrain.stages import FLOW, PARTS, pretrain_flow
     from cpbench.miniature.pretrain.stages import pretrain as train
+
+    if FLOW in parts and len(set(parts)) > 1:
+        raise UserError(
+            "pretrain: flow stands on the finished weights of the other parts; train it in a call of its own"
+        )
 
     prepare_folder(work)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -79,4 +86,7 @@ def pretrain(
             else:
                 console.print(line)
 
-        train(parts or PARTS, work, output or MINIATURE, pick_device(device), report)
+        if FLOW in parts:
+            pretrain_flow(work, output or MINIATURE, pick_device(device), report)
+        else:
+            train(parts or PARTS, work, output or MINIATURE, pick_device(device), report)

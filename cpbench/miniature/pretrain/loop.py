@@ -38,15 +38,16 @@ class Recipe:
     weight_decay: float = 0.01
     ema: float = 0.999
     clip: float = 1.0
+    final: float = 0.02  # the rate at the end, as a share of lr
     extra: dict = field(default_factory=dict)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then half a cosine down to 2 % of the peak."""
+    """Linear warm-up, then half a cosine down to the final share of the peak."""
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
     along = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * along)))
+    return recipe.lr * (recipe.final + (1 - recipe.final) * 0.5 * (1 + math.cos(math.pi * along)))
 
 
 class Average:

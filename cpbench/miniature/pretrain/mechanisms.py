@@ -29,11 +29,15 @@ from .measures import share_of_the_way
 NOUNS = ("dog", "cat", "backpack", "teapot", "sneaker", "vase", "toy", "stuffed animal", "clock", "boot")
 SEEDS = (0, 1, 2)
 BATCH_SIZE, RANK = 4, 8
+EVERYTHING = ("",)
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """What is trained besides the new word: weights or LoRA layers, by the ends of their names; with steps and rates."""
+    """What is trained besides the new word: weights of layers or a LoRA on them, by roles; with steps and rates.
+
+    weights ("",) are all of the denoiser's.
+    """
 
     steps: int
     token_learning_rate: float
@@ -45,16 +49,20 @@ class Mechanism:
 # Steps and rates were chosen on miniature-val6 and on one other individual of each noun.
 MECHANISMS = {
     "token only": Mechanism(200, 2e-2),
-    "K, V of cross-attention and token": Mechanism(300, 5e-3, 1e-3, weights=("attn2.to_k.weight", "attn2.to_v.weight")),
+    "K, V of cross-attention and token": Mechanism(300, 5e-3, 1e-3, weights=adapters.TEXT_KEYS_VALUES),
     "LoRA on all attention": Mechanism(300, 5e-3, 4e-3, lora=adapters.ATTENTION),
-    "full UNet": Mechanism(100, 5e-3, 2e-4, weights=("",)),
+    "full UNet": Mechanism(100, 5e-3, 2e-4, weights=EVERYTHING),
 }
 
 
 def learn(backbone, mechanism: Mechanism, task: Task) -> str:
     """Train the backbone in place, from pristine; the caller restores it. Returns the words for the concept."""
     phrase = f"<v1> {task.class_noun}"
-    names = [n for n, _ in backbone.denoiser.named_parameters() if mechanism.weights and n.endswith(mechanism.weights)]
+    if mechanism.weights == EVERYTHING:
+        names = [n for n, _ in backbone.denoiser.named_parameters()]
+    else:
+        layers = adapters.matching_modules(backbone.denoiser, mechanism.weights)
+        names = [f"{n}.weight" for n in layers]
     row = backbone.add_token("<v1>", backbone.word_embedding(task.class_noun))
     trained = backbone.replace_weights({n: backbone.denoiser.get_parameter(n) for n in names})
     if mechanism.lora:
@@ -73,6 +81,11 @@ def pictures_of(backbone, words: str, task: Task) -> np.ndarray:
     templates = evaluation.prompts["live" if task.class_noun in LIVE else "object"]
     requests = [SampleRequest(t.format(words), task.seed, task.concept, t, k) for t in templates for k in range(2)]
     return generate(backbone, requests, Sampler(evaluation.num_inference_steps, evaluation.guidance_scale))
+
+
+def ceilings(dino, people: dict[str, Identity]) -> list[float]:
+    """Mean cosine of each individual's references with each other."""
+    return [cosine_self_pairs(dino.images(images.references(identity, name))) for name, identity in people.items()]
 
 
 def scores(backbone, dino, mechanism: Mechanism | None, people: dict[str, Identity], seed: int) -> list[float]:
@@ -112,8 +125,7 @@ def measure(backbone, dino, work: Path, report=print) -> dict[str, float]:
         return np.array(out)
 
     start = measured(None)
-    reals = [dino.images(images.references(identity, name)) for name, identity in people.items()]
-    ceiling = np.tile([cosine_self_pairs(r) for r in reals], len(SEEDS))
+    ceiling = np.tile(ceilings(dino, people), len(SEEDS))
     out = {}
     for name, mechanism in MECHANISMS.items():
         out[name] = share_of_the_way(measured(mechanism), start, ceiling)

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import assemble, classifier, clip, data, dino, loop, unet, vae
+from . import assemble, classifier, clip, data, dino, flow, loop, unet, vae
 from .tokenizer import save_tokenizer
 
 PICTURES = 98_304
 SECOND_PICTURES = 49_152  # for the second judge
 PARTS = ("vae", "clip", "unet", "dino", "checks")
+FLOW = "flow"  # not one of PARTS: it stands on the finished first miniature
 
 
 class Workshop:
@@ -121,6 +122,16 @@ def pretrain(parts: tuple[str, ...], work: Path, output: Path, device: str, repo
     ]
     if unfinished:
         report(f"not trained yet in {work}: {', '.join(unfinished)}; models that need them were left unchanged")
+
+
+def pretrain_flow(work: Path, output: Path, device: str, report=print) -> None:
+    """Train the stages that the transformer in `output` lacks, each on the models in `output`; its file names its stage."""
+    for number in range(flow.stage_of(output / "transformer") + 1, len(flow.STAGES) + 1):
+        recipe = flow.STAGES[number - 1]
+        start = flow.weights_of(output / "transformer") if number > 1 else None
+        trained = flow.train_stage(recipe, start, *flow.materials(work, output, device, report), work, device, report)
+        flow.save(trained, output / "transformer", number)
+        report(f"wrote stage {number} of {len(flow.STAGES)} to {output / 'transformer'}")
 
 
 RECIPES = {

@@ -1,0 +1,78 @@
+"""By which shift of its training times does a transformer learn an individual best? Asked before the long training.
+
+    python -m cpbench.miniature.pretrain.flow_shift --work .train
+
+For each shift a transformer is trained for 1,600 steps, from the same seed, and then learns four individuals of
+miniature-val6 by two mechanisms. Prints the share of the way from the class noun's pictures to the references.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cpbench.backbones import loading
+from cpbench.backbones.hub import MINIATURE
+from cpbench.files import read_json, write_json
+from cpbench.judges.local import load_dino
+from cpbench.numbers import number
+
+from .. import flow_folder
+from ..world import subject
+from . import flow, mechanisms
+from .measures import share_of_the_way
+
+SHIFTS = (1.0, 3.0, 5.0)
+STEPS = 1_600
+PEOPLE = ("val_dog", "val_backpack", "val_cat", "val_sneaker")
+ASKED = ("K, V of cross-attention and token", "LoRA on all attention")
+
+
+def transformer(shift: float, work: Path, report=print) -> Path:
+    """The folder of a transformer that was trained a little with this shift; trained once."""
+    folder = work / f"shift-{shift:g}"
+    if not flow.stage_of(folder):
+        recipe = replace(flow.STAGES[0], name=f"flow-shift-{shift:g}", steps=STEPS, final=0.02)
+        made = flow.materials(work, MINIATURE, "cpu", report)
+        flow.save(flow.train_stage(recipe, None, *made, work, "cpu", report, shift), folder, 1)
+    return folder
+
+
+def shares(shift: float, work: Path, report=print) -> dict[str, float]:
+    """The share of the way by each mechanism, with a transformer of this shift, which is its learning's shift too."""
+    file = work / f"shift-{shift:g}.json"
+    if (kept := read_json(file)) is not None:
+        return kept
+    people = {name: subject(name) for name in PEOPLE}
+    dino = load_dino(MINIATURE / "judges" / "dino")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "pipeline"
+        flow_folder.write(MINIATURE, transformer(shift, work, report), folder, shift)
+        backbone = loading.load(str(folder))
+        start = np.array(mechanisms.scores(backbone, dino, None, people, 0))
+        ceiling = np.array(mechanisms.ceilings(dino, people))
+        out = {}
+        for name in ASKED:
+            learned = np.array(mechanisms.scores(backbone, dino, mechanisms.MECHANISMS[name], people, 0))
+            out[name] = share_of_the_way(learned, start, ceiling)
+    write_json(file, out)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--work", type=Path, default=Path(".train"))
+    work = parser.parse_args().work
+    torch.set_num_threads(1)
+    for shift in SHIFTS:
+        for name, share in shares(shift, work).items():
+            print(f"shift {shift:g}, {name}: {number(share)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
