@@ -42,7 +42,7 @@ from cpbench.learning import (
     semantic_preservation_term,
     token_of,
 )
-from cpbench.method import Method, State
+from cpbench.method import Method, State, UserError
 
 THINGS = "dog, cat, backpack, teapot, vase, bowl, can, sneaker, boot, toy, clock, candle, house, tree, person, mountain"
 SCENES = """a photo of a {}; a {} in the snow; a red {} on top of a wooden floor; a {} floating on water at sunset
@@ -80,10 +80,10 @@ def text_embeddings(backbone, prompts: list[str]) -> torch.Tensor:
     states_of_prompts, vocabulary = [], backbone.vocabulary
     encoder = vocabulary.encoders[0]
     for few in (prompts[i : i + FEW] for i in range(0, len(prompts), FEW)):
-        hidden = backbone.hidden_states(backbone.encode_prompts(few))
+        hidden = backbone.attended(backbone.encode_prompts(few))
         for ids, states in zip(vocabulary.ids(encoder, few), hidden, strict=True):
             learned = vocabulary.added(encoder, ids).nonzero()
-            begin = int(learned[0]) if len(learned) else 1
+            begin = int(learned[0]) if len(learned) else int(ids[0] == encoder.tokenizer.bos_token_id)
             end = int((ids == encoder.tokenizer.eos_token_id).nonzero()[0])
             states_of_prompts.append(states[begin : end + 1].float())
     return torch.cat(states_of_prompts)
@@ -125,6 +125,13 @@ class CustomDiffusion(Method):
         },
     }
     templates = ("photo of a {}",)
+
+    def check(self, backbone):
+        if self.options.merge == "closed-form" and backbone.attended(backbone.encode_prompts(["a"])) is None:
+            raise UserError(
+                "merge=closed-form: the backbone has joint attention of text and picture, in which keys and values of a prompt "
+                "are not one matrix times the prompt; use merge=none"
+            )
 
     def learn(self, backbone, task, state):
         o = self.options

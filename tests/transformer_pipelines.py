@@ -36,6 +36,60 @@ SD3_VAE = {  # vae/config.json
 SD3_SCHEDULER = {"num_train_timesteps": 1000, "shift": 3.0}
 
 
+PIXART_TRANSFORMERS = {  # transformer/config.json of PixArt-alpha/PixArt-XL-2-512x512, -1024-MS and PixArt-Sigma-XL-2-1024-MS
+    "pixart-alpha-512": {
+        "activation_fn": "gelu-approximate", "attention_bias": True, "attention_head_dim": 72, "attention_type": "default",
+        "caption_channels": 4096, "cross_attention_dim": 1152, "dropout": 0.0, "in_channels": 4,
+        "norm_elementwise_affine": False, "norm_eps": 1e-6, "norm_num_groups": 32, "norm_type": "ada_norm_single",
+        "num_attention_heads": 16, "num_embeds_ada_norm": 1000, "num_layers": 28, "out_channels": 8, "patch_size": 2,
+        "sample_size": 64, "upcast_attention": False,
+    },
+}  # fmt: skip
+PIXART_TRANSFORMERS["pixart-sigma-1024"] = PIXART_TRANSFORMERS["pixart-alpha-512"] | {
+    "sample_size": 128, "interpolation_scale": 2, "use_additional_conditions": False,
+}  # fmt: skip
+PIXART_CUT = {
+    "attention_head_dim": 16, "caption_channels": 64, "cross_attention_dim": 32, "num_attention_heads": 2, "num_layers": 3,
+    "num_embeds_ada_norm": 1000, "sample_size": 16,
+}  # fmt: skip
+PIXART_SCHEDULER = {
+    "algorithm_type": "dpmsolver++", "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
+    "lower_order_final": True, "num_train_timesteps": 1000, "prediction_type": "epsilon", "solver_order": 2,
+    "solver_type": "midpoint", "steps_offset": 0, "thresholding": False, "timestep_spacing": "linspace",
+    "use_karras_sigmas": False, "variance_type": None,
+}  # fmt: skip
+T5 = {  # text_encoder/config.json, T5 1.1 XXL
+    "d_ff": 10240, "d_kv": 64, "d_model": 4096, "dense_act_fn": "gelu_new", "feed_forward_proj": "gated-gelu",
+    "is_gated_act": True, "num_heads": 64, "num_layers": 24, "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32, "tie_word_embeddings": False, "vocab_size": 32128,
+}  # fmt: skip
+T5_CUT = {"d_ff": 64, "d_kv": 8, "d_model": 64, "num_heads": 4, "num_layers": 2}
+LONGER = 28  # rows by which T5's table is longer than its tokenizer
+WORDS = ("a", "an", "photo", "picture", "of", "the", "on", "in", "dog", "cat", "vase", "red", "table", "grass")
+
+
+def t5(tokenizer_length: int):
+    """A small T5 encoder whose table is longer than its tokenizer."""
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5 | T5_CUT | {"vocab_size": tokenizer_length + LONGER}
+    encoder = T5EncoderModel(T5Config(**config))
+    draw_weights(encoder, 2)
+    encoder.get_input_embeddings().weight.data.normal_(generator=torch.Generator().manual_seed(3))
+    return encoder
+
+
+def t5_tokenizer():
+    """A tokenizer of T5's kind, with a hundred sentinels behind whole words and letters."""
+    from transformers import T5Tokenizer
+
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *(f"\u2581{word}" for word in WORDS), *letters]
+    scores = [0.0, 0.0, 0.0, -4.0, *[-2.0] * len(WORDS), *[-8.0] * len(letters)]
+    pieces += [f"<extra_id_{i}>" for i in reversed(range(100))]
+    return T5Tokenizer(vocab=list(zip(pieces, scores + [0.0] * 100, strict=True)), model_max_length=512)
+
+
 def draw_weights(network: torch.nn.Module, seed: int = 0) -> None:
     """Matrices so that a layer keeps the size of what passes; biases and shifts that are not zero."""
     generator = torch.Generator().manual_seed(seed)
@@ -95,3 +149,37 @@ def sd3(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     )
     pipe.save_pretrained(folder / "pipeline")
     return folder / "pipeline"
+
+
+def pixart(name: str, folder: Path) -> Path:
+    """Save a small PixArt in diffusers' format, and return its folder."""
+    from diffusers import (
+        AutoencoderKL,
+        DPMSolverMultistepScheduler,
+        PixArtAlphaPipeline,
+        PixArtSigmaPipeline,
+        PixArtTransformer2DModel,
+    )
+
+    tokenizer = t5_tokenizer()
+    small_vae = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 8, "latent_channels": 4}
+    usual_vae = {"scaling_factor": 0.18215, "shift_factor": None, "use_quant_conv": True, "use_post_quant_conv": True}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = PixArtTransformer2DModel(**PIXART_TRANSFORMERS[name] | PIXART_CUT)
+        vae = AutoencoderKL(**SD3_VAE | small_vae | usual_vae | {"force_upcast": "sigma" in name})
+        text_encoder = t5(len(tokenizer))
+    draw_weights(transformer)
+    kind = PixArtSigmaPipeline if "sigma" in name else PixArtAlphaPipeline
+    pipe = kind(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae,
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(**PIXART_SCHEDULER),
+    )
+    pipe.save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
+
+
+BUILDERS = dict.fromkeys(SD3_TRANSFORMERS, sd3) | dict.fromkeys(PIXART_TRANSFORMERS, pixart)

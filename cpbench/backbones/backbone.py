@@ -59,7 +59,7 @@ class Backbone:
         self.denoiser: nn.Module = getattr(pipe, self.family.denoiser)
         self.dtype = self.denoiser.dtype
         self.vae: nn.Module = pipe.vae
-        self.vocabulary = Vocabulary(pipe, self.family.tokenizers)
+        self.vocabulary = Vocabulary(pipe, self.family.tokenizers, self.family.max_lengths, self.family.prepared)
         self._process = process_of(pipe.scheduler, self.family.density)
         for _, part in self.parts():
             part.requires_grad_(False).eval().to(device)
@@ -358,9 +358,10 @@ class Backbone:
         inputs = (noisy.to(self.dtype),)
         with self.learning_precision():
             if lora_parameters is None:
-                return self.denoiser(*inputs, **keywords).sample
+                return self.family.predicted(self.denoiser(*inputs, **keywords).sample)
             values = {adapters.inner_name(k): v for k, v in lora_parameters.items()}
-            return torch.func.functional_call(self.denoiser, values, inputs, keywords).sample
+            output = torch.func.functional_call(self.denoiser, values, inputs, keywords).sample
+            return self.family.predicted(output)
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         """Prompt embeddings (n, tokens, d) for `predict`, with gradients to the trained token embeddings."""
@@ -375,6 +376,10 @@ class Backbone:
     def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """The hidden states (n, tokens, d) of the prompts' tokens, from the result of `encode_prompts`."""
         return self.family.hidden_states(prompt_embeds)
+
+    def attended(self, prompt_embeds: torch.Tensor) -> torch.Tensor | None:
+        """What the layers of the role text_keys_values read, (n, tokens, d); None in joint attention."""
+        return self.family.attended(prompt_embeds)
 
     def sample_latents(self, prompts: list[str], latents: torch.Tensor, sampler: Sampler) -> torch.Tensor:
         """Latents that the pipeline's present solver samples from noise (n, c, h, w) with these prompts.

@@ -57,6 +57,7 @@ WEIGHTS = {  # in the order in which the library takes them
 SHARD = re.compile(r".*-\d{5}-of-\d{5}\.\w+")
 TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
 TOKENIZER_MORE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+SENTENCES = "spiece.model"  # of T5: the whole tokenizer where there is no tokenizer.json
 
 
 def folder_of(
@@ -227,8 +228,8 @@ def files_of_pipeline(
         elif part == "scheduler":
             files += _with_place(["scheduler_config.json"], place, part_names, part, label, source)
         elif part.startswith("tokenizer"):
-            needed = TOKENIZER[:1] if TOKENIZER[0] in part_names else TOKENIZER[1:]
-            more = [n for n in (*TOKENIZER, *TOKENIZER_MORE) if n in part_names]
+            needed = next((n for n in ((TOKENIZER[0],), (SENTENCES,)) if n[0] in part_names), TOKENIZER[1:])
+            more = [n for n in (*TOKENIZER, SENTENCES, *TOKENIZER_MORE) if n in part_names]
             files += _with_place([*needed, *more], place, part_names, part, label, source)
         else:  # a part of the pipeline's custom code
             files += [f"{place}{n}" for n in part_names]

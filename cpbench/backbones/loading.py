@@ -178,6 +178,8 @@ def _refuse_odd(pipe: Any, family: Family, label: str, vae_label: str, resolutio
     for name in family.tokenizers:
         if (encoder := getattr(pipe, vocabulary.encoder_name(name), None)) is not None:
             tokenizer = getattr(pipe, name)
+            if not vocabulary.is_clip(encoder):
+                continue  # its positions are relative, and the family says how long a prompt is
             positions, longest = encoder.config.max_position_embeddings, tokenizer.model_max_length
             if not isinstance(longest, int) or not 0 < longest <= positions:
                 raise ValueError(f"model_max_length of its {name} is not 1 to {positions}")

@@ -49,6 +49,8 @@ def remembered(denoiser: nn.Module) -> Iterator[None]:
 
 def prompt_layers(denoiser: nn.Module) -> list[str]:
     """Names of the layers whose only input is the prompt's hidden states as the denoiser is called with them."""
+    if getattr(denoiser, "caption_projection", None) is not None:  # they read its output
+        return []
     endings = layers_by_role(denoiser).get("text_keys_values", ())
     names = [name for name, _ in denoiser.named_modules() if name.endswith(tuple(f".{end}" for end in endings))]
     return [name for name in names if _reads_prompt(denoiser.get_submodule(name.rpartition(".")[0]))]

@@ -1,7 +1,8 @@
-"""The text encoders of a pipeline (one, or two in SDXL) and the words that methods add to them.
+"""The text encoders of a pipeline (CLIP, T5 or a language model) and the words that methods add to them.
 
 A word's embedding is one vector for all encoders together, (d,) with d = d_1 or d_1 + d_2. Methods learn and store the
-whole vector, and each encoder uses its part.
+whole vector, and each encoder uses its part. A part is a row as the encoder's table stores it: some tables multiply what
+is looked up (Gemma), and an added row goes through the same.
 
 A tokenizer and its embedding table may differ in length: tables are padded to a multiple of 64, and some words are only
 in the tokenizer. Therefore an added word's embedding is looked up by the tokenizer's id, wherever the table ends.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ class Encoder:
     tokenizer: Any
     table: nn.Module
     part: slice
+    max_length: int  # tokens of a prompt, with begin and end
+    places: list[tuple[nn.Module, str, nn.Module]]  # (module, name in it, table): T5 has its table in two
     ids: dict[str, int] = field(default_factory=dict)  # of the added words, by the names of their embeddings
 
     @property
@@ -42,20 +45,32 @@ class Encoder:
 class Vocabulary:
     """The pipeline's text encoders, and the embeddings of the added words, by word."""
 
-    def __init__(self, pipe: Any, tokenizers: Iterable[str]):
-        """tokenizers: their names in the pipeline, in the order of the parts of a word's embedding."""
-        self.pipe = pipe
+    def __init__(
+        self,
+        pipe: Any,
+        tokenizers: Iterable[str],
+        max_lengths: Mapping[str, int] | None = None,
+        prepared: Callable[[str], str] = str,
+    ):
+        """tokenizers: their names in the pipeline, in the order of the parts of a word's embedding.
+
+        max_lengths: of prompts in tokens, by tokenizer; the default is the tokenizer's own. prepared: what is done to
+        each prompt first.
+        """
+        self.pipe, self.prepared = pipe, prepared
         self.token_embeddings: dict[str, nn.Parameter] = {}
         self.encoders: list[Encoder] = []
         start = 0
         for name in tokenizers:
             model, tokenizer = getattr(pipe, encoder_name(name)), getattr(pipe, name)
-            text_model = getattr(model, "text_model", model)
-            # with another eos_token_id than the tokenizer's, the text model pools at the wrong token (METHODS.md 0.7)
-            model.config.eos_token_id = text_model.eos_token_id = tokenizer.eos_token_id
-            table = text_model.embeddings.token_embedding
+            if is_clip(model):
+                text_model = getattr(model, "text_model", model)
+                # with another eos_token_id than the tokenizer's, the text model pools at the wrong token (METHODS.md 0.7)
+                model.config.eos_token_id = text_model.eos_token_id = tokenizer.eos_token_id
+            table = model.get_input_embeddings()
             part = slice(start, start + table.embedding_dim)
-            self.encoders.append(Encoder(name, model, tokenizer, table, part))
+            max_length = (max_lengths or {}).get(name, tokenizer.model_max_length)
+            self.encoders.append(Encoder(name, model, tokenizer, table, part, max_length, places_of(model, table)))
             start = part.stop
 
     def add(self, token: str, value: torch.Tensor) -> nn.Parameter:
@@ -66,8 +81,8 @@ class Vocabulary:
         """
         if not self.token_embeddings:
             for encoder in self.encoders:
-                token_embeddings = TokenEmbeddings(encoder.table, self.token_embeddings, encoder.part, encoder.ids)
-                encoder.text_model.embeddings.token_embedding = token_embeddings
+                for module, attribute, table in encoder.places:
+                    setattr(module, attribute, TokenEmbeddings(table, self.token_embeddings, encoder.part, encoder.ids))
                 setattr(self.pipe, encoder.tokenizer_name, copy.deepcopy(encoder.tokenizer))
         name = token.strip("<>")
         ids = {encoder.tokenizer_name: self._id_of(encoder, token) for encoder in self.encoders}
@@ -104,7 +119,8 @@ class Vocabulary:
     def restore(self) -> None:
         """The tables and tokenizers as they were loaded."""
         for encoder in self.encoders:
-            encoder.text_model.embeddings.token_embedding = encoder.table
+            for module, attribute, table in encoder.places:
+                setattr(module, attribute, table)
             setattr(self.pipe, encoder.tokenizer_name, encoder.tokenizer)
             encoder.ids = {}
         self.token_embeddings = {}
@@ -139,10 +155,10 @@ class Vocabulary:
 
     def _tokens(self, encoder: Encoder, prompts: list[str]) -> Any:
         tokens = getattr(self.pipe, encoder.tokenizer_name)(
-            prompts,
+            [self.prepared(prompt) for prompt in prompts],
             padding="max_length",
             truncation=True,
-            max_length=encoder.tokenizer.model_max_length,
+            max_length=encoder.max_length,
             return_tensors="pt",
         )
         for ids, prompt in zip(tokens.input_ids, prompts, strict=True):
@@ -157,6 +173,10 @@ class Vocabulary:
                 f"{quoted(text)}: the backbone's {encoder.tokenizer_name} has the word {quoted(word)}, for which its text "
                 f"encoder has no embedding ({encoder.table.num_embeddings} rows); add one, or remove the word"
             )
+
+    def mask(self, encoder: Encoder, prompts: list[str]) -> torch.Tensor:
+        """1 for the tokens (n, tokens) of the prompts, 0 for the padding; int64."""
+        return self._tokens(encoder, prompts).attention_mask.to(encoder.table.weight.device)
 
     def outputs(self, encoder: Encoder, prompts: list[str], masked: bool = False, all_layers: bool = False) -> Any:
         """A text encoder's outputs for the prompts, with gradients to the trained token embeddings.
@@ -177,6 +197,24 @@ class Vocabulary:
 def encoder_name(tokenizer_name: str) -> str:
     """The text encoder's name in a pipeline: text_encoder_2 is the one of tokenizer_2."""
     return tokenizer_name.replace("tokenizer", "text_encoder")
+
+
+def is_clip(model: nn.Module) -> bool:
+    """Whether a text encoder is CLIP's, which pools at the end of text and has position embeddings."""
+    return str(getattr(model.config, "model_type", "")).startswith("clip")
+
+
+def places_of(model: nn.Module, table: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """(module, name, table) of all embedding tables in a text encoder that have this table's weight.
+
+    T5's `get_input_embeddings` is not the table that its encoder calls, though both have one weight.
+    """
+    return [
+        (module, name, child)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if child is table or (isinstance(child, nn.Embedding) and child.weight is table.weight)
+    ]
 
 
 def refuse_unmerged(tokenizer: Any, label: str) -> None:
@@ -233,6 +271,8 @@ class TokenEmbeddings(nn.Module):
         added = matches.any(-1)
         out = self.table(ids.masked_fill(added, 0))  # added ids may be beyond the table
         extra = torch.stack([embedding[self.part] for embedding in self.token_embeddings.values()]).to(out.dtype)
+        if (scale := getattr(self.table, "embed_scale", None)) is not None:  # as Gemma's table does in its forward
+            extra = extra * torch.as_tensor(scale).to(out)
         return torch.where(added.unsqueeze(-1), extra[matches.int().argmax(-1)], out)
 
 

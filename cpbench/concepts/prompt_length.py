@@ -48,7 +48,7 @@ def readers_of(backbone: Any, judge_tokenizer: Any = None, added: int = 0) -> li
     readers = []
     for encoder in backbone.vocabulary.encoders:
         tokenizer = getattr(backbone.pipe, encoder.tokenizer_name)
-        most = encoder.tokenizer.model_max_length - encoder.tokenizer.num_special_tokens_to_add()
+        most = encoder.max_length - encoder.tokenizer.num_special_tokens_to_add()
         readers.append(Reader("the text encoder", most, _counting(tokenizer), added))
     if judge_tokenizer is not None:
         readers.append(Reader("the CLIP judge", judge_tokenizer.context_length - 2, _counting(judge_tokenizer)))

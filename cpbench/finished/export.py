@@ -15,6 +15,7 @@ from cpbench.method import NotDefined
 from cpbench.miniature import is_miniature
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that load_lora_weights expects
+EXPORTED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 ENCODERS = ("clip_l", "clip_g")  # the usual keys of a token's two embeddings for SDXL
 
 
@@ -37,6 +38,10 @@ def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]
     from safetensors.torch import save
 
     refuse(out, concept, list(run.nouns))
+    if not any(c.__name__ in EXPORTED for c in type(run.backbone.pipe).__mro__):
+        raise UserError(
+            f"run {run.folder}: export does not write files for {type(run.backbone.pipe).__name__} yet; generate with `cpbench sample`"
+        )
     if run.method.per_prompt:
         raise UserError(
             f"run {run.folder}: {run.config.method} is installed for each prompt separately, so it cannot be exported to files; use `cpbench sample`"

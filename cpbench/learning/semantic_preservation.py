@@ -11,7 +11,9 @@ any projection. Only the embedding of <v> gets a gradient. Any method that train
 `spl_keep_position`: the released code replaces the hidden state of <v> after the position embeddings were added, so
 that <v> has no position in L_SP. The paper's equation does not say so, and the UNet gets <v> with its position. By
 default the position is kept; false does as the code does.
-Our assumption: for a pipeline with two text encoders (SDXL), L_SP is the mean over both.
+Our assumptions: for a pipeline with two text encoders (SDXL, SD3), L_SP is the mean over both. T5 and language models
+have no pooled output: E is the mean of the last hidden states over the prompt's tokens. Their positions are relative,
+so that `spl_keep_position=false` is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.backbones.vocabulary import Encoder
+from cpbench.backbones.vocabulary import Encoder, is_clip
+from cpbench.errors import UserError
 from cpbench.learning import training
 from cpbench.method import POSITIVE, Options
 from cpbench.moved import old_names
@@ -44,7 +47,19 @@ class SemanticPreservationOptions(Options):
 
 
 def pooled(backbone: Backbone, encoder: Encoder, prompt: str, keep_position: bool = True) -> torch.Tensor:
-    """E(prompt) (d,) of one of the pipeline's text encoders. keep_position: false drops the added words' positions."""
+    """E(prompt) (d,) of one of the pipeline's text encoders. keep_position: false drops the added words' positions.
+
+    UserError for keep_position=false with an encoder that has no position embeddings.
+    """
+    if not is_clip(encoder.model):
+        if not keep_position:
+            raise UserError(
+                f"spl_keep_position=false: the backbone's {encoder.tokenizer_name} is not CLIP's, and its text encoder adds no "
+                "position embeddings; leave the option out"
+            )
+        with backbone.precision():
+            hidden = backbone.vocabulary.outputs(encoder, [prompt], masked=True)[0][0].float()
+        return hidden[backbone.vocabulary.mask(encoder, [prompt])[0].bool()].mean(0)
     ids = backbone.vocabulary.ids(encoder, [prompt])
     mask = ~backbone.vocabulary.added(encoder, ids).unsqueeze(-1)
     positions = encoder.text_model.embeddings.position_embedding

@@ -26,6 +26,7 @@ class Family(Protocol):
     denoiser: ClassVar[str]  # its name among the pipeline's parts
     denoiser_class: ClassVar[str]  # in diffusers
     tokenizers: ClassVar[tuple[str, ...]]  # names among the pipeline's parts, one per text encoder
+    max_lengths: Mapping[str, int]  # of prompts in tokens, by tokenizer, where it is not the tokenizer's own
     roles: ClassVar[Mapping[Role, tuple[str, ...]]]
     unread: ClassVar[Mapping[str, Any]]
     float32_vae: ClassVar[bool]
@@ -48,14 +49,26 @@ class Family(Protocol):
     def latent_shape(self, picture_size: int) -> tuple[int, ...]:
         """The shape of one picture's latent."""
 
+    def prepared(self, prompt: str) -> str:
+        """The prompt as the pipeline's call changes it before tokens are made of it."""
+
     def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
         """All inputs of the denoiser from the prompts as one tensor (n, tokens, d), which can be repeated and expanded."""
 
     def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """The hidden states (n, tokens, d) of the prompts' tokens, from the result of `encode_prompts`."""
 
+    def attended(self, prompt_embeds: torch.Tensor) -> torch.Tensor | None:
+        """What the keys and values of the attention to the prompt are made of: (n, tokens, d), one d for all layers.
+
+        None where there is no such thing: in joint attention each block has its own states of the text.
+        """
+
     def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
         """Keywords for the denoiser's call besides latents and times, from the result of `encode_prompts`."""
+
+    def predicted(self, output: torch.Tensor) -> torch.Tensor:
+        """What the denoiser predicts (n, c, h, w), of its output, which may have a variance besides."""
 
     def normalised(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The autoencoder's posterior in the scale that the denoiser works in."""

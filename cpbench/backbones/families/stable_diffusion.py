@@ -16,6 +16,7 @@ class StableDiffusion:
     denoiser: ClassVar[str] = "unet"
     denoiser_class: ClassVar[str] = "UNet2DConditionModel"
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    max_lengths: ClassVar[Mapping[str, int]] = {}
     roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {
         "attention": ("to_q", "to_k", "to_v", "to_out.0"),
         "text_attention": ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
@@ -50,6 +51,9 @@ class StableDiffusion:
 
     # Prompts
 
+    def prepared(self, prompt: str) -> str:
+        return prompt
+
     def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
         (encoder,) = vocabulary.encoders
         masked = getattr(encoder.model.config, "use_attention_mask", False)  # as diffusers does
@@ -58,8 +62,14 @@ class StableDiffusion:
     def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         return prompt_embeds
 
+    def attended(self, prompt_embeds: torch.Tensor) -> torch.Tensor | None:
+        return self.hidden_states(prompt_embeds)
+
     def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
         return {"encoder_hidden_states": prompt_embeds.to(dtype)}
+
+    def predicted(self, output: torch.Tensor) -> torch.Tensor:
+        return output
 
     # Latents
 

@@ -24,6 +24,7 @@ class StableDiffusion3:
     denoiser: ClassVar[str] = "transformer"
     denoiser_class: ClassVar[str] = "SD3Transformer2DModel"
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
+    max_lengths: ClassVar[Mapping[str, int]] = {}
     roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {
         # attn2, which 3.5-medium has in some blocks, is of the picture to itself
         "attention": ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
@@ -64,6 +65,9 @@ class StableDiffusion3:
     def _widths(self) -> list[int]:
         return [getattr(self.pipe, encoder_name(t)).config.hidden_size for t in self.tokenizers]
 
+    def prepared(self, prompt: str) -> str:
+        return prompt
+
     def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
         """Hidden states of the layers before the last, side by side, the zeros, and the pooled states as one more token."""
         outputs = [vocabulary.outputs(encoder, prompts, all_layers=True) for encoder in vocabulary.encoders]
@@ -76,12 +80,18 @@ class StableDiffusion3:
     def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         return prompt_embeds[:, :-1]
 
+    def attended(self, prompt_embeds: torch.Tensor) -> torch.Tensor | None:
+        return None
+
     def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
         pooled = prompt_embeds[:, -1, : self.pipe.transformer.config.pooled_projection_dim]
         return {
             "encoder_hidden_states": self.hidden_states(prompt_embeds).to(dtype),
             "pooled_projections": pooled.to(dtype),
         }
+
+    def predicted(self, output: torch.Tensor) -> torch.Tensor:
+        return output
 
     # Latents
 
