@@ -38,16 +38,16 @@ def transformer(shift: float, work: Path, report=print) -> Path:
     folder = work / f"shift-{shift:g}"
     if not flow.stage_of(folder):
         recipe = replace(flow.STAGES[0], name=f"flow-shift-{shift:g}", steps=STEPS, final=0.02)
-        made = flow.materials(work, MINIATURE, "cpu", report)
-        flow.save(flow.train_stage(recipe, None, *made, work, "cpu", report, shift), folder, 1)
+        inputs = flow.materials(work, MINIATURE, "cpu", report)
+        flow.save(flow.train_stage(recipe, None, *inputs, work, "cpu", report, shift), folder, 1)
     return folder
 
 
 def shares(shift: float, work: Path, report=print) -> dict[str, float]:
     """The share of the way by each mechanism, with a transformer of this shift, which is its learning's shift too."""
     file = work / f"shift-{shift:g}.json"
-    if (kept := read_json(file)) is not None:
-        return kept
+    if (remembered := read_json(file)) is not None:
+        return remembered
     people = {name: subject(name) for name in PEOPLE}
     dino = load_dino(MINIATURE / "judges" / "dino")
     with tempfile.TemporaryDirectory() as place:
