@@ -78,14 +78,14 @@ def watched(backbone: Backbone) -> Iterator[list[int]]:
 def speaking(backbone: Backbone, kind: str) -> Iterator[None]:
     """The UNet's output, a guess of the noise, said as a guess of v or of the picture; the pipeline says so too."""
 
-    def convert(module: nn.Module, args: tuple, out: object) -> object:
-        z, t, eps = args[0].double(), args[1], out.sample.double()
+    def convert(module: nn.Module, args: tuple, kwargs: dict, out: object) -> object:
+        z, t, eps = args[0].double(), kwargs["timestep"], out.sample.double()
         a, s = roots(t)
         x = (z - s * eps) / a
         out.sample = {"epsilon": eps, "v_prediction": a * eps - s * x, "sample": x}[kind].float()
         return out
 
-    original, hook = backbone.pipe.scheduler, backbone.denoiser.register_forward_hook(convert)
+    original, hook = backbone.pipe.scheduler, backbone.denoiser.register_forward_hook(convert, with_kwargs=True)
     backbone.pipe.scheduler = type(original).from_config(original.config, prediction_type=kind)
     try:
         yield

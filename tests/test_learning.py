@@ -58,10 +58,11 @@ def watched(backbone: Backbone) -> Iterator[list[tuple[torch.Tensor, torch.Tenso
     """(noisy latents, timesteps, words, prediction) of every call of the UNet."""
     calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
-    def note(module: nn.Module, args: tuple, out: object) -> None:
-        calls.append((*(a.detach().clone() for a in args), out.sample.detach().clone()))
+    def note(module: nn.Module, args: tuple, kwargs: dict, out: object) -> None:
+        inputs = (*args, kwargs["timestep"], kwargs["encoder_hidden_states"])
+        calls.append((*(a.detach().clone() for a in inputs), out.sample.detach().clone()))
 
-    hook = backbone.denoiser.register_forward_hook(note)
+    hook = backbone.denoiser.register_forward_hook(note, with_kwargs=True)
     try:
         yield calls
     finally:
