@@ -126,9 +126,10 @@ def build(name: str, folder: Path, small: bool = True, prediction_type: str = "e
         finally:
             torch.set_default_dtype(default)
     if small:
+        generator = torch.Generator().manual_seed(0)
         for part in ("text_encoder", "text_encoder_2"):
             if part in parts:  # at CLIP's own scale, 0.02, so small a model hardly tells two prompts apart
-                parts[part].get_input_embeddings().weight.data.normal_(std=0.5)
+                parts[part].get_input_embeddings().weight.data.normal_(std=0.5, generator=generator)
     if name == "sdxl":
         pipe = StableDiffusionXLPipeline(**parts, add_watermarker=False)
     else:
