@@ -96,7 +96,8 @@ class Cidm(Method):
         after = State(embeddings, {"concepts": [*state.concepts, task.concept]})
         past = past_loras(state, backbone.device)
         start = (backbone.random_embedding(task.generator("word")), backbone.word_embedding(task.class_noun))
-        v = [backbone.add_token(*pair) for pair in zip(words_of(task.concept, after), start, strict=True)]
+        words = words_of(task.concept, after)
+        v = [backbone.add_token(word, row, o.word_encoders) for word, row in zip(words, start, strict=True)]
         lora_parameters = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"))
 
         def consolidate():

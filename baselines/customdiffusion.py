@@ -81,11 +81,12 @@ def text_embeddings(backbone, prompts: list[str]) -> torch.Tensor:
     encoder = vocabulary.encoders[0]
     for few in (prompts[i : i + FEW] for i in range(0, len(prompts), FEW)):
         hidden = backbone.attended(backbone.encode_prompts(few))
-        for ids, states in zip(vocabulary.ids(encoder, few), hidden, strict=True):
+        tokens = zip(vocabulary.ids(encoder, few), vocabulary.mask(encoder, few), hidden, strict=True)
+        for ids, mask, states in tokens:
+            before = len(ids) - len(states)  # tokens of an instruction, which have no states
             learned = vocabulary.added(encoder, ids).nonzero()
-            begin = int(learned[0]) if len(learned) else int(ids[0] == encoder.tokenizer.bos_token_id)
-            end = int((ids == encoder.tokenizer.eos_token_id).nonzero()[0])
-            states_of_prompts.append(states[begin : end + 1].float())
+            begin = int(learned[0]) - before if len(learned) else int(ids[0] == encoder.tokenizer.bos_token_id)
+            states_of_prompts.append(states[begin : int(mask.nonzero()[-1]) - before + 1].float())
     return torch.cat(states_of_prompts)
 
 
@@ -138,7 +139,9 @@ class CustomDiffusion(Method):
         of_class = prior_preservation_term(backbone, task, f"photo of a {task.class_noun}", o, o.steps, o.batch_size)
         W_0, change = pristine(backbone), state.tensors_of("weights", backbone.device)
         W = backbone.replace_weights({name: w + change.get(name, 0) for name, w in W_0.items()})
-        after, v = add_words(backbone, task, state, backbone.word_embedding(o.initializer))
+        after, v = add_words(
+            backbone, task, state, backbone.word_embedding(o.initializer), word_encoders=o.word_encoders
+        )
         phrase = self.phrase(task.concept, task.class_noun, after)
         loss = learning.denoising(
             backbone, phrase, of_class, semantic_preservation_term(backbone, phrase, task.class_noun, o)

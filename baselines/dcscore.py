@@ -24,11 +24,14 @@ figure's arrows suggest. Their sum outweighs e_n more with each task; averaged, 
 come from the run's seed, so that they are the same in all tasks), or A, B and magnitudes of DoRA (our addition); see
 cpbench/backbones/adapters.py. The default rates and rank are for LoRA; VeRA's few vectors need higher rates, which the
 user has to set.
+
+`dc_error`, `temperature`: on a flow, where the paper has no figures, the presets take the velocity's error in the place of
+the noise's, and tau = the median spread of e over five nouns on the pristine model (our assumptions).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +68,12 @@ class DCScoreOptions(LoraOptions):
     negatives: Literal["summed", "averaged"] = Field(
         "summed", description="sum or average H of the past concepts in L_FIM"
     )
-    temperature: float = Field(0.01, gt=0, description="tau, temperature of the classifier")
+    temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        0.01, description="tau, temperature of the classifier; auto: measured on the pristine model before task 1"
+    )
+    dc_error: dc.Error = Field(
+        "epsilon", description="the error e of DC scores and DSC; velocity: of a flow's own prediction"
+    )
     reduction: dc.Reduction = Field(
         "mean", description="reduction of errors over a latent; with sum, tau and w_dc act as if divided by its size"
     )
@@ -80,9 +88,10 @@ class DCScoreOptions(LoraOptions):
     only: ClassVar = {
         **dict.fromkeys(("ewc_weight", "fisher_decay", "fisher_samples"), {"variant": WITH_EWC}),
         **dict.fromkeys(("candidates", "dc_weight", "negatives"), {"variant": WITH_DC}),
-        **dict.fromkeys(("temperature", "null_prompt"), {"variant": (*WITH_DSC, "ewc-dc")}),
+        **dict.fromkeys(("temperature", "dc_error", "null_prompt"), {"variant": (*WITH_DSC, "ewc-dc")}),
         **dict.fromkeys(("dsc_steps", "dsc_learning_rate", "noise_weight", "score_weight"), {"variant": WITH_DSC}),
     }
+    later: ClassVar = {"dc_error": "epsilon"}
 
 
 def fisher_loss(e: torch.Tensor, n_past: int, w_dc: float, tau: float, negatives: str) -> torch.Tensor:
@@ -93,7 +102,7 @@ def fisher_loss(e: torch.Tensor, n_past: int, w_dc: float, tau: float, negatives
 
 
 def distillation(student, teacher, index: int, noise: torch.Tensor, tau: float, reduction: str):
-    """|eps_S - eps_T|^2 for the concept at `index`, and H(P_T, P_S), from predicted noises (k, n, c, h, w)."""
+    """|eps_S - eps_T|^2 for the concept at `index`, and H(P_T, P_S), from predicted noises (k, n, c, h, w) or velocities."""
     P_S, P_T = (dc.log_scores(dc.errors(x, noise, reduction), tau) for x in (student, teacher))
     return F.mse_loss(student[index], teacher[index]), dc.cross_entropy(P_T, P_S)
 
@@ -119,6 +128,7 @@ class DCScore(Method):
     }
 
     def check(self, backbone):
+        dc.refuse_velocity(backbone, self.options.dc_error)
         if self.options.adapter == "vera":
             learning.refuse_convolutions("dcscore", backbone.denoiser, self.options.target_modules)
 
@@ -128,38 +138,51 @@ class DCScore(Method):
         pool = {m: state.tensors_of(f"adapter/{m}", backbone.device) for m in state.concepts[carried]}
         anchor = pool[state.concepts[-1]] if pool else None
         F_bar = state.tensors_of("fisher", backbone.device)
+        tau = self.temperature(backbone, task, state)
 
         def penalty(batch, phi):
             return {"ewc": o.ewc_weight * ewc.penalty(F_bar, phi, anchor)} if F_bar else {}
 
         after, phi = learn_lora(self, backbone, task, state, penalty, init=anchor, adapter_type=o.adapter)
         after.facts["nouns"] = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
+        if o.temperature == "auto":
+            after.facts["temperature"] = tau
         if "dsc" in o.variant and pool:
-            self.consolidate(backbone, task, after, phi, pool, penalty)
+            self.consolidate(backbone, task, after, phi, pool, penalty, tau)
         if "ewc" in o.variant:
-            F_bar = ewc.online(F_bar, self.fisher(backbone, task, after, phi), o.fisher_decay)
+            F_bar = ewc.online(F_bar, self.fisher(backbone, task, after, phi, tau), o.fisher_decay)
         pool[task.concept] = {k: x.detach() for k, x in phi.items()}
         after.tensors |= {f"fisher/{k}": x for k, x in F_bar.items()}
         after.tensors |= {f"adapter/{m}/{k}": x for m in after.concepts[carried] for k, x in pool[m].items()}
         return after
+
+    def temperature(self, backbone, task, state):
+        """tau, measured once for a run where it is to be."""
+        o = self.options
+        if o.temperature != "auto":
+            return o.temperature
+        return state.facts.get("temperature") or dc.measured_temperature(backbone, task, o.dc_error, o.reduction)
 
     def phrases(self, task, state, past):
         """The candidates S: c^0, the past concepts, and last the current one."""
         null_prompt = [self.options.null_prompt.replace("{noun}", task.class_noun)] if self.options.null_prompt else []
         return null_prompt + [self.phrase(m, state.facts["nouns"][m], state) for m in (*past, task.concept)]
 
-    def consolidate(self, backbone, task, state, phi, pool, penalty):
+    def consolidate(self, backbone, task, state, phi, pool, penalty, tau):
         o, choice = self.options, task.generator("teachers")
         first = {k: x.detach().clone() for k, x in phi.items()}
 
         def loss(batch):
             m = list(pool)[int(torch.randint(len(pool), (1,), generator=choice))]
             S, terms = self.phrases(task, state, [m]), penalty(batch, phi)
-            student = dc.predicted_noise(backbone, batch, S)
+            student, target = (
+                dc.predicted_noise(backbone, batch, S, error=o.dc_error),
+                dc.target(backbone, batch, o.dc_error),
+            )
             for name, teacher_lora, index in (("current", first, -1), ("past", pool[m], -2)):
                 with torch.no_grad():
-                    teacher = dc.predicted_noise(backbone, batch, S, teacher_lora)
-                noise, scores = distillation(student, teacher, index, batch.noise, o.temperature, o.reduction)
+                    teacher = dc.predicted_noise(backbone, batch, S, teacher_lora, o.dc_error)
+                noise, scores = distillation(student, teacher, index, target, tau, o.reduction)
                 terms |= {f"noise_{name}": o.noise_weight * noise, f"scores_{name}": o.score_weight * scores}
             return terms
 
@@ -167,7 +190,7 @@ class DCScore(Method):
             backbone, task, loss, [(o.dsc_learning_rate, list(phi.values()))], o.dsc_steps, o.batch_size, "dsc"
         )
 
-    def fisher(self, backbone, task, state, phi):
+    def fisher(self, backbone, task, state, phi, tau):
         o, choice, learned = self.options, task.generator("candidates"), state.concepts[:-1]
         with_dc = o.variant.endswith("dc")
         n_past = min(len(learned), o.candidates - 1 - bool(o.null_prompt))
@@ -177,11 +200,12 @@ class DCScore(Method):
             sample, batch = numbered
             past = [learned[i] for i in torch.randperm(len(learned), generator=choice)[:n_past].tolist()]
             S = self.phrases(task, state, past) if with_dc else self.phrases(task, state, [])[-1:]
-            e = dc.errors(dc.predicted_noise(backbone, batch, S), batch.noise, o.reduction)
+            predicted = dc.predicted_noise(backbone, batch, S, error=o.dc_error)
+            e = dc.errors(predicted, dc.target(backbone, batch, o.dc_error), o.reduction)
             values, figures = [e[:, -1].mean()], {}
             if with_dc:
-                values.insert(0, fisher_loss(e, n_past, o.dc_weight, o.temperature, o.negatives))
-                log_p = dc.log_scores(e.detach(), o.temperature)
+                values.insert(0, fisher_loss(e, n_past, o.dc_weight, tau, o.negatives))
+                log_p = dc.log_scores(e.detach(), tau)
                 figures = {"entropy": dc.cross_entropy(log_p, log_p), "p_n": log_p[:, -1].exp()}
             log.add(sample, {"loss": values[0], **figures})
             return values

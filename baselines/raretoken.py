@@ -65,7 +65,7 @@ class RareToken(Method):
     def learn(self, backbone, task, state):
         o = self.options
         weights_or_lora.load_trainables(backbone, state, o)
-        after, v_rare = add_words(backbone, task, state, backbone.word_embedding("rare"), token_of)
+        after, v_rare = add_words(backbone, task, state, backbone.word_embedding("rare"), token_of, o.word_encoders)
         phrase = self.phrase(task.concept, task.class_noun, after)
         stage_1 = [(o.token_learning_rate, [v_rare])]
         loss = learning.denoising(backbone, phrase, semantic_preservation_term(backbone, phrase, task.class_noun, o))

@@ -107,7 +107,9 @@ class Stamina(Method):
         o = self.options
         past = sum_of_masked(state, backbone.device)
         add_to_weights(backbone, past)
-        after, embedding = add_words(backbone, task, state, backbone.random_embedding(task.generator("word")))
+        after, embedding = add_words(
+            backbone, task, state, backbone.random_embedding(task.generator("word")), word_encoders=o.word_encoders
+        )
         word = token_of(task.concept, after).strip("<>")
         AB = functional.low_rank(backbone.denoiser, o.target_modules, o.rank, task.generator("lora"))
         CD = functional.low_rank(backbone.denoiser, o.target_modules, o.mask_rank, task.generator("mask"))

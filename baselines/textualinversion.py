@@ -42,7 +42,7 @@ class TextualInversion(Method):
         o = self.options
         after = State(dict(state.tensors), {**state.facts, "concepts": [*state.concepts, task.concept]})
         word = token_of(task.concept, after)
-        v = backbone.add_token(word, backbone.word_embedding(task.class_noun))
+        v = backbone.add_token(word, backbone.word_embedding(task.class_noun), o.word_encoders)
         loss = learning.denoising(backbone, word, semantic_preservation_term(backbone, word, task.class_noun, o))
         learning.train(backbone, task, loss, [(o.token_learning_rate, [v])], o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = v.detach()

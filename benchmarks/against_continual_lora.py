@@ -177,11 +177,13 @@ def main(
             prepare_checkout(folder, work / "models", work / "concepts", checkout)
             rival = theirs(python, checkout, work / "concepts", steps, pictures, inference_steps)
             repetitions["continual-lora"].append(rival)
+            click.echo(f"continual-lora: {json.dumps(rival)}", err=True)  # the whole takes most of an hour
             for method in ("seqlora", "without_word"):
                 name = method if method == "seqlora" else str(BENCHMARKS / "without_word.py")
                 output = work / f"{method}-{repetition}"
                 run = ours(name, work / "models", sequence, output, steps, compile_flags)
                 repetitions[method].append(run)
+                click.echo(f"{method}: {json.dumps(run)}", err=True)
     stages = ("learning", "sampling", "judging", "whole")
     seconds = {
         name: timing.medians({stage: [run[stage] for run in runs] for stage in stages})

@@ -44,10 +44,20 @@ class Options(BaseModel):
 
     only: the options that count only for some values of another option: {"rank": {"adapter": ("lora",)}}. POSITIVE
     stands for all values above 0. The table of a base class holds as well.
+
+    later: the options that a method got after its first runs, each with the value that does what was done before; at
+    that value an option is not part of a run's identity, so that earlier runs stay the same runs. Base classes count too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     only: ClassVar[Mapping[str, Mapping[str, tuple | str]]] = {}
+    later: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def identifying(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a run's options by name, those that are part of its identity."""
+        later = {key: value for base in cls.__mro__ for key, value in vars(base).get("later", {}).items()}
+        return {key: value for key, value in options.items() if key not in later or later[key] != value}
 
     def without_effect(self) -> dict[str, str]:
         """The options that change nothing, each with the value of the other option that is the reason."""

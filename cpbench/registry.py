@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "cpbench.methods"
 REQUIRED = ("learn", "install", "phrase")  # of a method
 PROVENANCE = "_provenance"  # in a preset: where its values are from
-PAPERS = "stable-diffusion.yaml"  # the preset of every backbone without one of its own
+PAPERS = "sd"  # the preset of Stable Diffusion, over which those of other families are
 
 
 def baselines_folder() -> Any:
@@ -144,17 +144,24 @@ def method_file(method: type[Method]) -> Path:
 
 
 def preset(backbone: str, method: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A method's preset on a backbone: tuned values if the backbone has a file, else the papers' for Stable Diffusion.
+    """A method's preset on a backbone: tuned values if the backbone has a file, else the papers' for Stable Diffusion and
+    over them its family's.
 
     Empty if there is none. An entry "method key=value" is added to the method's if `options` has that value.
     """
-    name = f"{Path(backbone).name}.yaml"
-    files = {f.name: f for f in (baselines_folder() / "presets").iterdir()}
-    file = files.get(name) or files[PAPERS]
-    table = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    settings = dict(table.get(method, {}))
-    for key, value in (options or {}).items():
-        settings |= table.get(f"{method} {key}={str(value).lower() if isinstance(value, bool) else value}", {})
+    from cpbench.backbones import families, hub
+
+    backbone_name, settings = Path(backbone).name, {}
+    presets = {file.name.removesuffix(".yaml"): file for file in (baselines_folder() / "presets").iterdir()}
+    if backbone_name in presets and backbone_name not in families.PRESETS.values():
+        layers = [backbone_name]
+    else:
+        layers = list(dict.fromkeys((PAPERS, families.PRESETS.get(hub.pipeline_class(backbone) or "", PAPERS))))
+    for name in layers:
+        table = yaml.safe_load(presets[name].read_text(encoding="utf-8")) or {}
+        settings |= table.get(method, {})
+        for key, value in (options or {}).items():
+            settings |= table.get(f"{method} {key}={str(value).lower() if isinstance(value, bool) else value}", {})
     return {k: v for k, v in settings.items() if k != PROVENANCE}
 
 

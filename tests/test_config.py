@@ -70,7 +70,7 @@ def test_preset_is_over_default_where_there_is_one() -> None:
 
 def test_the_papers_preset_holds_on_every_backbone_without_one_and_is_what_the_defaults_say() -> None:
     """Two places for one number: whoever changes one is told of the other."""
-    papers = yaml.safe_load((ROOT / "baselines" / "presets" / "stable-diffusion.yaml").read_text())
+    papers = yaml.safe_load((ROOT / "baselines" / "presets" / "sd.yaml").read_text())
     for method, told in papers.items():
         assert told["_provenance"].keys() == {"values", "model"}
         values = {k: v for k, v in told.items() if k != "_provenance"}

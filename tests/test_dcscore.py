@@ -64,8 +64,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     genuine = dc.predicted_noise
 
     def note(
-        backbone: Backbone, batch: training.Batch, phrases: Sequence[str], factors: Tensors | None = None
+        backbone: Backbone,
+        batch: training.Batch,
+        phrases: Sequence[str],
+        factors: Tensors | None = None,
+        error: str = "epsilon",
     ) -> torch.Tensor:
+        assert error == "epsilon"
         out = genuine(backbone, batch, phrases, factors)
         given = None if factors is None else {k: v.detach().clone() for k, v in factors.items()}
         installed = {k: v.detach().clone() for k, v in backbone.lora_parameters.items()}

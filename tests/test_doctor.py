@@ -42,10 +42,12 @@ def test_what_is_not_in_the_cache_comes_with_what_to_do() -> None:
     it = found()
     for what in (*(f"backbone {n}" for n in hub.BUILT_IN), "judge clip-vit-b-32", "judge dino-vit-s-16"):
         assert not it[what].good and "not in the hub's cache" in it[what].state and it[what].advice
+    gated, free = it["backbone sd35-medium"].advice, it["backbone sdxl"].advice
+    assert "accept its licence" in gated and "hf auth login" in gated and "licence" not in free
 
 
 def test_a_backbone_in_the_cache_is_found(tmp_path: Path) -> None:
-    repository, revision = hub.BUILT_IN["sd15"]
+    repository, revision, *_ = hub.BUILT_IN["sd15"]
     snapshot = tmp_path / "cache" / f"models--{repository.replace('/', '--')}" / "snapshots" / revision
     snapshot.mkdir(parents=True)
     shutil.copy(hub.MINIATURE / "model_index.json", snapshot)  # the index alone is no model

@@ -8,8 +8,10 @@ from transformer_pipelines import BUILDERS, refuse_tame
 
 from cpbench.backbones import adapters, loading
 from cpbench.backbones.backbone import Backbone, fingerprint
+from cpbench.backbones.options import BackboneConfig
 from cpbench.backbones.sampling import Sampler, SampleRequest, generate, noise
 
+SIDE = 128  # pixels; of a size in its config.json only FLUX has none
 PROMPTS = ("a photo of a dog", "a red vase on a table")
 
 
@@ -20,7 +22,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def backbone(folder: Path) -> Backbone:
-    return loading.load(str(folder))
+    return loading.load(str(folder), loading=BackboneConfig(resolution=SIDE))
 
 
 def noisy(backbone: Backbone, n: int) -> torch.Tensor:
@@ -33,16 +35,27 @@ def test_the_small_pipeline_is_lively(backbone: Backbone) -> None:
     refuse_tame(backbone.predict(z, backbone.process.evenly(3)[[1, 1]], backbone.encode_prompts(list(PROMPTS))))
 
 
+def plain_pipeline(backbone: Backbone, folder: Path):
+    """diffusers' own: (pipeline, keywords for its call that make it draw a square of SIDE of a word in brackets)."""
+    import diffusers
+
+    name = type(backbone.pipe).__name__
+    null_parts = dict.fromkeys(("text_encoder_3", "tokenizer_3")) if name == "StableDiffusion3Pipeline" else {}
+    plain = getattr(diffusers, name).from_pretrained(folder, **null_parts)
+    if name.startswith("PixArt"):
+        plain.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(plain.scheduler.config)
+    plain.set_progress_bar_config(disable=True)
+    keywords = {"height": SIDE, "width": SIDE}
+    if name.startswith(("PixArt", "Sana")):
+        keywords |= {"use_resolution_binning": False, "clean_caption": False}
+    return plain, keywords
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_a_batch_draws_what_the_plain_pipeline_draws_of_each(backbone: Backbone, folder: Path, guidance: float) -> None:
-    import diffusers
-
-    kind, is_sd3 = type(backbone.pipe), hasattr(backbone.pipe, "text_encoder_3")
-    plain = kind.from_pretrained(folder, **(dict.fromkeys(("text_encoder_3", "tokenizer_3")) if is_sd3 else {}))
-    if not is_sd3:
-        plain.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(plain.scheduler.config)
-    plain.set_progress_bar_config(disable=True)
+    plain, keywords = plain_pipeline(backbone, folder)
+    keywords |= {"num_inference_steps": 4, "guidance_scale": guidance}
     requests = [SampleRequest(p, 0, "dog", "a {}", k) for k, p in enumerate(PROMPTS)]
     sampler = Sampler(num_inference_steps=4, guidance_scale=guidance, batch_size=2)
     with backbone.generating():
@@ -50,12 +63,15 @@ def test_a_batch_draws_what_the_plain_pipeline_draws_of_each(backbone: Backbone,
         ours = backbone.sample_latents(list(PROMPTS), torch.stack([noise(backbone, r) for r in requests]), sampler)
     pictures = generate(backbone, requests, sampler)
     for k, request in enumerate(requests):
-        latents = {"latents": noise(backbone, request)[None], "num_inference_steps": 4, "guidance_scale": guidance}
-        latents |= {} if is_sd3 else {"use_resolution_binning": False, "clean_caption": False}
-        theirs = plain(request.prompt, height=128, width=128, output_type="latent", **latents).images[0]
+        latents, is_flux = noise(backbone, request)[None], hasattr(plain, "_pack_latents")
+        if is_flux:
+            latents = plain._pack_latents(latents, *latents.shape)
+        theirs = plain(request.prompt, output_type="latent", latents=latents, **keywords).images
+        if is_flux:
+            theirs = plain._unpack_latents(theirs, SIDE, SIDE, plain.vae_scale_factor)
         # PixArt's solver begins by dividing by 0.006, and with it the rounding of one and of two pictures at once
-        torch.testing.assert_close(ours[k], theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
-        drawn = plain(request.prompt, height=128, width=128, output_type="np", **latents).images[0]
+        torch.testing.assert_close(ours[k], theirs[0], rtol=0, atol=1e-4 * float(theirs.abs().max()))
+        drawn = plain(request.prompt, output_type="np", latents=latents, **keywords).images[0]
         assert abs(drawn * 255 - pictures[k]).max() <= 1
 
 
@@ -72,12 +88,15 @@ def test_a_copied_word_gives_the_same_states_in_every_encoder(backbone: Backbone
 def test_roles_are_those_of_the_text(backbone: Backbone) -> None:
     """Keys and values of the text stream in joint attention, of attn2 in cross-attention."""
     names = adapters.matching_modules(backbone.denoiser, adapters.TEXT_KEYS_VALUES)
-    blocks, is_joint = len(backbone.denoiser.transformer_blocks), hasattr(backbone.pipe, "text_encoder_3")
+    blocks, is_joint = (
+        len(backbone.denoiser.transformer_blocks),
+        backbone.attended(backbone.encode_prompts(["a"])) is None,
+    )
     assert len(names) == 2 * blocks and all(("attn2" in name) != is_joint for name in names)
     attention = adapters.matching_modules(backbone.denoiser, adapters.ATTENTION)
-    if (
-        is_joint
-    ):  # 8 projections a block, the last has no text output, and 4 more for attention of the picture to itself
+    if hasattr(backbone.denoiser, "single_transformer_blocks"):  # FLUX: these have no projections out, and one stream
+        assert len(attention) == 8 * blocks + 3 * len(backbone.denoiser.single_transformer_blocks)
+    elif is_joint:  # the last block has no text output, and 4 more are for attention of the picture to itself
         has_dual = any("attn2" in name for name, _ in backbone.denoiser.named_modules())
         assert len(attention) == 8 * blocks - 1 + 4 * 2 * has_dual
     else:

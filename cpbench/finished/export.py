@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cpbench import torchvision_compat
-from cpbench.backbones import hub
 from cpbench.errors import UserError, quoted
-from cpbench.files import FILE_NAME, escape_markdown, prepare_folder, write_atomically
-from cpbench.finished.load import TrainedRun, installed, refuse_unknown, sampler_of
+from cpbench.files import FILE_NAME, prepare_folder, write_atomically
+from cpbench.finished.export_readme import ADAPTER, how_to_load, word_keys
+from cpbench.finished.load import TrainedRun, installed, refuse_unknown
 from cpbench.method import NotDefined
-from cpbench.miniature import is_miniature
+
+if TYPE_CHECKING:
+    import torch
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that load_lora_weights expects
-EXPORTED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-ENCODERS = ("clip_l", "clip_g")  # the usual keys of a token's two embeddings for SDXL
 
 
 def refuse(out: Path, concept: str | None, learned: list[str]) -> None:
@@ -38,10 +37,6 @@ def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]
     from safetensors.torch import save
 
     refuse(out, concept, list(run.nouns))
-    if not any(c.__name__ in EXPORTED for c in type(run.backbone.pipe).__mro__):
-        raise UserError(
-            f"run {run.folder}: export does not write files for {type(run.backbone.pipe).__name__} yet; generate with `cpbench sample`"
-        )
     if run.method.per_prompt:
         raise UserError(
             f"run {run.folder}: {run.config.method} is installed for each prompt separately, so it cannot be exported to files; use `cpbench sample`"
@@ -64,113 +59,38 @@ def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]
     except NotDefined as reason:
         raise UserError(f"{reason}; choose one with --concept") from None
     if lora:
-        tensors = {f"unet.{name}.weight": value.contiguous().cpu() for name, value in lora.items()}
-        write_atomically(out / LORA_FILE, save(tensors))
-        files.append(out / LORA_FILE)
+        files += _write_lora(run, lora, out)
     for name, row in embeddings.items():
-        parts = [row[e.part].clone() for e in run.backbone.vocabulary.encoders]
-        keys = (f"<{name}>",) if len(parts) == 1 else ENCODERS
+        parts = {
+            key: row[e.part].clone()
+            for key, e in word_keys(run.backbone.pipe, run.backbone.vocabulary.encoders, name).items()
+        }
         file = out / "tokens" / f"{name}.safetensors"
-        write_atomically(file, save(dict(zip(keys, parts, strict=True))))
+        write_atomically(file, save(parts))
         files.append(file)
     text = how_to_load(run, concepts, bool(lora), lora is None, list(embeddings), out)
     write_atomically(out / "README.md", text.encode())
     return [*files, out / "README.md"]
 
 
-def _python(words: object) -> str:
-    """The words as a Python literal in double quotes, without backticks, which would end a Markdown code block."""
-    text = str(words).encode("unicode_escape").decode()
-    return '"' + text.replace('"', '\\"').replace("`", "\\u0060") + '"'
+def _write_lora(run: TrainedRun, lora: Mapping[str, torch.Tensor], out: Path) -> list[Path]:
+    """A file for the pipeline's load_lora_weights, or where it has none, a folder for peft."""
+    from peft import LoraConfig
+    from safetensors.torch import save
 
+    def renamed(prefix: str) -> dict[str, torch.Tensor]:
+        return {f"{prefix}.{name}.weight": value.contiguous().cpu() for name, value in lora.items()}
 
-def _code(words: str) -> str:
-    """The words as code in a Markdown table."""
-    return "`" + " ".join(words.split()).replace("`", "'").replace("|", "\\|") + "`"
-
-
-def _source(run: TrainedRun, whole: bool) -> str:
-    """The pipeline to load, as Python: the exported one, a local folder by its absolute path, or a hub id."""
-    if whole:
-        return 'folder + "/pipeline"'
-    if is_miniature(run.config.backbone):
-        return _python(hub.MINIATURE)
-    local = Path(os.path.expanduser(run.config.backbone))
-    if os.path.isdir(local):
-        return _python(local.absolute())
-    return _python(hub.BUILT_IN.get(run.config.backbone, (run.config.backbone, None))[0])
-
-
-def _loading_arguments(run: TrainedRun, classes: list[str]) -> list[str]:
-    """Arguments of `from_pretrained` that load what the run loaded; the classes that they need are added to `classes`."""
-    loading, arguments = run.config.loading, []
-    pinned = None if os.path.isdir(os.path.expanduser(run.config.backbone)) else hub.BUILT_IN.get(run.config.backbone)
-    if revision := loading.revision or (pinned and pinned[1]):
-        arguments.append(f"revision={_python(revision)}")
-    if loading.variant:
-        arguments.append(f"variant={_python(loading.variant)}")
-    if loading.vae:
-        classes.append(type(run.backbone.vae).__name__)
-        local = os.path.expanduser(loading.vae)
-        vae = _python(os.path.abspath(local) if os.path.isdir(local) else loading.vae)
-        arguments.append(f"vae={classes[-1]}.from_pretrained({vae})")
-    return arguments
-
-
-def how_to_load(run: TrainedRun, concepts: Sequence[str], lora: bool, whole: bool, tokens: list[str], out: Path) -> str:
-    """The README: code that generates a picture with plain diffusers, from any folder, with the run's steps and guidance."""
-    pipeline_class, sampler = type(run.backbone.pipe).__name__, sampler_of(run)
-    classes, arguments = [pipeline_class, "DPMSolverMultistepScheduler"], [_source(run, whole)]
-    if not whole:
-        arguments += _loading_arguments(run, classes)
-    code = [
-        f"from diffusers import {', '.join(sorted(classes))}",
-        "",
-        f"folder = {_python(out.absolute())}  # of this file",
-        f"pipe = {pipeline_class}.from_pretrained({', '.join(arguments)})",
-        "pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)",
-    ]
-    if lora:
-        code.append("pipe.load_lora_weights(folder)")
-    if len(run.backbone.vocabulary.encoders) == 1:
-        code += [f'pipe.load_textual_inversion(folder + "/tokens/{name}.safetensors")' for name in tokens]
-    elif tokens:
-        code.insert(0, "from safetensors.torch import load_file")
-        code.append(f"for word in {tokens}:")
-        code.append('    parts = load_file(f"{folder}/tokens/{word}.safetensors")')
-        for key, suffix in zip(ENCODERS, ("", "_2"), strict=True):
-            code.append(f'    pipe.load_textual_inversion(parts["{key}"], token=f"<{{word}}>",')
-            code.append(f"        text_encoder=pipe.text_encoder{suffix}, tokenizer=pipe.tokenizer{suffix})")
-        code.append("# a config that names another end of text than the tokenizer's pools at the new words instead")
-        code.append("pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id")
-    if torchvision_compat.apply():
-        code = [
-            "from cpbench import torchvision_compat",
-            "",
-            "torchvision_compat.apply()  # before diffusers; leave it out where torchvision fits torch",
-            *code,
-        ]
-    prompt = _python(f"a photo of a {run.phrase(concepts[0])}")
-    settings = f"num_inference_steps={sampler.num_inference_steps}, guidance_scale={sampler.guidance_scale}"
-    if side := run.config.loading.resolution:
-        settings += f", height={side}, width={side}"
-    code.append(f'pipe({prompt}, {settings}).images[0].save("picture.png")')
-    words = [f"| {c} | {escape_markdown(run.nouns[c])} | {_code(run.phrase(c))} |" for c in concepts]
-    method, sequence, backbone = map(escape_markdown, (run.config.method, run.config.sequence, run.config.backbone))
-    return "\n".join(
-        [
-            f"# {method} after {len(run.nouns)} of the tasks of {sequence}",
-            "",
-            f"Learned by cpbench on {backbone}, seed {run.config.seed}. Steps and guidance are the run's.",
-            "If you move this folder, change its path in the code.",
-            "",
-            "```python",
-            *code,
-            "```",
-            "",
-            "| concept | class noun | phrase |",
-            "|---|---|---|",
-            *words,
-            "",
-        ]
+    if hasattr(run.backbone.pipe, "load_lora_weights"):
+        write_atomically(out / LORA_FILE, save(renamed(run.backbone.family.denoiser)))
+        return [out / LORA_FILE]
+    ranks = {name.removesuffix(".lora_A"): len(value) for name, value in lora.items() if name.endswith(".lora_A")}
+    usual = max(ranks.values())
+    other_ranks = {layer: rank for layer, rank in ranks.items() if rank != usual}
+    config = LoraConfig(
+        r=usual, lora_alpha=usual, rank_pattern=other_ranks, alpha_pattern=other_ranks, target_modules=list(ranks)
     )
+    config.save_pretrained(out / ADAPTER)
+    file = out / ADAPTER / "adapter_model.safetensors"
+    write_atomically(file, save(renamed("base_model.model")))
+    return [out / ADAPTER / "adapter_config.json", file]

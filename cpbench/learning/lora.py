@@ -12,6 +12,7 @@ from torch import nn
 
 from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.vocabulary import WordEncoders
 from cpbench.files import seed_of
 from cpbench.learning import training
 from cpbench.learning.flat import joined
@@ -56,15 +57,17 @@ def add_words(
     state: State,
     start: torch.Tensor,
     token_of: Callable[[str, State], str] = token_of,
+    word_encoders: WordEncoders = "all",
 ) -> tuple[State, nn.Parameter]:
     """Add the earlier concepts' words, and a new word for this task that starts with the embedding `start` (d,).
 
+    word_encoders: the text encoders that train the new word, see `Vocabulary.add`.
     Returns (the next state, which so far holds the earlier words' embeddings; the new word's embedding, a parameter).
     """
     add_tokens(backbone, state, token_of)
     embeddings = {k: v for k, v in state.tensors.items() if k.startswith("token/")}
     after = State(embeddings, {**state.facts, "concepts": [*state.concepts, task.concept]})
-    return after, backbone.add_token(token_of(task.concept, after), start)
+    return after, backbone.add_token(token_of(task.concept, after), start, word_encoders)
 
 
 @renamed_keywords(protect="penalty", changes="weight_deltas", values="init", kind="adapter_type")
@@ -98,7 +101,7 @@ def learn_lora(
     seed = seed_of(task.seed, "vera")  # the same for all tasks of a run
     adapters.add_to_weights(backbone, weight_deltas or {})
     start = backbone.word_embedding(task.class_noun) if start is None else start
-    after, embedding = add_words(backbone, task, state, start)
+    after, embedding = add_words(backbone, task, state, start, word_encoders=o.word_encoders)
     lora_parameters = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), init, adapter_type, seed)
     if adapter_type == "vera":
         after.facts["vera"] = adapters.vera_facts(backbone.denoiser, lora_parameters, seed)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.backbones.vocabulary import Encoder, is_clip
+from cpbench.backbones.vocabulary import Encoder, WordEncoders, is_clip
 from cpbench.errors import UserError
 from cpbench.learning import training
 from cpbench.method import POSITIVE, Options
@@ -42,8 +42,12 @@ class SemanticPreservationOptions(Options):
     spl_keep_position: bool = Field(
         True, description="keep the word's position embedding in this loss; false: as in ClassDiffusion's code"
     )
+    word_encoders: WordEncoders = Field(
+        "all", description="text encoders that train the word, where there are several: clip, t5 or all"
+    )
 
     only: ClassVar = {"spl_keep_position": {"spl_weight": POSITIVE}}
+    later: ClassVar = {"word_encoders": "all"}
 
 
 def pooled(backbone: Backbone, encoder: Encoder, prompt: str, keep_position: bool = True) -> torch.Tensor:

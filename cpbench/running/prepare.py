@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cpbench import own_modules
-from cpbench.backbones import adapters, loading
+from cpbench.backbones import adapters, distilled, loading
 from cpbench.backbones import backbone as backbones
 from cpbench.backbones.sampling import Sampler, evaluations
 from cpbench.concepts import images, prompt_length, sequences
@@ -228,6 +228,8 @@ def check(run: Run) -> None:
                 f"method {config.method}: {error}; name a role (attention, text_attention, text_keys_values, feed_forward) "
                 "or layers, e.g. to_q"
             ) from None
+    if config.method != "base" and not config.loading.allow_distilled:
+        distilled.refuse(run.backbone)
     run.backbone.check(run.sampler.num_inference_steps)
     memory.refuse_oversized(run)
     row_cells = cells.cells_of_row(run.sequence, 0, run.pictures_per_prompt)
@@ -251,7 +253,7 @@ def identify(run: Run) -> None:
     run.facts = {
         "method": Path(config.method).stem,
         **own_modules.identity(run.method_class),
-        "options": config.options,
+        "options": run.method_class.Options.identifying(config.options),
         # order and seed are in the folder's name: a sequence has the same hash in all orders
         "sequence": sequences.content_hash(sequences.load(config.sequence)),
         "images": {name: images.content_hash(p) for name, p in run.images.items()},

@@ -1,6 +1,6 @@
 """The families of pipelines, one file each, by the pipeline class in model_index.json.
 
-A new family is a file that implements `family.Family`, and a line in FAMILIES.
+A new family is a file that implements `family.Family`, and a line in FAMILIES and in PRESETS.
 """
 
 from __future__ import annotations
@@ -17,6 +17,17 @@ FAMILIES = {  # pipeline class in diffusers: (file, class) of its family
     "StableDiffusion3Pipeline": ("stable_diffusion_3", "StableDiffusion3"),
     "PixArtAlphaPipeline": ("pixart", "PixArtAlpha"),
     "PixArtSigmaPipeline": ("pixart", "PixArtSigma"),
+    "SanaPipeline": ("sana", "Sana"),
+    "FluxPipeline": ("flux", "Flux"),
+}
+PRESETS = {  # pipeline class: the file of methods' settings in baselines/presets, without its ending
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionXLPipeline": "sd",
+    "StableDiffusion3Pipeline": "sd3",
+    "PixArtAlphaPipeline": "pixart",
+    "PixArtSigmaPipeline": "pixart",
+    "SanaPipeline": "sana",
+    "FluxPipeline": "flux",
 }
 
 

@@ -21,11 +21,13 @@ class Family(Protocol):
     layers after an attention. unread: arguments of the pipeline's from_pretrained for parts that are never loaded.
     float32_vae: the usual autoencoder overflows in half precision, and is loaded in float32 unless its config says
     otherwise. density: of a flow's training times; None for diffusion.
+
+    A pipeline that gives a language model an instruction before each prompt has a family with `instruct(has_instruction)`.
     """
 
     denoiser: ClassVar[str]  # its name among the pipeline's parts
     denoiser_class: ClassVar[str]  # in diffusers
-    tokenizers: ClassVar[tuple[str, ...]]  # names among the pipeline's parts, one per text encoder
+    tokenizers: tuple[str, ...]  # names among the pipeline's parts, one per text encoder
     max_lengths: Mapping[str, int]  # of prompts in tokens, by tokenizer, where it is not the tokenizer's own
     roles: ClassVar[Mapping[Role, tuple[str, ...]]]
     unread: ClassVar[Mapping[str, Any]]
@@ -64,11 +66,20 @@ class Family(Protocol):
         None where there is no such thing: in joint attention each block has its own states of the text.
         """
 
+    def packed(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (n, c, h, w) as the denoiser and the pipeline take them."""
+
+    def times(self, t: torch.Tensor) -> torch.Tensor:
+        """Times (n,) of the process as the denoiser takes them."""
+
     def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
         """Keywords for the denoiser's call besides latents and times, from the result of `encode_prompts`."""
 
     def predicted(self, output: torch.Tensor) -> torch.Tensor:
-        """What the denoiser predicts (n, c, h, w), of its output, which may have a variance besides."""
+        """What the denoiser predicts (n, c, h, w), of its output, which may be packed or have a variance besides.
+
+        Also latents, of those that the pipeline returns.
+        """
 
     def normalised(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The autoencoder's posterior in the scale that the denoiser works in."""

@@ -65,6 +65,14 @@ class PixArtAlpha:
         projection = self.pipe.transformer.caption_projection
         return projection(self.hidden_states(prompt_embeds).to(projection.linear_1.weight.dtype))
 
+    # The denoiser's call
+
+    def packed(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents
+
+    def times(self, t: torch.Tensor) -> torch.Tensor:
+        return t
+
     def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
         """With sizes where the transformer is told them."""
         sizes: dict[str, torch.Tensor | None] = {"resolution": None, "aspect_ratio": None}

@@ -65,6 +65,14 @@ class StableDiffusion:
     def attended(self, prompt_embeds: torch.Tensor) -> torch.Tensor | None:
         return self.hidden_states(prompt_embeds)
 
+    # The denoiser's call
+
+    def packed(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents
+
+    def times(self, t: torch.Tensor) -> torch.Tensor:
+        return t
+
     def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
         return {"encoder_hidden_states": prompt_embeds.to(dtype)}
 

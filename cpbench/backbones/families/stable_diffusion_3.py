@@ -1,7 +1,6 @@
-"""Stable Diffusion 3 and 3.5: a transformer with joint attention of text and picture (Esser et al. 2024), without its T5.
+"""Stable Diffusion 3 and 3.5: a transformer with joint attention of text and picture (Esser et al. 2024). A flow.
 
-The pipeline may be used without its third text encoder, T5: in the place of its tokens are zeros. Words are learned in
-the two CLIP encoders.
+The pipeline may be used without its third text encoder, T5: in the place of its tokens are zeros.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from cpbench.backbones.vocabulary import Vocabulary, encoder_name
 from cpbench.errors import UserError
 
 T5_TOKENS = 256  # the pipeline's own default; no token is masked, so that the number matters
+CLIP_TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
 class StableDiffusion3:
     denoiser: ClassVar[str] = "transformer"
     denoiser_class: ClassVar[str] = "SD3Transformer2DModel"
-    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
-    max_lengths: ClassVar[Mapping[str, int]] = {}
+    max_lengths: ClassVar[Mapping[str, int]] = {"tokenizer_3": T5_TOKENS}
     roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {
         # attn2, which 3.5-medium has in some blocks, is of the picture to itself
         "attention": ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
@@ -40,6 +39,8 @@ class StableDiffusion3:
 
     def __init__(self, pipe: Any):
         self.pipe = pipe
+        has_t5 = getattr(pipe, "text_encoder_3", None) is not None
+        self.tokenizers = (*CLIP_TOKENIZERS, "tokenizer_3") if has_t5 else CLIP_TOKENIZERS
 
     @property
     def picture_size(self) -> int:
@@ -58,30 +59,40 @@ class StableDiffusion3:
 
     @property
     def t5_tokens(self) -> int:
-        """How many zeros stand for T5's tokens: none in a transformer that is as wide as the CLIP encoders."""
+        """T5's tokens, or the zeros for them: none in a transformer that is as wide as the CLIP encoders."""
         has_room = self.pipe.transformer.config.joint_attention_dim > sum(self._widths())
         return T5_TOKENS if has_room else 0
 
     def _widths(self) -> list[int]:
-        return [getattr(self.pipe, encoder_name(t)).config.hidden_size for t in self.tokenizers]
+        return [getattr(self.pipe, encoder_name(t)).config.hidden_size for t in CLIP_TOKENIZERS]
 
     def prepared(self, prompt: str) -> str:
         return prompt
 
     def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
-        """Hidden states of the layers before the last, side by side, the zeros, and the pooled states as one more token."""
-        outputs = [vocabulary.outputs(encoder, prompts, all_layers=True) for encoder in vocabulary.encoders]
-        hidden = torch.cat([out.hidden_states[-2] for out in outputs], dim=-1)
-        pooled = torch.cat([out[0] for out in outputs], dim=-1).unsqueeze(1)
+        """CLIP's hidden states before the last layer, side by side, T5's or zeros, and the pooled states as one more token."""
+        clip = [vocabulary.outputs(encoder, prompts, all_layers=True) for encoder in vocabulary.encoders[:2]]
+        hidden = torch.cat([out.hidden_states[-2] for out in clip], dim=-1)
+        pooled = torch.cat([out[0] for out in clip], dim=-1).unsqueeze(1)
         width = self.pipe.transformer.config.joint_attention_dim
-        hidden = F.pad(hidden, (0, width - hidden.shape[-1], 0, self.t5_tokens))
-        return torch.cat([hidden, F.pad(pooled, (0, width - pooled.shape[-1]))], dim=1)
+        hidden, pooled = (F.pad(part, (0, width - part.shape[-1])) for part in (hidden, pooled))
+        if t5 := vocabulary.encoders[2:]:
+            return torch.cat([hidden, vocabulary.outputs(t5[0], prompts)[0].to(hidden), pooled], dim=1)
+        return torch.cat([F.pad(hidden, (0, 0, 0, self.t5_tokens)), pooled], dim=1)
 
     def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         return prompt_embeds[:, :-1]
 
     def attended(self, prompt_embeds: torch.Tensor) -> torch.Tensor | None:
         return None
+
+    # The denoiser's call
+
+    def packed(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents
+
+    def times(self, t: torch.Tensor) -> torch.Tensor:
+        return t
 
     def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
         pooled = prompt_embeds[:, -1, : self.pipe.transformer.config.pooled_projection_dim]
@@ -136,6 +147,12 @@ class StableDiffusion3:
                 f"{label}: its text encoders give hidden states of {' + '.join(map(str, widths))}, and its transformer reads "
                 f"{transformer.joint_attention_dim}; the parts are of two models"
             )
+        t5 = getattr(self.pipe, "text_encoder_3", None)
+        if t5 is not None and t5.config.d_model != transformer.joint_attention_dim:
+            raise UserError(
+                f"{label}: its T5 gives hidden states of {t5.config.d_model}, and its transformer reads "
+                f"{transformer.joint_attention_dim}; the parts are of two models"
+            )
         if sum(projections) != transformer.pooled_projection_dim:
             raise UserError(
                 f"{label}: its text encoders give pooled states of {' + '.join(map(str, projections))}, and its transformer "
@@ -143,4 +160,4 @@ class StableDiffusion3:
             )
 
     def _projections(self) -> list[int]:
-        return [getattr(self.pipe, encoder_name(t)).config.projection_dim for t in self.tokenizers]
+        return [getattr(self.pipe, encoder_name(t)).config.projection_dim for t in CLIP_TOKENIZERS]

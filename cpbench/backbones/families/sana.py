@@ -1,0 +1,145 @@
+"""Sana: a linear transformer on the latents of a deep autoencoder, with prompts in Gemma (Xie et al. 2024). A flow."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from cpbench.backbones.families.family import Role
+from cpbench.backbones.processes.flow import Density
+from cpbench.backbones.vocabulary import Vocabulary
+from cpbench.errors import UserError
+
+TOKENS = 300  # of a prompt that the transformer reads, the pipeline's own default
+
+
+class Sana:
+    """Each prompt follows the pipeline's own instruction to the language model, in learning and in sampling.
+
+    Of the states, the transformer reads the first and the last 299. Guidance's empty prompt has no instruction.
+    """
+
+    denoiser: ClassVar[str] = "transformer"
+    denoiser_class: ClassVar[str] = "SanaTransformer2DModel"
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {
+        "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+        "text_attention": ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
+        "text_keys_values": ("attn2.to_k", "attn2.to_v"),
+        "feed_forward": ("ff.conv_inverted", "ff.conv_point"),  # conv_depth has one filter a channel, no matrix
+    }
+    unread: ClassVar[Mapping[str, Any]] = {}
+    float32_vae: ClassVar[bool] = False
+    density: ClassVar[Density] = Density("uniform", is_shifted=False)
+
+    def __init__(self, pipe: Any):
+        self.pipe = pipe
+        self.instruction = ""
+        self.max_lengths: Mapping[str, int] = {"tokenizer": TOKENS}
+        if pipe.tokenizer is not None:
+            pipe.tokenizer.padding_side = "right"  # as the pipeline sets it in its first call
+            self.instruct(True)
+
+    def instruct(self, has_instruction: bool) -> None:
+        """With the pipeline's own instruction before each prompt, or without."""
+        lines = inspect.signature(self.pipe.__call__).parameters["complex_human_instruction"].default
+        self.instruction = "\n".join(lines) if has_instruction else ""
+        # the instruction's begin, and a space at its end which is then the next word's, are counted twice
+        more = len(self.pipe.tokenizer.encode(self.instruction)) - 2 if has_instruction else 0
+        self.max_lengths = {"tokenizer": TOKENS + more}
+
+    @property
+    def picture_size(self) -> int:
+        return self.pipe.transformer.config.sample_size * self.pipe.vae_scale_factor
+
+    @property
+    def smallest_side(self) -> int:
+        return self.pipe.transformer.config.patch_size
+
+    def latent_shape(self, picture_size: int) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        side = picture_size // self.pipe.vae_scale_factor
+        return self.pipe.transformer.config.in_channels, side, side
+
+    # Prompts
+
+    def prepared(self, prompt: str) -> str:
+        """As the pipeline changes every prompt."""
+        return self.instruction + prompt.lower().strip()
+
+    def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
+        """Gemma's hidden states that the transformer reads, with the mask of the tokens as one more value of each."""
+        (encoder,) = vocabulary.encoders
+        hidden, mask = vocabulary.outputs(encoder, prompts, masked=True)[0], vocabulary.mask(encoder, prompts)
+        states = torch.cat([hidden, mask.unsqueeze(-1).to(hidden)], dim=-1)
+        return torch.cat([states[:, :1], states[:, 1 - TOKENS :]], dim=1)
+
+    def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        return prompt_embeds[..., :-1]
+
+    def attended(self, prompt_embeds: torch.Tensor) -> torch.Tensor | None:
+        """The hidden states in the transformer's own width, normed."""
+        transformer = self.pipe.transformer
+        hidden = self.hidden_states(prompt_embeds).to(transformer.caption_projection.linear_1.weight.dtype)
+        return transformer.caption_norm(transformer.caption_projection(hidden))
+
+    # The denoiser's call
+
+    def packed(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents
+
+    def times(self, t: torch.Tensor) -> torch.Tensor:
+        return t * self.pipe.transformer.config.timestep_scale
+
+    def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
+        return {
+            "encoder_hidden_states": self.hidden_states(prompt_embeds).to(dtype),
+            "encoder_attention_mask": prompt_embeds[..., -1].to(dtype),
+        }
+
+    def predicted(self, output: torch.Tensor) -> torch.Tensor:
+        """The velocity, without a variance that a transformer may predict besides."""
+        return output[:, : self.pipe.transformer.config.in_channels]
+
+    # Latents
+
+    def normalised(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = self.pipe.vae.config.scaling_factor
+        return mean * scale, std * scale
+
+    def denormalised(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents / self.pipe.vae.config.scaling_factor
+
+    # Sampling
+
+    def evaluations_a_step(self, guidance_scale: float) -> int:
+        """Two with guidance, for the prompt and the empty prompt."""
+        return 2 if guidance_scale > 1 else 1
+
+    def sampling_arguments(self, prompts: list[str], guidance_scale: float) -> dict[str, Any]:
+        """Cleaned captions would lose a word in angle brackets, and other sizes than asked for would be drawn."""
+        more = {"clean_caption": False, "use_resolution_binning": False, "max_sequence_length": TOKENS}
+        if not self.instruction:
+            more["complex_human_instruction"] = None
+        return {"prompt": prompts, "guidance_scale": guidance_scale} | more
+
+    # Parts that do not fit together
+
+    def refuse_mismatch(self, label: str) -> None:
+        if absent := [part for part in ("text_encoder", "tokenizer") if getattr(self.pipe, part, None) is None]:
+            raise UserError(f"{label}: has no {absent[0]}; SanaPipeline needs text_encoder and tokenizer")
+        transformer, latents = self.pipe.transformer.config, self.pipe.vae.config.latent_channels
+        if transformer.in_channels != latents or transformer.out_channels not in (latents, 2 * latents):
+            raise UserError(
+                f"{label}: its VAE's latents have {latents} channels, and its transformer reads {transformer.in_channels} and "
+                f"predicts {transformer.out_channels}; pass a --vae that fits"
+            )
+        width = self.pipe.text_encoder.config.hidden_size
+        if transformer.caption_channels != width:
+            raise UserError(
+                f"{label}: its text encoder gives hidden states of {width}, and its transformer reads "
+                f"{transformer.caption_channels}; the parts are of two models"
+            )

@@ -1,0 +1,79 @@
+"""What is exported of a family of transformers, as its README says, in a process that knows nothing of the run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_methods_on_transformers import task
+from test_transformers import SIDE
+from transformer_pipelines import BUILDERS
+
+from cpbench.backbones import loading
+from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.options import BackboneConfig
+from cpbench.backbones.sampling import Sampler, SampleRequest, generate, noise
+from cpbench.config import RunConfig
+from cpbench.finished.export import export
+from cpbench.finished.load import TrainedRun
+from cpbench.method import State
+from cpbench.registry import load_method
+
+FAMILIES = ("sd35-medium", "pixart-sigma-1024", "sana-600m", "flux-dev")
+NOUNS = {"dog": "dog", "vase": "vase"}
+STEPS, GUIDANCE = 3, 4.0
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    folder = BUILDERS[request.param](request.param, tmp_path_factory.mktemp(request.param))
+    return loading.load(str(folder), loading=BackboneConfig(resolution=SIDE))
+
+
+def learned(backbone: Backbone, folder: Path, name: str, **options: object) -> TrainedRun:
+    kind = load_method(name)
+    method, state = kind(kind.Options(steps=3, **options)), State()
+    for number, noun in enumerate(NOUNS, 1):
+        state = method.learn(backbone, task(backbone, number, noun), state)
+        backbone.restore()
+    evaluation = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+    run = RunConfig(
+        method=name,
+        sequence="quick3",
+        backbone=backbone.name,
+        loading=BackboneConfig(resolution=SIDE),
+        options=method.options.model_dump(mode="json"),
+        evaluation=evaluation,
+    )
+    return TrainedRun(folder, run, method, state, backbone, NOUNS)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["LoRA", "weights"])
+def test_the_readme_draws_the_same_in_a_clean_process(backbone: Backbone, tmp_path: Path, whole: bool) -> None:
+    options = {"learning_rate": 2e-2, "token_learning_rate": 0.5}
+    if whole:
+        options |= {"token_steps": 2, "learning_rate": 1e-3}
+    run = learned(backbone, tmp_path, "raretoken" if whole else "seqlora", **options)
+    export(run, tmp_path / "out")
+    want = SampleRequest(f"a photo of a {run.phrase('dog')}", 0, "dog", "a photo of a {}", 0)
+    plain = generate(
+        backbone, [SampleRequest("a photo of a dog", 0, "dog", "a photo of a {}", 0)], Sampler(STEPS, GUIDANCE)
+    )
+    with backbone.installed(run.method, run.state, tuple(NOUNS)):
+        ours = generate(backbone, [want], Sampler(STEPS, GUIDANCE))
+    torch.save(backbone.family.packed(noise(backbone, want)[None]), tmp_path / "latents.pt")
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
+    head, settings, end = code.partition(f", num_inference_steps={STEPS}")
+    assert end and head.splitlines()[-1].startswith('pipe("a photo of a <')
+    latents = ", latents=torch.load('latents.pt'), output_type='np'"
+    end = end.replace(').images[0].save("picture.png")', ").images[0]")
+    lines = [*head.splitlines()[:-1], f"picture = {head.splitlines()[-1]}{latents}{settings}{end}"]
+    (tmp_path / "draw.py").write_text("\n".join(["import numpy, torch", *lines, "numpy.save('picture.npy', picture)"]))
+    done = subprocess.run([sys.executable, "draw.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = np.load(tmp_path / "picture.npy") * 255
+    assert np.abs(ours[0] - theirs).max() <= 1
+    assert np.abs(plain[0].astype(float) - theirs).max() > 5  # what was learned is in the picture
