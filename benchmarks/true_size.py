@@ -1,12 +1,13 @@
-"""One task at Stable Diffusion's true size, with random weights: peak memory, seconds per step, pictures per second.
+"""One task at a model's true size, with random weights: peak memory, seconds per step, pictures per second.
 
     .venv/bin/python benchmarks/true_size.py sd15 --resolution 256 --dtype bfloat16 --num-inference-steps 2 \
         seqlora clora "raretoken adapter=lora"
 
-builds the architecture once in --work (5 GB for sd15, 7 GB for sdxl in bfloat16). Then, in a separate process per method, it
+builds the architecture once in --work (in bfloat16 5 GB for sd15, 7 for sdxl, 6 for sd35-medium, 11 for pixart-alpha-512, 7 for
+sana-600m). Then, in a separate process per method, it
 loads the architecture, learns one concept for --steps steps, saves, reloads and installs the state, and generates pictures.
 It prints one line per method and a Markdown table at the end, and writes all figures to --output (JSON). Without methods it
-runs all of them (on sdxl, those that do not train the whole UNet). The first step is a warm-up and is not timed.
+runs all of them (on sd15 and sd21-base; elsewhere those that do not train the whole denoiser). The first step is a warm-up and is not timed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 
 import click
 
+ARCHITECTURES = ("sd15", "sd21-base", "sdxl", "sd3-medium", "sd35-medium", "pixart-alpha-512", "pixart-sigma-1024")
+ARCHITECTURES += ("sana-600m", "sana-1600m", "flux-dev")
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ("steps", "token_steps", "dsc_steps", "fisher_samples")
 COLUMNS = {
@@ -37,7 +40,7 @@ def all_methods(architecture: str) -> list[str]:
     from cpbench.registry import built_in_methods
 
     methods = [*built_in_methods(), "raretoken adapter=lora"]
-    return [m for m in methods if architecture != "sdxl" or m != "raretoken"]
+    return [m for m in methods if architecture in ("sd15", "sd21-base") or m != "raretoken"]
 
 
 def run_method(method: str, folder: Path, o: dict) -> dict[str, object]:
@@ -110,15 +113,17 @@ def pipeline_of(architecture: str, dtype: str, work: Path) -> Path:
 
     sys.path.insert(0, str(ROOT / "tests"))
     import architectures
+    import transformer_pipelines
 
+    build = transformer_pipelines.BUILDERS.get(architecture, architectures.build)
     folder = work / f"{architecture}-{dtype}"
     if not (folder / "pipeline" / "model_index.json").exists():
-        architectures.build(architecture, folder, small=False, dtype=getattr(torch, dtype))
+        build(architecture, folder, small=False, dtype=getattr(torch, dtype))
     return folder / "pipeline"
 
 
 @click.command(help=__doc__)
-@click.argument("architecture", type=click.Choice(["sd15", "sd21-base", "sdxl"]))
+@click.argument("architecture", type=click.Choice(ARCHITECTURES))
 @click.argument("methods", nargs=-1)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--dtype", default="bfloat16", show_default=True)

@@ -1,10 +1,12 @@
-"""Pipelines of transformers with flow matching, small, with random weights.
+"""Pipelines of transformers with random weights, small, or at their published sizes.
 
 Every part has its released config.json with only widths, depths, vocabulary and picture size cut (CUT names the keys);
 switches stay: dual attention in some blocks (3.5-medium), the last block without text output, normed queries and keys.
 Weights are drawn so that the output is of the size of its target and tells prompts apart, see `refuse_tame`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -68,10 +70,12 @@ LONGER = 28  # rows by which T5's table is longer than its tokenizer
 WORDS = ("a", "an", "photo", "picture", "of", "the", "on", "in", "dog", "cat", "vase", "red", "table", "grass")
 
 
-def t5(tokenizer_length: int, width: int = T5_CUT["d_model"]):
-    """A small T5 encoder whose table is longer than its tokenizer."""
+def t5(tokenizer_length: int, width: int = T5_CUT["d_model"], small: bool = True):
+    """A small T5 encoder whose table is longer than its tokenizer; or T5 XXL."""
     from transformers import T5Config, T5EncoderModel
 
+    if not small:
+        return T5EncoderModel(T5Config(**T5))
     config = T5 | T5_CUT | {"vocab_size": tokenizer_length + LONGER, "d_model": width}
     encoder = T5EncoderModel(T5Config(**config))
     draw_weights(encoder, 2)
@@ -90,6 +94,19 @@ def t5_tokenizer():
     return T5Tokenizer(vocab=list(zip(pieces, scores + [0.0] * 100, strict=True)), model_max_length=512)
 
 
+@contextmanager
+def built_in(dtype: torch.dtype) -> Iterator[None]:
+    """A context with seed 0 and this default dtype, so that a large network is never in float32."""
+    default = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
+
+
 def draw_weights(network: torch.nn.Module, seed: int = 0) -> None:
     """Matrices so that a layer keeps the size of what passes; biases and shifts that are not zero."""
     generator = torch.Generator().manual_seed(seed)
@@ -106,8 +123,8 @@ def refuse_tame(outputs: torch.Tensor) -> None:
     assert float((outputs[0] - outputs[1]).abs().mean()) > 1e-2, "two prompts give the same output"
 
 
-def sd3(name: str, folder: Path, dtype: torch.dtype = torch.float32, with_t5: bool = False) -> Path:
-    """Save a small Stable Diffusion 3 in diffusers' format, without T5 unless it is wanted, and return its folder."""
+def sd3(name: str, folder: Path, dtype: torch.dtype = torch.float32, with_t5: bool = False, small: bool = True) -> Path:
+    """Save a Stable Diffusion 3 in diffusers' format, without T5 unless it is wanted, and return its folder."""
     from diffusers import (
         AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,
@@ -118,25 +135,27 @@ def sd3(name: str, folder: Path, dtype: torch.dtype = torch.float32, with_t5: bo
 
     from cpbench.miniature.pretrain.tokenizer import save_tokenizer
 
-    save_tokenizer(folder / "words")
+    save_tokenizer(folder / "words", whole=not small)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "words", model_max_length=77)
-    config = SD3_TRANSFORMERS[name] | CUT
-    if "dual_attention_layers" in config:
+    config = SD3_TRANSFORMERS[name] | (CUT if small else {})
+    if small and "dual_attention_layers" in config:
         config["dual_attention_layers"] = [0, 1]  # of three blocks
-    small_vae = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 8}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    small_vae = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 8} if small else {}
+    with built_in(torch.float32 if small else dtype):
         parts = {
             "transformer": SD3Transformer2DModel(**config),
             "vae": AutoencoderKL(**SD3_VAE | small_vae),
-            "text_encoder": CLIPTextModelWithProjection(text_config(CLIP_L, "quick_gelu", 768, len(tokenizer), True)),
-            "text_encoder_2": CLIPTextModelWithProjection(text_config(OPEN_CLIP_G, "gelu", 1280, len(tokenizer), True)),
+            "text_encoder": CLIPTextModelWithProjection(text_config(CLIP_L, "quick_gelu", 768, len(tokenizer), small)),
+            "text_encoder_2": CLIPTextModelWithProjection(
+                text_config(OPEN_CLIP_G, "gelu", 1280, len(tokenizer), small)
+            ),
         }
-    for part in ("text_encoder", "text_encoder_2"):
-        parts[part].get_input_embeddings().weight.data.normal_(
-            std=0.5, generator=torch.Generator().manual_seed(1)
-        )  # at CLIP's own scale a small model hardly tells two prompts apart
-    draw_weights(parts["transformer"])
+    if small:
+        for part in ("text_encoder", "text_encoder_2"):
+            parts[part].get_input_embeddings().weight.data.normal_(
+                std=0.5, generator=torch.Generator().manual_seed(1)
+            )  # at CLIP's own scale a small model hardly tells two prompts apart
+        draw_weights(parts["transformer"])
     if dtype != torch.float32:
         parts = {name: part.to(dtype) for name, part in parts.items()}
     t5_parts = {"text_encoder_3": None, "tokenizer_3": None}
@@ -154,8 +173,8 @@ def sd3(name: str, folder: Path, dtype: torch.dtype = torch.float32, with_t5: bo
     return folder / "pipeline"
 
 
-def pixart(name: str, folder: Path) -> Path:
-    """Save a small PixArt in diffusers' format, and return its folder."""
+def pixart(name: str, folder: Path, dtype: torch.dtype = torch.float32, small: bool = True) -> Path:
+    """Save a PixArt in diffusers' format, and return its folder."""
     from diffusers import (
         AutoencoderKL,
         DPMSolverMultistepScheduler,
@@ -165,14 +184,15 @@ def pixart(name: str, folder: Path) -> Path:
     )
 
     tokenizer = t5_tokenizer()
-    small_vae = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 8, "latent_channels": 4}
+    small_vae = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 8} if small else {}
+    small_vae["latent_channels"] = 4
     usual_vae = {"scaling_factor": 0.18215, "shift_factor": None, "use_quant_conv": True, "use_post_quant_conv": True}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        transformer = PixArtTransformer2DModel(**PIXART_TRANSFORMERS[name] | PIXART_CUT)
+    with built_in(dtype):
+        transformer = PixArtTransformer2DModel(**PIXART_TRANSFORMERS[name] | (PIXART_CUT if small else {}))
         vae = AutoencoderKL(**SD3_VAE | small_vae | usual_vae | {"force_upcast": "sigma" in name})
-        text_encoder = t5(len(tokenizer))
-    draw_weights(transformer)
+        text_encoder = t5(len(tokenizer), small=small)
+    if small:
+        draw_weights(transformer)
     kind = PixArtSigmaPipeline if "sigma" in name else PixArtAlphaPipeline
     pipe = kind(
         tokenizer=tokenizer,
@@ -248,19 +268,20 @@ def gemma_tokenizer():
     return GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True, model_max_length=8192)
 
 
-def sana(name: str, folder: Path) -> Path:
-    """Save a small Sana in diffusers' format, and return its folder."""
+def sana(name: str, folder: Path, dtype: torch.dtype = torch.float32, small: bool = True) -> Path:
+    """Save a Sana in diffusers' format, and return its folder."""
     from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
     from transformers import Gemma2Config, Gemma2Model
 
     tokenizer = gemma_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        transformer = SanaTransformer2DModel(**SANA_TRANSFORMERS[name] | SANA_CUT)
-        vae = AutoencoderDC(**SANA_VAE | SANA_VAE_CUT)
-        text_encoder = Gemma2Model(Gemma2Config(**GEMMA | GEMMA_CUT | {"vocab_size": len(tokenizer) + LONGER}))
-    draw_weights(transformer)
-    draw_weights(text_encoder, 2)
+    small_gemma = GEMMA_CUT | {"vocab_size": len(tokenizer) + LONGER} if small else {}
+    with built_in(dtype):
+        transformer = SanaTransformer2DModel(**SANA_TRANSFORMERS[name] | (SANA_CUT if small else {}))
+        vae = AutoencoderDC(**SANA_VAE | (SANA_VAE_CUT if small else {}))
+        text_encoder = Gemma2Model(Gemma2Config(**GEMMA | small_gemma))
+    if small:
+        draw_weights(transformer)
+        draw_weights(text_encoder, 2)
     SanaPipeline(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
@@ -288,29 +309,30 @@ FLUX_SCHEDULER = {
 }  # fmt: skip
 
 
-def flux(name: str, folder: Path) -> Path:
-    """Save a small FLUX.1 in diffusers' format, and return its folder."""
+def flux(name: str, folder: Path, dtype: torch.dtype = torch.float32, small: bool = True) -> Path:
+    """Save a FLUX.1 in diffusers' format, and return its folder."""
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from cpbench.miniature.pretrain.tokenizer import save_tokenizer
 
-    save_tokenizer(folder / "words")
+    save_tokenizer(folder / "words", whole=not small)
     clip_tokenizer = CLIPTokenizer.from_pretrained(folder / "words", model_max_length=77)
     tokenizer = t5_tokenizer()
-    small_vae = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 8}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        transformer = FluxTransformer2DModel(**FLUX_TRANSFORMERS[name] | FLUX_CUT)
+    small_vae = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 8} if small else {}
+    with built_in(dtype):
+        transformer = FluxTransformer2DModel(**FLUX_TRANSFORMERS[name] | (FLUX_CUT if small else {}))
         vae = AutoencoderKL(**SD3_VAE | small_vae | {"scaling_factor": 0.3611, "shift_factor": 0.1159})
-        clip = CLIPTextModel(text_config(CLIP_L, "quick_gelu", 768, len(clip_tokenizer), True))
-    clip.get_input_embeddings().weight.data.normal_(std=0.5, generator=torch.Generator().manual_seed(1))
-    draw_weights(transformer)
+        clip = CLIPTextModel(text_config(CLIP_L, "quick_gelu", 768, len(clip_tokenizer), small))
+        text_encoder_2 = t5(len(tokenizer), small=small)
+    if small:
+        clip.get_input_embeddings().weight.data.normal_(std=0.5, generator=torch.Generator().manual_seed(1))
+        draw_weights(transformer)
     FluxPipeline(
         tokenizer=clip_tokenizer,
         text_encoder=clip,
         tokenizer_2=tokenizer,
-        text_encoder_2=t5(len(tokenizer)),
+        text_encoder_2=text_encoder_2,
         vae=vae,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(**FLUX_SCHEDULER),

@@ -1,0 +1,66 @@
+"""Whole runs on families of transformers: planned, run to their reports, and killed and resumed to the same bytes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import undisturbed
+from test_methods_on_transformers import FAMILIES, FEW
+from test_transformers import SIDE
+from transformer_pipelines import BUILDERS
+
+from cpbench.backbones.hub import MINIATURE
+from cpbench.registry import built_in_methods, load_method
+
+METHODS = [m if m == "dcscore" else pytest.param(m, marks=pytest.mark.slow) for m in built_in_methods()]
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pipeline = BUILDERS[request.param](request.param, tmp_path_factory.mktemp(request.param))
+    (pipeline / "judges").symlink_to(MINIATURE / "judges")
+    return pipeline
+
+
+def given(folder: Path, tmp_path: Path, method: str) -> dict:
+    options = {k: v for k, v in FEW.items() if k in load_method(method).Options.model_fields}
+    words = undisturbed.given(tmp_path, tmp_path / "output", method=method, backbone=str(folder), options=options)
+    return words | {"resolution": SIDE}
+
+
+def run(words: dict, log: Path, die_on: str = "") -> int:
+    process = undisturbed.server().Process(target=undisturbed.go, args=(words, log, None, die_on))
+    process.start()
+    process.join()
+    assert process.exitcode == (-9 if die_on else 0), log.read_text()
+    return process.exitcode
+
+
+def test_dcscore_runs_from_a_plan_to_a_report(folder: Path, tmp_path: Path, call: Call) -> None:
+    words = given(folder, tmp_path, "dcscore")
+    settings = [w for key, value in words["options"].items() for w in ("--set", f"{key}={value}")]
+    line = ["--method", "dcscore", "--sequence", words["sequence"], "--backbone", str(folder)]
+    line += ["--resolution", str(SIDE), *settings]
+    code, plan, said = call("plan", *line)
+    assert code == 0 and "dcscore" in plan, said
+    code, _, said = call("run", *line, "--output", str(words["output"]), "--no-overlap")
+    assert code == 0, said
+    (file,) = words["output"].rglob("run.json")
+    code, _, said = call("report", str(file.parent))
+    assert code == 0 and (file.parent / "report.html").stat().st_size > 10_000, said
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
+def test_a_killed_run_comes_to_what_it_would_have_come_to(folder: Path, tmp_path: Path, method: str) -> None:
+    contents = {}
+    for name in ("whole", "killed"):
+        here = tmp_path / name
+        here.mkdir()
+        words = given(folder, here, method)
+        if name == "killed":
+            run(words, here / "log", die_on="state.json")
+        run(words, here / "log")
+        contents[name] = undisturbed.contents(here / "output")
+    assert len(contents["whole"]) > 10 and contents["whole"] == contents["killed"]
