@@ -20,6 +20,8 @@ import click
 import fake_gpu
 
 STEPS = 3
+ARCHITECTURES = ("sd15", "sdxl", "sd3-medium", "sd35-medium", "pixart-alpha-512", "pixart-sigma-1024")
+ARCHITECTURES += ("sana-600m", "sana-1600m", "flux-dev")
 
 
 class Counted(Exception):
@@ -27,7 +29,7 @@ class Counted(Exception):
 
 
 def kernels(architecture: str, method: str = "seqlora", thin: bool = False) -> Counter[str]:
-    """The kernels of a method's second learning step on "sd15" or "sdxl", by the names of torch's operations."""
+    """The kernels of a method's second learning step on an architecture, by the names of torch's operations."""
     import torch
     import true_networks
 
@@ -55,7 +57,7 @@ def kernels(architecture: str, method: str = "seqlora", thin: bool = False) -> C
 
 
 @click.command(help=__doc__)
-@click.argument("architectures", nargs=-1, required=True, type=click.Choice(["sd15", "sdxl"]))
+@click.argument("architectures", nargs=-1, required=True, type=click.Choice(ARCHITECTURES))
 @click.option("--method", default="seqlora", show_default=True)
 @click.option("--by-op", is_flag=True)
 @click.option("--thin", is_flag=True)

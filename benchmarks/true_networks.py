@@ -21,6 +21,7 @@ from cpbench.miniature.pretrain.tokenizer import save_tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import architectures
+import transformer_pipelines
 
 LEVELS = (
     "block_out_channels",
@@ -90,7 +91,15 @@ def unet(name: str, small: bool, thin: bool) -> Any:
 
 
 def backbone(name: str, device: str, dtype: torch.dtype, small: bool = False, thin: bool = False) -> Backbone:
-    """The pipeline as a backbone at its own resolution: 512 pixels for sd15, 1024 for sdxl, an eighth if small."""
+    """The pipeline as a backbone at its own resolution: 512 pixels for sd15, 1024 for sdxl, an eighth if small.
+
+    thin: not of the transformers in tests/transformer_pipelines.py.
+    """
+    if name in transformer_pipelines.MAKERS:
+        torchvision_compat.apply()
+        with tempfile.TemporaryDirectory() as folder, torch.device(device):
+            pipe = transformer_pipelines.MAKERS[name](name, Path(folder), dtype, small)
+        return Backbone(pipe, name, device, "random")
     return Backbone(pipeline(name, device, dtype, small, thin), name, device, "random")
 
 

@@ -54,9 +54,9 @@ def did_you_mean(name: object, choices: Iterable[str], noun: str, hint: str = ""
 
     name: what the user wrote; choices: the valid names; noun: what a name stands for, in the singular, such as "method".
     A name of the same meaning is suggested (`SYNONYMS`); otherwise similar names, ignoring case, and names that contain the
-    user's, and the other way round. If nothing is similar, up to `most` choices are listed; if there are more, `hint` (a
-    sentence) says where to find them, or, without a hint, the command of `cpbench list` that lists them if there is one; else the
-    first of them are listed. A given hint also follows the suggestions and the list.
+    user's, and the other way round. If nothing is similar, up to `most` choices are listed; if there are more, the
+    command of `cpbench list` that lists them says where to find them if there is one, else `hint` (a sentence); else the first of
+    them are listed. A given hint also follows all of these.
     """
     choices = list(dict.fromkeys(choices))
     close = _close(str(name), choices)
@@ -67,10 +67,10 @@ def did_you_mean(name: object, choices: Iterable[str], noun: str, hint: str = ""
         sentences = [f"{head}: there is no {noun} here.", hint]
     elif len(choices) <= most:
         sentences = [f"{head}: the {noun}s are {', '.join(choices)}.", hint]
+    elif noun in LISTED:
+        sentences = [f"{head}:", f"`cpbench list {noun}s` shows all {len(choices)}.", hint]
     elif hint:
         sentences = [f"{head}:", hint]
-    elif noun in LISTED:
-        sentences = [f"{head}:", f"`cpbench list {noun}s` shows all {len(choices)}."]
     else:
         sentences = [f"{head}: there are {len(choices)} {noun}s: {', '.join(choices[:MOST_LISTED])}, ..."]
     return UserError(" ".join(filter(None, sentences)))

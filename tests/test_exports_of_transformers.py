@@ -51,7 +51,7 @@ def learned(backbone: Backbone, folder: Path, name: str, **options: object) -> T
     return TrainedRun(folder, run, method, state, backbone, NOUNS)
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["LoRA", "weights"])
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["LoRA", "weights"])
 def test_the_readme_draws_the_same_in_a_clean_process(backbone: Backbone, tmp_path: Path, whole: bool) -> None:
     options = {"learning_rate": 2e-2, "token_learning_rate": 0.5}
     if whole:

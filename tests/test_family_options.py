@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_methods_on_transformers import task
 from test_transformers import SIDE
-from transformer_pipelines import BUILDERS, sd3
+from transformer_pipelines import BUILDERS, build
 
 from cpbench import learning
 from cpbench.backbones import distilled, hub, loading
@@ -79,7 +79,7 @@ def test_an_option_that_came_later_is_no_part_of_a_runs_identity_where_it_change
 
 @pytest.fixture(scope="module")
 def with_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sd3("sd35-medium", tmp_path_factory.mktemp("t5"), with_t5=True)
+    return build("sd35-medium", tmp_path_factory.mktemp("t5"), with_t5=True)
 
 
 @torch.no_grad()

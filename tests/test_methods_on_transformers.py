@@ -17,7 +17,7 @@ from cpbench.registry import built_in_methods, load_method
 FAMILIES = ("sd35-medium", "pixart-sigma-1024", "sana-600m", "flux-dev")
 FEW = {"steps": 2, "batch_size": 2, "token_steps": 2, "fisher_samples": 2, "dsc_steps": 2, "prior_pictures": 2}
 FEW |= {"prior_inference_steps": 1, "replay_pictures": 1, "replay_inference_steps": 1, "crops": 1, "caption_samples": 1}
-QUICK = ("seqlora", "dcscore", "classdiffusion", "customdiffusion")
+QUICK = ("seqlora", "dcscore")
 METHODS = [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in built_in_methods()]
 
 

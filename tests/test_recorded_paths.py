@@ -14,7 +14,8 @@ from PIL import Image
 
 import cpbench
 from cpbench.concepts import images
-from cpbench.finished.export import _python, export
+from cpbench.finished.export import export
+from cpbench.finished.export_readme import _python
 from cpbench.finished.load import open_run
 from cpbench.records import recorded_paths
 from cpbench.records.reading import read

@@ -144,7 +144,7 @@ SPOILED = {
     more_layers: "lacks weights that its config.json asks for: encoder.down_blocks.0.resnets.1.norm1.weight and 47 more",
     odd_groups: "num_channels (8) must be divisible by num_groups (7)",
     unknown_block: "NewBlock2D does not exist",
-    other_class: "is a 'AsymmetricAutoencoderKL'; one of AutoencoderKL, AutoencoderTiny is needed",
+    other_class: "is a 'AsymmetricAutoencoderKL'; one of AutoencoderKL, AutoencoderTiny, AutoencoderDC is needed",
     no_number: "scaling_factor 'x' in its config.json, which must be a number",
     broken_config: "config.json cannot be read as JSON",
 }

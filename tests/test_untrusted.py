@@ -333,7 +333,7 @@ def test_repositories_of_the_hub_are_refused_like_folders(folder: Path, tmp_path
 def test_a_repository_of_another_kind_is_refused_by_its_index_alone(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "hub"
     shutil.copytree(folder, root / "another")
-    change(root / "another" / "model_index.json", _class_name="FluxPipeline")
+    change(root / "another" / "model_index.json", _class_name="CogView4Pipeline")
     shutil.copytree(folder, root / "usual")
     for name in ("README.md", "v1-5.ckpt", "unet/diffusion_pytorch_model.fp16.safetensors"):
         (root / "usual" / name).write_bytes(b"x")
@@ -347,7 +347,7 @@ for name in ("some/another", "some/usual"):
         print(error)
 """
     (first, second), fetched = asked_of_a_hub(root, tmp_path / "home", program)
-    assert "some/another" in first and "FluxPipeline" in first
+    assert "some/another" in first and "CogView4Pipeline" in first
     assert {name for repository, name in fetched if repository == "another"} == {"model_index.json"}
     assert second == hub.hash_folder(folder)
     read = {name for repository, name in fetched if repository == "usual"}

@@ -5,12 +5,19 @@ switches stay: dual attention in some blocks (3.5-medium), the last block withou
 Weights are drawn so that the output is of the size of its target and tells prompts apart, see `refuse_tame`.
 """
 
+from __future__ import annotations
+
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from architectures import CLIP_L, OPEN_CLIP_G, text_config
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 SD3_TRANSFORMERS = {  # transformer/config.json of stabilityai/stable-diffusion-3-medium-diffusers and -3.5-medium
     "sd3-medium": {
@@ -123,8 +130,10 @@ def refuse_tame(outputs: torch.Tensor) -> None:
     assert float((outputs[0] - outputs[1]).abs().mean()) > 1e-2, "two prompts give the same output"
 
 
-def sd3(name: str, folder: Path, dtype: torch.dtype = torch.float32, with_t5: bool = False, small: bool = True) -> Path:
-    """Save a Stable Diffusion 3 in diffusers' format, without T5 unless it is wanted, and return its folder."""
+def sd3(
+    name: str, words: Path, dtype: torch.dtype = torch.float32, small: bool = True, with_t5: bool = False
+) -> DiffusionPipeline:
+    """A Stable Diffusion 3, without T5 unless it is wanted."""
     from diffusers import (
         AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,
@@ -135,8 +144,8 @@ def sd3(name: str, folder: Path, dtype: torch.dtype = torch.float32, with_t5: bo
 
     from cpbench.miniature.pretrain.tokenizer import save_tokenizer
 
-    save_tokenizer(folder / "words", whole=not small)
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "words", model_max_length=77)
+    save_tokenizer(words, whole=not small)
+    tokenizer = CLIPTokenizer.from_pretrained(words, model_max_length=77)
     config = SD3_TRANSFORMERS[name] | (CUT if small else {})
     if small and "dual_attention_layers" in config:
         config["dual_attention_layers"] = [0, 1]  # of three blocks
@@ -162,19 +171,17 @@ def sd3(name: str, folder: Path, dtype: torch.dtype = torch.float32, with_t5: bo
     if with_t5:
         t5_parts["tokenizer_3"] = t5_tokenizer()
         t5_parts["text_encoder_3"] = t5(len(t5_parts["tokenizer_3"]), config["joint_attention_dim"])
-    pipe = StableDiffusion3Pipeline(
+    return StableDiffusion3Pipeline(
         **parts,
         **t5_parts,
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         scheduler=FlowMatchEulerDiscreteScheduler(**SD3_SCHEDULER),
     )
-    pipe.save_pretrained(folder / "pipeline")
-    return folder / "pipeline"
 
 
-def pixart(name: str, folder: Path, dtype: torch.dtype = torch.float32, small: bool = True) -> Path:
-    """Save a PixArt in diffusers' format, and return its folder."""
+def pixart(name: str, words: Path, dtype: torch.dtype = torch.float32, small: bool = True) -> DiffusionPipeline:
+    """A PixArt."""
     from diffusers import (
         AutoencoderKL,
         DPMSolverMultistepScheduler,
@@ -194,15 +201,13 @@ def pixart(name: str, folder: Path, dtype: torch.dtype = torch.float32, small: b
     if small:
         draw_weights(transformer)
     kind = PixArtSigmaPipeline if "sigma" in name else PixArtAlphaPipeline
-    pipe = kind(
+    return kind(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         vae=vae,
         transformer=transformer,
         scheduler=DPMSolverMultistepScheduler(**PIXART_SCHEDULER),
     )
-    pipe.save_pretrained(folder / "pipeline")
-    return folder / "pipeline"
 
 
 SANA_TRANSFORMERS = {  # transformer/config.json of Efficient-Large-Model/Sana_600M_512px_diffusers and Sana_1600M_1024px_diffusers
@@ -253,13 +258,16 @@ GEMMA_CUT = {
 
 def gemma_tokenizer():
     """A tokenizer of Gemma's kind: byte-level fallback, no word of its own but WORDS, padded on the left by default."""
+    from diffusers import SanaPipeline
     from transformers import GemmaTokenizer
 
     vocab = {token: i for i, token in enumerate(("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"))}
     merges: list[tuple[str, str]] = []
     for piece in (*(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *map(chr, range(33, 127))):
         vocab.setdefault(piece, len(vocab))
-    for word in WORDS:
+    told = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+    words = {word for line in told for word in line.lower().split() if word.isalpha()}
+    for word in (*WORDS, *sorted(words - set(WORDS))):  # else a token of its own for each letter of the instruction
         for end in range(1, len(word) + 1):
             left, letter = "\u2581" + word[: end - 1], word[end - 1]
             if left + letter not in vocab:
@@ -268,8 +276,8 @@ def gemma_tokenizer():
     return GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True, model_max_length=8192)
 
 
-def sana(name: str, folder: Path, dtype: torch.dtype = torch.float32, small: bool = True) -> Path:
-    """Save a Sana in diffusers' format, and return its folder."""
+def sana(name: str, words: Path, dtype: torch.dtype = torch.float32, small: bool = True) -> DiffusionPipeline:
+    """A Sana."""
     from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
     from transformers import Gemma2Config, Gemma2Model
 
@@ -282,14 +290,13 @@ def sana(name: str, folder: Path, dtype: torch.dtype = torch.float32, small: boo
     if small:
         draw_weights(transformer)
         draw_weights(text_encoder, 2)
-    SanaPipeline(
+    return SanaPipeline(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         vae=vae,
         transformer=transformer,
         scheduler=DPMSolverMultistepScheduler(**SANA_SCHEDULER),
-    ).save_pretrained(folder / "pipeline")
-    return folder / "pipeline"
+    )
 
 
 FLUX_TRANSFORMERS = {  # transformer/config.json of black-forest-labs/FLUX.1-dev
@@ -309,15 +316,15 @@ FLUX_SCHEDULER = {
 }  # fmt: skip
 
 
-def flux(name: str, folder: Path, dtype: torch.dtype = torch.float32, small: bool = True) -> Path:
-    """Save a FLUX.1 in diffusers' format, and return its folder."""
+def flux(name: str, words: Path, dtype: torch.dtype = torch.float32, small: bool = True) -> DiffusionPipeline:
+    """A FLUX.1."""
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from cpbench.miniature.pretrain.tokenizer import save_tokenizer
 
-    save_tokenizer(folder / "words", whole=not small)
-    clip_tokenizer = CLIPTokenizer.from_pretrained(folder / "words", model_max_length=77)
+    save_tokenizer(words, whole=not small)
+    clip_tokenizer = CLIPTokenizer.from_pretrained(words, model_max_length=77)
     tokenizer = t5_tokenizer()
     small_vae = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 8} if small else {}
     with built_in(dtype):
@@ -328,7 +335,7 @@ def flux(name: str, folder: Path, dtype: torch.dtype = torch.float32, small: boo
     if small:
         clip.get_input_embeddings().weight.data.normal_(std=0.5, generator=torch.Generator().manual_seed(1))
         draw_weights(transformer)
-    FluxPipeline(
+    return FluxPipeline(
         tokenizer=clip_tokenizer,
         text_encoder=clip,
         tokenizer_2=tokenizer,
@@ -336,9 +343,17 @@ def flux(name: str, folder: Path, dtype: torch.dtype = torch.float32, small: boo
         vae=vae,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(**FLUX_SCHEDULER),
-    ).save_pretrained(folder / "pipeline")
+    )
+
+
+MAKERS = dict.fromkeys(SD3_TRANSFORMERS, sd3) | dict.fromkeys(PIXART_TRANSFORMERS, pixart)
+MAKERS |= dict.fromkeys(SANA_TRANSFORMERS, sana) | dict.fromkeys(FLUX_TRANSFORMERS, flux)
+
+
+def build(name: str, folder: Path, dtype: torch.dtype = torch.float32, small: bool = True, **more: bool) -> Path:
+    """Save a pipeline in diffusers' format below `folder`, and return its own folder."""
+    MAKERS[name](name, folder / "words", dtype, small, **more).save_pretrained(folder / "pipeline")
     return folder / "pipeline"
 
 
-BUILDERS = dict.fromkeys(SD3_TRANSFORMERS, sd3) | dict.fromkeys(PIXART_TRANSFORMERS, pixart)
-BUILDERS |= dict.fromkeys(SANA_TRANSFORMERS, sana) | dict.fromkeys(FLUX_TRANSFORMERS, flux)
+BUILDERS = dict.fromkeys(MAKERS, build)

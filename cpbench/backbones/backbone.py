@@ -361,7 +361,8 @@ class Backbone:
 
         lora_parameters: used in place of the installed LoRA, for a frozen teacher.
         """
-        keywords = self.family.arguments(prompt_embeds, self.picture_size, self.dtype)
+        size = noisy.shape[-1] * self.pipe.vae_scale_factor  # of the picture: `check` takes the smallest
+        keywords = self.family.arguments(prompt_embeds, size, self.dtype)
         keywords["timestep"] = self.family.times(timesteps)
         inputs = (self.family.packed(noisy).to(self.dtype),)
         with self.learning_precision():

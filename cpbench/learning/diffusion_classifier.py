@@ -18,6 +18,7 @@ import torch
 
 from cpbench.backbones.backbone import Backbone
 from cpbench.errors import UserError
+from cpbench.learning.encoded_prompts import encoding_once
 from cpbench.learning.training import Batch, batches
 from cpbench.method import Task
 from cpbench.moved import renamed_keywords
@@ -72,9 +73,10 @@ def measured_temperature(backbone: Backbone, task: Task, error: Error, reduction
     """
     nouns = [task.class_noun, *[noun for noun in TEMPERATURE_NOUNS if noun != task.class_noun][:4]]
     spreads = []
-    for batch in batches(backbone, task, TEMPERATURE_SAMPLES, 1, "temperature", ("photo of a {}",)):
-        e = errors(predicted_noise(backbone, batch, nouns, error=error), target(backbone, batch, error), reduction)
-        spreads.append(e.amax(1) - e.amin(1))
+    with encoding_once(backbone):
+        for batch in batches(backbone, task, TEMPERATURE_SAMPLES, 1, "temperature", ("photo of a {}",)):
+            e = errors(predicted_noise(backbone, batch, nouns, error=error), target(backbone, batch, error), reduction)
+            spreads.append(e.amax(1) - e.amin(1))
     return float(torch.cat(spreads).median()) or 1.0  # 0 where all predictions are equal, as on a counting backbone
 
 
