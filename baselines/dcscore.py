@@ -71,8 +71,8 @@ class DCScoreOptions(LoraOptions):
     temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         0.01, description="tau, temperature of the classifier; auto: measured on the pristine model before task 1"
     )
-    dc_error: dc.Error = Field(
-        "epsilon", description="the error e of DC scores and DSC; velocity: of a flow's own prediction"
+    dc_error: dc.ErrorOf = Field(
+        "epsilon", description="what the errors e are of; velocity: of a flow's own prediction"
     )
     reduction: dc.Reduction = Field(
         "mean", description="reduction of errors over a latent; with sum, tau and w_dc act as if divided by its size"
@@ -88,7 +88,7 @@ class DCScoreOptions(LoraOptions):
     only: ClassVar = {
         **dict.fromkeys(("ewc_weight", "fisher_decay", "fisher_samples"), {"variant": WITH_EWC}),
         **dict.fromkeys(("candidates", "dc_weight", "negatives"), {"variant": WITH_DC}),
-        **dict.fromkeys(("temperature", "dc_error", "null_prompt"), {"variant": (*WITH_DSC, "ewc-dc")}),
+        **dict.fromkeys(("temperature", "null_prompt"), {"variant": (*WITH_DSC, "ewc-dc")}),
         **dict.fromkeys(("dsc_steps", "dsc_learning_rate", "noise_weight", "score_weight"), {"variant": WITH_DSC}),
     }
     later: ClassVar = {"dc_error": "epsilon"}
@@ -145,7 +145,7 @@ class DCScore(Method):
 
         after, phi = learn_lora(self, backbone, task, state, penalty, init=anchor, adapter_type=o.adapter)
         after.facts["nouns"] = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
-        if o.temperature == "auto":
+        if tau != o.temperature:
             after.facts["temperature"] = tau
         if "dsc" in o.variant and pool:
             self.consolidate(backbone, task, after, phi, pool, penalty, tau)
@@ -159,7 +159,7 @@ class DCScore(Method):
     def temperature(self, backbone, task, state):
         """tau, measured once for a run where it is to be."""
         o = self.options
-        if o.temperature != "auto":
+        if o.temperature != "auto" or "temperature" in o.without_effect():
             return o.temperature
         return state.facts.get("temperature") or dc.measured_temperature(backbone, task, o.dc_error, o.reduction)
 
@@ -175,10 +175,8 @@ class DCScore(Method):
         def loss(batch):
             m = list(pool)[int(torch.randint(len(pool), (1,), generator=choice))]
             S, terms = self.phrases(task, state, [m]), penalty(batch, phi)
-            student, target = (
-                dc.predicted_noise(backbone, batch, S, error=o.dc_error),
-                dc.target(backbone, batch, o.dc_error),
-            )
+            student = dc.predicted_noise(backbone, batch, S, error=o.dc_error)
+            target = dc.target(backbone, batch, o.dc_error)
             for name, teacher_lora, index in (("current", first, -1), ("past", pool[m], -2)):
                 with torch.no_grad():
                     teacher = dc.predicted_noise(backbone, batch, S, teacher_lora, o.dc_error)

@@ -514,3 +514,12 @@ def test_evaluations_of_the_plain_methods_are_as_foretold(tiny: Backbone, make_t
         tiny.restore()
         expected = 0 if name == "base" else 6
         assert tiny.unet_evaluations - before == expected
+
+
+def test_what_errors_are_of_counts_in_every_variant_and_a_temperature_is_measured_only_where_it_counts() -> None:
+    """Plain EWC's Fisher is of the error too; it has no classifier."""
+    options = load_method("dcscore").Options
+    for variant in options.model_fields["variant"].annotation.__args__:
+        assert "dc_error" not in options(variant=variant, dc_error="velocity").without_effect()
+    plain = load_method("dcscore")(options(variant="ewc", temperature="auto"))
+    assert plain.temperature(None, None, State()) == "auto"  # no backbone is asked

@@ -9,6 +9,7 @@ from typing import Any
 
 from cpbench import torchvision_compat
 from cpbench.backbones import hub
+from cpbench.backbones.untrusted import T5
 from cpbench.backbones.vocabulary import Encoder, encoder_name, is_clip
 from cpbench.files import escape_markdown
 from cpbench.finished.load import TrainedRun, sampler_of
@@ -88,9 +89,7 @@ def how_to_load(run: TrainedRun, concepts: Sequence[str], lora: bool, whole: boo
     classes, arguments = [pipeline_class], [_source(run, whole)]
     if not whole:
         arguments += _loading_arguments(run, classes)
-    arguments += (
-        [f"{part}=None" for part in family.unread if getattr(pipe, encoder_name(part), None) is None] if is_flow else []
-    )
+    arguments += (f"{part}=None" for part in T5 if part in family.unread and getattr(pipe, part) is None)
     if not is_flow:
         classes.append("DPMSolverMultistepScheduler")
     code = [

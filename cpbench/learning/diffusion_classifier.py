@@ -24,7 +24,7 @@ from cpbench.method import Task
 from cpbench.moved import renamed_keywords
 
 Reduction = Literal["mean", "sum"]
-Error = Literal["epsilon", "velocity"]
+ErrorOf = Literal["epsilon", "velocity"]
 TEMPERATURE_SAMPLES = 64  # (picture, noise, time) by which a temperature is measured
 TEMPERATURE_NOUNS = ("dog", "backpack", "vase", "sneaker", "cat")
 
@@ -35,7 +35,7 @@ def predicted_noise(
     batch: Batch,
     phrases: Sequence[str],
     lora_parameters: Mapping[str, torch.Tensor] | None = None,
-    error: Error = "epsilon",
+    error: ErrorOf = "epsilon",
 ) -> torch.Tensor:
     """eps_theta(z_t, t, c^i) for each of k phrases: (k, n, c, h, w), by one call of the denoiser on all k x n.
 
@@ -49,14 +49,14 @@ def predicted_noise(
     return converted.float().view(k, n, *batch.noisy.shape[1:])
 
 
-def target(backbone: Backbone, batch: Batch, error: Error) -> torch.Tensor:
+def target(backbone: Backbone, batch: Batch, error: ErrorOf) -> torch.Tensor:
     """What `predicted_noise` predicts: the noise, or for "velocity" a flow's velocity, each (n, c, h, w)."""
     if error == "epsilon":
         return batch.noise
     return backbone.process.target(batch.latents, batch.noise, batch.timesteps)
 
 
-def refuse_velocity(backbone: Backbone, error: Error) -> None:
+def refuse_velocity(backbone: Backbone, error: ErrorOf) -> None:
     """UserError for errors of a velocity on a diffusion."""
     if error == "velocity" and backbone.family.density is None:
         raise UserError(
@@ -65,7 +65,7 @@ def refuse_velocity(backbone: Backbone, error: Error) -> None:
 
 
 @torch.no_grad()
-def measured_temperature(backbone: Backbone, task: Task, error: Error, reduction: Reduction = "mean") -> float:
+def measured_temperature(backbone: Backbone, task: Task, error: ErrorOf, reduction: Reduction = "mean") -> float:
     """tau: the median of max_i e_i - min_i e_i over 64 noised pictures of the task, on the model as it is loaded.
 
     The candidates are "photo of a {noun}" for the concept's noun and the first four others of `TEMPERATURE_NOUNS`. Takes

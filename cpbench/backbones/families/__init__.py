@@ -15,8 +15,8 @@ FAMILIES = {  # pipeline class in diffusers: (file, class) of its family
     "StableDiffusionPipeline": ("stable_diffusion", "StableDiffusion"),
     "StableDiffusionXLPipeline": ("stable_diffusion_xl", "StableDiffusionXL"),
     "StableDiffusion3Pipeline": ("stable_diffusion_3", "StableDiffusion3"),
-    "PixArtAlphaPipeline": ("pixart", "PixArtAlpha"),
-    "PixArtSigmaPipeline": ("pixart", "PixArtSigma"),
+    "PixArtAlphaPipeline": ("pixart", "PixArt"),
+    "PixArtSigmaPipeline": ("pixart", "PixArt"),
     "SanaPipeline": ("sana", "Sana"),
     "FluxPipeline": ("flux", "Flux"),
 }

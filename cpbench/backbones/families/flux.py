@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from cpbench.backbones.families.family import Role
+from cpbench.backbones.families.transformer import Transformer, refuse_absent, refuse_other_width, refuse_without_shift
 from cpbench.backbones.processes.flow import Density
 from cpbench.backbones.vocabulary import Vocabulary, encoder_name
 from cpbench.errors import UserError
@@ -23,10 +24,9 @@ LEARNING_GUIDANCE = 3.5  # what a transformer with guidance is told while learni
 TIMES = 1000  # the transformer multiplies its times by it
 
 
-class Flux:
+class Flux(Transformer):
     """Without guidance as an input it is the distilled FLUX.1-schnell, whose prompts are half as long."""
 
-    denoiser: ClassVar[str] = "transformer"
     denoiser_class: ClassVar[str] = "FluxTransformer2DModel"
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
     roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {
@@ -36,13 +36,12 @@ class Flux:
         "feed_forward": ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp"),
     }
     unread: ClassVar[Mapping[str, Any]] = dict.fromkeys(("image_encoder", "feature_extractor"))
-    float32_vae: ClassVar[bool] = False
     density: ClassVar[Density] = Density("uniform", is_shifted=False)
 
     def __init__(self, pipe: Any):
-        self.pipe = pipe
+        super().__init__(pipe)
         # no token is masked, so that the number matters: 512 is the pipeline's default, 256 what schnell was made for
-        self.max_lengths: Mapping[str, int] = {"tokenizer_2": 512 if pipe.transformer.config.guidance_embeds else 256}
+        self.max_lengths = {"tokenizer_2": 512 if pipe.transformer.config.guidance_embeds else 256}
 
     @property
     def picture_size(self) -> int:
@@ -52,15 +51,7 @@ class Flux:
     def smallest_side(self) -> int:
         return PATCH
 
-    def latent_shape(self, picture_size: int) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        side = picture_size // self.pipe.vae_scale_factor
-        return self.pipe.transformer.config.in_channels // PATCH**2, side, side
-
     # Prompts
-
-    def prepared(self, prompt: str) -> str:
-        return prompt
 
     def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
         """T5's hidden states, and CLIP's pooled state as one more token."""
@@ -71,9 +62,6 @@ class Flux:
 
     def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         return prompt_embeds[:, :-1]
-
-    def attended(self, prompt_embeds: torch.Tensor) -> torch.Tensor | None:
-        return None
 
     # The denoiser's call
 
@@ -108,16 +96,6 @@ class Flux:
         grid = output.reshape(n, side, side, c, PATCH, PATCH)
         return grid.permute(0, 3, 1, 4, 2, 5).reshape(n, c, side * PATCH, side * PATCH)
 
-    # Latents
-
-    def normalised(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        vae = self.pipe.vae.config
-        return (mean - vae.shift_factor) * vae.scaling_factor, std * vae.scaling_factor
-
-    def denormalised(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self.pipe.vae.config
-        return latents / vae.scaling_factor + vae.shift_factor
-
     # Sampling
 
     def evaluations_a_step(self, guidance_scale: float) -> int:
@@ -134,25 +112,14 @@ class Flux:
     # Parts that do not fit together
 
     def refuse_mismatch(self, label: str) -> None:
-        needed = [part for t in self.tokenizers for part in (encoder_name(t), t)]
-        if absent := [part for part in needed if getattr(self.pipe, part, None) is None]:
-            raise UserError(f"{label}: has no {absent[0]}; FluxPipeline needs {' and '.join(needed)}")
-        transformer, vae = self.pipe.transformer.config, self.pipe.vae.config
-        channels, out = PATCH**2 * vae.latent_channels, transformer.out_channels or transformer.in_channels
+        refuse_absent(self.pipe, label, [part for t in self.tokenizers for part in (encoder_name(t), t)])
+        transformer, channels = self.pipe.transformer.config, PATCH**2 * self.pipe.vae.config.latent_channels
+        out = transformer.out_channels or transformer.in_channels
         if not transformer.in_channels == out == channels:
             raise UserError(
                 f"{label}: a patch of its VAE's latents has {channels} channels, and its transformer reads "
                 f"{transformer.in_channels} and predicts {out}; pass a --vae that fits"
             )
-        if not isinstance(getattr(vae, "shift_factor", None), int | float):
-            raise UserError(
-                f"{label}: its VAE has no shift_factor, which the pipeline subtracts; write a number into its config.json, 0.0 "
-                "if it was trained without one"
-            )
-        widths = (self.pipe.text_encoder_2.config.d_model, self.pipe.text_encoder.config.hidden_size)
-        reads = (transformer.joint_attention_dim, transformer.pooled_projection_dim)
-        if widths != reads:
-            raise UserError(
-                f"{label}: its text encoders give hidden states of {widths[0]} and a pooled state of {widths[1]}, and its "
-                f"transformer reads {reads[0]} and {reads[1]}; the parts are of two models"
-            )
+        refuse_without_shift(self.pipe, label)
+        refuse_other_width(label, "T5", self.pipe.text_encoder_2.config.d_model, transformer.joint_attention_dim)
+        refuse_other_width(label, "CLIP", self.pipe.text_encoder.config.hidden_size, transformer.pooled_projection_dim)

@@ -9,20 +9,19 @@ from typing import Any, ClassVar
 import torch
 
 from cpbench.backbones.families.family import Role
+from cpbench.backbones.families.transformer import Transformer, refuse_absent, refuse_other_channels, refuse_other_width
 from cpbench.backbones.processes.flow import Density
 from cpbench.backbones.vocabulary import Vocabulary
-from cpbench.errors import UserError
 
 TOKENS = 300  # of a prompt that the transformer reads, the pipeline's own default
 
 
-class Sana:
+class Sana(Transformer):
     """Each prompt follows the pipeline's own instruction to the language model, in learning and in sampling.
 
     Of the states, the transformer reads the first and the last 299. Guidance's empty prompt has no instruction.
     """
 
-    denoiser: ClassVar[str] = "transformer"
     denoiser_class: ClassVar[str] = "SanaTransformer2DModel"
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {
@@ -31,14 +30,11 @@ class Sana:
         "text_keys_values": ("attn2.to_k", "attn2.to_v"),
         "feed_forward": ("ff.conv_inverted", "ff.conv_point"),  # conv_depth has one filter a channel, no matrix
     }
-    unread: ClassVar[Mapping[str, Any]] = {}
-    float32_vae: ClassVar[bool] = False
     density: ClassVar[Density] = Density("uniform", is_shifted=False)
 
     def __init__(self, pipe: Any):
-        self.pipe = pipe
-        self.instruction = ""
-        self.max_lengths: Mapping[str, int] = {"tokenizer": TOKENS}
+        super().__init__(pipe)
+        self.max_lengths = {"tokenizer": TOKENS}
         if pipe.tokenizer is not None:
             pipe.tokenizer.padding_side = "right"  # as the pipeline sets it in its first call
             self.instruct(True)
@@ -50,19 +46,6 @@ class Sana:
         # the instruction's begin, and a space at its end which is then the next word's, are counted twice
         more = len(self.pipe.tokenizer.encode(self.instruction)) - 2 if has_instruction else 0
         self.max_lengths = {"tokenizer": TOKENS + more}
-
-    @property
-    def picture_size(self) -> int:
-        return self.pipe.transformer.config.sample_size * self.pipe.vae_scale_factor
-
-    @property
-    def smallest_side(self) -> int:
-        return self.pipe.transformer.config.patch_size
-
-    def latent_shape(self, picture_size: int) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        side = picture_size // self.pipe.vae_scale_factor
-        return self.pipe.transformer.config.in_channels, side, side
 
     # Prompts
 
@@ -88,9 +71,6 @@ class Sana:
 
     # The denoiser's call
 
-    def packed(self, latents: torch.Tensor) -> torch.Tensor:
-        return latents
-
     def times(self, t: torch.Tensor) -> torch.Tensor:
         return t * self.pipe.transformer.config.timestep_scale
 
@@ -100,24 +80,7 @@ class Sana:
             "encoder_attention_mask": prompt_embeds[..., -1].to(dtype),
         }
 
-    def predicted(self, output: torch.Tensor) -> torch.Tensor:
-        """The velocity, without a variance that a transformer may predict besides."""
-        return output[:, : self.pipe.transformer.config.in_channels]
-
-    # Latents
-
-    def normalised(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        scale = self.pipe.vae.config.scaling_factor
-        return mean * scale, std * scale
-
-    def denormalised(self, latents: torch.Tensor) -> torch.Tensor:
-        return latents / self.pipe.vae.config.scaling_factor
-
     # Sampling
-
-    def evaluations_a_step(self, guidance_scale: float) -> int:
-        """Two with guidance, for the prompt and the empty prompt."""
-        return 2 if guidance_scale > 1 else 1
 
     def sampling_arguments(self, prompts: list[str], guidance_scale: float) -> dict[str, Any]:
         """Cleaned captions would lose a word in angle brackets, and other sizes than asked for would be drawn."""
@@ -129,17 +92,7 @@ class Sana:
     # Parts that do not fit together
 
     def refuse_mismatch(self, label: str) -> None:
-        if absent := [part for part in ("text_encoder", "tokenizer") if getattr(self.pipe, part, None) is None]:
-            raise UserError(f"{label}: has no {absent[0]}; SanaPipeline needs text_encoder and tokenizer")
-        transformer, latents = self.pipe.transformer.config, self.pipe.vae.config.latent_channels
-        if transformer.in_channels != latents or transformer.out_channels not in (latents, 2 * latents):
-            raise UserError(
-                f"{label}: its VAE's latents have {latents} channels, and its transformer reads {transformer.in_channels} and "
-                f"predicts {transformer.out_channels}; pass a --vae that fits"
-            )
+        refuse_absent(self.pipe, label, ["text_encoder", "tokenizer"])
+        refuse_other_channels(self.pipe, label, may_have_variance=True)
         width = self.pipe.text_encoder.config.hidden_size
-        if transformer.caption_channels != width:
-            raise UserError(
-                f"{label}: its text encoder gives hidden states of {width}, and its transformer reads "
-                f"{transformer.caption_channels}; the parts are of two models"
-            )
+        refuse_other_width(label, "text encoder", width, self.pipe.transformer.config.caption_channels)

@@ -12,6 +12,13 @@ import torch
 from torch.nn import functional as F
 
 from cpbench.backbones.families.family import Role
+from cpbench.backbones.families.transformer import (
+    Transformer,
+    refuse_absent,
+    refuse_other_channels,
+    refuse_other_width,
+    refuse_without_shift,
+)
 from cpbench.backbones.processes.flow import Density
 from cpbench.backbones.vocabulary import Vocabulary, encoder_name
 from cpbench.errors import UserError
@@ -20,10 +27,9 @@ T5_TOKENS = 256  # the pipeline's own default; no token is masked, so that the n
 CLIP_TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
-class StableDiffusion3:
-    denoiser: ClassVar[str] = "transformer"
+class StableDiffusion3(Transformer):
     denoiser_class: ClassVar[str] = "SD3Transformer2DModel"
-    max_lengths: ClassVar[Mapping[str, int]] = {"tokenizer_3": T5_TOKENS}
+    max_lengths: Mapping[str, int] = {"tokenizer_3": T5_TOKENS}
     roles: ClassVar[Mapping[Role, tuple[str, ...]]] = {
         # attn2, which 3.5-medium has in some blocks, is of the picture to itself
         "attention": ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
@@ -34,26 +40,12 @@ class StableDiffusion3:
     unread: ClassVar[Mapping[str, Any]] = dict.fromkeys(
         ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
     )
-    float32_vae: ClassVar[bool] = False
     density: ClassVar[Density] = Density("logit-normal", is_shifted=True)
 
     def __init__(self, pipe: Any):
-        self.pipe = pipe
+        super().__init__(pipe)
         has_t5 = getattr(pipe, "text_encoder_3", None) is not None
         self.tokenizers = (*CLIP_TOKENIZERS, "tokenizer_3") if has_t5 else CLIP_TOKENIZERS
-
-    @property
-    def picture_size(self) -> int:
-        return self.pipe.transformer.config.sample_size * self.pipe.vae_scale_factor
-
-    @property
-    def smallest_side(self) -> int:
-        return self.pipe.transformer.config.patch_size
-
-    def latent_shape(self, picture_size: int) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        side = picture_size // self.pipe.vae_scale_factor
-        return self.pipe.transformer.config.in_channels, side, side
 
     # Prompts
 
@@ -65,9 +57,6 @@ class StableDiffusion3:
 
     def _widths(self) -> list[int]:
         return [getattr(self.pipe, encoder_name(t)).config.hidden_size for t in CLIP_TOKENIZERS]
-
-    def prepared(self, prompt: str) -> str:
-        return prompt
 
     def encode_prompts(self, vocabulary: Vocabulary, prompts: list[str]) -> torch.Tensor:
         """CLIP's hidden states before the last layer, side by side, T5's or zeros, and the pooled states as one more token."""
@@ -83,16 +72,7 @@ class StableDiffusion3:
     def hidden_states(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         return prompt_embeds[:, :-1]
 
-    def attended(self, prompt_embeds: torch.Tensor) -> torch.Tensor | None:
-        return None
-
     # The denoiser's call
-
-    def packed(self, latents: torch.Tensor) -> torch.Tensor:
-        return latents
-
-    def times(self, t: torch.Tensor) -> torch.Tensor:
-        return t
 
     def arguments(self, prompt_embeds: torch.Tensor, picture_size: int, dtype: torch.dtype) -> dict[str, Any]:
         pooled = prompt_embeds[:, -1, : self.pipe.transformer.config.pooled_projection_dim]
@@ -101,24 +81,7 @@ class StableDiffusion3:
             "pooled_projections": pooled.to(dtype),
         }
 
-    def predicted(self, output: torch.Tensor) -> torch.Tensor:
-        return output
-
-    # Latents
-
-    def normalised(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        vae = self.pipe.vae.config
-        return (mean - vae.shift_factor) * vae.scaling_factor, std * vae.scaling_factor
-
-    def denormalised(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self.pipe.vae.config
-        return latents / vae.scaling_factor + vae.shift_factor
-
     # Sampling
-
-    def evaluations_a_step(self, guidance_scale: float) -> int:
-        """Two with guidance, for the prompt and the empty prompt."""
-        return 2 if guidance_scale > 1 else 1
 
     def sampling_arguments(self, prompts: list[str], guidance_scale: float) -> dict[str, Any]:
         return {"prompt": prompts, "guidance_scale": guidance_scale, "max_sequence_length": self.t5_tokens}
@@ -126,33 +89,17 @@ class StableDiffusion3:
     # Parts that do not fit together
 
     def refuse_mismatch(self, label: str) -> None:
-        needed = [part for t in self.tokenizers for part in (encoder_name(t), t)]
-        if absent := [part for part in needed if getattr(self.pipe, part, None) is None]:
-            raise UserError(f"{label}: has no {absent[0]}; StableDiffusion3Pipeline needs {' and '.join(needed)}")
-        transformer, vae = self.pipe.transformer.config, self.pipe.vae.config
-        latents, out = vae.latent_channels, transformer.out_channels or transformer.in_channels
-        if not transformer.in_channels == out == latents:
-            raise UserError(
-                f"{label}: its VAE's latents have {latents} channels, and its transformer reads {transformer.in_channels} and "
-                f"predicts {out}; pass a --vae that fits"
-            )
-        if not isinstance(getattr(vae, "shift_factor", None), int | float):
-            raise UserError(
-                f"{label}: its VAE has no shift_factor, which the pipeline subtracts; write a number into its config.json, 0.0 "
-                "if it was trained without one"
-            )
-        widths, projections = self._widths(), self._projections()
+        refuse_absent(self.pipe, label, [part for t in CLIP_TOKENIZERS for part in (encoder_name(t), t)])
+        refuse_other_channels(self.pipe, label, may_have_variance=False)
+        refuse_without_shift(self.pipe, label)
+        transformer, widths, projections = self.pipe.transformer.config, self._widths(), self._projections()
         if sum(widths) > transformer.joint_attention_dim:
             raise UserError(
                 f"{label}: its text encoders give hidden states of {' + '.join(map(str, widths))}, and its transformer reads "
                 f"{transformer.joint_attention_dim}; the parts are of two models"
             )
-        t5 = getattr(self.pipe, "text_encoder_3", None)
-        if t5 is not None and t5.config.d_model != transformer.joint_attention_dim:
-            raise UserError(
-                f"{label}: its T5 gives hidden states of {t5.config.d_model}, and its transformer reads "
-                f"{transformer.joint_attention_dim}; the parts are of two models"
-            )
+        if (t5 := getattr(self.pipe, "text_encoder_3", None)) is not None:
+            refuse_other_width(label, "T5", t5.config.d_model, transformer.joint_attention_dim)
         if sum(projections) != transformer.pooled_projection_dim:
             raise UserError(
                 f"{label}: its text encoders give pooled states of {' + '.join(map(str, projections))}, and its transformer "
