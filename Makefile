@@ -7,10 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 STAMP := $(VENV)/.installed
+# What `make bench` and `make bench-quick` run on, separated by commas; `cpbench list backbones` names them.
+BACKBONES ?= miniature
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu fuzz lint format bench bench-quick leaderboard reference pretrain golden
+.PHONY: help setup test test-slow test-gpu test-quantization fuzz lint format bench bench-quick leaderboard reference pretrain golden
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +27,10 @@ test-slow: $(STAMP) ## run the tests that take minutes: kills at random moments,
 
 test-gpu: $(STAMP) ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
+
+test-quantization: $(STAMP) ## run the tests of weights in 8 and 4 bits, with torchao in a folder of its own
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/quantization 'torchao>=0.18'
+	PYTHONPATH=$(VENV)/quantization OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_quantization.py
 
 fuzz: $(STAMP) ## try broken inputs on all readers for half an hour
 	CPBENCH_FUZZ_SECONDS=$${CPBENCH_FUZZ_SECONDS:-1800} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
@@ -41,11 +47,11 @@ format: $(STAMP) ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## run all methods over dreambench10 and write the leaderboard
-	$(BIN)/cpbench sweep --grid bench; code=$$?; $(BIN)/cpbench leaderboard && exit $$code
+bench: $(STAMP) ## run six methods over dreambench10 and write the leaderboard; BACKBONES=miniature-flow: the other miniature
+	$(BIN)/cpbench sweep --grid bench --backbones $(BACKBONES); code=$$?; $(BIN)/cpbench leaderboard && exit $$code
 
 bench-quick: $(STAMP) ## the same over a short sequence with few prompts
-	$(BIN)/cpbench sweep --grid bench-quick; code=$$?; $(BIN)/cpbench leaderboard && exit $$code
+	$(BIN)/cpbench sweep --grid bench-quick --backbones $(BACKBONES); code=$$?; $(BIN)/cpbench leaderboard && exit $$code
 
 leaderboard: $(STAMP) ## rebuild the leaderboards: of results/, and of what is committed in results/reference
 	$(BIN)/cpbench leaderboard results/reference

@@ -71,7 +71,7 @@ class CustomDiffusionOptions(PriorOptions, SemanticPreservationOptions):
 def pristine(backbone) -> dict[str, torch.Tensor]:
     """W_0 of each layer by its parameter's name, float32."""
     names = [f"{layer}.weight" for layer in learning.matching_modules(backbone.denoiser, learning.TEXT_KEYS_VALUES)]
-    return {name: backbone.denoiser.get_parameter(name).detach().float() for name in names}
+    return {name: learning.dense(backbone.denoiser.get_parameter(name)).detach().float() for name in names}
 
 
 @torch.no_grad()

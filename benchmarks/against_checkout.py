@@ -5,7 +5,8 @@
 
 Runs one method over one sequence from both, without the cache of pictures and embeddings, and prints medians of the whole
 and of learning, sampling and judging (their run.json), ratios (other / this), and a last line of JSON.
---compile is passed to this checkout; compile once before, so that its compiler's cache is full.
+--compile is passed to this checkout, which has a side for each, as in `--compile off --compile on`; compile once
+before, so that its compiler's cache is full.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from cpbench.numbers import number
 @click.option("--sequence", default="dreambench10", show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Passed to both. Repeatable.")
 @click.option("--repeats", default=1, show_default=True)
-@click.option("--compile", "compile_choice", type=click.Choice(["auto", "on", "off"]), help="Passed to this checkout.")
+@click.option("--compile", "choices", type=click.Choice(["auto", "on", "off"]), multiple=True, help="Repeatable.")
 def main(
     checkout: Path,
     python: Path | None,
@@ -36,35 +37,37 @@ def main(
     sequence: str,
     settings: tuple[str, ...],
     repeats: int,
-    compile_choice: str | None,
+    choices: tuple[str, ...],
 ) -> None:
-    pythons = {"other": str((python or checkout / ".venv/bin/python").absolute()), "this": sys.executable}
-    folders = {"other": checkout.resolve(), "this": timing.ROOT}
-    flags = {"other": [], "this": timing.compile_flags(compile_choice)}
+    other = str((python or checkout / ".venv/bin/python").absolute()), checkout.resolve(), []
+    mine = {f"this, {choice}": (sys.executable, timing.ROOT, timing.compile_flags(choice)) for choice in choices}
+    sides = {"other": other} | (mine or {"this": (sys.executable, timing.ROOT, [])})
     timing.pin()
-    stages: dict[str, list[dict[str, float]]] = {"other": [], "this": []}
+    stages: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     command = ["run", "--method", method, "--sequence", sequence, "--no-overlap", "--device", "cpu"]
     command += [word for setting in settings for word in ("--set", setting)]
     with tempfile.TemporaryDirectory() as work:
 
         def run(side: str) -> float:
+            python, folder, flags = sides[side]
             output = Path(tempfile.mkdtemp(dir=work))
-            arguments = [*command, *flags[side], "--output", output]
-            seconds = timing.cpbench(*arguments, python=pythons[side], folder=folders[side])
+            seconds = timing.cpbench(*command, *flags, "--output", output, python=python, folder=folder)
             stages[side].append(timing.stage_seconds(timing.run_record(output)))
+            click.echo(f"{side}: {seconds:.0f} seconds", err=True)
             return seconds
 
-        whole = timing.medians(
-            timing.interleaved({side: lambda side=side: run(side) for side in ("other", "this")}, repeats)
-        )
+        whole = timing.medians(timing.interleaved({side: lambda side=side: run(side) for side in sides}, repeats))
     seconds = {
         side: {"whole": whole[side]} | timing.medians({s: [r[s] for r in stages[side]] for s in stages[side][0]})
-        for side in ("other", "this")
+        for side in sides
     }
-    ratios = {stage: seconds["other"][stage] / seconds["this"][stage] for stage in seconds["this"]}
-    rows = [[s, f"{seconds['other'][s]:.1f}", f"{seconds['this'][s]:.1f}", number(ratios[s], 2)] for s in ratios]
+    ratios = {s: {stage: seconds["other"][stage] / seconds[s][stage] for stage in seconds[s]} for s in sides}
+    rows = [
+        [stage, *(f"{seconds[s][stage]:.1f}" for s in sides), *(number(ratios[s][stage], 2) for s in list(sides)[1:])]
+        for stage in seconds["other"]
+    ]
     click.echo(f"{timing.where()}; seconds; {method} over {sequence} {' '.join(settings)}, {repeats} repetitions\n")
-    click.echo(timing.table(["", "other", "this", "other / this"], rows))
+    click.echo(timing.table(["", *sides, *(f"other / {side}" for side in list(sides)[1:])], rows))
     click.echo(json.dumps({"seconds": seconds, "ratios": ratios, "where": timing.where()}))
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from cpbench import own_modules
 from cpbench.concepts import sequences
 from cpbench.errors import UserError, did_you_mean
+from cpbench.miniature import EMBEDDED, FLOW
 
 if TYPE_CHECKING:
     from cpbench.method import Method
@@ -145,7 +146,7 @@ def method_file(method: type[Method]) -> Path:
 
 def preset(backbone: str, method: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
     """A method's preset on a backbone: tuned values if the backbone has a file, else the papers' for Stable Diffusion and
-    over them its family's.
+    over them its family's. The second miniature's are over the first's.
 
     Empty if there is none. An entry "method key=value" is added to the method's if `options` has that value.
     """
@@ -154,7 +155,7 @@ def preset(backbone: str, method: str, options: dict[str, Any] | None = None) ->
     backbone_name, settings = Path(backbone).name, {}
     presets = {file.name.removesuffix(".yaml"): file for file in (baselines_folder() / "presets").iterdir()}
     if backbone_name in presets and backbone_name not in families.PRESETS.values():
-        layers = [backbone_name]
+        layers = list(EMBEDDED) if backbone_name == FLOW else [backbone_name]
     else:
         layers = list(dict.fromkeys((PAPERS, families.PRESETS.get(hub.pipeline_class(backbone) or "", PAPERS))))
     for name in layers:

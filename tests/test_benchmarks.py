@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic, and the number of kernels of a learning step."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -53,6 +56,17 @@ def test_scores_that_moved_are_seen(tmp_path: Path, shift: float, is_same: bool)
     after = {key: 0.5 + shift + noise.flat[k] for k, key in enumerate(before)}
     low, high = same_scores.interval(same_scores.differences(before, after))
     assert same_scores.within(low, high) is is_same
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holms_comparisons_are_those_of_the_closed_test(p: list[float]) -> None:
+    """A comparison differs if, in every set of comparisons that it is in, the least p is at most 5 % over the set's size."""
+    closed = set()
+    for k in range(len(p)):
+        sets = [s for n in range(1, len(p) + 1) for s in itertools.combinations(range(len(p)), n) if k in s]
+        if all(min(p[i] for i in s) * len(s) <= 0.05 for s in sets):
+            closed.add(str(k))
+    assert set(same_scores.holm({str(k): value for k, value in enumerate(p)}, 0.05)) == closed
 
 
 def test_repetitions_are_interleaved() -> None:

@@ -201,15 +201,20 @@ def test_imagenet_network_knows_photographs_of_one_thing_from_anothers(imagenet)
 
 
 def test_card_says_met_short_and_not_measured() -> None:
-    from cpbench.miniature.pretrain import card
+    from cpbench.miniature.pretrain import card_rows
 
-    rows = {row.name: row for row in card.ROWS}
-    figures = {"psnr": 28.4, "pca psnr": 24.0, "AUC": 0.9}
-    lines = {line.split(" | ")[0].removeprefix("| "): line for line in card.table(figures)}
-    assert lines["autoencoder"].endswith("| 28.4 dB, PCA 24.0 dB | met |")
-    assert "| 0.900 | short" in lines["DINO judge, background"]
-    assert lines["cross-check"].endswith("| not measured | |")
-    assert set(lines) >= set(rows)
+    rows = {row.name: row for row in card_rows.ROWS}
+    figures = {"psnr": 28.4, "pca psnr": 24.0, "AUC": 0.9, "outfit": 0.5, "drawings outfit": 0.9}
+    others = {"outfit": 0.95, "drawings outfit": 0.9}
+    table = card_rows.table({"miniature": figures, "miniature-flow": others})
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in table}
+    assert lines["autoencoder"].endswith("| 28.4 dB, PCA 24.0 dB | met | as miniature | |")
+    assert "| 0.900 | short | as miniature" in lines["DINO judge, background"]
+    assert lines["cross-check"].endswith("| not measured | | as miniature | |")
+    assert lines["mechanism: token only"].endswith("| not measured | | not measured | |")
+    assert "| 50.0% (drawings 90.0%) | short: outfits that" in lines["base model, outfit"]
+    assert lines["base model, outfit"].endswith("| 95.0% (drawings 90.0%) | met |")
+    assert set(lines) >= set(rows) and {line.count("|") for line in table} == {8}
 
 
 def test_mechanisms_train_what_they_name_and_leave_no_trace() -> None:

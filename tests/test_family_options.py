@@ -19,6 +19,7 @@ from cpbench.backbones.sampling import Sampler, SampleRequest, generate, noise
 from cpbench.errors import UserError
 from cpbench.learning import diffusion_classifier as dc
 from cpbench.method import State
+from cpbench.miniature import EMBEDDED
 from cpbench.registry import load_method, preset
 from cpbench.running import counting
 
@@ -43,7 +44,7 @@ def load(folder: Path, **options: object) -> Backbone:
 
 
 def test_a_built_in_name_is_pinned_and_its_family_is_known() -> None:
-    assert {"miniature", *hub.BUILT_IN} == set(BACKBONES)
+    assert {*EMBEDDED, *hub.BUILT_IN} == set(BACKBONES)
     for name, repository in hub.BUILT_IN.items():
         assert len(repository.revision) == 40 and repository.licence
         assert repository.name in BACKBONES[name]
@@ -59,7 +60,7 @@ def test_a_preset_is_the_familys_over_the_papers(folders) -> None:
     assert preset("sd35-medium", "seqlora")["learning_rate"] == 4e-4
 
 
-@pytest.mark.parametrize("name", [n for n in BACKBONES if n != "miniature"])
+@pytest.mark.parametrize("name", [n for n in BACKBONES if n not in EMBEDDED])
 def test_every_preset_is_valid(name: str) -> None:
     for method in ("seqlora", "isolated", "joint", "ewc", "l2", "si", "genreplay", "dcscore", "olora", "clora"):
         load_method(method).Options(**preset(name, method))

@@ -75,6 +75,59 @@ def test_a_batch_draws_what_the_plain_pipeline_draws_of_each(backbone: Backbone,
         assert abs(drawn * 255 - pictures[k]).max() <= 1
 
 
+@pytest.fixture(scope="module")
+def half_backbone(folder: Path) -> Backbone:
+    return loading.load(str(folder), loading=BackboneConfig(resolution=SIDE, dtype="bfloat16"))
+
+
+@torch.no_grad()
+def test_in_bfloat16_a_picture_is_as_near_to_float32s_as_the_plain_pipelines(
+    backbone: Backbone, half_backbone: Backbone, folder: Path
+) -> None:
+    assert {half_backbone.dtype, *(e.dtype for _, e in half_backbone.vocabulary.named_encoders())} == {torch.bfloat16}
+    plain, keywords = plain_pipeline(backbone, folder)
+    plain.to(torch.bfloat16)
+    request = SampleRequest(PROMPTS[0], 0, "dog", "a {}", 0)
+    sampler = Sampler(num_inference_steps=4, guidance_scale=1.0)
+    exact, ours = (generate(model, [request], sampler)[0].astype(int) for model in (backbone, half_backbone))
+    latents = noise(half_backbone, request)[None].bfloat16()
+    if hasattr(plain, "_pack_latents"):
+        latents = plain._pack_latents(latents, *latents.shape)
+    keywords |= {"num_inference_steps": 4, "guidance_scale": 1.0}
+    theirs = plain(request.prompt, output_type="np", latents=latents, **keywords).images[0] * 255
+    far = abs(theirs - exact).mean()
+    assert 0 < abs(ours - exact).mean() < max(2 * far, 0.5)
+
+
+def test_in_bfloat16_a_step_is_that_of_pefts_layers_and_learns_in_float32(
+    backbone: Backbone, half_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(model: Backbone) -> tuple[float, torch.Tensor]:
+        try:
+            word = model.add_token("<v1>", model.word_embedding("dog"))
+            lora = model.add_lora(2, adapters.ATTENTION, torch.Generator().manual_seed(0))
+            for name, B in lora.items():
+                if name.endswith("lora_B"):
+                    B.data = torch.randn(B.shape, generator=torch.Generator().manual_seed(len(name))) * 0.05
+            model.train_only([word, *lora.values()])
+            z, t = noisy(model, 2), model.process.evenly(2)
+            prompt_embeds = model.encode_prompts(["a <v1> dog"]).expand(2, -1, -1)
+            loss = (model.predict(z, t, prompt_embeds).float() - z).square().mean()
+            loss.backward()
+            trained = [word, *lora.values()]
+            assert {p.dtype for p in trained} == {p.grad.dtype for p in trained} == {torch.float32}
+            return loss.item(), torch.cat([p.grad.flatten() for p in trained])
+        finally:
+            model.restore()
+
+    (exact, _), (ours, gradient) = step(backbone), step(half_backbone)
+    monkeypatch.setattr(adapters.lora_layers, "give_own_forward", lambda root, names: None)
+    theirs, other = step(half_backbone)
+    assert ours == pytest.approx(exact, rel=0.03) and ours == pytest.approx(theirs, rel=1e-3)
+    # not float32's: of these networks bfloat16 leaves a gradient that is 0.6 to 0.99 of it by cosine
+    assert torch.cosine_similarity(gradient, other, dim=0) > 0.995
+
+
 def test_a_copied_word_gives_the_same_states_in_every_encoder(backbone: Backbone) -> None:
     """A new word whose embedding is that of a known token is that token, bit for bit, in both encoders."""
     try:

@@ -91,7 +91,7 @@ def test_miniature_and_its_judges_are_in_the_wheel(members):
     assert "cpbench/miniature/weights/model_index.json" in weights
     tensors = {name.removeprefix("cpbench/miniature/weights/") for name in weights if name.endswith(".safetensors")}
     parts = {PurePosixPath(name).parts[0] for name in tensors}
-    assert parts == {"unet", "vae", "text_encoder", "judges"}
+    assert parts == {"unet", "vae", "text_encoder", "judges", "transformer"}
     assert {"judges/clip/open_clip_model.safetensors", "judges/dino/model.safetensors"} <= tensors
     assert "cpbench/miniature/weights/README.md" in weights
 

@@ -11,6 +11,7 @@ gradient (their 4.3).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from cpbench.backbones import lora_layers
 from cpbench.backbones.families import layers_by_role
+from cpbench.backbones.quantization import dense, is_quantized
 from cpbench.errors import UserError
 from cpbench.moved import old_names, renamed_keywords
 
@@ -80,9 +82,13 @@ def add_lora(
         raise ValueError("add_lora: pass a generator for a new LoRA, or the values of a saved one")
     from peft import LoraConfig, VeraConfig, VeraModel, inject_adapter_in_model
 
+    refuse_quantized(root, adapter_type)
     settings = {"r": rank, "target_modules": names}
     W = {name: root.get_parameter(f"{name}.weight") for name in names}
-    with torch.random.fork_rng(devices=[]):  # peft uses the global generator, which must not advance
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft uses the global generator, which must not advance, and warns that a quantized layer cannot be merged
+        if any(map(is_quantized, W.values())):
+            warnings.simplefilter("ignore", UserWarning)
         if adapter_type == "vera":
             VeraModel(root, VeraConfig(**settings), "default")  # peft's only way: the layers share A and B
         else:
@@ -104,7 +110,7 @@ def add_lora(
                 parameter.copy_(uniform / fan_in**0.5)
             elif name.endswith("lora_magnitude_vector"):  # peft computes it in the layer's precision; this is float32
                 norms = root.get_submodule(f"{name}.default").get_weight_norm
-                parameter.copy_(norms(W[name.rpartition(".")[0]].float(), 0, 1))
+                parameter.copy_(norms(dense(W[name.rpartition(".")[0]]).float(), 0, 1))
     if adapter_type == "vera":
         A, B = projections(seed, rank, max(w.shape[1] for w in W.values()), max(len(w) for w in W.values()))
         for name, w in W.items():
@@ -134,6 +140,12 @@ def refuse_convolutions(method: str, root: nn.Module, target_modules: Sequence[s
             f"method {method}: adapter=vera is for linear layers, and target_modules has convolutions ({', '.join(refused)}); "
             f"use --set 'target_modules=[{usable}]'"
         )
+
+
+def refuse_quantized(root: nn.Module, adapter_type: str) -> None:
+    """UserError for a relative of LoRA beside quantized weights: peft has them for whole ones only."""
+    if adapter_type != "lora" and any(map(is_quantized, root.parameters())):
+        raise UserError(f"adapter={adapter_type}: needs weights that are not quantized; leave out --quantization")
 
 
 def put_at(root: nn.Module, name: str, thing: nn.Module | nn.Parameter) -> None:
@@ -198,7 +210,7 @@ def side_by_side(loras: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch
 def add_to_weights(backbone: Backbone, weight_deltas: Mapping[str, torch.Tensor]) -> None:
     """Replace the weights W of the named layers by W + delta; see `Backbone.replace_weights`."""
     names = {f"{layer}.weight": delta for layer, delta in weight_deltas.items()}
-    backbone.replace_weights({k: backbone.denoiser.get_parameter(k) + v for k, v in names.items()})
+    backbone.replace_weights({k: dense(backbone.denoiser.get_parameter(k)) + v for k, v in names.items()})
 
 
 # VeRA and DoRA as LoRA or weights
@@ -236,7 +248,7 @@ def dora_weights(root: nn.Module, lora_parameters: Mapping[str, torch.Tensor]) -
     """m (W + A B) / || W + A B || of each layer of a pristine `root`, by the names of `Backbone.replace_weights`."""
     weights = {}
     for layer, product in products(lora_parameters).items():
-        V = root.get_parameter(f"{layer}.weight").detach() + product
+        V = dense(root.get_parameter(f"{layer}.weight")).detach() + product
         scale = lora_parameters[f"{layer}.lora_magnitude_vector"].flatten() / V.flatten(1).norm(dim=1)
         weights[f"{layer}.weight"] = scale.view(-1, *[1] * (V.ndim - 1)) * V
     return weights

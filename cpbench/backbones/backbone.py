@@ -19,6 +19,7 @@ from cpbench.backbones.hub import hash_folder as hash_folder
 from cpbench.backbones.memory_format import channels_last
 from cpbench.backbones.processes import process_of
 from cpbench.backbones.processes.process import Process
+from cpbench.backbones.quantization import dense, held, is_quantized
 from cpbench.backbones.untrusted import loading
 from cpbench.backbones.vocabulary import Vocabulary, WordEncoders
 from cpbench.errors import RulesError
@@ -164,7 +165,7 @@ class Backbone:
     def _taking_turns(self) -> Iterator[None]:
         """A context in which diffusers moves the networks between the CPU and the device."""
         moved = [(m, n, b) for _, part in self.parts() for m in part.modules() for n, b in m._buffers.items()]
-        unmerged = [original.weight for original in self._originals.values()]  # not needed now
+        unmerged = [o.weight for o in self._originals.values() if not is_quantized(o.weight)]  # not needed now
         for weight in unmerged:
             weight.data = weight.data.cpu()
         self.pipe.enable_model_cpu_offload(device=self.device)
@@ -257,7 +258,7 @@ class Backbone:
             original = root.get_parameter(inner_name)
             if value.shape != original.shape:
                 raise ValueError(f"{name} is {tuple(original.shape)}, and its new value {tuple(value.shape)}")
-            self.weights[name] = nn.Parameter(value.detach().to(original.device, torch.float32, copy=True))
+            self.weights[name] = nn.Parameter(dense(value).detach().to(original.device, torch.float32, copy=True))
             adapters.put_at(root, inner_name, self.weights[name])
         return {name: self.weights[name] for name in values}
 
@@ -462,6 +463,8 @@ def fingerprint(backbone: Backbone) -> dict[str, str]:
     for part, root in backbone.parts():
         facts |= {f"{part}.{n}": type(m).__qualname__ for n, m in root.named_modules()}
         for n, t in [*root.named_parameters(), *root.named_buffers()]:
-            bits = hashlib.sha256(t.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-            facts[f"{part}.{n}:"] = f"{bits} {t.requires_grad}"
+            bits = hashlib.sha256()
+            for tensor in held(t):
+                bits.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+            facts[f"{part}.{n}:"] = f"{bits.hexdigest()} {t.requires_grad}"
     return facts

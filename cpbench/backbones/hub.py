@@ -21,7 +21,7 @@ from cpbench import remembered
 from cpbench.backbones.options import BACKBONES, BackboneConfig
 from cpbench.backbones.untrusted import INDEX, PICKLES, _pickled, check_index, parts_of, read_json
 from cpbench.errors import UserError, did_you_mean, quoted
-from cpbench.miniature import is_miniature
+from cpbench.miniature import FLOW, flow_folder, is_miniature
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
 
@@ -154,7 +154,7 @@ def folder_of(
     """(folder, commit) of a backbone or vae by built-in name, hub id or folder. The commit is None outside the hub."""
     index, loading = INDEX[part], loading or BackboneConfig()
     if part == "backbone" and is_miniature(name):
-        return MINIATURE, None
+        return embedded(name), None
     local = Path(os.path.expanduser(name))
     if os.path.isfile(local / index):  # unlike pathlib, raises no error for names that are too long
         if revision:
@@ -175,6 +175,11 @@ def folder_of(
     )
 
 
+def embedded(name: str) -> Path:
+    """The folder of an embedded backbone: the package's, or one that is put together in the cache."""
+    return flow_folder.assembled(MINIATURE) if name == FLOW else MINIATURE
+
+
 @functools.cache
 def pipeline_class(name: str) -> str | None:
     """The pipeline's class in diffusers of a backbone by built-in name, hub id or folder; None if it cannot be read.
@@ -183,7 +188,7 @@ def pipeline_class(name: str) -> str | None:
     """
     if name in BUILT_IN:
         return BUILT_IN[name].pipeline
-    folder = MINIATURE if is_miniature(name) else Path(os.path.expanduser(name))
+    folder = embedded(name) if is_miniature(name) else Path(os.path.expanduser(name))
     file: Path | None = folder / INDEX["backbone"]
     try:
         if not os.path.isfile(folder / INDEX["backbone"]):

@@ -22,6 +22,7 @@ from cpbench.backbones.cpu_memory import keep_freed_blocks
 from cpbench.backbones.families import FAMILIES, family_named, family_of
 from cpbench.backbones.families.family import Family
 from cpbench.backbones.options import BackboneConfig
+from cpbench.backbones.quantization import quantize
 from cpbench.backbones.untrusted import check_part, check_pipeline, parts_of, read_json
 from cpbench.errors import UserError, quoted
 from cpbench.output import say
@@ -97,6 +98,11 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
                     f"{label}: {pipeline_class} has no instruction before its prompts; leave out --instruction"
                 )
             weights_hash = hashlib.sha256(f"{weights_hash} without instruction".encode()).hexdigest()
+        quantize(getattr(pipe, family.denoiser), config.quantization)
+        for tokenizer in loaded_family.tokenizers:
+            quantize(getattr(pipe, vocabulary.encoder_name(tokenizer)), config.text_encoder_quantization)
+        if (bits := (config.quantization, config.text_encoder_quantization)) != ("none", "none"):
+            weights_hash = hashlib.sha256(f"{weights_hash} in {' and '.join(bits)}".encode()).hexdigest()
         backbone = Backbone(pipe, name, device, weights_hash, config.resolution, config.offload, instructed)
         with torch.no_grad():
             backbone.encode_prompts(["a"])  # errors of a tokenizer appear on use

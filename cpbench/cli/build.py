@@ -42,7 +42,7 @@ def new_sequence(target: Path, items: tuple[str, ...]) -> None:
 )
 @click.option("--device", default="auto", show_default=True, help="cpu or cuda.")
 @click.option(
-    "--card", is_flag=True, help="Measure the model and write its card, docs/miniature.md, instead of training."
+    "--card", is_flag=True, help="Measure the models and write their card, docs/miniature.md, instead of training."
 )
 def pretrain(
     parts: tuple[str, ...], everything: bool, work: Path, output: Path | None, device: str, card: bool
@@ -65,7 +65,7 @@ def pretrain(
     if card:
         from cpbench.miniature.pretrain.card import write_card
 
-        write_card(output or MINIATURE, work, Path("docs/miniature.md"), Path("results/runs"))
+        write_card(work, Path("docs/miniature.md"), Path("results/runs"))
         return
     from cpbench.files import prepare_folder
     from cpbench.miniature.pretrain.stages import FLOW, PARTS, pretrain_flow
@@ -90,3 +90,17 @@ def pretrain(
             pretrain_flow(work, output or MINIATURE, pick_device(device), report)
         else:
             train(parts or PARTS, work, output or MINIATURE, pick_device(device), report)
+
+
+@cli.command("export-miniature", epilog="Example: cpbench export-miniature flow my-pipeline")
+@click.argument("model", type=click.Choice(["flow"]))
+@click.argument("folder", type=click.Path(path_type=Path))
+def export_miniature(model: str, folder: Path) -> None:
+    """Write an embedded model as a folder that diffusers loads: flow, which the package has in parts."""
+    from cpbench.backbones.hub import MINIATURE
+    from cpbench.miniature import flow_folder
+
+    if folder.exists():
+        raise UserError(f"{folder}: exists; pass a new folder")
+    flow_folder.write(MINIATURE, MINIATURE / "transformer", folder)
+    click.echo(f"{folder}: StableDiffusion3Pipeline.from_pretrained loads it; see docs/miniature.md")

@@ -14,6 +14,7 @@ from cpbench.backbones import hub, untrusted
 from cpbench.concepts import photographs, sequences
 from cpbench.errors import UserError
 from cpbench.judges import published
+from cpbench.miniature import EMBEDDED
 from cpbench.records import machine
 from cpbench.records.machine import PACKAGES
 
@@ -84,7 +85,8 @@ def weights() -> Iterator[Finding]:
 
     offline = constants.HF_HUB_OFFLINE
     yield Finding("hub", "offline (HF_HUB_OFFLINE)" if offline else f"{constants.ENDPOINT}, used when needed")
-    yield Finding("backbone miniature", f"in the package, {hub.hash_folder(hub.MINIATURE)[:8]}")
+    for name in EMBEDDED:
+        yield Finding(f"backbone {name}", f"in the package, {hub.hash_folder(hub.embedded(name))[:8]}")
     for name, repository in hub.BUILT_IN.items():
         index = try_to_load_from_cache(repository.name, untrusted.INDEX["backbone"], revision=repository.revision)
         partly = isinstance(index, str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 
@@ -18,6 +19,7 @@ VERBS = (build, completion, export, info, results, run)  # each adds its own to 
 
 def main() -> None:
     """Entry point: one clear line and exit code 2 for bad input, 1 for a failure, 130, 143 or 129 when stopped by a signal."""
+    _quiet_libraries()
     with stopping.signals_raise():
         try:
             cli(sys.argv[1:] or ["--help"], standalone_mode=False, complete_var=completion.VARIABLE)
@@ -41,6 +43,13 @@ def main() -> None:
             if answer is None:
                 raise
             _leave(f"cpbench: {answer[0]}", answer[1])
+
+
+def _quiet_libraries() -> None:
+    """Hide what torchao says when it is imported, and diffusers about it: which of its compiled parts this machine lacks."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
 def _command(error: click.UsageError) -> str:

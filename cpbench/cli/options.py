@@ -211,6 +211,16 @@ SHARED = (
         help="What a language model is told before each prompt (Sana).  [default: as the pipeline does]",
     ),
     click.option(
+        "--quantization",
+        type=click.Choice(["none", "int8", "nf4"]),
+        help="Hold the denoiser's linear layers in 8 or 4 bits, with a LoRA beside them (QLoRA).  [default: none]",
+    ),
+    click.option(
+        "--text-encoder-quantization",
+        type=click.Choice(["none", "int8"]),
+        help="Hold the text encoders' linear layers in 8 bits.  [default: none]",
+    ),
+    click.option(
         "--allow-distilled",
         is_flag=True,
         default=None,

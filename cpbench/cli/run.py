@@ -11,6 +11,7 @@ from cpbench.cli import candidates
 from cpbench.cli.options import ONE_RUN, SHARED, _listed, _numbered, cli, with_options
 from cpbench.cli.printing import AS_JSON
 from cpbench.errors import UserError
+from cpbench.miniature import EMBEDDED
 
 
 class ShareOfGpu(click.ParamType):
@@ -157,6 +158,13 @@ def sweep(
     shell_complete=candidates.methods,
     help="Method to tune; settings that follow it make it a variant.",
 )
+@click.option(
+    "--backbone",
+    type=click.Choice(EMBEDDED),
+    default=EMBEDDED[0],
+    show_default=True,
+    help="The one whose preset it is.",
+)
 @click.option("--budget", type=click.IntRange(min=1), default=4, show_default=True, help="Number of trials.")
 @click.option(
     "--output",
@@ -165,9 +173,9 @@ def sweep(
     show_default=True,
     help="Folder of the study and its runs.",
 )
-def tune(words: str, budget: int, output: Path) -> None:
+def tune(words: str, backbone: str, budget: int, output: Path) -> None:
     """Tune a method's options. The search is on miniature-val6; the best options go into the method's preset."""
     from cpbench.running.tune import tune as search
 
-    for key, value in search(words, budget, output).items():
+    for key, value in search(words, budget, output, backbone=backbone).items():
         click.echo(f"{key:9} {value}")

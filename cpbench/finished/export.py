@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cpbench.backbones.hub import MINIATURE
 from cpbench.errors import UserError, quoted
 from cpbench.files import FILE_NAME, prepare_folder, write_atomically
-from cpbench.finished.export_readme import ADAPTER, how_to_load, word_keys
+from cpbench.finished.export_readme import ADAPTER, BASE, how_to_load, word_keys
 from cpbench.finished.load import TrainedRun, installed, refuse_unknown
 from cpbench.method import NotDefined
+from cpbench.miniature import FLOW, flow_folder
 
 if TYPE_CHECKING:
     import torch
@@ -53,11 +55,19 @@ def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]
                     f"run {run.folder}: its state's word {quoted(unsafe_names[0])} cannot name a file; run it again"
                 )
             if lora is None:
+                if run.config.loading.quantization != "none":
+                    raise UserError(
+                        f"run {run.folder}: {run.config.method} changes whole weights, which cannot be exported beside weights "
+                        f"in {run.config.loading.quantization}; use `cpbench sample`"
+                    )
                 run.backbone.vocabulary.restore()  # the words go into files of their own
                 run.backbone.pipe.save_pretrained(out / "pipeline")
                 files.append(out / "pipeline")
     except NotDefined as reason:
         raise UserError(f"{reason}; choose one with --concept") from None
+    if lora is not None and run.config.backbone == FLOW:  # whose folder is in the cache, which may be deleted
+        flow_folder.write(MINIATURE, MINIATURE / "transformer", out / BASE)
+        files.append(out / BASE)
     if lora:
         files += _write_lora(run, lora, out)
     for name, row in embeddings.items():

@@ -13,9 +13,10 @@ from cpbench.backbones.untrusted import T5
 from cpbench.backbones.vocabulary import Encoder, encoder_name, is_clip
 from cpbench.files import escape_markdown
 from cpbench.finished.load import TrainedRun, sampler_of
-from cpbench.miniature import is_miniature
+from cpbench.miniature import FLOW, is_miniature
 
 ADAPTER = "lora"  # the folder that peft reads, of a pipeline without load_lora_weights
+BASE = "base"  # the folder of the second miniature, which is put together
 # the usual keys of a word's parts, where the pipeline loads textual inversions into two encoders
 PARTS = {"StableDiffusionXLPipeline": ("clip_l", "clip_g"), "FluxPipeline": ("clip_l", "t5")}
 PUT_WORDS_IN = """\
@@ -57,6 +58,8 @@ def _source(run: TrainedRun, whole: bool) -> str:
     """The pipeline to load, as Python: the exported one, a local folder by its absolute path, or a hub id."""
     if whole:
         return 'folder + "/pipeline"'
+    if run.config.backbone == FLOW:
+        return f'folder + "/{BASE}"'
     if is_miniature(run.config.backbone):
         return _python(hub.MINIATURE)
     local = Path(os.path.expanduser(run.config.backbone))
@@ -128,6 +131,7 @@ def how_to_load(run: TrainedRun, concepts: Sequence[str], lora: bool, whole: boo
             "",
             f"Learned by cpbench on {backbone}, seed {run.config.seed}. Steps and guidance are the run's.",
             "If you move this folder, change its path in the code.",
+            *_of_quantized(run),
             "",
             "```python",
             *code,
@@ -139,6 +143,15 @@ def how_to_load(run: TrainedRun, concepts: Sequence[str], lora: bool, whole: boo
             "",
         ]
     )
+
+
+def _of_quantized(run: TrainedRun) -> list[str]:
+    """A line for a LoRA that was learned beside weights in few bits: the code below loads them whole."""
+    if run.config.loading.quantization == "none":
+        return []
+    return [
+        f"It was learned beside weights in {run.config.loading.quantization}, so that pictures differ a little from the run's."
+    ]
 
 
 def with_words(code: list[str], run: TrainedRun, words: list[str]) -> list[str]:

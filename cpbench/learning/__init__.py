@@ -19,6 +19,7 @@ from cpbench.backbones.adapters import (
     vera_as_lora,
 )
 from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.quantization import dense
 from cpbench.backbones.sampling import Sampler
 from cpbench.learning import (
     diffusion_classifier,
@@ -70,6 +71,7 @@ __all__ = [
     "batches",
     "denoising",
     "denoising_terms",
+    "dense",
     "diffusion_classifier",
     "dora_weights",
     "encoding_once",

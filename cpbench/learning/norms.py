@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from cpbench.backbones.backbone import Backbone
+from cpbench.backbones.quantization import dense
 from cpbench.learning.flat import joined, stacks
 from cpbench.moved import old_names
 
@@ -39,7 +40,7 @@ def trained_norms(backbone: Backbone) -> dict[str, torch.Tensor]:
     elif lora_parameters:
         trained["vector_norm"] = torch.stack([v.square().sum() for v in lora_parameters.values()]).sum().sqrt()
     if weights := {k: v for k, v in backbone.weights.items() if v.requires_grad}:
-        squares = [(v - backbone.as_loaded(k).float()).square().sum() for k, v in weights.items()]
+        squares = [(v - dense(backbone.as_loaded(k)).float()).square().sum() for k, v in weights.items()]
         trained["weight_change"] = torch.stack(squares).sum().sqrt()
     if embeddings := [v for v in backbone.token_embeddings.values() if v.requires_grad]:
         trained["token_norm"] = torch.stack([v.norm() for v in embeddings]).mean()

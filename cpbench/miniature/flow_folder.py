@@ -7,10 +7,18 @@ the same everywhere.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
+import hashlib
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from cpbench import remembered
+from cpbench.files import file_hash, read_json, write_json
 
 PARTS = {
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
@@ -24,6 +32,53 @@ PARTS = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 SCHEDULER = {"num_train_timesteps": 1000, "shift": 3.0}
+SOURCES = ("transformer", "vae", "text_encoder", "tokenizer")  # below the weights' folder
+
+
+@functools.cache
+def assembled(weights: Path) -> Path:
+    """The pipeline's folder, put together at its first use: in the user's cache, or without one for this process alone.
+
+    weights: the first miniature's folder, with the transformer in it.
+    """
+    if base := remembered.folder():
+        try:
+            return _in_cache(weights, base / "miniature-flow")
+        except OSError:  # nothing depends on the cache
+            pass
+    temporary = Path(tempfile.mkdtemp(prefix="cpbench-"))
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    write(weights, weights / "transformer", temporary / "miniature-flow")
+    return temporary / "miniature-flow"
+
+
+def _in_cache(weights: Path, base: Path) -> Path:
+    key = _key(weights)
+    folder, listed = base / key, base / f"{key}.json"
+    sizes = read_json(listed)
+    if sizes is None or sizes != _sizes(folder):  # it is new, or something has cleaned the cache in part
+        base.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=base) as work:
+            write(weights, weights / "transformer", Path(work) / "pipeline")
+            sizes = _sizes(Path(work) / "pipeline")
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process was faster
+                (Path(work) / "pipeline").rename(folder)
+        write_json(listed, sizes)
+    return folder
+
+
+def _key(weights: Path) -> str:
+    """A name for what this file writes of these weights."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for file in sorted(f for part in SOURCES for f in (weights / part).rglob("*") if f.is_file()):
+        digest.update(f"{file.relative_to(weights).as_posix()} {file_hash(file)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the files in a folder, by their names below it."""
+    return {f.relative_to(folder).as_posix(): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
 
 
 def write(weights: Path, transformer: Path, folder: Path, shift: float = SCHEDULER["shift"]) -> None:

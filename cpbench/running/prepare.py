@@ -228,6 +228,8 @@ def check(run: Run) -> None:
                 f"method {config.method}: {error}; name a role (attention, text_attention, text_keys_values, feed_forward) "
                 "or layers, e.g. to_q"
             ) from None
+    if (adapter_type := config.options.get("adapter")) in ("vera", "dora"):
+        adapters.refuse_quantized(run.backbone.denoiser, adapter_type)
     if config.method != "base" and not config.loading.allow_distilled:
         distilled.refuse(run.backbone)
     run.backbone.check(run.sampler.num_inference_steps)

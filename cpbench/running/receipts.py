@@ -108,7 +108,7 @@ def input_files(request: RunConfig) -> dict[str, list[int]] | None:
 
 def backbone_folder(name: str) -> Path | None:
     """The folder of a local backbone, without asking the hub; None for one of the hub."""
-    folder = hub.MINIATURE if is_miniature(name) else Path(os.path.expanduser(name))
+    folder = hub.embedded(name) if is_miniature(name) else Path(os.path.expanduser(name))
     return folder if folder.is_dir() else None
 
 

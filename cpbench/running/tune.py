@@ -20,7 +20,7 @@ import pandas as pd
 import yaml
 from filelock import FileLock
 
-from cpbench import config
+from cpbench import config, miniature
 from cpbench.errors import UserError
 from cpbench.files import prepare_folder, short_hash, write_atomically
 from cpbench.metrics import matrices
@@ -32,12 +32,13 @@ from cpbench.records.folder import RunFolder
 from cpbench.registry import PROVENANCE, baselines_folder, load_method
 
 SEQUENCE = "miniature-val6"
-HEADER = """# Settings on the miniature, written by `cpbench tune`, which searches on miniature-val6 and on nothing else. {} says of
+HEADER = """# Settings on {backbone}, written by `cpbench tune`, which searches on miniature-val6 and on nothing else. {provenance} says of
 # each method how many trials there were, of which options, how the best one and the first one, the values before the
 # search, scored, and at which commit; options that are not among those searched were set by hand, as were all values of a
-# method without it.
+# method without it.{more}
 
 """
+OVER_THE_MINIATURES = " What is not here is in miniature.yaml."
 
 
 def trial_score(scores: pd.DataFrame, concepts: list[str]) -> float:
@@ -69,11 +70,13 @@ def suggested(trial: Any, ranges: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> dict[str, Any]:
-    """Complete `budget` trials, and write the best one into the miniature's preset. Returns its provenance.
+def tune(
+    words: str, budget: int, output: Path, presets: Path | None = None, backbone: str = miniature.NAME
+) -> dict[str, Any]:
+    """Complete `budget` trials, and write the best one into the backbone's preset. Returns its provenance.
 
     words: a method, optionally followed by the settings of a variant ("dcscore variant=ewc"); presets: the folder of the
-    presets, by default the package's.
+    presets, by default the package's; backbone: an embedded one.
     """
     try:
         import optuna
@@ -85,7 +88,7 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
     ranges = search_ranges(words)
     method, *settings = words.split()
     fixed_options, _ = config.split_settings(config.parse_settings(tuple(settings)))
-    base = {"method": method, "sequence": SEQUENCE, "output": output / "runs", "rows": (6,)}
+    base = {"method": method, "sequence": SEQUENCE, "backbone": backbone, "output": output / "runs", "rows": (6,)}
     run_config, method_class, options = config.resolve(base | {"options": fixed_options})
     prepare_folder(output)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -122,7 +125,7 @@ def tune(words: str, budget: int, output: Path, presets: Path | None = None) -> 
     best_options = {option: float(f"{v:.3g}") if isinstance(v, float) else v for option, v in best.params.items()}
     folder = presets or Path(str(baselines_folder() / "presets"))
     with FileLock(output / ".presets.lock"):  # another method's search may end at the same time
-        write_preset(folder / "miniature.yaml", words, best_options, provenance)
+        write_preset(folder / f"{backbone}.yaml", words, best_options, provenance)
     return provenance
 
 
@@ -154,8 +157,10 @@ def write_preset(file: Path, words: str, values: dict[str, Any], provenance: dic
     table = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
     table[words] = {**table.get(words, {}), **values, PROVENANCE: provenance}
     yaml_format = {"sort_keys": False, "allow_unicode": True, "width": 120, "default_flow_style": None}
+    more = OVER_THE_MINIATURES if file.stem == miniature.FLOW else ""
+    header = HEADER.format(backbone=file.stem, provenance=PROVENANCE, more=more)
     text = "\n".join(yaml.dump({k: entry}, Dumper=_Plain, **yaml_format) for k, entry in table.items())
-    write_atomically(file, (HEADER.format(PROVENANCE) + text).encode())
+    write_atomically(file, (header + text).encode())
 
 
 class _Plain(yaml.SafeDumper):

@@ -7,6 +7,9 @@ from itertools import product
 
 import numpy as np
 
+from cpbench.backbones.sampling import Sampler, SampleRequest
+from cpbench.backbones.sampling import generate as sample
+
 from ..world import LIVE, NOUNS, SUBJECTS, Identity, Setting, render, seeded, subject, training_identity
 from ..world.finishes import FINISHES
 from ..world.outfits import OUTFITS
@@ -60,13 +63,16 @@ def answered_by_the_world(copies: int) -> tuple[tuple[Question, ...], np.ndarray
     return questions, np.stack(pictures)
 
 
-def answered_by_the_model(backbone, copies: int, seed: int = 0) -> tuple[tuple[Question, ...], np.ndarray]:
-    """Every question generated `copies` times by the untouched model, with the sampler of runs: (questions, pictures)."""
-    from cpbench.backbones.sampling import Sampler, SampleRequest
-    from cpbench.backbones.sampling import generate as sample
+def answered_by_the_model(
+    backbone, copies: int, seed: int = 0, sampler: Sampler | None = None, stride: int = 1
+) -> tuple[tuple[Question, ...], np.ndarray]:
+    """Every question generated `copies` times by the untouched model: (questions, pictures).
 
-    requests = [SampleRequest(q.prompt, seed, "exam", q.prompt, k) for q in QUESTIONS for k in range(copies)]
-    return tuple(q for q in QUESTIONS for _ in range(copies)), sample(backbone, requests, Sampler(batch_size=48))
+    sampler: by default that of runs. stride: 4 takes one of four questions.
+    """
+    questions = tuple(q for q in QUESTIONS[::stride] for _ in range(copies))
+    requests = [SampleRequest(q.prompt, seed, "exam", q.prompt, k % copies) for k, q in enumerate(questions)]
+    return questions, sample(backbone, requests, sampler or Sampler(batch_size=48))
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,14 @@
 
     python -m cpbench.miniature.pretrain.flow_shift --work .train
 
-For each shift a transformer is trained for 1,600 steps, from the same seed, and then learns four individuals of
-miniature-val6 by two mechanisms. Prints the share of the way from the class noun's pictures to the references.
+For each shift a transformer goes through the first stage of training, from the same seed, and then learns four individuals
+of miniature-val6 by two mechanisms. Prints the share of the way from the class noun's pictures to the references.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,24 +27,23 @@ from . import flow, mechanisms
 from .measures import share_of_the_way
 
 SHIFTS = (1.0, 3.0, 5.0)
-STEPS = 1_600
 PEOPLE = ("val_dog", "val_backpack", "val_cat", "val_sneaker")
 ASKED = ("K, V of cross-attention and token", "LoRA on all attention")
 
 
 def transformer(shift: float, work: Path, report=print) -> Path:
-    """The folder of a transformer that was trained a little with this shift; trained once."""
-    folder = work / f"shift-{shift:g}"
+    """The folder of a transformer after the first stage with this shift; trained once."""
+    folder = work / f"shift-{shift:g}" / "transformer"
     if not flow.stage_of(folder):
-        recipe = replace(flow.STAGES[0], name=f"flow-shift-{shift:g}", steps=STEPS, final=0.02)
         inputs = flow.materials(work, MINIATURE, "cpu", report)
-        flow.save(flow.train_stage(recipe, None, *inputs, work, "cpu", report, shift), folder, 1)
+        trained = flow.train_stage(flow.STAGES[0], None, *inputs, folder.parent, "cpu", report, shift)
+        flow.save(trained, folder, 1)
     return folder
 
 
 def shares(shift: float, work: Path, report=print) -> dict[str, float]:
     """The share of the way by each mechanism, with a transformer of this shift, which is its learning's shift too."""
-    file = work / f"shift-{shift:g}.json"
+    file = work / f"shift-{shift:g}" / "shares.json"
     if (remembered := read_json(file)) is not None:
         return remembered
     people = {name: subject(name) for name in PEOPLE}
@@ -67,9 +65,11 @@ def shares(shift: float, work: Path, report=print) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, default=Path(".train"))
-    work = parser.parse_args().work
+    parser.add_argument("--shift", type=float, action="append", help="One of those that are asked for. Repeatable.")
+    arguments = parser.parse_args()
+    work = arguments.work
     torch.set_num_threads(1)
-    for shift in SHIFTS:
+    for shift in arguments.shift or SHIFTS:
         for name, share in shares(shift, work).items():
             print(f"shift {shift:g}, {name}: {number(share)}", flush=True)
 

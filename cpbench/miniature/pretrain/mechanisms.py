@@ -51,7 +51,7 @@ MECHANISMS = {
     "token only": Mechanism(200, 2e-2),
     "K, V of cross-attention and token": Mechanism(300, 5e-3, 1e-3, weights=adapters.TEXT_KEYS_VALUES),
     "LoRA on all attention": Mechanism(300, 5e-3, 4e-3, lora=adapters.ATTENTION),
-    "full UNet": Mechanism(100, 5e-3, 2e-4, weights=EVERYTHING),
+    "all weights": Mechanism(100, 5e-3, 2e-4, weights=EVERYTHING),
 }
 
 
