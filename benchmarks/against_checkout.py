@@ -49,9 +49,9 @@ def main(
     with tempfile.TemporaryDirectory() as work:
 
         def run(side: str) -> float:
-            python, folder, flags = sides[side]
+            interpreter, checkout_folder, flags = sides[side]
             output = Path(tempfile.mkdtemp(dir=work))
-            seconds = timing.cpbench(*command, *flags, "--output", output, python=python, folder=folder)
+            seconds = timing.cpbench(*command, *flags, "--output", output, python=interpreter, folder=checkout_folder)
             stages[side].append(timing.stage_seconds(timing.run_record(output)))
             click.echo(f"{side}: {seconds:.0f} seconds", err=True)
             return seconds

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ SEARCHED = ("isolated", "seqlora", "ewc", "dcscore", "clora", "raretoken")
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("CPBENCH_CACHE", str(tmp_path / "cache"))
     flow_folder.assembled.cache_clear()
     yield tmp_path / "cache"
@@ -45,7 +45,18 @@ def test_the_folder_is_made_once_and_again_when_the_cache_was_cleaned_in_part(ca
     (folder / "tokenizer_2" / "vocab.json").write_text("{}")
     flow_folder.assembled.cache_clear()
     assert hub.embedded(FLOW) == folder and hub.hash_folder(folder) == hashed
-    assert {f.name for f in folder.parent.iterdir()} == {folder.name, f"{folder.name}.json"}
+    assert {f.name for f in folder.parent.iterdir()} == {folder.name, f"{folder.name}.json", f"{folder.name}.lock"}
+
+
+def test_processes_that_begin_together_all_find_a_whole_folder(tmp_path: Path) -> None:
+    code = "from cpbench.backbones import hub; f = hub.embedded('miniature-flow'); print(hub.is_whole(f), hub.hash_folder(f))"
+    environment = os.environ | {"CPBENCH_CACHE": str(tmp_path)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    printed = {process.communicate()[0] for process in started}
+    assert len(printed) == 1 and printed.pop().startswith("True ")
 
 
 def test_without_a_cache_the_folder_is_gone_with_its_process(tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def load(name: str, device: str = "cpu", loading: BackboneConfig | None = None) 
         quantize(getattr(pipe, family.denoiser), config.quantization)
         for tokenizer in loaded_family.tokenizers:
             quantize(getattr(pipe, vocabulary.encoder_name(tokenizer)), config.text_encoder_quantization)
-        if (bits := (config.quantization, config.text_encoder_quantization)) != ("none", "none"):
-            weights_hash = hashlib.sha256(f"{weights_hash} in {' and '.join(bits)}".encode()).hexdigest()
+        if config.few_bits:
+            weights_hash = hashlib.sha256(f"{weights_hash} with {config.few_bits}".encode()).hexdigest()
         backbone = Backbone(pipe, name, device, weights_hash, config.resolution, config.offload, instructed)
         with torch.no_grad():
             backbone.encode_prompts(["a"])  # errors of a tokenizer appear on use

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cpbench.moved import old_names
 
+Quantization = Literal["none", "int8", "nf4"]
 BACKBONES = {
     "miniature": "the embedded model of the drawn world: offline, CPU, minutes",
     "miniature-flow": "the same world by a small transformer with flow matching; its training has not ended",
@@ -52,7 +53,7 @@ class BackboneConfig(BaseModel):
     instruction: Literal["default", "none"] = Field(
         "default", description="what a language model is told before each prompt, where the backbone has one (Sana)"
     )
-    quantization: Literal["none", "int8", "nf4"] = Field(
+    quantization: Quantization = Field(
         "none", description="bits in which the denoiser's linear layers are held, for a LoRA beside them (QLoRA)"
     )
     text_encoder_quantization: Literal["none", "int8"] = Field(
@@ -61,6 +62,12 @@ class BackboneConfig(BaseModel):
     trust_remote_code: bool = Field(
         False, description="run Python code that comes with the backbone; dangerous: read it first"
     )
+
+    @property
+    def few_bits(self) -> str:
+        """What is held in few bits, for messages and hashes: "transformer or UNet in nf4"; "" if nothing is."""
+        parts = {"transformer or UNet": self.quantization, "text encoders": self.text_encoder_quantization}
+        return " and ".join(f"{part} in {bits}" for part, bits in parts.items() if bits != "none")
 
 
 __getattr__ = old_names(__name__)

@@ -9,21 +9,20 @@ Norms, embeddings and convolutions keep their precision. What a method learns is
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import nn
 
+from cpbench.backbones.options import Quantization
 from cpbench.errors import UserError
 
-Quantization = Literal["none", "int8", "nf4"]
 BLOCK, SCALERS = 64, 256  # weights that share a scale, and at most so many scales that share another, as in the paper
 
 
 def quantize(network: nn.Module, quantization: Quantization) -> None:
     """Quantize the weights of the network's linear layers, in place. UserError without torchao.
 
-    Layers whose weights do not fill blocks stay as they are.
+    With nf4, layers whose weights do not fill blocks stay as they are.
     """
     if quantization == "none":
         return
@@ -33,14 +32,14 @@ def quantize(network: nn.Module, quantization: Quantization) -> None:
         raise UserError(
             f"quantization {quantization}: torchao is not installed; pip install 'cpbench[quantization]'"
         ) from None
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     if quantization == "int8":
-        quantize_(network, Int8WeightOnlyConfig(), lambda layer, _: layer in layers)
-    for layer in layers if quantization == "nf4" else ():
-        blocks, remainder = divmod(layer.weight.numel(), BLOCK)
-        if not remainder:
-            values = to_nf4(layer.weight.data, BLOCK, math.gcd(blocks, SCALERS))
-            layer.weight = nn.Parameter(values, requires_grad=False)
+        quantize_(network, Int8WeightOnlyConfig())  # torchao's default are the linear layers
+    else:
+        for layer in (m for m in network.modules() if isinstance(m, nn.Linear)):
+            blocks, remainder = divmod(layer.weight.numel(), BLOCK)
+            if not remainder:
+                values = to_nf4(layer.weight.data, BLOCK, math.gcd(blocks, SCALERS))
+                layer.weight = nn.Parameter(values, requires_grad=False)
     network.requires_grad_(False)
 
 

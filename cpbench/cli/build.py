@@ -62,6 +62,8 @@ def pretrain(
     from cpbench.backbones.backbone import MINIATURE
     from cpbench.running.prepare import pick_device
 
+    if card and output:
+        raise UserError("pretrain --card: is of the package's own weights; leave out --output")
     if card:
         from cpbench.miniature.pretrain.card import write_card
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import sys
@@ -46,7 +47,9 @@ def main() -> None:
 
 
 def _quiet_libraries() -> None:
-    """Hide what torchao says when it is imported, and diffusers about it: which of its compiled parts this machine lacks."""
+    """Where torchao is installed, hide what it says when it is imported, and diffusers about it: which compiled parts it lacks."""
+    if importlib.util.find_spec("torchao") is None:
+        return
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

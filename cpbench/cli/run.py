@@ -163,7 +163,7 @@ def sweep(
     type=click.Choice(EMBEDDED),
     default=EMBEDDED[0],
     show_default=True,
-    help="The one whose preset it is.",
+    help="Embedded backbone to tune on.",
 )
 @click.option("--budget", type=click.IntRange(min=1), default=4, show_default=True, help="Number of trials.")
 @click.option(

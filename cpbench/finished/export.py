@@ -55,10 +55,10 @@ def export(run: TrainedRun, out: Path, concept: str | None = None) -> list[Path]
                     f"run {run.folder}: its state's word {quoted(unsafe_names[0])} cannot name a file; run it again"
                 )
             if lora is None:
-                if run.config.loading.quantization != "none":
+                if few_bits := run.config.loading.few_bits:
                     raise UserError(
-                        f"run {run.folder}: {run.config.method} changes whole weights, which cannot be exported beside weights "
-                        f"in {run.config.loading.quantization}; use `cpbench sample`"
+                        f"run {run.folder}: {run.config.method} changes whole weights, and a pipeline with its {few_bits} cannot be "
+                        "written; use `cpbench sample`"
                     )
                 run.backbone.vocabulary.restore()  # the words go into files of their own
                 run.backbone.pipe.save_pretrained(out / "pipeline")

@@ -131,7 +131,11 @@ def how_to_load(run: TrainedRun, concepts: Sequence[str], lora: bool, whole: boo
             "",
             f"Learned by cpbench on {backbone}, seed {run.config.seed}. Steps and guidance are the run's.",
             "If you move this folder, change its path in the code.",
-            *_of_quantized(run),
+            *(
+                [f"It was learned with {run.config.loading.few_bits}, so that pictures differ a little from the run's."]
+                if run.config.loading.few_bits
+                else []
+            ),
             "",
             "```python",
             *code,
@@ -143,15 +147,6 @@ def how_to_load(run: TrainedRun, concepts: Sequence[str], lora: bool, whole: boo
             "",
         ]
     )
-
-
-def _of_quantized(run: TrainedRun) -> list[str]:
-    """A line for a LoRA that was learned beside weights in few bits: the code below loads them whole."""
-    if run.config.loading.quantization == "none":
-        return []
-    return [
-        f"It was learned beside weights in {run.config.loading.quantization}, so that pictures differ a little from the run's."
-    ]
 
 
 def with_words(code: list[str], run: TrainedRun, words: list[str]) -> list[str]:

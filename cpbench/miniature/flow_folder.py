@@ -8,7 +8,6 @@ the same everywhere.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import hashlib
 import json
@@ -16,6 +15,8 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from cpbench import remembered
 from cpbench.files import file_hash, read_json, write_json
@@ -55,16 +56,15 @@ def assembled(weights: Path) -> Path:
 def _in_cache(weights: Path, base: Path) -> Path:
     key = _key(weights)
     folder, listed = base / key, base / f"{key}.json"
-    sizes = read_json(listed)
-    if sizes is None or sizes != _sizes(folder):  # it is new, or something has cleaned the cache in part
-        base.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=base) as work:
-            write(weights, weights / "transformer", Path(work) / "pipeline")
-            sizes = _sizes(Path(work) / "pipeline")
+    base.mkdir(parents=True, exist_ok=True)
+    with FileLock(base / f"{key}.lock"):  # the runs of a sweep begin together
+        sizes = read_json(listed)
+        if sizes is None or sizes != _sizes(folder):  # it is new, or something has cleaned the cache in part
             shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another process was faster
+            with tempfile.TemporaryDirectory(dir=base) as work:
+                write(weights, weights / "transformer", Path(work) / "pipeline")
                 (Path(work) / "pipeline").rename(folder)
-        write_json(listed, sizes)
+            write_json(listed, _sizes(folder))
     return folder
 
 

@@ -178,16 +178,27 @@ def cross_checked(subject: Subject, runs: Path) -> Figures:
     return figures
 
 
-def measure(subject: Subject, runs: Path, record: dict[str, Figures]) -> dict[str, Figures]:
-    """Every figure, by part. record: those of these weights that were measured before, which are not measured again."""
-    figures: dict[str, Figures] = {}
+BY_RUNS = {NAME: (measured_runs, cross_checked), FLOW: (measured_runs,)}
+
+
+def measure(subject: Subject, runs: Path, file: Path) -> Figures:
+    """Every figure. `file` keeps those of each model by part, with its weights' hashes: a part is written when it is measured, and
+    measured again when the weights are others.
+    """
+    record, weights = read_json(file) or {}, weights_of(subject)
+    if record.get(subject.name, {}).get("weights") != weights:
+        record[subject.name] = {"weights": weights, "parts": {}}
+    parts = record[subject.name]["parts"]
     for part in BY_WEIGHTS[subject.name]:
-        if part.__name__ not in record:
+        if part.__name__ not in parts:
             subject.report(f"measuring {subject.name}: {part.__name__.replace('_', ' ')}")
-        figures[part.__name__] = record.get(part.__name__) or part(subject)
-    for by_runs in (measured_runs, *((cross_checked,) if subject.name == NAME else ())):
-        figures[by_runs.__name__] = by_runs(subject, runs) or record.get(by_runs.__name__, {})
-    return figures
+            parts[part.__name__] = part(subject)
+            write_json(file, record)
+    for part in BY_RUNS[subject.name]:
+        if figures := part(subject, runs):  # else the runs are not here, and those of before stand
+            parts[part.__name__] = figures
+    write_json(file, record)
+    return {name: figure for figures in parts.values() for name, figure in figures.items()}
 
 
 def weights_of(subject: Subject) -> dict[str, str]:
@@ -215,16 +226,11 @@ def write_card(work: Path, page: Path, runs: Path, report: Callable[[str], None]
     beside = page.with_suffix("")
     prepare_folder(beside)
     clip_judge, dino_judge = (f(MINIATURE / "judges" / n) for f, n in ((load_clip, "clip"), (load_dino, "dino")))
-    record, subjects = read_json(beside / FIGURES) or {}, {}
-    for name in EMBEDDED:
-        subject = Subject(name, loading.load(name), clip_judge, dino_judge, work, report)
-        weights, entry = weights_of(subject), record.get(name, {})
-        parts = entry["parts"] if entry.get("weights") == weights else {}
-        record[name] = {"weights": weights, "parts": measure(subject, runs, parts)}
-        write_json(beside / FIGURES, record)
-        subjects[name] = subject
+    subjects = {name: Subject(name, loading.load(name), clip_judge, dino_judge, work, report) for name in EMBEDDED}
+    figures = {}
+    for name, subject in subjects.items():
+        figures[name] = measure(subject, runs, beside / FIGURES)
         pictures(subject, beside)
-    figures = {n: {k: v for part in record[n]["parts"].values() for k, v in part.items()} for n in EMBEDDED}
     text = "\n".join(lines(subjects, figures, beside.name)) + "\n"
     write_atomically(page, text.encode())
     alone = re.sub(r"!\[.*\n\n", "", text).replace("[a drawn world](world.md)", "a drawn world")

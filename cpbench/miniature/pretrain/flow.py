@@ -37,8 +37,8 @@ CONFIG = {
     "pos_embed_max_size": 8,
     "qk_norm": "rms_norm",
 }
-# A step of 48 pictures takes 1.3 seconds of one core. The first stage is the one that the shift was chosen with, and ends as a
-# finished model does; after it the rate falls in the last two stages only.
+# A step of 48 pictures takes 1.3 seconds of one core. The first stage is the one that `flow_shift` compares shifts by, and ends as
+# a finished model does; after it the rate falls in the last two stages only.
 STAGES = (
     Recipe("flow-1", steps=1_600, batch=48, lr=1e-3, warmup=300, ema=0.999, seed=11),
     *(

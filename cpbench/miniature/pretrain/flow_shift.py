@@ -65,7 +65,7 @@ def shares(shift: float, work: Path, report=print) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, default=Path(".train"))
-    parser.add_argument("--shift", type=float, action="append", help="One of those that are asked for. Repeatable.")
+    parser.add_argument("--shift", type=float, action="append", help="Ask for this one alone. Repeatable.")
     arguments = parser.parse_args()
     work = arguments.work
     torch.set_num_threads(1)
