@@ -217,6 +217,44 @@ def test_card_says_met_short_and_not_measured() -> None:
     assert set(lines) >= set(rows) and {line.count("|") for line in table} == {8}
 
 
+def test_a_part_that_was_measured_is_there_after_a_stop_and_until_the_weights_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from cpbench.miniature.pretrain import card
+
+    calls: list[str] = []
+
+    def first(subject: card.Subject) -> card.Figures:
+        calls.append("first")
+        return {"psnr": 30.0}
+
+    def second(subject: card.Subject) -> card.Figures:
+        calls.append("second")
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return {"AUC": 0.9}
+
+    def of_runs(subject: card.Subject, runs: Path) -> card.Figures:
+        return {"cells": 7.0} if runs.exists() else {}
+
+    monkeypatch.setattr(card, "BY_WEIGHTS", {"miniature": (first, second)})
+    monkeypatch.setattr(card, "BY_RUNS", {"miniature": (of_runs,)})
+    judge = SimpleNamespace(name="dino", identity={"weights_sha256": "d"})
+
+    def measure(weights: str, runs: Path) -> card.Figures:
+        backbone = SimpleNamespace(weights_hash=weights)
+        subject = card.Subject("miniature", backbone, judge, judge, tmp_path, lambda line: None)
+        return card.measure(subject, runs, tmp_path / "figures.json")
+
+    with pytest.raises(KeyboardInterrupt):
+        measure("w", tmp_path)
+    assert measure("w", tmp_path) == {"psnr": 30.0, "AUC": 0.9, "cells": 7.0} and calls == ["first", "second", "second"]
+    assert measure("w", tmp_path / "no runs")["cells"] == 7.0 and len(calls) == 3
+    assert "cells" not in measure("other", tmp_path / "no runs") and calls[3:] == ["first", "second"]
+
+
 def test_mechanisms_train_what_they_name_and_leave_no_trace() -> None:
     import torch
 

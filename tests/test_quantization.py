@@ -1,7 +1,10 @@
 """Linear layers in 8 and 4 bits: the numbers, a LoRA beside them, what is restored, and a run by the command line."""
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
+import learners
 import numpy as np
 import pytest
 import torch
@@ -15,7 +18,6 @@ from cpbench.backbones.quantization import dense, held, is_quantized, quantize
 from cpbench.backbones.sampling import Sampler, SampleRequest, generate
 from cpbench.errors import UserError
 from cpbench.learning import ATTENTION
-from cpbench.method import State, Task
 from cpbench.registry import load_method
 
 pytest.importorskip("torchao")
@@ -110,32 +112,37 @@ def test_a_lora_beside_quantized_weights_is_one_beside_the_numbers_they_stand_fo
     assert fingerprint(quantized) == before
 
 
-FEW = {
-    "steps": 2,
-    "batch_size": 2,
-    "fisher_samples": 2,
-    "dsc_steps": 2,
-    "prior_pictures": 2,
-    "prior_inference_steps": 1,
-}
-
-
 @pytest.mark.parametrize("name", ("seqlora", "clora", "customdiffusion", "dcscore"))
-def test_methods_learn_on_quantized_weights_and_leave_no_trace(name: str, quantized: Backbone) -> None:
+def test_methods_learn_on_quantized_weights_and_leave_no_trace(
+    name: str, quantized: Backbone, make_task: Callable
+) -> None:
     kind, before = load_method(name), fingerprint(quantized)
-    method = kind(kind.Options(**{k: v for k, v in FEW.items() if k in kind.Options.model_fields}))
-    state = State()
-    for number, noun in enumerate(("dog", "vase"), 1):
-        pictures = np.random.default_rng(number).integers(0, 255, (2, 64, 64, 3), np.uint8)
-        state = method.learn(quantized, Task(number, noun, noun, pictures, 0), state)
-        quantized.restore()
+    few = {k: v for k, v in learners.SHORT.items() if k in kind.Options.model_fields}
+    state = learners.tasks(kind, quantized, make_task, 2, **few)[-1].state
+    method = kind(kind.Options(**few))
     prompt = f"a photo of a {method.phrase('dog', 'dog', state)}"
     drawn = []
-    for given in (None, state):
+    for given, text in ((None, "a photo of a dog"), (state, prompt)):
         with quantized.installed(method, given, ("dog",), (prompt,)):
-            text = prompt if given is not None else "a photo of a dog"
             drawn.append(generate(quantized, [SampleRequest(text, 0, "dog", "a {}", 0)], Sampler(2)))
     assert not np.array_equal(*drawn) and fingerprint(quantized) == before
+
+
+def test_a_run_is_made_sampled_and_exported_by_the_command_line(tmp_path: Path, call: Callable, short: Path) -> None:
+    words = ["--sequence", short, "--quantization", "nf4", "--text-encoder-quantization", "int8", "--device", "cpu"]
+    words += ["--no-overlap", "--output", tmp_path / "out", "--set", "steps=2", "--set", "batch_size=1"]
+    for method in ("seqlora", "mergeinit"):  # a LoRA, and whole weights
+        code, _, said = call("run", "--method", method, *words)
+        assert code == 0, said
+    records = {record.parents[2].name: record.parent for record in (tmp_path / "out").rglob("run.json")}
+    for method, folder in records.items():
+        code, _, said = call("sample", folder, "--prompt", "a {dog}", "-n", 1, "--output", tmp_path / method)
+        assert code == 0 and (tmp_path / method / "00.png").is_file(), said
+    code, _, said = call("export", records["seqlora"], tmp_path / "lora")
+    text = (tmp_path / "lora" / "README.md").read_text()
+    assert code == 0 and "with transformer or UNet in nf4 and text encoders in int8" in text, said
+    code, _, said = call("export", records["mergeinit"], tmp_path / "whole")
+    assert code == 2 and "in int8 cannot be written; use `cpbench sample`" in said
 
 
 @pytest.mark.parametrize("adapter_type", ("vera", "dora"))
