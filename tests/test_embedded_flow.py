@@ -45,7 +45,7 @@ def test_the_folder_is_made_once_and_again_when_the_cache_was_cleaned_in_part(ca
     (folder / "tokenizer_2" / "vocab.json").write_text("{}")
     flow_folder.assembled.cache_clear()
     assert hub.embedded(FLOW) == folder and hub.hash_folder(folder) == hashed
-    assert {f.name for f in folder.parent.iterdir()} == {folder.name, f"{folder.name}.json", f"{folder.name}.lock"}
+    assert {f.name for f in folder.parent.iterdir()} == {folder.name, f"{folder.name}.json", "assembly.lock"}
 
 
 def test_processes_that_begin_together_all_find_a_whole_folder(tmp_path: Path) -> None:

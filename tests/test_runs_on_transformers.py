@@ -40,13 +40,22 @@ def run(words: dict, log: Path, die_on: str = "") -> int:
     return process.exitcode
 
 
-def test_dcscore_runs_from_a_plan_to_a_report(folder: Path, tmp_path: Path, call: Call) -> None:
-    words = given(folder, tmp_path, "dcscore")
+def flags(words: dict, folder: Path) -> list[str]:
+    """What is run, as words of the command line."""
     settings = [w for key, value in words["options"].items() for w in ("--set", f"{key}={value}")]
-    line = ["--method", "dcscore", "--sequence", words["sequence"], "--backbone", str(folder)]
-    line += ["--resolution", str(SIDE), *settings]
-    code, plan, said = call("plan", *line)
+    line = ["--method", words["method"], "--sequence", words["sequence"], "--backbone", str(folder)]
+    return [*line, "--resolution", str(SIDE), *settings]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_is_planned(folder: Path, tmp_path: Path, call: Call, method: str) -> None:
+    code, plan, said = call("plan", *flags(given(folder, tmp_path, method), folder))
     assert code == 0 and "at the peak of a rehearsal" in plan, said
+
+
+def test_dcscore_runs_to_a_report(folder: Path, tmp_path: Path, call: Call) -> None:
+    words = given(folder, tmp_path, "dcscore")
+    line = flags(words, folder)
     code, _, said = call("run", *line, "--output", str(words["output"]), "--no-overlap")
     assert code == 0, said
     (file,) = words["output"].rglob("run.json")

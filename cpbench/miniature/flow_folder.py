@@ -57,7 +57,7 @@ def _in_cache(weights: Path, base: Path) -> Path:
     key = _key(weights)
     folder, listed = base / key, base / f"{key}.json"
     base.mkdir(parents=True, exist_ok=True)
-    with FileLock(base / f"{key}.lock"):  # the runs of a sweep begin together
+    with FileLock(base / "assembly.lock"):  # the runs of a sweep begin together
         sizes = read_json(listed)
         if sizes is None or sizes != _sizes(folder):  # it is new, or something has cleaned the cache in part
             shutil.rmtree(folder, ignore_errors=True)
