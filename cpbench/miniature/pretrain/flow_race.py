@@ -42,7 +42,9 @@ def trained(which: str, inputs: tuple, work: Path, folder: Path, report=print) -
     steps, place = STEPS[which], work / "race"
     if which == "flow":
         recipe = shortened(flow.STAGES[0], "race-flow", steps)
-        model = flow.train_stage(recipe, None, text_encoder, tokenizer, latents, scaling, captions, place, "cpu", report)
+        model = flow.train_stage(
+            recipe, None, text_encoder, tokenizer, latents, scaling, captions, place, "cpu", report
+        )
         with tempfile.TemporaryDirectory() as weights:
             flow.save(model, Path(weights), 1)
             flow_folder.write(MINIATURE, Path(weights), folder)
