@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import undisturbed
 import yaml
+from test_methods_on_transformers import FEW
+
+from cpbench.registry import built_in_methods, load_method
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,15 +39,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return {"contents": contents, "seconds": times[1], "renames": renames, "output": folder / "first"}
 
 
-def start(folder: Path, die_at: int | None = None, die_on: str = ""):
-    words = undisturbed.given(folder, folder / "output")
+def start(folder: Path, die_at: int | None = None, die_on: str = "", **more: object):
+    words = undisturbed.given(folder, folder / "output", **more)
     process = undisturbed.server().Process(target=undisturbed.go, args=(words, folder / "log", die_at, die_on))
     process.start()
     return process
 
 
-def finish(folder: Path) -> dict[str, bytes]:
-    process = start(folder)
+def finish(folder: Path, **more: object) -> dict[str, bytes]:
+    process = start(folder, **more)
     process.join()
     assert process.exitcode == 0, (folder / "log").read_text()
     assert not list((folder / "output").rglob("order0-seed0/**/.*.tmp"))  # what was half written is gone
@@ -90,6 +93,23 @@ def test_killed_at_every_rename(whole: dict, tmp_path: Path) -> None:
         process.join()
         assert process.exitcode == -9
         assert finish(tmp_path / str(n)) == whole["contents"], n
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", built_in_methods())
+def test_each_method_comes_to_the_same_after_a_kill(tmp_path: Path, method: str) -> None:
+    """Killed when its first task is learned. On transformers: tests/test_runs_on_transformers.py."""
+    options = {k: v for k, v in FEW.items() if k in load_method(method).Options.model_fields}
+    contents = {}
+    for name in ("whole", "killed"):
+        here = tmp_path / name
+        here.mkdir()
+        if name == "killed":
+            process = start(here, die_on="state.json", method=method, options=options)
+            process.join()
+            assert process.exitcode == -9, (here / "log").read_text()
+        contents[name] = finish(here, method=method, options=options)
+    assert len(contents["whole"]) > 10 and contents["whole"] == contents["killed"]
 
 
 def test_each_task_in_a_process_of_its_own_gives_the_same_states(whole: dict, tmp_path: Path) -> None:

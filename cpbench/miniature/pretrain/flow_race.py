@@ -36,11 +36,11 @@ def shortened(recipe: Any, name: str, steps: int) -> Any:
     return replace(recipe, name=name, steps=steps, warmup=min(recipe.warmup, steps // 10))
 
 
-def trained(which: str, inputs: tuple, work: Path, folder: Path, report=print) -> None:
+def trained(denoiser: str, inputs: tuple, work: Path, folder: Path, report=print) -> None:
     """Write a pipeline with the denoiser of this name to `folder`."""
     text_encoder, tokenizer, latents, scaling, captions = inputs
-    steps, place = STEPS[which], work / "race"
-    if which == "flow":
+    steps, place = STEPS[denoiser], work / "race"
+    if denoiser == "flow":
         recipe = shortened(flow.STAGES[0], "race-flow", steps)
         model = flow.train_stage(
             recipe, None, text_encoder, tokenizer, latents, scaling, captions, place, "cpu", report
@@ -59,20 +59,20 @@ def trained(which: str, inputs: tuple, work: Path, folder: Path, report=print) -
     assemble.save_pipeline(folder, autoencoder, model, text_encoder, MINIATURE / "tokenizer", scaling)
 
 
-def named_right(which: str, work: Path, report=print) -> dict[str, float]:
+def named_right(denoiser: str, work: Path, report=print) -> dict[str, float]:
     """By aspect, the share of pictures that show what they were asked for; remembered in `work`."""
-    file = work / "race" / f"{which}.json"
+    file = work / "race" / f"{denoiser}.json"
     if (remembered := read_json(file)) is not None:
         return remembered
     reader = Workshop(work, "cpu", report).classifier()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "pipeline"
-        trained(which, flow.materials(work, MINIATURE, "cpu", report), work, folder, report)
+        trained(denoiser, flow.materials(work, MINIATURE, "cpu", report), work, folder, report)
         backbone = loading.load(str(folder))
         sampler = Sampler(10, 4.0, batch_size=48)
         questions, pictures = exam.answered_by_the_model(backbone, 1, sampler=sampler, stride=STRIDE)
-        found = classifier.read(reader, pictures[:256], questions[:256])
-    shares = {aspect: found[aspect] for aspect in ASPECTS}
+        answers = classifier.read(reader, pictures[:256], questions[:256])
+    shares = {aspect: answers[aspect] for aspect in ASPECTS}
     write_json(file, shares)
     return shares
 
@@ -82,9 +82,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".train"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for which in STEPS:
-        shares = named_right(which, arguments.work)
-        print(f"{which}: " + ", ".join(f"{aspect} {number(share)}" for aspect, share in shares.items()), flush=True)
+    for denoiser in STEPS:
+        shares = named_right(denoiser, arguments.work)
+        print(f"{denoiser}: " + ", ".join(f"{aspect} {number(share)}" for aspect, share in shares.items()), flush=True)
 
 
 if __name__ == "__main__":
