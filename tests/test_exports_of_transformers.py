@@ -94,10 +94,6 @@ def test_what_each_method_exports_draws_the_same(
     kind = load_method(name)
     fast = {"learning_rate": 5e-3, "lora_learning_rate": 2e-2, "token_learning_rate": 0.5}
     run = learned(backbone, tmp_path, name, **{k: v for k, v in (FEW | fast).items() if k in kind.Options.model_fields})
-    if run.method.per_prompt:
-        with pytest.raises(UserError, match="installed for each prompt separately"):
-            export(run, tmp_path / "out")
-        return
     if name == "isolated":
         with pytest.raises(UserError, match="choose one with --concept"):
             export(run, tmp_path / "out")

@@ -41,9 +41,12 @@ def transformer(shift: float, work: Path, report=print) -> Path:
     return folder
 
 
-def shares(shift: float, work: Path, report=print) -> dict[str, float]:
-    """The share of the way by each mechanism, with a transformer of this shift, which is its learning's shift too."""
-    file = work / f"shift-{shift:g}" / "shares.json"
+def shares(shift: float, work: Path, report=print, seed: int = 0) -> dict[str, float]:
+    """The share of the way by each mechanism, with a transformer of this shift, which is its learning's shift too.
+
+    seed: of what is learned and drawn.
+    """
+    file = work / f"shift-{shift:g}" / f"shares-{seed}.json"
     if (remembered := read_json(file)) is not None:
         return remembered
     people = {name: subject(name) for name in PEOPLE}
@@ -52,11 +55,11 @@ def shares(shift: float, work: Path, report=print) -> dict[str, float]:
         folder = Path(place) / "pipeline"
         flow_folder.write(MINIATURE, transformer(shift, work, report), folder, shift)
         backbone = loading.load(str(folder))
-        start = np.array(mechanisms.scores(backbone, dino, None, people, 0))
+        start = np.array(mechanisms.scores(backbone, dino, None, people, seed))
         ceiling = np.array(mechanisms.ceilings(dino, people))
         out = {}
         for name in ASKED:
-            learned = np.array(mechanisms.scores(backbone, dino, mechanisms.MECHANISMS[name], people, 0))
+            learned = np.array(mechanisms.scores(backbone, dino, mechanisms.MECHANISMS[name], people, seed))
             out[name] = share_of_the_way(learned, start, ceiling)
     write_json(file, out)
     return out
@@ -66,11 +69,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, default=Path(".train"))
     parser.add_argument("--shift", type=float, action="append", help="Ask for this one alone. Repeatable.")
+    parser.add_argument("--seed", type=int, default=0, help="Of what is learned and drawn.")
     arguments = parser.parse_args()
     work = arguments.work
     torch.set_num_threads(1)
     for shift in arguments.shift or SHIFTS:
-        for name, share in shares(shift, work).items():
+        for name, share in shares(shift, work, seed=arguments.seed).items():
             print(f"shift {shift:g}, {name}: {number(share)}", flush=True)
 
 
