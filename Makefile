@@ -60,8 +60,7 @@ leaderboard: $(STAMP) ## rebuild the leaderboards: of results/, and of what is c
 reference: $(STAMP) ## keep the finished runs' tables and grids in results/reference, and their numbers in the docs
 	$(BIN)/python -m cpbench.leaderboard.reference
 	$(BIN)/python benchmarks/doc_tables.py
-	$(BIN)/python benchmarks/chart.py results/reference/leaderboard.csv dreambench10 docs/findings-methods.png
-	$(BIN)/python benchmarks/chart.py results/reference/leaderboard.csv dreambench10 docs/results-methods.png ten
+	$(BIN)/python benchmarks/doc_charts.py
 
 pretrain: $(STAMP) ## train the miniature and its judges again
 	$(BIN)/cpbench pretrain --all

@@ -33,7 +33,7 @@ class ClassDiffusionOptions(customdiffusion.CustomDiffusionOptions):
 class ClassDiffusion(customdiffusion.CustomDiffusion):
     """The state is that of Custom Diffusion."""
 
-    version = 1
+    version = 2
     Options = ClassDiffusionOptions
     tested_against = "official code's behaviour"
     search = {

@@ -38,7 +38,7 @@ from cpbench.learning import (
     sum_of_products,
     token_of,
 )
-from cpbench.method import Method
+from cpbench.method import Method, UserError
 
 TINY = 1e-30  # B starts at zero, and log(0) is not finite
 
@@ -71,6 +71,12 @@ class CLora(Method):
         },
     }
 
+    def check(self, backbone):
+        if self.options.word == "none" and not self.options.use_class_noun:
+            raise UserError(
+                "word=none: without its word and without the class noun a concept has no name; add use_class_noun=true"
+            )
+
     def learn(self, backbone, task, state):
         past = sum_of_products(past_loras(state, backbone.device))
 
@@ -94,7 +100,7 @@ class CLora(Method):
 
     def phrase(self, concept, class_noun, state):
         word = token_of(concept, state)
-        return f"{word} {class_noun}" if self.options.use_class_noun else word
+        return f"{word} {class_noun}".strip() if self.options.use_class_noun else word
 
     def lora(self, state, concepts):
         """sum_t A_t B_t as one LoRA."""

@@ -14,7 +14,8 @@ model, and the weights for all concepts are, in each layer,
 C_reg holds the text embeddings of captions. C holds those of "<v> {class}" and "photo of a <v> {class}" for each
 concept, from <v> to the end of text, and V their products with the concept's own weights.
 
-From the paper and its code: these equations, the rare word that v starts from, 200 class pictures with lambda = 1, two
+From the paper and its code: these equations, the rare piece that v starts from (row 42170 of CLIP's table, "ktn" inside of
+a word), 200 class pictures with lambda = 1, two
 pictures of the concept and two of the class per step, 500 steps on one GPU at 4e-5 (1e-5, scaled by the batch, and by 2
 with class pictures). Left out: weight decay (0.01), and resizing of pictures, which the harness does for all methods or
 for none.
@@ -34,15 +35,17 @@ from pydantic import Field
 
 from cpbench import learning
 from cpbench.learning import (
+    ClassPreservationOptions,
     PriorOptions,
     SemanticPreservationOptions,
     add_tokens,
     add_words,
+    class_preservation_term,
     prior_preservation_term,
     semantic_preservation_term,
     token_of,
 )
-from cpbench.method import Method, State, UserError
+from cpbench.method import Method, RecipeOptions, State, UserError
 
 THINGS = "dog, cat, backpack, teapot, vase, bowl, can, sneaker, boot, toy, clock, candle, house, tree, person, mountain"
 SCENES = """a photo of a {}; a {} in the snow; a red {} on top of a wooden floor; a {} floating on water at sunset
@@ -55,7 +58,7 @@ RIDGE = 1e-4  # of the mean of C_reg^T C_reg's diagonal
 FEW = 32  # captions per call of the text encoder
 
 
-class CustomDiffusionOptions(PriorOptions, SemanticPreservationOptions):
+class CustomDiffusionOptions(PriorOptions, SemanticPreservationOptions, ClassPreservationOptions, RecipeOptions):
     merge: Literal["none", "closed-form"] = Field(
         "none", description="none: fine-tune sequentially; closed-form: learn each concept alone, then merge"
     )
@@ -63,7 +66,9 @@ class CustomDiffusionOptions(PriorOptions, SemanticPreservationOptions):
     batch_size: int = Field(2, ge=1, description="pictures of the concept per step, and as many of the class")
     learning_rate: float = Field(4e-5, gt=0, description="learning rate of the K and V matrices")
     token_learning_rate: float = Field(4e-5, ge=0, description="learning rate of v, the new word's embedding")
-    initializer: str = Field("ktn", min_length=1, description="the word that v starts from")
+    initializer: str = Field(
+        "ktn", min_length=1, description="the piece of the vocabulary, or word, that v starts from"
+    )
     prior_pictures: int = Field(200, ge=0, description="class pictures, generated before learning; 0: none")
     prior_guidance_scale: float = Field(6.0, ge=0, description="guidance scale for class pictures")
 
@@ -114,7 +119,7 @@ def merged(backbone, state: State) -> dict[str, torch.Tensor]:
 class CustomDiffusion(Method):
     """The state holds one token embedding per concept, and the changes of K and V, or (C, V) per concept for merging."""
 
-    version = 1
+    version = 2
     Options = CustomDiffusionOptions
     tested_against = "equation only"
     search = {
@@ -140,11 +145,15 @@ class CustomDiffusion(Method):
         W_0, change = pristine(backbone), state.tensors_of("weights", backbone.device)
         W = backbone.replace_weights({name: w + change.get(name, 0) for name, w in W_0.items()})
         after, v = add_words(
-            backbone, task, state, backbone.word_embedding(o.initializer), word_encoders=o.word_encoders
+            backbone, task, state, backbone.piece_embedding(o.initializer), word_encoders=o.word_encoders
         )
         phrase = self.phrase(task.concept, task.class_noun, after)
         loss = learning.denoising(
-            backbone, phrase, of_class, semantic_preservation_term(backbone, phrase, task.class_noun, o)
+            backbone,
+            phrase,
+            of_class,
+            semantic_preservation_term(backbone, phrase, task.class_noun, o),
+            class_preservation_term(backbone, task.class_noun, o),
         )
         groups = [(o.learning_rate, list(W.values())), (o.token_learning_rate, [v])]
         learning.train(backbone, task, loss, groups, o.steps, o.batch_size, templates=self.templates)

@@ -32,7 +32,7 @@ from pydantic import Field
 
 from cpbench import learning
 from cpbench.baselines import dreambooth
-from cpbench.learning import Sampler, add_words, prior_preservation, weights_or_lora
+from cpbench.learning import Sampler, add_words, class_preservation_term, prior_preservation, weights_or_lora
 from cpbench.learning import structured_prompts as structured
 from cpbench.method import UserError
 
@@ -97,13 +97,14 @@ class DataPerspective(dreambooth.DreamBooth):
         c = [structured.formatted(phrase, background) for background in backgrounds]
         crops = cropped(task.images, o.crops, o.smallest_crop, task.generator("crops"))
         drop = task.generator("dropout")
+        untouched = class_preservation_term(backbone, noun, o)
 
         def loss(batch):
             dropped = torch.rand(len(batch.picture_indices), generator=drop) < o.caption_dropout
             prompts = [
                 "" if d else c[k // o.crops] for k, d in zip(batch.picture_indices.tolist(), dropped, strict=True)
             ]
-            return learning.denoising_terms(backbone, batch, prompts, [of_class])
+            return learning.denoising_terms(backbone, batch, prompts, [of_class, untouched])
 
         learning.train(backbone, replace(task, images=crops), loss, [group], o.steps, o.batch_size)
         after.tensors[f"token/{task.concept}"] = V

@@ -11,12 +11,12 @@ EWC DC  L_FIM = e_n + w_dc [ H(1_n, P) - sum_{i in N} H(1_i, P) ] (their Eq. 5),
         |S| <= k, N the past concepts in S. Plain EWC is w_dc = 0.
 DSC     after learning, from teacher 1 (the new LoRA_n) and teacher 2 (a random past LoRA_m), S = {c^0, c^m, c^n}:
         w_n [ |eps_S(c^n) - eps_T1(c^n)|^2 + |eps_S(c^m) - eps_T2(c^m)|^2 ] + w_d [ H(P_T1, P_S) + H(P_T2, P_S) ]
-        with the same EWC penalty if the variant has one.
+        with the same EWC penalty if the variant has one. `dsc_candidates=all`: S has all learned concepts.
 
 From the paper (figures of its project page): this procedure, the terms of L_FIM, the four terms of DSC, one noise and
-one timestep shared by all candidates, k = 5. Not published, hence our assumptions: all weights and learning rates, rank
+one timestep shared by all candidates, x_t noised from the current task's picture, k = 5. Not published, hence our assumptions: all weights and learning rates, rank
 and layers, tau, c^0 = the bare class noun, the class noun as V_n's start, F_n scaled to mean 1 before it is added, a
-Fisher of A and B separately, x_t from the current task's pictures, a new m in each step, and summed negatives, as the
+Fisher of A and B separately, a new m in each step, and summed negatives, as the
 figure's arrows suggest. Their sum outweighs e_n more with each task; averaged, the bracket is (e_n - mean_{i in N} e_i)
 / tau, without normaliser and c^0.
 
@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from cpbench import learning
-from cpbench.learning import LoraOptions, add_tokens, learn_lora, token_of
+from cpbench.learning import LoraOptions, add_tokens, learn_lora, phrase_of
 from cpbench.learning import diffusion_classifier as dc
 from cpbench.learning import fisher as ewc
 from cpbench.method import Method
@@ -82,6 +82,9 @@ class DCScoreOptions(LoraOptions):
     )
     dsc_steps: int = Field(250, ge=1, description="optimiser steps of DSC")
     dsc_learning_rate: float = Field(2e-5, gt=0, description="learning rate of the LoRA factors in DSC")
+    dsc_candidates: Literal["pair", "all"] = Field(
+        "pair", description="S of DSC's scores: c^0, c^m and c^n; all: c^0 and every learned concept"
+    )
     noise_weight: float = Field(1.0, ge=0, description="w_n, weight of DSC's two terms on predicted noise")
     score_weight: float = Field(0.1, ge=0, description="w_d, weight of DSC's two terms on DC scores")
 
@@ -89,9 +92,11 @@ class DCScoreOptions(LoraOptions):
         **dict.fromkeys(("ewc_weight", "fisher_decay", "fisher_samples"), {"variant": WITH_EWC}),
         **dict.fromkeys(("candidates", "dc_weight", "negatives"), {"variant": WITH_DC}),
         **dict.fromkeys(("temperature", "null_prompt"), {"variant": (*WITH_DSC, "ewc-dc")}),
-        **dict.fromkeys(("dsc_steps", "dsc_learning_rate", "noise_weight", "score_weight"), {"variant": WITH_DSC}),
+        **dict.fromkeys(
+            ("dsc_steps", "dsc_learning_rate", "dsc_candidates", "noise_weight", "score_weight"), {"variant": WITH_DSC}
+        ),
     }
-    later: ClassVar = {"dc_error": "epsilon"}
+    later: ClassVar = {"dc_error": "epsilon", "dsc_candidates": "pair"}
 
 
 def fisher_loss(e: torch.Tensor, n_past: int, w_dc: float, tau: float, negatives: str) -> torch.Tensor:
@@ -174,10 +179,12 @@ class DCScore(Method):
 
         def loss(batch):
             m = list(pool)[int(torch.randint(len(pool), (1,), generator=choice))]
-            S, terms = self.phrases(task, state, [m]), penalty(batch, phi)
+            past_candidates = [m] if o.dsc_candidates == "pair" else list(pool)
+            S, terms = self.phrases(task, state, past_candidates), penalty(batch, phi)
+            of_past = past_candidates.index(m) - len(past_candidates) - 1  # its place, from the end of S
             student = dc.predicted_noise(backbone, batch, S, error=o.dc_error)
             target = dc.target(backbone, batch, o.dc_error)
-            for name, teacher_lora, index in (("current", first, -1), ("past", pool[m], -2)):
+            for name, teacher_lora, index in (("current", first, -1), ("past", pool[m], of_past)):
                 with torch.no_grad():
                     teacher = dc.predicted_noise(backbone, batch, S, teacher_lora, o.dc_error)
                 noise, scores = distillation(student, teacher, index, target, tau, o.reduction)
@@ -225,7 +232,7 @@ class DCScore(Method):
             backbone.add_lora(self.options.rank, self.options.target_modules, values=lora)
 
     def phrase(self, concept, class_noun, state):
-        return f"{token_of(concept, state)} {class_noun}"
+        return phrase_of(concept, class_noun, state)
 
     def lora(self, state, concepts):
         latest = state.tensors_of(f"adapter/{state.concepts[-1]}")

@@ -25,14 +25,16 @@ from pydantic import Field
 
 from cpbench import learning
 from cpbench.learning import (
+    ClassPreservationOptions,
     PriorOptions,
     WeightsOrLoraOptions,
     add_tokens,
     add_words,
+    class_preservation_term,
     prior_preservation_term,
     weights_or_lora,
 )
-from cpbench.method import Method, State, UserError
+from cpbench.method import Method, RecipeOptions, State, UserError
 
 TEMPLATES = ("a {}",)
 
@@ -43,6 +45,20 @@ class DreamBoothOptions(WeightsOrLoraOptions, PriorOptions):
     batch_size: int = Field(1, ge=1, description="pictures of the concept per step, and as many of the class")
 
     only: ClassVar = {"train_text_encoder": {"adapter": ("full",)}}
+
+
+class WholeModelOptions(PriorOptions, ClassPreservationOptions, RecipeOptions):
+    """Options of a method that trains all weights as DreamBooth does, as in T2I-ConBench."""
+
+    steps: int = Field(500, ge=1, description="optimiser steps per task")
+    batch_size: int = Field(1, ge=1, description="pictures of the concept per step, and as many of the class")
+    learning_rate: float = Field(5e-6, gt=0, description="learning rate of the weights")
+    prior_weight: float = Field(
+        0.02, ge=0, description="weight of the denoising term on class pictures; 0: none are generated"
+    )
+
+    adapter: ClassVar = "full"
+    train_text_encoder: ClassVar = False
 
 
 def token_of(concept: str, state: State) -> str:
@@ -77,11 +93,17 @@ class DreamBooth(Method):
         V = backbone.random_embedding(task.generator("identifier"))
         after, _ = add_words(backbone, task, state, V, token_of)
         of_class = prior_preservation_term(backbone, task, f"a {task.class_noun}", o, o.steps, o.batch_size)
-        loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after), of_class)
-        learning.train(backbone, task, loss, [group], o.steps, o.batch_size, templates=TEMPLATES)
+        untouched = class_preservation_term(backbone, task.class_noun, o)
+        loss = learning.denoising(backbone, self.phrase(task.concept, task.class_noun, after), of_class, untouched)
+        group, hooks = self.train_only(task, theta, group)
+        learning.train(backbone, task, loss, [group], o.steps, o.batch_size, templates=TEMPLATES, **hooks)
         after.tensors[f"token/{task.concept}"] = V
         after.tensors |= {k: v.detach() for k, v in theta.items()}
         return after
+
+    def train_only(self, task, theta, group):
+        """(the group for `train`, its hooks): of theta, the trainables by name, what is trained, and how it moves."""
+        return group, {}
 
     def install(self, backbone, state, concepts, prompts=()):
         weights_or_lora.load_trainables(backbone, state, self.options)

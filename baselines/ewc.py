@@ -6,6 +6,7 @@ EWC" of Jha et al. 2025 (ICLR, arXiv 2410.00700), and one LoRA with a Fisher of 
 
     fisher=online    L = L_denoise + lambda/2 sum_j F_bar_j (phi_j - phi*_{t-1,j})^2, F_bar_t = gamma F_bar_{t-1} + F_t
     fisher=per-task  L = L_denoise + lambda/2 sum_{k<t} sum_j F_k,j (phi_j - phi*_k,j)^2
+    fisher=batch     one of the two, as `anchors` says, with F_t the mean of squared gradients of whole batches
     space=factors    phi: the entries of A and B of each layer
     space=product    phi: the entries of Delta W = A B, with a Fisher as large as the layers themselves
     F_t = E (dL_denoise / dphi)^2 on task t's pictures, one picture per sample, after the task is learned
@@ -15,7 +16,9 @@ per task; the online form (Schwarz et al. 2018) has only the last. Our assumptio
 (`cpbench.learning.fisher`), without which lambda would depend on the loss's scale (published values range from 1e-4 to
 1e7). Words are not penalised, since earlier words do not change. EWC-LoRA's code starts each task with a new A and B
 next to the sum of the earlier ones and penalises their product; here phi is the one product. T2I-ConBench trains all
-weights, with a mean of the F_k.
+weights, with a mean of the F_k. `fisher=batch anchors=each normalise=false` is the penalty of ContinualHyper's baseline
+(its code: 200 batches of 2 pictures, F_k as it comes, lambda searched: 1e5); a batch's gradient is a mean, so that the
+gradients of its pictures cancel, and F is smaller.
 """
 
 from __future__ import annotations
@@ -32,18 +35,29 @@ from cpbench.learning import fisher as ewc
 
 
 class EwcOptions(LoraOptions):
-    fisher: Literal["online", "per-task"] = Field(
+    fisher: Literal["online", "per-task", "batch"] = Field(
         "online",
-        description="online: one running Fisher, anchored at the last LoRA; per-task: one Fisher and anchor per task",
+        description="online: one running Fisher, anchored at the last LoRA; per-task: one Fisher and anchor per task; batch: as "
+        "`anchors` says, of whole batches' gradients",
     )
+    anchors: Literal["last", "each"] = Field("last", description="of fisher=batch: last as online, each as per-task")
+    normalise: bool = Field(True, description="scale each F_t to mean 1; false: lambda weights the Fisher as it comes")
     space: Literal["factors", "product"] = Field(
         "factors", description="penalised entries: factors, those of A and B; product, those of A B"
     )
     ewc_weight: float = Field(1e-2, ge=0, description="lambda, weight of the penalty, a sum over entries; F has mean 1")
     fisher_decay: float = Field(1.0, ge=0, le=1, description="gamma, decay of the online Fisher per task")
-    fisher_samples: int = Field(200, ge=1, description="(picture, noise, timestep) samples for F_t")
+    fisher_samples: int = Field(
+        200, ge=1, description="(picture, noise, timestep) samples for F_t; of fisher=batch the number of batches"
+    )
 
-    only: ClassVar = {"fisher_decay": {"fisher": ("online",)}}
+    only: ClassVar = {"fisher_decay": {"fisher": ("online", "batch")}, "anchors": {"fisher": ("batch",)}}
+    later: ClassVar = {"anchors": "last", "normalise": True}
+
+    @property
+    def keeps_each(self) -> bool:
+        """Whether the state keeps each task's Fisher and anchor."""
+        return self.fisher == "per-task" or (self.fisher == "batch" and self.anchors == "each")
 
 
 class Ewc(SequentialLora):
@@ -74,13 +88,15 @@ class Ewc(SequentialLora):
         F_t = fisher_of(
             backbone, task, self.phrase(task.concept, task.class_noun, after), weighed or lora_parameters, o
         )
-        if o.fisher == "online":
-            F_bar = ewc.online(state.tensors_of("fisher", backbone.device), F_t, o.fisher_decay)
+        if not o.keeps_each:
+            F_bar = ewc.online(state.tensors_of("fisher", backbone.device), F_t, o.fisher_decay, o.normalise)
             after.tensors |= {f"fisher/{k}": v for k, v in F_bar.items()}
         else:
             after.tensors |= {k: v for k, v in state.tensors.items() if k.startswith(("fisher/", "anchor/"))}
             after.tensors |= {f"anchor/{state.concepts[-1]}/{k}": v for k, v in last.items()}
-            after.tensors |= {f"fisher/{task.concept}/{k}": v for k, v in ewc.online(None, F_t).items()}
+            after.tensors |= {
+                f"fisher/{task.concept}/{k}": v for k, v in ewc.online(None, F_t, normalise=o.normalise).items()
+            }
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in lora_parameters.items()}
         return after
 
@@ -90,7 +106,7 @@ class Ewc(SequentialLora):
 
     def fishers(self, state, last, device):
         """(F, LoRA that it is anchored at) for each term; the last LoRA needs no copy as an anchor."""
-        if self.options.fisher == "online":
+        if not self.options.keeps_each:
             return [(state.tensors_of("fisher", device), last)] if last else []
         return [
             (state.tensors_of(f"fisher/{k}", device), state.tensors_of(f"anchor/{k}", device) or last)
@@ -106,7 +122,7 @@ def copied_weights(backbone, target_modules) -> dict[str, torch.Tensor]:
 
 
 def fisher_of(backbone, task, phrase: str, phi: dict[str, torch.Tensor], options: EwcOptions):
-    """F_t = E (dL_denoise / dphi)^2, means over samples of one picture each."""
+    """F_t = E (dL_denoise / dphi)^2, means over samples of one picture each, or of a batch."""
     denoise = learning.denoising(backbone, phrase)
     backbone.train_only(phi.values())
 
@@ -116,7 +132,8 @@ def fisher_of(backbone, task, phrase: str, phi: dict[str, torch.Tensor], options
         log.add(sample, {"loss": e})
         return [e]
 
-    samples = enumerate(learning.batches(backbone, task, options.fisher_samples, 1, "fisher"))
+    size = options.batch_size if options.fisher == "batch" else 1
+    samples = enumerate(learning.batches(backbone, task, options.fisher_samples, size, "fisher"))
     with learning.encoding_once(backbone), learning.StepLog(task, "fisher") as log:
         (F_t,) = ewc.estimate(map(losses, samples), phi, backbone.dtype)
     return F_t

@@ -7,7 +7,7 @@ forgetting.
 
 from __future__ import annotations
 
-from cpbench.learning import LoraOptions, learn_lora, stacked, token_of
+from cpbench.learning import LoraOptions, add_tokens, learn_lora, phrase_of, stacked
 from cpbench.method import Method, NotDefined
 
 
@@ -30,12 +30,12 @@ class Isolated(Method):
 
     def install(self, backbone, state, concepts, prompts=()):
         lora_parameters, o = self.lora(state, concepts), self.options
-        for concept in concepts:
-            backbone.add_token(token_of(concept, state), state.tensors[f"token/{concept}"])
+        add_tokens(backbone, state, concepts=concepts)
+        for _ in concepts:
             backbone.add_lora(o.rank, o.target_modules, values=lora_parameters)
 
     def phrase(self, concept, class_noun, state):
-        return f"{token_of(concept, state)} {class_noun}"
+        return phrase_of(concept, class_noun, state)
 
     def lora(self, state, concepts):
         if len(concepts) > 1:

@@ -20,7 +20,13 @@ from pydantic import Field
 
 from cpbench import learning
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning import LoraOptions, add_tokens, semantic_preservation_term
+from cpbench.learning import (
+    LoraOptions,
+    add_fixed_word,
+    add_tokens,
+    class_preservation_term,
+    semantic_preservation_term,
+)
 from cpbench.method import State
 
 
@@ -43,16 +49,24 @@ class Joint(SequentialLora):
         nouns = {**state.facts.get("nouns", {}), task.concept: task.class_noun}
         pictures = {k: v.numpy() for k, v in state.tensors_of("pictures").items()} | {task.concept: task.images}
         values, embeddings = ({}, {}) if o.restart else (state.tensors_of("adapter"), state.tensors_of("token"))
-        starts = {f"token/{k}": embeddings.get(k, backbone.word_embedding(noun)) for k, noun in nouns.items()}
-        after = State(starts, {"concepts": [*state.concepts, task.concept], "nouns": nouns})
-        add_tokens(backbone, after)
-        words = dict(zip(after.concepts, backbone.token_embeddings.values(), strict=True))
+        words = {}
+        if o.word == "learned":
+            starts = {f"token/{k}": embeddings.get(k, backbone.word_embedding(noun)) for k, noun in nouns.items()}
+            after = State(starts, {"concepts": [*state.concepts, task.concept], "nouns": nouns})
+            add_tokens(backbone, after)
+            words = dict(zip(after.concepts, backbone.token_embeddings.values(), strict=True))
+        else:
+            after = add_fixed_word(backbone, task, state, o.word)
+            after.facts["nouns"] = nouns
         lora_parameters = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), values or None)
 
         steps, choice = o.steps * (len(nouns) if o.restart else 1), task.generator("concepts")
         phrases = {k: self.phrase(k, noun, after) for k, noun in nouns.items()}
-        preservation = {k: semantic_preservation_term(backbone, phrases[k], noun, o) for k, noun in nouns.items()}
-        losses = {k: learning.denoising(backbone, phrases[k], preservation[k]) for k in nouns}
+        preservation = {
+            k: semantic_preservation_term(backbone, phrases[k], noun, o) if words else dict for k, noun in nouns.items()
+        }
+        classes = {k: class_preservation_term(backbone, noun, o) for k, noun in nouns.items()}
+        losses = {k: learning.denoising(backbone, phrases[k], preservation[k], classes[k]) for k in nouns}
         earlier = {
             k: learning.batches(backbone, replace(task, concept=k, images=pictures[k]), steps, o.batch_size, "train")
             for k in state.concepts
@@ -64,7 +78,7 @@ class Joint(SequentialLora):
 
         groups = [(o.learning_rate, list(lora_parameters.values())), (o.token_learning_rate, list(words.values()))]
         learning.train(backbone, task, loss, groups, steps, o.batch_size)
-        after.tensors = {f"token/{k}": embedding.detach() for k, embedding in words.items()}
+        after.tensors |= {f"token/{k}": embedding.detach() for k, embedding in words.items()}
         after.tensors |= {f"adapter/{k}": v.detach() for k, v in lora_parameters.items()}
         after.tensors |= {f"pictures/{k}": torch.tensor(v) for k, v in pictures.items()}
         return after

@@ -7,8 +7,8 @@ task:
 
 a sum over layers and entries, not a mean. From its code: this equation, and lambda = 0.001. There all weights of a
 transformer are trained. Here, as in the other sequential methods, A and B of some layers are (our assumption); since
-the distance is that of the product, lambda weights the same quantity. This is `ewc space=product` with F = 1: the two
-differ by what the Fisher information contributes.
+the distance is that of the product, lambda weights the same quantity. This is `ewc space=product` with F = 1 and twice the
+lambda, since EWC's is halved: the two differ by what the Fisher information contributes.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ earlier tasks:
 A_t, B_t and the embedding of one new word are trained; everything else is frozen, the earlier LoRAs too. Side B, the
 default, is T2I-ConBench's: the columns of B_t, which the new LoRA writes, avoid those of earlier LoRAs; its lambda is
 0.1. Side A is that of the original code (on language, lambda 0.5): the rows of A_t, which the LoRA reads. Both are sums
-of absolute values. Our assumptions: rank, layers and learning rates of the other baselines (T2I-ConBench: rank 16 with
+of absolute values. The original code also has lambda_2 times the L2 norm of the new LoRA, 0 in most of its scripts; it is
+left out here, as in T2I-ConBench. Our assumptions: rank, layers and learning rates of the other baselines (T2I-ConBench: rank 16 with
 alpha 32, 5e-6, on a transformer), the noun in the prompt, and a word that starts as the noun.
 
 A smaller B_t (or A_t) also reduces the overlap, and the other factor can compensate. `overlap` in the training curve is
@@ -31,10 +32,10 @@ from cpbench.learning import (
     joined,
     learn_lora,
     past_loras,
+    phrase_of,
     side_by_side,
     stacked,
     sum_of_products,
-    token_of,
 )
 
 
@@ -70,6 +71,9 @@ class OLora(CLora):
         },
     }
 
+    def check(self, backbone):
+        """A concept has its class noun, whatever its word is."""
+
     def learn(self, backbone, task, state):
         o = self.options
         loras = past_loras(state, backbone.device)
@@ -85,4 +89,4 @@ class OLora(CLora):
         return stacked(state, after, task.concept, lora_parameters)
 
     def phrase(self, concept, class_noun, state):
-        return f"{token_of(concept, state)} {class_noun}"
+        return phrase_of(concept, class_noun, state)

@@ -22,6 +22,7 @@ from cpbench.learning import (
     WeightsOrLoraOptions,
     add_tokens,
     add_words,
+    class_preservation_term,
     semantic_preservation_term,
     weights_or_lora,
 )
@@ -72,7 +73,7 @@ class RareToken(Method):
         learning.train(backbone, task, loss, stage_1, o.token_steps, o.batch_size, "stage 1", TEMPLATES)
 
         theta, stage_2 = weights_or_lora.init_trainables(backbone, task, o)
-        loss = learning.denoising(backbone, phrase)
+        loss = learning.denoising(backbone, phrase, class_preservation_term(backbone, task.class_noun, o))
         learning.train(backbone, task, loss, [stage_2], o.steps, o.batch_size, "stage 2", TEMPLATES)
         after.tensors[f"token/{task.concept}"] = v_rare.detach()
         after.tensors |= {k: v.detach() for k, v in theta.items()}

@@ -13,7 +13,7 @@ loss.
 
 from __future__ import annotations
 
-from cpbench.learning import LoraOptions, add_tokens, learn_lora, token_of
+from cpbench.learning import LoraOptions, add_tokens, learn_lora, phrase_of
 from cpbench.method import Method
 
 
@@ -40,7 +40,7 @@ class SequentialLora(Method):
         backbone.add_lora(self.options.rank, self.options.target_modules, values=state.tensors_of("adapter"))
 
     def phrase(self, concept, class_noun, state):
-        return f"{token_of(concept, state)} {class_noun}"
+        return phrase_of(concept, class_noun, state)
 
     def lora(self, state, concepts):
         return state.tensors_of("adapter")

@@ -34,6 +34,7 @@ from cpbench.learning import (
     add_to_weights,
     add_tokens,
     add_words,
+    class_preservation_term,
     forgetting,
     functional,
     norms,
@@ -41,7 +42,7 @@ from cpbench.learning import (
     semantic_preservation_term,
     token_of,
 )
-from cpbench.method import Method, State
+from cpbench.method import Method, State, UserError
 
 
 class StaminaOptions(CLoraOptions):
@@ -103,6 +104,12 @@ class Stamina(Method):
         },
     }
 
+    def check(self, backbone):
+        if self.options.word != "learned":
+            raise UserError(
+                f"word={self.options.word}: stamina's words are what a network generates; leave the option out"
+            )
+
     def learn(self, backbone, task, state):
         o = self.options
         past = sum_of_masked(state, backbone.device)
@@ -115,10 +122,11 @@ class Stamina(Method):
         CD = functional.low_rank(backbone.denoiser, o.target_modules, o.mask_rank, task.generator("mask"))
         (E, F, v), z = word_network(embedding.detach(), o.token_hidden, task.generator("code"))
         phrase = self.phrase(task.concept, task.class_noun, after)
-        diffusion = learning.denoising(
-            backbone, phrase, semantic_preservation_term(backbone, phrase, task.class_noun, o)
-        )
         masked: dict[str, torch.Tensor] = {}
+        of_class = class_preservation_term(backbone, task.class_noun, o, masked)
+        diffusion = learning.denoising(
+            backbone, phrase, semantic_preservation_term(backbone, phrase, task.class_noun, o), of_class
+        )
 
         def masks():
             return {layer: straight_through(logits + o.mask_start) for layer, logits in products(CD).items()}

@@ -3,36 +3,34 @@
     python benchmarks/doc_tables.py
 
 A table is placed between `<!-- results of SEQUENCE, full -->` and `<!-- end of results -->`: the leaderboard with all columns
-(`full`), the ten rows of README with the columns in SHORT (`ten`), or the output of nouns.py, agreement.py, prompts.py, halves.py or
-pairs.py (`nouns`, `agreement`, `prompts`, `halves`, or a key of PAIRS), and below it a line about its judges. In docs/methods.md the
-column "place on the miniature" is updated. If a sequence has several versions, the one with the most rows is used.
+(`full`), the ten rows of README with the columns in SHORT (`ten`), or what `cpbench compare` says of the pairs of a key of PAIRS,
+and below it a line about its judges. In docs/methods.md the column "place on the miniature" is updated. If a sequence has several
+tables, the one with the most rows is used.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import agreement
-import halves
-import nouns
-import pairs
 import pandas as pd
-import prompts
-from chart import TEN
 
 from cpbench.judges import identity
+from cpbench.leaderboard import compared_methods
+from cpbench.leaderboard.groups import Group
+from cpbench.leaderboard.pairs import PARTS, Pair
 from cpbench.leaderboard.rows import EARLIER_MARK
 from cpbench.numbers import number
 from cpbench.version import SCORES
 
 ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "results" / "reference"
 PAGES = "README.md", "docs/findings.md", "docs/methods.md"
 COLUMNS = {  # heading: (column of the leaderboard's CSV, digits or number format)
-    "DINO final": ("dino_final_average", 3),
     "over tasks": ("dino_over_tasks", 3),
+    "DINO final": ("dino_final_average", 3),
     "plasticity": ("dino_plasticity", 3),
     "backward transfer": ("dino_backward_transfer", 3),
     "forgetting": ("dino_forgetting", 3),
@@ -44,12 +42,12 @@ COLUMNS = {  # heading: (column of the leaderboard's CSV, digits or number forma
     "UNet evaluations": ("learning_unet_evaluations", ",.0f"),
 }
 NOTE = identity.caveat([{"weights_sha256": weights} for weights in identity.OF_THE_MINIATURE])
-SHORT = "DINO final", "over tasks", "backward transfer", "retention", "CLIP-T final", "UNet evaluations"
+# README's rows: the three references, and methods of the main groups of docs/methods.md; the Makefile's chart has them too
+TEN = "isolated", "joint*", "dcscore", "ewc", "raretoken", "cidm", "seqlora", "textualinversion", "base", "clora"
+SHORT = "over tasks", "DINO final", "backward transfer", "retention", "CLIP-T final", "UNet evaluations"
 MARKED = re.compile(r"(<!-- results of (\S+), ([\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 PLACE = re.compile(r"^\| `(\w+)` \|(?:[^|\n]*\|){9}$", re.MULTILINE)
 METHOD_COLUMNS = 10
-BY_HALVES = "isolated", "joint", "dcscore", "ewc", "cidm", "raretoken", "seqlora"
-BY_PROMPT = "base", "oracle", "isolated", "joint", "dcscore", "raretoken", "ewc", "seqlora"
 PAIRS = {
     "pairs-keeping": (
         ("dcscore", "seqlora"),
@@ -87,18 +85,27 @@ def written(value: float, form: int | str) -> str:
     return number(value, form) if isinstance(form, int) else "-" if pd.isna(value) else f"{value:{form}}"
 
 
+def rank_of(row: pd.Series) -> str:
+    """Its rank; "-" without one."""
+    return "-" if pd.isna(row["rank"]) else str(int(row["rank"]))
+
+
 def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
-    """A Markdown table; the final score of several runs is followed by its standard deviation."""
-    lines = [f"| rank | method | runs | {' | '.join(heads)} |", f"|--:|---|{'--:|' * (1 + len(heads))}"]
+    """A Markdown table; the primary score of several runs is followed by its standard deviation."""
+    lines = [
+        f"| rank | methods below | method | runs | {' | '.join(heads)} |",
+        f"|--:|--:|---|{'--:|' * (1 + len(heads))}",
+    ]
     for _, row in rows.iterrows():
         cells = []
         for column, form in (COLUMNS[head] for head in heads):
             spread = row.get(f"{column}_std", float("nan"))
-            deviation = f" ± {number(spread)}" if column == "dino_final_average" and not pd.isna(spread) else ""
+            deviation = f" ± {number(spread)}" if column == "dino_over_tasks" and not pd.isna(spread) else ""
             cells.append(written(row[column], form) + deviation)
         is_earlier = row.get("scores", SCORES) != SCORES
         method = row["method"].replace("*", "\\*") + (EARLIER_MARK if is_earlier else "")
-        lines.append(f"| {row['rank']} | {method} | {row['runs']} | {' | '.join(cells)} |")
+        below = "-" if pd.isna(row["rank"]) else row["below"]
+        lines.append(f"| {rank_of(row)} | {below} | {method} | {row['runs']} | {' | '.join(cells)} |")
     note = [
         "",
         f"{EARLIER_MARK}: run by an earlier version, whose numbers the current one does not reproduce bit for bit.",
@@ -106,75 +113,35 @@ def table(rows: pd.DataFrame, heads: Sequence[str] = tuple(COLUMNS)) -> str:
     return "\n".join(lines + (note if any(EARLIER_MARK in line for line in lines) else [])) + "\n"
 
 
-# Tables of other scripts
+# Pairs
 
 
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """A table with left-aligned text in its first `text_columns` columns and numbers in the others."""
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * text_columns}{'--:|' * (len(heads) - text_columns)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+def pairs_table(name: str, folder: Path, sequence: str) -> str:
+    """A Markdown table of a key of PAIRS: by part the difference, first minus second, with its interval, and the verdict."""
+    heads = ["first", "second", "runs", *PARTS.values()]
+    lines = [f"| {' | '.join(heads)} |", f"|---|---|{'--:|' * (len(heads) - 2)}"]
+    for first, second in PAIRS[name]:
+        _, comparisons = compared(folder, sequence, first, second)
+        cells = [pair_cell(comparisons[title]) if title in comparisons else "-" for title in PARTS.values()]
+        endings = max(pair.effect.endings for pair in comparisons.values())
+        lines.append(f"| {' | '.join([first, second, str(endings), *cells])} |")
+    return "\n".join(lines) + "\n"
 
 
-def nouns_table(folder: Path, sequence: str) -> str:
-    rows = [
-        (m, str(n), number(own_words, 2), number(plain_noun, 2))
-        for m, n, own_words, plain_noun in nouns.scores_by_method(folder / sequence)
-    ]
-    return markdown(("method", "runs", "its words", "the plain noun"), rows)
+def pair_cell(pair: Pair) -> str:
+    low, high = (number(bound, 2, sign=True) for bound in pair.effect.interval())
+    return f"{number(pair.effect.mean, 2, sign=True)} [{low}, {high}] {pair.verdict}"
 
 
-def pairs_table(method_pairs: Sequence[tuple[str, str]], folder: Path, sequence: str) -> str:
-    board, rows = pairs.rows_of(folder, sequence), []
-    for a, b in method_pairs:
-        runs, cells = pairs.comparison_cells(pairs.row_of(board, a), pairs.row_of(board, b))
-        rows.append((a, b, str(runs), *cells))
-    return markdown(
-        ("first", "second", "runs", *(head for part in pairs.PARTS.values() for head in (part, "p"))), rows, 2
-    )
-
-
-def agreement_table(folder: Path, sequence: str) -> str:
-    rows = []
-    for source, scores in agreement.PUBLISHED.items():
-        for metric, name in agreement.JUDGES:
-            means = agreement.finals(folder / sequence, metric)
-            tau, low, high, p = agreement.agreement(means, scores)
-            published = sorted(scores, key=lambda m: -scores[m])
-            order = sorted(scores, key=lambda m: -means[m].mean())
-            orders = source, ", ".join(published), name, ", ".join(order)
-            rows.append(
-                (*orders, f"{number(tau, 2, True)} [{number(low, 2, True)}, {number(high, 2, True)}]", number(p, 2))
-            )
-    return markdown(("published table", "its order", "ours by final", "our order", "Kendall's tau", "p"), rows, 4)
-
-
-def halves_table(folder: Path, sequence: str) -> str:
-    board = [pairs.row_of(pairs.rows_of(folder, sequence), method) for method in BY_HALVES]
-    rows = [
-        (row.method.replace("*", "\\*"), str(len(row.runs)), *(number(v, 2) for v in halves.halves(row)))
-        for row in board
-    ]
-    return markdown(("method", "runs", *halves.HEADS), rows)
-
-
-def prompts_table(folder: Path, sequence: str) -> str:
-    means = prompts.by_prompt(folder, sequence, list(BY_PROMPT))
-    rows = [(prompt, *(number(v, 2) for v in values)) for prompt, values in means.iterrows()]
-    return markdown(("prompt", *BY_PROMPT), rows)
-
-
-SCRIPT_TABLES: dict[str, Callable[[Path, str], str]] = {
-    "nouns": nouns_table,
-    "agreement": agreement_table,
-    "prompts": prompts_table,
-    "halves": halves_table,
-    **{name: functools.partial(pairs_table, method_pairs) for name, method_pairs in PAIRS.items()},
-}
+def compared(folder: Path, sequence: str, first: str, second: str) -> tuple[Group, dict[str, Pair]]:
+    """The comparison in the table with the most rows."""
+    entries = compared_methods.compare_methods(groups_of(folder, sequence), first, second)
+    return max(entries, key=lambda entry: len(entry[0].rows))
 
 
 @functools.cache
-def script_table(name: str, sequence: str) -> str:
-    return SCRIPT_TABLES[name](ROOT / "results" / "reference", sequence)
+def groups_of(folder: Path, sequence: str) -> tuple[Group, ...]:
+    return tuple(compared_methods.groups_of(folder, sequence, None))
 
 
 # Pages
@@ -187,7 +154,7 @@ def leaderboard_cell(row: re.Match, rows: pd.DataFrame) -> str:
     cells[METHOD_COLUMNS - 1] = " not yet "
     if len(matches):
         retention = number(matches.iloc[0]["dino_normalised_retention"])
-        cells[METHOD_COLUMNS - 1] = f" {retention}, rank {matches.iloc[0]['rank']} "
+        cells[METHOD_COLUMNS - 1] = f" {retention}, rank {rank_of(matches.iloc[0])} "
     return "|".join(cells)
 
 
@@ -201,7 +168,7 @@ def updated(page: str, board: pd.DataFrame) -> str:
         if table_name == "ten":
             text = table(rows[rows["method"].isin(TEN)], SHORT)
         else:
-            text = table(rows) if table_name == "full" else script_table(table_name, sequence)
+            text = table(rows) if table_name == "full" else pairs_table(table_name, REFERENCE, sequence)
         return f"{match[1]}{text}\n{NOTE}\n{match[4]}"
 
     text = MARKED.sub(marked, text)
@@ -213,7 +180,7 @@ def updated(page: str, board: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    board = pd.read_csv(ROOT / "results" / "reference" / "leaderboard.csv")
+    board = pd.read_csv(REFERENCE / "leaderboard.csv")
     for page in PAGES:
         (ROOT / page).write_text(updated(page, board), encoding="utf-8")
         print(f"wrote {page}")

@@ -43,6 +43,17 @@ class EvaluationChoices(BaseModel):
     rows: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, description="rows of the matrix to generate besides row 0 and the last; None: all"
     )
+    adapter_scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field(
+        (),
+        description="also generate the concepts of the last row with what was learned at these strengths, 1 being as it is",
+    )
+    held_out: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="pictures of each concept that identity is scored against and nothing learns from, the last photographs; "
+        "None: 8 further drawings, no photographs; 0: the training pictures",
+    )
     diagonal: bool = Field(False, description="also generate, in each row left out, the concept of its own task alone")
 
     @model_validator(mode="before")
@@ -56,6 +67,13 @@ class EvaluationChoices(BaseModel):
                 warn_once(f"evaluation.{old}", f"evaluation.{new}")
                 values = {new if key == old else key: value for key, value in values.items()}
         return values
+
+    @field_validator("adapter_scales")
+    @classmethod
+    def _name_scales_once(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
+        if repeated := [s for s in scales if scales.count(s) > 1]:
+            raise ValueError(f"strength {repeated[0]:g} is named twice; name it once")
+        return tuple(sorted(scales))
 
     @field_validator("rows")
     @classmethod

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from cpbench.errors import DamagedState, UserError, quoted
 from cpbench.files import MOST_JSON, read_limited, seed_of
@@ -76,11 +76,44 @@ AnyOptions = Options  # for annotations inside of Method, where Options is a cla
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What all methods' training loops have in common. The defaults are the harness's own; see `RecipeOptions`."""
+
+    stratified_times: bool = True
+    mirrored_pictures: bool = True
+    weight_decay: float = 0.0
+
+
+class RecipeOptions(Options):
+    """Options of a method that trains by `cpbench.learning.train`."""
+
+    stratified_times: bool = Field(
+        True,
+        description="the times of a batch are of equal parts of all times, one of each; false: each is drawn alone",
+    )
+    mirrored_pictures: bool = Field(True, description="half of the pictures of a batch are mirrored")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay of all that is trained")
+
+    later: ClassVar = {"stratified_times": True, "mirrored_pictures": True, "weight_decay": 0.0}
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.stratified_times, self.mirrored_pictures, self.weight_decay)
+
+
+def recipe_of(options: Options) -> Recipe:
+    """The recipe of a method's options; the harness's own where it has none."""
+    return options.recipe if isinstance(options, RecipeOptions) else Recipe()
+
+
+@dataclass(frozen=True)
 class Task:
     """One step of a sequence. It holds arrays, text and generators, but no paths and nothing about other concepts.
 
     number: t, counted from 1. concept: the subject's name. images: uint8 (n, height, width, 3). seed: the run's seed.
-    log: called as log(step, phase="train", loss=...) for a point of the training curve.
+    log: called as log(step, phase="train", loss=...) for a point of the training curve. recipe: that of the method's
+    options, which the training loop reads. used_words: those of the evaluation's prompts and of all class nouns, which
+    no concept may be called by.
     """
 
     number: int
@@ -89,12 +122,20 @@ class Task:
     images: np.ndarray
     seed: int
     log: Callable[..., None] = field(default=lambda step, **figures: None, repr=False)
+    recipe: Recipe = Recipe()
+    used_words: frozenset[str] = frozenset()
 
     def generator(self, purpose: str) -> torch.Generator:
         """A new CPU generator, seeded by (seed, purpose, concept): the same purpose gives the same numbers again."""
         import torch
 
         return torch.Generator().manual_seed(seed_of(self.seed, purpose, self.concept))
+
+    def shared_generator(self, *purpose: str | int) -> torch.Generator:
+        """A new CPU generator, seeded by (seed, purpose) alone: all tasks of a run get the same numbers from it."""
+        import torch
+
+        return torch.Generator().manual_seed(seed_of(self.seed, *purpose))
 
 
 def _checksum(record: dict[str, Any]) -> str:

@@ -50,7 +50,11 @@ RENAMED = {  # module: its old names and what they are today, here or as a full 
         "prior": "prior_preservation_term",
         "semantic": "semantic_preservation_term",
     },
-    "cpbench.learning.lora": {"Settings": "LoraOptions"},
+    "cpbench.learning.lora": {
+        "Settings": "LoraOptions",
+        "add_tokens": "cpbench.learning.words.add_tokens",
+        "token_of": "cpbench.learning.words.token_of",
+    },
     "cpbench.learning.norms": {"of_lora": "lora_norm", "of_trained": "trained_norms"},
     "cpbench.learning.prior_preservation": {
         "Prior": "PriorOptions",
@@ -77,7 +81,8 @@ RENAMED = {  # module: its old names and what they are today, here or as a full 
 BASELINES = {  # baseline: tools that it held for others in 0.1, and where they are; not those that it still uses
     "cpbench.baselines.seqlora": {
         "Settings": "cpbench.learning.lora.LoraOptions",
-        "add_words": "cpbench.learning.lora.add_words",
+        "add_words": "cpbench.learning.words.add_words",
+        "token_of": "cpbench.learning.words.token_of",
     },
 }
 _warned: set[str] = set()
@@ -147,7 +152,7 @@ def renamed_keywords(**new_names: str) -> Callable[[Callable[P, R]], Callable[P,
 
 
 def _at(path: str) -> Any:
-    """What a full path names: "cpbench.learning.lora.add_words"."""
+    """What a full path names: "cpbench.learning.words.add_words"."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 

@@ -34,7 +34,7 @@ evaluation:
 """
 FEW: dict[str, Any] = {"steps": 2, "batch_size": 2, "token_steps": 2, "fisher_samples": 2, "dsc_steps": 2}
 FEW |= {"prior_pictures": 2, "prior_inference_steps": 1, "replay_pictures": 1, "replay_inference_steps": 1, "crops": 1}
-FEW |= {"caption_samples": 1}
+FEW |= {"caption_samples": 1, "merge_steps": 1}
 
 
 def sketch(name: str, tensor: Any) -> list[float]:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from cpbench.backbones.backbone import Backbone
 from cpbench.learning import step_log
-from cpbench.method import Method, State, Task
+from cpbench.method import Method, State, Task, recipe_of
 
 MakeTask = Callable[..., Task]
 Tensors = dict[str, torch.Tensor]
@@ -26,7 +26,7 @@ SHORT |= {
     "replay_inference_steps": 1,
     "crops": 1,
 }
-SHORT |= {"initializer": "rare", "caption_samples": 1}
+SHORT |= {"initializer": "rare", "caption_samples": 1, "merge_steps": 1}
 SMALL: dict[str, Any] = {"rank": 2, "steps": 3, "batch_size": 2, "learning_rate": 1e-2, "token_learning_rate": 1e-2}
 
 
@@ -69,7 +69,8 @@ def learn(
     before, backbone.trainable_parameters = backbone.unet_evaluations, 0
     period, step_log.PERIOD = step_log.PERIOD, 1
     try:
-        learned.state = kind(kind.Options(**chosen)).learn(backbone, task, given)
+        method = kind(kind.Options(**chosen))
+        learned.state = method.learn(backbone, replace(task, recipe=recipe_of(method.options)), given)
     finally:
         step_log.PERIOD = period
         backbone.restore()

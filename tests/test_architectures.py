@@ -145,7 +145,7 @@ def test_a_lora_is_on_every_attention_layer_of_the_architecture(backbone: Backbo
 
 def test_every_methods_own_layers_are_all_there(backbone: Backbone) -> None:
     """K and V of cross-attention are two a block, its linear layers four, and with self-attention's eight."""
-    a_block = {"clora": 2, "stamina": 2, "cidm": 4}
+    a_block = {"clora": 2, "stamina": 2, "cidm": 4, "lwf": 4}
     for name in built_in_methods():
         targets = load_method(name).Options.model_fields.get("target_modules")
         if targets is not None:

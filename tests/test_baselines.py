@@ -1,5 +1,7 @@
 """The methods of baselines/, two tasks each on a tiny Stable Diffusion: what each is known for must show."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -11,8 +13,9 @@ from cpbench.backbones.sampling import Sampler, SampleRequest
 from cpbench.baselines.base import Base
 from cpbench.baselines.isolated import Isolated
 from cpbench.baselines.seqlora import SequentialLora
-from cpbench.learning.lora import LoraOptions, add_tokens, add_words, token_of
+from cpbench.learning.lora import LoraOptions
 from cpbench.learning.semantic_preservation import SemanticPreservationOptions, semantic_preservation_term
+from cpbench.learning.words import add_tokens, add_words, token_of
 from cpbench.method import Method, NotDefined, State, Task
 
 MakeTask = Callable[..., Task]
@@ -298,3 +301,16 @@ def test_words_are_numbered_in_the_order_of_learning() -> None:
         assert kind().phrase("dog2", "dog", state) == "<v3> dog"
         with pytest.raises(ValueError, match="cat"):
             kind().phrase("cat", "cat", state)
+
+
+def test_a_method_file_imports_no_library_of_models() -> None:
+    """`cpbench describe` and a dry run load method files only: models' libraries take seconds, and need torchvision repaired."""
+    code = """
+import sys
+from cpbench.registry import built_in_methods, load_method
+for name in built_in_methods():
+    load_method(name)
+print([name for name in ("peft", "diffusers", "transformers", "torchvision") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

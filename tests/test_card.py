@@ -267,7 +267,7 @@ def test_mechanisms_train_what_they_name_and_leave_no_trace() -> None:
 
     backbone = loading.load("miniature")
     before = backbones.fingerprint(backbone)
-    task = Task(1, "someone", "dog", images.references(training_identity("dog", 0, exam.SPLIT), "someone"), 0)
+    task = Task(1, "someone", "dog", images.drawings(training_identity("dog", 0, exam.SPLIT), "someone"), 0)
     for name, mechanism in mechanisms.MECHANISMS.items():
         short = replace(mechanism, steps=2)
         assert mechanisms.learn(backbone, short, task) == "<v1> dog"

@@ -66,18 +66,20 @@ def test_without_the_key_no_noun_is_drawn(tmp_path: Path) -> None:
 
 
 def test_the_upper_triangle_is_asked_for_by_class_nouns(two: sequences.Sequence) -> None:
-    made = [cells.cells_of_row(two, t, 2, forward_transfer_cells=True) for t in range(3)]
+    made = [cells.cells_of_row(two, t, 2, forward_transfer_cells=True, are_drawn=True) for t in range(3)]
     assert [[c.name for c in row if c.cell_type == "unlearned"] for row in made] == [[], ["vase"], []]
     (cell,) = (c for c in made[1] if c.cell_type == "unlearned")
     assert cell.nouns == ("vase",) and not cell.learned and cell.pictures == 2
-    assert [c for c in made[1] if c.cell_type != "unlearned"] == cells.cells_of_row(two, 1, 2)
+    assert [c for c in made[1] if c.cell_type != "unlearned"] == cells.cells_of_row(two, 1, 2, are_drawn=True)
 
 
 def test_plain_nouns_are_drawn_at_once(two: sequences.Sequence) -> None:
-    row = cells.cells_of_row(two, 1, 2, forward_transfer_cells=True)
+    row = cells.cells_of_row(two, 1, 2, forward_transfer_cells=True, are_drawn=True)
     groups = rows.generation_groups(row)
     assert [[cell.name for cell in group] for group in groups[:-1]] == [["dog"], ["vase"]]
     assert groups[-1] == row[2:] and len(groups[-1]) == 15
+    groups = rows.generation_groups(cells.cells_of_row(two, 2, 2, are_drawn=True))
+    assert [cell.name for cell in groups[-1]] == ["own nouns", "other nouns"]
     assert rows.generation_groups(row[:1]) == [row[:1]]
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from learners import CONCEPTS, Learned, MakeTask, Tensors, learn, product
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.cidm import Cidm, CidmOptions, consolidation, shares
-from cpbench.method import State
+from cpbench.baselines.cidm import Cidm, CidmOptions, consolidation, shares, shares_of_states
+from cpbench.method import NotDefined, State
 
 TARGETS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
 WEIGHT = 0.3
@@ -131,9 +131,9 @@ def test_shares_by_hand() -> None:
         "b": torch.tensor([[1.0, 0.0, 0.0], [0.0, 6.0, 8.0]]),
         "c": torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 5.0]]),
     }
-    found = shares(words, ["a"])
+    found = shares(words, words["a"])
     assert found == pytest.approx({"a": 1 / 1.4096, "b": 0.4096 / 1.4096, "c": 0})
-    assert shares(words, []) == pytest.approx(dict.fromkeys("abc", 1 / 3))
+    assert shares(words, None) == pytest.approx(dict.fromkeys("abc", 1 / 3))
 
 
 @given(st.integers(0, 500), st.integers(1, 4), st.data())
@@ -141,7 +141,7 @@ def test_shares_by_loops(seed: int, count: int, data: st.DataObject) -> None:
     g = torch.Generator().manual_seed(seed)
     words = {f"c{k}": torch.randn(2, 5, generator=g, dtype=torch.float64) for k in range(count)}
     prompt = data.draw(st.lists(st.sampled_from(sorted(words)), min_size=1, max_size=2, unique=True))
-    found = shares(words, prompt)
+    found = shares(words, torch.cat([words[concept] for concept in prompt]))
     expected = shares_by_loops({k: v.tolist() for k, v in words.items()}, prompt)
     assert found == pytest.approx(expected) and sum(found.values()) == pytest.approx(1)
     assert all(
@@ -154,7 +154,7 @@ def test_shares_by_loops(seed: int, count: int, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("concepts", [(), ("dog",), ("vase",), ("dog2", "vase")])
 def test_the_installed_lora_is_the_mixture(tiny: Backbone, three: list[Learned], concepts: tuple[str, ...]) -> None:
-    state, method = three[2].state, Cidm(CidmOptions(rank=2))
+    state, method = three[2].state, Cidm(CidmOptions(rank=2, mixing="rows"))
     words = {c: state.tensors[f"token/{c}"].tolist() for c in CONCEPTS}
     w = shares_by_loops(words, list(concepts)) if concepts else dict.fromkeys(CONCEPTS, 1 / 3)
     assert (max(w.values()) - min(w.values()) > 0.1) is bool(concepts)
@@ -180,6 +180,72 @@ def test_both_words_of_every_concept_are_installed(tiny: Backbone, three: list[L
         assert ids == list(range(plain, plain + 6))
         rows = torch.stack([tiny.token_embeddings[f"v{n}{side}"] for n in (1, 2, 3) for side in "ab"])
         assert torch.equal(rows, torch.cat([state.tensors[f"token/{c}"] for c in CONCEPTS]))
+
+
+# As released: for each prompt, from the text encoder's states
+
+
+def states_by_hand(tiny: Backbone, state: State, prompt: str) -> dict[str, float]:
+    """w_t in float64: the words' states in "<v1a> <v1b>", against every position of the prompt."""
+    from cpbench.learning import add_tokens
+
+    flat = State({}, {"concepts": [f"v{n}{side}" for n in range(1, 4) for side in "ab"]})
+    flat.tensors = {
+        f"token/v{n}{side}": state.tensors[f"token/{c}"][k]
+        for n, c in enumerate(CONCEPTS, 1)
+        for k, side in enumerate("ab")
+    }
+    add_tokens(tiny, flat, lambda name, _: f"<{name}>")
+    with torch.no_grad():
+        p = tiny.encode_prompts([prompt])[0].double().numpy()
+        powers = {}
+        for n, c in enumerate(CONCEPTS, 1):
+            v = tiny.encode_prompts([f"<v{n}a> <v{n}b>"])[0, 1:3].double().numpy()  # after the begin of text
+            cosines = (v / np.linalg.norm(v, axis=1, keepdims=True)) @ (p / np.linalg.norm(p, axis=1, keepdims=True)).T
+            powers[c] = float(cosines.max(1).mean()) ** 4
+    tiny.restore()
+    return {c: x / sum(powers.values()) for c, x in powers.items()}
+
+
+def test_shares_depend_on_the_prompt_that_is_drawn(tiny: Backbone, three: list[Learned]) -> None:
+    state, method = three[2].state, Cidm(CidmOptions(rank=2))
+    assert method.per_prompt and not Cidm(CidmOptions(mixing="rows")).per_prompt
+    found = []
+    for prompt in ("a <v1a> <v1b> in the snow", "a red <v1a> <v1b> on top of a wooden floor"):
+        expected = states_by_hand(tiny, state, prompt)
+        with tiny.installed(method, state, ("dog",), (prompt,)):
+            w = shares_of_states(tiny, state, ("dog",), (prompt,))
+            assert w == pytest.approx(expected, rel=1e-5)
+            for layer in learners.layers(tiny, TARGETS):
+                mixture = sum(expected[c] * product(state.tensors_of(f"adapter/{c}"), layer) for c in CONCEPTS)
+                np.testing.assert_allclose(product(tiny.lora_parameters, layer), 0.8 * mixture, atol=1e-6)
+        found.append(w)
+    assert found[0]["dog"] != found[1]["dog"]
+
+
+@given(st.integers(0, 500), st.integers(1, 4), st.integers(1, 9))
+def test_shares_of_all_positions_equal_the_formula(seed: int, count: int, positions: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    words = {f"c{k}": torch.randn(2, 5, generator=g, dtype=torch.float64) for k in range(count)}
+    p = torch.randn(positions, 5, generator=g, dtype=torch.float64)
+    powers = {}
+    for name, own in words.items():
+        largest = [max(float(v @ q / (v.norm() * q.norm())) for q in p) for v in own]
+        powers[name] = (sum(largest) / len(largest)) ** 4
+    expected = {name: x / sum(powers.values()) for name, x in powers.items()}
+    assert shares(words, p) == pytest.approx(expected, rel=1e-9)
+
+
+def test_without_a_prompt_the_words_are_one_and_without_concepts_all_are_equal(
+    tiny: Backbone, three: list[Learned]
+) -> None:
+    state, method = three[2].state, Cidm(CidmOptions(rank=2))
+    with tiny.installed(method, state, ("vase",)):
+        w = shares_of_states(tiny, state, ("vase",), ())
+        assert w == pytest.approx(shares_of_states(tiny, state, ("vase",), ("<v2a> <v2b>",)))
+        assert shares_of_states(tiny, state, (), ()) == pytest.approx(dict.fromkeys(CONCEPTS, 1 / 3))
+    with pytest.raises(NotDefined, match="for each prompt"):
+        method.lora(state, ("vase",))
 
 
 # What is learned and carried
@@ -221,6 +287,6 @@ def test_the_state_keeps_every_lora_and_every_word_bit_for_bit(tiny: Backbone, t
 
 def test_all_shares_are_of_the_first_concept_when_it_is_alone(three: list[Learned]) -> None:
     state: State = three[0].state
-    lora = Cidm().lora(state, ("dog",))
+    lora = Cidm(CidmOptions(mixing="rows")).lora(state, ("dog",))
     for name, factor in state.tensors_of("adapter/dog").items():
         torch.testing.assert_close(lora[name], factor)

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpbench.errors import UserError
-from cpbench.metrics.comparison import Comparison, compare, sign_flip
-from cpbench.metrics.intervals import bootstrap
+from cpbench.metrics.comparison import compare, sign_flip
 
 NAN = float("nan")
 
@@ -82,42 +81,41 @@ def test_p_of_nothing_and_of_no_difference():
 
 def test_a_gain_is_shown_and_turned_round_it_is_a_loss():
     found = compare(run(1, gain=0.1), run(2))
-    assert found.is_significant and 0 < found.low < found.difference < found.high
+    assert found.verdict == "differs" and 0.01 < found.low < found.difference < found.high
     assert found.difference == pytest.approx(0.1, abs=0.03)
     assert (found.concepts, found.pairs, found.unpaired, found.left_out) == (8, 48, 0, ())
     turned = compare(run(2), run(1, gain=0.1))
-    assert turned.is_significant and turned.difference == pytest.approx(-found.difference) and turned.p == found.p
-    assert turned.low == pytest.approx(-found.high, abs=0.01)
+    assert turned.verdict == "differs" and turned.difference == pytest.approx(-found.difference)
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+    assert (turned.p, turned.p_of_signs) == pytest.approx((found.p, found.p_of_signs))
 
 
-def test_difference_and_interval_are_the_bootstraps():
+def test_it_is_students_t_over_the_concepts_means():
+    from scipy import stats
+
     a, b = run(1), run(2)
-    keys = sorted(a)
-    expected = bootstrap([a[k] - b[k] for k in keys], [k[0] for k in keys], [k[1] for k in keys], seed=3)
-    found = compare(a, b, seed=3)
-    assert (found.difference, found.low, found.high) == (expected.mean, expected.low, expected.high)
-    assert found.p == sign_flip([np.mean([a[k] - b[k] for k in keys if k[0] == f"c{c}"]) for c in range(8)])
+    means = [np.mean([a[k] - b[k] for k in a if k[0] == f"c{c}"]) for c in range(8)]
+    expected, found = stats.ttest_1samp(means, 0), compare(a, b)
+    assert (found.difference, found.p) == pytest.approx((np.mean(means), expected.pvalue))
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert found.p_of_signs == sign_flip(means)
 
 
 def test_pairing_shows_what_unpaired_runs_hide():
-    a, b = run(1, gain=0.05), run(2)
+    a, b = run(1, gain=0.1), run(2)
     spread = np.std(list(a.values())) / math.sqrt(len(a))
-    assert compare(a, b).is_significant and compare(a, b).difference < 2 * spread
+    assert compare(a, b).verdict == "differs" and compare(a, b).difference < 4 * spread
 
 
 def test_nothing_is_shown_where_there_is_nothing():
-    assert not compare(run(1), run(1)).is_significant and compare(run(1), run(1)).p == 1
-    shown = [compare(run(100 + 2 * i), run(101 + 2 * i), resamples=200).is_significant for i in range(150)]
-    assert np.mean(shown) < 0.1
+    assert compare(run(1), run(1)).verdict == "alike" and compare(run(1), run(1)).p == 1
+    found = [compare(run(100 + 2 * i), run(101 + 2 * i)).verdict for i in range(150)]
+    assert found.count("differs") < 15
 
 
-def test_both_interval_and_p_decide():
-    few = compare(run(1, concepts=5, gain=0.3), run(2, concepts=5))
-    assert few.low > 0 and few.p == 2 / 32 and not few.is_significant  # five concepts cannot
-    wide = Comparison(0.1, -0.01, 0.2, p=0.01, concepts=8, pairs=48, unpaired=0, left_out=())
-    assert not wide.is_significant
-    looser = compare(run(1, concepts=5, gain=0.3), run(2, concepts=5), level=0.9)
-    assert looser.is_significant and few.low < looser.low < looser.high < few.high
+def test_of_one_concept_nothing_is_shown():
+    one = compare(run(1, concepts=1, gain=0.3), run(2, concepts=1))
+    assert one.verdict == "open" and math.isnan(one.low) and math.isnan(one.p) and one.concepts == 1
 
 
 def test_what_has_no_partner_is_counted():

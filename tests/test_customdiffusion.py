@@ -223,7 +223,7 @@ def test_prompts_are_the_papers(
 
 
 def test_the_word_starts_as_a_rare_one(tiny: Backbone, make_task: MakeTask) -> None:
-    for initializer in ("ktn", "rare"):
+    for initializer in ("ktn", "rare"):  # neither is a piece of this vocabulary
         row = learn(tiny, make_task, 1, None, initializer=initializer, token_learning_rate=0).state.tensors["token/dog"]
         ids = tiny.tokenizer(initializer, add_special_tokens=False).input_ids
         entries = tiny.text_encoder.get_input_embeddings().weight.detach()[ids]

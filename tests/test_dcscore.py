@@ -232,6 +232,31 @@ def test_terms_of_consolidation_are_those_of_its_equation(
     assert not same(learned.state.tensors_of("adapter/dog2"), just_trained)
 
 
+def test_with_all_learned_concepts_as_candidates(
+    tiny: Backbone, make_task: MakeTask, three: Callable[[str], list[Learned]], calls: list[Call]
+) -> None:
+    """Task 4: the past teacher's term is at its own concept's place among all."""
+    before, options = three("dsc")[2].state, {"noise_weight": 3.0, "score_weight": 0.5, "temperature": 0.02}
+    calls.clear()
+    learned = learn(tiny, make_task, 4, before, variant="dsc", dsc_steps=8, dsc_candidates="all", **options)
+    drawn = set()
+    for i, figures in enumerate(learned.phase("dsc")):
+        student, current, past = calls[3 * i : 3 * i + 3]
+        assert student.phrases == ["backpack", "<v1> dog", "<v2> vase", "<v3> dog", "<v4> backpack"]
+        (own,) = [k for k, c in enumerate(CONCEPTS, 1) if same(past.factors, before.tensors_of(f"adapter/{c}"))]
+        drawn.add(own)
+        for name, teacher, place in (("current", current, 4), ("past", past, own)):
+            expected = 3.0 * float(((student.noises[place] - teacher.noises[place]) ** 2).mean())
+            assert figures[f"noise_{name}"] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+            P_S, P_T = (
+                [log_softmax(e, 0.02) for e in error_table(x.noises, student.batch.noise, "mean")]
+                for x in (student, teacher)
+            )
+            H = [-sum(math.exp(t) * s for s, t in zip(*pair, strict=True)) for pair in zip(P_S, P_T, strict=True)]
+            assert figures[f"scores_{name}"] == pytest.approx(0.5 * sum(H) / len(H), rel=1e-3)
+    assert len(drawn) > 1
+
+
 # The Fisher of a task
 
 

@@ -36,18 +36,26 @@ def test_a_table_by_hand() -> None:
     rows = pd.DataFrame(
         [
             {
-                "rank": "1",
+                "rank": 1,
+                "below": 4,
                 "method": "joint*",
                 "runs": 3,
-                "dino_final_average": 0.65449,
-                "dino_final_average_std": 0.0123,
+                "dino_over_tasks": 0.65449,
+                "dino_over_tasks_std": 0.0123,
             },
-            {"rank": "2", "method": "base", "runs": 1, "dino_final_average": 0.1, "dino_backward_transfer": -0.0001},
+            {
+                "rank": None,
+                "below": 0,
+                "method": "base",
+                "runs": 1,
+                "dino_over_tasks": 0.1,
+                "dino_backward_transfer": -0.0001,
+            },
         ]
     )
     for column, _ in doc_tables.COLUMNS.values():
         rows[column] = rows.get(column, float("nan"))
     head, _, first, second = doc_tables.table(rows).splitlines()
-    assert head.startswith("| rank | method | runs | DINO final |")
-    assert first.startswith("| 1 | joint\\* | 3 | 0.654 ± 0.012 | - |")
-    assert second.startswith("| 2 | base | 1 | 0.100 | - | - | 0.000 |")
+    assert head.startswith("| rank | methods below | method | runs | over tasks |")
+    assert first.startswith("| 1 | 4 | joint\\* | 3 | 0.654 ± 0.012 | - |")
+    assert second.startswith("| - | - | base | 1 | 0.100 | - | - | 0.000 |")

@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def said(folder: Path, short: Path) -> dict[str, str]:
     """The page's files in a folder, and what each of its commands says there."""
-    for name, code in (("lwf.py", block("python")), ("test_lwf.py", block("python", 1))):
+    for name, code in (("distil.py", block("python")), ("test_distil.py", block("python", 1))):
         assert f"`{name}`" in TEXT
         (folder / name).write_text(code)
     shorter = {"run": f"{SHORT} --sequence {short}", "plan": SHORT}
@@ -74,48 +74,48 @@ def test_the_commands_are_there() -> None:
 
 
 def test_a_row_of_the_leaderboard_comes_out(folder: Path, said: dict[str, str]) -> None:
-    assert said["cpbench leaderboard"].count("lwf") >= 2
+    assert said["cpbench leaderboard"].count("distil") >= 2
     lines = (folder / "results/leaderboard.md").read_text().splitlines()
-    rows = [line for line in lines if line.startswith("|") and "lwf" in line]
+    rows = [line for line in lines if line.startswith("|") and "distil" in line]
     assert len(rows) == 2 and sum("distillation_weight=0" in row for row in rows) == 1
     for row in rows:
-        _, method, runs, dino, *_ = (cell.strip() for cell in row.strip("|").split("|"))
+        _, method, runs, _, dino, *_ = (cell.strip() for cell in row.strip("|").split("|"))
         assert "own file" in method and runs == "1" and -1 < float(dino.split()[0]) < 1
     with (folder / "results/leaderboard.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2
 
 
 def test_what_it_says_of_the_runs(folder: Path, said: dict[str, str]) -> None:
-    described = said["cpbench describe ./lwf.py"]
+    described = said["cpbench describe ./distil.py"]
     assert "arXiv 1606.09282" in described and "distillation_weight" in described
     assert re.search(
-        rf"learning +{2 * (1 + 3 + 3)} UNet evaluations", said["cpbench plan --method ./lwf.py --sequence quick3"]
+        rf"learning +{2 * (1 + 3 + 3)} UNet evaluations", said["cpbench plan --method ./distil.py --sequence quick3"]
     )
-    runs = list(folder.glob("results/runs/short/miniature/lwf/*/order0-seed0"))
+    runs = list(folder.glob("results/runs/short/miniature/distil/*/order0-seed0"))
     assert len(runs) == 2
     for run in runs:
         curve = (run / "task-02" / "curve.csv").read_text().splitlines()[0].split(",")
         assert {"denoising", "distillation", "distance"} <= set(curve)
         assert (run / "grid.png").is_file() and (run / "curves.png").is_file()
-    assert "1 passed" in said["python -m pytest -q test_lwf.py"]
+    assert "1 passed" in said["python -m pytest -q test_distil.py"]
 
 
 def test_the_entry_point_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ((group, entries),) = tomllib.loads(block("toml"))["project"]["entry-points"].items()
-    info = tmp_path / "cpbench_lwf-0.1.dist-info"
+    info = tmp_path / "cpbench_distil-0.1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: cpbench-lwf\nVersion: 0.1\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: cpbench-distil\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in entries.items()))
-    (tmp_path / "lwf.py").write_text(block("python"))
+    (tmp_path / "distil.py").write_text(block("python"))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "lwf", raising=False)
-    assert "lwf" in method_names()
-    assert load_method("lwf").__name__ == "Lwf"
-    monkeypatch.delitem(sys.modules, "lwf")
+    monkeypatch.delitem(sys.modules, "distil", raising=False)
+    assert "distil" in method_names()
+    assert load_method("distil").__name__ == "Distil"
+    monkeypatch.delitem(sys.modules, "distil")
 
 
 def test_the_idea_is_not_a_built_in_method_and_all_types_are_listed() -> None:
-    assert "lwf" not in built_in_methods()
+    assert "distil" not in built_in_methods()
     table = TEXT.partition("| type | contents |")[2].partition("\n\n")[0]
     cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
     assert sorted(name for cell in cells for name in re.findall(r"`(\w+)`", cell)) == sorted(TENSOR_TYPES)
@@ -134,47 +134,47 @@ def run(short: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture
-def lwf(tmp_path: Path) -> Path:
-    (tmp_path / "lwf.py").write_text(block("python"))
-    return tmp_path / "lwf.py"
+def distil(tmp_path: Path) -> Path:
+    (tmp_path / "distil.py").write_text(block("python"))
+    return tmp_path / "distil.py"
 
 
 def state_with(name: str, tensor: torch.Tensor) -> State:
     return State({name: tensor}, {"concepts": ["dog"]})
 
 
-def two_classes(run: Run, lwf: Path) -> None:
-    lwf.write_text(block("python") + OTHER)
-    load_method(str(lwf))
+def two_classes(run: Run, distil: Path) -> None:
+    distil.write_text(block("python") + OTHER)
+    load_method(str(distil))
 
 
-def unknown_option(run: Run, lwf: Path) -> None:
-    resolve({"method": str(lwf), "sequence": "quick3", "options": {"step": 3}})
+def unknown_option(run: Run, distil: Path) -> None:
+    resolve({"method": str(distil), "sequence": "quick3", "options": {"step": 3}})
 
 
-def no_kind(run: Run, lwf: Path) -> None:
+def no_kind(run: Run, distil: Path) -> None:
     task.check(run, 1, state_with("word/dog", torch.zeros(1)))
 
 
-def another_concepts_picture(run: Run, lwf: Path) -> None:
-    with audit.learning_only("dog", [lwf.parent], run.config.output):
-        lwf.read_text()
+def another_concepts_picture(run: Run, distil: Path) -> None:
+    with audit.learning_only("dog", [distil.parent], run.config.output):
+        distil.read_text()
 
 
-def another_concepts_drawing(run: Run, lwf: Path) -> None:
+def another_concepts_drawing(run: Run, distil: Path) -> None:
     with audit.learning_only("dog", [], run.config.output):
         images.rendered("dog2")
 
 
-def hidden_picture(run: Run, lwf: Path) -> None:
+def hidden_picture(run: Run, distil: Path) -> None:
     task.check(run, 1, state_with("mask/m", torch.from_numpy(run.images["dog"].copy()).float()))
 
 
-def kept_picture(run: Run, lwf: Path) -> None:
+def kept_picture(run: Run, distil: Path) -> None:
     task.check(run, 1, state_with("pictures/dog", torch.zeros(1)))
 
 
-def changed_weight(run: Run, lwf: Path) -> None:
+def changed_weight(run: Run, distil: Path) -> None:
     layer = run.backbone.denoiser.conv_in
     original, layer.weight = layer.weight, torch.nn.Parameter(2 * layer.weight.detach())
     try:
@@ -183,18 +183,18 @@ def changed_weight(run: Run, lwf: Path) -> None:
         layer.weight = original
 
 
-def pristine_parameter(run: Run, lwf: Path) -> None:
+def pristine_parameter(run: Run, distil: Path) -> None:
     it = Task(1, "dog", "dog", run.images["dog"], 0)
     training.train(
         run.backbone, it, training.denoising(run.backbone, "dog"), [(1.0, [run.backbone.denoiser.conv_in.bias])], 1, 1
     )
 
 
-def no_number(run: Run, lwf: Path) -> None:
+def no_number(run: Run, distil: Path) -> None:
     task.check(run, 1, state_with("adapter/a", torch.tensor(float("nan"))))
 
 
-def no_loss(run: Run, lwf: Path) -> None:
+def no_loss(run: Run, distil: Path) -> None:
     it, row = (
         Task(1, "dog", "dog", run.images["dog"], 0),
         run.backbone.add_token("<v1>", run.backbone.word_embedding("dog")),
@@ -217,7 +217,7 @@ def test_every_message_of_the_page_has_its_fault() -> None:
 
 
 @pytest.mark.parametrize(("fault", "message"), list(zip(FAULTS, TOLD, strict=False)), ids=[f.__name__ for f in FAULTS])
-def test_it_is_told_as_the_page_says(fault: Callable[[Run, Path], None], message: str, run: Run, lwf: Path) -> None:
+def test_it_is_told_as_the_page_says(fault: Callable[[Run, Path], None], message: str, run: Run, distil: Path) -> None:
     pattern = ".*".join(map(re.escape, message.split("...")))  # "..." is what varies
     with pytest.raises((UserError, RulesError, ReplayError), match=pattern):
-        fault(run, lwf)
+        fault(run, distil)

@@ -179,6 +179,51 @@ def test_the_logged_penalty_is_its_equation_by_loops(
     assert not any("ewc" in f for f in three(*way)[0].curve)  # nothing is held in task 1
 
 
+def batch_fisher(tiny: Backbone, make_task: MakeTask, number: int, learned: Learned) -> dict[str, np.ndarray]:
+    """The mean of squared gradients of three batches of two, by a plain loop over a plain denoiser."""
+    task = make_task(tiny, CONCEPTS[number - 1], number)
+    method = Ewc(EwcOptions(rank=2))
+    total: dict[str, np.ndarray] = {}
+    with tiny.installed(method, learned.state, ()):
+        factors = {k: p.requires_grad_() for k, p in tiny.lora_parameters.items()}
+        phrase = method.phrase(task.concept, task.class_noun, learned.state)
+        for batch in training.batches(tiny, task, 3, 2, "fisher"):
+            states = tiny.encode_prompts([batch.template.format(phrase)] * 2)
+            out = tiny.denoiser(batch.noisy, batch.timesteps, encoder_hidden_states=states).sample
+            gradients = torch.autograd.grad((out - batch.noise).square().mean(), list(factors.values()))
+            for name, g in zip(factors, gradients, strict=True):
+                total[name] = total.get(name, 0) + g.double().numpy() ** 2 / 3
+    return total
+
+
+@pytest.mark.parametrize("anchors", ["each", "last"])
+def test_fishers_of_batches_as_they_come_are_continualhypers(tiny: Backbone, make_task: MakeTask, anchors: str) -> None:
+    """lambda/2 sum over tasks and entries of F_k (theta - theta*_k)^2, F_k not scaled; `last`: their sum, at the last."""
+    options = {"fisher": "batch", "anchors": anchors, "normalise": False, "ewc_weight": 1e5, "fisher_samples": 3}
+    learned = tasks(Ewc, tiny, make_task, 2, **options)
+    Fs = [batch_fisher(tiny, make_task, number, at) for number, at in enumerate(learned, 1)]
+    for k in Fs[0]:
+        found = learned[1].state
+        expected = {f"fisher/{c}/{k}": F[k] for c, F in zip(CONCEPTS, Fs, strict=False)}
+        if anchors == "last":
+            expected = {f"fisher/{k}": Fs[0][k] + Fs[1][k]}
+        for name, F in expected.items():
+            np.testing.assert_allclose(found.tensors[name].double().numpy(), F, rtol=1e-3, atol=1e-12)
+    stars = [coordinates(at.factors, "factors") for at in learned]
+    if anchors == "last":
+        stars[0] = stars[1]
+    expected = []
+
+    def look(phase: str, step: int) -> None:
+        if phase == "train":
+            at = coordinates(tiny.lora_parameters, "factors")
+            pairs = zip(Fs, stars, strict=True)
+            expected.append(1e5 / 2 * sum((F[k] * (at[k] - star[k]) ** 2).sum() for F, star in pairs for k in at))
+
+    third = learn(Ewc, tiny, make_task, 3, learned[1].state, look, **options).phase("train")
+    assert [f["ewc"] for f in third[1:]] == pytest.approx(expected[:2], rel=1e-2) and expected[0] > 0
+
+
 def test_the_product_may_be_made_of_other_factors(tiny: Backbone, make_task: MakeTask, three: Three) -> None:
     """Task 2 begins from (2 A, B / 2) around (A, B): no distance for the product."""
     for space in ("factors", "product"):

@@ -55,7 +55,7 @@ def test_every_batch_is_of_one_concept_with_its_own_words(
 ) -> None:
     """Latents are drawn without their deviation here, so that each is a picture's own or its mirror image's."""
     before = three(restart)[1].state
-    genuine, errors = tiny.encode_images, training.errors
+    genuine, predictions = tiny.encode_images, training.predictions
     monkeypatch.setattr(tiny, "encode_images", lambda images: (genuine(images)[0], 0 * genuine(images)[1]))
     means = {}
     for number, concept in enumerate(CONCEPTS, 1):
@@ -69,9 +69,9 @@ def test_every_batch_is_of_one_concept_with_its_own_words(
         (concept,) = set.intersection(*whose)
         (prompt,) = set(prompts)
         seen.append((concept, prompt))
-        return errors(backbone, parts)
+        return predictions(backbone, parts)
 
-    monkeypatch.setattr(training, "errors", note)
+    monkeypatch.setattr(training, "predictions", note)
     learn(Joint, tiny, make_task, 3, before, restart=restart, steps=20)
     assert len(seen) == 20 * (3 if restart else 1)
     phrases = {"dog": "<v1> dog", "vase": "<v2> vase", "dog2": "<v3> dog"}

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import stats
 
 from cpbench.errors import UserError
 from cpbench.files import short_hash
 from cpbench.leaderboard import board, reference
 from cpbench.leaderboard import figures as leaderboard_figures
-from cpbench.metrics.intervals import bootstrap
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.metrics.scores import SCORES as METRICS
 from cpbench.metrics.summary import summaries
@@ -179,7 +179,7 @@ def test_seeds_and_orders_of_equal_settings_are_averaged(tmp_path: Path) -> None
     assert "seed" not in csv and "order" not in csv
     ((shown,),) = markdown_tables(text).values()
     assert shown["method"] == "lora" and shown["runs"] == "3" and shown["settings"] == a["hash"]
-    assert shown["DINO final"] == r"0.670 ± 0.075 \[0.482, 0.858\]"
+    assert shown["DINO final"] == "0.670 ± 0.075" and shown["DINO over tasks"].startswith("0.667 ± ")
     assert (shown["forgetting"], shown["retention"]) == ("0.150 ± 0.071", "0.500 ± 0.361")
     assert (shown["CLIP-I final"], shown["CLIP-T final"]) == ("0.750 ± 0.000", "0.250 ± 0.000")
     assert (shown["state size, MB"], shown["state size, M params"]) == ("0.00367", "0.000917")
@@ -304,7 +304,7 @@ def test_best_final_comes_first_and_undefined_last(tmp_path: Path) -> None:
     ((*shown,),) = markdown_tables(text).values()
     assert [r["method"] for r in shown] == expected
     assert [r["DINO final"].split(" ")[0] for r in shown] == ["0.900", "0.100", "-0.500", "-"]
-    assert [r["rank"] for r in shown] == ["1~", "1~", "1~", "-"]  # two concepts never show a difference
+    assert [r["rank"] for r in shown] == ["-"] * 4  # of two concepts there are no ranks
 
 
 def test_each_sequence_backbone_and_kind_of_pictures_has_a_table(tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_names_are_words_in_markdown_and_part_of_no_path(tmp_path: Path, capsys:
         if not line.startswith("!["):
             assert "<" not in line and "http://" not in line and not re.search(r"(?<!\\)[\[`]", line), line
     (row,) = [line for line in text.splitlines() if "&lt;img" in line and line.startswith("|")]
-    assert len(re.findall(r"(?<!\\)\|", row)) == 24  # a row of twenty-three cells
+    assert len(re.findall(r"(?<!\\)\|", row)) == 25  # a row of twenty-four cells
 
 
 @pytest.mark.parametrize("how", ["words", "half", "bomb", "a folder"])
@@ -711,15 +711,17 @@ def test_what_moves_no_score_keeps_nobody_apart(tmp_path: Path, fact: str) -> No
     assert [(row["rank"], row["method"]) for row in group["rows"]] == [(1, "ewc"), (2, "l2")]
 
 
-def last_row(folder: Path) -> pd.Series:
+def since_learned(folder: Path) -> pd.Series:
+    """DINO of each picture, the mean over the rows since its concept was learned."""
     table = pd.read_csv(folder / "scores.csv")
-    cells = table[(table["kind"] == "cell") & (table["metric"] == "dino") & (table["row"] == len(CONCEPTS))]
-    return cells.set_index(["concept", "prompt", "index"])["value"]
+    order = json.loads((folder / "run.json").read_text())["sequence"]["concepts"]
+    cells = table[(table["kind"] == "cell") & (table["metric"] == "dino")]
+    cells = cells[cells["row"] >= cells["concept"].map({c: t for t, c in enumerate(order, 1)})]
+    return cells.groupby(["concept", "prompt", "index"])["value"].mean()
 
 
-def by_signs(differences: pd.Series) -> float:
+def by_signs(means: pd.Series) -> float:
     """The share of all choices of signs of concepts' mean differences whose sum is as far from 0."""
-    means = differences.groupby(["concept", "prompt"]).mean().groupby("concept").mean()
     sums = [
         abs(sum(s * d for s, d in zip(signs, means, strict=True)))
         for signs in itertools.product((1, -1), repeat=len(means))
@@ -760,25 +762,40 @@ def test_ranks_by_brute_force(tmp_path: Path) -> None:
     levels = {"a": 0.50, "b": 0.47, "c": 0.44, "d": 0.52, "e": 0.2, "f": 0.36, "g": 0.51}
     draws = dict.fromkeys(levels, DRAWS) | {"b": [(0, 0)], "f": [(1, 0), (5, 0)], "g": [(0, 1), (7, 7)]}
     scores = {
-        m: {d: last_row(make_run(tmp_path / m / f"{d}", m, level, d)) for d in draws[m]} for m, level in levels.items()
+        m: {d: since_learned(make_run(tmp_path / m / f"{d}", m, level, d)) for d in draws[m]}
+        for m, level in levels.items()
     }
     (group,) = groups_in(tmp_path)
-    expected = {}
-    for a in levels:
-        above = 0
-        for b in set(levels) - {a}:
-            both = set(draws[a]) & set(draws[b])
-            if both:
-                pooled = pd.concat([scores[b][d] - scores[a][d] for d in both], axis=1).mean(axis=1).dropna()
-                found = bootstrap(pooled.to_numpy(), *(list(pooled.index.get_level_values(k)) for k in (0, 1)))
-                above += found.low > 0 and by_signs(pooled) < 0.05
-        expected[a] = 1 + above
+    found = {}
+    for a, b in itertools.combinations(levels, 2):
+        both = sorted(set(draws[a]) & set(draws[b]))
+        if both:
+            differences = pd.concat([scores[a][d] - scores[b][d] for d in both], axis=1)
+            by_prompt = differences.groupby(level=[0, 1]).mean()
+            means = by_prompt.groupby(level=0).mean().mean(axis=1)
+            test = stats.ttest_1samp(means, 0)
+            found[a, b] = (means.mean(), test.pvalue, *test.confidence_interval(0.95), by_signs(means))
+    adjusted = stats.false_discovery_control([p for _, p, *_ in found.values()])
+    expected = dict.fromkeys(levels, 1)
+    for ((a, b), (mean, _, low, high, _)), p in zip(found.items(), adjusted, strict=True):
+        if p <= 0.05 and (low > 0.01 or high < -0.01):
+            expected[b if mean > 0 else a] += 1
     assert {row["method"]: row["rank"] for row in group["rows"]} == expected
     assert len(set(expected.values())) > 2 and max(expected.values()) == len(levels)
-    order = [-row["mean"]["dino_final_average"] for row in group["rows"]]
+    order = [-row["mean"]["dino_over_tasks"] for row in group["rows"]]
     assert order == sorted(order)
     shown = markdown_tables((tmp_path / "out" / "leaderboard.md").read_text())["seq v1 on miniature (drawn stand-ins)"]
     assert {row["method"]: row["rank"] for row in shown} == {m: f"{r}{'~' * (m in 'bfg')}" for m, r in expected.items()}
+    names = [row["method"] for row in group["rows"]]
+    assert len(group["pairs"]) == len(found)
+    for pair in group["pairs"]:
+        a, b = (names[k] for k in pair["rows"])
+        mean, p, low, high, of_signs = found[a, b] if (a, b) in found else found[b, a]
+        turn = 1 if (a, b) in found else -1
+        assert (pair["difference"], pair["p"], pair["p_of_signs"]) == pytest.approx(
+            (turn * mean, p, of_signs), abs=2e-6
+        )
+        assert [pair["low"], pair["high"]] == pytest.approx(sorted((turn * low, turn * high)), abs=2e-6)
     compared = {row["method"]: row["compared"] for row in group["rows"]}  # b, f and g have no draw in common
     assert compared == {"a": 6, "b": 4, "c": 6, "d": 6, "e": 6, "f": 4, "g": 4}
 
@@ -872,12 +889,18 @@ def test_leaderboard_json_has_what_it_should(tmp_path: Path) -> None:
     make_run(tmp_path / "c", "ewc", 0.4, status="failed")
     (group,) = groups_in(tmp_path)
     whole = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
-    assert set(whole) == {"schema", "groups", "unfinished"} and whole["schema"] == 3
-    assert set(group) == {"id", "sequence", "backbone", "pictures", "judges", "comparable", "grid", "rows"}
+    assert set(whole) == {"schema", "groups", "unfinished"} and whole["schema"] == 4
+    assert set(group) == {
+        *("id", "sequence", "backbone", "pictures", "judges", "comparable", "grid", "rows"),
+        *("ranked_by", "pairs"),
+    }
+    (pair,) = group["pairs"]
+    assert pair["rows"] == [0, 1] and pair["verdict"] == "open" and pair["low"] < pair["difference"] < pair["high"]
+    assert (pair["concepts"], pair["endings"], group["ranked_by"]) == (6, 1, "over-tasks")
     assert group["comparable"]["sampler"] == {"num_inference_steps": 10, "guidance_scale": 4}
     for row in group["rows"]:
         assert set(row) == {
-            *("rank", "compared", "method", "hash", "over", "replay_free", "scores", "tested_against"),
+            *("rank", "compared", "below", "method", "hash", "over", "replay_free", "scores", "tested_against"),
             *("runs", "mean", "std", "low", "high"),
         }  # fmt: skip
         for values in (row["mean"], row["std"], row["low"], row["high"]):

@@ -14,8 +14,8 @@ from test_leaderboard_page import board
 
 from cpbench.files import read_json, short_hash
 from cpbench.leaderboard import entries
+from cpbench.leaderboard.groups import group_runs
 from cpbench.leaderboard.page import page
-from cpbench.leaderboard.rows import group_runs
 from cpbench.leaderboard.text import as_json, markdown, score_table, terminal_tables
 from cpbench.metrics.intervals import bootstrap
 from cpbench.metrics.matrices import SCORE_COLUMNS
@@ -77,7 +77,9 @@ def test_one_run_has_its_own_interval(tmp_path: Path) -> None:
     low, high = expected["dino"]["final_average"]
     assert (line["dino_final_average_low"], line["dino_final_average_high"]) == (low, high)
     assert "carried_MB_low" not in line
-    assert words["DINO final"] == rf"{row['mean']['dino_final_average']:.3f} \[{low:.3f}, {high:.3f}\]"
+    assert words["DINO final"] == f"{row['mean']['dino_final_average']:.3f}"
+    bounds = ", ".join(f"{row[side]['dino_over_tasks']:.3f}" for side in ("low", "high"))
+    assert words["DINO over tasks"] == rf"{row['mean']['dino_over_tasks']:.3f} \[{bounds}\]"
     assert cells["DINO final"] == f"{row['mean']['dino_final_average']:.3f} {low:.2f} to {high:.2f}"
 
 
@@ -103,7 +105,7 @@ def test_of_three_runs_it_is_students_over_them(tmp_path: Path) -> None:
     assert row["high"]["identified"] == pytest.approx(expected[1] / 2, abs=1e-6)
     assert (row["low"]["clip_t_final_average"], row["high"]["clip_t_final_average"]) == (0.25, 0.25)
     assert row["mean"]["dino_forgetting"] == 0.2 and row["low"]["dino_forgetting"] is None  # of two runs
-    assert words["DINO final"] == r"0.670 ± 0.075 \[0.482, 0.858\]"
+    assert words["DINO final"] == "0.670 ± 0.075"
     assert cells["DINO final"] == "0.670 ± 0.075 0.48 to 0.86" and cells["forgetting"] == "0.200 ± 0.141"
 
 
@@ -153,7 +155,7 @@ def test_what_a_record_says_of_intervals_is_not_read(tmp_path: Path, what: str) 
 def test_the_terminal_has_the_first_where_there_is_room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "l2", "l2", 0.4)
     (group,) = groups_in(tmp_path)
-    mean, low, high = (group["rows"][0][k]["dino_final_average"] for k in ("mean", "low", "high"))
+    mean, low, high = (group["rows"][0][k]["dino_over_tasks"] for k in ("mean", "low", "high"))
     assert f"{mean:.3f} [{low:.2f}, {high:.2f}] " in capsys.readouterr().out
     found = group_runs(entries.read_runs(tmp_path))
     for width, cell in ((119, f"{mean:.3f}"), (120, f"{mean:.3f} [{low:.2f}, {high:.2f}]")):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from cpbench.learning.training import (
     error,
     train,
 )
-from cpbench.method import Task
+from cpbench.method import Recipe, Task
 
 MakeTask = Callable[..., Task]
 
@@ -266,6 +267,37 @@ def test_every_step_sees_one_timestep_of_each_stratum(tiny: Backbone, make_task:
     assert len({tuple(row) for row in timesteps.tolist()}) == steps
 
 
+def test_without_strata_each_time_is_drawn_alone(tiny: Backbone, make_task: MakeTask) -> None:
+    task = replace(make_task(tiny), recipe=Recipe(stratified_times=False))
+    timesteps = torch.stack([batch.timesteps for batch in batches(tiny, task, 300, 5, "train")])
+    strata = (timesteps // 200).sort(1).values
+    together = (strata == torch.arange(5)).all(1).float().mean()
+    assert abs(float(together) - 0.0384) < 0.04  # 5! / 5^5
+    assert abs(float(timesteps.float().mean()) - 499.5) < 4 * 288.7 / 1500**0.5
+
+
+def test_without_mirrors_only_the_pictures_themselves_are_seen(tiny: Backbone, make_task: MakeTask) -> None:
+    task = replace(make_task(tiny, n=3), recipe=Recipe(mirrored_pictures=False))
+    latents = Latents(tiny, task)
+    torch.testing.assert_close(latents.mean, Latents(tiny, make_task(tiny, n=3)).mean[:3], atol=1e-5, rtol=1e-4)
+    _, places = latents.sample(60, torch.Generator().manual_seed(0))
+    assert set(places.tolist()) == {0, 1, 2}
+
+
+def test_weight_decay_is_adamws(tiny: Backbone, make_task: MakeTask) -> None:
+    """One step: what both have moved by their gradients is the same, and the decay takes rate x decay of the value."""
+    moved = []
+    for decay in (0.0, 0.3):
+        task = replace(make_task(tiny), recipe=Recipe(weight_decay=decay))
+        factors, _ = lora_and_word(tiny, task)
+        before = [p.detach().clone() for p in factors.values()]
+        train(tiny, task, usual(tiny), [(1e-2, list(factors.values()))], steps=1, batch_size=2)
+        moved.append([p.detach() - b for p, b in zip(factors.values(), before, strict=True)])
+        tiny.restore()
+    for plain, decayed, b in zip(*moved, before, strict=True):
+        torch.testing.assert_close(decayed, plain - 1e-2 * 0.3 * b, atol=1e-6, rtol=1e-4)
+
+
 def test_training_goes_down_and_its_curve_is_logged(tiny: Backbone, make_task: MakeTask) -> None:
     """Eight latents of one picture, a fixed prompt: a LoRA must fit some of that even in a random UNet."""
     said: list[tuple[int, dict[str, float]]] = []
@@ -336,6 +368,14 @@ def test_a_loss_that_is_no_number_ends_the_training_with_its_step(
         train(tiny, task, loss, [(1e-2, trained)], steps=15, batch_size=2)
     assert "concept dog" in str(caught.value) and f"the loss is {bad} at step 2" in str(caught.value)
     assert said == [0, 1] and len(seen) == 11
+
+
+def test_a_norm_that_nothing_trained_comes_before_is_trained(tiny: Backbone, make_task: MakeTask) -> None:
+    """torch 2.13 crashes in the backward pass of a GroupNorm in channels_last whose input has no gradient."""
+    name = "down_blocks.0.resnets.0.norm1.weight"
+    weights = tiny.replace_weights({name: tiny.denoiser.get_parameter(name)})
+    train(tiny, make_task(tiny), usual(tiny), [(1e-2, weights)], steps=2, batch_size=2)
+    assert float((weights[name] - tiny.as_loaded(name)).detach().abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("below_a_lora", [False, True])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import cpbench
-from cpbench.concepts import images, sequences
+from cpbench.concepts import held_out, images, sequences
 from cpbench.files import read_json
 from cpbench.judges.embeddings import Embeddings
 from cpbench.judges.select import load_judges
@@ -17,7 +17,7 @@ from cpbench.metrics import distances
 from cpbench.records import measures_table
 from cpbench.records.folder import RunFolder, TaskFolder
 from cpbench.records.measures_table import read_confusion
-from cpbench.running import cells, measures
+from cpbench.running import cells, measures, unrelated
 
 OPTIONS = {"steps": 3, "batch_size": 1, "rank": 2, "learning_rate": 3e-2}  # of short_run
 
@@ -40,7 +40,10 @@ def test_they_are_those_of_the_pictures(ran: Path, short: Path) -> None:
     table, confusion = measures_table.read(ran), read_confusion(ran)
     dino = load_judges("miniature")["dino"]
     sequence = sequences.load(str(short))
-    real = {c.name: dino.images(images.load(c, "miniature", 64)) for c in sequence.concepts}
+    trained, real = (
+        {name: dino.images(pictures) for name, pictures in part.items()}
+        for part in held_out.load(sequence.concepts, "miniature", 64, None)
+    )
     for t, learned in ((0, ("dog", "vase")), (1, ("dog",)), (2, ("dog", "vase"))):
         for concept in learned:
             files = sorted((ran / f"task-{t:02d}" / "pictures" / concept).glob("0*.png"))
@@ -50,8 +53,8 @@ def test_they_are_those_of_the_pictures(ran: Path, short: Path) -> None:
             assert value(table, t, "identified", concept) == pytest.approx(nearest.count(concept) / 2)
             mine = confusion[(confusion["row"] == t) & (confusion["concept"] == concept)].set_index("nearest")["count"]
             assert mine.to_dict() == {name: nearest.count(name) for name in real}
-            pairs = [float(x @ y) for i, x in enumerate(real[concept]) for y in real[concept][:i]]
-            near = [max(float(v @ r) for r in real[concept]) for v in (a, b)]
+            pairs = [float(x @ y) for i, x in enumerate(trained[concept]) for y in trained[concept][:i]]
+            near = [max(float(v @ r) for r in trained[concept]) for v in (a, b)]
             assert value(table, t, "copied", concept) == sum(n > max(pairs) for n in near) / 2
         for noun in ("dog", "vase", "candle"):
             then, now = (
@@ -64,13 +67,27 @@ def test_they_are_those_of_the_pictures(ran: Path, short: Path) -> None:
                     float(np.mean(real[noun] @ then)), abs=1e-4
                 )
     assert value(table, 0, "moved", "dog") == 0 < value(table, 2, "moved", "candle")
+    clip = load_judges("miniature")["clip"]
+    for part, prompts in unrelated.prompts(sequence, True).items():
+        for i, prompt in enumerate(prompts):
+            files = [
+                [ran / f"task-0{t}" / "unrelated" / part.replace(" ", "-") / f"{i:02d}-{k}.png" for k in (0, 1)]
+                for t in (0, 2)
+            ]
+            before, now = (np.stack([picture(f) for f in row]) for row in files)
+            moved = 1 - (dino.images(before) * dino.images(now)).sum(1)
+            assert value(table, 2, "unrelated_moved", f"{part}: {prompt}") == pytest.approx(moved.mean(), abs=1e-4)
+            change = (clip.images(now) - clip.images(before)) @ clip.texts([prompt])[0]
+            assert value(table, 2, "unrelated_text", f"{part}: {prompt}") == pytest.approx(change.mean(), abs=1e-4)
+            assert value(table, 0, "unrelated_moved", f"{part}: {prompt}") == 0
     assert set(table[table["measure"] == "pres"]["row"]) == {1, 2}
 
 
 def test_the_record_has_the_means_of_the_last_row(ran: Path) -> None:
     table, kept = measures_table.read(ran), read_json(ran / "run.json")["measures"]
     last = table[table["row"] == 2]
-    assert set(kept) == {"identified", "copied", "DIV-dino", "moved", "pres", "pres_before"}
+    drift = {"moved", "pres", "pres_before", "unrelated_moved", "unrelated_text"}
+    assert set(kept) == {"identified", "copied", "DIV-dino"} | drift
     for measure, mean in kept.items():
         assert mean == pytest.approx(last[last["measure"] == measure]["value"].mean(), abs=1e-5)
 
@@ -96,8 +113,8 @@ def test_a_run_keeps_the_embeddings_of_concepts_and_nouns(ran: Path) -> None:
     judge = load_judges("miniature")["dino"]
     judge.images = pytest.fail
     kept = Embeddings(RunFolder(ran).embeddings, judge)
-    measured = [f for f in ran.glob("task-*/p*/*/[0-9]*.png") if "+" not in f.parent.name]  # pairs are not
-    assert len(measured) == 5 * 2 + 3 * 15
+    measured = [f for f in ran.glob("task-*/[pu]*/*/[0-9]*.png") if "+" not in f.parent.name]  # pairs are not
+    assert len(measured) == 5 * 2 + 3 * 15 + 2 * 10 * 2
     for file in measured:
         kept.images(picture(file)[None])
 
@@ -127,7 +144,7 @@ def test_too_few_pictures_for_distances_between_sets_are_told_in_two_lines(
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
     need = "all 2 concepts pooled, are too few: it needs 50 per side"
     assert len(said) == 2
-    assert said[0].startswith(f"not measured: A_mmd, CMMD, KID-dino: 10 and 4 pictures, {need}")
+    assert said[0].startswith(f"not measured: A_mmd, CMMD, KID-dino: 16 and 4 pictures, {need}")
     assert said[1].startswith("not measured: F_mmd: 2 and 2 pictures, of one concept, are too few")
     assert not set(measures_table.read(ran)["measure"]) & {"A_mmd", "CMMD", "F_mmd", "KID-dino"}
 

@@ -78,7 +78,7 @@ print(*(f"{it.category.__name__}: {it.message}" for it in told), sep="\\n")
         for old, new in (
             ("cpbench.adapters.ATTENTION", "cpbench.backbones.adapters.ATTENTION"),
             ("cpbench.adapters.products", "cpbench.backbones.adapters.products"),
-            ("cpbench.baselines.seqlora.add_words", "cpbench.learning.lora.add_words"),
+            ("cpbench.baselines.seqlora.add_words", "cpbench.learning.words.add_words"),
         )
     ]
 

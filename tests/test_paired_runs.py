@@ -30,16 +30,15 @@ def test_differences_are_those_of_the_last_common_row(tmp_path: Path, call: Call
     assert row == 7 and notes == [] and set(found) == {"dino", "clip_i", "clip_t"}
     it = found["dino"]
     assert it.difference == pytest.approx(0.3 * 6 / 7) and it.pairs == 7 * 4 * 2 and it.concepts == 7
-    assert (
-        it.p == pytest.approx(2 / 2**6) and it.is_significant
-    )  # one concept does not differ: its sign makes no difference
-    assert (found["clip_t"].difference, found["clip_t"].p, found["clip_t"].is_significant) == (0, 1, False)
+    # one concept does not differ: its sign makes no difference
+    assert it.p_of_signs == pytest.approx(2 / 2**6) and it.verdict == "differs" and it.p < 0.01
+    assert (found["clip_t"].difference, found["clip_t"].p, found["clip_t"].verdict) == (0, 1, "alike")
 
     code, said, _ = call("compare", a, b)
     lines = [line for line in said.splitlines() if line.strip()]
     assert code == 0 and "after task 7" in lines[0]
     assert any("DINO" in line and "+0.257" in line and "A is higher" in line for line in lines)
-    assert sum("no difference shown" in line for line in lines) == 2
+    assert sum("alike" in line for line in lines) == 2
     code, said, _ = call("compare", b, a)
     assert code == 0 and "B is higher" in said and "-0.257" in said
 
@@ -50,7 +49,7 @@ def test_a_half_finished_run_is_compared_where_it_is(tmp_path: Path) -> None:
     scores = [read_run(r).scores for r in (whole, half)]
     a, b = (s[(s["row"] == 2) & (s["metric"] == "dino") & (s["kind"] == "cell")]["value"].mean() for s in scores)
     assert row == 2 and found["dino"].difference == pytest.approx(a - b)
-    assert not found["dino"].is_significant and found["dino"].concepts == 2
+    assert found["dino"].verdict != "differs" and found["dino"].concepts == 2
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,7 @@ def test_scores_that_are_damaged_are_told_as_such(tmp_path: Path, call: Callable
 def test_few_concepts_are_said_to_be_too_few(tmp_path: Path, call: Callable) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)
     code, said, _ = call("compare", a, b)
-    assert code == 0 and "fewer than six concepts" in said and "no difference shown" in said
+    assert code == 0 and "fewer than six concepts" in said and "A is higher" not in said and "B is higher" not in said
 
 
 def test_runs_whose_numbers_cannot_be_theirs_are_refused(tmp_path: Path, call: Callable) -> None:

@@ -86,8 +86,10 @@ def test_times_are_the_quantiles_of_a_uniform_density() -> None:
 def test_times_are_evenly_spaced() -> None:
     evenly = process("epsilon").evenly
     assert evenly(1).tolist() == [500] and evenly(4).tolist() == [125, 375, 625, 875]
-    for n in (1, 3, 7, 50):
+    for n in (1, 3, 4, 7, 40, 50):
         assert [t * n // 1000 for t in evenly(n).tolist()] == list(range(n))  # one in each of equal parts
+        if 1000 % n == 0:  # those of Li et al.'s code
+            assert evenly(n).tolist() == list(range(1000 // n // 2, 1000, 1000 // n))[:n]
 
 
 # Schedulers of other kinds: the same noise schedule in learning and drawing, no noise of their own, no invention

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torchmetrics.functional import pairwise_cosine_similarity
 
 from cpbench.backbones.backbone import MINIATURE
-from cpbench.concepts import images
+from cpbench.concepts import held_out
 from cpbench.errors import UserError
 from cpbench.files import read_json, write_json
 from cpbench.finished import scoring
@@ -57,7 +57,7 @@ def test_other_rules_of_pairing_are_there_as_matrices(ran: Path) -> None:
     def embedded(pictures: Iterable[np.ndarray]) -> torch.Tensor:
         return torch.stack([kept[content_key(p)] for p in pictures]).double()
 
-    real = {c: embedded(images.rendered(c)) for c in concepts}
+    real = {c: embedded(held_out.further_drawings(c, 8)) for c in concepts}
     centre = torch.stack([v.mean(0) for v in real.values()]).mean(0)
     for t, concept in ((0, "dog"), (1, "dog"), (2, "vase")):
         own = embedded(read_picture(f) for f in (ran / f"task-{t:02d}" / "pictures" / concept).glob("0*.png"))

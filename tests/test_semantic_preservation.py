@@ -180,3 +180,29 @@ def test_in_half_precision(sdxl: Backbone, dtype: str) -> None:
         assert loss.dtype == row.grad.dtype == torch.float32 and torch.isfinite(row.grad).all()
         backbone.restore()
     assert Path(half.name) == Path(sdxl.name) and values[1] == pytest.approx(values[0], rel=0.05)
+
+
+@pytest.mark.parametrize("phrase", ["<v1> dog", "dog"])
+def test_at_the_largest_id_it_is_read_at_the_word(backbone: Backbone, phrase: str) -> None:
+    """As a text config with `eos_token_id` 2 pools: the new word's id is above the end of text's."""
+    prompt = f"a photo of a {phrase}"
+    for encoder in backbone.vocabulary.encoders:
+        ids = getattr(backbone.pipe, encoder.tokenizer_name)(prompt).input_ids
+        place = ids.index(max(ids))
+        assert (place == len(ids) - 1) is (phrase == "dog")
+        with torch.no_grad():
+            state = encoder.text_model(torch.tensor([ids])).last_hidden_state[0, place]
+            found = pooled(backbone, encoder, prompt, pool="largest-id")
+        torch.testing.assert_close(found, state.float(), atol=1e-5, rtol=1e-4)
+
+
+def test_where_the_loss_is_read_is_an_option(backbone: Backbone) -> None:
+    losses = []
+    for pool in ("end", "largest-id"):
+        o = SemanticPreservationOptions(spl_weight=1, spl_pool=pool)
+        losses.append(float(semantic_preservation_term(backbone, "<v1> dog", "dog", o)()["semantic"]))
+        a = [pooled(backbone, e, "a photo of a <v1> dog", pool=pool) for e in backbone.vocabulary.encoders]
+        b = [pooled(backbone, e, "a photo of a dog") for e in backbone.vocabulary.encoders]
+        cosines = [float(torch.cosine_similarity(x, y, dim=0)) for x, y in zip(a, b, strict=True)]
+        assert losses[-1] == pytest.approx(1 - np.mean(cosines), abs=1e-5)
+    assert losses[1] != pytest.approx(losses[0], rel=0.01)

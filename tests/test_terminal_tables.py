@@ -20,8 +20,8 @@ from cpbench.cli.options import cli
 from cpbench.concepts import sequences
 from cpbench.finished import classifier_matrix
 from cpbench.fitted_table import LONGEST_WORD, FittedTable, compact, unwrapped
-from cpbench.leaderboard import entries
-from cpbench.leaderboard.rows import group_runs
+from cpbench.leaderboard import compared_methods, entries
+from cpbench.leaderboard.groups import group_runs
 from cpbench.leaderboard.text import terminal_tables
 from cpbench.records import runs, terminal
 from cpbench.records.reading import read
@@ -104,6 +104,12 @@ def comparison(folder: Path) -> FittedTable:
     return paired_runs.comparison_table(compared, row, comparisons)
 
 
+def compared_by_method(folder: Path) -> list[FittedTable]:
+    groups = compared_methods.groups_of(REFERENCE, "dreambench10", None)
+    compared = compared_methods.compare_methods(groups, "dcscore variant=ewc", "textualinversion")
+    return [compared_methods.method_table(*entry, "dcscore variant=ewc", "textualinversion") for entry in compared]
+
+
 def compared_figures(folder: Path) -> FittedTable:
     compared, row, _, _ = paired_runs.compare_runs(TEN, OTHER)
     return paired_runs.figure_table(compared, row)
@@ -130,6 +136,7 @@ TABLES: dict[str, Callable[[Path], FittedTable | list[FittedTable]]] = {
     "cpbench/records/runs.py:runs_table": lambda _: runs.runs_table(runs.runs_in(REFERENCE)),
     "cpbench/finished/classifier_matrix.py:tables": classifier_tables,
     "cpbench/report/paired_runs.py:comparison_table": comparison,
+    "cpbench/leaderboard/compared_methods.py:method_table": compared_by_method,
     "cpbench/report/paired_runs.py:figure_table": compared_figures,
     "cpbench/leaderboard/text.py:terminal_tables": leaderboard,
     "cpbench/running/sweep.py:table": sweep_table,

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import learners
+import numpy as np
 import pytest
 import torch
 from learners import CONCEPTS, Learned, MakeTask, same
 from test_raretoken import changed, everything
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.baselines.textualinversion import TextualInversion
+from cpbench.baselines.textualinversion import Sphere, TextualInversion, TextualInversionOptions
 
 FAST: dict[str, Any] = {"token_learning_rate": 1e-2, "steps": 3, "batch_size": 2}
 
@@ -91,3 +92,48 @@ def test_semantic_preservation_is_of_the_word_alone(tiny: Backbone, make_task: M
     curve = learn(tiny, make_task, 1, None, spl_weight=10.0, token_learning_rate=0.1).curve
     assert curve[0]["semantic"] == pytest.approx(0, abs=1e-5)  # the word is its noun still
     assert all(f["semantic"] > 1e-4 for f in curve[1:]) and "semantic" not in learn(tiny, make_task, 1, None).curve[0]
+
+
+# DTI: only the direction moves
+
+
+def test_steps_on_the_sphere_term_by_term(tiny: Backbone) -> None:
+    noun = tiny.word_embedding("dog")
+    table = tiny.vocabulary.encoders[0].table.weight.detach().double().numpy()
+    m = float(np.linalg.norm(table, axis=1).mean())
+    mu = noun.double().numpy() / np.linalg.norm(noun.double().numpy())
+    sphere = Sphere(tiny, noun, TextualInversionOptions(direction_only=True, direction_learning_rate=0.1))
+    np.testing.assert_allclose(sphere.start.double().numpy(), m * mu, rtol=1e-5)
+    u, v = mu.copy(), sphere.start
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        dv = rng.normal(size=u.shape) * 1e-4  # so small that the prior counts
+        v = sphere.moved(v, torch.tensor(dv, dtype=torch.float32))
+        g = m * dv
+        g = g - (u @ g) * u - 1e-4 * (mu - (u @ mu) * u)
+        g = g / np.linalg.norm(g)
+        u = u - 0.1 * g
+        u = u / np.linalg.norm(u)
+        np.testing.assert_allclose(v.double().numpy(), m * u, rtol=1e-4, atol=1e-6)
+
+
+def test_the_norm_stays_the_tables_and_the_direction_moves(tiny: Backbone, make_task: MakeTask) -> None:
+    options = {"direction_only": True, "direction_learning_rate": 0.1, "steps": 6}
+    learned = learn(tiny, make_task, 1, None, **options)
+    row, table = learned.state.tensors["token/dog"], tiny.vocabulary.encoders[0].table.weight
+    assert float(row.norm()) == pytest.approx(float(table.norm(dim=1).mean()), rel=1e-4)
+    noun = tiny.word_embedding("dog")
+    cosine = float(torch.cosine_similarity(row, noun, dim=0))
+    # each step turns by at most 0.1
+    assert np.cos(0.6) - 1e-6 <= cosine < 0.9999
+    slow = learn(tiny, make_task, 1, None, **options | {"token_learning_rate": 5.0})
+    assert torch.equal(slow.state.tensors["token/dog"], row)  # AdamW moves nothing
+
+
+def test_it_lowers_the_loss(tiny: Backbone, make_task: MakeTask) -> None:
+    options = {"direction_only": True, "direction_learning_rate": 0.02, "steps": 60, "batch_size": 4}
+    losses = [f["denoising"] for f in learn(tiny, make_task, 1, None, **options).curve]
+    still = [
+        f["denoising"] for f in learn(tiny, make_task, 1, None, **options | {"direction_learning_rate": 1e-9}).curve
+    ]
+    assert np.mean(losses[30:]) < np.mean(still[30:])

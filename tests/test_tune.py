@@ -133,7 +133,12 @@ def test_the_page_of_trials_tells_of_every_searched_preset() -> None:
     page = (root / "docs" / "tuning.md").read_text()
     presets = yaml.safe_load((root / "baselines" / "presets" / "miniature.yaml").read_text())
     searched = {name: it for name, it in presets.items() if PROVENANCE in it}
-    assert set(searched) == set(built_in_methods()) - {"base"}
+    waiting = {
+        name
+        for line in re.findall(r"^Not searched yet: (.*)\.$", page, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", line)
+    }
+    assert set(searched) == set(built_in_methods()) - {"base"} - waiting and not waiting & set(searched)
     for name, preset in searched.items():
         told, trials = preset[PROVENANCE], []
         for words, score in re.findall(rf"^\| `{name}` \| \d+ \| ([^|]+) \| \**([-\d.]+)\** \|$", page, re.MULTILINE):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from cpbench.backbones import loading
 from cpbench.backbones.backbone import Backbone, fingerprint
 from cpbench.errors import UserError
+from cpbench.miniature.pretrain.tokenizer import save_tokenizer
 
 TABLE = "text_model.embeddings.token_embedding.weight"
 
@@ -102,3 +103,38 @@ def test_a_tokenizer_that_cannot_merge_is_refused(tiny_folder: Path, tmp_path: P
         merges.write_text("#version: 0.2\n")
     with pytest.raises(UserError, match="merge"):
         loading.load(str(copy))
+
+
+# Pieces
+
+
+def with_clips_tokenizer(tiny_folder: Path, copy: Path) -> Path:
+    """The pipeline with CLIP's own tokenizer, of the merges that open_clip ships, and a random table of its length."""
+    size = len(loading.load(str(tiny_folder)).tokenizer)
+    folder = longer_table(tiny_folder, copy, 49408 - size)
+    shutil.rmtree(folder / "tokenizer")
+    save_tokenizer(folder / "tokenizer", whole=True)
+    tensors = load_file(folder / "text_encoder" / "model.safetensors")
+    name = next(k for k in tensors if k.endswith("token_embedding.weight"))
+    tensors[name] = 0.5 * torch.randn(49408, 16, generator=torch.Generator().manual_seed(0))
+    save_file(tensors, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_piece_is_its_own_row_of_clips_table_and_not_the_words(tiny_folder: Path, tmp_path: Path) -> None:
+    """Custom Diffusion's initial words: the ids of its paper's code, which asks the table and not the tokenizer."""
+    backbone = loading.load(str(with_clips_tokenizer(tiny_folder, tmp_path / "copy")))
+    table = backbone.vocabulary.encoders[0].table.weight.detach()
+    for piece, row in {"ktn": 42170, "pll": 47629, "ucd": 44746}.items():
+        torch.testing.assert_close(backbone.piece_embedding(piece), table[row])
+    assert backbone.tokenizer("ktn", add_special_tokens=False).input_ids == [74, 7248]
+    torch.testing.assert_close(backbone.word_embedding("ktn"), table[[74, 7248]].mean(0))
+
+
+def test_what_is_no_piece_is_the_mean_of_its_tokens_and_a_line_says_so(
+    tiny: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.testing.assert_close(tiny.piece_embedding("ktn"), tiny.word_embedding("ktn"))
+    assert "'ktn' is no piece of tokenizer: the mean of its 3 tokens is taken" in "".join(capsys.readouterr())
+    torch.testing.assert_close(tiny.piece_embedding("rare"), tiny.word_embedding("rare"))  # one token
+    assert "piece" not in "".join(capsys.readouterr())

@@ -39,7 +39,7 @@ class Backbone:
     Methods change it only by `add_lora`, `add_token` and `replace_weights`; `restore` undoes these changes and refuses
     any other. lora_parameters, token_embeddings and weights hold what was added. unet_evaluations: the number of
     pictures that went through the denoiser, in training and in sampling. trainable_parameters: how many the last task
-    trained. offload: see `generating`. compiled: the denoiser's forward for sampling, if it is to be compiled.
+    trained. installations: how often a method's state was put in. offload: see `generating`. compiled: the denoiser's forward for sampling, if it is to be compiled.
     """
 
     computes: ClassVar[bool] = True  # false for a backbone that only counts evaluations
@@ -71,7 +71,7 @@ class Backbone:
         self._originals: dict[str, nn.Module] = {}
         self.lora_parameters: dict[str, nn.Parameter] = {}
         self.weights: dict[str, nn.Parameter] = {}
-        self.unet_evaluations = 0
+        self.unet_evaluations, self.installations = 0, 0
         self.trainable_parameters = 0
         self.encoded: Any = None  # remembers prompts while a method learns, see `learning.encoded_prompts`
         self.facts: dict[str, Any] = {}
@@ -277,6 +277,10 @@ class Backbone:
         """Mean embedding (d,) of the tokens of an existing word."""
         return self.vocabulary.embedding(word)
 
+    def piece_embedding(self, piece: str) -> torch.Tensor:
+        """Embedding (d,) of a piece of the vocabulary, or of a word; see `Vocabulary.piece_embedding`."""
+        return self.vocabulary.piece_embedding(piece)
+
     def random_embedding(self, generator: torch.Generator) -> torch.Tensor:
         """A random embedding (d,): normal, with the mean and standard deviation of the vocabulary's embeddings."""
         return self.vocabulary.random_embedding(generator)
@@ -286,6 +290,41 @@ class Backbone:
         trained = {id(p) for p in parameters}
         for parameter in (*self.token_embeddings.values(), *self.lora_parameters.values(), *self.weights.values()):
             parameter.requires_grad_(id(parameter) in trained)
+
+    @torch.no_grad()
+    def scale_changes(self, strength: float) -> bool:
+        """Make every changed weight W of the denoiser W_0 + strength (W - W_0), until `restore`; added words stay.
+
+        Returns whether there is something to scale: weights, or a LoRA of the plain kind.
+        """
+        names = [name for name in self.weights if self._part_of(name)[0] is self.denoiser]
+        if not (names or self.lora_parameters) or not adapters.is_lora(self.lora_parameters):
+            return False
+        for name in names:
+            W_0 = dense(self.as_loaded(name)).detach().float()
+            self.weights[name].copy_(W_0 + strength * (self.weights[name] - W_0))
+        for name, parameter in self.lora_parameters.items():
+            if name.endswith(".lora_B"):
+                parameter.mul_(strength)
+        return True
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """A context with the weights as loaded, for a frozen teacher; words that were added stay."""
+        adapted = {name: self.denoiser.get_submodule(name) for name in self._originals}
+        for name, layer in self._originals.items():
+            adapters.put_at(self.denoiser, name, layer)
+        for name in self.weights:
+            root, inner_name = self._part_of(name)
+            adapters.put_at(root, inner_name, self.as_loaded(name))
+        try:
+            yield
+        finally:
+            for name, weight in self.weights.items():
+                root, inner_name = self._part_of(name)
+                adapters.put_at(root, inner_name, weight)
+            for name, layer in adapted.items():
+                adapters.put_at(self.denoiser, name, layer)
 
     def restore(self) -> None:
         """Undo all changes: parameters, module types and tokenizers as loaded. RulesError if other changes remain."""
@@ -323,6 +362,7 @@ class Backbone:
         """
         try:
             if state is not None:
+                self.installations += 1
                 if _takes_prompts(method.install):
                     method.install(self, state, concepts, prompts)
                 else:

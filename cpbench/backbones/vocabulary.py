@@ -22,6 +22,7 @@ from torch import nn
 
 from cpbench.errors import UserError, quoted
 from cpbench.moved import old_names
+from cpbench.output import say
 
 WordEncoders = Literal["all", "clip", "t5"]
 
@@ -47,6 +48,13 @@ class Encoder:
         """What `word_encoders` calls it: "clip", "t5" or "other"."""
         model_type = str(getattr(self.model.config, "model_type", ""))
         return next((kind for kind in ("clip", "t5") if model_type.startswith(kind)), "other")
+
+    @property
+    def entries(self) -> torch.Tensor:
+        """The rows (n, d) of the table that the tokenizer has a word for, float32: without the padding of the table."""
+        table = self.table.weight.detach().float()
+        words = sorted(i for i in set(self.tokenizer.get_vocab().values()) if i < len(table))
+        return table if len(words) == len(table) else table[words]
 
     @functools.cached_property
     def is_spaced(self) -> bool:
@@ -168,14 +176,33 @@ class Vocabulary:
             parts.append(encoder.table.weight[ids].detach().float().mean(0))
         return torch.cat(parts)
 
+    def piece_embedding(self, piece: str) -> torch.Tensor:
+        """Embedding (d,) of a piece of the vocabulary, such as CLIP's "ktn" inside of a word.
+
+        A piece that stands only in words of the table's own (CLIP's "ktn" is 42170, and the word "ktn" is two others).
+        Where a table has no such piece, it is the mean of the word's tokens; a line says so if these are several.
+        """
+        parts = []
+        for encoder in self.encoders:
+            tokenizer = encoder.tokenizer
+            place = tokenizer.get_vocab().get(piece)
+            ids = None if place is None else [place]
+            if ids is None:
+                ids = tokenizer(f" {piece}" if encoder.is_spaced else piece, add_special_tokens=False).input_ids
+                if len(ids) > 1:
+                    say(
+                        f"{piece!r} is no piece of {encoder.tokenizer_name}: the mean of its {len(ids)} tokens is taken"
+                    )
+            self._refuse_without_embedding(encoder, torch.tensor(ids), piece)
+            parts.append(encoder.table.weight[ids].detach().float().mean(0))
+        return torch.cat(parts)
+
     def random_embedding(self, generator: torch.Generator) -> torch.Tensor:
         """A random embedding (d,): normal, with the mean and standard deviation of the vocabulary's embeddings."""
         parts = []
         for encoder in self.encoders:
-            table = encoder.table.weight.detach().float()
-            words = sorted(i for i in set(encoder.tokenizer.get_vocab().values()) if i < len(table))
-            entries = table if len(words) == len(table) else table[words]  # without the padding of the table
-            noise = torch.randn(table.shape[1], generator=generator).to(table)
+            entries = encoder.entries
+            noise = torch.randn(entries.shape[1], generator=generator).to(entries)
             parts.append(entries.mean(0) + entries.std(0) * noise)
         return torch.cat(parts)
 

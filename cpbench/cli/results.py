@@ -43,9 +43,25 @@ def clean(output: Path, dry_run: bool) -> None:
     help="Folder for leaderboard.md, .html, .csv and .json.  [default: the results folder]",
 )
 @click.option("--concept", help="Concept to show.  [default: the first of each sequence]")
+@click.option(
+    "--rank-by",
+    type=click.Choice(["over-tasks", "final", "dino-at-90", "dino-at-95", "dino-area"]),
+    default="over-tasks",
+    show_default=True,
+    help="Score of the ranks: DINO since each concept was learned, after the last task, or at equal text.",
+)
+@click.option("--methods", help="Only these rows, named as in the table and separated by commas.")
+@click.option("--chart", is_flag=True, help="Also draw each table as a chart.")
 @AS_JSON
 def leaderboard(
-    results: Path | None, folder: Path | None, output: Path | None, concept: str | None, as_json: bool
+    results: Path | None,
+    folder: Path | None,
+    output: Path | None,
+    concept: str | None,
+    rank_by: str,
+    methods: str | None,
+    chart: bool,
+    as_json: bool,
 ) -> None:
     """Make the leaderboard of finished runs. As Markdown, an HTML page to sort and filter, CSV and JSON.
 
@@ -55,9 +71,11 @@ def leaderboard(
         raise UserError(f"leaderboard: two results folders are given, {results} and --results {folder}; pass one")
     from cpbench.cli.printing import print_json
     from cpbench.leaderboard.board import write
+    from cpbench.leaderboard.pairs import RANKING_SCORES
 
     folder = results or folder or Path("results")
-    content = write(folder, output or folder, concept, show=not as_json)
+    names = [name.strip() for name in (methods or "").split(",") if name.strip()]
+    content = write(folder, output or folder, concept, not as_json, RANKING_SCORES[rank_by], names, chart)
     if as_json:
         print_json(content)
 
@@ -88,11 +106,40 @@ def report(runs: tuple[Path, ...], output: Path | None, plots: bool) -> None:
 @cli.command(
     epilog="Example: cpbench compare results/runs/quick3/miniature/seqlora results/runs/quick3/miniature/dcscore"
 )
-@click.argument("one", metavar="RUN", type=click.Path(path_type=Path), shell_complete=candidates.runs)
-@click.argument("other", metavar="RUN", type=click.Path(path_type=Path), shell_complete=candidates.runs)
+@click.argument("names", nargs=-1, metavar="[A B]", shell_complete=candidates.runs)
+@click.option("--all", "all_pairs", is_flag=True, help="Compare all methods of a table with each other.")
+@click.option(
+    "--results",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder to search for finished runs of the methods.",
+)
+@click.option("--sequence", help="Sequence of the methods' runs.  [default: every one]")
+@click.option("--backbone", help="Backbone of the methods' runs.  [default: every one]")
 @AS_JSON
-def compare(one: Path, other: Path, as_json: bool) -> None:
-    """Test whether two runs differ. Pictures are paired by concept, prompt and noise; interval and p value are over concepts."""
+def compare(
+    names: tuple[str, ...], all_pairs: bool, folder: Path, sequence: str | None, backbone: str | None, as_json: bool
+) -> None:
+    """Test whether two runs differ, or two methods over all their seeds and orders.
+
+    Pictures are paired by concept, prompt and noise; interval and p value are over concepts. A and B are both a run's folder,
+    or both a method as the leaderboard names it.
+    """
+    if all_pairs and names:
+        raise UserError("compare: --all takes no names; leave out one of them")
+    if not all_pairs and len(names) != 2:
+        raise UserError("compare: name two runs or two methods, or pass --all")
+    if all_pairs:
+        _compare_all(folder, sequence, backbone, as_json)
+    elif any(Path(name).exists() for name in names):
+        _compare_runs(Path(names[0]), Path(names[1]), as_json)
+    else:
+        _compare_methods(names[0], names[1], folder, sequence, backbone, as_json)
+
+
+def _compare_runs(one: Path, other: Path, as_json: bool) -> None:
     from cpbench.cli.printing import print_json, print_tables
     from cpbench.output import say
     from cpbench.report.paired_runs import (
@@ -105,12 +152,61 @@ def compare(one: Path, other: Path, as_json: bool) -> None:
 
     runs, row, comparisons, notes = compare_runs(one, other)
     if min(comparison.concepts for comparison in comparisons.values()) < 6:
-        notes = [*notes, "With fewer than six concepts no difference is significant: p cannot fall below 0.05."]
+        notes = [*notes, "With fewer than six concepts a sign-flip test cannot give p below 0.05; expect no verdict."]
     if as_json:
         print_json(comparison_facts(runs, row, comparisons) | {"notes": [*unpaired_notes(comparisons), *notes]})
         return
     print_tables(comparison_table(runs, row, comparisons), figure_table(runs, row))
     for line in [*unpaired_notes(comparisons), *notes]:
+        say(line)
+
+
+def _compare_methods(
+    one: str, other: str, folder: Path, sequence: str | None, backbone: str | None, as_json: bool
+) -> None:
+    from cpbench.cli.printing import print_json, print_tables
+    from cpbench.leaderboard import compared_methods
+    from cpbench.output import say
+
+    groups = compared_methods.groups_of(folder, sequence, backbone)
+    compared = compared_methods.compare_methods(groups, one, other)
+    pairs = [pair for _, comparisons in compared for pair in comparisons.values()]
+    if as_json:
+        tables = [compared_methods.as_json(group, comparisons) for group, comparisons in compared]
+        print_json({"methods": [one, other], "tables": tables, "notes": compared_methods.notes(pairs, True)})
+        return
+    print_tables(*(compared_methods.method_table(group, part, one, other) for group, part in compared))
+    for line in compared_methods.notes(pairs, True):
+        say(line)
+
+
+def _compare_all(folder: Path, sequence: str | None, backbone: str | None, as_json: bool) -> None:
+    from cpbench.cli.printing import print_json
+    from cpbench.leaderboard import compared_methods
+    from cpbench.output import say
+
+    groups = [group for group in compared_methods.groups_of(folder, sequence, backbone) if group.pairs]
+    if not groups:
+        raise UserError(
+            f"results folder {folder}: no table has two methods to compare; run another over the same sequence"
+        )
+    pairs = [pair for group in groups for pair in group.pairs.values()]
+    if as_json:
+        tables = [
+            compared_methods.as_json(
+                group,
+                {f"{group.rows[i].method} - {group.rows[j].method}": pair for (i, j), pair in group.pairs.items()},
+            )
+            for group in groups
+        ]
+        print_json({"tables": tables, "notes": compared_methods.notes(pairs, False)})
+        return
+    for group in groups:
+        for line in compared_methods.all_lines(group):
+            if line != "```":
+                click.echo(line)
+        click.echo()
+    for line in compared_methods.notes(pairs, False):
         say(line)
 
 

@@ -18,7 +18,7 @@ from cpbench.miniature import is_miniature
 if TYPE_CHECKING:
     from cpbench.miniature.world import Identity
 
-REFERENCES = 5  # rendered pictures per concept; DreamBooth's subjects have 4 to 6 photographs
+DRAWINGS = 5  # training pictures of a rendered concept; DreamBooth's subjects have 4 to 6 photographs
 
 
 def is_rendered(concept: Concept, backbone: str) -> bool:
@@ -52,7 +52,7 @@ def load(concept: Concept, backbone: str, size: int, data: Path | str | None = N
 def number(concept: Concept, backbone: str, data: Path | str | None = None) -> int:
     """The number of the concept's pictures, without reading them; 0 if they are not at hand."""
     if is_rendered(concept, backbone):
-        return REFERENCES
+        return DRAWINGS
     if concept.images is None:
         return 0
     try:
@@ -124,16 +124,22 @@ def rendered(name: str) -> np.ndarray:
 
     if name not in SUBJECTS:
         raise did_you_mean(name, sorted(SUBJECTS), "subject", "Those are all the subjects of the drawn world.")
-    return references(subject(name), name)
+    return drawings(subject(name), name)
 
 
-def references(identity: Identity, name: str) -> np.ndarray:
-    """Five pictures of an individual: two in plain rooms, three in places, each with pose and light seeded by the name."""
-    from cpbench.miniature.world import Setting, render, seeded
+def training_places(name: str) -> list[str]:
+    """The places of an individual's training pictures."""
+    from cpbench.miniature.world import seeded
     from cpbench.miniature.world.places import PLACES
 
-    places = seeded("reference places", name).choice(list(PLACES), REFERENCES - 2, replace=False)
-    settings = [Setting(), *(Setting(str(p)) for p in places), Setting()]
+    return [str(place) for place in seeded("reference places", name).choice(list(PLACES), DRAWINGS - 2, replace=False)]
+
+
+def drawings(identity: Identity, name: str) -> np.ndarray:
+    """Five pictures of an individual: two in plain rooms, three in places, each with pose and light seeded by the name."""
+    from cpbench.miniature.world import Setting, render, seeded
+
+    settings = [Setting(), *map(Setting, training_places(name)), Setting()]
     return np.stack([render(identity, s, seeded("reference", name, k)) for k, s in enumerate(settings)])
 
 

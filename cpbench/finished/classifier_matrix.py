@@ -109,7 +109,9 @@ def noised(backbone: backbones.Backbone, pictures: np.ndarray, draws: int) -> Ba
     generators = [torch.Generator().manual_seed(seed_of(SEED, NOISE, k)) for k in range(draws)]
     noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in generators]).repeat(n, 1, 1, 1)
     noise = noise.to(latents)
-    timesteps = process.evenly(draws).repeat(n).to(latents.device)  # the middles of equal parts, as in Li et al.'s code
+    # The middles of equal parts, for any number of them; Li et al.'s code has these where the number divides that of all times,
+    # and else steps by the rounded width of a part, which leaves out the last times.
+    timesteps = process.evenly(draws).repeat(n).to(latents.device)
     noisy = process.noised(latents, noise, timesteps)
     return Batch(latents, noise, noisy, timesteps, TEMPLATE, torch.arange(n).repeat_interleave(draws))
 
@@ -260,7 +262,7 @@ def classify(
             f"run {folder}: {states_of_rows(left_out)} not on disk (not kept, see --keep-states, or not learned yet); "
             f"name others with --rows: {', '.join(map(str, sorted({*tasks_with_state, *rows_by_task})))}"
         )
-    real = scoring.real_pictures(config, facts, sequence, folder, data)
+    real, _ = scoring.real_pictures(config, facts, sequence, folder, data)
     todo, spent = [t for t in selected if t in tasks_with_state and t not in rows_by_task], 0
     if todo:
         method, backbone = load.load_backbone(config, folder, weights)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cpbench.concepts import images, sequences
+from cpbench.concepts import held_out, images, sequences
 from cpbench.config import RunConfig
 from cpbench.errors import UserError, did_you_mean
 from cpbench.files import write_atomically, write_json
@@ -89,7 +89,7 @@ def rescore(
     recorded_paths.refuse_missing(record, folder, ("sequence", *judges_used))
     facts = facts_of(record, folder)
     sequence = sequence_of(config, facts, folder)
-    real = real_pictures(config, facts, sequence, folder, data)
+    training, references = real_pictures(config, facts, sequence, folder, data)
     # the run's preprocessing belongs to its judge, not to another one
     judges = load_judges(
         config.backbone,
@@ -107,10 +107,24 @@ def rescore(
     if not rows:
         raise UserError(f"run {folder}: its pictures are not there; run it again, or name another")
     try:
-        lines = [line for t in rows for line in score_row(folder, sequence, t, per_prompt, real, cached_judges, config)]
+        lines = [
+            line
+            for t in rows
+            for line in score_row(folder, sequence, t, per_prompt, (training, references), cached_judges, config)
+        ]
         partial = set(rows) - set(cells.whole_rows(config, len(sequence.concepts)))
-        measurements = measures.measure(folder, sequence, rows, per_prompt, real, cached_judges, partial)
-        by_rules = pair_rules.matrices(folder, sequence, rows, per_prompt, real, cached_judges)
+        measurements = measures.measure(
+            folder,
+            sequence,
+            rows,
+            per_prompt,
+            references,
+            cached_judges,
+            partial,
+            training=training,
+            are_drawn=images.are_rendered(sequence.concepts, config.backbone),
+        )
+        by_rules = pair_rules.matrices(folder, sequence, rows, per_prompt, references, cached_judges)
     finally:
         for judge in cached_judges.values():
             judge.save()
@@ -144,17 +158,24 @@ def facts_of(record: Record, folder: Path) -> Facts:
 
 def real_pictures(
     config: RunConfig, facts: Facts, sequence: sequences.Sequence, folder: Path, data: str | None
-) -> dict[str, np.ndarray]:
-    """Each concept's pictures, uint8 (n, h, w, 3), by name. UserError if they are not those that the run learned from."""
-    real = {
-        c.name: images.load(c, config.backbone, facts.picture_size, data or config.data, config.fit)
-        for c in sequence.concepts
-    }
-    if changed := [c for c, pictures in real.items() if images.content_hash(pictures) != facts.images.get(c)]:
-        raise UserError(
-            f"run {folder}: the pictures of {changed[0]} are not those it learned from; pass their folder with --data"
-        )
-    return real
+) -> tuple[held_out.Pictures, held_out.Pictures]:
+    """(training pictures, references) of each concept, uint8 (n, h, w, 3), by name, as `held_out.load`.
+
+    UserError if they are not those that the run learned from and was scored against.
+    """
+    held = config.evaluation.held_out
+    if facts.references is None:  # also a run from before there were others than the training pictures
+        held = 0
+    training, references = held_out.load(
+        sequence.concepts, config.backbone, facts.picture_size, held, data or config.data, config.fit
+    )
+    for pictures, hashes in ((training, facts.images), (references, facts.references)):
+        changed = [c for c in pictures if hashes is not None and images.content_hash(pictures[c]) != hashes.get(c)]
+        if changed:
+            raise UserError(
+                f"run {folder}: the pictures of {changed[0]} are not those it learned from; pass their folder with --data"
+            )
+    return training, references
 
 
 def sequence_of(config: RunConfig, facts: Facts, folder: Path) -> sequences.Sequence:
@@ -170,12 +191,12 @@ def score_row(
     sequence: sequences.Sequence,
     t: int,
     per_prompt: int,
-    real: dict[str, np.ndarray],
+    real: tuple[held_out.Pictures, held_out.Pictures],
     cached_judges: dict[str, Embeddings],
     config: RunConfig,
 ) -> list[tuple]:
     """Row t as `rows.evaluate_row` would write it, from the pictures on disk; NaN where there is none."""
-    lines = []
+    lines, (training, references) = [], real
     for cell in cells.cells_of(config, sequence, t, per_prompt):
         pictures_by_sample = pictures_of(RunFolder(folder).task(t), cell)
         if pictures_by_sample:
@@ -185,7 +206,7 @@ def score_row(
                     for w in cell.samples
                 ]
             )
-            lines += judging.score_cell(t, cell, cell.cell_type, pictures, real, cached_judges)
+            lines += judging.score_cell(t, cell, cell.cell_type, pictures, references, cached_judges)
         else:
             lines += [
                 (t, cell.cell_type, cell.name, *w, m, float("nan"))
@@ -194,5 +215,5 @@ def score_row(
             ]
         if t == 0 and cell.cell_type == "cell":
             are_drawn = images.is_rendered(cell.concepts[0], config.backbone)
-            lines += reference_rows(cell, real, cached_judges, config.seed if are_drawn else None)
+            lines += reference_rows(cell, references, cached_judges, config.seed if are_drawn else None, training)
     return lines

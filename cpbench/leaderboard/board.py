@@ -19,10 +19,11 @@ from rich.text import Text
 
 from cpbench.errors import UserError, did_you_mean
 from cpbench.files import prepare_folder, write_atomically
-from cpbench.leaderboard.columns import RANKS
-from cpbench.leaderboard.entries import read_runs
+from cpbench.leaderboard.columns import ranks
+from cpbench.leaderboard.entries import Run, read_runs
+from cpbench.leaderboard.groups import Group, group_runs
 from cpbench.leaderboard.page import page
-from cpbench.leaderboard.rows import Group, group_runs
+from cpbench.leaderboard.pairs import PRIMARY, RankingScore
 from cpbench.leaderboard.text import as_json, markdown, score_table, terminal_tables
 from cpbench.output import LOG_WIDTH, console, say
 from cpbench.records.folder import RunFolder
@@ -42,8 +43,7 @@ def grids(groups: Sequence[Group], concept: str | None, output: Path) -> dict[st
         if not group.concepts:
             continue
         grid_concept = concept if concept in group.concepts else group.concepts[0]
-        parts = f"methods-{group.sequence}-{group.backbone}-{group.pictures}-{grid_concept}"
-        name = re.sub(r"[^A-Za-z0-9_.]+", "-", parts) + ".png"
+        name = file_name(group, "methods", grid_concept)
         if name in files.values():  # for example, groups that differ only in their judges
             name = name.replace(".png", f"-{group.id}.png")
         candidates = [(row, run) for row in group.rows for run in row.runs if run.record.config.order == 0]
@@ -68,15 +68,50 @@ def grids(groups: Sequence[Group], concept: str | None, output: Path) -> dict[st
     return files
 
 
-def write(folder: Path, output: Path, concept: str | None = None, show: bool = True) -> dict[str, Any]:
+def refuse_unknown_methods(methods: Sequence[str], runs: Sequence[Run]) -> None:
+    """UserError for a method that no finished run is of."""
+    names = sorted({run.method.replace("*", "") for run in runs if not run.state})
+    for method in methods:
+        if method not in names:
+            raise did_you_mean(method, names, "finished method")
+
+
+def file_name(group: Group, kind: str, *parts: str) -> str:
+    """A picture's name: letters, digits, dots and hyphens of what the group is called."""
+    words = "-".join((kind, group.sequence, group.backbone, group.pictures, *parts))
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", words) + ".png"
+
+
+def chart(group: Group, output: Path) -> str:
+    """The name of the group's chart, written to `output`; "" if it has nothing to show."""
+    from cpbench.leaderboard.chart import draw
+
+    name = file_name(group, "chart")
+    return name if draw(group, output / name) else ""
+
+
+def write(
+    folder: Path,
+    output: Path,
+    concept: str | None = None,
+    show: bool = True,
+    rank_by: RankingScore = PRIMARY,
+    methods: Sequence[str] = (),
+    with_chart: bool = False,
+) -> dict[str, Any]:
     """Write leaderboard.md, .html, .csv, .json and the grids to `output`. Returns the content of leaderboard.json.
 
-    show: whether the tables are printed. UserError if `folder` has no finished run.
+    show: whether the tables are printed. methods: the only rows to show, all if it is empty. with_chart: also a chart of
+    each table. UserError if `folder` has no finished run, or none of a named method.
     """
     if not folder.is_dir():
         raise UserError(f"results folder {folder}: it does not exist; create it with `cpbench run` or `make bench`")
     runs = read_runs(folder)
-    groups, unfinished = group_runs(runs), sorted((run for run in runs if run.state), key=lambda run: run.path)
+    refuse_unknown_methods(methods, runs)
+    groups, unfinished = (
+        group_runs(runs, rank_by, methods),
+        sorted((run for run in runs if run.state), key=lambda run: run.path),
+    )
     if not groups:
         example = f" (for example {unfinished[0].path}: {unfinished[0].state})" if unfinished else ""
         raise UserError(
@@ -87,6 +122,7 @@ def write(folder: Path, output: Path, concept: str | None = None, show: bool = T
         raise did_you_mean(concept, sorted(concepts), "concept")
     prepare_folder(output)
     pictures = grids(groups, concept, output)
+    charts = [chart(group, output) for group in groups if with_chart]
     board = as_json(groups, unfinished, pictures)
     files = {
         "leaderboard.md": markdown(groups, unfinished, pictures),
@@ -100,6 +136,6 @@ def write(folder: Path, output: Path, concept: str | None = None, show: bool = T
     for table in terminal_tables(groups, unfinished, terminal.width if terminal else LOG_WIDTH) if show else ():
         say(table)
     if show:
-        say(Text(f"{RANKS}\n"))
-    say("wrote " + ", ".join(str(output / name) for name in (*files, *pictures.values())))
+        say(Text(f"{ranks(rank_by)}\n"))
+    say("wrote " + ", ".join(str(output / name) for name in (*files, *pictures.values(), *filter(None, charts))))
     return board

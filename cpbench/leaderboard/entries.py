@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cpbench.files import short_hash
 from cpbench.leaderboard import figures as leaderboard_figures
+from cpbench.metrics import equal_text
 from cpbench.metrics.comparison import Key
 from cpbench.metrics.scores import MAIN
 from cpbench.output import say
@@ -38,7 +39,7 @@ class Run:
 
     state: the reason why it is excluded, "" if it is included. sees_earlier_data: see the function of that name.
     finals, learned, since: DINO of each picture in the last row, right after its concept's own task, and as the mean over
-    all rows from then on. figures: `summary.summaries`, by metric. measures: means after the last task, {} without
+    the evaluated rows from then on. equal_text: `equal_text.by_concept` of its scores. figures: `summary.summaries`, by metric. measures: means after the last task, {} without
     measures.csv. Figures and measures are read for included runs only.
     """
 
@@ -51,6 +52,7 @@ class Run:
     finals: dict[Key, float]
     learned: dict[Key, float]
     since: dict[Key, float]
+    equal_text: dict[str, dict[str, float]]
     figures: leaderboard_figures.Summary
     measures: dict[str, float]
 
@@ -90,7 +92,7 @@ def without_duplicates(runs: list[Run]) -> list[Run]:
             key = (short_hash(comparable_facts(run.record)), run.settings, run.seed_and_order, is_reference(run))
             by_seed.setdefault(key, []).append(run)
     counted, conflicting = [], []
-    for same_seed in by_seed.values():
+    for same_seed in map(at_most_strengths, by_seed.values()):
         # by path, so that the result does not depend on the order of reading
         *duplicates, last = sorted(same_seed, key=lambda run: run.path)
         if all(table_hashes(copy) == table_hashes(last) for copy in duplicates):
@@ -108,6 +110,17 @@ def without_duplicates(runs: list[Run]) -> list[Run]:
             )
     counted = without_replaced_references(counted)
     return counted + conflicting + [run for run in runs if run.state]
+
+
+def at_most_strengths(runs: list[Run]) -> list[Run]:
+    """Of runs that differ in nothing else those that have their last row at the most strengths."""
+    most = max(len(run.record.facts.adapter_scales) for run in runs)
+    fewer = [run for run in runs if len(run.record.facts.adapter_scales) < most]
+    if fewer:
+        say(
+            f"left out {path_list(fewer)}: another run of the same settings, seed and order has its last row at more strengths"
+        )
+    return [run for run in runs if run not in fewer]
 
 
 def without_replaced_references(runs: list[Run]) -> list[Run]:
@@ -148,24 +161,28 @@ def run_of(folder: Path, path: str, record: Record) -> Run:
     method = method_name(record) + (" (own file)" if is_own(record) else "") + ("*" if sees_earlier else "")
     finals, learned, since, problem = dino_scores(folder, record)
     measures: dict[str, float] = {}
+    at_equal_text: dict[str, dict[str, float]] = {}
     figures: leaderboard_figures.Summary = {}
     if record.is_finished:
         problem = contradiction(record) or problem or checks.wrong_measures(folder, record)
     if record.is_finished and not problem:
         measures = measure_means(folder, record)
+        at_equal_text = equal_text_of(folder, record)
         try:
             figures = leaderboard_figures.summary(folder, record.sequence.concepts)
         except ValueError as error:
             problem = str(error)
     state = (("" if record.is_finished else f"{record.status}: ") + problem).removesuffix(": ")
-    return Run(folder, path, record, method, sees_earlier, state, finals, learned, since, figures, measures)
+    return Run(
+        folder, path, record, method, sees_earlier, state, finals, learned, since, at_equal_text, figures, measures
+    )
 
 
 def dino_scores(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Key, float], dict[Key, float], str]:
     """(finals, learned, since, problem): DINO by (concept, prompt, index), see `Run`, and why the scores are incomplete.
 
-    `since` is {} if a concept has no score in one of the rows from its own task on, also one that was left out. A record without scores.csv is a problem: its figures alone
-    prove nothing.
+    `since` is over the rows that the run was to evaluate, and {} if a concept has no score in one of them from its own task
+    on. A record without scores.csv is a problem: its figures alone prove nothing.
     """
     concepts, file = record.sequence.concepts, RunFolder(folder).scores
     scores = tables.read_scores(file)
@@ -180,11 +197,20 @@ def dino_scores(folder: Path, record: Record) -> tuple[dict[Key, float], dict[Ke
     problem = "" if len(rows) == len(record.rows) else f"{len(rows)} of {len(record.rows)} rows exist"
     own_task = cells["concept"].map({c: t for t, c in enumerate(concepts, 1)})
     finals = by_picture(cells[cells["row"] == len(concepts)])
-    since = cells[cells["row"] >= own_task]
+    since = cells[(cells["row"] >= own_task) & cells["row"].isin(record.rows)]
     means = since.groupby(["concept", "prompt", "index"], as_index=False)["value"].mean()
     numbers_per_cell = since.groupby(["row", "concept"])["value"].count()
-    is_complete = int((numbers_per_cell > 0).sum()) == len(concepts) * (len(concepts) + 1) // 2
+    expected = [
+        (t, c) for j, c in enumerate(concepts, 1) for t in record.rows if t >= j and (t in record.whole_rows or t == j)
+    ]
+    is_complete = all(numbers_per_cell.get(cell, 0) > 0 for cell in expected)
     return finals, by_picture(cells[cells["row"] == own_task]), by_picture(means) if is_complete else {}, problem
+
+
+def equal_text_of(folder: Path, record: Record) -> dict[str, dict[str, float]]:
+    """`equal_text.by_concept` of a run that has other strengths; {} of others."""
+    scores = tables.read_scores(RunFolder(folder).scores) if record.facts.adapter_scales else None
+    return {} if scores is None else equal_text.by_concept(scores, record.sequence.concepts)
 
 
 def measure_means(folder: Path, record: Record) -> dict[str, float]:
@@ -221,6 +247,7 @@ def comparable_facts(record: Record) -> dict[str, Any]:
         "sequence": facts.sequence or f"{sequence_name(record)}: {', '.join(sorted(record.sequence.concepts))}",
         "images": None if facts.images is None else short_hash(dict(facts.images)),
         "pictures": record.pictures,
+        "references": None if facts.references is None else short_hash(dict(facts.references)),
         "backbone": facts.backbone or Path(record.config.backbone).name,
         "judges": {name: judge.compared for name, judge in sorted(record.judges.items())},
         "sampler": None

@@ -17,7 +17,7 @@ import pandas as pd
 from cpbench import remembered
 from cpbench.files import short_hash
 from cpbench.judges import added
-from cpbench.metrics import comparison, cosines, figure_intervals, figures, intervals, matrices, retention
+from cpbench.metrics import comparison, cosines, figure_intervals, figures, intervals, matrices, retention, verdicts
 from cpbench.metrics import scores as score_objects
 from cpbench.metrics import summary as figures_of_scores
 from cpbench.records import tables
@@ -25,7 +25,8 @@ from cpbench.records.folder import RunFolder
 
 TOPIC = "figures"
 COMPUTED_BY = (
-    figures_of_scores, figures, score_objects, retention, matrices, cosines, figure_intervals, intervals, comparison, tables,
+    figures_of_scores, figures, score_objects, retention, matrices, cosines, figure_intervals, intervals, comparison, verdicts,
+    tables,
 )  # fmt: skip
 Summary = dict[str, dict[str, float | None]]  # by metric and figure, as in run.json
 Bounds = dict[str, dict[str, list[float] | None]]

@@ -17,10 +17,12 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from cpbench.leaderboard.columns import MORE, RANKS, Column, board_columns
+from cpbench.leaderboard.columns import MORE, Column, board_columns, ranks
 from cpbench.leaderboard.entries import Run
-from cpbench.leaderboard.rows import Group, Row
-from cpbench.leaderboard.text import UNFINISHED, caveat, shared_facts, table_notes, unfinished_cells
+from cpbench.leaderboard.groups import Group
+from cpbench.leaderboard.pairs import sign
+from cpbench.leaderboard.rows import Row
+from cpbench.leaderboard.text import MATRIX_SAYS, UNFINISHED, caveat, shared_facts, table_notes, unfinished_cells
 from cpbench.numbers import number
 from cpbench.records.folder import RunFolder
 from cpbench.report.templates import templates
@@ -48,7 +50,6 @@ def page(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[str,
         },
         rows=len(rows),
         runs=sum(len(row.runs) for row in rows),
-        ranks=RANKS,
         more=MORE,
     )
 
@@ -63,8 +64,36 @@ def group_context(group: Group, columns: Sequence[Column], picture: str | None, 
         "caveat": caveat(group),
         "shared": shared_facts(group).values(),
         "picture": picture,
-        "rows": [row_context(row, columns, output) | {"shown_rank": group.rank(row)} for row in group.rows],
+        "rows": [
+            row_context(row, columns, output) | {"shown_rank": group.rank(row), "below": group.below(row)}
+            for row in group.rows
+        ],
+        "ranks": ranks(group.ranked_by),
+        "ranked_by": group.ranked_by.title,
+        "matrix": matrix(group),
+        "matrix_says": MATRIX_SAYS,
     }
+
+
+def matrix(group: Group) -> list[dict[str, Any]]:
+    """Who differs from whom: a line per row, with a cell per column that has the difference as its title; [] without pairs."""
+    lines = []
+    for i, row in enumerate(group.rows) if group.pairs else ():
+        cells = []
+        for j, other in enumerate(group.rows):
+            pair = group.pairs.get((min(i, j), max(i, j)))
+            title = ""
+            if pair and i != j:
+                turn = 1 if i < j else -1
+                low, high = sorted(turn * bound for bound in pair.effect.interval())
+                interval = f"{number(low, sign=True)} to {number(high, sign=True)}"
+                title = (
+                    f"{row.label} minus {other.label}: {number(turn * pair.effect.mean, sign=True)} ({interval}), "
+                    f"p {number(pair.effect.p)}, by signs {number(pair.p_of_signs)}; {pair.verdict}"
+                )
+            cells.append({"sign": sign(group.pairs, i, j), "title": title})
+        lines.append({"number": i + 1, "method": row.label, "cells": cells})
+    return lines
 
 
 def row_context(row: Row, columns: Sequence[Column], output: Path) -> dict[str, Any]:

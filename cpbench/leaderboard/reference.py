@@ -10,7 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from cpbench.files import write_atomically
-from cpbench.leaderboard import board, entries, rows
+from cpbench.leaderboard import board, entries
+from cpbench.leaderboard.groups import group_runs
 from cpbench.output import opened, say
 from cpbench.records import tables
 from cpbench.records.folder import TABLES, RunFolder
@@ -50,7 +51,7 @@ def keep(runs: Path, reference: Path) -> int:
             with Image.open(source.grid) as picture:
                 write_atomically(target_folder.thumbnail, thumbnail(picture))
     if counted_runs:
-        for grid in board.grids(rows.group_runs(all_runs), None, reference).values():
+        for grid in board.grids(group_runs(all_runs), None, reference).values():
             with Image.open(reference / grid) as picture:
                 half_size = picture.convert("RGB").resize(
                     (picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS

@@ -1,4 +1,4 @@
-"""The leaderboard's rows and groups: averages over a configuration's runs, comparable groups, paired comparisons and ranks."""
+"""The leaderboard's rows: averages over a configuration's runs, and intervals."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import contextlib
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from cpbench.errors import UserError
-from cpbench.files import short_hash
 from cpbench.leaderboard import figures
-from cpbench.leaderboard.entries import Run, by_concept, comparable_facts
-from cpbench.metrics.comparison import Key, compare
+from cpbench.leaderboard.entries import Run, by_concept
+from cpbench.metrics import equal_text
+from cpbench.metrics.comparison import Key
 from cpbench.metrics.figures import FIGURES, Figure, table_figures
 from cpbench.metrics.intervals import FEWEST_SEEDS, bootstrap, t_interval
 from cpbench.metrics.scores import MAIN, among
 from cpbench.metrics.scores import SCORES as SCORES_OF_PICTURES
 from cpbench.records import measures_table
-from cpbench.records.record import is_built_in, is_own, judge_names, sequence_name
+from cpbench.records.record import is_built_in, is_own
 from cpbench.registry import facts_of
 from cpbench.version import SCORES
 
 NO_INTERVAL = (math.nan, math.nan)
 FINAL_SCORE = f"{MAIN}_final_average"
 EARLIER_MARK = "†"  # after a method whose runs have another SCORES
-MEASURE_COLUMNS = {"identified": "identified", "prior_drift": "moved"}  # in measures.csv
+MEASURE_COLUMNS = {"identified": "identified", "prior_drift": "moved"} | {
+    name: name for name in ("unrelated_moved", "unrelated_text")
+}  # in measures.csv
 FEWEST_UNITS = 3  # fewest concepts or nouns for an interval
-PICTURE_SOURCES = {"drawn": "drawn stand-ins", "photographs": "photographs"}
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Row:
     high: dict[str, float]
     rank: int | None = None
     compared: int = 0  # number of other rows it was compared with
+    below: int = 0  # number of other methods, not rows, that are shown to be worse
 
     @property
     def over(self) -> str:
@@ -62,6 +63,11 @@ class Row:
         return "concepts" if len(self.runs) == 1 else "seeds"
 
     @property
+    def family(self) -> str:
+        """Its method without the settings, which it shares with its variants."""
+        return self.method.split(" ")[0].removesuffix("*")
+
+    @property
     def label(self) -> str:
         """Its method, marked if its SCORES is not the current one."""
         return self.method + (EARLIER_MARK if self.scores != SCORES else "")
@@ -69,35 +75,6 @@ class Row:
     def pictures(self, part: str) -> dict[tuple[int, int], dict[Key, float]]:
         """DINO of each picture by (seed, order); part: "finals", "learned" or "since", see `Run`."""
         return {run.seed_and_order: getattr(run, part) for run in self.runs}
-
-
-@dataclass
-class Group:
-    """Comparable rows, the best first, and the facts that their runs share."""
-
-    id: str
-    facts: dict[str, Any]
-    sequence: str
-    backbone: str
-    pictures: str
-    judges: str
-    rows: list[Row]
-    distinct_facts: list[str] = field(default_factory=list)  # those that differ from a group of the same title
-
-    @property
-    def title(self) -> str:
-        return f"{self.sequence} on {self.backbone} ({PICTURE_SOURCES[self.pictures]})"
-
-    def rank(self, row: Row) -> str:
-        if row.rank is None:
-            return "-"
-        return str(row.rank) + ("~" if row.compared < len(self.rows) - 1 else "")
-
-    @property
-    def concepts(self) -> list[str]:
-        """In the sequence's own order, if one of the runs has it."""
-        runs = [run for row in self.rows for run in row.runs]
-        return min(runs, key=lambda run: run.record.config.order).record.sequence.concepts
 
 
 # Numbers of a run
@@ -114,6 +91,7 @@ def score_columns(run: Run, isolated: Run | None) -> dict[str, float]:
     for metric in among({*SCORES_OF_PICTURES, *run.figures}):
         columns |= {f"{metric}_{k}": run.figures.get(metric, {}).get(k) for k in figure_names()}
     columns |= {f"{MAIN}_{figure.name}": value for figure, value in picture_figures(run, isolated)}
+    columns |= equal_text.means(run.equal_text)
     columns |= {column: run.measures.get(measure) for column, measure in MEASURE_COLUMNS.items()}
     return {k: math.nan if v is None else float(v) for k, v in columns.items()}
 
@@ -202,6 +180,11 @@ def run_intervals(run: Run, isolated: Run | None) -> dict[str, tuple[float, floa
         if figure.interval and not math.isnan(value):
             with contextlib.suppress(UserError):  # the two runs have no picture in common
                 intervals[f"{MAIN}_{figure.name}"] = figure.interval(picture_sets(run, isolated))
+    for name, by_its_concept in run.equal_text.items():
+        values = {concept: value for concept, value in by_its_concept.items() if math.isfinite(value)}
+        if len(values) >= FEWEST_UNITS:
+            interval = bootstrap(list(values.values()), list(values))
+            intervals[name] = (interval.low, interval.high)
     table, last_row = measures_table.read(run.folder), len(run.record.sequence.concepts)
     for key, measure in MEASURE_COLUMNS.items() if table is not None else ():
         values = table[(table["row"] == last_row) & (table["measure"] == measure)].dropna(subset="value")
@@ -239,31 +222,7 @@ def is_ours(run: Run) -> bool:
     return is_built_in(run.record)
 
 
-# Rows, groups, ranks
-
-
-def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """The finished runs as rows in comparable groups, sorted by title."""
-    by_facts: dict[str, list[Run]] = {}
-    for run in runs:
-        if not run.state:
-            by_facts.setdefault(short_hash(comparable_facts(run.record)), []).append(run)
-    all_groups = []
-    for key, members in by_facts.items():
-        members.sort(key=lambda run: (run.seed_and_order, run.path))
-        rows: dict[tuple[str, str], list[Run]] = {}
-        for run in members:  # each seed and order occurs once, see `entries.without_duplicates`
-            rows.setdefault((run.method, run.settings), []).append(run)
-        first = min(members, key=lambda run: run.key)  # equal weights may have two names
-        labels = (sequence_name(first.record), first.key[1], first.record.pictures, judge_names(first.record))
-        by_name = sorted(rows.items())
-        isolated = isolated_runs([row_runs for _, row_runs in by_name])
-        ranked_rows = ranked([row_of(row_runs, isolated) for _, row_runs in by_name])
-        all_groups.append(Group(key, comparable_facts(first.record), *labels, ranked_rows))
-    for group in all_groups:
-        other_facts = [other.facts for other in all_groups if other is not group and other.title == group.title]
-        group.distinct_facts = [k for k in group.facts if any(other[k] != group.facts[k] for other in other_facts)]
-    return sorted(all_groups, key=lambda group: (group.title, group.judges, group.id))
+# Rows
 
 
 def row_of(runs: list[Run], isolated: Sequence[Run]) -> Row:
@@ -278,45 +237,3 @@ def row_of(runs: list[Run], isolated: Sequence[Run]) -> Row:
     record = min((run.record for run in runs), key=lambda record: record.hash)
     identity = (runs[0].method, record.hash, record.facts.scores, replay_free(runs[0]), tested_against(runs[0]))
     return Row(*identity, runs, mean, std, low, high)
-
-
-def ranked(rows: list[Row]) -> list[Row]:
-    """The rows with their ranks by final DINO. Each pair is compared over all concepts, or not at all.
-
-    A row without a final score has no rank: a method that fails on hard concepts must not be ranked by the others.
-    """
-    concepts = {key[0] for row in rows for run in row.runs for key in run.finals}
-    for row in rows:
-        row.rank = 1 if any(run.finals for run in row.runs) and math.isfinite(row.mean[FINAL_SCORE]) else None
-    ranked_rows = [row for row in rows if row.rank]
-    for i, a in enumerate(ranked_rows):
-        for b in ranked_rows[:i]:
-            sides = common_pictures(a.pictures("finals"), b.pictures("finals"))
-            if {key[0] for key in sides[0]} != concepts:
-                continue
-            comparison = compare(*sides)
-            a.compared, b.compared = a.compared + 1, b.compared + 1
-            if comparison.is_significant:
-                worse = b if comparison.difference > 0 else a
-                worse.rank += 1
-    for row in ranked_rows:
-        if not row.compared and len(ranked_rows) > 1:
-            row.rank = None
-
-    def place(row: Row) -> tuple:
-        final = row.mean[FINAL_SCORE]
-        return math.inf if math.isnan(final) else -final, row.rank or math.inf, row.method, row.hash
-
-    return sorted(rows, key=place)
-
-
-def common_pictures(
-    first: dict[tuple[int, int], dict[Key, float]], second: dict[tuple[int, int], dict[Key, float]]
-) -> tuple[dict[Key, float], dict[Key, float]]:
-    """Scores of the pictures that two rows share, each the mean over the seeds and orders in which both have it."""
-    pairs: dict[Key, list[tuple[float, float]]] = {}
-    for seed_and_order in first.keys() & second.keys():
-        for key in first[seed_and_order].keys() & second[seed_and_order].keys():
-            pairs.setdefault(key, []).append((first[seed_and_order][key], second[seed_and_order][key]))
-    means = {key: np.mean(sorted(pairs[key]), axis=0) for key in sorted(pairs)}  # sorted: same sums, byte for byte
-    return {k: float(v[0]) for k, v in means.items()}, {k: float(v[1]) for k, v in means.items()}

@@ -15,12 +15,14 @@ from cpbench.config import ON_THE_MINIATURE
 from cpbench.files import escape_markdown
 from cpbench.fitted_table import compact
 from cpbench.judges import identity
-from cpbench.leaderboard.columns import IN_TERMINAL, MORE, RANKS, board_columns
+from cpbench.leaderboard.columns import IN_TERMINAL, MORE, board_columns, ranks
 from cpbench.leaderboard.entries import Run
-from cpbench.leaderboard.rows import PICTURE_SOURCES, Group, Row
+from cpbench.leaderboard.groups import PICTURE_SOURCES, Group
+from cpbench.leaderboard.pairs import Pair, sign
+from cpbench.leaderboard.rows import Row
 from cpbench.miniature import is_miniature
 
-SCHEMA = 3  # of leaderboard.json: a row has its "scores"
+SCHEMA = 4  # of leaderboard.json: a group has its "pairs"
 HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -42,6 +44,7 @@ def shared_facts(group: Group) -> dict[str, tuple[str, str]]:
     return {
         "sequence": ("sequence", f"{group.sequence}, content {facts['sequence'][:12]}"),
         "images": ("images", f"{PICTURE_SOURCES[group.pictures]}, content {as_text(facts['images'])}"),
+        "references": ("identity against", references_text(facts["references"])),
         "backbone": ("backbone", f"{group.backbone}, weights {facts['backbone'][:12]}"),
         "judges": (
             "judges",
@@ -56,6 +59,10 @@ def shared_facts(group: Group) -> dict[str, tuple[str, str]]:
         "dtype": ("precision", as_text(facts["dtype"]).removeprefix("torch.")),
         "rows": ("evaluated rows", rows if isinstance(rows, str) else ", ".join(map(str, rows))),
     }
+
+
+def references_text(digest: str | None) -> str:
+    return "the training pictures" if digest is None else f"held-out pictures, content {digest}"
 
 
 def table_notes(group: Group) -> str:
@@ -85,6 +92,7 @@ def markdown(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[
         "rank",
         "method",
         "runs",
+        "methods below",
         *(c.head for c in columns),
         "intervals over",
         "replay-free",
@@ -100,20 +108,45 @@ def markdown(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[
             f"Shared by all rows: {escape_markdown('; '.join(facts))}.",
             escape_markdown(table_notes(group)),
         ]
-        lines += ["", table_row(heads), "|--:|---|" + "--:|" * (1 + len(columns)) + "---|" * 4]
+        lines += ["", table_row(heads), "|--:|---|" + "--:|" * (2 + len(columns)) + "---|" * 4]
         for row in group.rows:
             cells = [columns[0].cell(row) + columns[0].bracket(row), *(c.cell(row) for c in columns[1:])]
             texts = [row.over, row.replay_free, row.tested_against, row.hash]
-            lines.append(table_row([group.rank(row), row.label, len(row.runs), *cells, *texts]))
+            lines.append(table_row([group.rank(row), row.label, len(row.runs), group.below(row), *cells, *texts]))
         lines += ["", escape_markdown(caveat(group)), ""]
+        lines += [escape_markdown(ranks(group.ranked_by)), "", *matrix_lines(group), ""]
         if group.id in pictures:
             lines += [f"![One concept after each task, one row per method]({pictures[group.id]})", ""]
     if unfinished:
         lines += ["## Excluded runs", "", "These runs are unfinished or invalid, and appear in no table.", ""]
         lines += [table_row(UNFINISHED), "|---|---|---|--:|--:|---|---|"]
         lines += [*(table_row(cells) for cells in map(unfinished_cells, unfinished)), ""]
-    lines += [RANKS, *MORE, "", *(f"- {c.head}: {c.description}." for c in columns)]
+    lines += [*MORE, "", *(f"- {c.head}: {c.description}." for c in columns)]
     return re.sub("\n\n\n+", "\n\n", "\n".join(lines)) + "\n"
+
+
+MATRIX_SAYS = "+ it is higher, - lower, = alike, . open, ? not compared"
+
+
+def matrix_lines(group: Group) -> list[str]:
+    """Who differs from whom, as a block of fixed width: a line per row, a column for each row it was compared with."""
+    if not group.pairs:
+        return []
+    labels = [row.label.replace("`", "'") for row in group.rows]  # no name ends the block
+    width = max(map(len, labels))
+    n = len(group.rows)
+    digits = len(str(n))
+    columns = range(1, n + 1)
+    tens = (
+        [f"{'':{width + digits + 2}}{' '.join(str(k // 10) if k % 10 == 0 else ' ' for k in columns)}"] if n > 9 else []
+    )
+    heads = f"{'':{width + digits + 2}}{' '.join(str(k % 10) for k in columns)}"
+    lines = [
+        f"{i + 1:>{digits}} {label:<{width}} {' '.join(sign(group.pairs, i, j) or ' ' for j in range(n))}"
+        for i, label in enumerate(labels)
+    ]
+    intro = f"Who differs from whom, by {group.ranked_by.title}, row against column ({MATRIX_SAYS}):"
+    return [intro, "", "```", *(line.rstrip() for line in [*tens, heads, *lines]), "```"]
 
 
 def table_row(cells: Sequence[object]) -> str:
@@ -141,6 +174,7 @@ def score_table(groups: Sequence[Group]) -> pd.DataFrame:
                 "group": group.id,
                 "rank": row.rank,
                 "compared": row.compared,
+                "below": row.below,
                 "method": row.method,
                 "hash": row.hash,
                 "scores": row.scores,
@@ -173,16 +207,29 @@ def as_json(groups: Sequence[Group], unfinished: Sequence[Run], pictures: dict[s
     def row_json(row: Row) -> dict[str, Any]:
         fields = {
             k: getattr(row, k)
-            for k in ("rank", "compared", "method", "hash", "scores", "over", "replay_free", "tested_against")
+            for k in ("rank", "compared", "below", "method", "hash", "scores", "over", "replay_free", "tested_against")
         }
         statistics = {k: finite(getattr(row, k)) for k in ("mean", "std", "low", "high")}
         return fields | {"runs": list(map(run_json, row.runs))} | statistics
+
+    def pair_json(pair: Pair, i: int, j: int) -> dict[str, Any]:
+        low, high = pair.effect.interval()
+        numbers = {
+            "difference": pair.effect.mean,
+            "low": low,
+            "high": high,
+            "p": pair.effect.p,
+            "p_of_signs": pair.p_of_signs,
+        }
+        counts = {"concepts": pair.effect.concepts, "endings": pair.effect.endings}
+        return {"rows": [i, j], "verdict": pair.verdict} | finite(numbers) | counts
 
     return {
         "schema": SCHEMA,
         "groups": [
             {k: getattr(g, k) for k in ("id", "sequence", "backbone", "pictures", "judges")}
             | {"comparable": sound(g.facts), "grid": pictures.get(g.id), "rows": list(map(row_json, g.rows))}
+            | {"ranked_by": g.ranked_by.name, "pairs": [pair_json(pair, i, j) for (i, j), pair in g.pairs.items()]}
             for g in groups
         ],
         "unfinished": [

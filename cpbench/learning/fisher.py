@@ -70,9 +70,11 @@ def flat(tensors: Tensors) -> torch.Tensor:
     return torch.cat([v.reshape(-1) for _, v in sorted(tensors.items())])
 
 
-def online(running: Tensors | None, new: Tensors, decay: float = 1.0) -> dict[str, torch.Tensor]:
-    """F_bar = decay * F_bar + F / mean(F), the mean over all entries of all tensors."""
-    scale = flat(new).mean().clamp(min=1e-30)
+def online(
+    running: Tensors | None, new: Tensors, decay: float = 1.0, normalise: bool = True
+) -> dict[str, torch.Tensor]:
+    """F_bar = decay * F_bar + F / mean(F), the mean over all entries of all tensors; without `normalise` + F."""
+    scale = flat(new).mean().clamp(min=1e-30) if normalise else 1.0
     return {k: (decay * running[k] if running else 0.0) + v / scale for k, v in new.items()}
 
 

@@ -12,18 +12,19 @@ from torch import nn
 
 from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
-from cpbench.backbones.vocabulary import WordEncoders
 from cpbench.files import seed_of
 from cpbench.learning import training
+from cpbench.learning.class_preservation import ClassPreservationOptions, class_preservation_term
 from cpbench.learning.flat import joined
 from cpbench.learning.semantic_preservation import SemanticPreservationOptions, semantic_preservation_term
-from cpbench.method import Method, State, Task
+from cpbench.learning.words import WordOptions, add_fixed_word, add_words
+from cpbench.method import Method, RecipeOptions, State, Task
 from cpbench.moved import old_names, renamed_keywords, warn_once
 
 TOKEN = "token"  # the name of the new word's embedding among the parameters
 
 
-class LoraOptions(SemanticPreservationOptions):
+class LoraOptions(SemanticPreservationOptions, ClassPreservationOptions, RecipeOptions, WordOptions):
     """Options of a method that trains a LoRA and a word."""
 
     rank: int = Field(8, ge=1, description="rank of the LoRA; alpha is the same")
@@ -34,40 +35,6 @@ class LoraOptions(SemanticPreservationOptions):
     batch_size: int = Field(1, ge=1, description="pictures per step; a task takes steps x batch_size UNet evaluations")
     learning_rate: float = Field(1e-4, gt=0, description="learning rate of the LoRA factors")
     token_learning_rate: float = Field(5e-4, ge=0, description="learning rate of the new word's embedding")
-
-
-def token_of(concept: str, state: State) -> str:
-    """The word of a concept: <v1>, <v2>, ... in the order of learning."""
-    return f"<v{state.concepts.index(concept) + 1}>"
-
-
-def add_tokens(backbone: Backbone, state: State, token_of: Callable[[str, State], str] = token_of) -> None:
-    """Add the words of all concepts in `state` to the backbone, in the order of learning.
-
-    token_of: the word of a concept; the default gives <v1>, <v2>, ...
-    """
-    embeddings = state.tensors_of("token")
-    for concept in state.concepts:
-        backbone.add_token(token_of(concept, state), embeddings[concept])
-
-
-def add_words(
-    backbone: Backbone,
-    task: Task,
-    state: State,
-    start: torch.Tensor,
-    token_of: Callable[[str, State], str] = token_of,
-    word_encoders: WordEncoders = "all",
-) -> tuple[State, nn.Parameter]:
-    """Add the earlier concepts' words, and a new word for this task that starts with the embedding `start` (d,).
-
-    word_encoders: the text encoders that train the new word, see `Vocabulary.add`.
-    Returns (the next state, which so far holds the earlier words' embeddings; the new word's embedding, a parameter).
-    """
-    add_tokens(backbone, state, token_of)
-    embeddings = {k: v for k, v in state.tensors.items() if k.startswith("token/")}
-    after = State(embeddings, {**state.facts, "concepts": [*state.concepts, task.concept]})
-    return after, backbone.add_token(token_of(task.concept, after), start, word_encoders)
 
 
 @renamed_keywords(protect="penalty", changes="weight_deltas", values="init", kind="adapter_type")
@@ -84,6 +51,7 @@ def learn_lora(
     before_step: training.BeforeStep | None = None,
     after_step: training.AfterStep | None = None,
     more: training.MoreTerms = dict,
+    trained: Callable[[str], bool] = lambda name: True,
 ) -> tuple[State, dict[str, torch.Tensor]]:
     """Learn a task as most methods do: train one LoRA and one new word on the denoising loss plus a penalty.
 
@@ -91,7 +59,7 @@ def learn_lora(
     the penalty's parameters are those of the LoRA only. start: the new word's first embedding (d,); the default is its
     class noun's. weight_deltas: what is added to the frozen weights, by layer. init: the LoRA to start with, by name;
     the default is a new one. adapter_type: "lora", "vera" or "dora", see `adapters.add_lora`. more: further terms, see
-    `training.denoising`.
+    `training.denoising`. trained: whether the LoRA's parameter with this name is trained, or stays as it starts.
 
     Returns (the next state, which so far holds all words and facts; the LoRA's parameters by name, still in the
     denoiser).
@@ -101,12 +69,17 @@ def learn_lora(
     seed = seed_of(task.seed, "vera")  # the same for all tasks of a run
     adapters.add_to_weights(backbone, weight_deltas or {})
     start = backbone.word_embedding(task.class_noun) if start is None else start
-    after, embedding = add_words(backbone, task, state, start, word_encoders=o.word_encoders)
+    trained_word: dict[str, nn.Parameter] = {}
+    if o.word == "learned":
+        after, embedding = add_words(backbone, task, state, start, word_encoders=o.word_encoders)
+        trained_word = {TOKEN: embedding}
+    else:
+        after = add_fixed_word(backbone, task, state, o.word)
     lora_parameters = backbone.add_lora(o.rank, o.target_modules, task.generator("lora"), init, adapter_type, seed)
     if adapter_type == "vera":
         after.facts["vera"] = adapters.vera_facts(backbone.denoiser, lora_parameters, seed)
     phrase = method.phrase(task.concept, task.class_noun, after)
-    preservation = semantic_preservation_term(backbone, phrase, task.class_noun, o)
+    preservation = semantic_preservation_term(backbone, phrase, task.class_noun, o) if trained_word else dict
 
     def penalties(batch: training.Batch, parameters: training.Tensors) -> training.Terms:
         terms = penalty(batch, lora_parameters) if penalty else {}
@@ -115,8 +88,9 @@ def learn_lora(
             return minimised | preservation(), logged
         return terms | preservation()
 
-    groups = [(o.learning_rate, lora_parameters), (o.token_learning_rate, {TOKEN: embedding})]
-    loss = training.denoising(backbone, phrase, more)
+    moving = {name: parameter for name, parameter in lora_parameters.items() if trained(name)}
+    groups = [(o.learning_rate, moving), (o.token_learning_rate, trained_word)]
+    loss = training.denoising(backbone, phrase, more, class_preservation_term(backbone, task.class_noun, o))
     training.train(
         backbone,
         task,
@@ -128,7 +102,7 @@ def learn_lora(
         before_step=before_step,
         after_step=after_step,
     )
-    after.tensors[f"token/{task.concept}"] = embedding.detach()
+    after.tensors |= {f"token/{task.concept}": embedding.detach() for embedding in trained_word.values()}
     return after, lora_parameters
 
 

@@ -34,11 +34,12 @@ def trained_norms(backbone: Backbone) -> dict[str, torch.Tensor]:
     replaced weights from the loaded ones. token_norm: the mean norm of the new words' embeddings.
     """
     trained = {}
-    lora_parameters = {k: v for k, v in backbone.lora_parameters.items() if v.requires_grad}
-    if any(k.endswith("lora_A") for k in lora_parameters):
-        trained["lora_norm"] = lora_norm(lora_parameters)
-    elif lora_parameters:
-        trained["vector_norm"] = torch.stack([v.square().sum() for v in lora_parameters.values()]).sum().sqrt()
+    lora_parameters = backbone.lora_parameters  # A alone may be fixed
+    if any(v.requires_grad for v in lora_parameters.values()):
+        if any(k.endswith("lora_A") for k in lora_parameters):
+            trained["lora_norm"] = lora_norm(lora_parameters)
+        else:
+            trained["vector_norm"] = torch.stack([v.square().sum() for v in lora_parameters.values()]).sum().sqrt()
     if weights := {k: v for k, v in backbone.weights.items() if v.requires_grad}:
         squares = [(v - dense(backbone.as_loaded(k)).float()).square().sum() for k, v in weights.items()]
         trained["weight_change"] = torch.stack(squares).sum().sqrt()

@@ -1,8 +1,8 @@
-"""AdamW without weight decay (Kingma, Ba 2015; Loshchilov, Hutter 2019) on blocks of parameters."""
+"""AdamW (Kingma, Ba 2015; Loshchilov, Hutter 2019) on blocks of parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,12 @@ class Optimizer:
     moved, nor are its moments. When parameters of a block begin to differ in this, the block is taken apart.
     """
 
-    def __init__(self, groups: Sequence[tuple[float, Mapping[str, nn.Parameter]]], layers_dtype: torch.dtype):
+    def __init__(
+        self,
+        groups: Sequence[tuple[float, Mapping[str, nn.Parameter]]],
+        layers_dtype: torch.dtype,
+        weight_decay: float = 0.0,
+    ):
         self.named = {name: p for _, group in groups for name, p in group.items()}
         self.blocks: list[Block] = []
         moved = []
@@ -30,8 +35,9 @@ class Optimizer:
             whole = [block.value for block in blocks]
             moved.append({"params": whole or list(group.values()), "lr": rate})
         fused = all(p.device.type in FUSED for p in self.named.values())
-        self.adamw = torch.optim.AdamW(moved, weight_decay=0.0, fused=fused)
+        self.adamw = torch.optim.AdamW(moved, weight_decay=weight_decay, fused=fused)
         self.without: dict[int, list[int]] = {}  # by a block's id: its parameters that have had no gradient yet
+        self.decays = weight_decay > 0  # which moves a parameter without a gradient too, in a block
         self.apart: set[int] = set()  # ids of blocks that were taken apart
 
     def __enter__(self) -> Optimizer:
@@ -68,7 +74,7 @@ class Optimizer:
         block.value.grad = vector
         if vector is None or id(block) in self.apart:
             return
-        if self.without.setdefault(id(block), without) != without:
+        if self.without.setdefault(id(block), without) != without or (without and self.decays):
             self._take_apart(block, self.without[id(block)])
 
     def _take_apart(self, block: Block, without: Sequence[int]) -> None:
@@ -91,6 +97,18 @@ class Optimizer:
     def step(self, scaler: Any) -> None:
         scaler.step(self.adamw)
         scaler.update()
+
+    @torch.no_grad()
+    def put_back(self, before: Mapping[str, torch.Tensor], moving: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
+        """Undo the step in the entries that `moving(name, m)` leaves out, m the first moment; moments stay."""
+        moments = {id(p): state["exp_avg"] for p, state in self.adamw.state.items()}
+        for block in self.blocks:
+            if id(block.value) in moments:
+                parts = in_parts(moments[id(block.value)], block.shapes)
+                moments |= {id(p): m for p, m in zip(block.parameters, parts, strict=True)}
+        for name, p in self.named.items():
+            if id(p) in moments:
+                p.data.copy_(torch.where(moving(name, moments[id(p)]), p, before[name]))
 
     def values(self) -> dict[str, torch.Tensor]:
         """The parameters by name, as they are now: copies."""

@@ -44,10 +44,10 @@ Tensors = Mapping[str, torch.Tensor]
 # Terms by name, all minimised; or (terms that are minimised, values that are only logged).
 Terms = dict[str, torch.Tensor] | tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 Loss = Callable[[Batch], Terms]
-MoreTerms = Callable[[], dict[str, torch.Tensor]]  # terms that do not depend on the batch
 Penalty = Callable[[Batch, Tensors], Terms]
 BeforeStep = Callable[[Batch, Tensors, dict[str, dict[str, torch.Tensor]]], None]
 AfterStep = Callable[[Tensors, Tensors], None]
+Moving = Callable[[str, torch.Tensor], torch.Tensor]
 Group = tuple[float, Mapping[str, nn.Parameter] | Sequence[nn.Parameter]]
 
 
@@ -55,15 +55,16 @@ class Latents:
     """A concept's latents and those of its mirrored pictures: encoded once, sampled from the posterior in each step."""
 
     def __init__(self, backbone: Backbone, task: Task):
-        mirrored = task.images[:, :, ::-1]
-        pairs = [backbone.encode_images(images) for images in (task.images, mirrored)]
+        self.pictures = len(task.images)
+        both_ways = [task.images, task.images[:, :, ::-1]] if task.recipe.mirrored_pictures else [task.images]
+        pairs = [backbone.encode_images(images) for images in both_ways]
         self.mean, self.std = (torch.cat(part) for part in zip(*pairs, strict=True))
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """n latents (n, c, h, w) of random pictures, and the indices (n,) of these pictures, mirrored or not."""
         picture_indices = torch.randint(len(self.mean), (n,), generator=generator)
         noise = torch.randn(self.mean[picture_indices].shape, generator=generator).to(self.mean)
-        return self.mean[picture_indices] + self.std[picture_indices] * noise, picture_indices % (len(self.mean) // 2)
+        return self.mean[picture_indices] + self.std[picture_indices] * noise, picture_indices % self.pictures
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,55 @@ class ErrorTerm:
     batches: Iterator[Batch]
     prompts: Sequence[str]
 
-    def next(self) -> tuple[Batch, list[str]]:
-        """The next batch, and the prompt of each of its pictures."""
+    def inputs(self, batch: Batch | None = None) -> tuple[Batch, list[str]]:
+        """The next batch, and the prompt of each of its pictures, whatever the concept's own batch is."""
         batch = next(self.batches)
         return batch, [self.prompts[k] for k in batch.picture_indices.tolist()]
 
+    def value(self, prediction: torch.Tensor, batch: Batch, prompts: Sequence[str]) -> torch.Tensor:
+        """The error, a scalar, of the denoiser's prediction for `inputs`."""
+        return _error(self.backbone, batch, prediction)
+
     def __call__(self) -> dict[str, torch.Tensor]:
-        (value,) = errors(self.backbone, [self.next()])
-        return {self.name: self.weight * value}
+        batch, prompts = self.inputs()
+        (prediction,) = predictions(self.backbone, [(batch, prompts)])
+        return {self.name: self.weight * self.value(prediction, batch, prompts)}
+
+
+@dataclass(frozen=True)
+class TeacherTerm:
+    """A term of the loss: the mean squared distance to a frozen teacher's predictions, times `weight`.
+
+    On the concept's own batch with another phrase in its template, in the same call of the denoiser as the concept's
+    own. phrase: called once a step. teacher: its prediction for a batch and its prompts, without gradient.
+    """
+
+    backbone: Backbone
+    name: str
+    weight: float
+    phrase: Callable[[], str]
+    teacher: Callable[[Batch, Sequence[str]], torch.Tensor]
+
+    def inputs(self, batch: Batch) -> tuple[Batch, list[str]]:
+        """The batch itself, and its prompts with the phrase."""
+        return batch, [batch.template.format(self.phrase())] * len(batch.noisy)
+
+    def value(self, prediction: torch.Tensor, batch: Batch, prompts: Sequence[str]) -> torch.Tensor:
+        """The distance, a scalar, of the denoiser's prediction for `inputs`."""
+        with torch.no_grad():
+            target = self.teacher(batch, prompts).float()
+        return F.mse_loss(prediction, target)
+
+
+OneCallTerm = ErrorTerm | TeacherTerm
+MoreTerms = Callable[[], dict[str, torch.Tensor]] | TeacherTerm  # further terms of the loss, see `denoising`
 
 
 def denoising(backbone: Backbone, phrase: str, *more: MoreTerms) -> Loss:
     """The usual denoising loss with a phrase in the prompt (Rombach et al. 2022, eq. 3), as a function of a batch.
 
-    more: functions that return further terms; each is called once per step. An `ErrorTerm` is computed in the same call
-    of the denoiser.
+    more: functions that return further terms; each is called once per step. An `ErrorTerm` or a `TeacherTerm` is computed
+    in the same call of the denoiser.
     """
 
     def loss(batch: Batch) -> dict[str, torch.Tensor]:
@@ -107,24 +142,23 @@ def denoising_terms(
     backbone: Backbone, batch: Batch, prompts: Sequence[str], more: Sequence[MoreTerms] = ()
 ) -> dict[str, torch.Tensor]:
     """{"denoising": the error on the batch, one prompt per picture} and the terms of `more`, as `denoising` takes them."""
-    error_terms = [term for term in more if isinstance(term, ErrorTerm)]
-    first, *further = errors(backbone, [(batch, prompts), *(term.next() for term in error_terms)])
-    terms = {"denoising": first}
-    terms |= {term.name: term.weight * value for term, value in zip(error_terms, further, strict=True)}
+    together = [term for term in more if isinstance(term, OneCallTerm)]
+    parts = [term.inputs(batch) for term in together]
+    first, *further = predictions(backbone, [(batch, prompts), *parts])
+    terms = {"denoising": _error(backbone, batch, first)}
+    for term, prediction, part in zip(together, further, parts, strict=True):
+        terms[term.name] = term.weight * term.value(prediction, *part)
     for more_terms in more:
-        if not isinstance(more_terms, ErrorTerm):
+        if not isinstance(more_terms, OneCallTerm):
             terms |= more_terms()
     return terms
 
 
-def errors(backbone: Backbone, parts: Sequence[tuple[Batch, Sequence[str]]]) -> list[torch.Tensor]:
-    """The denoising error, see `error`, of each (batch, prompts of its pictures), by one call of the denoiser on all."""
+def predictions(backbone: Backbone, parts: Sequence[tuple[Batch, Sequence[str]]]) -> tuple[torch.Tensor, ...]:
+    """The denoiser's predictions, float32, for each (batch, prompts of its pictures), by one call on all."""
     prompt_embeds = encoded(backbone, [prompt for _, prompts in parts for prompt in prompts])
     noisy, timesteps = (torch.cat([getattr(batch, key) for batch, _ in parts]) for key in ("noisy", "timesteps"))
-    predictions = (
-        backbone.predict(noisy, timesteps, prompt_embeds).float().split([len(batch.noisy) for batch, _ in parts])
-    )
-    return [_error(backbone, batch, part) for (batch, _), part in zip(parts, predictions, strict=True)]
+    return backbone.predict(noisy, timesteps, prompt_embeds).float().split([len(batch.noisy) for batch, _ in parts])
 
 
 @renamed_keywords(words="prompt_embeds")
@@ -152,14 +186,20 @@ def batches(
     generator = task.generator(phase)
     for _ in range(steps):
         z, picture_indices = latents.sample(batch_size, generator)
-        # one time from each of batch_size equal strata, so that small batches see all noise levels
-        strata = (
-            torch.randperm(batch_size, generator=generator) + torch.rand(batch_size, generator=generator)
-        ) / batch_size
-        t = process.times(strata).to(z.device)
+        t = process.times(shares(batch_size, generator, task.recipe.stratified_times)).to(z.device)
         noise = torch.randn(z.shape, generator=generator).to(z)
         template = templates[int(torch.randint(len(templates), (1,), generator=generator))]
         yield Batch(z, noise, process.noised(z, noise, t), t, template, picture_indices)
+
+
+def shares(n: int, generator: torch.Generator, stratified: bool) -> torch.Tensor:
+    """n shares of all times, in [0, 1): one of each of n equal strata, so that small batches see all noise levels.
+
+    Not `stratified`: each is drawn alone.
+    """
+    if not stratified:
+        return torch.rand(n, generator=generator)
+    return (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
 
 
 def train(
@@ -174,17 +214,20 @@ def train(
     penalty: Penalty | None = None,
     before_step: BeforeStep | None = None,
     after_step: AfterStep | None = None,
+    moving: Moving | None = None,
 ) -> None:
     """Minimise the sum of the terms of `loss` and `penalty` over batches of the concept's pictures.
 
     groups: (learning rate, parameters) pairs. Parameters are a dict by name or a list, which gets the backbone's names;
-    no other parameter changes. The gradient of all parameters together is clipped to norm 1. A method has four hooks:
+    no other parameter changes. The gradient of all parameters together is clipped to norm 1. A method has five hooks:
 
     loss(batch), penalty(batch, parameters): return the terms to minimise by name, or a pair: (terms to minimise, values
         that are only logged).
     before_step(batch, terms, gradients): gradients[term][parameter] as autograd returned them, before clipping, for
         each minimised term. The hook may change them; the step uses their sum.
     after_step(before, after): the parameters by name before and after the step, for reading only.
+    moving(name, m): which entries (bool) of a parameter the step moves, from AdamW's first moment m after the step; the
+        others stay where they are, while their moments move as well.
 
     Each step logs the terms and the gradient's norm to the task's log under the name `phase`, and every tenth step and
     the last also `norms.trained_norms`. The log is written, and the loss is checked, in these steps: UserError for a
@@ -193,7 +236,7 @@ def train(
     Raises RulesError for a parameter that belongs to the backbone itself or is named twice, and for a term to minimise
     without a gradient.
     """
-    named = [(rate, _named(backbone, group, place)) for place, (rate, group) in enumerate(groups)]
+    named = [(rate, _named(backbone, group, place)) for place, (rate, group) in enumerate(groups) if group]
     trained = {name: p for _, group in named for name, p in group.items()}
     parameters = [p for _, group in named for p in group.values()]
     if len({id(p) for p in parameters}) < len(parameters):
@@ -217,31 +260,41 @@ def train(
     # float16 gradients would underflow without scaling; in other precisions this does nothing
     scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
     log = StepLog(task, phase)
-    in_use = channels_last(backbone.denoiser)
-    with Optimizer(named, backbone.dtype) as optimizer, encoding_once(backbone), in_use, log:
+    in_use, has_norms = channels_last(backbone.denoiser), _trains_group_norms(backbone.denoiser)
+    with Optimizer(named, backbone.dtype, task.recipe.weight_decay) as optimizer, encoding_once(backbone), in_use, log:
         for step, batch in enumerate(batches(backbone, task, steps, batch_size, phase, templates)):
             optimizer.begin_step()
+            also = [batch.noisy.requires_grad_()] if has_norms else []
             terms, logged = parted(loss(batch))
             if penalty is not None:
                 penalty_terms, penalty_logged = parted(penalty(batch, trained))
                 terms, logged = terms | penalty_terms, logged | penalty_logged
             total = torch.stack(list(terms.values())).sum()
             if before_step is None:
-                optimizer.receive([_scaled_gradients(total, trained, scaler, retain_graph=False)])
+                optimizer.receive([_scaled_gradients(total, trained, scaler, retain_graph=False, also=also)])
             else:
-                gradients = {name: _gradients(term, trained, scaler) for name, term in terms.items()}
+                gradients = {name: _gradients(term, trained, scaler, also) for name, term in terms.items()}
                 before_step(batch, terms, gradients)
                 scale = scaler.get_scale() if scaler.is_enabled() else 1.0
                 optimizer.receive(list(gradients.values()), scale, keep=True)
             scaler.unscale_(optimizer.adamw)
             norm = optimizer.clip()
-            before = optimizer.values() if after_step is not None else {}
+            before = optimizer.values() if after_step is not None or moving is not None else {}
             optimizer.step(scaler)
+            if moving is not None:
+                optimizer.put_back(before, moving)
             if after_step is not None:
                 after_step(before, {name: p.detach() for name, p in trained.items()})
             has_norms = step % step_log.PERIOD == 0 or step == steps - 1
             values = norms.trained_norms(backbone) if has_norms else {}
             log.add(step, {"loss": total, "gradient_norm": norm, **terms, **logged, **values})
+
+
+def _trains_group_norms(denoiser: nn.Module) -> bool:
+    """Whether a GroupNorm is trained. In its backward pass in channels_last torch 2.13 crashes unless its input's gradient is
+    asked for as well; then the loop asks for that of the latents."""
+    of_norms = (p for module in denoiser.modules() if isinstance(module, nn.GroupNorm) for p in module.parameters())
+    return any(p.requires_grad for p in of_norms)
 
 
 def _counted(
@@ -297,18 +350,24 @@ def parted(terms: Terms) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tenso
     return {name: term for name, term in terms.items() if name not in logged}, logged
 
 
-def _gradients(term: torch.Tensor, trained: Mapping[str, nn.Parameter], scaler: Any) -> dict[str, torch.Tensor]:
+def _gradients(
+    term: torch.Tensor, trained: Mapping[str, nn.Parameter], scaler: Any, also: Sequence[torch.Tensor] = ()
+) -> dict[str, torch.Tensor]:
     """d term / d parameter for the parameters that the term depends on, without the scaling for float16."""
-    gradients = _scaled_gradients(term, trained, scaler, retain_graph=True)
+    gradients = _scaled_gradients(term, trained, scaler, retain_graph=True, also=also)
     if not scaler.is_enabled():
         return gradients
     return {name: g / scaler.get_scale() for name, g in gradients.items()}
 
 
 def _scaled_gradients(
-    loss: torch.Tensor, trained: Mapping[str, nn.Parameter], scaler: Any, retain_graph: bool
+    loss: torch.Tensor,
+    trained: Mapping[str, nn.Parameter],
+    scaler: Any,
+    retain_graph: bool,
+    also: Sequence[torch.Tensor] = (),
 ) -> dict[str, torch.Tensor]:
-    """d loss / d parameter for the parameters that the loss depends on, scaled for float16."""
-    scaled, parameters = scaler.scale(loss), list(trained.values())
+    """d loss / d parameter for the parameters that the loss depends on, scaled for float16; computed of `also` as well."""
+    scaled, parameters = scaler.scale(loss), [*trained.values(), *also]
     gradients = torch.autograd.grad(scaled, parameters, retain_graph=retain_graph, allow_unused=True)
-    return {name: g for name, g in zip(trained, gradients, strict=True) if g is not None}
+    return {name: g for name, g in zip(trained, gradients, strict=False) if g is not None}

@@ -14,7 +14,8 @@ from pydantic import Field
 from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
 from cpbench.errors import UserError
-from cpbench.method import Options, State, Task
+from cpbench.learning.class_preservation import ClassPreservationOptions
+from cpbench.method import RecipeOptions, State, Task
 from cpbench.moved import old_names
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from cpbench.backbones.backbone import Backbone
 
 
-class WeightsOrLoraOptions(Options):
+class WeightsOrLoraOptions(ClassPreservationOptions, RecipeOptions):
     """Options of a method that trains all weights, or, with adapter=lora, one LoRA with its own learning rate."""
 
     adapter: Literal["full", "lora"] = Field("full", description="full: train all weights; lora: train a LoRA")

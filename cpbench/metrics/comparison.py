@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cpbench.errors import UserError
-from cpbench.metrics.intervals import LEVEL, RESAMPLES, bootstrap, concept_means
+from cpbench.metrics.intervals import concept_means
+from cpbench.metrics.verdicts import Verdict, effect, verdicts
 
 Key = tuple[str, str, int]  # concept, prompt, index
 MOST_EXACT = 12  # concepts whose 2^12 signs are all tried
@@ -18,51 +19,53 @@ SIGN_FLIPS = 9999
 
 @dataclass(frozen=True)
 class Comparison:
-    """The mean of a - b with its interval, the p value of no difference, and the numbers of concepts and pairs."""
+    """The mean of a - b over concepts, with its interval and p value, and the numbers of concepts and pairs.
+
+    low, high, p: Student's, over the concepts; NaN for one concept. p_of_signs: `sign_flip`'s. verdict: of this pair alone.
+    """
 
     difference: float
     low: float
     high: float
     p: float
+    p_of_signs: float
+    verdict: Verdict
     concepts: int
     pairs: int
     unpaired: int  # keys that are not a number in both
     left_out: tuple[str, ...]  # concepts without a single pair
-    level: float = LEVEL
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the runs differ: the interval excludes 0 and p is below 1 - level."""
-        return (self.low > 0 or self.high < 0) and self.p < 1 - self.level
 
 
-def compare(
-    a: Mapping[Key, float], b: Mapping[Key, float], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
-) -> Comparison:
+def compare(a: Mapping[Key, float], b: Mapping[Key, float], seed: int = 0) -> Comparison:
     """Compare one score of two runs, by (concept, prompt, index): pairs are pictures of the same noise.
 
-    The mean difference a - b is over concepts of means over prompts of their pairs; its interval is the hierarchical
-    bootstrap (`intervals.bootstrap`), its p value `sign_flip` over the concepts' differences. A key that is missing or
-    NaN on one side is counted, not used. UserError if no pair is left.
+    The differences are averaged in prompts and these in concepts, over which `verdicts.effect` and `sign_flip` are. A key that
+    is missing or NaN on one side is counted, not used. UserError if no pair is left.
     """
-    both = [k for k in a if k in b and not np.isnan(a[k] - b[k])]
+    both = paired(a, b)
     keys = a.keys() | b.keys()
     if not both:
         raise UserError("compare: the two runs have no picture of the same concept, prompt and index in common")
-    differences = np.array([a[k] - b[k] for k in both])
-    concepts, prompts = [k[0] for k in both], [k[1] for k in both]
-    interval = bootstrap(differences, concepts, prompts, level, resamples, seed)
+    concepts, means = concept_means(list(both.values()), *([key[i] for key in both] for i in (0, 1)))
+    of_pair = effect(means[:, None])
+    low, high = of_pair.interval()
     return Comparison(
-        difference=interval.mean,
-        low=interval.low,
-        high=interval.high,
-        p=sign_flip(concept_means(differences, concepts, prompts)[1], seed=seed),
-        concepts=interval.units,
+        difference=of_pair.mean,
+        low=low,
+        high=high,
+        p=of_pair.p,
+        p_of_signs=sign_flip(means, seed=seed),
+        verdict=verdicts({"": of_pair})[""],
+        concepts=len(concepts),
         pairs=len(both),
         unpaired=len(keys) - len(both),
         left_out=tuple(sorted({k[0] for k in keys} - set(concepts))),
-        level=level,
     )
+
+
+def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> dict[Key, float]:
+    """a - b of the pictures that have a score on both sides."""
+    return {k: a[k] - b[k] for k in a if k in b and not np.isnan(a[k] - b[k])}
 
 
 def sign_flip(differences: ArrayLike, flips: int = SIGN_FLIPS, seed: int = 0) -> float:

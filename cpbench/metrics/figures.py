@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cpbench.errors import UserError
 from cpbench.metrics import retention
-from cpbench.metrics.comparison import Key, compare
+from cpbench.metrics.comparison import Key, paired
 from cpbench.metrics.cosines import ROUNDING, Array
 from cpbench.metrics.intervals import bootstrap
 
@@ -49,7 +50,7 @@ class Figure:
         ceiling          (T,) score of the real pictures among themselves, NaN if the score has no ceiling
         upper            (T+1, T) R with the cells of concepts not yet learned, NaN if they were not generated
         standard_errors  (T+1, T) of R's cells, NaN if there is none
-        since            (T,) each concept's mean over all models since it was learned
+        since            (T,) each concept's mean over the evaluated rows since it was learned
         isolated         (T,) each concept's score right after its own task in the run of `isolated` of the same seed
 
     Only the leaderboard knows the last two, for DINO. A figure that needs one of them is not in run.json, cannot need any of
@@ -116,8 +117,11 @@ def _interval_of_since(pictures: Mapping[str, Pictures]) -> tuple[float, float]:
 
 
 def _interval_of_gap(pictures: Mapping[str, Pictures]) -> tuple[float, float]:
-    comparison = compare(pictures["isolated"], pictures["learned"])
-    return comparison.low, comparison.high
+    differences = paired(pictures["isolated"], pictures["learned"])
+    if not differences:
+        raise UserError("the two runs have no picture in common")
+    interval = bootstrap(list(differences.values()), *([key[i] for key in differences] for i in (0, 1)))
+    return interval.low, interval.high
 
 
 FIGURES: dict[str, Figure] = {
@@ -130,7 +134,7 @@ FIGURES: dict[str, Figure] = {
             higher_is_better=True,
             of=retention.final_average,
             resampled=lambda c: c.last.mean(1),
-            column=1,
+            column=2,
         ),
         Figure(
             name="plasticity",
@@ -218,12 +222,12 @@ FIGURES: dict[str, Figure] = {
         Figure(
             name="over_tasks",
             title="[{score} ]over tasks",
-            says="each concept's mean [{score} ]score over all models since it was learned, then the mean over concepts. Where scores go up and down from task to task, the last row alone may be a good or a bad moment (the average incremental score of class-incremental learning, a mean over tasks, would count the first concept most)",
+            says="each concept's mean [{score} ]score over the evaluated rows since it was learned, then the mean over concepts: the primary score. Where scores go up and down from task to task, the last row alone may be a good or a bad moment (the average incremental score of class-incremental learning, a mean over tasks, would count the first concept most)",
             higher_is_better=True,
             of=retention.over_tasks,
             needs=("since",),
             interval=_interval_of_since,
-            column=2,
+            column=1,
         ),
         Figure(
             name="intransigence",

@@ -40,7 +40,13 @@ def language_drift(before: ArrayLike, after: ArrayLike, real: ArrayLike) -> Lang
     (DINO features); `drift` is ours. A zero vector gives NaN. ValueError if the shapes do not fit.
     """
     before, after = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    return LanguageDrift(mean_cosines(before, real), mean_cosines(after, real), drift(before, after))
+
+
+def drift(before: ArrayLike, after: ArrayLike) -> Array:
+    """1 - cosine of each row of `before` and `after` (n, d), (n,): 0 exactly where they are equal. A zero vector gives NaN."""
+    before, after = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     # An equal row has the cosine 1 up to rounding, which would be a drift of 1e-16, or a negative one.
-    drift = np.clip(1.0 - paired_cosine(before, after), 0.0, 2.0)
-    drift[(before == after).all(axis=1) & ~np.isnan(drift)] = 0.0
-    return LanguageDrift(mean_cosines(before, real), mean_cosines(after, real), drift)
+    values = np.clip(1.0 - paired_cosine(before, after), 0.0, 2.0)
+    values[(before == after).all(axis=1) & ~np.isnan(values)] = 0.0
+    return values

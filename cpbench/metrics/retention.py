@@ -36,7 +36,9 @@ def forgetting(R: ArrayLike, convention: str = "chaudhry") -> float:
     """F_T of a (T+1, T) matrix by a named convention; NaN for T < 2 in each, for nothing can be forgotten yet.
 
     "chaudhry": 1/(T-1) sum_{j<T} ( max_{j<=i<T} R[i][j] - R[T][j] ), from Chaudhry et al. 2018 (Riemannian Walk):
-    the best a concept ever was before the last task, minus what it is now. The last concept does not count. Negative
+    the best a concept ever was before the last task, minus what it is now. Theirs takes the rows before a concept was
+    learned into the maximum, too; here these tell forward transfer, and the maximum begins with the concept's own row, since
+    what was not learned cannot be forgotten. The last concept does not count. Negative
     where the last task made the old concepts better. The maximum makes noise look like forgetting: read it together with
     `forgetting_from_noise`.
     "lrcp": `forgetting_all_rows`.

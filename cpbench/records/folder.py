@@ -83,6 +83,10 @@ class TaskFolder:
         """The folder of a plain class noun's pictures, which may have any characters, apart from concepts."""
         return self.path / "prior" / ("".join(c if c.isalnum() else "-" for c in noun).strip("-") or "noun")
 
+    def unrelated(self, part: str) -> Path:
+        """The folder of pictures of no concept: of a part of `unrelated.prompts`."""
+        return self.path / "unrelated" / part.replace(" ", "-")
+
     def real(self, name: str) -> Path:
         """A training picture of a concept, in row 0."""
         return self.pictures(name) / REAL

@@ -151,6 +151,8 @@ class Facts(Open):
     """Hash of the sequence's content."""
     images: dict[Text, Text] | None = None
     """By concept the hash of its training pictures, as they are given to the method."""
+    references: dict[Text, Text] | None = None
+    """By concept the hash of the pictures that identity is scored against; None: the training pictures."""
     backbone: Text | None = None
     """Hash of the weights and configs that are loaded."""
     judges: dict[Text, Any] = {}
@@ -164,6 +166,8 @@ class Facts(Open):
     """The rows of the matrix that were asked for; None is all."""
     diagonal: StrictBool = False
     """Whether the rows left out have the concept of their own task."""
+    adapter_scales: list[Number] = []
+    """The strengths at which the last row has its concepts besides; see `metrics.equal_text`."""
 
 
 class Conditions(Open):
@@ -189,6 +193,8 @@ class Cost(Part):
     pictures_generated: Number = 0
     pictures_reused: Number = 0
     """Pictures that another row or run had generated."""
+    installations: Number = 0
+    """How often the method's state was put into the model: once per cell, or per prompt where that decides what is put in."""
     generation_compiled: StrictBool = False
     """Whether the denoiser was compiled for some of the batches."""
     compile_seconds: Number = 0.0
@@ -257,6 +263,11 @@ class Record(Part):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     @property
+    def references(self) -> Literal["training", "held-out"]:
+        """Which pictures identity is scored against: those that were learned from, or others of the same concept."""
+        return "training" if self.facts.references is None else "held-out"
+
+    @property
     def is_finished(self) -> bool:
         return self.status == "finished"
 
@@ -303,7 +314,9 @@ def sees_earlier_data(record: Record) -> bool:
 
 def changed_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """What of the evaluation's settings is not the usual; the number of pictures per pipeline call moves no score."""
-    usual = {"batch_size"} | ({"diagonal"} if evaluation.get("diagonal") is False else set())
+    usual = {"batch_size", "adapter_scales", "held_out"} | (
+        {"diagonal"} if evaluation.get("diagonal") is False else set()
+    )
     return {f"evaluation.{k}": v for k, v in evaluation.items() if v is not None and k not in usual}
 
 

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from cpbench.config import ON_THE_MINIATURE
 from cpbench.errors import UserError
 from cpbench.files import FILE_NAME, file_hash, read_json
+from cpbench.metrics import equal_text
 from cpbench.metrics import matrices as retention_matrices
 from cpbench.metrics import summary as figures_of_scores
 from cpbench.metrics.matrices import SCORE_COLUMNS, reference_row
@@ -198,7 +199,10 @@ def add_scores(run: RunView) -> None:
     if scores is not None:
         notes += [f"These scores are in doubt and excluded from the leaderboard: {run.doubt}."] if run.doubt else []
         is_pair = scores["kind"] == "pair"  # of two concepts
-        is_valid = (scores["concept"].isin(run.concepts) | is_pair) & scores["row"].between(0, run.tasks)
+        is_scaled = (scores["kind"] == equal_text.SCALED) & scores["concept"].str.rsplit("@", n=1).str[0].isin(
+            run.concepts
+        )
+        is_valid = (scores["concept"].isin(run.concepts) | is_pair | is_scaled) & scores["row"].between(0, run.tasks)
         scores = scores[is_valid].copy()
         scores["value"] = scores["value"].where(np.isfinite(scores["value"]))
         run.scores = scores
@@ -415,6 +419,11 @@ def comparison_notes(runs: list[RunView]) -> list[str]:
             raise UserError(
                 f"{refusal}: one uses drawn stand-ins, the other photographs; choose runs with the same source of pictures"
             )
+        if first.record.references != other.record.references:
+            raise UserError(
+                f"{refusal}: one is scored against its training pictures, the other against held-out ones; "
+                "choose runs with the same references"
+            )
         if judge_identities(first) != judge_identities(other):
             raise UserError(
                 f"{refusal}: their judges differ, so their scores have different scales; choose runs with the same judges"
@@ -424,6 +433,7 @@ def comparison_notes(runs: list[RunView]) -> list[str]:
         ("sampler", "samplers"),
         ("pictures_per_prompt", "numbers of pictures per prompt"),
         ("images", "training pictures"),
+        ("references", "references"),
         ("dtype", "precisions"),
     ):
         if len({repr(getattr(run.record.facts, key)) for run in runs}) > 1:

@@ -22,9 +22,10 @@ from PIL import Image
 from cpbench.errors import UserError
 from cpbench.files import prepare_folder, write_atomically
 from cpbench.judges import identity
+from cpbench.metrics import equal_text
 from cpbench.metrics.figures import FIGURES
 from cpbench.metrics.matrices import reference_row
-from cpbench.metrics.scores import among, title_of
+from cpbench.metrics.scores import MAIN, among, title_of
 from cpbench.miniature import is_miniature
 from cpbench.numbers import number
 from cpbench.records.folder import REPORT, RunFolder
@@ -48,6 +49,7 @@ from cpbench.report.tables import (
     conventions,
     cost_cells,
     cost_rows,
+    equal_text_rows,
     facts,
     figures_of,
     flat,
@@ -186,6 +188,18 @@ def trade_off_plot(runs: Sequence[RunView]) -> list[tuple[str, plots.Draw]]:
     return [("final average against training cost", plots.trade_off(points, x, y))]
 
 
+def equal_text_plot(runs: Sequence[RunView]) -> list[tuple[str, plots.Draw]]:
+    """Each run's identity against its text score, through the strengths of what it learned."""
+    lines = []
+    for run in runs:
+        if curves := equal_text.curves(run.scores, run.concepts):
+            lines.append((run.label, equal_text.mean_curve(run.scores, curves)))
+    if not lines:
+        return []
+    x = f"{title_of(equal_text.TEXT)}, share of the untouched model's"
+    return [("identity at equal text", plots.equal_text(lines, x, title_of(MAIN)))]
+
+
 SIZES = {"forgetting": (3.9, 2.7), "concept": (2.7, 1.9), "training": (2.7, 1.8), "cost": (5.2, 3.0)}  # inches
 
 
@@ -209,6 +223,7 @@ def save_plots(runs: Sequence[RunView], folder: Path) -> None:
     save("concept", "concepts", concept_plots(runs), 4)
     if len(runs) > 1:
         save("cost", "cost", trade_off_plot(runs), 1)
+    save("cost", "equal-text", equal_text_plot(runs), 1)
     for i, run in enumerate(runs):
         end = f"-{i + 1}" if len(runs) > 1 else ""
         save("training", f"training{end}", training_plots(run), 4)
@@ -331,6 +346,7 @@ def context(runs: Sequence[RunView], notes: Sequence[str]) -> dict[str, Any]:
                 "pairs": pair_rows(run),
                 "pair_heads": list(pair_scores(run).values()),
                 "conventions": conventions(run),
+                "equal_text": equal_text_rows(run),
                 "classifier": classifier_table(run, MOST_CELLS // (3 * len(runs))),
                 "training": inline_plots("training", training, tasks, f"training-{i}"),
                 "saved_curves": existing_picture(RunFolder(run.folder).curves) if run.curves.empty else None,
@@ -361,6 +377,8 @@ def context(runs: Sequence[RunView], notes: Sequence[str]) -> dict[str, Any]:
         "run": run_contexts[0],
         "notes": every_note,
         "judge": title_of(metric),
+        "ceiling": CEILINGS[first.record.references],
+        "references": f"{first.record.references} pictures",
         "measures": " ".join(head for values in run_contexts for head in values["measures"].get("heads", [])),
         "has_miniature_judges": has_miniature_judges(first),
         "caveat": identity.caveat(first.judges.values()),
@@ -372,11 +390,18 @@ def context(runs: Sequence[RunView], notes: Sequence[str]) -> dict[str, Any]:
         "forgetting_numbers": forgetting_numbers(runs),
         "concept_curves": inline_plots("concept", concept_plots(runs), tasks, "concept"),
         "omitted_concepts": max(0, first.tasks - MOST_PANELS),
+        "equal_text": inline_plots("cost", equal_text_plot(runs), tasks, "equal-text"),
         "trade_off": inline_plots("cost", trade_off_plot(runs), tasks, "cost") if not single else [],
         "shared_judges": [(name, sorted(judge.items())) for name, judge in first.judges.items()],
         "colours": colours(tasks),
         "figure": figure,
     }
+
+
+CEILINGS = {
+    "training": "real pictures of a concept against its other real pictures",
+    "held-out": "a concept's training pictures against the held-out pictures that generated ones are scored against",
+}
 
 
 def has_miniature_judges(run: RunView) -> bool:

@@ -17,6 +17,7 @@ from cpbench.metrics.comparison import Comparison, Key, compare
 from cpbench.metrics.figures import table_figures
 from cpbench.metrics.scores import title_of
 from cpbench.metrics.summary import summaries
+from cpbench.metrics.verdicts import Verdict
 from cpbench.numbers import number
 from cpbench.report import data
 from cpbench.report.data import RunView, metrics_of
@@ -102,12 +103,16 @@ def figure_table(runs: list[RunView], row: int) -> Table:
     return output
 
 
+def verdict_text(verdict: Verdict, difference: float) -> str:
+    """What a table says of a pair whose first has the higher mean by this difference."""
+    if verdict != "differs":
+        return verdict
+    return "A is higher" if difference > 0 else "B is higher"
+
+
 def comparison_facts(runs: list[RunView], row: int, comparisons: dict[str, Comparison]) -> dict[str, Any]:
     """The comparison for JSON: differences are of the first run minus the second; figures are `common_figures`, in order."""
-    scores = {
-        metric: asdict(comparison) | {"is_significant": comparison.is_significant}
-        for metric, comparison in comparisons.items()
-    }
+    scores = {metric: asdict(comparison) for metric, comparison in comparisons.items()}
     facts = {"runs": [str(run.folder) for run in runs], "task": row, "scores": scores}
     return facts | {"figures": common_figures(runs, row)}
 
@@ -115,22 +120,17 @@ def comparison_facts(runs: list[RunView], row: int, comparisons: dict[str, Compa
 def comparison_table(runs: list[RunView], row: int, comparisons: dict[str, Comparison]) -> Table:
     """One line per metric: mean difference, its interval, p value and verdict."""
     title = f"{runs[0].label} (A) minus {runs[1].label} (B), after task {row}"
-    output = compact(Text(title), drop=("pairs", "concepts", "p"))  # labels have brackets, which are no markup
-    for head in ("", "A - B", "95 % interval", "p", "concepts", "pairs", " "):
+    output = compact(Text(title), drop=("pairs", "concepts", "p by signs", "p"))  # labels have brackets, no markup
+    for head in ("", "A - B", "95 % interval", "p", "p by signs", "concepts", "pairs", " "):
         output.add_column(head, justify="right" if head.strip() else "left", no_wrap=True)
     for metric, comparison in comparisons.items():
-        verdict = (
-            "no difference shown"
-            if not comparison.is_significant
-            else "A is higher"
-            if comparison.difference > 0
-            else "B is higher"
-        )
+        verdict = verdict_text(comparison.verdict, comparison.difference)
         interval = f"{number(comparison.low, sign=True)} to {number(comparison.high, sign=True)}"
         cells = (
             number(comparison.difference, sign=True),
             interval,
             number(comparison.p),
+            number(comparison.p_of_signs),
             str(comparison.concepts),
             str(comparison.pairs),
         )

@@ -258,6 +258,31 @@ def trade_off(points: Sequence[tuple[str, float, float]], x: str, y: str) -> Dra
     return draw
 
 
+def equal_text(lines: Sequence[tuple[str, Sequence[tuple[float, float, float]]]], x: str, y: str) -> Draw:
+    """A line per run through its strengths: (strength, text share, identity), each point named by its strength."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for i, (label, points) in enumerate(lines):
+            color = theme.series[i % len(theme.series)]
+            shares, identities = [p[1] for p in points], [p[2] for p in points]
+            axes.plot(shares, identities, color=color, linestyle=dash(i)[0], marker="o", markersize=3, label=label)
+            for strength, share, identity in points:
+                axes.annotate(
+                    f"{strength:g}",
+                    (share, identity),
+                    xytext=(3, 3),
+                    textcoords="offset points",
+                    color=theme.muted,
+                    fontsize=6,
+                )
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if len(lines) > 1:
+            axes.legend(frameon=False)
+
+    return draw
+
+
 def heat(name: str, table: pd.DataFrame, low: float, high: float) -> Draw:
     """A retention matrix with its reference rows and values; a frame marks the task in which a concept was learned."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cpbench.metrics import figures, retention
+from cpbench.metrics import equal_text, figures, retention
 from cpbench.metrics.cosines import CLIPSCORE
 from cpbench.metrics.figures import FIGURES, Figure
 from cpbench.metrics.intervals import bootstrap, concept_means
@@ -26,6 +26,12 @@ MEASURES = {
     "identified": "identified ↑",
     "copied": "copied ↓",
     "moved": "language drift ↓",
+    "unrelated_moved: own nouns": "drift, other prompts, own nouns ↓",
+    "unrelated_moved: other nouns": "drift, other prompts, other nouns ↓",
+    "unrelated_moved: peft": "drift, peft's prompts ↓",
+    "unrelated_text: own nouns": "CLIP-T change, other prompts, own nouns ↑",
+    "unrelated_text: other nouns": "CLIP-T change, other prompts, other nouns ↑",
+    "unrelated_text: peft": "CLIP-T change, peft's prompts ↑",
     "pres": "plain nouns like a concept ↓",
     "pres_before": "the same, untouched model",
     "DIV-dino": "DIV-dino ↑",
@@ -49,6 +55,7 @@ COSTS = (
     ("generation_evaluations", "UNet evaluations, generation", 0),
     ("pictures_generated", "pictures generated", 0),
     ("pictures_reused", "pictures reused", 0),
+    ("installations", "installations of the state", 0),
     ("trainable_parameters", "trainable parameters", 0),
     ("state_bytes", "state size, kB", 0),
     ("peak_memory_bytes", "peak memory, MB", 0),
@@ -179,7 +186,8 @@ def lead(run: RunView) -> str:
     text = f"Right after its own task a concept scores {number(learned)} by {title_of(metric)} (mean of {count}); "
     text += f"after task {run.last} it scores {number(end)}."
     references = [("the untouched model, prompted with the bare class noun, scores", float(np.mean(floor)))]
-    references += [("real pictures against each other score", float(np.mean(ceiling)))]
+    real = "training pictures" if run.record.references == "held-out" else "real pictures against each other"
+    references += [(f"{real} score", float(np.mean(ceiling)))]
     phrases = [f"{subject} {number(value)}" for subject, value in references if not math.isnan(value)]
     joined = "; ".join(phrases)
     return f"{text} {joined[:1].upper()}{joined[1:]}." if joined else text
@@ -209,6 +217,9 @@ def measure_rows(run: RunView) -> dict[str, Any]:
         return {}
     table = run.measures[run.measures["row"].isin(run.whole_rows)].dropna(subset="value")
     table = table.assign(value=table["value"] * table["measure"].map(SCALES).fillna(1.0))
+    # "own nouns: a dog in the jungle" is a prompt of a part
+    of_part = table["measure"].str.startswith("unrelated_")
+    table.loc[of_part, "measure"] += ": " + table.loc[of_part, "concept"].str.split(":").str[0]
     heads = [(name, head) for name, head in MEASURES.items() if name in set(table["measure"])]
     parts = {key: group for key, group in table.groupby(["row", "measure"])}
     rows = [
@@ -245,6 +256,28 @@ def conventions(run: RunView) -> list[tuple[str, str, str]]:
             ("CLIP-T × 2.5, final average", "CLIPScore, as in Custom Diffusion and CIDM", figure(float(means.mean())))
         )
     return out
+
+
+def equal_text_rows(run: RunView) -> dict[str, Any]:
+    """Identity at other strengths of what was learned: means over concepts by strength, and `equal_text.FIGURES`.
+
+    Empty without such cells. A line: strength, text score as a share of the untouched model's, identity.
+    """
+    curves = equal_text.curves(run.scores, run.concepts)
+    if not curves:
+        return {}
+    by_strength = equal_text.mean_curve(run.scores, curves)
+    figures = {}
+    for name, values in equal_text.by_concept(run.scores, run.concepts).items():
+        frame = pd.DataFrame({"concept": list(values), "value": list(values.values())}).dropna()
+        figures[name] = (*measure_cell(frame if len(frame) else None), len(frame))
+    return {
+        "rows": [
+            (f"{strength:g}", f"{100 * share:.0f} %", figure(identity)) for strength, share, identity in by_strength
+        ],
+        "figures": figures,
+        "concepts": len(run.concepts),
+    }
 
 
 def pair_rows(run: RunView) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -334,6 +367,7 @@ def facts(run: RunView) -> list[tuple[str, str]]:
         ("generation", f"{prompts or '?'} prompts per concept, {with_unit(recorded.pictures_per_prompt, 'picture')} each, "
                     f"{one_line(sampler.get('num_inference_steps'))} steps, guidance {one_line(sampler.get('guidance_scale'))}"),
         ("judges", judge_names(record)),
+        ("identity against", f"{record.references} pictures"),
         ("seed, order", f"{config.seed}, {config.order}"),
         ("device", devices(record)),
         ("code", f"cpbench {one_line(record.versions.get('cpbench'))}, commit {one_line(record.commit)[:12]}, settings hash {record.hash}"),

@@ -1,19 +1,23 @@
-"""What is generated in a row: the concepts learned so far and, outside the matrix, pairs of concepts and class nouns."""
+"""What is generated in a row: the concepts learned so far and, outside the matrix, pairs of concepts, class nouns and other prompts."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cpbench.concepts import images
 from cpbench.concepts.sequences import Concept, Sequence
 from cpbench.errors import UserError
+from cpbench.metrics.equal_text import SCALED, scaled_name
 from cpbench.records.folder import TaskFolder, picture_name
 from cpbench.records.measures_table import recorded_pictures
 from cpbench.records.pictures import is_blank, read_picture
-from cpbench.running import multi_concept
+from cpbench.running import multi_concept, unrelated
+from cpbench.running.unrelated import UNRELATED
 
 if TYPE_CHECKING:
     from cpbench.config import RunConfig
@@ -23,7 +27,7 @@ NOUNS = (
     "backpack", "stuffed animal", "bowl", "can", "candle", "cat", "clock", "sneaker", "dog", "teapot", "glasses", "boot",
     "vase", "cartoon", "toy",
 )  # fmt: skip
-CELL_TYPES = ("cell", "unlearned", "pair", "prior")
+CELL_TYPES = ("cell", "unlearned", "pair", "prior", UNRELATED, SCALED)
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Cell:
     """A group of pictures that is generated in a row: one concept, one pair of concepts, or one class noun.
 
     cell_type: "cell", a concept, an entry of the retention matrix; "unlearned", a cell above its diagonal, a concept that is
-    not learned yet, prompted by its class noun; "pair", two concepts in one picture; "prior", a plain class noun. name: as
-    in scores.csv; concepts: those whose pictures are scored; nouns: the words in the prompts when no method is installed.
+    not learned yet, prompted by its class noun; "pair", two concepts in one picture; "prior", a plain class noun; "unrelated",
+    prompts without a learned word; "scaled", a concept with what was learned at another strength than 1. name: as in scores.csv; concepts: those whose pictures are scored; nouns: the words in the prompts when no method is installed.
     """
 
     cell_type: str
@@ -41,11 +45,12 @@ class Cell:
     nouns: tuple[str, ...]
     templates: tuple[str, ...]
     per_prompt: int
+    strength: float = 1.0
 
     @property
     def learned(self) -> tuple[Concept, ...]:
         """The concepts whose learned words are in the prompts, in every row except 0."""
-        return self.concepts if self.cell_type in ("cell", "pair") else ()
+        return self.concepts if self.cell_type in ("cell", "pair", SCALED) else ()
 
     @property
     def pictures(self) -> int:
@@ -57,10 +62,13 @@ class Cell:
         return [(template, k) for template in self.templates for k in range(self.per_prompt)]
 
 
-def cells_of_row(sequence: Sequence, t: int, per_prompt: int, forward_transfer_cells: bool = False) -> list[Cell]:
-    """The cells of row t: concepts learned so far (row 0: all), pairs (first and last row only), class nouns.
+def cells_of_row(
+    sequence: Sequence, t: int, per_prompt: int, forward_transfer_cells: bool = False, are_drawn: bool = False
+) -> list[Cell]:
+    """The cells of row t: concepts learned so far (row 0: all), class nouns, and in the first and the last row pairs and unrelated prompts.
 
-    Class nouns have one picture per prompt. forward_transfer_cells: also the concepts not yet learned.
+    Class nouns have one picture per prompt, unrelated prompts two. forward_transfer_cells: also the concepts not yet learned.
+    are_drawn: whether the miniature draws the concepts, see `unrelated.prompts`.
     """
     test = sequence.evaluation
     learned = sequence.concepts[:t] if t else sequence.concepts
@@ -71,7 +79,15 @@ def cells_of_row(sequence: Sequence, t: int, per_prompt: int, forward_transfer_c
         nouns = (a.class_noun, b.class_noun)
         row_cells.append(Cell("pair", f"{a.name}+{b.name}", (a, b), nouns, test.multi_concept_prompts, per_prompt))
     nouns = dict.fromkeys([*(c.class_noun for c in sequence.concepts), *NOUNS]) if test.class_noun_prompts else ()
-    return row_cells + [Cell("prior", noun, (), (noun,), test.class_noun_prompts, 1) for noun in nouns]
+    row_cells += [Cell("prior", noun, (), (noun,), test.class_noun_prompts, 1) for noun in nouns]
+    prompts = unrelated.prompts(sequence, are_drawn) if t in (0, len(sequence.concepts)) else {}
+    return row_cells + [Cell(UNRELATED, part, (), (), prompts[part], unrelated.PER_PROMPT) for part in prompts]
+
+
+def words_of(sequence: Sequence) -> frozenset[str]:
+    """Every word of the evaluation's prompts and of the class nouns, in small letters."""
+    texts = [text for cell in cells_of_row(sequence, 0, 1) for text in (*cell.templates, *cell.nouns)]
+    return frozenset(word for text in texts for word in re.findall("[a-z]+", text.lower()))
 
 
 def whole_rows(config: RunConfig, last: int) -> list[int]:
@@ -93,16 +109,34 @@ def rows_of(config: RunConfig, last: int) -> list[int]:
 
 def cells_of(config: RunConfig, sequence: Sequence, t: int, per_prompt: int) -> list[Cell]:
     """The cells of row t of `rows_of`, as a run is configured."""
-    row_cells = cells_of_row(sequence, t, per_prompt, bool(config.evaluation.forward_transfer_cells))
-    if t in whole_rows(config, len(sequence.concepts)):
-        return row_cells
+    are_drawn = images.are_rendered(sequence.concepts, config.backbone)
+    row_cells = cells_of_row(sequence, t, per_prompt, bool(config.evaluation.forward_transfer_cells), are_drawn)
+    last = len(sequence.concepts)
+    if t in whole_rows(config, last):
+        return row_cells + (scaled(config, sequence, per_prompt) if t == last else [])
     concept = sequence.concepts[t - 1].name
     return [cell for cell in row_cells if cell.cell_type == "cell" and cell.name == concept]
 
 
+def scaled(config: RunConfig, sequence: Sequence, per_prompt: int) -> list[Cell]:
+    """The concepts once more, at each of the other strengths that the run is to have."""
+    templates = {c.name: sequence.evaluation.prompts[c.subject_type] for c in sequence.concepts}
+    return [
+        Cell(SCALED, scaled_name(c.name, s), (c,), (c.class_noun,), templates[c.name], per_prompt, s)
+        for s in config.evaluation.adapter_scales
+        if s != 1
+        for c in sequence.concepts
+    ]
+
+
 def picture_of(task: TaskFolder, cell: Cell, template: str, index: int) -> Path:
     """The file of one picture of a cell."""
-    folder = task.of_noun(cell.name) if cell.cell_type == "prior" else task.pictures(cell.name)
+    if cell.cell_type == "prior":
+        folder = task.of_noun(cell.name)
+    elif cell.cell_type == UNRELATED:
+        folder = task.unrelated(cell.name)
+    else:
+        folder = task.pictures(cell.name)
     return folder / picture_name(cell.templates.index(template), index)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from cpbench import own_modules, remembered
 from cpbench.backbones.backbone import Backbone
-from cpbench.method import Method, Options, State, Task
+from cpbench.method import Method, Options, State, Task, recipe_of
 from cpbench.moved import renamed_keywords
 from cpbench.records.record import Cost
 
@@ -94,7 +94,7 @@ def learning_counts(run: Run) -> list[int] | None:
         return counts
     # blank pictures: a method may not see a concept before its task
     tasks = [
-        Task(t, c.name, c.class_noun, np.zeros_like(run.images[c.name]), run.config.seed)
+        Task(t, c.name, c.class_noun, np.zeros_like(run.images[c.name]), run.config.seed, recipe=recipe_of(run.options))
         for t, c in enumerate(run.sequence.concepts, 1)
     ]
     try:

@@ -10,6 +10,9 @@ per (row, measure, concept or noun), by DINO unless stated otherwise:
     pres         for plain nouns: mean cosine between "a dog" and the real pictures of the dogs learned so far (DreamBooth's)
     pres_before  the same for the untouched model's pictures
     moved        1 - cosine between "a dog" of this row and of the untouched model, from the same noise
+    unrelated_moved   the same for prompts without a learned word ("part: prompt" in the concept's place, see `unrelated`),
+                 in the first and the last row
+    unrelated_text    the change of their CLIP-T from the untouched model's
 
 and a line per (row, distance between sets), without a concept's name, for sets of 50 pictures or more, see `distances`:
 
@@ -30,10 +33,12 @@ import pandas as pd
 from cpbench.concepts.sequences import Sequence
 from cpbench.errors import UserError
 from cpbench.metrics import copying, distances, language_drift
+from cpbench.metrics.cosines import paired_cosine
 from cpbench.metrics.identification import identify
 from cpbench.records.folder import RunFolder
 from cpbench.records.measures_table import COLUMNS, CONFUSION, Measurements
 from cpbench.running.cells import cells_of_row, pictures_of
+from cpbench.running.unrelated import UNRELATED
 
 if TYPE_CHECKING:
     from cpbench.judges.embeddings import Embeddings
@@ -49,21 +54,28 @@ def measure(
     real: Mapping[str, np.ndarray],
     judges: Mapping[str, Embeddings],
     partial: Collection[int] = (),
+    *,
+    training: Mapping[str, np.ndarray] | None = None,
+    are_drawn: bool = True,
 ) -> Measurements:
     """Measure the rows of a run folder.
 
-    real: each concept's pictures (n, h, w, 3); judges: "dino", "clip", optionally "inception". partial: the rows that have the
+    real: each concept's references (n, h, w, 3); training: the pictures that it was learned from, where they are others, of
+    which copies are made. are_drawn: as in `cells_of_row`. judges: "dino", "clip", optionally "inception". partial: the rows that have the
     concept of their own task alone; a distance between sets, which is of all concepts learned so far, they do not have.
     """
     references = {c.name: judges["dino"].images(real[c.name]) for c in sequence.concepts}
+    learned_from = {c: judges["dino"].images(pictures) for c, pictures in training.items()} if training else references
     untouched: Features = {}
+    unrelated_before: tuple[Features, ...] = ({}, {})
     after_own_task: Features = {}  # by CLIP, the concepts right after their own tasks
     lines, confusion, refused = [], [], {}
     for t in rows:
-        pictures_by_concept, pictures_by_noun = {}, {}
-        for cell in cells_of_row(sequence, t, per_prompt):
-            if cell.cell_type in ("cell", "prior") and (pictures := pictures_of(RunFolder(folder).task(t), cell)):
-                (pictures_by_concept if cell.cell_type == "cell" else pictures_by_noun)[cell.name] = pictures
+        by_type: dict[str, dict[str, dict[tuple[str, int], np.ndarray]]] = {"cell": {}, "prior": {}, UNRELATED: {}}
+        for cell in cells_of_row(sequence, t, per_prompt, are_drawn=are_drawn):
+            if cell.cell_type in by_type and (pictures := pictures_of(RunFolder(folder).task(t), cell)):
+                by_type[cell.cell_type][cell.name] = pictures
+        pictures_by_concept, pictures_by_noun = by_type["cell"], by_type["prior"]
         by_dino = features(judges["dino"], pictures_by_concept)
         noun_features = features(judges["dino"], pictures_by_noun)
         untouched = untouched if t else noun_features
@@ -76,11 +88,14 @@ def measure(
                     for other, n in zip(identification.concepts, identification.counts[i], strict=True)
                 ]
         for concept, vectors in by_dino.items():
-            share = copying.share_copied(np.stack(list(vectors.values())), references[concept])
+            share = copying.share_copied(np.stack(list(vectors.values())), learned_from[concept])
             lines.append((t, "copied", concept, share))
             name, value = variety(pictures_by_concept[concept], vectors)
             lines.append((t, name, concept, value))
         lines += [(t, *line) for line in drift_lines(noun_features, untouched, sequence, t, references)]
+        unrelated_now = tuple(features(judges[name], by_type[UNRELATED]) for name in ("dino", "clip"))
+        unrelated_before = unrelated_before if t else unrelated_now
+        lines += [(t, *line) for line in unrelated_lines(unrelated_now, unrelated_before, judges["clip"])]
         if t in partial:
             after_own_task |= features(judges["clip"], pictures_by_concept)
         elif t and pictures_by_concept:
@@ -117,6 +132,31 @@ def drift_lines(
         if own_references:
             lines.append(("pres", noun, drift.means["pres_after"]))
             lines.append(("pres_before", noun, drift.means["pres_before"]))
+    return lines
+
+
+def unrelated_lines(
+    current: tuple[Features, ...], untouched: tuple[Features, ...], clip: Embeddings
+) -> list[tuple[str, str, float]]:
+    """(measure, "part: prompt", value) of prompts without a learned word, means over the pictures of both rows.
+
+    current, untouched: embeddings by DINO and by CLIP, by part.
+    """
+    lines = []
+    for part, after in current[0].items():
+        before = untouched[0].get(part, {})
+        for prompt in dict.fromkeys(template for template, _ in after):
+            samples = [key for key in after if key[0] == prompt and key in before]
+            if not samples:
+                continue
+            old, new = (np.stack([side[key] for key in samples]) for side in (before, after))
+            moved = language_drift.drift(old, new)
+            words = clip.texts([prompt] * len(samples))
+            old_text, new_text = (
+                paired_cosine(np.stack([side[1][part][key] for key in samples]), words) for side in (untouched, current)
+            )
+            lines.append(("unrelated_moved", f"{part}: {prompt}", float(moved.mean())))
+            lines.append(("unrelated_text", f"{part}: {prompt}", float((new_text - old_text).mean())))
     return lines
 
 

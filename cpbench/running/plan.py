@@ -10,7 +10,7 @@ import torch
 
 from cpbench.backbones.sampling import Sampler, SampleRequest, evaluations, generate
 from cpbench.errors import UserError
-from cpbench.method import Options, State, Task
+from cpbench.method import Options, State, Task, recipe_of
 from cpbench.records.pictures import png_bytes
 from cpbench.running.cost import PeakMemory
 from cpbench.running.devices import few_threads
@@ -67,7 +67,14 @@ def plan(run: Run) -> Plan:
     state, sizes, of_task = State(), [0], []
     with few_threads(backbone), PeakMemory(backbone.device) as memory:
         for t, concept in list(enumerate(concepts, 1))[:2]:
-            task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed)
+            task = Task(
+                t,
+                concept.name,
+                concept.class_noun,
+                run.images[concept.name],
+                run.config.seed,
+                recipe=recipe_of(run.options),
+            )
             # the first rehearsal is extra: it loads what is loaded on first use
             lengths = [SHORT, *LENGTHS] if t == 1 else LENGTHS
             rehearsals = [timed_learning(run, task, state, most) for most in lengths]
@@ -103,7 +110,14 @@ def rehearsed_peak(run: Run) -> int:
     state = State()
     with few_threads(run.backbone), PeakMemory(run.backbone.device) as memory:
         for t, concept in list(enumerate(run.sequence.concepts, 1))[:2]:
-            task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed)
+            task = Task(
+                t,
+                concept.name,
+                concept.class_noun,
+                run.images[concept.name],
+                run.config.seed,
+                recipe=recipe_of(run.options),
+            )
             _, _, state = timed_learning(run, task, state, SHORT)
         timed_generation(run, SAMPLED_STEPS[0])
     return memory.peak

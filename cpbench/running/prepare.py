@@ -16,9 +16,9 @@ from cpbench import own_modules
 from cpbench.backbones import adapters, distilled, loading
 from cpbench.backbones import backbone as backbones
 from cpbench.backbones.sampling import Sampler, evaluations
-from cpbench.concepts import images, prompt_length, sequences
+from cpbench.concepts import held_out, images, prompt_length, sequences
 from cpbench.config import RunConfig
-from cpbench.errors import UserError
+from cpbench.errors import UserError, quoted
 from cpbench.files import read_json, short_hash
 from cpbench.judges import added, identity, inception
 from cpbench.judges import judge as judges
@@ -45,7 +45,8 @@ class Run:
     sequence: sequences.Sequence
     backbone: backbones.Backbone
     judges: dict[str, judges.Judge]
-    images: dict[str, np.ndarray]
+    images: dict[str, np.ndarray]  # of each concept, to learn from
+    references: dict[str, np.ndarray]  # of each concept, to score identity against
     sampler: Sampler
     pictures_per_prompt: int
     notes: list[str] = field(default_factory=list)  # for the user, printed before the run starts
@@ -55,6 +56,14 @@ class Run:
     @property
     def concepts(self) -> list[str]:
         return [c.name for c in self.sequence.concepts]
+
+    @property
+    def all_images(self) -> dict[str, np.ndarray]:
+        """The pictures of each concept, to learn from and then, where they are others, to score against."""
+        return {
+            name: training if self.references[name] is training else np.concatenate([training, self.references[name]])
+            for name, training in self.images.items()
+        }
 
     @property
     def rows(self) -> list[int]:
@@ -173,10 +182,14 @@ def load_run(config: RunConfig, method_class: type[Method], options: Options) ->
     device = device_for(config)
     backbone = loading.load(config.backbone, device, config.loading)
     method_class(options).check(backbone)
-    pictures = {
-        c.name: images.load(c, config.backbone, backbone.picture_size, config.data, config.fit)
-        for c in sequence.concepts
-    }
+    training, references = held_out.load(
+        sequence.concepts,
+        config.backbone,
+        backbone.picture_size,
+        config.evaluation.held_out,
+        config.data,
+        config.fit,
+    )
     run_judges = load_judges(
         config.backbone,
         config.clip,
@@ -194,7 +207,8 @@ def load_run(config: RunConfig, method_class: type[Method], options: Options) ->
         sequence=sequence,
         backbone=backbone,
         judges=run_judges,
-        images=pictures,
+        images=training,
+        references=references,
         sampler=sampler,
         pictures_per_prompt=pictures_per_prompt,
     )
@@ -230,11 +244,13 @@ def check(run: Run) -> None:
             ) from None
     if (adapter_type := config.options.get("adapter")) in ("vera", "dora"):
         adapters.refuse_quantized(run.backbone.denoiser, adapter_type)
+    if config.options.get("word") == "none":
+        refuse_nouns_that_come_twice(run)
     if config.method != "base" and not config.loading.allow_distilled:
         distilled.refuse(run.backbone)
     run.backbone.check(run.sampler.num_inference_steps)
     memory.refuse_oversized(run)
-    row_cells = cells.cells_of_row(run.sequence, 0, run.pictures_per_prompt)
+    row_cells = run.cells_of(0)
     unused, changed_options = run.options.without_effect(), changed(config.method, config.backbone, run.options)
     run.notes = [
         f"{name} has no effect with {reason}; leave it out"
@@ -243,10 +259,21 @@ def check(run: Run) -> None:
     ]
     if config.evaluation.diagonal and run.whole_rows == run.rows:
         run.notes.append("evaluation.diagonal has no effect, since all rows are generated; leave it out")
-    run.notes += images.notes(run.sequence.concepts, config.backbone, run.images, config.data)
+    run.notes += images.notes(run.sequence.concepts, config.backbone, run.all_images, config.data)
     run.notes += images.unread_prompts(run.sequence, config.backbone)
     readers = prompt_length.readers_of(run.backbone, run.judges["clip"].tokenizer, added=1)
     run.notes += prompt_length.check(readers, row_cells)
+
+
+def refuse_nouns_that_come_twice(run: Run) -> None:
+    """UserError if two concepts of the sequence have one class noun: without a word they are one."""
+    nouns: dict[str, str] = {}
+    for concept in run.sequence.concepts:
+        if (first := nouns.setdefault(concept.class_noun, concept.name)) != concept.name:
+            raise UserError(
+                f"word=none: in sequence {run.config.sequence} {first} and {concept.name} are both called "
+                f"{quoted(concept.class_noun)}, and nothing tells them apart; use word=rare or word=learned"
+            )
 
 
 def identify(run: Run) -> None:
@@ -266,12 +293,16 @@ def identify(run: Run) -> None:
         "dtype": str(backbone.dtype),
         "picture_size": backbone.picture_size,
     }
+    if any(run.references[name] is not run.images[name] for name in run.images):
+        run.facts["references"] = {name: images.content_hash(p) for name, p in run.references.items()}
     if config.rows is not None:
         run.facts["rows"] = sorted(config.rows)
     if config.evaluation.forward_transfer_cells:
         run.facts["upper_triangle"] = True
     if config.evaluation.diagonal:
         run.facts["diagonal"] = True
+    if config.evaluation.adapter_scales:
+        run.facts["adapter_scales"] = list(config.evaluation.adapter_scales)
     run.folder = run_folder(
         output=config.output,
         sequence=run.sequence.name,

@@ -22,6 +22,7 @@ from cpbench.errors import DamagedState, UserError, quoted
 from cpbench.files import READ_ONLY, file_hash, read_json, write_atomically, write_json
 from cpbench.judges.embeddings import RowEmbeddings
 from cpbench.method import NotDefined, State
+from cpbench.metrics.equal_text import SCALED
 from cpbench.metrics.matrices import SCORE_COLUMNS
 from cpbench.output import say
 from cpbench.records import machine, tables
@@ -31,7 +32,10 @@ from cpbench.running.cells import CELL_TYPES, picture_of
 from cpbench.running.cost import Stopwatch
 from cpbench.running.judging import cell_metrics, reference_rows, score_cell
 from cpbench.running.picture_cache import generate_once
+from cpbench.running.unrelated import UNRELATED
 from cpbench.running.writing import Writer
+
+PLURALS = {"prior": "plain nouns", UNRELATED: "sets of unrelated prompts"}
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,10 +62,11 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter, writ
     judges = {name: RowEmbeddings(judge) for name, judge in run.judges.items()}
     placed: dict[str, Future[str]] = {}  # by file, the SHA-256 of what is being written there
     before, generated, reused = run.backbone.unet_evaluations, 0, 0
+    installed = run.backbone.installations
     compiled = run.backbone.compiled
     compiling = (compiled.seconds, compiled.anew) if compiled else (0.0, 0)
     for group in generation_groups(run.cells_of(t)):
-        group_name = group[0].name if len(group) == 1 else f"{len(group)} plain nouns"
+        group_name = group[0].name if group[0].concepts else f"{len(group)} {PLURALS[group[0].cell_type]}"
         reporter.at(f"task {t} of {len(run.concepts)}: generating {group_name}")
         try:
             with watch("generation"):
@@ -84,10 +89,11 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter, writ
                     f"and not scored (the first: {prompt!r}, {index})"
                 )
             with watch("judging"):
-                rows += score_cell(t, cell, cell.cell_type, pictures, run.images, judges)
+                rows += score_cell(t, cell, cell.cell_type, pictures, run.references, judges)
                 if t == 0 and cell.cell_type == "cell":
                     drawn_world = images.is_rendered(cell.concepts[0], run.config.backbone)
-                    rows += reference_rows(cell, run.images, judges, run.config.seed if drawn_world else None)
+                    seed = run.config.seed if drawn_world else None
+                    rows += reference_rows(cell, run.references, judges, seed, run.images)
                     target, real = at.real(cell.name), run.images[cell.name][0]
                     placed[target.relative_to(at.path).as_posix()] = writer.submit(write_picture, target, real)
             reporter.advance(evaluations(run.backbone, run.sampler, cell.pictures))
@@ -96,6 +102,7 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter, writ
         "generation_evaluations": run.backbone.unet_evaluations - before,
         "pictures_generated": generated,
         "pictures_reused": reused,
+        "installations": run.backbone.installations - installed,
     }
     for judge in judges.values():
         writer.submit(judge.save, run.at.embeddings, t)
@@ -120,12 +127,12 @@ def evaluate_row(run: Run, t: int, state: State | None, reporter: Reporter, writ
 
 
 def generation_groups(row: Sequence[Cell]) -> list[list[Cell]]:
-    """Groups of cells in the order of generation: each cell is a group, except that all plain nouns form one.
+    """Groups of cells in the order of generation: each cell is a group, except that all plain nouns form one, as do unrelated prompts.
 
-    They have one picture per prompt: together they take one pipeline call instead of fifteen.
+    They have few pictures per prompt: together they take one pipeline call instead of fifteen.
     """
-    nouns = [cell for cell in row if cell.cell_type == "prior"]
-    return [[cell] for cell in row if cell.cell_type != "prior"] + ([nouns] if nouns else [])
+    together = [[cell for cell in row if cell.cell_type == cell_type] for cell_type in PLURALS]
+    return [[cell] for cell in row if cell.cell_type not in PLURALS] + [group for group in together if group]
 
 
 def place_cached(cached: Future[CachedPicture], target: Path) -> str:
@@ -157,12 +164,14 @@ def generate_cells(
         phrases += words
         prompt_texts += [(template, words) for template in cell.templates]
         requests += [
-            SampleRequest(template.format(*words), run.config.seed, cell.name, template, k)
+            SampleRequest(template.format(*words), run.config.seed, noise_name(cell), template, k)
             for template, k in cell.samples
         ]
     pictures, files, generated = [], [], 0
     for prompts, part in by_installation(method.per_prompt and state is not None, requests):
         with run.backbone.installed(method, state, tuple(c.name for c in learned), prompts):
+            if group[0].strength != 1 and not run.backbone.scale_changes(group[0].strength):
+                raise NotDefined("the method changes no weight of the denoiser, so that it has one strength only")
             refuse_unknown_words(run, phrases)
             readers = prompt_length.readers_of(run.backbone)
             for template, words in prompt_texts:
@@ -173,6 +182,11 @@ def generate_cells(
     ends = np.cumsum([cell.pictures for cell in group])
     parts = zip(group, ends - [cell.pictures for cell in group], ends, strict=True)
     return [(cell, pictures[i:j], files[i:j]) for cell, i, j in parts], generated
+
+
+def noise_name(cell: Cell) -> str:
+    """What a cell's noise is named by: at every strength a concept has the same."""
+    return cell.concepts[0].name if cell.cell_type == SCALED else cell.name
 
 
 def by_installation(

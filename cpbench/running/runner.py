@@ -239,7 +239,15 @@ def measure(run: Run) -> None:
     cached_judges = judges_for_measures(run.folder, run.judges, run.backbone.device)
     partial = set(run.rows) - set(run.whole_rows)
     measurements = measures.measure(
-        run.folder, run.sequence, run.rows, run.pictures_per_prompt, run.images, cached_judges, partial
+        run.folder,
+        run.sequence,
+        run.rows,
+        run.pictures_per_prompt,
+        run.references,
+        cached_judges,
+        partial,
+        training=run.images,
+        are_drawn=images.are_rendered(run.sequence.concepts, run.config.backbone),
     )
     for judge in cached_judges.values():
         judge.save()

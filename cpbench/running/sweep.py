@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from rich.text import Text
 
 from cpbench import config, miniature, own_modules
-from cpbench.concepts import images, sequences
+from cpbench.concepts import held_out, sequences
 from cpbench.errors import UserError, did_you_mean
 from cpbench.files import prepare_folder, read_json, short_hash, write_atomically
 from cpbench.fitted_table import FittedTable
@@ -411,7 +411,10 @@ def estimate_jobs(grid: Grid, output: Path) -> list[JobEstimate]:
         similar = [r for r in runs if r.agrees(settings, ("seed", "order"))]
         same = any(r.is_of(settings, run_identity(method_class, seq)) for r in similar)
         seconds = [sum(cost.seconds for cost in r.record.costs.values()) for r in similar]
-        picture_counts = {c.name: images.number(c, run_config.backbone, run_config.data) for c in seq.concepts}
+        picture_counts = {
+            c.name: held_out.number_to_learn(c, run_config.backbone, run_config.evaluation.held_out, run_config.data)
+            for c in seq.concepts
+        }
         counts = counting.remembered_counts(
             counting.key_of(method_class, run_config.options, run_config.backbone, picture_counts)
         )

@@ -17,10 +17,10 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.concepts import images
 from cpbench.errors import DamagedState, RulesError, UserError, quoted
 from cpbench.files import write_atomically, write_json
-from cpbench.method import TENSOR_TYPES, State, Task
+from cpbench.method import TENSOR_TYPES, State, Task, recipe_of
 from cpbench.output import say
 from cpbench.records import machine
-from cpbench.running import audit, rows
+from cpbench.running import audit, cells, rows
 from cpbench.running.cost import PeakMemory, Stopwatch
 from cpbench.running.prepare import Run
 from cpbench.running.progress import Reporter
@@ -114,7 +114,16 @@ def learn(run: Run, t: int, state: State | None, reporter: Reporter) -> Learned:
         reporter.advance(3 * (backbone.unet_evaluations - evaluations_reported))
         evaluations_reported = backbone.unet_evaluations
 
-    task = Task(t, concept.name, concept.class_noun, run.images[concept.name], run.config.seed, log)
+    task = Task(
+        t,
+        concept.name,
+        concept.class_noun,
+        run.images[concept.name],
+        run.config.seed,
+        log,
+        recipe_of(run.options),
+        cells.words_of(run.sequence),
+    )
     other_data = [
         path
         for c in run.sequence.concepts

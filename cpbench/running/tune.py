@@ -1,7 +1,7 @@
 """Search for a method's options, on the validation sequence only, with the same number of trials for every method.
 
-A trial is a run over `miniature-val6` of which row 0 and the last row are generated. Its score, fixed in advance, weighs
-retained identity against prompt following. With R the retention matrix by DINO, C its ceilings and S the matrix by CLIP-T,
+A trial is a run over `miniature-val6` of which row 0 and the last row are generated, scored against the training pictures, so
+that all presets are chosen by one score. It was fixed in advance and weighs retained identity against prompt following. With R the retention matrix by DINO, C its ceilings and S the matrix by CLIP-T,
 over concepts j,
 
     score = mean_j (R[T][j] - R[0][j]) / (C_j - R[0][j]) * min(1, S[T][j] / S[0][j])
@@ -88,7 +88,8 @@ def tune(
     ranges = search_ranges(words)
     method, *settings = words.split()
     fixed_options, _ = config.split_settings(config.parse_settings(tuple(settings)))
-    base = {"method": method, "sequence": SEQUENCE, "backbone": backbone, "output": output / "runs", "rows": (6,)}
+    base = {"method": method, "sequence": SEQUENCE, "backbone": backbone, "output": output / "runs"}
+    base |= {"evaluation": {"rows": (6,), "held_out": 0}}
     run_config, method_class, options = config.resolve(base | {"options": fixed_options})
     prepare_folder(output)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

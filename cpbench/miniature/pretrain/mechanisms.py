@@ -85,14 +85,14 @@ def pictures_of(backbone, words: str, task: Task) -> np.ndarray:
 
 def ceilings(dino, people: dict[str, Identity]) -> list[float]:
     """Mean cosine of each individual's references with each other."""
-    return [cosine_self_pairs(dino.images(images.references(identity, name))) for name, identity in people.items()]
+    return [cosine_self_pairs(dino.images(images.drawings(identity, name))) for name, identity in people.items()]
 
 
 def scores(backbone, dino, mechanism: Mechanism | None, people: dict[str, Identity], seed: int) -> list[float]:
     """Mean cosine of each individual's generated pictures with its references; without a mechanism, from the class noun."""
     out = []
     for name, identity in people.items():
-        real = images.references(identity, name)
+        real = images.drawings(identity, name)
         task = Task(1, name, identity.noun, real, seed)
         try:
             words = learn(backbone, mechanism, task) if mechanism else identity.noun
