@@ -1,7 +1,10 @@
 """The model card's measures, against scikit-learn."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from cpbench.miniature.pretrain import exam, measures
+from cpbench.files import read_json, write_json
+from cpbench.miniature.pretrain import card, exam, measures
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "dreambooth" / "dataset"
 
@@ -293,3 +297,17 @@ def test_mechanisms_train_what_they_name_and_leave_no_trace() -> None:
         assert not torch.equal(row, backbone.word_embedding("dog"))
         backbone.restore()
     assert backbones.fingerprint(backbone) == before
+
+
+def test_figures_of_runs_are_read_as_runs_are_written(short_run: Callable, tmp_path: Path) -> None:
+    for method in ("isolated", "seqlora"):
+        folder = tmp_path / "dreambench10" / "miniature" / method / "x" / "order0-seed0"
+        shutil.copytree(short_run(method), folder)
+        record = read_json(folder / "run.json")
+        write_json(folder / "run.json", record | {"changed": {}})  # as if they had the preset's settings
+    subject = SimpleNamespace(name="miniature", backbone=SimpleNamespace(weights_hash=record["facts"]["backbone"]))
+    figures = card.measured_runs(subject, tmp_path)
+    assert set(figures) == {"gap closed", "prompts followed", "share lost"}
+    assert figures["share lost"] == record["figures"]["dino"]["share_lost"]
+    subject.backbone.weights_hash = "other weights"
+    assert card.measured_runs(subject, tmp_path) == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from cpbench.judges import identity
 from cpbench.judges import judge as judges
 from cpbench.judges.local import load_clip, load_dino
 from cpbench.miniature import EMBEDDED, FLOW, NAME, flow_folder
+from cpbench.records.reading import finished_runs
 
 from ..world import LIVE, NOUNS, SUBJECTS, Setting, render, seeded
 from ..world.places import PLACES
@@ -145,20 +145,17 @@ BY_WEIGHTS = {
 def measured_runs(subject: Subject, runs: Path) -> Figures:
     """From runs over dreambench10: what isolated learns, whether it follows prompts, what seqlora forgets."""
     figures: Figures = {}
-    for record in sorted(runs.glob(f"dreambench10/{subject.name}/*/*/order0-seed0/run.json")):
-        facts = json.loads(record.read_text())
-        if (
-            facts["status"] != "finished"
-            or facts["changed"]
-            or facts["facts"]["backbone"] != subject.backbone.weights_hash
-        ):
+    for folder, record in finished_runs(runs / "dreambench10" / subject.name):
+        is_usual = not record.changed and (record.config.seed, record.config.order) == (0, 0)
+        if not is_usual or record.facts.backbone != subject.backbone.weights_hash:
             continue
-        if facts["facts"]["method"] == "isolated":
-            figures["gap closed"] = facts["summary"]["dino"]["gap_closed"]
-            clip_t = pd.read_csv(record.parent / "matrix-clip_t.csv", index_col=0)
+        by_dino = record.figures["dino"]
+        if record.facts.method == "isolated":
+            figures["gap closed"] = by_dino["gap_closed"]
+            clip_t = pd.read_csv(folder / "matrix-clip_t.csv", index_col=0)
             figures["prompts followed"] = float(clip_t.iloc[-1].mean() / clip_t.iloc[0].mean())
-        elif facts["facts"]["method"] == "seqlora":
-            figures["share lost"] = facts["summary"]["dino"]["share_lost"]
+        elif record.facts.method == "seqlora":
+            figures["share lost"] = by_dino["share_lost"]
     return figures
 
 
