@@ -67,8 +67,11 @@ class Joint(SequentialLora):
         }
         classes = {k: class_preservation_term(backbone, noun, o) for k, noun in nouns.items()}
         losses = {k: learning.denoising(backbone, phrases[k], preservation[k], classes[k]) for k in nouns}
+        phase = (
+            "train" if o.restart else f"train {task.number}"
+        )  # else each task would repeat the last one's draws of them
         earlier = {
-            k: learning.batches(backbone, replace(task, concept=k, images=pictures[k]), steps, o.batch_size, "train")
+            k: learning.batches(backbone, replace(task, concept=k, images=pictures[k]), steps, o.batch_size, phase)
             for k in state.concepts
         }
 

@@ -87,17 +87,17 @@ class MergeLora(Isolated):
             merged = self.fused(backbone, task, state, after, Delta)
         else:
             after = stacked(state, after, task.concept, lora_parameters)
-            loras = [products(after.tensors_of(f"adapter/{c}", backbone.device)) for c in after.concepts]
-            merged = {layer: self.merged(layer, [Delta[layer] for Delta in loras], task) for layer in loras[0]}
+            loras = [after.tensors_of(f"adapter/{c}", backbone.device) for c in after.concepts]
+            layers = [name.removesuffix(".lora_A") for name in loras[0] if name.endswith(".lora_A")]
+            merged = {layer: self.merged(layer, [product_of(A_B, layer) for A_B in loras], task) for layer in layers}
         after.tensors |= {f"weights/{layer}": self.options.weight * Delta for layer, Delta in merged.items()}
         return after
 
     @torch.no_grad()
     def merged(self, layer, Deltas, task):
         """merge(Delta_1, ..., Delta_t) of one layer, in the shape of its W."""
-        from peft.utils import (
-            merge_utils,  # with it come all of transformers' models: not where a method is only described
-        )
+        # with it come all of transformers' models: not where a method is only described
+        from peft.utils import merge_utils
 
         o, rows = self.options, [Delta.flatten(1) for Delta in Deltas]
         w = torch.ones(len(rows), device=rows[0].device)
@@ -160,6 +160,11 @@ class MergeLora(Isolated):
 
     def lora(self, state, concepts):
         return None
+
+
+def product_of(lora_parameters, layer):
+    """Delta of one layer: of all at once the dense changes of many concepts would not fit a GPU."""
+    return products({f"{layer}.lora_{side}": lora_parameters[f"{layer}.lora_{side}"] for side in "AB"})[layer]
 
 
 def add_to_sums(S, D, layer, square, Delta):

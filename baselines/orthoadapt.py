@@ -41,7 +41,11 @@ class OrthoAdapt(SequentialLora):
     search = {"": {"learning_rate": {"log": (0.0008, 0.005)}, "token_learning_rate": {"log": (0.001, 0.02)}}}
 
     def check(self, backbone):
-        narrow = {n: w for n, w in widths(backbone, self.options.target_modules).items() if w < self.options.rank}
+        try:
+            all_widths = widths(backbone, self.options.target_modules)
+        except ValueError:  # a target that no layer has, which is refused with the run's other settings
+            return
+        narrow = {n: w for n, w in all_widths.items() if w < self.options.rank}
         if narrow:
             name, width = next(iter(narrow.items()))
             raise UserError(

@@ -101,6 +101,7 @@ class TextualInversion(Method):
         "": {
             "token_learning_rate": {"log": (0.0001, 0.02)},
         },
+        "direction_only=true": {"direction_learning_rate": {"log": (0.001, 0.05)}},
     }
 
     def learn(self, backbone, task, state):

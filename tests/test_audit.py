@@ -118,6 +118,12 @@ def test_carrying_the_concept_itself_is_caught(run: Runs, place: Path, form: str
     assert not list(place.rglob("latents_in_state/*/*/task-02/state.json"))
 
 
+@pytest.mark.parametrize("carry", [False, True])
+def test_what_identity_is_scored_against_is_not_for_learning(run: Runs, place: Path, carry: bool) -> None:
+    said = caught(run, place, "references", "drawn", carry=carry)
+    assert ("holds an image of concept 'dog'" if carry else "identity is scored against") in said
+
+
 # The honest
 
 
@@ -294,7 +300,7 @@ def test_training_pictures_are_encoded_once_per_run_and_not_once_per_task(place:
     loaded.backbone.vae.encoder.register_forward_hook(lambda module, args, out: encoded.append(len(args[0])))
     for t in (1, 2, 2):
         task.check(loaded, t, State({"adapter/a": torch.randn(20_000)}, {"concepts": list(CONCEPTS[:t])}))
-    assert sum(encoded) == sum(len(loaded.images[name]) for name in CONCEPTS)
+    assert sum(encoded) == sum(len(loaded.all_images[name]) for name in CONCEPTS)
     copied = torch.from_numpy(loaded.images["dog"][0]).float().flatten()
     with pytest.raises(ReplayError, match="an image of concept 'dog'"):
         task.check(loaded, 2, State({"adapter/a": 0.01 * copied + 3}, {"concepts": list(CONCEPTS)}))

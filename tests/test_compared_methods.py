@@ -102,3 +102,27 @@ def test_rows_can_be_ranked_by_another_score(tmp_path: Path) -> None:
     assert [(row.method, row.rank) for row in rows] == [("l2", 1), ("ewc", 2)] and pairs[0, 1].sign == "+"
     rows, pairs = ranked(group.rows, RANKING_SCORES["dino-area"])
     assert pairs == {} and [row.rank for row in rows] == [None, None]
+
+
+def test_only_some_rows_are_shown_with_the_ranks_of_the_whole_table(tmp_path: Path) -> None:
+    for method, level in (("ewc", 0.7), ("l2", 0.4), ("olora", 0.2)):
+        make_run(tmp_path / method, method, level)
+    (group,) = group_runs(read_runs(tmp_path))
+    (part,) = group_runs(read_runs(tmp_path), methods=["olora", "l2"])
+    assert [(row.method, row.rank) for row in part.rows] == [("l2", 2), ("olora", 3)]
+    assert part.pairs == {(0, 1): group.pairs[1, 2]} and [part.rank(row) for row in part.rows] == ["2", "3"]
+    assert group_runs(read_runs(tmp_path), methods=["no such row"]) == []
+
+
+def test_an_ending_without_the_score_is_left_out_of_a_comparison(tmp_path: Path) -> None:
+    """The second seed of one method lacks a row, and so has no score over tasks; the first seeds are compared."""
+    for method, level in (("ewc", 0.7), ("l2", 0.3)):
+        for k in (0, 1):
+            make_run(tmp_path / f"{method}-{k}", method, level, (k, 0))
+    folder = tmp_path / "l2-1"
+    scores = tables.read_scores(folder / "scores.csv")
+    scores.loc[(scores["row"] == 2) & (scores["concept"] == CONCEPTS[0]), "value"] = float("nan")
+    tables.write_scores(folder / "scores.csv", scores)
+    (group,) = group_runs(read_runs(tmp_path))
+    (pair,) = group.pairs.values()
+    assert pair.effect.endings == 1 and pair.verdict == "differs"

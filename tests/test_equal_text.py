@@ -140,3 +140,14 @@ def test_a_run_with_strengths_has_them_in_its_table_its_report_and_a_leaderboard
     code, _, said = call("leaderboard", folder.parents[3], "--output", folder / "board")
     board = (folder / "board" / "leaderboard.md").read_text()
     assert code == 0 and "DINO at 90 % of CLIP-T" in board, said
+
+
+def test_without_another_strength_it_is_not_defined() -> None:
+    """As for a method that changes no weight: its cells at other strengths are empty. A name without a strength is none."""
+    lines = [(1, "cell", "dog", "p", 0, metric, 0.5) for metric in ("dino", "clip_t")]
+    lines += [(1, "scaled", f"dog@{s}", "p", 0, metric, np.nan) for s in (0.5, 1.5) for metric in ("dino", "clip_t")]
+    lines += [(1, "scaled", name, "p", 0, "dino", 0.5) for name in ("dog@abc", "dog")]
+    columns = ["row", "kind", "concept", "prompt", "index", "metric", "value"]
+    scores = pd.DataFrame(lines, columns=columns)
+    assert equal_text.strengths_of(scores) == [0.5, 1.5]
+    assert equal_text.curves(scores, ["dog"]) == {} == equal_text.by_concept(scores, ["dog"])

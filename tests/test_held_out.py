@@ -9,12 +9,12 @@ from PIL import Image
 
 from cpbench.concepts import held_out, images, sequences
 from cpbench.config import resolve
-from cpbench.errors import UserError
+from cpbench.errors import ReplayError, UserError
 from cpbench.judges.select import load_judges
 from cpbench.records.reading import read
 from cpbench.records.tables import read_scores
 from cpbench.registry import built_in_methods
-from cpbench.running import prepare
+from cpbench.running import audit, prepare
 
 
 def concept(name: str, folder: Path | None = None) -> sequences.Concept:
@@ -66,6 +66,14 @@ def test_the_last_photographs_are_kept_from_learning(photographed: list[sequence
     np.testing.assert_array_equal(training["rex"], everything[:4])
     np.testing.assert_array_equal(references["rex"], everything[4:])
     assert held_out.number_to_learn(rex[0], "sd15", 2) == 4
+    assert training["rex"].base is None and references["rex"].base is None  # no view leads from one to the other
+    folder = Path(rex[0].images)
+    assert held_out.files(rex[0], "sd15", 2) == [folder / "4.png", folder / "5.png"]
+    assert held_out.files(rex[0], "sd15", None) == [] == held_out.files(concept("dog"), "miniature", None)
+    with audit.learning_only("rex", held_out.files(rex[0], "sd15", 2), folder / "runs"):
+        Image.open(folder / "3.png").load()
+        with pytest.raises(ReplayError, match="identity is scored against"):
+            Image.open(folder / "4.png").load()
 
 
 def test_too_few_photographs_are_refused_with_who_has_enough(photographed: list[sequences.Concept]) -> None:

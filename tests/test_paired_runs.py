@@ -43,6 +43,20 @@ def test_differences_are_those_of_the_last_common_row(tmp_path: Path, call: Call
     assert code == 0 and "B is higher" in said and "-0.257" in said
 
 
+def test_margins_are_those_of_dino(tmp_path: Path) -> None:
+    """0.02 closer by CLIP-T may be all that there is on a published model: no other score is said to be alike for it."""
+    a, b = make_run(tmp_path / "a", CONCEPTS), make_run(tmp_path / "b", CONCEPTS)
+    scores = read_scores(b / "scores.csv")
+    is_last = scores["row"] == scores["row"].max()
+    for k, concept in enumerate(CONCEPTS):  # differences of both signs, of which none is shown
+        scores.loc[is_last & (scores["concept"] == concept) & (scores["metric"] != "clip_i"), "value"] += (
+            0.01 * (-1) ** k
+        )
+    write_scores(b / "scores.csv", scores)
+    _, _, found, _ = paired_runs.compare_runs(a, b)
+    assert (found["dino"].verdict, found["clip_t"].verdict, found["clip_i"].verdict) == ("alike", "open", "alike")
+
+
 def test_a_half_finished_run_is_compared_where_it_is(tmp_path: Path) -> None:
     whole, half = make_run(tmp_path / "a"), make_run(tmp_path / "b", rows=[0, 1, 2])
     _, row, found, _ = paired_runs.compare_runs(whole, half)

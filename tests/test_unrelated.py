@@ -34,6 +34,11 @@ def test_ten_prompts_in_settings_that_no_evaluation_prompt_has(name: str) -> Non
         assert not nouns["other nouns"] & own and len(parts["other nouns"]) == min(5, len(set(NOUNS) - own))
 
 
+def test_they_do_not_depend_on_the_order_of_learning() -> None:
+    sequence = sequences.load("dreambench10")
+    assert unrelated.prompts(sequences.ordered(sequence, 1), True) == unrelated.prompts(sequence, True)
+
+
 def test_other_backbones_get_pefts_prompts_too() -> None:
     sequence = sequences.load("quick3")
     drawn, photographed = (unrelated.prompts(sequence, d) for d in (True, False))

@@ -46,16 +46,17 @@ def test_of_several_endings_the_variance_is_that_of_both_factors(seed: int) -> N
 
 @pytest.mark.parametrize("endings", [1, FEWEST_ENDINGS, 6])
 @pytest.mark.parametrize("spread", [0.0, 0.06])
-def test_an_interval_covers_the_truth_as_often_as_it_says(endings: int, spread: float) -> None:
-    """2,000 tables of ten concepts, with an effect that all concepts of an ending share; of one ending it is not estimated."""
+@pytest.mark.parametrize("concepts", [3, 6, 10, 30])
+def test_an_interval_covers_the_truth_as_often_as_it_says(concepts: int, endings: int, spread: float) -> None:
+    """2,000 tables, with an effect that all concepts of an ending share; of one ending it is not estimated."""
     rng, covered, n = np.random.default_rng(0), 0, 2000
     for _ in range(n):
         shared = rng.normal(0, spread, size=(1, endings))
-        d = 0.03 + rng.normal(0, 0.1, size=(10, 1)) + shared + rng.normal(0, 0.05, size=(10, endings))
+        d = 0.03 + rng.normal(0, 0.1, size=(concepts, 1)) + shared + rng.normal(0, 0.05, size=(concepts, endings))
         truth = 0.03 + (float(shared.mean()) if endings < FEWEST_ENDINGS else 0.0)
         low, high = effect(d).interval()
         covered += low <= truth <= high
-    assert 0.93 <= covered / n <= 0.985
+    assert 0.93 <= covered / n <= 0.99
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))

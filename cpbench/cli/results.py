@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from cpbench.cli import candidates
 from cpbench.cli.options import JUDGING, RUN, TRUST, _numbered, cli, with_options
 from cpbench.cli.printing import AS_JSON
 from cpbench.errors import UserError
+
+if TYPE_CHECKING:
+    from cpbench.leaderboard.groups import Group
 
 
 @cli.command(epilog="Example: cpbench clean --output results/runs --dry-run")
@@ -50,7 +54,10 @@ def clean(output: Path, dry_run: bool) -> None:
     show_default=True,
     help="Score of the ranks: DINO since each concept was learned, after the last task, or at equal text.",
 )
-@click.option("--methods", help="Only these rows, named as in the table and separated by commas.")
+@click.option(
+    "--methods",
+    help="Show only these rows, named as in the table and separated by commas; ranks are those of the whole table.",
+)
 @click.option("--chart", is_flag=True, help="Also draw each table as a chart.")
 @AS_JSON
 def leaderboard(
@@ -152,7 +159,10 @@ def _compare_runs(one: Path, other: Path, as_json: bool) -> None:
 
     runs, row, comparisons, notes = compare_runs(one, other)
     if min(comparison.concepts for comparison in comparisons.values()) < 6:
-        notes = [*notes, "With fewer than six concepts a sign-flip test cannot give p below 0.05; expect no verdict."]
+        notes = [
+            *notes,
+            "With fewer than six concepts the sign-flip test cannot give p below 0.05: trust no verdict of so few.",
+        ]
     if as_json:
         print_json(comparison_facts(runs, row, comparisons) | {"notes": [*unpaired_notes(comparisons), *notes]})
         return
@@ -180,6 +190,13 @@ def _compare_methods(
         say(line)
 
 
+def _row_name(group: Group, i: int) -> str:
+    """The method of a row, with its settings' hash if another row has the same."""
+    row = group.rows[i]
+    is_alone = [other.method for other in group.rows].count(row.method) == 1
+    return row.method if is_alone else f"{row.method} [{row.hash}]"
+
+
 def _compare_all(folder: Path, sequence: str | None, backbone: str | None, as_json: bool) -> None:
     from cpbench.cli.printing import print_json
     from cpbench.leaderboard import compared_methods
@@ -195,7 +212,7 @@ def _compare_all(folder: Path, sequence: str | None, backbone: str | None, as_js
         tables = [
             compared_methods.as_json(
                 group,
-                {f"{group.rows[i].method} - {group.rows[j].method}": pair for (i, j), pair in group.pairs.items()},
+                {f"{_row_name(group, i)} - {_row_name(group, j)}": pair for (i, j), pair in group.pairs.items()},
             )
             for group in groups
         ]

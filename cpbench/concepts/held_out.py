@@ -7,12 +7,13 @@ learning, if the user asks for it (`evaluation.held_out`): there are few of them
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from cpbench.concepts import images
+from cpbench.concepts import images, photographs
 from cpbench.concepts.sequences import Concept
 from cpbench.errors import UserError
 
@@ -58,8 +59,17 @@ def load(
         if n and images.is_rendered(concept, backbone):
             references[name] = further_drawings(name, n)
         elif n:
-            training[name], references[name] = pictures[name][:-n], pictures[name][-n:]
+            # copies: a view of the array would lead a method from the one to the other
+            training[name], references[name] = pictures[name][:-n].copy(), pictures[name][-n:].copy()
     return training, references
+
+
+def files(concept: Concept, backbone: str, held_out: int | None, data: Path | str | None = None) -> list[Path]:
+    """The files of a photographed concept that are kept from learning."""
+    n = number(concept, backbone, held_out)
+    if not n or images.is_rendered(concept, backbone):
+        return []
+    return photographs.files_of(photographs.folder_of(concept, data), concept.name)[-n:]
 
 
 def refuse_too_few(photographs: dict[str, int], held: dict[str, int]) -> None:
@@ -82,7 +92,8 @@ def _listed(names: list[str]) -> str:
 
 
 def further_drawings(name: str, n: int) -> np.ndarray:
-    """n pictures of a drawn stand-in beside its training pictures, uint8 (n, 64, 64, 3): a third in plain rooms, the others in places.
+    """n pictures of a drawn stand-in beside its training pictures, uint8 (n, 64, 64, 3): a third in plain rooms, the others in places
+    that the training pictures do not have.
 
     Pose and light are seeded as the training pictures' are, by the name and a number that goes on from theirs.
     """
@@ -94,6 +105,7 @@ def further_drawings(name: str, n: int) -> np.ndarray:
     in_places = n - n // 3
     places = seeded("held-out places", name).choice(choices, in_places, replace=in_places > len(choices))
     settings = [Setting()] * (n // 3) + [Setting(str(place)) for place in places]
+    sys.audit("cpbench.references", name)  # no method may ask for them while it learns
     identity = subject(name)
     return np.stack(
         [

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,7 @@ def grids(groups: Sequence[Group], concept: str | None, output: Path) -> dict[st
         if not group.concepts:
             continue
         grid_concept = concept if concept in group.concepts else group.concepts[0]
-        name = file_name(group, "methods", grid_concept)
-        if name in files.values():  # for example, groups that differ only in their judges
-            name = name.replace(".png", f"-{group.id}.png")
+        name = distinct(file_name(group, "methods", grid_concept), files.values(), group)
         candidates = [(row, run) for row in group.rows for run in row.runs if run.record.config.order == 0]
         seed = min((run.record.config.seed for _, run in candidates), default=0)
         candidates = [(row, run) for row, run in candidates if run.record.config.seed == seed]
@@ -82,12 +80,21 @@ def file_name(group: Group, kind: str, *parts: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", words) + ".png"
 
 
-def chart(group: Group, output: Path) -> str:
-    """The name of the group's chart, written to `output`; "" if it has nothing to show."""
+def draw_charts(groups: Sequence[Group], output: Path) -> list[str]:
+    """The names of the groups' charts, written to `output`; a table with nothing to show has none."""
     from cpbench.leaderboard.chart import draw
 
-    name = file_name(group, "chart")
-    return name if draw(group, output / name) else ""
+    names: list[str] = []
+    for group in groups:
+        name = distinct(file_name(group, "chart"), names, group)
+        if draw(group, output / name):
+            names.append(name)
+    return names
+
+
+def distinct(name: str, names: Collection[str], group: Group) -> str:
+    """The name, with the group's id if another group has it, such as one that differs only in its judges or references."""
+    return name.replace(".png", f"-{group.id}.png") if name in names else name
 
 
 def write(
@@ -122,7 +129,7 @@ def write(
         raise did_you_mean(concept, sorted(concepts), "concept")
     prepare_folder(output)
     pictures = grids(groups, concept, output)
-    charts = [chart(group, output) for group in groups if with_chart]
+    charts = draw_charts(groups, output) if with_chart else []
     board = as_json(groups, unfinished, pictures)
     files = {
         "leaderboard.md": markdown(groups, unfinished, pictures),
@@ -137,5 +144,5 @@ def write(
         say(table)
     if show:
         say(Text(f"{ranks(rank_by)}\n"))
-    say("wrote " + ", ".join(str(output / name) for name in (*files, *pictures.values(), *filter(None, charts))))
+    say("wrote " + ", ".join(str(output / name) for name in (*files, *pictures.values(), *charts)))
     return board

@@ -63,7 +63,7 @@ MEASURE_AND_COST_COLUMNS = (
 
 LATER_MEASURES = ("unrelated_moved", "unrelated_text")  # of no run before cpbench 0.3
 EQUAL_TEXT_COLUMNS = (
-    Column("dino_at_90", "DINO at 90 % of CLIP-T", "largest final DINO at a strength of what was learned with which CLIP-T is at least 90 % of the untouched model's; mean over the concepts that reach it"),
+    Column("dino_at_90", "DINO at 90 % of CLIP-T", "largest final DINO at a strength of what was learned with which CLIP-T is at least 90 % of the untouched model's; mean over the concepts that reach it, and ranks by it put rows that not all concepts reach last"),
     Column("dino_at_95", "DINO at 95 % of CLIP-T", "the same at 95 %"),
     Column("dino_area", "DINO over CLIP-T", "the same averaged from 80 to 100 %; where no strength reaches a share, the untouched model's DINO counts"),
 )  # fmt: skip
@@ -124,7 +124,7 @@ MORE = (
     "Next to or below a score is its 95 % interval; the column “intervals over” says what it covers. “concepts”, for one run: a "
     "bootstrap over concepts (plain nouns for language drift), prompts and pictures. It estimates the mean over other concepts of this "
     "kind, and is too narrow for few concepts: its coverage is about 89 % for ten concepts and 83 % for five (the intervals behind ranks are Student's, which covered the truth in "
-    "92 to 97 of 100 simulated tables of three to thirty concepts, tests/test_verdicts.py). “seeds”, for three or "
+    "93 to 99 of 100 simulated tables of three to thirty concepts, tests/test_verdicts.py). “seeds”, for three or "
     "more runs: a t-interval over runs. It estimates the mean over other seeds and orders for these concepts. For two runs there is no "
     "interval, and for one run none for the noise floor of forgetting.",
     "Methods with * see earlier data, so they are not replay-free. “generated” means replay of pictures that the method generated itself. "

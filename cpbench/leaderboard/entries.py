@@ -113,14 +113,25 @@ def without_duplicates(runs: list[Run]) -> list[Run]:
 
 
 def at_most_strengths(runs: list[Run]) -> list[Run]:
-    """Of runs that differ in nothing else those that have their last row at the most strengths."""
-    most = max(len(run.record.facts.adapter_scales) for run in runs)
-    fewer = [run for run in runs if len(run.record.facts.adapter_scales) < most]
-    if fewer:
+    """Of runs that differ in nothing else those that have their last row at the most strengths; of as many the largest."""
+
+    def strengths(run: Run) -> tuple[int, tuple[float, ...]]:
+        scales = run.record.facts.adapter_scales
+        return len(scales), tuple(map(float, sorted(scales)))
+
+    most = max(map(strengths, runs))
+    left_out = [run for run in runs if strengths(run) != most]
+    if left_out:
         say(
-            f"left out {path_list(fewer)}: another run of the same settings, seed and order has its last row at more strengths"
+            f"left out {path_list(left_out)}: another run of the same settings, seed and order has its last row at more, or "
+            "at larger, strengths"
         )
-    return [run for run in runs if run not in fewer]
+    return [run for run in runs if run not in left_out]
+
+
+def replacement_key(run: Run) -> tuple:
+    """What a user's run and the reference run that it replaces have in common."""
+    return run.key, run.record.references, run.method, run.seed_and_order
 
 
 def without_replaced_references(runs: list[Run]) -> list[Run]:
@@ -128,13 +139,10 @@ def without_replaced_references(runs: list[Run]) -> list[Run]:
     user_runs: dict[tuple, list[Run]] = {}
     for run in runs:
         if not is_reference(run):
-            user_runs.setdefault((run.key, run.method, run.seed_and_order), []).append(run)
-    replaced = [run for run in runs if is_reference(run) and (run.key, run.method, run.seed_and_order) in user_runs]
+            user_runs.setdefault(replacement_key(run), []).append(run)
+    replaced = [run for run in runs if is_reference(run) and replacement_key(run) in user_runs]
     if replaced:
-        pairs = [
-            f"{run.path} by {path_list(user_runs[run.key, run.method, run.seed_and_order])}"
-            for run in replaced[:MAX_PATHS]
-        ]
+        pairs = [f"{run.path} by {path_list(user_runs[replacement_key(run)])}" for run in replaced[:MAX_PATHS]]
         remainder = [f"and {len(replaced) - MAX_PATHS} more"] if len(replaced) > MAX_PATHS else []
         say(f"reference runs replaced by yours: {'; '.join([*pairs, *remainder])}")
     return [run for run in runs if all(run is not reference for reference in replaced)]

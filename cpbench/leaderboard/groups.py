@@ -28,6 +28,7 @@ class Group:
     rows: list[Row]
     ranked_by: RankingScore = PRIMARY
     pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)  # of rows, by position
+    size: int = 0  # number of rows of the whole table, from which ranks and verdicts are
     distinct_facts: list[str] = field(default_factory=list)  # those that differ from a group of the same title
 
     @property
@@ -37,7 +38,7 @@ class Group:
     def rank(self, row: Row) -> str:
         if row.rank is None:
             return "-"
-        return str(row.rank) + ("~" if row.compared < len(self.rows) - 1 else "")
+        return str(row.rank) + ("~" if row.compared < self.size - 1 else "")
 
     def below(self, row: Row) -> str:
         """The number of methods that are shown to be worse; "-" for a row without a rank."""
@@ -53,7 +54,8 @@ class Group:
 def group_runs(runs: Sequence[Run], score: RankingScore = PRIMARY, methods: Collection[str] = ()) -> list[Group]:
     """The finished runs as rows in comparable groups, sorted by title.
 
-    score: what rows are ranked by. methods: the methods to keep, named as in the table, without the star; all if it is empty.
+    score: what rows are ranked by. methods: the rows to keep, named as in the table, without the star; all if it is empty. Ranks and
+    verdicts are those of the whole table.
     """
     by_facts: dict[str, list[Run]] = {}
     for run in runs:
@@ -70,11 +72,14 @@ def group_runs(runs: Sequence[Run], score: RankingScore = PRIMARY, methods: Coll
         by_name = sorted(rows.items())
         isolated = isolated_runs([row_runs for _, row_runs in by_name])
         all_rows = [row_of(row_runs, isolated) for _, row_runs in by_name]
-        ranked_rows, pairs = ranked(
-            [row for row in all_rows if not methods or row.method.replace("*", "") in methods], score
-        )
-        if ranked_rows:
-            all_groups.append(Group(key, comparable_facts(first.record), *labels, ranked_rows, score, pairs))
+        ranked_rows, pairs = ranked(all_rows, score)
+        shown = [i for i, row in enumerate(ranked_rows) if not methods or row.method.replace("*", "") in methods]
+        place = {i: k for k, i in enumerate(shown)}
+        pairs = {(place[i], place[j]): pair for (i, j), pair in pairs.items() if i in place and j in place}
+        if shown:
+            rows_shown = [ranked_rows[i] for i in shown]
+            facts = comparable_facts(first.record)
+            all_groups.append(Group(key, facts, *labels, rows_shown, score, pairs, len(ranked_rows)))
     for group in all_groups:
         other_facts = [other.facts for other in all_groups if other is not group and other.title == group.title]
         group.distinct_facts = [k for k in group.facts if any(other[k] != group.facts[k] for other in other_facts)]

@@ -87,11 +87,15 @@ def differences(a: Row, b: Row, part: str, name: str = "") -> tuple[list[str], N
     for ending in sorted(_endings(a) & _endings(b)):
         if part:
             first, second = values(a, part)[ending], values(b, part)[ending]
+            if not first or not second:  # one of the two has no such score of this ending
+                continue
             keys = sorted(first.keys() & second.keys())
             names, means = concept_means([first[k] - second[k] for k in keys], *([k[i] for k in keys] for i in (0, 1)))
             columns.append({c: float(m) for c, m in zip(names, means, strict=True)})
         else:
             of_a, of_b = (_at_equal_text(row, ending, name) for row in (a, b))
+            if not of_a or not of_b:
+                continue
             columns.append({c: of_a[c] - of_b[c] for c in of_a.keys() & of_b.keys()})
     concepts = sorted(set.intersection(*map(set, columns))) if columns else []
     concepts = [c for c in concepts if all(math.isfinite(column[c]) for column in columns)]
@@ -142,9 +146,12 @@ def ranked(rows: list[Row], score: RankingScore = PRIMARY) -> tuple[list[Row], d
     the score has none either: a method that fails on hard concepts must not be ranked by the others.
     """
 
-    def place(row: Row) -> tuple[float, str, str]:
+    most = max((len(_concepts(row, score)) for row in rows), default=0)
+
+    def place(row: Row) -> tuple[bool, float, str, str]:
         mean = row.mean.get(score.column, math.nan)
-        return math.inf if math.isnan(mean) else -mean, row.method, row.hash
+        is_partial = len(_concepts(row, score)) < most  # a mean over the concepts that reach it is not comparable
+        return is_partial, math.inf if math.isnan(mean) else -mean, row.method, row.hash
 
     rows = sorted(rows, key=place)
     pairs = compared(rows, score)

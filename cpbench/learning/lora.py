@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import cast
+from typing import Self, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from cpbench.backbones import adapters
@@ -35,6 +35,14 @@ class LoraOptions(SemanticPreservationOptions, ClassPreservationOptions, RecipeO
     batch_size: int = Field(1, ge=1, description="pictures per step; a task takes steps x batch_size UNet evaluations")
     learning_rate: float = Field(1e-4, gt=0, description="learning rate of the LoRA factors")
     token_learning_rate: float = Field(5e-4, ge=0, description="learning rate of the new word's embedding")
+
+    @model_validator(mode="after")
+    def _refuse_to_learn_and_hold_one_prompt(self) -> Self:
+        if self.word == "none" and self.dop_weight:
+            raise ValueError(
+                "dop_weight: with word=none the class noun's prompt is the concept's own; leave one of them out"
+            )
+        return self
 
 
 @renamed_keywords(protect="penalty", changes="weight_deltas", values="init", kind="adapter_type")

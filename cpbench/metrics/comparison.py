@@ -36,11 +36,12 @@ class Comparison:
     left_out: tuple[str, ...]  # concepts without a single pair
 
 
-def compare(a: Mapping[Key, float], b: Mapping[Key, float], seed: int = 0) -> Comparison:
+def compare(a: Mapping[Key, float], b: Mapping[Key, float], seed: int = 0, has_margins: bool = True) -> Comparison:
     """Compare one score of two runs, by (concept, prompt, index): pairs are pictures of the same noise.
 
     The differences are averaged in prompts and these in concepts, over which `verdicts.effect` and `sign_flip` are. A key that
-    is missing or NaN on one side is counted, not used. UserError if no pair is left.
+    is missing or NaN on one side is counted, not used. has_margins: whether the score is DINO, for which `verdicts` knows what is
+    too small to matter; of another only equal values are alike. UserError if no pair is left.
     """
     both = paired(a, b)
     keys = a.keys() | b.keys()
@@ -55,7 +56,7 @@ def compare(a: Mapping[Key, float], b: Mapping[Key, float], seed: int = 0) -> Co
         high=high,
         p=of_pair.p,
         p_of_signs=sign_flip(means, seed=seed),
-        verdict=verdicts({"": of_pair})[""],
+        verdict=(verdicts({"": of_pair}) if has_margins else verdicts({"": of_pair}, 0.0, 0.0))[""],
         concepts=len(concepts),
         pairs=len(both),
         unpaired=len(keys) - len(both),

@@ -13,6 +13,7 @@ over concepts; that of f over the concepts that have it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ AREA, LOWEST, HIGHEST = "dino_area", 0.8, 1.0
 FIGURES = (*SHARES, AREA)
 STEPS = 400  # of the area's trapezoids, beside the curve's own corners
 SCALED = "scaled"  # the kind of these cells in scores.csv
+STRENGTH = re.compile(r"@(\d+(?:\.\d+)?)$")
 
 
 def scaled_name(concept: str, strength: float) -> str:
@@ -71,7 +73,7 @@ def curves(scores: pd.DataFrame, concepts: Sequence[str]) -> dict[str, pd.DataFr
             key = ("cell", concept) if strength == 1.0 else (SCALED, scaled_name(concept, strength))
             lines.append((strength, means.get((*key, TEXT), math.nan), means.get((*key, MAIN), math.nan)))
         table = pd.DataFrame(lines, columns=["strength", "text", "identity"]).dropna()
-        if len(table):
+        if len(table) > 1:  # with the strength 1 alone it is not defined: a method that changes no weight
             out[concept] = table
     return out
 
@@ -89,8 +91,8 @@ def mean_curve(scores: pd.DataFrame, of_run: Mapping[str, pd.DataFrame]) -> list
 
 def strengths_of(scores: pd.DataFrame) -> list[float]:
     """The strengths of the cells of a table, beside 1."""
-    names = scores.loc[scores["kind"] == SCALED, "concept"].unique()
-    return sorted({float(name.rpartition("@")[2]) for name in names})
+    names = map(str, scores.loc[scores["kind"] == SCALED, "concept"].unique())
+    return sorted({float(match[1]) for name in names if (match := STRENGTH.search(name))})  # a table may be anybody's
 
 
 def by_concept(scores: pd.DataFrame, concepts: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -105,18 +105,20 @@ def discoveries(p: Sequence[float], rate: float = RATE) -> NDArray[np.bool_]:
     return rejected
 
 
-def verdicts(effects: Mapping[Name, Effect]) -> dict[Name, Verdict]:
-    """Of all pairs of a table at once."""
+def verdicts(
+    effects: Mapping[Name, Effect], least: float = LEAST, most_alike: float = MOST_ALIKE
+) -> dict[Name, Verdict]:
+    """Of all pairs of a table at once. least, most_alike: the margins, in the score's unit; the defaults are those of DINO."""
     rejected = discoveries([e.p for e in effects.values()])
     return {
-        name: _verdict(of_pair, bool(is_rejected))
+        name: _verdict(of_pair, bool(is_rejected), least, most_alike)
         for (name, of_pair), is_rejected in zip(effects.items(), rejected, strict=True)
     }
 
 
-def _verdict(of_pair: Effect, is_rejected: bool) -> Verdict:
+def _verdict(of_pair: Effect, is_rejected: bool, least: float, most_alike: float) -> Verdict:
     low, high = of_pair.interval()
-    if is_rejected and (low > LEAST or high < -LEAST):
+    if is_rejected and (low > least or high < -least):
         return "differs"
     low, high = of_pair.interval(LEVEL_OF_LIKENESS)
-    return "alike" if low > -MOST_ALIKE and high < MOST_ALIKE else "open"
+    return "alike" if -most_alike <= low and high <= most_alike else "open"

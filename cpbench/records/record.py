@@ -263,9 +263,12 @@ class Record(Part):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     @property
-    def references(self) -> Literal["training", "held-out"]:
+    def references(self) -> Literal["training", "held-out", "partly held-out"]:
         """Which pictures identity is scored against: those that were learned from, or others of the same concept."""
-        return "training" if self.facts.references is None else "held-out"
+        references, images = self.facts.references, self.facts.images or {}
+        if references is None:
+            return "training"
+        return "partly held-out" if any(images.get(c) == digest for c, digest in references.items()) else "held-out"
 
     @property
     def is_finished(self) -> bool:

@@ -400,6 +400,7 @@ def context(runs: Sequence[RunView], notes: Sequence[str]) -> dict[str, Any]:
 
 CEILINGS = {
     "training": "real pictures of a concept against its other real pictures",
+    "partly held-out": "a concept's training pictures against the pictures that generated ones are scored against",
     "held-out": "a concept's training pictures against the held-out pictures that generated ones are scored against",
 }
 

@@ -15,7 +15,7 @@ from cpbench.errors import UserError
 from cpbench.fitted_table import compact
 from cpbench.metrics.comparison import Comparison, Key, compare
 from cpbench.metrics.figures import table_figures
-from cpbench.metrics.scores import title_of
+from cpbench.metrics.scores import MAIN, title_of
 from cpbench.metrics.summary import summaries
 from cpbench.metrics.verdicts import Verdict
 from cpbench.numbers import number
@@ -49,7 +49,7 @@ def compare_runs(first: Path, second: Path) -> tuple[list[RunView], int, dict[st
     for metric in metrics_of(runs):
         sides = [row_scores(run, metric, row) for run in runs]
         if all(sides):
-            comparisons[metric] = compare(*sides)
+            comparisons[metric] = compare(*sides, has_margins=metric == MAIN)
     return runs, row, comparisons, notes
 
 

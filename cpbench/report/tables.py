@@ -186,7 +186,7 @@ def lead(run: RunView) -> str:
     text = f"Right after its own task a concept scores {number(learned)} by {title_of(metric)} (mean of {count}); "
     text += f"after task {run.last} it scores {number(end)}."
     references = [("the untouched model, prompted with the bare class noun, scores", float(np.mean(floor)))]
-    real = "training pictures" if run.record.references == "held-out" else "real pictures against each other"
+    real = "real pictures against each other" if run.record.references == "training" else "training pictures"
     references += [(f"{real} score", float(np.mean(ceiling)))]
     phrases = [f"{subject} {number(value)}" for subject, value in references if not math.isnan(value)]
     joined = "; ".join(phrases)

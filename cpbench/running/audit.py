@@ -35,18 +35,23 @@ def _hook(event: str, args: tuple) -> None:
     if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
         path = os.path.realpath(os.fsdecode(args[0]))
         if any(path.startswith(folder) for folder in watch["folders"]):
-            raise ReplayError(f"learn opened {path}: it holds another concept's pictures")
+            raise ReplayError(
+                f"learn opened {path}: it holds another concept's pictures, or one that identity is scored against"
+            )
         if path.startswith(watch["run"]) and path.lower().endswith(PICTURE_SUFFIXES):
             raise ReplayError(f"learn opened {path}: learn may not read the pictures of a run")
     elif event == "cpbench.subject" and args[0] != watch["concept"]:
         raise ReplayError(f"learn asked the drawn world for {args[0]!r} while learning {watch['concept']!r}")
+    elif event == "cpbench.references":
+        raise ReplayError(f"learn asked for the pictures of {args[0]!r} that identity is scored against")
 
 
 @contextmanager
 def learning_only(concept: str, other_data: Iterable[Path], run_root: Path) -> Iterator[None]:
     """Inside this context only the data of `concept` may be opened.
 
-    Opening anything in `other_data` (folders and files), or a picture below `run_root`, raises ReplayError.
+    Opening anything in `other_data` (folders and files), or a picture below `run_root`, raises ReplayError, as does asking the
+    drawn world for another subject or for any references.
     """
     global _watch, _hooked
     if not _hooked:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from cpbench.backbones.backbone import Backbone
-from cpbench.concepts import images
+from cpbench.concepts import held_out, images
 from cpbench.errors import DamagedState, RulesError, UserError, quoted
 from cpbench.files import write_atomically, write_json
 from cpbench.method import TENSOR_TYPES, State, Task, recipe_of
@@ -130,6 +130,7 @@ def learn(run: Run, t: int, state: State | None, reporter: Reporter) -> Learned:
         if c.name != concept.name
         for path in images.guarded(c, run.config.backbone, run.config.data)
     ]
+    other_data += held_out.files(concept, run.config.backbone, run.config.evaluation.held_out, run.config.data)
     backbone.restore()
     before, backbone.trainable_parameters = backbone.unet_evaluations, 0
     method = run.method_class(run.options)
@@ -166,8 +167,8 @@ def check(run: Run, t: int, learned: Any) -> None:
     latents = _latents.setdefault(run.backbone, {})
     for name in run.concepts[:t]:
         if name not in latents:  # encoded once per run, not once per task
-            latents[name] = run.backbone.encode_images(run.images[name])[0].cpu()
-    audit.search_state(learned.tensors, {name: (run.images[name], latents[name]) for name in run.concepts[:t]})
+            latents[name] = run.backbone.encode_images(run.all_images[name])[0].cpu()
+    audit.search_state(learned.tensors, {name: (run.all_images[name], latents[name]) for name in run.concepts[:t]})
 
 
 def keep(run: Run, t: int, learned: Learned, writer: Writer) -> State:

@@ -38,7 +38,7 @@ def prompts(sequence: Sequence, are_drawn: bool) -> dict[str, tuple[str, ...]]:
     test = sequence.evaluation
     if not test.class_noun_prompts:
         return {}
-    own_nouns = list(dict.fromkeys(c.class_noun for c in sequence.concepts))
+    own_nouns = sorted({c.class_noun for c in sequence.concepts})  # the same in every order of learning
     live = {*LIVE, *(c.class_noun for c in sequence.concepts if c.subject_type == "live")}
     other_nouns = [noun for noun in NOUNS if noun not in own_nouns][:OTHERS]
     texts = [text for templates in test.prompts.values() for text in templates]
