@@ -127,6 +127,32 @@ def test_a_study_goes_on_and_its_first_trial_is_the_preset(tmp_path: Path) -> No
     assert set(kept) == {"learning_rate", "token_learning_rate", "_provenance"}
 
 
+def test_a_study_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """Stopped in its first trial and in its third, each in a process of its own; against one that was never stopped."""
+    ranges = {"a": {"log": (1e-3, 1.0)}, "b": {"choices": (1, 2, 3, 4, 5)}}
+
+    def trials(folder: Path, stops: tuple[int, ...]) -> list[dict]:
+        folder.mkdir()
+        while True:
+            study = tune.study_of("ewc", 4, folder, "x")
+            if not study.trials:
+                study.enqueue_trial({"a": 0.5, "b": 3})
+            tune.go_on(study)
+            while len(values := study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) < 4:
+                trial = study.ask()
+                suggestion = tune.suggested(trial, ranges)
+                if len(values) in stops:  # killed here: the trial stays at work
+                    stops = tuple(k for k in stops if k != len(values))
+                    break
+                study.tell(trial, suggestion["a"])
+            else:
+                return [t.params for t in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))]
+
+    whole = trials(tmp_path / "whole", ())
+    assert trials(tmp_path / "stopped", (0, 2)) == whole and whole[0] == {"a": 0.5, "b": 3}
+    assert len({params["a"] for params in whole}) == 4
+
+
 def test_the_page_of_trials_tells_of_every_searched_preset() -> None:
     """docs/tuning.md has as many trials of each method as its preset says, the best of which is the preset's."""
     root = Path(__file__).parent.parent

@@ -38,6 +38,7 @@ HEADER = """# Settings on {backbone}, written by `cpbench tune`, which searches 
 # method without it.{more}
 
 """
+INTERRUPTED = "interrupted"  # numbers of a study's trials that were stopped, and tried again under other numbers
 OVER_THE_MINIATURES = " What is not here is in miniature.yaml."
 
 
@@ -96,6 +97,7 @@ def tune(
     study = study_of(words, budget, output, identity(prepare(run_config, method_class, options).facts, ranges))
     if not study.trials:
         study.enqueue_trial({option: getattr(options, option) for option in ranges})
+    go_on(study)
 
     def objective(trial: Any) -> float:
         trial_options = fixed_options | suggested(trial, ranges)
@@ -109,13 +111,14 @@ def tune(
     while (remaining := budget - len(study.get_trials(states=(complete,)))) > 0:
         # a learning rate that diverges is a failed trial
         study.optimize(objective, n_trials=remaining, catch=(UserError,))
-        failed = [t for t in study.trials if t.state == optuna.trial.TrialState.FAIL]
+        interrupted = study.user_attrs.get(INTERRUPTED, [])
+        failed = [t for t in study.get_trials(states=(optuna.trial.TrialState.FAIL,)) if t.number not in interrupted]
         if len(failed) > 2 * budget:
             raise UserError(f"tune {words}: {len(failed)} trials failed; narrow its ranges")
-    best = study.best_trial
+    first, best = study.get_trials(states=(complete,))[0], study.best_trial
     provenance = {
         "score": round(best.value, 4),
-        "first": round(study.trials[0].value or float("nan"), 4),
+        "first": round(first.value, 4),
         "trials": budget,
         "searched": sorted(ranges),
         "sequence": SEQUENCE,
@@ -151,6 +154,24 @@ def study_of(words: str, budget: int, output: Path, identity: str) -> Any:
         sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=max(4, budget // 3)),
         load_if_exists=True,
     )
+
+
+def go_on(study: Any) -> None:
+    """Go on with a study whose process was stopped: as if it had not been.
+
+    A trial that was at work is tried again with its values, which resumes its run, before new ones are proposed; and the
+    sampler makes the draws that it has made before, so that it does not propose their values once more.
+    """
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.set_user_attr(INTERRUPTED, [*study.user_attrs.get(INTERRUPTED, []), trial.number])
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    for trial in study.trials:
+        for option, distribution in trial.distributions.items():
+            if option not in trial.system_attrs.get("fixed_params", {}):
+                study.sampler.sample_independent(study, trial, option, distribution)
 
 
 def write_preset(file: Path, words: str, values: dict[str, Any], provenance: dict[str, Any]) -> None:
