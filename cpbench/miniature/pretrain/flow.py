@@ -37,16 +37,15 @@ CONFIG = {
     "pos_embed_max_size": 8,
     "qk_norm": "rms_norm",
 }
-# A step of 48 pictures takes 1.3 seconds of one core. The first stage is the one that `flow_shift` compares shifts by, and ends as
-# a finished model does; after it the rate falls in the last two stages only.
+# A step of 48 pictures takes 1.3 to 1.6 seconds of one core. The first stage is the one that `flow_shift` compares shifts by, and ends
+# as a finished model does; after it the rate falls in the last two stages. Four stages and not seven, as was planned: after the second,
+# with the rate still at its peak, class, place and finish are named right in 90, 100 and 100 % of 99 pictures, the UNet's figures
+# being 98, 100 and 100 %.
 STAGES = (
     Recipe("flow-1", steps=1_600, batch=48, lr=1e-3, warmup=300, ema=0.999, seed=11),
-    *(
-        Recipe(f"flow-{k}", steps=4_000, batch=48, lr=1e-3, warmup=100, ema=0.999, seed=10 + k, final=1.0)
-        for k in (2, 3, 4, 5)
-    ),
-    Recipe("flow-6", steps=4_000, batch=48, lr=1e-3, warmup=100, ema=0.999, seed=16, final=0.4),
-    Recipe("flow-7", steps=4_000, batch=48, lr=4e-4, warmup=100, ema=0.999, seed=17),
+    Recipe("flow-2", steps=4_000, batch=48, lr=1e-3, warmup=100, ema=0.999, seed=12, final=1.0),
+    Recipe("flow-3", steps=4_000, batch=48, lr=1e-3, warmup=100, ema=0.999, seed=13, final=0.4),
+    Recipe("flow-4", steps=4_000, batch=48, lr=4e-4, warmup=100, ema=0.999, seed=14),
 )
 
 
