@@ -79,6 +79,7 @@ def test_it_has_the_facts_that_the_same_run_has_today(tmp_path: Path, name: str)
     run = prepare(*resolve(asked | {"output": tmp_path, "device": "cpu"}))
     today = json.loads(json.dumps(run.facts))
     found = upgrade.today(before)["facts"]
+    assert set(today.pop("references")) == {"dog", "backpack", "dog2"}  # before, the training pictures
     assert found | {"scores": SCORES} == today
     folder = in_folder(run.folder.parent.parent / before["hash"] / run.folder.name, before)
     (line,) = runs_of_other_versions(run)

@@ -73,11 +73,11 @@ def group_runs(runs: Sequence[Run], score: RankingScore = PRIMARY, methods: Coll
         isolated = isolated_runs([row_runs for _, row_runs in by_name])
         all_rows = [row_of(row_runs, isolated) for _, row_runs in by_name]
         ranked_rows, pairs = ranked(all_rows, score)
-        shown = [i for i, row in enumerate(ranked_rows) if not methods or row.method.replace("*", "") in methods]
-        place = {i: k for k, i in enumerate(shown)}
+        positions = [i for i, row in enumerate(ranked_rows) if not methods or row.method.replace("*", "") in methods]
+        place = {i: k for k, i in enumerate(positions)}
         pairs = {(place[i], place[j]): pair for (i, j), pair in pairs.items() if i in place and j in place}
-        if shown:
-            rows_shown = [ranked_rows[i] for i in shown]
+        if positions:
+            rows_shown = [ranked_rows[i] for i in positions]
             facts = comparable_facts(first.record)
             all_groups.append(Group(key, facts, *labels, rows_shown, score, pairs, len(ranked_rows)))
     for group in all_groups:

@@ -65,14 +65,17 @@ def run_lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 def runs_of_other_versions(run: Run) -> Iterator[str]:
     """A line per run with the same settings, seed and order that other code made; such a run is not changed."""
-    facts_of_run = json.loads(json.dumps({k: v for k, v in run.facts.items() if k not in CODE}))
+    facts_of_run = json.loads(json.dumps(run.facts))
     for folder in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}")):
         try:
             record = read(folder)
         except UserError:  # no record
             continue
         facts, version = record.facts.as_json(), record.versions.get("cpbench")
-        if {k: v for k, v in facts.items() if k not in CODE} == facts_of_run and version and folder != run.folder:
+        # which references there are by default is the code's choice as well
+        apart = CODE if record.facts.scores == run.facts["scores"] else {*CODE, "references"}
+        old, new = ({k: v for k, v in side.items() if k not in apart} for side in (facts, facts_of_run))
+        if old == new and version and folder != run.folder:
             status = "a finished" if record.is_finished else "an unfinished"
             yield f"{folder}: {status} run by cpbench {version}; it is kept, the new run goes to {run.folder}"
 
