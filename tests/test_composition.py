@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from cpbench.concepts import images, sequences
+from cpbench.concepts import held_out, sequences
 from cpbench.errors import UserError
 from cpbench.files import read_json
 from cpbench.judges.select import load_judges
@@ -78,7 +78,7 @@ def test_a_run_draws_them_first_and_last_and_scores_them_by_both(short_run: Call
         assert len(pictures) == 2
         drawn = pair[pair["row"] == row].set_index(["metric", "index"])["value"]
         for place, concept in zip(("first", "second"), seq.concepts, strict=True):
-            real = judges["dino"].images(images.load(concept, "miniature", 64, None, "crop"))
+            real = judges["dino"].images(held_out.further_drawings(concept.name, 8))
             for k, picture in enumerate(pictures):
                 mine = judges["dino"].images(picture[None])[0]
                 expected = np.mean([float(mine @ r) for r in real])

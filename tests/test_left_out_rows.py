@@ -247,7 +247,8 @@ def test_the_hash_is_what_it_was_before_there_was_a_choice(tmp_path: Path) -> No
     def hash_of(**more: Any) -> str:
         run.config = config.resolve(base | more)[0]
         prepare.identify(run)
-        return short_hash({**run.facts, "scores": 1, "versions": {}, "options": {}})
+        kept = {key: value for key, value in run.facts.items() if key != "references"}  # there were none
+        return short_hash({**kept, "scores": 1, "versions": {}, "options": {}})
 
     assert hash_of() == hash_of(evaluation={"rows": None, "diagonal": False}) == "cf6fffd7"
     assert hash_of(rows=(2,)) == hash_of(evaluation={"rows": [2]}) == "97922658"

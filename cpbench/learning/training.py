@@ -157,6 +157,9 @@ def denoising_terms(
 def predictions(backbone: Backbone, parts: Sequence[tuple[Batch, Sequence[str]]]) -> tuple[torch.Tensor, ...]:
     """The denoiser's predictions, float32, for each (batch, prompts of its pictures), by one call on all."""
     prompt_embeds = encoded(backbone, [prompt for _, prompts in parts for prompt in prompts])
+    if len(parts) == 1:  # nothing is copied in every step of most methods
+        batch, _ = parts[0]
+        return (backbone.predict(batch.noisy, batch.timesteps, prompt_embeds).float(),)
     noisy, timesteps = (torch.cat([getattr(batch, key) for batch, _ in parts]) for key in ("noisy", "timesteps"))
     return backbone.predict(noisy, timesteps, prompt_embeds).float().split([len(batch.noisy) for batch, _ in parts])
 
@@ -260,11 +263,11 @@ def train(
     # float16 gradients would underflow without scaling; in other precisions this does nothing
     scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
     log = StepLog(task, phase)
-    in_use, has_norms = channels_last(backbone.denoiser), _trains_group_norms(backbone.denoiser)
+    in_use, trains_norms = channels_last(backbone.denoiser), _trains_group_norms(backbone.denoiser, parameters)
     with Optimizer(named, backbone.dtype, task.recipe.weight_decay) as optimizer, encoding_once(backbone), in_use, log:
         for step, batch in enumerate(batches(backbone, task, steps, batch_size, phase, templates)):
             optimizer.begin_step()
-            also = [batch.noisy.requires_grad_()] if has_norms else []
+            also = [batch.noisy.requires_grad_()] if trains_norms else []
             terms, logged = parted(loss(batch))
             if penalty is not None:
                 penalty_terms, penalty_logged = parted(penalty(batch, trained))
@@ -290,11 +293,12 @@ def train(
             log.add(step, {"loss": total, "gradient_norm": norm, **terms, **logged, **values})
 
 
-def _trains_group_norms(denoiser: nn.Module) -> bool:
+def _trains_group_norms(denoiser: nn.Module, parameters: Sequence[nn.Parameter]) -> bool:
     """Whether a GroupNorm is trained. In its backward pass in channels_last torch 2.13 crashes unless its input's gradient is
     asked for as well; then the loop asks for that of the latents."""
     of_norms = (p for module in denoiser.modules() if isinstance(module, nn.GroupNorm) for p in module.parameters())
-    return any(p.requires_grad for p in of_norms)
+    trained = {id(p) for p in parameters}
+    return any(id(p) in trained for p in of_norms)
 
 
 def _counted(
