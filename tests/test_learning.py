@@ -1,8 +1,9 @@
 """The training loop against formulas written out here: targets, noisy latents, batches, the loss of the first step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cpbench.backbones import adapters
 from cpbench.backbones.backbone import Backbone
 from cpbench.backbones.processes.diffusion import Diffusion
 from cpbench.errors import RulesError, UserError
+from cpbench.learning import training
 from cpbench.learning.training import (
     TEMPLATES,
     Batch,
@@ -673,3 +675,24 @@ def test_an_error_counts_by_the_weight_of_its_time(tiny: Backbone, make_task: Ma
         torch.testing.assert_close(error(tiny, batch, words), ((1 + batch.timesteps / 1000) * squared).mean())
     finally:
         tiny._process = usual_process
+
+
+@pytest.mark.parametrize("with_norms", [True, False])
+def test_the_gradient_of_the_latents_is_asked_for_where_a_group_norm_is_trained_and_nowhere_else(
+    tiny: Backbone, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, with_norms: bool
+) -> None:
+    """In every step: torch's GroupNorm crashes in channels_last without it, in some steps of the many."""
+    norm = next(name for name, module in tiny.denoiser.named_modules() if isinstance(module, nn.GroupNorm))
+    name = f"{norm}.weight" if with_norms else next(iter(WEIGHTS))
+    weights = tiny.replace_weights({name: tiny.denoiser.get_parameter(name) * 1.0})
+    asked: list[int] = []
+    genuine = training._scaled_gradients
+
+    def noted(*args: Any, also: Sequence[torch.Tensor] = (), **more: Any) -> dict[str, torch.Tensor]:
+        asked.append(len(also))
+        return genuine(*args, also=also, **more)
+
+    monkeypatch.setattr(training, "_scaled_gradients", noted)
+    task = make_task(tiny, "dog")
+    train(tiny, task, usual(tiny), [(1e-5, weights)], 12, 1)
+    assert asked == [int(with_norms)] * 12

@@ -1,7 +1,7 @@
 """Pictures that identity is scored against and that no method has learned from.
 
 Scores against the training pictures overestimate identity: a method that copies them wins. Of a drawn stand-in the world draws
-further pictures, in other places than the training pictures'. Of photographs the last ones in the files' order are kept from
+further pictures, most of them in other places than the training pictures'. Of photographs the last ones in the files' order are kept from
 learning, if the user asks for it (`evaluation.held_out`): there are few of them, and every one held out is missing from learning.
 """
 

@@ -40,9 +40,8 @@ class Reader:
 
 def filled(template: str, words: Sequence[str]) -> tuple[str, str]:
     """(ahead, whole) for a template with these words in its slots, see `Reader.lacks`; without a slot nothing is ahead."""
-    return template[: template.rfind(SLOT) + len(SLOT) if SLOT in template else 0].format(*words), template.format(
-        *words
-    )
+    end = template.rindex(SLOT) + len(SLOT) if SLOT in template else 0
+    return template[:end].format(*words), template.format(*words)
 
 
 def readers_of(backbone: Any, judge_tokenizer: Any = None, added: int = 0) -> list[Reader]:

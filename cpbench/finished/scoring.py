@@ -173,7 +173,7 @@ def real_pictures(
         changed = [c for c in pictures if hashes is not None and images.content_hash(pictures[c]) != hashes.get(c)]
         if changed:
             raise UserError(
-                f"run {folder}: the pictures of {changed[0]} are not those it learned from; pass their folder with --data"
+                f"run {folder}: the pictures of {changed[0]} are not those it learned from or was scored against; pass their folder with --data"
             )
     return training, references
 

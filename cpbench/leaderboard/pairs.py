@@ -81,7 +81,7 @@ def values(row: Row, part: str) -> dict[Ending, dict[Key, float]]:
 def differences(a: Row, b: Row, part: str, name: str = "") -> tuple[list[str], NDArray[np.float64]]:
     """(concepts, their differences a - b (C, O)) over the endings that both rows have; pictures are paired by prompt and noise.
 
-    part, name: of a RankingScore, or a key of PARTS. Concepts that lack a value in one of the endings are left out.
+    part: of a RankingScore, or a key of PARTS; name: if it is "", the key of `Run.equal_text`. Concepts that lack a value in one of the endings are left out.
     """
     columns: list[dict[str, float]] = []
     for ending in sorted(_endings(a) & _endings(b)):
@@ -110,14 +110,14 @@ def _endings(row: Row) -> set[Ending]:
 
 def _at_equal_text(row: Row, ending: Ending, name: str) -> dict[str, float]:
     run = next(run for run in row.runs if run.seed_and_order == ending)
-    return run.equal_text.get(name.replace("-", "_"), {})
+    return run.equal_text.get(name, {})
 
 
 def _concepts(row: Row, score: RankingScore) -> set[str]:
     """The concepts that the row has a score of, in any of its runs."""
     if score.part:
         return {key[0] for pictures in row.pictures(score.part).values() for key in pictures}
-    names = [run.equal_text.get(score.name.replace("-", "_"), {}) for run in row.runs]
+    names = [run.equal_text.get(score.column, {}) for run in row.runs]
     return {concept for by_concept in names for concept, value in by_concept.items() if math.isfinite(value)}
 
 
@@ -126,7 +126,7 @@ def compared(rows: Sequence[Row], score: RankingScore) -> dict[tuple[int, int], 
     concepts = set().union(*(_concepts(row, score) for row in rows)) if rows else set()
     tables = {}
     for i, j in itertools.combinations(range(len(rows)), 2):
-        names, table = differences(rows[i], rows[j], score.part, score.name)
+        names, table = differences(rows[i], rows[j], score.part, score.column)
         if names and set(names) == concepts:
             tables[i, j] = table
     return pairs_of(tables)
@@ -145,7 +145,6 @@ def ranked(rows: list[Row], score: RankingScore = PRIMARY) -> tuple[list[Row], d
     A rank is 1 + the number of rows that are shown to be better; there is none under FEWEST_CONCEPTS concepts. A row without
     the score has none either: a method that fails on hard concepts must not be ranked by the others.
     """
-
     most = max((len(_concepts(row, score)) for row in rows), default=0)
 
     def place(row: Row) -> tuple[bool, float, str, str]:
@@ -155,16 +154,13 @@ def ranked(rows: list[Row], score: RankingScore = PRIMARY) -> tuple[list[Row], d
 
     rows = sorted(rows, key=place)
     pairs = compared(rows, score)
-    enough = len(set().union(*(_concepts(row, score) for row in rows))) >= FEWEST_CONCEPTS if rows else False
     for i, row in enumerate(rows):
-        signs = [(pair.sign, rows[j if i == k else k]) for (k, j), pair in pairs.items() if i == k]
-        signs += [(_TURNED[pair.sign], rows[k]) for (k, j), pair in pairs.items() if i == j]
-        row.compared = len(signs)
-        row.below = len({other.family for sign, other in signs if sign == "+"} - {row.family})
+        signs = [sign(pairs, i, j) for j in range(len(rows))]
+        row.compared = sum(s not in ("", "?") for s in signs)
+        row.below = len({other.family for s, other in zip(signs, rows, strict=True) if s == "+"} - {row.family})
         has_score = math.isfinite(row.mean.get(score.column, math.nan))
-        row.rank = (
-            1 + sum(sign == "-" for sign, _ in signs) if enough and has_score and (signs or len(rows) == 1) else None
-        )
+        has_rank = most >= FEWEST_CONCEPTS and has_score and (row.compared or len(rows) == 1)
+        row.rank = 1 + signs.count("-") if has_rank else None
     return rows, pairs
 
 

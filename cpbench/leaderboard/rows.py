@@ -28,9 +28,12 @@ from cpbench.version import SCORES
 NO_INTERVAL = (math.nan, math.nan)
 FINAL_SCORE = f"{MAIN}_final_average"
 EARLIER_MARK = "†"  # after a method whose runs have another SCORES
-MEASURE_COLUMNS = {"identified": "identified", "prior_drift": "moved"} | {
-    name: name for name in ("unrelated_moved", "unrelated_text")
-}  # in measures.csv
+MEASURE_COLUMNS = {  # in measures.csv
+    "identified": "identified",
+    "prior_drift": "moved",
+    "unrelated_moved": "unrelated_moved",
+    "unrelated_text": "unrelated_text",
+}
 FEWEST_UNITS = 3  # fewest concepts or nouns for an interval
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 
 from cpbench import own_modules, remembered
 from cpbench.backbones.backbone import Backbone
-from cpbench.method import Method, Options, State, Task, recipe_of
+from cpbench.method import Method, Options, State, Task
 from cpbench.moved import renamed_keywords
 from cpbench.records.record import Cost
 
@@ -94,8 +95,8 @@ def learning_counts(run: Run) -> list[int] | None:
         return counts
     # blank pictures: a method may not see a concept before its task
     tasks = [
-        Task(t, c.name, c.class_noun, np.zeros_like(run.images[c.name]), run.config.seed, recipe=recipe_of(run.options))
-        for t, c in enumerate(run.sequence.concepts, 1)
+        replace(task, images=np.zeros_like(task.images))
+        for task in map(run.task, range(1, len(run.sequence.concepts) + 1))
     ]
     try:
         counts = count(run.method_class, run.options, tasks, run.backbone)

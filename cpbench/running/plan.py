@@ -10,7 +10,7 @@ import torch
 
 from cpbench.backbones.sampling import Sampler, SampleRequest, evaluations, generate
 from cpbench.errors import UserError
-from cpbench.method import Options, State, Task, recipe_of
+from cpbench.method import Options, State, Task
 from cpbench.records.pictures import png_bytes
 from cpbench.running.cost import PeakMemory
 from cpbench.running.devices import few_threads
@@ -66,18 +66,10 @@ def plan(run: Run) -> Plan:
     pictures = sum(cell.pictures for t in run.rows for cell in run.cells_of(t))
     state, sizes, of_task = State(), [0], []
     with few_threads(backbone), PeakMemory(backbone.device) as memory:
-        for t, concept in list(enumerate(concepts, 1))[:2]:
-            task = Task(
-                t,
-                concept.name,
-                concept.class_noun,
-                run.images[concept.name],
-                run.config.seed,
-                recipe=recipe_of(run.options),
-            )
+        for t in range(1, len(concepts) + 1)[:2]:
             # the first rehearsal is extra: it loads what is loaded on first use
             lengths = [SHORT, *LENGTHS] if t == 1 else LENGTHS
-            rehearsals = [timed_learning(run, task, state, most) for most in lengths]
+            rehearsals = [timed_learning(run, run.task(t), state, most) for most in lengths]
             of_task.append(line_of(*((evaluations, seconds) for evaluations, seconds, _ in rehearsals[-2:])))
             state = rehearsals[0][2]
             sizes.append(sum(state.bytes_by_type().values()))
@@ -109,16 +101,8 @@ def rehearsed_peak(run: Run) -> int:
     """Bytes at the peak of a short rehearsal: two tasks, and one batch of pictures, at the run's own batch sizes."""
     state = State()
     with few_threads(run.backbone), PeakMemory(run.backbone.device) as memory:
-        for t, concept in list(enumerate(run.sequence.concepts, 1))[:2]:
-            task = Task(
-                t,
-                concept.name,
-                concept.class_noun,
-                run.images[concept.name],
-                run.config.seed,
-                recipe=recipe_of(run.options),
-            )
-            _, _, state = timed_learning(run, task, state, SHORT)
+        for t in range(1, len(run.concepts) + 1)[:2]:
+            _, _, state = timed_learning(run, run.task(t), state, SHORT)
         timed_generation(run, SAMPLED_STEPS[0])
     return memory.peak
 

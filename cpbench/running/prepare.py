@@ -24,7 +24,7 @@ from cpbench.judges import added, identity, inception
 from cpbench.judges import judge as judges
 from cpbench.judges.embeddings import Embeddings
 from cpbench.judges.select import load_judges
-from cpbench.method import Method, Options, State
+from cpbench.method import Method, Options, State, Task, recipe_of
 from cpbench.metrics.scores import of_judges
 from cpbench.records import machine
 from cpbench.records.folder import RunFolder, picture_cache, run_folder
@@ -83,6 +83,19 @@ class Run:
     def at(self) -> RunFolder:
         """The paths of its files."""
         return RunFolder(self.folder)
+
+    def task(self, t: int) -> Task:
+        """What the method is given of task t >= 1."""
+        concept = self.sequence.concepts[t - 1]
+        return Task(
+            t,
+            concept.name,
+            concept.class_noun,
+            self.images[concept.name],
+            self.config.seed,
+            recipe=recipe_of(self.options),
+            used_words=cells.words_of(self.sequence),
+        )
 
     def state_binding(self, t: int) -> dict[str, Any]:
         """The facts that bind state t to this run, see `State.save`; the state before it must exist."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,10 +17,10 @@ from cpbench.backbones.backbone import Backbone
 from cpbench.concepts import held_out, images
 from cpbench.errors import DamagedState, RulesError, UserError, quoted
 from cpbench.files import write_atomically, write_json
-from cpbench.method import TENSOR_TYPES, State, Task, recipe_of
+from cpbench.method import TENSOR_TYPES, State
 from cpbench.output import say
 from cpbench.records import machine
-from cpbench.running import audit, cells, rows
+from cpbench.running import audit, rows
 from cpbench.running.cost import PeakMemory, Stopwatch
 from cpbench.running.prepare import Run
 from cpbench.running.progress import Reporter
@@ -114,16 +114,7 @@ def learn(run: Run, t: int, state: State | None, reporter: Reporter) -> Learned:
         reporter.advance(3 * (backbone.unet_evaluations - evaluations_reported))
         evaluations_reported = backbone.unet_evaluations
 
-    task = Task(
-        t,
-        concept.name,
-        concept.class_noun,
-        run.images[concept.name],
-        run.config.seed,
-        log,
-        recipe_of(run.options),
-        cells.words_of(run.sequence),
-    )
+    task = replace(run.task(t), log=log)
     other_data = [
         path
         for c in run.sequence.concepts
