@@ -80,7 +80,7 @@ def run_method(method: str, folder: Path, o: dict) -> dict[str, object]:
         times.append(time.perf_counter())
 
     state = None
-    with PeakMemory(backbone.device.type) as learning:
+    with PeakMemory(backbone.device) as learning:
         state = method_class(options).learn(backbone, Task(1, "dog", "dog", pictures, 0, log), State())
         backbone.restore()
         trained = backbone.trainable_parameters
@@ -90,7 +90,7 @@ def run_method(method: str, folder: Path, o: dict) -> dict[str, object]:
     per_step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else float("nan")
     restored, n = method_class(options), o["pictures"]
     wanted = [SampleRequest(f"a {restored.phrase('dog', 'dog', state)}", 0, "dog", "a {}", k) for k in range(n)]
-    with PeakMemory(backbone.device.type) as generation, backbone.installed(restored, state, ("dog",)):
+    with PeakMemory(backbone.device) as generation, backbone.installed(restored, state, ("dog",)):
         start = time.perf_counter()
         drawn = generate(backbone, wanted, Sampler(o["num_inference_steps"], 5.0, n))
         seconds = time.perf_counter() - start

@@ -262,13 +262,30 @@ def short_run(short: Path) -> Callable[..., Path]:
 
 LONGEST = ("test_resume", "test_finished", "test_architectures", "test_html_report", "test_classifier_matrix")
 LONGEST += ("test_sweep", "test_plan", "test_runner", "test_docs_adding", "test_pretrain")
-A_FEW = {  # beside the first architecture
+A_FEW = {  # of each architecture in `make test`; the others are in `make test-slow`
+    "sd15": (
+        "seqlora",
+        "clora",
+        "dcscore vera",
+        "raretoken",
+        "customdiffusion merged",
+        "ewc product",
+        "orthoadapt",
+        "cidm",
+    ),
     "sd21": ("seqlora", "dcscore dora", "raretoken lora", "textualinversion"),  # a LoRA, DoRA, two stages, words alone
     "sdxl": ("seqlora", "textualinversion"),  # with two text encoders, and the slowest
 }
 OF_EVERY_METHOD = (
     "test_plain_diffusers_draws_the_same_with_what_was_exported",
     "test_every_method_learns_two_tasks_and_draws",
+)
+KINDS = ("seqlora", "raretoken", "textualinversion", "joint", "mofo")  # of what a method trains
+OF_EVERY_KIND = (
+    "test_a_failure_while_learning_leaves_no_trace",
+    "test_a_failure_while_installing_leaves_no_trace",
+    "test_a_state_that_lacks_a_tensor_is_not_installed",
+    "test_each_lora_method_learns_without_a_trained_word",
 )
 
 
@@ -283,7 +300,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a GPU are skipped where there is none. The modules that take longest begin, so that no core is idle at the end (`make test` deals out whole modules).
 
-    Every method on every architecture takes minutes: it is on the first; a few of each kind stay with the others.
+    Every method on every architecture takes minutes: a few of each kind stay in `make test`, the others are slow.
     """
     items.sort(key=lambda item: item.path.stem not in LONGEST)
     for item in items:
@@ -292,4 +309,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name, _, case = item.name.rstrip("]").partition("[")
         architecture, _, method = case.partition("-base-" if case.startswith("sd21-base-") else "-")
         if name in OF_EVERY_METHOD and method not in A_FEW.get(architecture, (method,)):
+            item.add_marker(pytest.mark.slow)
+        if name in OF_EVERY_KIND and not any(kind in case.split("-") for kind in KINDS):
             item.add_marker(pytest.mark.slow)

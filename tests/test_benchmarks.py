@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import architectures
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import same_scores  # noqa: E402
 import timing  # noqa: E402
+import true_size  # noqa: E402
 
 MOST_KERNELS = 2_200  # of a learning step on Stable Diffusion 1.5
 MOST_KERNELS_THIN = 640  # of its first and last level with one layer each
@@ -31,6 +33,7 @@ def kernels(*arguments: str) -> dict[str, int]:
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_learning_step_has_few_kernels() -> None:
     count = kernels("sd15", "--thin")["sd15"]
     assert MOST_KERNELS_THIN / 20 < count <= MOST_KERNELS_THIN
@@ -41,6 +44,14 @@ def test_a_learning_step_has_few_kernels() -> None:
 def test_a_learning_step_at_true_size_has_few_kernels() -> None:
     count = kernels("sd15")["sd15"]
     assert MOST_KERNELS / 20 < count <= MOST_KERNELS
+
+
+def test_a_method_is_measured_as_it_is_at_true_size(tmp_path: Path) -> None:
+    options = {"steps": 3, "batch_size": 1, "dtype": "float32", "resolution": 64, "device": "cpu", "pictures": 2}
+    options |= {"gradient_checkpointing": False, "offload": False, "num_inference_steps": 1}
+    figures = true_size.run_method("seqlora", architectures.build("sd15", tmp_path), options)
+    assert figures["trained"] == pytest.approx(figures["state_mb"] / 4, rel=0.01)  # float32
+    assert all(figures[name] > 0 for name in true_size.COLUMNS if name != "method")
 
 
 def test_the_interval_of_paired_differences_is_students() -> None:

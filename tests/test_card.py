@@ -299,6 +299,7 @@ def test_mechanisms_train_what_they_name_and_leave_no_trace() -> None:
     assert backbones.fingerprint(backbone) == before
 
 
+@pytest.mark.slow
 def test_figures_of_runs_are_read_as_runs_are_written(short_run: Callable, tmp_path: Path) -> None:
     for method in ("isolated", "seqlora"):
         folder = tmp_path / "dreambench10" / "miniature" / method / "x" / "order0-seed0"

@@ -264,6 +264,7 @@ def test_what_a_method_cannot_ready_is_left_out(ran: Path, miniature: Backbone) 
 # Going on
 
 
+@pytest.mark.slow
 def test_rows_that_are_there_stay(
     ran: Path, classified: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +423,7 @@ def test_the_report_shows_it(ready: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_report_shows_one_a_run(ready: Path, alike: Callable[[str], Path], tmp_path: Path) -> None:
     other = Path(shutil.copytree(alike("isolated"), tmp_path / "other"))
     runs = [report_data.read_run(folder) for folder in (ready, other)]

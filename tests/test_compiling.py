@@ -49,6 +49,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 @needs_compiler
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_compiled_forward_computes_the_same_and_is_compiled_once(cache: Path) -> None:
     """Of two sizes one is compiled; weights are exchanged by new parameters, and by other plain layers, as merging does."""
     torch.manual_seed(0)

@@ -73,6 +73,7 @@ def test_the_command_prints_a_line_for_each() -> None:
         assert what in done.output
 
 
+@pytest.mark.slow
 def test_doctor_says_what_a_script_of_ones_own_must_do_where_torchvision_does_not_load() -> None:
     """In processes of their own: what this one has worked around stays worked around."""
     alone = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, timeout=300)

@@ -229,7 +229,7 @@ def test_what_cannot_be_is_refused(tiny: Backbone, monkeypatch: pytest.MonkeyPat
     DreamBooth(DreamBoothOptions(adapter="lora")).check(tiny)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_both_text_encoders_of_sdxl_are_trained(make_task: MakeTask, tmp_path: Path, dtype: str) -> None:
     folder = str(architectures.build("sdxl", tmp_path))
     backbone = loading.load(folder, loading=BackboneConfig(dtype=dtype))

@@ -116,6 +116,7 @@ def test_its_presets_are_the_miniatures_with_what_a_transformer_has() -> None:
     assert registry.preset(FLOW, "clora", {"use_class_noun": True})["forgetting_weight"] == 10_000
 
 
+@pytest.mark.slow
 def test_dcscore_runs_from_a_plan_to_a_report(tmp_path: Path, call: Callable, short: Path) -> None:
     few = ("steps=2", "batch_size=2", "dsc_steps=2", "fisher_samples=2", "temperature=1.0")
     words = ["--method", "dcscore", "--sequence", short, "--backbone", FLOW, *(w for s in few for w in ("--set", s))]

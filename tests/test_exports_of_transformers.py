@@ -28,7 +28,10 @@ NOUNS = {"dog": "dog", "vase": "vase"}
 STEPS, GUIDANCE = 3, 4.0
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+QUICK = ("sd35-medium", "pixart-sigma-1024")  # one that diffusers loads LoRAs into, and the one that peft does
+
+
+@pytest.fixture(scope="module", params=[f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
 def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     folder = BUILDERS[request.param](request.param, tmp_path_factory.mktemp(request.param))
     return loading.load(str(folder), loading=BackboneConfig(resolution=SIDE))

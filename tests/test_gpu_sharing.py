@@ -96,6 +96,7 @@ def test_a_rehearsal_is_of_a_process_of_its_own_and_remembered(tmp_path: Path, m
     assert gpu_sharing.measured_apart(settings | {"seed": 5}) == need
 
 
+@pytest.mark.slow
 def test_ray_gives_each_run_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a cluster that says it has a GPU; the rehearsal is one that only says a number."""
     ray = pytest.importorskip("ray")

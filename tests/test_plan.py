@@ -49,7 +49,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> None:
     GIVEN["sequence"] = str(file)
 
 
-@pytest.mark.parametrize("method", ["seqlora", "isolated"])
+@pytest.mark.parametrize("method", ["seqlora", pytest.param("isolated", marks=pytest.mark.slow)])
 def test_the_counts_are_those_of_the_run(method: str, tmp_path: Path) -> None:
     resolved = resolve(GIVEN | {"method": method, "output": tmp_path})
     foretold = plan.plan(prepare(*resolved))

@@ -88,6 +88,7 @@ def test_commands_are_understood(page: str, command: str) -> None:
     assert verb in cli.commands
 
 
+@pytest.mark.slow
 def test_its_commands_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them, in an empty folder, with few steps; in place of sd15, whose weights are not here, on the miniature."""
     monkeypatch.setenv("HOME", str(tmp_path))

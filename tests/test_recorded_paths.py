@@ -182,6 +182,7 @@ def code_of(folder: Path) -> str:
     return code
 
 
+@pytest.mark.slow
 def test_the_readmes_code_runs_in_a_clean_process_in_another_folder(project: Path, tmp_path: Path) -> None:
     run = open_run(project, device="cpu", trust_remote_code=True)
     export(run, tmp_path / "exported `here` \N{DOG FACE}")

@@ -112,6 +112,7 @@ def test_each_method_comes_to_the_same_after_a_kill(tmp_path: Path, method: str)
     assert len(contents["whole"]) > 10 and contents["whole"] == contents["killed"]
 
 
+@pytest.mark.slow
 def test_each_task_in_a_process_of_its_own_gives_the_same_states(whole: dict, tmp_path: Path) -> None:
     """state.json is the last that a task's learning writes: each process learns one task, and dies."""
     for t in (1, 2, 3):
@@ -181,6 +182,7 @@ def test_poisoned_global_generators_change_nothing(whole: dict, tmp_path: Path) 
     assert undisturbed.contents(tmp_path / "output") == whole["contents"]
 
 
+@pytest.mark.slow
 def test_rows_made_by_a_second_process_are_the_same(whole: dict, tmp_path: Path) -> None:
     words = undisturbed.given(tmp_path, str(tmp_path / "output"), overlap=True)
     (tmp_path / "given.yaml").write_text(yaml.safe_dump(words))

@@ -115,6 +115,7 @@ def test_a_run_prints_a_line_per_task_then_its_tables_a_verdict_and_what_to_do_n
     assert code == 0 and "finished already" in again and "after task" not in again
 
 
+@pytest.mark.slow
 def test_verbose_prints_the_tables_after_every_task(call: Callable, words: list[str]) -> None:
     code, shown, said = call("run", *words, "-v")
     assert (code, said) == (0, "")
@@ -150,6 +151,7 @@ def test_a_sweep_says_how_much_is_left_in_all(tmp_path: Path) -> None:
     assert sweep.overall(jobs, futures, paths) == "3 of 3 runs ended"
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_its_table(call: Callable, words: list[str], tmp_path: Path) -> None:
     axes = ["--methods", "base", "--sequences", "three.yaml", "--seeds", "0,1", "--jobs", "1"]
     code, shown, said = call("sweep", *axes)

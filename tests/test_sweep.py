@@ -182,6 +182,7 @@ def test_a_setting_of_one_run_is_none_of_all() -> None:
 # Running, here
 
 
+@pytest.mark.slow
 def test_one_failure_stops_nothing_and_is_told(short: str, tmp_path: Path, call: Callable) -> None:
     """And a second sweep finds what is done, and does what is not; finished runs are copied whole."""
     mine, output, copied = tmp_path / "mine.py", tmp_path / "out", tmp_path / "copied"

@@ -251,6 +251,7 @@ def test_every_noun_shows_a_big_subject_inside_the_picture(noun: str, monkeypatc
 @pytest.mark.parametrize(
     "kind", [k for kinds in VARIANTS.values() for k in kinds.values()], ids=lambda k: f"{k.noun}-{k.name}"
 )
+@pytest.mark.slow
 def test_every_attribute_of_every_kind_is_seen(kind) -> None:
     """A choice nobody sees would only seem to make the space of identities larger."""
     hidden = {"badge": 0, "pattern": 0} | dict.fromkeys((*kind.parts, *kind.sizes), 0)
@@ -385,6 +386,7 @@ def test_the_cast() -> None:
 
 
 @pytest.mark.parametrize("noun", NOUNS)
+@pytest.mark.slow
 def test_every_noun_has_far_more_individuals_than_pretraining_sees(noun: str) -> None:
     assert sum(kind.looks() for kind in VARIANTS[noun].values()) > 1_000_000
     drawn = {
