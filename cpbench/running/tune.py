@@ -104,10 +104,10 @@ def tune(
         run = execute(*config.resolve(base | {"options": trial_options}))
         value = trial_score(tables.read_scores(RunFolder(run.folder).scores), run.concepts)
         trial.set_user_attr("hash", run.folder.parent.name)
-        say(f"{words}: trial {trial.number + 1} of {budget}, {trial_options}: {number(value, 4)}")
+        before = len(study.get_trials(states=(complete,)))  # a trial's own number counts those that were stopped as well
+        say(f"{words}: trial {before + 1} of {budget}, {trial_options}: {number(value, 4)}")
         return value
 
-    complete = optuna.trial.TrialState.COMPLETE
     while (remaining := budget - len(study.get_trials(states=(complete,)))) > 0:
         # a learning rate that diverges is a failed trial
         study.optimize(objective, n_trials=remaining, catch=(UserError,))
