@@ -73,7 +73,6 @@ def test_the_commands_are_there() -> None:
     assert verbs.index("run") < verbs.index("leaderboard")
 
 
-@pytest.mark.slow
 def test_a_row_of_the_leaderboard_comes_out(folder: Path, said: dict[str, str]) -> None:
     assert said["cpbench leaderboard"].count("distil") >= 2
     lines = (folder / "results/leaderboard.md").read_text().splitlines()

@@ -386,7 +386,6 @@ def seeded(seed: int, build: Callable[[], nn.Module]) -> dict[str, torch.Tensor]
         return build().state_dict()
 
 
-@pytest.mark.slow
 def test_first_stage_alone_says_what_is_missing(trained: tuple[Path, Path, list[str]]) -> None:
     missing = [line for line in trained[2] if "not trained yet" in line]
     assert len(missing) == 1  # of two calls the second has all

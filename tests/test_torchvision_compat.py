@@ -46,7 +46,6 @@ def broken() -> bool:
     return done.returncode != 0
 
 
-@pytest.mark.slow
 def test_import_dies_without_the_cure_and_works_with_it(broken):
     if not broken:
         pytest.skip("torchvision loads by itself in this installation")

@@ -98,13 +98,15 @@ def tune(
     if not study.trials:
         study.enqueue_trial({option: getattr(options, option) for option in ranges})
     go_on(study)
+    complete = optuna.trial.TrialState.COMPLETE
 
     def objective(trial: Any) -> float:
         trial_options = fixed_options | suggested(trial, ranges)
         run = execute(*config.resolve(base | {"options": trial_options}))
         value = trial_score(tables.read_scores(RunFolder(run.folder).scores), run.concepts)
         trial.set_user_attr("hash", run.folder.parent.name)
-        before = len(study.get_trials(states=(complete,)))  # a trial's own number counts those that were stopped as well
+        # a trial's own number counts those that were stopped as well
+        before = len(study.get_trials(states=(complete,)))
         say(f"{words}: trial {before + 1} of {budget}, {trial_options}: {number(value, 4)}")
         return value
 
